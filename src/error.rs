@@ -1,0 +1,231 @@
+//! Floor 0. What can go wrong, and whose fault it is.
+//!
+//! One enum for the whole library. A message says what was expected, what was
+//! found and what to change; [`Error::fault`] is the only mapping from errors
+//! to exit codes, HTTP status and log level.
+
+use std::path::{Path, PathBuf};
+
+/// The library's result type.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that colora can fail with.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused to read or write a file.
+    #[error("cannot access {}", path.display())]
+    Io {
+        /// The file or folder concerned.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+
+    /// A file is not what its name or place promises: truncated, garbage, of another format.
+    #[error("{}: {why}", path.display())]
+    Corrupt {
+        /// The offending file.
+        path: PathBuf,
+        /// What was expected and what was found.
+        why: String,
+    },
+
+    /// A pickle asks for something other than tensors; it was not executed.
+    #[error("{}: the pickle asks for `{symbol}`, which is not on the list of harmless names; it was not run. Convert the file to safetensors if you trust it", path.display())]
+    UnsafePickle {
+        /// The offending file.
+        path: PathBuf,
+        /// The global that the pickle wanted to import.
+        symbol: String,
+    },
+
+    /// A model, LoRA, preset or image that was asked for is nowhere to be found.
+    #[error("no {what} named `{name}`{hint}")]
+    NotFound {
+        /// What kind of thing was looked for, in the user's words.
+        what: &'static str,
+        /// The name as it was given.
+        name: String,
+        /// Where it was looked for and near matches; starts with a separator, may be empty.
+        hint: String,
+    },
+
+    /// A checkpoint lacks a weight that its architecture needs.
+    #[error("{file}: the weight `{site}` is missing; the file is incomplete or of another family")]
+    TensorMissing {
+        /// Canonical name of the weight.
+        site: String,
+        /// The file or folder that was searched.
+        file: String,
+    },
+
+    /// A weight has another shape than its architecture says.
+    #[error("{file}: the weight `{site}` has shape {found:?}, expected {expected:?}; the config and the weights do not belong together")]
+    ShapeMismatch {
+        /// Canonical name of the weight.
+        site: String,
+        /// Shape that the network needs.
+        expected: Vec<usize>,
+        /// Shape that the file holds.
+        found: Vec<usize>,
+        /// The file or folder it came from.
+        file: String,
+    },
+
+    /// A file belongs to another model family.
+    #[error("{}: this is {found}; expected {expected}", path.display())]
+    WrongFamily {
+        /// The offending file.
+        path: PathBuf,
+        /// What would have been accepted.
+        expected: String,
+        /// What the file is.
+        found: String,
+    },
+
+    /// A field of a request has a value that cannot work.
+    #[error("{field} = {value}: {why}")]
+    BadRequest {
+        /// Name of the field, as in [`Request`](crate::Request).
+        field: &'static str,
+        /// The value found.
+        value: String,
+        /// What would be accepted.
+        why: String,
+    },
+
+    /// Something that exists but that this build, device or version cannot do.
+    #[error("{what} is not supported here; {how}")]
+    Unsupported {
+        /// What was asked for.
+        what: String,
+        /// How to get it or what to use instead.
+        how: String,
+    },
+
+    /// A limit that protects the machine was reached.
+    #[error("{what}: {asked} asked, at most {allowed} allowed")]
+    Limit {
+        /// What is limited.
+        what: &'static str,
+        /// The limit.
+        allowed: u64,
+        /// What was asked for.
+        asked: u64,
+    },
+
+    /// An output file exists already.
+    #[error("{} exists already; choose another name or pass --force", path.display())]
+    Exists {
+        /// The file that would have been overwritten.
+        path: PathBuf,
+    },
+
+    /// The caller asked to stop.
+    #[error("cancelled")]
+    Cancelled,
+
+    /// A tensor operation failed.
+    #[error("tensor operation failed while {context}")]
+    Tensor {
+        /// What was being computed.
+        context: &'static str,
+        /// What candle said.
+        source: candle_core::Error,
+    },
+
+    /// An invariant of colora itself does not hold: please report it.
+    #[error("internal error: {0}; please report this")]
+    Internal(String),
+}
+
+/// Whose fault an [`Error`] is; drives exit codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The request is wrong.
+    User,
+    /// An input file is wrong.
+    File,
+    /// Something named by the user does not exist.
+    NotFound,
+    /// This build or device cannot do it.
+    Unsupported,
+    /// Memory, disk or a limit.
+    Resource,
+    /// The caller cancelled.
+    Cancelled,
+    /// colora is wrong.
+    Internal,
+}
+
+impl Fault {
+    /// The process exit code of this fault.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Fault::Internal => 1,
+            Fault::User => 2,
+            Fault::File => 3,
+            Fault::NotFound => 4,
+            Fault::Unsupported => 5,
+            Fault::Resource => 6,
+            Fault::Cancelled => 130,
+        }
+    }
+}
+
+impl Error {
+    /// Whose fault this is.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Error::Io { source, .. } => match source.kind() {
+                std::io::ErrorKind::NotFound => Fault::NotFound,
+                std::io::ErrorKind::StorageFull
+                | std::io::ErrorKind::OutOfMemory
+                | std::io::ErrorKind::QuotaExceeded => Fault::Resource,
+                _ => Fault::File,
+            },
+            Error::Corrupt { .. }
+            | Error::UnsafePickle { .. }
+            | Error::TensorMissing { .. }
+            | Error::ShapeMismatch { .. }
+            | Error::WrongFamily { .. } => Fault::File,
+            Error::NotFound { .. } => Fault::NotFound,
+            Error::BadRequest { .. } | Error::Exists { .. } => Fault::User,
+            Error::Unsupported { .. } => Fault::Unsupported,
+            Error::Limit { .. } => Fault::Resource,
+            Error::Cancelled => Fault::Cancelled,
+            Error::Tensor { .. } | Error::Internal(_) => Fault::Internal,
+        }
+    }
+
+    /// An [`Error::Io`] for `path`.
+    pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
+        Error::Io { path: path.as_ref().to_path_buf(), source }
+    }
+
+    /// An [`Error::Corrupt`] for `path`.
+    pub fn corrupt(path: impl AsRef<Path>, why: impl Into<String>) -> Self {
+        Error::Corrupt { path: path.as_ref().to_path_buf(), why: why.into() }
+    }
+
+    /// An [`Error::BadRequest`].
+    pub fn bad_request(
+        field: &'static str,
+        value: impl std::fmt::Display,
+        why: impl Into<String>,
+    ) -> Self {
+        Error::BadRequest { field, value: value.to_string(), why: why.into() }
+    }
+
+    /// An [`Error::Unsupported`].
+    pub fn unsupported(what: impl Into<String>, how: impl Into<String>) -> Self {
+        Error::Unsupported { what: what.into(), how: how.into() }
+    }
+}
+
+impl From<candle_core::Error> for Error {
+    fn from(source: candle_core::Error) -> Self {
+        Error::Tensor { context: "running a network", source }
+    }
+}

@@ -1,0 +1,486 @@
+//! Floor 4. Architectures as data: the `config.json` of each component in the diffusers layout.
+//!
+//! Every field that changes the forward pass is read or, where colora does not build that variant,
+//! refused by `validate`; fields that only matter for training are ignored.
+
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// A number for all blocks, or one per block.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum PerBlock<T> {
+    /// The same for each block.
+    All(T),
+    /// One entry per block.
+    Each(Vec<T>),
+}
+
+impl<T: Clone> PerBlock<T> {
+    /// The entry of block `index`; the last one when the list is short.
+    pub fn of(&self, index: usize) -> Option<T> {
+        match self {
+            PerBlock::All(value) => Some(value.clone()),
+            PerBlock::Each(values) => values.get(index).or(values.last()).cloned(),
+        }
+    }
+}
+
+/// `unet/config.json`: UNet2DConditionModel.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UNetConfig {
+    /// Latent channels in: 4, 8 (instruct-pix2pix) or 9 (inpainting).
+    pub in_channels: usize,
+    /// Latent channels out.
+    pub out_channels: usize,
+    /// Latent side the network was trained at.
+    pub sample_size: PerBlock<usize>,
+    /// Width of each level.
+    pub block_out_channels: Vec<usize>,
+    /// `DownBlock2D` or `CrossAttnDownBlock2D` per level.
+    pub down_block_types: Vec<String>,
+    /// `UNetMidBlock2DCrossAttn`, `UNetMidBlock2D` or none.
+    pub mid_block_type: Option<String>,
+    /// `UpBlock2D` or `CrossAttnUpBlock2D` per level, coarse to fine.
+    pub up_block_types: Vec<String>,
+    /// Resnets per level on the way down; one more on the way up.
+    pub layers_per_block: PerBlock<usize>,
+    /// Transformer blocks in each attention place, per level and optionally per attention.
+    pub transformer_layers_per_block: PerBlock<PerBlock<usize>>,
+    /// The same on the way up when it is not the reverse.
+    pub reverse_transformer_layers_per_block: Option<Vec<PerBlock<usize>>>,
+    /// Heads per level (the field is misnamed in the format for SD 1.x and 2.x).
+    pub attention_head_dim: PerBlock<usize>,
+    /// Heads per level where the format names them rightly.
+    pub num_attention_heads: Option<PerBlock<usize>>,
+    /// Width of the text features.
+    pub cross_attention_dim: PerBlock<usize>,
+    /// Linear instead of 1×1-convolution projections around the transformers.
+    pub use_linear_projection: bool,
+    /// `text_time` for SDXL.
+    pub addition_embed_type: Option<String>,
+    /// Width of each sinusoidal SDXL micro-conditioning number.
+    pub addition_time_embed_dim: Option<usize>,
+    /// Width of pooled text plus micro-conditioning.
+    pub projection_class_embeddings_input_dim: Option<usize>,
+    /// Width of the guidance embedding of LCM-distilled networks.
+    pub time_cond_proj_dim: Option<usize>,
+    /// Width of the time embedding when it is not four times the first level.
+    pub time_embedding_dim: Option<usize>,
+    /// Groups of each group norm.
+    pub norm_num_groups: usize,
+    /// ε of each group norm in resnets.
+    pub norm_eps: f64,
+    /// Cosine before sine in the time embedding.
+    pub flip_sin_to_cos: bool,
+    /// Frequency shift of the time embedding.
+    pub freq_shift: f64,
+    /// Padding of the downsampling convolution.
+    pub downsample_padding: usize,
+    /// Divisor of the mid block's residuals.
+    pub mid_block_scale_factor: f64,
+    /// Rescale centred samples; no Stable Diffusion does.
+    pub center_input_sample: bool,
+    /// Activation: `silu`.
+    pub act_fn: String,
+    /// Kernel of the first convolution.
+    pub conv_in_kernel: usize,
+    /// Kernel of the last convolution.
+    pub conv_out_kernel: usize,
+    /// Only `default` is built.
+    pub resnet_time_scale_shift: String,
+    /// Only `positional` is built.
+    pub time_embedding_type: String,
+    /// Class conditioning: refused.
+    pub class_embed_type: Option<String>,
+    /// Projection of the text features: refused.
+    pub encoder_hid_dim: Option<usize>,
+    /// Projection kind of the text features: refused.
+    pub encoder_hid_dim_type: Option<String>,
+    /// Two transformers per place: refused.
+    pub dual_cross_attention: bool,
+    /// Cross-attention in place of self-attention: refused.
+    pub only_cross_attention: PerBlock<bool>,
+    /// Normalised cross-attention: refused.
+    pub cross_attention_norm: Option<String>,
+    /// `default` or gated: only `default` is built.
+    pub attention_type: String,
+    /// Activation after the time embedding: refused.
+    pub timestep_post_act: Option<String>,
+    /// Activation of the time embedding's end: refused.
+    pub time_embedding_act_fn: Option<String>,
+}
+
+impl Default for UNetConfig {
+    fn default() -> Self {
+        Self {
+            in_channels: 4,
+            out_channels: 4,
+            sample_size: PerBlock::All(64),
+            block_out_channels: vec![320, 640, 1280, 1280],
+            down_block_types: ["CrossAttnDownBlock2D"; 3]
+                .into_iter()
+                .chain(["DownBlock2D"])
+                .map(str::to_owned)
+                .collect(),
+            mid_block_type: Some("UNetMidBlock2DCrossAttn".into()),
+            up_block_types: ["UpBlock2D"]
+                .into_iter()
+                .chain(["CrossAttnUpBlock2D"; 3])
+                .map(str::to_owned)
+                .collect(),
+            layers_per_block: PerBlock::All(2),
+            transformer_layers_per_block: PerBlock::All(PerBlock::All(1)),
+            reverse_transformer_layers_per_block: None,
+            attention_head_dim: PerBlock::All(8),
+            num_attention_heads: None,
+            cross_attention_dim: PerBlock::All(1280),
+            use_linear_projection: false,
+            addition_embed_type: None,
+            addition_time_embed_dim: None,
+            projection_class_embeddings_input_dim: None,
+            time_cond_proj_dim: None,
+            time_embedding_dim: None,
+            norm_num_groups: 32,
+            norm_eps: 1e-5,
+            flip_sin_to_cos: true,
+            freq_shift: 0.0,
+            downsample_padding: 1,
+            mid_block_scale_factor: 1.0,
+            center_input_sample: false,
+            act_fn: "silu".into(),
+            conv_in_kernel: 3,
+            conv_out_kernel: 3,
+            resnet_time_scale_shift: "default".into(),
+            time_embedding_type: "positional".into(),
+            class_embed_type: None,
+            encoder_hid_dim: None,
+            encoder_hid_dim_type: None,
+            dual_cross_attention: false,
+            only_cross_attention: PerBlock::All(false),
+            cross_attention_norm: None,
+            attention_type: "default".into(),
+            timestep_post_act: None,
+            time_embedding_act_fn: None,
+        }
+    }
+}
+
+/// Widest channel count that a config may ask for; real ones stay below 3,000.
+const MAX_WIDTH: usize = 1 << 16;
+
+impl UNetConfig {
+    /// Refuses what is inconsistent or not built.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] naming the config field.
+    pub fn validate(&self) -> Result<()> {
+        let levels = self.block_out_channels.len();
+        let refuse = |field: &str, found: String| -> Result<()> {
+            Err(Error::unsupported(
+                format!("a UNet config with {field} = {found}"),
+                "SD 1.x, SD 2.x, SDXL and networks derived from them are built",
+            ))
+        };
+        if levels == 0 || levels > 8 {
+            return refuse("block_out_channels", format!("{:?}", self.block_out_channels));
+        }
+        if self.down_block_types.len() != levels {
+            return refuse("down_block_types", format!("{:?}", self.down_block_types));
+        }
+        if self.up_block_types.len() != levels {
+            return refuse("up_block_types", format!("{:?}", self.up_block_types));
+        }
+        let groups = self.norm_num_groups;
+        if groups == 0
+            || self.block_out_channels.iter().any(|&c| c == 0 || c > MAX_WIDTH || c % groups != 0)
+        {
+            return refuse("norm_num_groups", format!("{groups} for {:?}", self.block_out_channels));
+        }
+        for kind in self.down_block_types.iter() {
+            if !matches!(kind.as_str(), "DownBlock2D" | "CrossAttnDownBlock2D") {
+                return refuse("down_block_types", kind.clone());
+            }
+        }
+        for kind in self.up_block_types.iter() {
+            if !matches!(kind.as_str(), "UpBlock2D" | "CrossAttnUpBlock2D") {
+                return refuse("up_block_types", kind.clone());
+            }
+        }
+        if let Some(kind) = &self.mid_block_type
+            && !matches!(kind.as_str(), "UNetMidBlock2DCrossAttn" | "UNetMidBlock2D")
+        {
+            return refuse("mid_block_type", kind.clone());
+        }
+        if !matches!(self.act_fn.as_str(), "silu" | "swish") {
+            return refuse("act_fn", self.act_fn.clone());
+        }
+        if let Some(kind) = &self.addition_embed_type {
+            if kind != "text_time" {
+                return refuse("addition_embed_type", kind.clone());
+            }
+            if self.addition_time_embed_dim.is_none()
+                || self.projection_class_embeddings_input_dim.is_none()
+            {
+                return refuse("addition_time_embed_dim", "none".into());
+            }
+        }
+        if self.resnet_time_scale_shift != "default" {
+            return refuse("resnet_time_scale_shift", self.resnet_time_scale_shift.clone());
+        }
+        if self.time_embedding_type != "positional" {
+            return refuse("time_embedding_type", self.time_embedding_type.clone());
+        }
+        if self.attention_type != "default" {
+            return refuse("attention_type", self.attention_type.clone());
+        }
+        for (field, value) in [
+            ("class_embed_type", &self.class_embed_type),
+            ("encoder_hid_dim_type", &self.encoder_hid_dim_type),
+            ("cross_attention_norm", &self.cross_attention_norm),
+            ("timestep_post_act", &self.timestep_post_act),
+            ("time_embedding_act_fn", &self.time_embedding_act_fn),
+        ] {
+            if let Some(value) = value {
+                return refuse(field, value.clone());
+            }
+        }
+        if let Some(dim) = self.encoder_hid_dim {
+            return refuse("encoder_hid_dim", dim.to_string());
+        }
+        if self.dual_cross_attention || self.center_input_sample {
+            return refuse("dual_cross_attention or center_input_sample", "true".into());
+        }
+        if (0..levels).any(|i| self.only_cross_attention.of(i) == Some(true)) {
+            return refuse("only_cross_attention", "true".into());
+        }
+        for level in 0..levels {
+            let heads = self.heads(level)?;
+            if heads == 0 || self.block_out_channels[level] % heads != 0 {
+                return refuse(
+                    "attention_head_dim",
+                    format!("{heads} for width {}", self.block_out_channels[level]),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Heads of the attentions on `level`.
+    pub fn heads(&self, level: usize) -> Result<usize> {
+        // diffusers: `num_attention_heads or attention_head_dim`, a historical misnomer.
+        let heads = self.num_attention_heads.as_ref().unwrap_or(&self.attention_head_dim);
+        heads.of(level).ok_or_else(|| {
+            Error::unsupported("a UNet config with an empty attention_head_dim", "give one per level")
+        })
+    }
+
+    /// Width of the time embedding.
+    pub fn time_dim(&self) -> usize {
+        self.time_embedding_dim.unwrap_or(self.block_out_channels[0] * 4)
+    }
+
+    /// Pixels per side the network was trained at.
+    pub fn native_pixels(&self) -> usize {
+        self.sample_size.of(0).unwrap_or(64) * crate::size::VAE_FACTOR
+    }
+}
+
+/// `text_encoder/config.json`: CLIPTextModel or CLIPTextModelWithProjection.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClipConfig {
+    /// Tokens in the vocabulary.
+    pub vocab_size: usize,
+    /// Width.
+    pub hidden_size: usize,
+    /// Width inside the MLPs.
+    pub intermediate_size: usize,
+    /// Layers.
+    pub num_hidden_layers: usize,
+    /// Heads.
+    pub num_attention_heads: usize,
+    /// Longest sequence.
+    pub max_position_embeddings: usize,
+    /// `quick_gelu` (OpenAI) or `gelu` (OpenCLIP).
+    pub hidden_act: String,
+    /// ε of each layer norm.
+    pub layer_norm_eps: f64,
+    /// Width of the projected pooled output.
+    pub projection_dim: usize,
+    /// End-of-text id. The value 2 is a historical mistake in many files and means "largest id".
+    pub eos_token_id: u32,
+    /// Class names; tells whether there is a projection.
+    pub architectures: Vec<String>,
+}
+
+impl Default for ClipConfig {
+    fn default() -> Self {
+        Self {
+            vocab_size: 49408,
+            hidden_size: 512,
+            intermediate_size: 2048,
+            num_hidden_layers: 12,
+            num_attention_heads: 8,
+            max_position_embeddings: 77,
+            hidden_act: "quick_gelu".into(),
+            layer_norm_eps: 1e-5,
+            projection_dim: 512,
+            eos_token_id: 49407,
+            architectures: Vec::new(),
+        }
+    }
+}
+
+impl ClipConfig {
+    /// Refuses what is inconsistent or not built.
+    pub fn validate(&self) -> Result<()> {
+        let refuse = |field: &str, found: String| -> Result<()> {
+            Err(Error::unsupported(
+                format!("a text encoder config with {field} = {found}"),
+                "CLIP text towers as in SD 1.x, 2.x and SDXL are built",
+            ))
+        };
+        if self.num_attention_heads == 0 || self.hidden_size % self.num_attention_heads != 0 {
+            return refuse("num_attention_heads", self.num_attention_heads.to_string());
+        }
+        if self.num_hidden_layers == 0 || self.num_hidden_layers > 512 {
+            return refuse("num_hidden_layers", self.num_hidden_layers.to_string());
+        }
+        if self.hidden_size > MAX_WIDTH || self.intermediate_size > 8 * MAX_WIDTH {
+            return refuse("hidden_size", self.hidden_size.to_string());
+        }
+        if self.max_position_embeddings < 3 || self.max_position_embeddings > MAX_WIDTH {
+            return refuse("max_position_embeddings", self.max_position_embeddings.to_string());
+        }
+        if !matches!(self.hidden_act.as_str(), "quick_gelu" | "gelu") {
+            return refuse("hidden_act", self.hidden_act.clone());
+        }
+        Ok(())
+    }
+}
+
+/// `vae/config.json`: AutoencoderKL.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct VaeConfig {
+    /// Picture channels in.
+    pub in_channels: usize,
+    /// Picture channels out.
+    pub out_channels: usize,
+    /// Latent channels.
+    pub latent_channels: usize,
+    /// Width of each level.
+    pub block_out_channels: Vec<usize>,
+    /// Resnets per level of the encoder; one more in the decoder.
+    pub layers_per_block: usize,
+    /// Groups of each group norm.
+    pub norm_num_groups: usize,
+    /// Latents are multiplied by this after encoding. 0.18215 for SD 1.x and 2.x (the inverse
+    /// standard deviation of their latents, LDM paper appendix), 0.13025 for SDXL.
+    pub scaling_factor: f64,
+    /// Latents are shifted by this; only later families do.
+    pub shift_factor: Option<f64>,
+    /// Whether f16 overflows in the decoder, so that f32 or bf16 must be used.
+    pub force_upcast: bool,
+    /// 1×1 convolution between encoder and latents.
+    pub use_quant_conv: bool,
+    /// 1×1 convolution between latents and decoder.
+    pub use_post_quant_conv: bool,
+    /// Attention in the middle block.
+    pub mid_block_add_attention: bool,
+    /// Activation: `silu`.
+    pub act_fn: String,
+    /// Picture side the network was trained at.
+    pub sample_size: PerBlock<usize>,
+}
+
+impl Default for VaeConfig {
+    fn default() -> Self {
+        Self {
+            in_channels: 3,
+            out_channels: 3,
+            latent_channels: 4,
+            block_out_channels: vec![128, 256, 512, 512],
+            layers_per_block: 2,
+            norm_num_groups: 32,
+            scaling_factor: 0.18215,
+            shift_factor: None,
+            force_upcast: true,
+            use_quant_conv: true,
+            use_post_quant_conv: true,
+            mid_block_add_attention: true,
+            act_fn: "silu".into(),
+            sample_size: PerBlock::All(512),
+        }
+    }
+}
+
+impl VaeConfig {
+    /// Refuses what is inconsistent or not built.
+    pub fn validate(&self) -> Result<()> {
+        let refuse = |field: &str, found: String| -> Result<()> {
+            Err(Error::unsupported(
+                format!("a VAE config with {field} = {found}"),
+                "AutoencoderKL with factor 8 as in SD 1.x, 2.x and SDXL is built",
+            ))
+        };
+        if self.block_out_channels.len() != 4 {
+            return refuse("block_out_channels", format!("{:?}", self.block_out_channels));
+        }
+        let groups = self.norm_num_groups;
+        if groups == 0
+            || self.block_out_channels.iter().any(|&c| c == 0 || c > MAX_WIDTH || c % groups != 0)
+        {
+            return refuse("norm_num_groups", groups.to_string());
+        }
+        if self.in_channels != 3 || self.out_channels != 3 {
+            return refuse("in_channels", self.in_channels.to_string());
+        }
+        if !matches!(self.act_fn.as_str(), "silu" | "swish") {
+            return refuse("act_fn", self.act_fn.clone());
+        }
+        if !(self.scaling_factor.is_finite() && self.scaling_factor > 0.0) {
+            return refuse("scaling_factor", self.scaling_factor.to_string());
+        }
+        Ok(())
+    }
+}
+
+/// `vae/config.json` of an AutoencoderTiny (TAESD).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TinyVaeConfig {
+    /// Latent channels.
+    pub latent_channels: usize,
+    /// Width of each encoder level.
+    pub encoder_block_out_channels: Vec<usize>,
+    /// Width of each decoder level.
+    pub decoder_block_out_channels: Vec<usize>,
+    /// Residual blocks per encoder level.
+    pub num_encoder_blocks: Vec<usize>,
+    /// Residual blocks per decoder level.
+    pub num_decoder_blocks: Vec<usize>,
+    /// Latents are multiplied by this after encoding; 1 in every published file.
+    pub scaling_factor: f64,
+    /// Upsampling per decoder level.
+    pub upsampling_scaling_factor: usize,
+    /// Activation: `relu`.
+    pub act_fn: String,
+}
+
+impl Default for TinyVaeConfig {
+    fn default() -> Self {
+        Self {
+            latent_channels: 4,
+            encoder_block_out_channels: vec![64; 4],
+            decoder_block_out_channels: vec![64; 4],
+            num_encoder_blocks: vec![1, 3, 3, 3],
+            num_decoder_blocks: vec![3, 3, 3, 1],
+            scaling_factor: 1.0,
+            upsampling_scaling_factor: 2,
+            act_fn: "relu".into(),
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! Floor 2. Where weights come from: the seam between files, adapters and networks.
+//!
+//! A network asks a [`WeightSource`] for each of its [`Site`]s and gets a [`Weight`], a value that
+//! may be dense or carry low-rank branches. It never learns whether a file, a memory map or an
+//! overlay of adapters answered. This module knows no layer.
+
+mod file;
+mod memory;
+pub mod names;
+mod pickle;
+
+pub use file::{Checkpoint, CheckpointFile, Placement, TensorInfo};
+pub use memory::MemorySource;
+
+use crate::error::{Error, Result};
+use candle_core::{DType, Device, Tensor};
+use std::sync::Arc;
+
+/// Canonical name of one weight: the component's folder in the diffusers layout, a dot, and the
+/// parameter's diffusers name, e.g. `unet.down_blocks.0.attentions.0.proj_in.weight`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Site(Arc<str>);
+
+impl Site {
+    /// A site from its canonical name.
+    pub fn new(name: impl AsRef<str>) -> Self {
+        Site(Arc::from(name.as_ref()))
+    }
+
+    /// The canonical name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The component (`unet`, `vae`, `text_encoder`, `text_encoder_2`).
+    pub fn component(&self) -> &str {
+        self.0.split('.').next().unwrap_or_default()
+    }
+}
+
+impl std::fmt::Display for Site {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One low-rank branch beside a dense weight: `y += scale · up(mid(down(x)))`.
+#[derive(Debug, Clone)]
+pub struct Branch {
+    /// `[R, in]` or `[R, in, kh, kw]`.
+    pub down: Tensor,
+    /// `[R, R, kh, kw]`, only for Tucker-decomposed convolutions; then `down` is 1×1.
+    pub mid: Option<Tensor>,
+    /// `[out, R]` or `[out, R, 1, 1]`.
+    pub up: Tensor,
+    /// Effective scale: strength · alpha / rank.
+    pub scale: f32,
+}
+
+/// A weight as a layer sees it.
+#[derive(Debug, Clone)]
+pub enum Weight {
+    /// A plain tensor.
+    Dense(Tensor),
+    /// A base weight with branches that are added at run time (adapters by bypass).
+    Factored {
+        /// The weight without adapters.
+        base: Box<Weight>,
+        /// The branches, in stack order.
+        branches: Arc<[Branch]>,
+    },
+}
+
+impl Weight {
+    /// The dense tensor without any branches.
+    pub fn base(&self) -> &Tensor {
+        match self {
+            Weight::Dense(tensor) => tensor,
+            Weight::Factored { base, .. } => base.base(),
+        }
+    }
+
+    /// The branches, outermost last; empty for a dense weight.
+    pub fn branches(&self) -> &[Branch] {
+        match self {
+            Weight::Dense(_) => &[],
+            Weight::Factored { branches, .. } => branches,
+        }
+    }
+}
+
+/// Gives weights by canonical name.
+///
+/// Implementations are immutable and shared; `get` may read a file, convert and move to a device.
+pub trait WeightSource: Send + Sync + std::fmt::Debug {
+    /// The weight at `site`, with the shape that the network needs.
+    ///
+    /// A stored shape that differs only by trailing unit dimensions (a 1×1 convolution beside a
+    /// linear layer) is reshaped.
+    ///
+    /// # Errors
+    /// [`Error::TensorMissing`], [`Error::ShapeMismatch`], or what reading the file gives.
+    fn get(&self, site: &Site, shape: &[usize]) -> Result<Weight>;
+
+    /// Shape as stored, without reading the data; `None` when there is no such site.
+    fn shape(&self, site: &Site) -> Option<Vec<usize>>;
+
+    /// All sites, in name order.
+    fn sites(&self) -> Vec<Site>;
+
+    /// Where tensors of this source live.
+    fn device(&self) -> &Device;
+
+    /// Float type in which tensors of `component` are given.
+    fn dtype(&self, component: &str) -> DType;
+
+    /// Whether `site` exists.
+    fn has(&self, site: &Site) -> bool {
+        self.shape(site).is_some()
+    }
+}
+
+/// A cursor into a [`WeightSource`]: a prefix that grows on the way down a network.
+#[derive(Debug, Clone)]
+pub struct Scope<'a> {
+    source: &'a dyn WeightSource,
+    prefix: String,
+}
+
+impl<'a> Scope<'a> {
+    /// A scope at component `component` of `source`.
+    pub fn new(source: &'a dyn WeightSource, component: &str) -> Self {
+        Scope { source, prefix: component.to_owned() }
+    }
+
+    /// The scope one name further down; the name may hold dots.
+    #[must_use]
+    pub fn at(&self, name: impl std::fmt::Display) -> Self {
+        Scope { source: self.source, prefix: format!("{}.{name}", self.prefix) }
+    }
+
+    /// The site of the parameter `name` in this scope.
+    pub fn site(&self, name: &str) -> Site {
+        Site::new(format!("{}.{name}", self.prefix))
+    }
+
+    /// The parameter `name`, which may carry branches.
+    pub fn weight(&self, name: &str, shape: &[usize]) -> Result<Weight> {
+        self.source.get(&self.site(name), shape)
+    }
+
+    /// The parameter `name` as a plain tensor: norms, biases, embeddings.
+    ///
+    /// # Errors
+    /// As [`WeightSource::get`], and [`Error::Unsupported`] when it carries branches.
+    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        match self.weight(name, shape)? {
+            Weight::Dense(tensor) => Ok(tensor),
+            Weight::Factored { .. } => Err(Error::unsupported(
+                format!("a low-rank branch on `{}`", self.site(name)),
+                "merge the adapter (--apply merge)",
+            )),
+        }
+    }
+
+    /// The parameter `name` when it exists.
+    pub fn optional(&self, name: &str, shape: &[usize]) -> Result<Option<Tensor>> {
+        if self.has(name) { self.tensor(name, shape).map(Some) } else { Ok(None) }
+    }
+
+    /// Whether the parameter `name` exists in this scope.
+    pub fn has(&self, name: &str) -> bool {
+        self.source.has(&self.site(name))
+    }
+
+    /// Shape of the parameter `name` as stored.
+    pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.source.shape(&self.site(name))
+    }
+
+    /// Where tensors of this scope live.
+    pub fn device(&self) -> &'a Device {
+        self.source.device()
+    }
+
+    /// Float type of the tensors of this scope.
+    pub fn dtype(&self) -> DType {
+        self.source.dtype(self.prefix.split('.').next().unwrap_or_default())
+    }
+}
+
+/// Checks a stored shape against the one a network needs.
+///
+/// Equal shapes pass; shapes that differ only by trailing unit dimensions pass too (the caller
+/// reshapes).
+pub(crate) fn shapes_agree(stored: &[usize], needed: &[usize]) -> bool {
+    let trim = |s: &[usize]| {
+        let keep = s.iter().rposition(|&d| d != 1).map_or(0, |i| i + 1);
+        s[..keep].to_vec()
+    };
+    stored == needed || trim(stored) == trim(needed)
+}
