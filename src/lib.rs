@@ -1,1 +1,40 @@
-//! x
+#![doc = include_str!("../README.md")]
+//!
+//! # Floors
+//!
+//! A module uses only modules on lower floors; `tests/architecture.rs` enforces this table.
+//!
+//! | floor | modules |
+//! |---|---|
+//! | 7 | `cli` |
+//! | 6 | `store`, `config` |
+//! | 5 | `pipeline`, `starter`, `family`, `conditioning` |
+//! | 4 | `models` |
+//! | 3 | `nn` |
+//! | 2 | `weights`, `sampling` |
+//! | 1 | `rng`, `picture` |
+//! | 0 | `error`, `size` |
+
+#[cfg(feature = "cli")]
+pub mod cli;
+pub mod conditioning;
+pub mod config;
+mod error;
+pub mod family;
+pub mod models;
+pub mod nn;
+pub mod picture;
+pub mod pipeline;
+pub mod rng;
+pub mod sampling;
+pub mod size;
+pub mod starter;
+pub mod store;
+pub mod weights;
+
+pub use error::{Error, Fault, Result};
+pub use picture::Picture;
+pub use pipeline::{
+    Cancel, DTypeChoice, DeviceChoice, Event, Generated, Observer, Pipeline, Plan, Request,
+};
+pub use sampling::{Sampler, Schedule};

@@ -1,1 +1,7 @@
-fn main(){}
+//! The `colora` binary: parse, run, exit code; nothing else.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    colora::cli::main()
+}

@@ -1,0 +1,168 @@
+//! Floor 5. From words to the features that a UNet listens to.
+
+mod tokenizer;
+
+pub use tokenizer::{Tokenizer, TokenizerOptions};
+
+use crate::error::{Error, Result};
+use crate::models::{AddedCondition, ClipTower};
+use crate::size::ImageSize;
+use candle_core::{DType, Device, Tensor};
+
+/// Everything that conditions the network on one or two texts.
+#[derive(Debug, Clone)]
+pub struct Conditioning {
+    /// Text features, `[B, T, D]`: the prompt alone, or negative prompt first.
+    pub context: Tensor,
+    /// Pooled text and sizes, SDXL only.
+    pub added: Option<AddedCondition>,
+}
+
+/// How a family reads its text towers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TextRules {
+    /// Layers left out of the features at `clip_skip` 1: 0 for SD 1.x and 2.x, 1 for SDXL.
+    pub base_skip: usize,
+    /// Whether features pass the tower's final norm.
+    pub normalise: bool,
+    /// Whether an empty negative prompt is a zero tensor instead of an encoded empty text.
+    pub zero_empty_negative: bool,
+    /// Whether the network takes pooled text and sizes.
+    pub added: bool,
+    /// Whether the sizes are the refiner's: original size, crop and aesthetic score.
+    pub aesthetic: bool,
+}
+
+/// One text tower with its tokenizer.
+#[derive(Debug)]
+pub struct Tower {
+    /// The network.
+    pub network: ClipTower,
+    /// Its vocabulary.
+    pub tokenizer: Tokenizer,
+}
+
+/// The text side of a model.
+#[derive(Debug)]
+pub struct TextTowers {
+    towers: Vec<Tower>,
+    rules: TextRules,
+}
+
+/// What is encoded for one request.
+#[derive(Debug, Clone, Copy)]
+pub struct Texts<'a> {
+    /// The prompt.
+    pub prompt: &'a str,
+    /// The negative prompt, when guidance is on.
+    pub negative: Option<&'a str>,
+    /// 1 = the last layer that the family uses.
+    pub clip_skip: usize,
+    /// Picture size, for SDXL.
+    pub size: ImageSize,
+}
+
+/// Scores that diffusers' SDXL refiner pipelines use: asked for, and to be avoided.
+const AESTHETIC_SCORE: f32 = 6.0;
+const NEGATIVE_AESTHETIC_SCORE: f32 = 2.5;
+
+/// Features of one text.
+struct Encoded {
+    context: Tensor,
+    pooled: Tensor,
+}
+
+impl TextTowers {
+    /// The text side from its towers, in the order of their features.
+    pub fn new(towers: Vec<Tower>, rules: TextRules) -> Self {
+        Self { towers, rules }
+    }
+
+    /// How many words' tokens of `prompt` do not fit the window; 0 when all do.
+    pub fn overflow(&self, prompt: &str) -> usize {
+        let excess = |tower: &Tower| {
+            let tokens = tower.tokenizer.encode(prompt).len();
+            tokens.saturating_sub(self.window(tower).saturating_sub(2))
+        };
+        self.towers.iter().map(excess).max().unwrap_or(0)
+    }
+
+    /// Encodes prompt and negative prompt into one batch.
+    ///
+    /// # Errors
+    /// [`Error::BadRequest`] when `clip_skip` exceeds the tower's depth.
+    pub fn encode(&self, texts: &Texts<'_>) -> Result<Conditioning> {
+        let positive = self.encode_one(texts.prompt, texts.clip_skip)?;
+        let mut contexts = vec![positive.context.clone()];
+        let mut pooled = vec![positive.pooled.clone()];
+        let mut scores = vec![AESTHETIC_SCORE];
+        if let Some(negative) = texts.negative {
+            let encoded = if negative.is_empty() && self.rules.zero_empty_negative {
+                Encoded {
+                    context: positive.context.zeros_like()?,
+                    pooled: positive.pooled.zeros_like()?,
+                }
+            } else {
+                self.encode_one(negative, texts.clip_skip)?
+            };
+            contexts.insert(0, encoded.context);
+            pooled.insert(0, encoded.pooled);
+            scores.insert(0, NEGATIVE_AESTHETIC_SCORE);
+        }
+        let context = Tensor::cat(&contexts, 0)?; // [B, T, D]
+        let added = if self.rules.added {
+            let micro = self.micro(texts.size, &scores, context.device())?;
+            Some(AddedCondition { pooled: Tensor::cat(&pooled, 0)?, micro })
+        } else {
+            None
+        };
+        Ok(Conditioning { context, added })
+    }
+
+    /// Original size, crop offset, and target size (base) or aesthetic score (refiner): `[B, 6 | 5]`.
+    fn micro(&self, size: ImageSize, scores: &[f32], device: &Device) -> Result<Tensor> {
+        let (height, width) = (size.height() as f32, size.width() as f32);
+        let row = |score: f32| {
+            let mut numbers = vec![height, width, 0.0, 0.0];
+            if self.rules.aesthetic { numbers.push(score) } else { numbers.extend([height, width]) }
+            numbers
+        };
+        let rows: Vec<Vec<f32>> = scores.iter().map(|&score| row(score)).collect();
+        Ok(Tensor::new(rows, device)?)
+    }
+
+    /// One text through every tower; features side by side, pooled from the last tower.
+    fn encode_one(&self, text: &str, clip_skip: usize) -> Result<Encoded> {
+        let mut contexts = Vec::with_capacity(self.towers.len());
+        let mut pooled = None;
+        for tower in &self.towers {
+            let mut ids = tower.tokenizer.encode(text);
+            ids.truncate(self.window(tower).saturating_sub(2));
+            let ids = tower.tokenizer.pad_to_window(&ids);
+            let skip = self.rules.base_skip + clip_skip.saturating_sub(1);
+            let output = tower.network.forward(&[ids], skip, self.rules.normalise)?;
+            contexts.push(output.hidden);
+            pooled = Some(output.pooled);
+        }
+        let pooled = pooled.ok_or_else(|| Error::Internal("a model without text tower".into()))?;
+        Ok(Encoded { context: Tensor::cat(&contexts, 2)?, pooled })
+    }
+
+    fn window(&self, tower: &Tower) -> usize {
+        tower.tokenizer.max_length().min(tower.network.window())
+    }
+}
+
+impl Conditioning {
+    /// The conditioning in another float type; sizes stay f32 because they are embedded in it.
+    pub fn to_dtype(&self, dtype: DType) -> Result<Self> {
+        let added = match &self.added {
+            Some(added) => Some(AddedCondition {
+                pooled: added.pooled.to_dtype(dtype)?,
+                micro: added.micro.clone(),
+            }),
+            None => None,
+        };
+        Ok(Self { context: self.context.to_dtype(dtype)?, added })
+    }
+}

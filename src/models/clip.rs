@@ -1,0 +1,192 @@
+//! Floor 4. CLIP text towers: CLIP-L (SD 1.x, SDXL), OpenCLIP-H (SD 2.x) and -bigG (SDXL).
+
+use super::config::ClipConfig;
+use crate::error::{Error, Result};
+use crate::nn::{LayerNorm, Linear, attention, causal_mask, mlp_gelu};
+use crate::weights::Scope;
+use candle_core::{DType, Tensor};
+
+/// What a tower says about a batch of token windows.
+#[derive(Debug, Clone)]
+pub struct ClipOutput {
+    /// Features of each token, `[B, T, D]`, after the layer that was asked for.
+    pub hidden: Tensor,
+    /// Features at the end-of-text token after the last layer, normalised and, where the tower has
+    /// a projection, projected: `[B, P]`.
+    pub pooled: Tensor,
+}
+
+/// A CLIP text tower: Radford et al. (2021); transformers' CLIPTextModel(WithProjection) 5.23.
+#[derive(Debug, Clone)]
+pub struct ClipTower {
+    tokens: Tensor,
+    positions: Tensor,
+    layers: Vec<Layer>,
+    final_norm: LayerNorm,
+    projection: Option<Linear>,
+    config: ClipConfig,
+}
+
+#[derive(Debug, Clone)]
+struct Layer {
+    norm1: LayerNorm,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    out: Linear,
+    norm2: LayerNorm,
+    fc1: Linear,
+    fc2: Linear,
+}
+
+impl ClipTower {
+    /// Builds the tower from the weights under `scope` (the component's root).
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a config that is not built, or what reading a weight gives.
+    pub fn new(scope: &Scope<'_>, config: &ClipConfig) -> Result<Self> {
+        config.validate()?;
+        let width = config.hidden_size;
+        let text = scope.at("text_model");
+        let embeddings = text.at("embeddings");
+        let layers = (0..config.num_hidden_layers)
+            .map(|i| Layer::new(&text.at("encoder.layers").at(i), config))
+            .collect::<Result<Vec<_>>>()?;
+        let projection = scope.at("text_projection");
+        let projection = if projection.has("weight") {
+            Some(Linear::without_bias(&projection, width, config.projection_dim)?)
+        } else {
+            None
+        };
+        Ok(Self {
+            tokens: embeddings
+                .tensor("token_embedding.weight", &[config.vocab_size, width])?,
+            positions: embeddings
+                .tensor("position_embedding.weight", &[config.max_position_embeddings, width])?,
+            layers,
+            final_norm: LayerNorm::new(&text.at("final_layer_norm"), width, config.layer_norm_eps)?,
+            projection,
+            config: config.clone(),
+        })
+    }
+
+    /// Layers in the tower.
+    pub fn depth(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// Tokens in a window.
+    pub fn window(&self) -> usize {
+        self.config.max_position_embeddings
+    }
+
+    /// Encodes token windows.
+    ///
+    /// `ids`: `[B, T]` as rows, T at most [`window`](Self::window).
+    /// `skip`: how many of the last layers `hidden` leaves out.
+    /// `normalise`: whether `hidden` passes the final norm (SD 1.x and 2.x) or not (SDXL).
+    ///
+    /// # Errors
+    /// [`Error::BadRequest`] when `skip` leaves no layer, [`Error::Internal`] for ids out of range.
+    pub fn forward(&self, ids: &[Vec<u32>], skip: usize, normalise: bool) -> Result<ClipOutput> {
+        if skip >= self.depth() {
+            return Err(Error::bad_request(
+                "clip_skip",
+                skip + 1,
+                format!("the text encoder has only {} layers", self.depth()),
+            ));
+        }
+        let (batch, length) = (ids.len(), ids.first().map_or(0, Vec::len));
+        let mut x = self.embed(ids, length)?; // [B, T, D]
+        let mask = causal_mask(length, x.dtype(), x.device())?;
+        let mut hidden = None;
+        for (index, layer) in self.layers.iter().enumerate() {
+            if index + skip == self.depth() {
+                hidden = Some(x.clone());
+            }
+            x = layer.forward(&x, &mask, self.config.num_attention_heads, self.quick())?;
+        }
+        let hidden = hidden.unwrap_or_else(|| x.clone());
+        let last = self.final_norm.forward(&x)?;
+        let ends = (0..batch)
+            .map(|b| Ok(last.get(b)?.narrow(0, self.end_of_text(&ids[b]), 1)?))
+            .collect::<Result<Vec<_>>>()?;
+        let pooled = Tensor::cat(&ends, 0)?; // [B, D]
+        let pooled = match &self.projection {
+            Some(projection) => projection.forward(&pooled)?,
+            None => pooled,
+        };
+        let hidden = match (normalise, skip) {
+            (true, 0) => last,
+            (true, _) => self.final_norm.forward(&hidden)?,
+            (false, _) => hidden,
+        };
+        Ok(ClipOutput { hidden, pooled })
+    }
+
+    fn quick(&self) -> bool {
+        self.config.hidden_act == "quick_gelu"
+    }
+
+    fn embed(&self, ids: &[Vec<u32>], length: usize) -> Result<Tensor> {
+        let flat: Vec<u32> = ids.iter().flatten().copied().collect();
+        let vocabulary = self.config.vocab_size;
+        if flat.len() != ids.len() * length || length > self.window() {
+            return Err(Error::Internal(format!("ragged token windows of {length} tokens")));
+        }
+        if let Some(id) = flat.iter().find(|&&id| id as usize >= vocabulary) {
+            return Err(Error::Internal(format!(
+                "the tokenizer gave id {id}, the text encoder knows {vocabulary} tokens"
+            )));
+        }
+        let ids = Tensor::from_vec(flat, (ids.len() * length,), self.tokens.device())?;
+        let tokens = self.tokens.index_select(&ids, 0)?.reshape(((), length, self.config.hidden_size))?;
+        Ok(tokens.broadcast_add(&self.positions.narrow(0, 0, length)?)?)
+    }
+
+    /// Index of the token whose features are pooled.
+    fn end_of_text(&self, ids: &[u32]) -> usize {
+        // Files that say eos_token_id = 2 were written before the field was right; there the
+        // largest id is the end of text, as in the original code.
+        let end = match self.config.eos_token_id {
+            2 => ids.iter().copied().max().unwrap_or_default(),
+            id => id,
+        };
+        ids.iter().position(|&id| id == end).unwrap_or_default()
+    }
+}
+
+impl Layer {
+    fn new(scope: &Scope<'_>, config: &ClipConfig) -> Result<Self> {
+        let (width, inner) = (config.hidden_size, config.intermediate_size);
+        let attention = scope.at("self_attn");
+        let square = |name: &str| Linear::new(&attention.at(name), width, width);
+        let norm = |name: &str| LayerNorm::new(&scope.at(name), width, config.layer_norm_eps);
+        Ok(Self {
+            norm1: norm("layer_norm1")?,
+            q: square("q_proj")?,
+            k: square("k_proj")?,
+            v: square("v_proj")?,
+            out: square("out_proj")?,
+            norm2: norm("layer_norm2")?,
+            fc1: Linear::new(&scope.at("mlp.fc1"), width, inner)?,
+            fc2: Linear::new(&scope.at("mlp.fc2"), inner, width)?,
+        })
+    }
+
+    /// `x`: `[B, T, D]`, same out.
+    fn forward(&self, x: &Tensor, mask: &Tensor, heads: usize, quick: bool) -> Result<Tensor> {
+        let y = self.norm1.forward(x)?;
+        let (q, k, v) = (self.q.forward(&y)?, self.k.forward(&y)?, self.v.forward(&y)?);
+        let x = (x + self.out.forward(&attention(&q, &k, &v, heads, Some(mask))?)?)?;
+        let y = self.fc1.forward(&self.norm2.forward(&x)?)?;
+        Ok((&x + self.fc2.forward(&mlp_gelu(&y, quick)?)?)?)
+    }
+}
+
+impl ClipOutput {
+    /// The output in `dtype`.
+    pub fn to_dtype(&self, dtype: DType) -> Result<Self> {
+        Ok(Self { hidden: self.hidden.to_dtype(dtype)?, pooled: self.pooled.to_dtype(dtype)? })
+    }
+}

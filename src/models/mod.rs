@@ -1,0 +1,14 @@
+//! Floor 4. Networks: text towers, UNet, autoencoders. They know weights only as a
+//! [`Scope`](crate::weights::Scope) and never hear of adapters, prompts or samplers.
+
+mod clip;
+mod config;
+mod taesd;
+mod unet;
+mod vae;
+
+pub use clip::{ClipOutput, ClipTower};
+pub use config::{ClipConfig, PerBlock, TinyVaeConfig, UNetConfig, VaeConfig};
+pub use taesd::TinyVae;
+pub use unet::{AddedCondition, UNet, UNetInput};
+pub use vae::{Moments, Tiling, Vae};

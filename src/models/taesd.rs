@@ -1,0 +1,139 @@
+//! Floor 4. The tiny autoencoder for previews and fast decoding: TAESD, diffusers'
+//! AutoencoderTiny 0.42.
+
+use super::config::TinyVaeConfig;
+use crate::error::{Error, Result};
+use crate::nn::{Conv2d, Geometry};
+use crate::weights::Scope;
+use candle_core::{DType, Tensor};
+
+/// A tiny autoencoder; immutable.
+#[derive(Debug, Clone)]
+pub struct TinyVae {
+    encoder: Vec<Layer>,
+    decoder: Vec<Layer>,
+    config: TinyVaeConfig,
+    dtype: DType,
+}
+
+#[derive(Debug, Clone)]
+enum Layer {
+    Conv(Conv2d),
+    Relu,
+    Upsample(usize),
+    Block { convs: [Conv2d; 3], skip: Option<Conv2d> },
+}
+
+impl TinyVae {
+    /// Builds the network from the weights under `scope` (the component's root).
+    pub fn new(scope: &Scope<'_>, config: &TinyVaeConfig) -> Result<Self> {
+        if config.act_fn != "relu" {
+            return Err(Error::unsupported(
+                format!("a tiny VAE with act_fn = {}", config.act_fn),
+                "relu is built, as in TAESD",
+            ));
+        }
+        let encoder = Builder::new(scope.at("encoder.layers")).encoder(config)?;
+        let decoder = Builder::new(scope.at("decoder.layers")).decoder(config)?;
+        Ok(Self { encoder, decoder, config: config.clone(), dtype: scope.dtype() })
+    }
+
+    /// `pictures`: `[B, 3, H, W]` in −1..1. Returns latents as the UNet sees them, `[B, C, h, w]`.
+    pub fn encode(&self, pictures: &Tensor) -> Result<Tensor> {
+        let x = ((pictures.to_dtype(self.dtype)? + 1.0)? / 2.0)?;
+        Ok((run(&self.encoder, x)?.to_dtype(DType::F32)? * self.config.scaling_factor)?)
+    }
+
+    /// `latents`: `[B, C, h, w]` as the UNet gives them. Returns `[B, 3, 8·h, 8·w]`, f32, −1..1.
+    pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
+        let x = (latents.to_dtype(self.dtype)? / self.config.scaling_factor)?;
+        let x = ((x / 3.0)?.tanh()? * 3.0)?; // soft clamp of outliers
+        let y = run(&self.decoder, x)?.to_dtype(DType::F32)?;
+        Ok(((y * 2.0)? - 1.0)?)
+    }
+}
+
+fn run(layers: &[Layer], mut x: Tensor) -> Result<Tensor> {
+    for layer in layers {
+        x = match layer {
+            Layer::Conv(conv) => conv.forward(&x)?,
+            Layer::Relu => x.relu()?,
+            Layer::Upsample(factor) => {
+                let (_, _, height, width) = x.dims4()?;
+                x.upsample_nearest2d(height * factor, width * factor)?
+            }
+            Layer::Block { convs: [a, b, c], skip } => {
+                let y = b.forward(&a.forward(&x)?.relu()?)?.relu()?;
+                let x = skip.as_ref().map_or(Ok(x.clone()), |conv| conv.forward(&x))?;
+                (c.forward(&y)? + x)?.relu()?
+            }
+        };
+    }
+    Ok(x)
+}
+
+/// Counts the positions of torch's `Sequential`.
+struct Builder<'a> {
+    scope: Scope<'a>,
+    layers: Vec<Layer>,
+}
+
+impl<'a> Builder<'a> {
+    fn new(scope: Scope<'a>) -> Self {
+        Self { scope, layers: Vec::new() }
+    }
+
+    fn conv(&mut self, from: usize, to: usize, geometry: Geometry) -> Result<()> {
+        let scope = self.scope.at(self.layers.len());
+        self.layers.push(Layer::Conv(Conv2d::without_bias(&scope, from, to, geometry)?));
+        Ok(())
+    }
+
+    fn block(&mut self, width: usize) -> Result<()> {
+        let scope = self.scope.at(self.layers.len());
+        let conv = |i: usize| Conv2d::new(&scope.at("conv").at(i), width, width, Geometry::SAME);
+        let skip = scope.at("skip");
+        let skip = if skip.has("weight") {
+            Some(Conv2d::without_bias(&skip, width, width, Geometry::POINT)?)
+        } else {
+            None
+        };
+        self.layers.push(Layer::Block { convs: [conv(0)?, conv(2)?, conv(4)?], skip });
+        Ok(())
+    }
+
+    fn encoder(mut self, config: &TinyVaeConfig) -> Result<Vec<Layer>> {
+        let mut before = 3;
+        for (i, (&width, &blocks)) in
+            config.encoder_block_out_channels.iter().zip(&config.num_encoder_blocks).enumerate()
+        {
+            let geometry = if i == 0 { Geometry::SAME } else { Geometry::HALVE };
+            self.conv(before, width, geometry)?;
+            for _ in 0..blocks {
+                self.block(width)?;
+            }
+            before = width;
+        }
+        self.conv(before, config.latent_channels, Geometry::SAME)?;
+        Ok(self.layers)
+    }
+
+    fn decoder(mut self, config: &TinyVaeConfig) -> Result<Vec<Layer>> {
+        let widths = &config.decoder_block_out_channels;
+        let first = widths.first().copied().unwrap_or(64);
+        self.conv(config.latent_channels, first, Geometry::SAME)?;
+        self.layers.push(Layer::Relu);
+        for (i, (&width, &blocks)) in widths.iter().zip(&config.num_decoder_blocks).enumerate() {
+            for _ in 0..blocks {
+                self.block(width)?;
+            }
+            let last = i + 1 == widths.len();
+            if !last {
+                self.layers.push(Layer::Upsample(config.upsampling_scaling_factor));
+            }
+            let to = if last { 3 } else { width };
+            self.conv(width, to, Geometry::SAME)?;
+        }
+        Ok(self.layers)
+    }
+}

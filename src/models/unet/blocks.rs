@@ -1,0 +1,220 @@
+//! Floor 4. The levels of a UNet: down, middle and up.
+
+use super::resnet::{Downsample, Resnet, ResnetShape, Upsample};
+use super::transformer::{Transformer, TransformerShape};
+use crate::error::Result;
+use crate::models::config::{PerBlock, UNetConfig};
+use crate::weights::Scope;
+use candle_core::Tensor;
+
+/// Everything a forward pass carries beside the sample.
+pub(super) struct Context<'a> {
+    /// Time embedding after SiLU, `[B, 4·C₀]`.
+    pub time: &'a Tensor,
+    /// Text features, `[B, T, D]`.
+    pub text: &'a Tensor,
+}
+
+/// One level on the way down.
+#[derive(Debug, Clone)]
+pub(super) struct Down {
+    resnets: Vec<Resnet>,
+    attentions: Vec<Transformer>,
+    downsample: Option<Downsample>,
+}
+
+impl Down {
+    pub(super) fn new(scope: &Scope<'_>, config: &UNetConfig, level: usize) -> Result<Self> {
+        let widths = &config.block_out_channels;
+        let (width, before) = (widths[level], widths[level.saturating_sub(1)]);
+        let layers = config.layers_per_block.of(level).unwrap_or(2);
+        let resnet = resnet_shape(config, 1.0);
+        let resnets = (0..layers)
+            .map(|j| {
+                let inputs = if j == 0 { before } else { width };
+                Resnet::new(&scope.at("resnets").at(j), inputs, width, resnet)
+            })
+            .collect::<Result<_>>()?;
+        let depths = config.transformer_layers_per_block.of(level);
+        let attentions = if config.down_block_types[level].starts_with("CrossAttn") {
+            attentions(scope, config, level, layers, depths.as_ref())?
+        } else {
+            Vec::new()
+        };
+        let downsample = if level + 1 == widths.len() {
+            None
+        } else {
+            let scope = scope.at("downsamplers.0");
+            Some(Downsample::new(&scope, width, config.downsample_padding)?)
+        };
+        Ok(Self { resnets, attentions, downsample })
+    }
+
+    /// Pushes every intermediate sample onto `skips` for the way up.
+    pub(super) fn forward(
+        &self,
+        mut x: Tensor,
+        context: &Context<'_>,
+        skips: &mut Vec<Tensor>,
+    ) -> Result<Tensor> {
+        for (j, resnet) in self.resnets.iter().enumerate() {
+            x = resnet.forward(&x, Some(context.time))?;
+            if let Some(attention) = self.attentions.get(j) {
+                x = attention.forward(&x, context.text)?;
+            }
+            skips.push(x.clone());
+        }
+        if let Some(downsample) = &self.downsample {
+            x = downsample.forward(&x)?;
+            skips.push(x.clone());
+        }
+        Ok(x)
+    }
+}
+
+/// The bottom of the UNet.
+#[derive(Debug, Clone)]
+pub(super) struct Mid {
+    resnets: Vec<Resnet>,
+    attention: Option<Transformer>,
+}
+
+impl Mid {
+    pub(super) fn new(scope: &Scope<'_>, config: &UNetConfig) -> Result<Self> {
+        let level = config.block_out_channels.len() - 1;
+        let width = config.block_out_channels[level];
+        let resnet = resnet_shape(config, config.mid_block_scale_factor);
+        let crossed = config.mid_block_type.as_deref() == Some("UNetMidBlock2DCrossAttn");
+        // diffusers builds the plain middle block with a single resnet.
+        let resnets = (0..if crossed { 2 } else { 1 })
+            .map(|j| Resnet::new(&scope.at("resnets").at(j), width, width, resnet))
+            .collect::<Result<_>>()?;
+        let attention = if crossed {
+            let depth = match config.transformer_layers_per_block.of(level) {
+                Some(PerBlock::Each(depths)) => depths.last().copied().unwrap_or(1),
+                Some(PerBlock::All(depth)) => depth,
+                None => 1,
+            };
+            let shape = transformer_shape(config, level, depth)?;
+            Some(Transformer::new(&scope.at("attentions.0"), shape)?)
+        } else {
+            None
+        };
+        Ok(Self { resnets, attention })
+    }
+
+    pub(super) fn forward(&self, mut x: Tensor, context: &Context<'_>) -> Result<Tensor> {
+        for (j, resnet) in self.resnets.iter().enumerate() {
+            if j == 1
+                && let Some(attention) = &self.attention
+            {
+                x = attention.forward(&x, context.text)?;
+            }
+            x = resnet.forward(&x, Some(context.time))?;
+        }
+        Ok(x)
+    }
+}
+
+/// One level on the way up.
+#[derive(Debug, Clone)]
+pub(super) struct Up {
+    resnets: Vec<Resnet>,
+    attentions: Vec<Transformer>,
+    upsample: Option<Upsample>,
+}
+
+impl Up {
+    /// `index` counts from the coarsest level.
+    pub(super) fn new(scope: &Scope<'_>, config: &UNetConfig, index: usize) -> Result<Self> {
+        let widths = &config.block_out_channels;
+        let last = widths.len() - 1;
+        let level = last - index;
+        let width = widths[level];
+        let before = widths[(level + 1).min(last)];
+        let after = widths[level.saturating_sub(1)];
+        let layers = config.layers_per_block.of(level).unwrap_or(2) + 1;
+        let resnet = resnet_shape(config, 1.0);
+        let resnets = (0..layers)
+            .map(|j| {
+                let inputs = if j == 0 { before } else { width };
+                let skip = if j + 1 == layers { after } else { width };
+                Resnet::new(&scope.at("resnets").at(j), inputs + skip, width, resnet)
+            })
+            .collect::<Result<_>>()?;
+        let depths = match &config.reverse_transformer_layers_per_block {
+            Some(depths) => depths.get(index).or(depths.last()).cloned(),
+            None => config.transformer_layers_per_block.of(level),
+        };
+        let attentions = if config.up_block_types[index].starts_with("CrossAttn") {
+            attentions(scope, config, level, layers, depths.as_ref())?
+        } else {
+            Vec::new()
+        };
+        let upsample =
+            if level == 0 { None } else { Some(Upsample::new(&scope.at("upsamplers.0"), width)?) };
+        Ok(Self { resnets, attentions, upsample })
+    }
+
+    pub(super) fn forward(
+        &self,
+        mut x: Tensor,
+        context: &Context<'_>,
+        skips: &mut Vec<Tensor>,
+    ) -> Result<Tensor> {
+        for (j, resnet) in self.resnets.iter().enumerate() {
+            let skip = skips.pop().ok_or_else(|| {
+                crate::Error::unsupported(
+                    "a UNet config whose up blocks have more layers than its down blocks",
+                    "check layers_per_block in unet/config.json",
+                )
+            })?;
+            x = resnet.forward(&Tensor::cat(&[&x, &skip], 1)?, Some(context.time))?;
+            if let Some(attention) = self.attentions.get(j) {
+                x = attention.forward(&x, context.text)?;
+            }
+        }
+        match (&self.upsample, skips.last()) {
+            // Sizes that are not multiples of 2^levels were rounded up on the way down.
+            (Some(upsample), Some(skip)) => upsample.forward(&x, skip.dim(2)?, skip.dim(3)?),
+            (Some(upsample), None) => upsample.forward(&x, x.dim(2)? * 2, x.dim(3)? * 2),
+            (None, _) => Ok(x),
+        }
+    }
+}
+
+fn resnet_shape(config: &UNetConfig, divisor: f64) -> ResnetShape {
+    ResnetShape {
+        groups: config.norm_num_groups,
+        eps: config.norm_eps,
+        time: Some(config.time_dim()),
+        divisor,
+    }
+}
+
+fn transformer_shape(config: &UNetConfig, level: usize, depth: usize) -> Result<TransformerShape> {
+    Ok(TransformerShape {
+        channels: config.block_out_channels[level],
+        heads: config.heads(level)?,
+        context: config.cross_attention_dim.of(level).unwrap_or(768),
+        depth,
+        groups: config.norm_num_groups,
+        linear_projection: config.use_linear_projection,
+    })
+}
+
+fn attentions(
+    scope: &Scope<'_>,
+    config: &UNetConfig,
+    level: usize,
+    count: usize,
+    depths: Option<&PerBlock<usize>>,
+) -> Result<Vec<Transformer>> {
+    (0..count)
+        .map(|j| {
+            let depth = depths.and_then(|d| d.of(j)).unwrap_or(1);
+            let shape = transformer_shape(config, level, depth)?;
+            Transformer::new(&scope.at("attentions").at(j), shape)
+        })
+        .collect()
+}

@@ -1,0 +1,171 @@
+//! Floor 4. The UNet of SD 1.x, SD 2.x, SDXL and networks derived from them, built from the
+//! model's own config: diffusers' UNet2DConditionModel 0.42.
+
+mod blocks;
+pub(crate) mod resnet;
+mod transformer;
+
+use super::config::UNetConfig;
+use crate::error::{Error, Result};
+use crate::nn::{Conv2d, Geometry, GroupNorm, Linear, TimeMlp, sinusoid};
+use crate::weights::Scope;
+use blocks::{Context, Down, Mid, Up};
+use candle_core::Tensor;
+
+/// SDXL's conditions beside the text features.
+#[derive(Debug, Clone)]
+pub struct AddedCondition {
+    /// Pooled text, `[B, P]`.
+    pub pooled: Tensor,
+    /// Sizes and crops in pixels (base) or with the aesthetic score (refiner): `[B, 6]` or `[B, 5]`.
+    pub micro: Tensor,
+}
+
+/// What a forward pass needs.
+#[derive(Debug, Clone, Copy)]
+pub struct UNetInput<'a> {
+    /// Latents in variance-preserving scale, `[B, Cin, h, w]`.
+    pub latents: &'a Tensor,
+    /// Training timesteps, one per sample: `[B]`, f32.
+    pub timesteps: &'a Tensor,
+    /// Text features, `[B, T, D]`.
+    pub context: &'a Tensor,
+    /// SDXL's added conditions.
+    pub added: Option<&'a AddedCondition>,
+    /// Embedded guidance weight of LCM-distilled networks, `[B, time_cond_proj_dim]`.
+    pub guidance: Option<&'a Tensor>,
+}
+
+/// A UNet; immutable.
+#[derive(Debug, Clone)]
+pub struct UNet {
+    conv_in: Conv2d,
+    time: TimeMlp,
+    guidance: Option<Linear>,
+    added: Option<TimeMlp>,
+    downs: Vec<Down>,
+    mid: Option<Mid>,
+    ups: Vec<Up>,
+    norm_out: GroupNorm,
+    conv_out: Conv2d,
+    config: UNetConfig,
+}
+
+impl UNet {
+    /// Builds the network from the weights under `scope` (the component's root).
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a config that is not built, or what reading a weight gives.
+    pub fn new(scope: &Scope<'_>, config: &UNetConfig) -> Result<Self> {
+        config.validate()?;
+        let widths = &config.block_out_channels;
+        let (first, levels, time_dim) = (widths[0], widths.len(), config.time_dim());
+        let guidance = config
+            .time_cond_proj_dim
+            .map(|dim| Linear::without_bias(&scope.at("time_embedding.cond_proj"), dim, first))
+            .transpose()?;
+        let added = match config.projection_class_embeddings_input_dim {
+            Some(dim) if config.addition_embed_type.is_some() => {
+                Some(TimeMlp::new(&scope.at("add_embedding"), dim, time_dim)?)
+            }
+            _ => None,
+        };
+        let mid = match config.mid_block_type {
+            Some(_) => Some(Mid::new(&scope.at("mid_block"), config)?),
+            None => None,
+        };
+        let (kernel_in, kernel_out) = (config.conv_in_kernel, config.conv_out_kernel);
+        Ok(Self {
+            conv_in: Conv2d::new(
+                &scope.at("conv_in"),
+                config.in_channels,
+                first,
+                Geometry::same(kernel_in),
+            )?,
+            time: TimeMlp::new(&scope.at("time_embedding"), first, time_dim)?,
+            guidance,
+            added,
+            downs: (0..levels)
+                .map(|i| Down::new(&scope.at("down_blocks").at(i), config, i))
+                .collect::<Result<_>>()?,
+            mid,
+            ups: (0..levels)
+                .map(|i| Up::new(&scope.at("up_blocks").at(i), config, i))
+                .collect::<Result<_>>()?,
+            norm_out: GroupNorm::new(
+                &scope.at("conv_norm_out"),
+                first,
+                config.norm_num_groups,
+                config.norm_eps,
+            )?,
+            conv_out: Conv2d::new(
+                &scope.at("conv_out"),
+                first,
+                config.out_channels,
+                Geometry::same(kernel_out),
+            )?,
+            config: config.clone(),
+        })
+    }
+
+    /// The architecture.
+    pub fn config(&self) -> &UNetConfig {
+        &self.config
+    }
+
+    /// The raw prediction, `[B, Cout, h, w]`.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when a condition that the architecture needs is absent.
+    pub fn forward(&self, input: UNetInput<'_>) -> Result<Tensor> {
+        let time = self.embed_time(&input)?.silu()?; // every use is after SiLU
+        let context = Context { time: &time, text: input.context };
+        let mut x = self.conv_in.forward(input.latents)?;
+        let mut skips = vec![x.clone()];
+        for down in &self.downs {
+            x = down.forward(x, &context, &mut skips)?;
+        }
+        if let Some(mid) = &self.mid {
+            x = mid.forward(x, &context)?;
+        }
+        for up in &self.ups {
+            x = up.forward(x, &context, &mut skips)?;
+        }
+        self.conv_out.forward(&self.norm_out.forward(&x)?.silu()?)
+    }
+
+    /// Time embedding plus SDXL's added conditions, `[B, 4·C₀]`.
+    fn embed_time(&self, input: &UNetInput<'_>) -> Result<Tensor> {
+        let config = &self.config;
+        let dtype = input.latents.dtype();
+        let mut time = self.sinusoid(input.timesteps, config.block_out_channels[0])?.to_dtype(dtype)?;
+        match (&self.guidance, input.guidance) {
+            (Some(project), Some(guidance)) => {
+                time = (time + project.forward(&guidance.to_dtype(dtype)?)?)?;
+            }
+            (None, Some(_)) => {
+                return Err(Error::Internal("this UNet takes no guidance embedding".into()));
+            }
+            _ => {}
+        }
+        let time = self.time.forward(&time)?;
+        match (&self.added, input.added) {
+            (Some(mlp), Some(added)) => {
+                let (batch, numbers) = added.micro.dims2()?;
+                let width = config.addition_time_embed_dim.unwrap_or(256);
+                let micro = self.sinusoid(&added.micro.flatten_all()?, width)?;
+                let micro = micro.reshape((batch, numbers * width))?.to_dtype(dtype)?;
+                let both = Tensor::cat(&[&added.pooled.to_dtype(dtype)?, &micro], 1)?;
+                Ok((time + mlp.forward(&both)?)?)
+            }
+            (Some(_), None) => {
+                Err(Error::Internal("this UNet needs pooled text and sizes (SDXL)".into()))
+            }
+            (None, _) => Ok(time),
+        }
+    }
+
+    fn sinusoid(&self, numbers: &Tensor, width: usize) -> Result<Tensor> {
+        sinusoid(numbers, width, self.config.flip_sin_to_cos, self.config.freq_shift)
+    }
+}

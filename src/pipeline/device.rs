@@ -1,0 +1,151 @@
+//! Floor 5. Where and in which float type a model runs.
+
+use crate::error::{Error, Result};
+use candle_core::{DType, Device};
+use std::str::FromStr;
+
+/// The device that is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DeviceChoice {
+    /// The first GPU that this build can use, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// An NVIDIA GPU by number.
+    Cuda(usize),
+    /// An Apple GPU by number.
+    Metal(usize),
+}
+
+/// The float type that is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DTypeChoice {
+    /// 32-bit floats.
+    F32,
+    /// 16-bit floats, IEEE half.
+    F16,
+    /// 16-bit floats, bfloat.
+    Bf16,
+}
+
+impl FromStr for DeviceChoice {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let bad = || Error::bad_request("device", text, "expected auto, cpu, cuda, cuda:1 or metal");
+        let (name, number) = text.split_once(':').unwrap_or((text, "0"));
+        let index = number.parse().map_err(|_| bad())?;
+        match name {
+            "auto" if text == name => Ok(DeviceChoice::Auto),
+            "cpu" if text == name => Ok(DeviceChoice::Cpu),
+            "cuda" => Ok(DeviceChoice::Cuda(index)),
+            "metal" => Ok(DeviceChoice::Metal(index)),
+            _ => Err(bad()),
+        }
+    }
+}
+
+impl FromStr for DTypeChoice {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "f32" => Ok(DTypeChoice::F32),
+            "f16" => Ok(DTypeChoice::F16),
+            "bf16" => Ok(DTypeChoice::Bf16),
+            _ => Err(Error::bad_request("dtype", text, "expected f32, f16 or bf16")),
+        }
+    }
+}
+
+impl DeviceChoice {
+    /// Opens the device.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] when this build or machine lacks it.
+    pub fn open(self) -> Result<Device> {
+        match self {
+            DeviceChoice::Cpu => Ok(Device::Cpu),
+            DeviceChoice::Auto => Ok(DeviceChoice::Cuda(0)
+                .open()
+                .or_else(|_| DeviceChoice::Metal(0).open())
+                .unwrap_or(Device::Cpu)),
+            DeviceChoice::Cuda(index) => {
+                need(cfg!(feature = "cuda"), "CUDA", "cuda")?;
+                Device::new_cuda(index).map_err(|e| absent("CUDA", index, &e))
+            }
+            DeviceChoice::Metal(index) => {
+                need(cfg!(feature = "metal"), "Metal", "metal")?;
+                Device::new_metal(index).map_err(|e| absent("Metal", index, &e))
+            }
+        }
+    }
+}
+
+fn need(present: bool, what: &str, feature: &str) -> Result<()> {
+    if present {
+        return Ok(());
+    }
+    Err(Error::unsupported(
+        format!("{what} in this build"),
+        format!("build colora with `--features {feature}`, or use --device cpu"),
+    ))
+}
+
+fn absent(what: &str, index: usize, error: &candle_core::Error) -> Error {
+    // Only the first line: candle appends a backtrace.
+    let why = error.to_string().lines().next().unwrap_or_default().to_owned();
+    Error::unsupported(format!("{what} device {index} ({why})"), "use --device cpu")
+}
+
+impl DTypeChoice {
+    /// The type as candle names it.
+    pub fn dtype(self) -> DType {
+        match self {
+            DTypeChoice::F32 => DType::F32,
+            DTypeChoice::F16 => DType::F16,
+            DTypeChoice::Bf16 => DType::BF16,
+        }
+    }
+
+    /// What runs on `device`: as asked for, else f32 on a CPU and f16 on a GPU.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for 16-bit types on a CPU.
+    pub fn resolve(choice: Option<Self>, device: &Device) -> Result<DType> {
+        match (choice, device.is_cpu()) {
+            (None | Some(DTypeChoice::F32), true) => Ok(DType::F32),
+            (Some(_), true) => Err(Error::unsupported(
+                "a 16-bit float type on the CPU",
+                "use --dtype f32 (16-bit files are read and widened)",
+            )),
+            (None, false) => Ok(DType::F16),
+            (Some(choice), false) => Ok(choice.dtype()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_parse() {
+        assert_eq!("cuda:1".parse::<DeviceChoice>().unwrap(), DeviceChoice::Cuda(1));
+        assert_eq!("auto".parse::<DeviceChoice>().unwrap(), DeviceChoice::Auto);
+        for bad in ["cpu:1", "cuda:x", "tpu", ""] {
+            assert!(bad.parse::<DeviceChoice>().is_err(), "{bad}");
+        }
+        assert!("fp16".parse::<DTypeChoice>().is_err());
+    }
+
+    #[test]
+    fn a_build_without_cuda_says_how_to_get_it() {
+        if !cfg!(feature = "cuda") {
+            let error = DeviceChoice::Cuda(0).open().unwrap_err().to_string();
+            assert!(error.contains("--features cuda"), "{error}");
+        }
+        assert!(DeviceChoice::Auto.open().is_ok());
+    }
+}

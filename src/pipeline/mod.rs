@@ -1,0 +1,319 @@
+//! Floor 5. The pipeline: from a request to pictures.
+//!
+//! A [`Pipeline`] is an opened model; it is immutable from outside and can be shared between
+//! threads. [`Pipeline::steps`] gives one image as an iterator of steps; [`Pipeline::generate`]
+//! drives it for a whole plan.
+
+mod device;
+mod event;
+mod request;
+mod steps;
+
+pub use device::{DTypeChoice, DeviceChoice};
+pub use event::{Cancel, Event, Observer, Silent};
+pub use request::{MAX_COUNT, Plan, Request};
+pub use steps::{StepView, Steps};
+
+use crate::conditioning::{Conditioning, TextTowers, Texts};
+use crate::error::{Error, Result};
+use crate::family::{ModelParts, Summary};
+use crate::models::{Tiling, UNet, Vae};
+use crate::picture::Picture;
+use crate::sampling::NoiseTable;
+use crate::weights::{Placement, Scope};
+use candle_core::{DType, Device, Tensor};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How a model is opened.
+///
+/// ```no_run
+/// # fn main() -> colora::Result<()> {
+/// let pipeline = colora::Pipeline::options().device("cpu".parse()?).open("model.safetensors")?;
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    device: DeviceChoice,
+    dtype: Option<DTypeChoice>,
+    vae: Option<PathBuf>,
+}
+
+impl Options {
+    /// Where to run; default [`DeviceChoice::Auto`].
+    #[must_use]
+    pub fn device(mut self, device: DeviceChoice) -> Self {
+        self.device = device;
+        self
+    }
+
+    /// Float type; default f32 on a CPU, f16 on a GPU.
+    #[must_use]
+    pub fn dtype(mut self, dtype: Option<DTypeChoice>) -> Self {
+        self.dtype = dtype;
+        self
+    }
+
+    /// A VAE file or folder to use instead of the model's own.
+    #[must_use]
+    pub fn vae(mut self, vae: Option<PathBuf>) -> Self {
+        self.vae = vae;
+        self
+    }
+
+    /// Opens a diffusers folder or a single-file checkpoint. Weights are read when first needed.
+    ///
+    /// # Errors
+    /// What is wrong with the files, or [`Error::Unsupported`] for the device.
+    pub fn open(self, path: impl AsRef<Path>) -> Result<Pipeline> {
+        let placement = self.placement()?;
+        Pipeline::new(ModelParts::open(path.as_ref(), placement, self.vae.as_deref())?)
+    }
+
+    /// Opens the starter model that is built into colora.
+    pub fn open_starter(self) -> Result<Pipeline> {
+        let placement = self.placement()?;
+        Pipeline::new(crate::starter::open(placement, self.vae.as_deref())?)
+    }
+
+    fn placement(&self) -> Result<Placement> {
+        let device = self.device.open()?;
+        let dtype = DTypeChoice::resolve(self.dtype, &device)?;
+        // SD's VAE overflows in f16 (its config says force_upcast); f32 costs little there.
+        let vae_dtype = if dtype == DType::F16 { DType::F32 } else { dtype };
+        Ok(Placement { device, dtype, vae_dtype })
+    }
+}
+
+/// One finished image.
+#[derive(Debug, Clone)]
+pub struct Generated {
+    /// The image.
+    pub picture: Picture,
+    /// Which image of the plan, from 0.
+    pub index: usize,
+    /// Its own seed.
+    pub seed: u64,
+    /// Where the time went.
+    pub timings: Timings,
+}
+
+/// Where the time of one image went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Timings {
+    /// Reading and building networks.
+    pub load: Duration,
+    /// Encoding the texts.
+    pub encode: Duration,
+    /// Sampling.
+    pub sample: Duration,
+    /// Decoding.
+    pub decode: Duration,
+}
+
+/// A component that is built when first needed and then shared.
+#[derive(Debug)]
+struct Lazy<T>(Mutex<Option<Arc<T>>>);
+
+impl<T> Lazy<T> {
+    fn new() -> Self {
+        Lazy(Mutex::new(None))
+    }
+
+    fn get(&self, build: impl FnOnce() -> Result<T>) -> Result<Arc<T>> {
+        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(value) = &*slot {
+            return Ok(value.clone());
+        }
+        let value = Arc::new(build()?);
+        *slot = Some(value.clone());
+        Ok(value)
+    }
+}
+
+/// An opened model.
+#[derive(Debug)]
+pub struct Pipeline {
+    parts: ModelParts,
+    table: NoiseTable,
+    text: Lazy<TextTowers>,
+    unet: Lazy<UNet>,
+    vae: Lazy<Vae>,
+}
+
+impl Pipeline {
+    /// Opens a model with default options.
+    ///
+    /// # Errors
+    /// As [`Options::open`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::options().open(path)
+    }
+
+    /// Options to open a model with.
+    pub fn options() -> Options {
+        Options::default()
+    }
+
+    fn new(parts: ModelParts) -> Result<Self> {
+        let table = NoiseTable::new(&parts.scheduler)?;
+        Ok(Self { parts, table, text: Lazy::new(), unet: Lazy::new(), vae: Lazy::new() })
+    }
+
+    /// The model's name: its file or folder name.
+    pub fn model_name(&self) -> &str {
+        &self.parts.name
+    }
+
+    /// What the model is made of.
+    pub fn summary(&self) -> Summary {
+        self.parts.summary()
+    }
+
+    /// Where the model runs.
+    pub fn device(&self) -> &Device {
+        self.parts.source.device()
+    }
+
+    /// Resolves a request with this model's defaults.
+    ///
+    /// `random_seed` is used when the request has no seed.
+    ///
+    /// # Errors
+    /// As [`Request::plan`], and [`Error::BadRequest`] when the sampler cannot place the steps.
+    pub fn plan(&self, request: &Request, random_seed: u64) -> Result<Plan> {
+        let plan = request.plan(&self.parts.defaults, random_seed)?;
+        self.sigmas(&plan)?;
+        let depth = self.parts.text.iter().map(|c| c.num_hidden_layers).min().unwrap_or(1);
+        if plan.clip_skip > depth.saturating_sub(self.parts.text_rules().base_skip).max(1) {
+            return Err(Error::bad_request(
+                "clip_skip",
+                plan.clip_skip,
+                format!("the text encoder has {depth} layers"),
+            ));
+        }
+        Ok(plan)
+    }
+
+    /// Makes every image of `plan`, in order, and hands each over as soon as it is done.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] when `cancel` was set, what the networks give, or what `sink` returns.
+    pub fn generate(
+        &self,
+        plan: &Plan,
+        observer: &dyn Observer,
+        cancel: &Cancel,
+        sink: &mut dyn FnMut(Generated) -> Result<()>,
+    ) -> Result<()> {
+        for image in 0..plan.count {
+            let mut steps = self.steps_observed(plan, image, observer, cancel)?;
+            while let Some(view) = steps.next() {
+                let view = view?;
+                let wanted = plan.preview > 0 && view.step.is_multiple_of(plan.preview);
+                let preview = if wanted { Some(steps.preview(&view)?) } else { None };
+                let (step, steps, sigma) = (view.step, view.steps, view.sigma);
+                observer.event(&Event::Step { image, step, steps, sigma, preview });
+            }
+            sink(steps.finish_observed(observer, cancel)?)?;
+        }
+        Ok(())
+    }
+
+    /// Image `index` of `plan` as an iterator of steps; [`Steps::finish`] decodes it.
+    ///
+    /// # Errors
+    /// What reading and running the networks gives.
+    pub fn steps(&self, plan: &Plan, index: usize) -> Result<Steps<'_>> {
+        self.steps_observed(plan, index, &Silent, &Cancel::new())
+    }
+
+    fn steps_observed(
+        &self,
+        plan: &Plan,
+        index: usize,
+        observer: &dyn Observer,
+        cancel: &Cancel,
+    ) -> Result<Steps<'_>> {
+        cancel.check()?;
+        let mut timings = Timings::default();
+        let begin = Instant::now();
+        let text = self.text_towers(observer)?;
+        timings.load += begin.elapsed();
+        let begin = Instant::now();
+        observer.event(&Event::Encoding);
+        let conditioning = self.condition(&text, plan)?;
+        timings.encode = begin.elapsed();
+        cancel.check()?;
+        let begin = Instant::now();
+        let unet = self.unet(observer)?;
+        timings.load += begin.elapsed();
+        cancel.check()?;
+        Steps::new(self, plan, index, unet, conditioning, cancel.clone(), timings)
+    }
+
+    fn condition(&self, text: &TextTowers, plan: &Plan) -> Result<Conditioning> {
+        let overflow = text.overflow(&plan.prompt);
+        if overflow > 0 {
+            tracing::warn!("the prompt is {overflow} tokens too long; its end is not seen");
+        }
+        let negative = (plan.guided() && self.parts.unet.time_cond_proj_dim.is_none())
+            .then_some(plan.negative_prompt.as_str());
+        text.encode(&Texts {
+            prompt: &plan.prompt,
+            negative,
+            clip_skip: plan.clip_skip,
+            size: plan.size()?,
+        })
+    }
+
+    fn sigmas(&self, plan: &Plan) -> Result<crate::sampling::Sigmas> {
+        crate::sampling::Sigmas::plan(
+            plan.sampler,
+            plan.schedule,
+            plan.steps,
+            &self.parts.scheduler,
+            &self.table,
+        )
+    }
+
+    fn text_towers(&self, observer: &dyn Observer) -> Result<Arc<TextTowers>> {
+        self.text.get(|| {
+            observer.event(&Event::Loading { component: "text encoder" });
+            self.parts.text_towers()
+        })
+    }
+
+    fn unet(&self, observer: &dyn Observer) -> Result<Arc<UNet>> {
+        self.unet.get(|| {
+            observer.event(&Event::Loading { component: "UNet" });
+            UNet::new(&Scope::new(&*self.parts.source, "unet"), &self.parts.unet)
+        })
+    }
+
+    fn vae(&self, observer: &dyn Observer) -> Result<Arc<Vae>> {
+        self.vae.get(|| {
+            observer.event(&Event::Loading { component: "VAE" });
+            Vae::new(&Scope::new(&*self.parts.source, "vae"), &self.parts.vae)
+        })
+    }
+
+    /// Decodes one sample.
+    fn decode(
+        &self,
+        latents: &Tensor,
+        tile: bool,
+        observer: &dyn Observer,
+        mut progress: impl FnMut(usize, usize) -> Result<()>,
+    ) -> Result<Picture> {
+        let vae = self.vae(observer)?;
+        let pixels = if tile {
+            vae.decode_tiled(latents, Tiling::default(), progress)?
+        } else {
+            progress(0, 1)?;
+            vae.decode(latents)?
+        };
+        Picture::from_tensor(&pixels)
+    }
+}

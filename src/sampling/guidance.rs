@@ -1,0 +1,32 @@
+//! Floor 2. Classifier-free guidance as a denoiser around a denoiser.
+
+use super::Denoiser;
+use crate::error::Result;
+use candle_core::Tensor;
+
+/// Classifier-free guidance: x₀ = u + g·(c − u), Ho and Salimans (2022).
+///
+/// The inner denoiser gets the latents twice along the batch and must condition the first half on
+/// the negative prompt and the second on the prompt.
+#[derive(Debug)]
+pub struct Guidance<D> {
+    inner: D,
+    scale: f64,
+}
+
+impl<D: Denoiser> Guidance<D> {
+    /// Guidance of strength `scale` (1 = none) around `inner`.
+    pub fn new(inner: D, scale: f64) -> Self {
+        Self { inner, scale }
+    }
+}
+
+impl<D: Denoiser> Denoiser for Guidance<D> {
+    fn denoise(&self, x: &Tensor, sigma: f64) -> Result<Tensor> {
+        let both = self.inner.denoise(&Tensor::cat(&[x, x], 0)?, sigma)?; // [2·B, C, h, w]
+        let batch = x.dim(0)?;
+        let negative = both.narrow(0, 0, batch)?;
+        let positive = both.narrow(0, batch, batch)?;
+        Ok((&negative + ((positive - &negative)? * self.scale)?)?)
+    }
+}
