@@ -1,0 +1,41 @@
+//! What the integration tests share.
+#![allow(dead_code)] // each test file uses a part
+
+use candle_core::{Device, Tensor};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+/// A file of `tests/goldens`.
+pub fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(name)
+}
+
+/// All tensors of a golden safetensors file.
+pub fn tensors(name: &str) -> HashMap<String, Tensor> {
+    candle_core::safetensors::load(golden(name), &Device::Cpu)
+        .unwrap_or_else(|e| panic!("{name}: {e}"))
+}
+
+/// Largest difference relative to the largest golden value, with its place.
+pub fn assert_close(what: &str, actual: &Tensor, golden: &Tensor, tolerance: f32) {
+    assert_eq!(actual.dims(), golden.dims(), "{what}: shape");
+    let flat = |t: &Tensor| {
+        let t = t.to_dtype(candle_core::DType::F32).unwrap();
+        t.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    let (a, g) = (flat(actual), flat(golden));
+    let scale = g.iter().fold(1e-12f32, |m, v| m.max(v.abs()));
+    let (index, error) = a
+        .iter()
+        .zip(&g)
+        .map(|(a, g)| if a.is_nan() { f32::INFINITY } else { (a - g).abs() / scale })
+        .enumerate()
+        .fold((0, 0.0), |worst, (i, e)| if e > worst.1 { (i, e) } else { worst });
+    assert!(
+        error <= tolerance,
+        "{what}: relative error {error:.2e} at {index} (got {}, golden {}), at most {tolerance:.0e}",
+        a[index],
+        g[index]
+    );
+    println!("{what}: relative error {error:.1e}");
+}

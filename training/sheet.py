@@ -1,0 +1,32 @@
+"""Draws a 4x4 sheet for the sixteen captions of the bar.
+
+    python sheet.py work/starter sheet.png --guidance 5 --steps 20
+"""
+
+import argparse
+
+import torch
+from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+from PIL import Image
+
+CAPTIONS = ["apple", "cat face", "rocket", "octopus", "pizza", "heart", "robot", "sunflower", "house", "car",
+            "penguin", "mushroom", "crown", "guitar", "snowman", "grinning face"]
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model")
+    parser.add_argument("out")
+    parser.add_argument("--guidance", type=float, default=5)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    pipe = StableDiffusionPipeline.from_pretrained(args.model, torch_dtype=torch.float32)
+    pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+    side = pipe.unet.config.sample_size * 8
+    sheet = Image.new("RGB", (4 * side, 4 * side))
+    for i, caption in enumerate(CAPTIONS):
+        generator = torch.Generator().manual_seed(args.seed)
+        picture = pipe(caption, num_inference_steps=args.steps, guidance_scale=args.guidance,
+                       generator=generator, height=side, width=side).images[0]
+        sheet.paste(picture, (i % 4 * side, i // 4 * side))
+    sheet.save(args.out)
