@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum PerBlock<T> {
+    /// One entry per block. First, so that a nested list is not read as one entry for all.
+    Each(Vec<T>),
     /// The same for each block.
     All(T),
-    /// One entry per block.
-    Each(Vec<T>),
 }
 
 impl<T: Clone> PerBlock<T> {

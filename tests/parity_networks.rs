@@ -1,0 +1,110 @@
+//! Each network against diffusers and transformers, on small random models of the true topology.
+//! The goldens are made by `goldens/make_models.py`.
+
+mod support;
+
+use candle_core::{DType, Device, Tensor};
+use colora::family::ModelParts;
+use colora::models::{AddedCondition, ClipTower, UNet, UNetInput, Vae};
+use colora::weights::{Placement, Scope};
+use std::collections::{BTreeSet, HashMap};
+use support::{assert_close, golden, tensors};
+
+/// The bar of the parity tests: 1e-4 relative to the largest value, in f32.
+const TOLERANCE: f32 = 1e-4;
+
+fn open(name: &str) -> ModelParts {
+    let placement = Placement { device: Device::Cpu, dtype: DType::F32, vae_dtype: DType::F32 };
+    ModelParts::open(&golden(name), placement, None).unwrap()
+}
+
+/// The CASE in keys of the form PREFIX.CASE.SUFFIX.
+fn cases(goldens: &HashMap<String, Tensor>, prefix: &str, suffix: &str) -> BTreeSet<String> {
+    let inner = |key: &str| {
+        let rest = key.strip_prefix(prefix)?.strip_prefix('.')?;
+        rest.strip_suffix(suffix)?.strip_suffix('.').map(str::to_owned)
+    };
+    goldens.keys().filter_map(|key| inner(key)).collect()
+}
+
+fn check_text(name: &str, prefix: &str, index: usize) {
+    let (parts, goldens) = (open(name), tensors(&format!("{name}_parts.safetensors")));
+    let component = parts.text_components()[index];
+    let tower = ClipTower::new(&Scope::new(&*parts.source, component), &parts.text[index]).unwrap();
+    let found = cases(&goldens, prefix, "ids");
+    assert!(found.len() >= 6, "{name} has only {} text cases", found.len());
+    for case in found {
+        let key = |what: &str| format!("{prefix}.{case}.{what}");
+        let ids = goldens[&key("ids")].to_dtype(DType::U32).unwrap().to_vec2::<u32>().unwrap();
+        let last = tower.forward(&ids, 0, true).unwrap();
+        assert_close(&format!("{name} {}", key("last")), &last.hidden, &goldens[&key("last")], TOLERANCE);
+        let before = tower.forward(&ids, 1, false).unwrap();
+        let what = format!("{name} {}", key("penultimate"));
+        assert_close(&what, &before.hidden, &goldens[&key("penultimate")], TOLERANCE);
+        let pooled = goldens.get(&key("pooled")).or(goldens.get(&key("embeds"))).unwrap();
+        assert_close(&format!("{name} {}", key("pooled")), &last.pooled, pooled, TOLERANCE);
+        assert_close(&format!("{name} {}", key("pooled")), &before.pooled, pooled, TOLERANCE);
+    }
+}
+
+#[test]
+fn text_towers() {
+    check_text("sd15", "text", 0);
+    check_text("sd2", "text", 0);
+    check_text("sdxl", "text", 0);
+    check_text("sdxl", "text2", 1);
+}
+
+fn check_unet(unet: &UNet, goldens: &HashMap<String, Tensor>, name: &str, prefix: &str, least: usize) {
+    let found = cases(goldens, prefix, "out");
+    assert!(found.len() >= least, "{name} has only {} UNet cases", found.len());
+    for case in found {
+        let get = |what: &str| goldens.get(&format!("{prefix}.{case}.{what}"));
+        let added = get("text_embeds").map(|pooled| AddedCondition {
+            pooled: pooled.clone(),
+            micro: get("time_ids").unwrap().clone(),
+        });
+        let out = unet
+            .forward(UNetInput {
+                latents: get("sample").unwrap(),
+                timesteps: get("timestep").unwrap(),
+                context: get("context").unwrap(),
+                added: added.as_ref(),
+                guidance: get("timestep_cond"),
+            })
+            .unwrap();
+        assert_close(&format!("{name} {prefix} {case}"), &out, get("out").unwrap(), TOLERANCE);
+    }
+}
+
+#[test]
+fn unets() {
+    for name in ["sd15", "sd2", "sdxl"] {
+        let parts = open(name);
+        let unet = UNet::new(&Scope::new(&*parts.source, "unet"), &parts.unet).unwrap();
+        let goldens = tensors(&format!("{name}_parts.safetensors"));
+        check_unet(&unet, &goldens, name, "unet", 3);
+    }
+}
+
+#[test]
+fn autoencoders() {
+    for name in ["sd15", "sd2", "sdxl"] {
+        let (parts, goldens) = (open(name), tensors(&format!("{name}_parts.safetensors")));
+        let vae = Vae::new(&Scope::new(&*parts.source, "vae"), &parts.vae).unwrap();
+        for case in cases(&goldens, "vae.decode", "out") {
+            let latents = &goldens[&format!("vae.decode.{case}.latents")];
+            // The goldens leave the scaling factor out.
+            let out = vae.decode(&vae.scale(latents).unwrap()).unwrap();
+            let what = format!("{name} decode {case}");
+            assert_close(&what, &out, &goldens[&format!("vae.decode.{case}.out")], TOLERANCE);
+        }
+        for case in cases(&goldens, "vae.encode", "mean") {
+            let key = |what: &str| format!("vae.encode.{case}.{what}");
+            let moments = vae.encode(&goldens[&key("picture")]).unwrap();
+            let what = format!("{name} encode {case}");
+            assert_close(&what, &moments.mean, &goldens[&key("mean")], TOLERANCE);
+            assert_close(&what, &moments.log_variance, &goldens[&key("logvar")], TOLERANCE);
+        }
+    }
+}
