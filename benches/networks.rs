@@ -14,7 +14,8 @@ fn random(shape: &[usize]) -> Tensor {
 }
 
 fn source(weights: &[(&str, &[usize])]) -> MemorySource {
-    let tensors = weights.iter().map(|(name, shape)| (Site::new(format!("x.{name}")), random(shape)));
+    let tensors =
+        weights.iter().map(|(name, shape)| (Site::new(format!("x.{name}")), random(shape)));
     MemorySource::new(tensors.collect(), Device::Cpu, DType::F32)
 }
 

@@ -27,6 +27,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let image = steps.finish()?;
     let path = folder.join("progress.png");
     image.picture.save(&path, true)?;
-    println!("{} (sampling {:.1?}, decoding {:.1?})", path.display(), image.timings.sample, image.timings.decode);
+    println!(
+        "{} (sampling {:.1?}, decoding {:.1?})",
+        path.display(),
+        image.timings.sample,
+        image.timings.decode
+    );
     Ok(())
 }

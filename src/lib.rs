@@ -12,7 +12,7 @@
 //! | 4 | `models` |
 //! | 3 | `nn` |
 //! | 2 | `weights`, `sampling` |
-//! | 1 | `rng`, `picture` |
+//! | 1 | `rng`, `picture`, `kernels` |
 //! | 0 | `error`, `size` |
 
 #[cfg(feature = "cli")]
@@ -21,6 +21,7 @@ pub mod conditioning;
 pub mod config;
 mod error;
 pub mod family;
+mod kernels;
 pub mod models;
 pub mod nn;
 pub mod picture;

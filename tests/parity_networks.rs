@@ -37,7 +37,12 @@ fn check_text(name: &str, prefix: &str, index: usize) {
         let key = |what: &str| format!("{prefix}.{case}.{what}");
         let ids = goldens[&key("ids")].to_dtype(DType::U32).unwrap().to_vec2::<u32>().unwrap();
         let last = tower.forward(&ids, 0, true).unwrap();
-        assert_close(&format!("{name} {}", key("last")), &last.hidden, &goldens[&key("last")], TOLERANCE);
+        assert_close(
+            &format!("{name} {}", key("last")),
+            &last.hidden,
+            &goldens[&key("last")],
+            TOLERANCE,
+        );
         let before = tower.forward(&ids, 1, false).unwrap();
         let what = format!("{name} {}", key("penultimate"));
         assert_close(&what, &before.hidden, &goldens[&key("penultimate")], TOLERANCE);
@@ -55,7 +60,13 @@ fn text_towers() {
     check_text("sdxl", "text2", 1);
 }
 
-fn check_unet(unet: &UNet, goldens: &HashMap<String, Tensor>, name: &str, prefix: &str, least: usize) {
+fn check_unet(
+    unet: &UNet,
+    goldens: &HashMap<String, Tensor>,
+    name: &str,
+    prefix: &str,
+    least: usize,
+) {
     let found = cases(goldens, prefix, "out");
     assert!(found.len() >= least, "{name} has only {} UNet cases", found.len());
     for case in found {

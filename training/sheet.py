@@ -19,14 +19,17 @@ if __name__ == "__main__":
     parser.add_argument("--guidance", type=float, default=5)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--schedule", choices=["karras", "discrete"], default="karras")
+    parser.add_argument("--captions", nargs="+", default=CAPTIONS)
     args = parser.parse_args()
     pipe = StableDiffusionPipeline.from_pretrained(args.model, torch_dtype=torch.float32)
-    pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
-    side = pipe.unet.config.sample_size * 8
-    sheet = Image.new("RGB", (4 * side, 4 * side))
-    for i, caption in enumerate(CAPTIONS):
-        generator = torch.Generator().manual_seed(args.seed)
-        picture = pipe(caption, num_inference_steps=args.steps, guidance_scale=args.guidance,
-                       generator=generator, height=side, width=side).images[0]
+    pipe.scheduler = DPMSolverMultistepScheduler.from_config(
+        pipe.scheduler.config, use_karras_sigmas=args.schedule == "karras")
+    generators = [torch.Generator().manual_seed(args.seed + i) for i in range(len(args.captions))]
+    pictures = pipe(args.captions, num_inference_steps=args.steps, guidance_scale=args.guidance,
+                    generator=generators).images
+    side = pictures[0].width
+    sheet = Image.new("RGB", (4 * side, (len(pictures) + 3) // 4 * side), "white")
+    for i, picture in enumerate(pictures):
         sheet.paste(picture, (i % 4 * side, i // 4 * side))
     sheet.save(args.out)

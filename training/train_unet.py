@@ -11,21 +11,26 @@ import copy
 import json
 import pathlib
 import random
-import shutil
 import time
 from collections import Counter
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import (AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel)
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from export import write_model
+
 WINDOW = 32
+PRESETS = {
+    "small": {"widths": (64, 128, 160), "layers": 1, "text": 192, "text_layers": 3},
+    "large": {"widths": (192, 384, 512), "layers": 2, "text": 384, "text_layers": 6},
+}
 TEMPLATES = ["a {}", "{} icon", "a picture of a {}", "a 3d render of a {}", "{}, 3d emoji"]
 # What people ask for first is shown more often.
-COMMON = set("""apple,red apple,green apple,banana,grapes,strawberry,watermelon,lemon,cherries,peach,pizza,
+COMMON = set("""red apple,green apple,banana,grapes,strawberry,watermelon,lemon,cherries,peach,pizza,
 hamburger,hot dog,taco,doughnut,cookie,birthday cake,ice cream,bread,cheese wedge,egg,mushroom,carrot,
 broccoli,tomato,avocado,steaming bowl,sushi,cat,cat face,dog,dog face,fox,lion,tiger face,horse face,unicorn,
 cow face,pig face,mouse face,hamster,rabbit face,bear,panda,koala,monkey face,chicken,penguin,bird,eagle,duck,
@@ -36,10 +41,27 @@ motorcycle,sailboat,ship,locomotive,tractor,house,castle,hospital,tent,volcano,m
 snowman without snow,sun,sun with face,crescent moon,full moon,star,glowing star,cloud,rainbow,umbrella,fire,
 snowflake,high voltage,globe showing Europe-Africa,ringed planet,red heart,blue heart,green heart,
 broken heart,robot,ghost,alien,skull,pile of poo,grinning face,smiling face with sunglasses,
-loudly crying face,angry face,crown,guitar,violin,trumpet,drum,soccer ball,basketball,trophy,gift,balloon,
-camera,television,laptop,mobile phone,light bulb,book,pencil,key,hammer,crystal ball,teddy bear,jack-o-lantern,
+loudly crying face,angry face,crown,guitar,violin,trumpet,drum,soccer ball,basketball,trophy,wrapped gift,balloon,
+camera,television,laptop,mobile phone,light bulb,closed book,pencil,key,hammer,crystal ball,teddy bear,jack-o-lantern,
 Christmas tree,game die,puzzle piece,artist palette,bell,hourglass done,watch,glasses,running shoe,
 top hat,gem stone,money bag,magnet,telescope,microscope,candle,toilet,door,bed,chair""".replace("\n", "").split(","))
+# The captions of the bar (sheet.py), shown most often.
+BAR = {"red apple", "cat face", "rocket", "octopus", "pizza", "red heart", "robot", "sunflower", "house",
+       "automobile", "penguin", "mushroom", "crown", "guitar", "snowman", "grinning face"}
+# Plain words for pictures whose label is another.
+PLAIN = {
+    "red apple": ["apple"], "red heart": ["heart"], "automobile": ["car", "red car"], "grinning face": ["smiley"],
+    "snowman without snow": ["snow man"], "wrapped gift": ["gift", "present"], "closed book": ["book"],
+    "soccer ball": ["football"], "deciduous tree": ["tree"], "evergreen tree": ["pine tree"],
+    "high voltage": ["lightning"], "locomotive": ["steam train"], "jack-o-lantern": ["pumpkin"],
+    "globe showing Europe-Africa": ["earth", "globe"], "ringed planet": ["planet", "saturn"],
+    "airplane": ["plane"], "sailboat": ["boat"], "mobile phone": ["phone"], "television": ["tv"],
+    "doughnut": ["donut"], "hamburger": ["burger"], "rabbit face": ["bunny"], "honeybee": ["bee"],
+    "lady beetle": ["ladybug"], "gem stone": ["diamond"], "game die": ["dice"], "crescent moon": ["moon"],
+    "steaming bowl": ["noodles"], "fire engine": ["fire truck"], "locked": ["padlock"], "light bulb": ["lamp"],
+    "smiling face with sunglasses": ["cool face"], "loudly crying face": ["sad face"], "cheese wedge": ["cheese"],
+    "birthday cake": ["cake"], "skull": ["human skull"], "bicycle": ["bike"], "running shoe": ["shoe"],
+}
 
 
 def train_tokenizer(captions, folder):
@@ -76,73 +98,72 @@ def train_tokenizer(captions, folder):
 def caption_of(caption, rare, rng):
     roll = rng.random()
     label, tags = caption["label"], caption["tags"]
+    name = rng.choice(PLAIN[label]) if label in PLAIN and rng.random() < 0.5 else label
     if roll < 0.1:
         return ""
-    if roll < 0.55 or not tags:
-        return label
-    if roll < 0.75:
-        return rng.choice(TEMPLATES).format(label)
-    if roll < 0.88:
-        return ", ".join([label] + rng.sample(tags, min(len(tags), rng.randint(1, 3))))
-    own = [t for t in tags if t in rare] or [label]
+    if roll < 0.6 or not tags:
+        return name
+    if roll < 0.8:
+        return rng.choice(TEMPLATES).format(name)
+    if roll < 0.9:
+        return ", ".join([name] + rng.sample(tags, min(len(tags), rng.randint(1, 3))))
+    own = [t for t in tags if t in rare] or [name]
     word = rng.choice(own)
     return word if rng.random() < 0.5 else "a " + word
 
 
 @torch.no_grad()
-def whiten(vae, images):
-    """Folds zero mean and unit variance per latent channel into the 1x1 convolutions.
+def whiten(vae, latents, noise=0.05):
+    """Folds a whitening of the latents [copies, N, 4, h, w] into the autoencoder's two 1x1 convolutions.
 
-    The pictures do not change; the UNet gets latents that need no shift, with scaling factor 1.
+    The pictures do not change; the UNet gets the returned latents of zero mean and unit covariance, so
+    that the scaling factor is 1 and hue weighs as much as brightness.
     """
-    z = torch.cat([vae.encode(x).latent_dist.mean for x in images.split(32)])
-    mean, std = z.mean((0, 2, 3)), z.std((0, 2, 3))
+    flat = latents.movedim(2, 0).reshape(4, -1)
+    mean = flat.mean(1)
+    values, vectors = torch.linalg.eigh(torch.cov(flat))
+    forward = vectors @ torch.diag(values.rsqrt()) @ vectors.T
+    back = vectors @ torch.diag(values.sqrt()) @ vectors.T
     quant, post = vae.quant_conv, vae.post_quant_conv
-    post.bias += (post.weight[:, :, 0, 0] * mean).sum(1)
-    post.weight *= std[None, :, None, None]
-    quant.weight[:4] /= std[:, None, None, None]
-    quant.bias[:4] = (quant.bias[:4] - mean) / std
-    quant.bias[4:] -= 2 * std.log()
-    vae.register_to_config(scaling_factor=1.0, force_upcast=False, sample_size=images.shape[-1])
+    quant.weight[:4] = torch.einsum("oi,ihwk->ohwk", forward, quant.weight[:4])
+    quant.bias[:4] = forward @ (quant.bias[:4] - mean)
+    quant.weight[4:] = 0
+    quant.bias[4:] = 2 * (noise * forward.norm(dim=1)).log()
+    post.bias += post.weight[:, :, 0, 0] @ mean
+    post.weight.copy_((post.weight[:, :, 0, 0] @ back)[:, :, None, None])
+    vae.register_to_config(scaling_factor=1.0, force_upcast=False)
+    return torch.einsum("oi,knihw->knohw", forward, latents - mean[:, None, None])
 
 
 @torch.no_grad()
 def encode(vae, images, copies):
-    """Latents of `copies` versions of each picture: flipped, shifted by whole cells and pixels."""
+    """Latents of `copies` versions of each picture: as it is, flipped, then also shifted."""
     versions = []
     for k in range(copies):
         x = images.flip(-1) if k % 2 else images
         if k >= 2:
-            pad = 6
+            pad = 4
             x = F.pad(x, (pad,) * 4, value=1.0)
             dy, dx = torch.randint(2 * pad + 1, (2,)).tolist()
             x = x[..., dy:dy + images.shape[2], dx:dx + images.shape[3]]
-        versions.append(torch.cat([vae.encode(b).latent_dist.mean for b in x.split(32)]))
+        versions.append(torch.cat([vae.encode(b).latent_dist.mean.float() for b in x.split(32)]))
     return torch.stack(versions)  # [copies, N, 4, h, w]
 
 
-def new_networks(device):
+def new_networks(preset, side, device):
+    size = PRESETS[preset]
     text = CLIPTextModel(CLIPTextConfig(
-        vocab_size=3000, hidden_size=192, intermediate_size=768, num_hidden_layers=3, num_attention_heads=3,
+        vocab_size=3000, hidden_size=size["text"], intermediate_size=4 * size["text"],
+        num_hidden_layers=size["text_layers"], num_attention_heads=size["text"] // 64,
         max_position_embeddings=WINDOW, bos_token_id=2998, eos_token_id=2999, pad_token_id=2999,
-        projection_dim=192))
+        projection_dim=size["text"]))
     unet = UNet2DConditionModel(
-        sample_size=16, block_out_channels=(64, 128, 192), layers_per_block=2, norm_num_groups=16,
+        sample_size=side, block_out_channels=size["widths"], layers_per_block=size["layers"], norm_num_groups=16,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        attention_head_dim=(2, 4, 6), cross_attention_dim=192)
+        attention_head_dim=[w // 32 for w in size["widths"]],  # heads, in spite of its name
+        cross_attention_dim=size["text"])
     return text.to(device), unet.to(device, memory_format=torch.channels_last)
-
-
-def save(folder, vae, text, unet, tokenizer, scheduler):
-    temporary = folder.with_name(folder.name + ".new")
-    shutil.rmtree(temporary, ignore_errors=True)
-    half = lambda m: copy.deepcopy(m).to(torch.float16)
-    pipe = StableDiffusionPipeline(half(vae), half(text), tokenizer, half(unet), scheduler, None, None,
-                                   requires_safety_checker=False)
-    pipe.save_pretrained(temporary)
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
 
 
 def main():
@@ -150,10 +171,11 @@ def main():
     parser.add_argument("--data", required=True)
     parser.add_argument("--vae", required=True)
     parser.add_argument("--out", required=True)
+    parser.add_argument("--preset", choices=PRESETS, default="small")
     parser.add_argument("--minutes", type=float, default=75)
-    parser.add_argument("--batch", type=int, default=24)
+    parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--copies", type=int, default=6)
+    parser.add_argument("--copies", type=int, default=2)
     args = parser.parse_args()
     torch.manual_seed(0)
     rng = random.Random(0)
@@ -162,33 +184,44 @@ def main():
     data = np.load(args.data)
     captions = json.loads(str(data["captions"]))
     images = torch.from_numpy(data["images"]).permute(0, 3, 1, 2).float() / 127.5 - 1
-    vae = AutoencoderKL.from_pretrained(args.vae).eval()
-    whiten(vae, images)
-    latents = encode(vae, images, args.copies).to(device)
-    print("latents", tuple(latents.shape), "std", latents.std().item(), flush=True)
+    cache, own_vae = pathlib.Path(f"{out}.latents.pt"), pathlib.Path(f"{out}.vae")
+    if not cache.exists():
+        white = own_vae.exists()
+        vae = AutoencoderKL.from_pretrained(own_vae if white else args.vae).eval()
+        vae = vae.to(device, memory_format=torch.channels_last)
+        with torch.autocast(device, torch.bfloat16):
+            latents = encode(vae, images.to(device), args.copies)
+        if not white:
+            latents = whiten(vae, latents)
+            vae.register_to_config(sample_size=images.shape[-1])
+            vae.save_pretrained(own_vae)
+        torch.save(latents.cpu(), cache)
+    vae, latents = AutoencoderKL.from_pretrained(own_vae), torch.load(cache).to(device)
+    print("latents", tuple(latents.shape), "std", latents.std((0, 1, 3, 4)).tolist(), flush=True)
     work = out.with_name(out.name + ".tokenizer")
     train_tokenizer(captions, work)
     tokenizer = CLIPTokenizer.from_pretrained(work)
     scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
                               prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False,
                               steps_offset=1)
-    text, unet = new_networks(device)
+    text, unet = new_networks(args.preset, latents.shape[-1], device)
     ema_text, ema_unet = copy.deepcopy(text), copy.deepcopy(unet)
     parameters = list(text.parameters()) + list(unet.parameters())
     averages = list(ema_text.parameters()) + list(ema_unet.parameters())
     print(sum(p.numel() for p in parameters) / 1e6, "M parameters", flush=True)
     optimiser = torch.optim.AdamW(parameters, lr=args.rate, betas=(0.9, 0.99), weight_decay=1e-2)
     state_path = pathlib.Path(str(out) + ".state.pt")
+    parts = {"text": text, "unet": unet, "ema_text": ema_text, "ema_unet": ema_unet, "optimiser": optimiser}
     step, spent = 0, 0.0
     if state_path.exists():
         state = torch.load(state_path, weights_only=True)
-        text.load_state_dict(state["text"]); unet.load_state_dict(state["unet"])
-        ema_text.load_state_dict(state["ema_text"]); ema_unet.load_state_dict(state["ema_unet"])
-        optimiser.load_state_dict(state["optimiser"])
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
         step, spent = state["step"], state["spent"]
     counts = Counter(t for c in captions for t in c["tags"])
     rare = {t for t, n in counts.items() if n <= 3}
-    weights = torch.tensor([4.0 if c["label"] in COMMON else 1.0 for c in captions])
+    weights = torch.tensor([8.0 if c["label"] in BAR else 3.0 if c["label"] in COMMON | PLAIN.keys() else 1.0
+                            for c in captions])
     snr = scheduler.alphas_cumprod / (1 - scheduler.alphas_cumprod)
     start, saved, losses = time.time() - spent, time.time(), []
     while (done := (time.time() - start) / (60 * args.minutes)) < 1:
@@ -199,14 +232,15 @@ def main():
         x = latents[torch.randint(len(latents), (args.batch,)), picked]
         words = [caption_of(captions[i], rare, rng) for i in picked.tolist()]
         ids = tokenizer(words, padding="max_length", truncation=True, max_length=WINDOW, return_tensors="pt").input_ids
-        t = torch.randint(1000, (args.batch,))
+        t = ((torch.arange(args.batch) + torch.rand(args.batch)) * 1000 / args.batch).long()  # evenly spread
         noise = torch.randn_like(x)
         noisy = scheduler.add_noise(x, noise, t.to(device)).to(memory_format=torch.channels_last)
         target = scheduler.get_velocity(x, noise, t.to(device))
         with torch.autocast(device, torch.bfloat16):
             context = text(ids.to(device))[0]
             v = unet(noisy, t.to(device), context).sample
-        weight = (snr[t].clamp(max=5) / (snr[t] + 1)).to(device)  # min-SNR-5 for v
+        # Whole weight while the caption decides (much noise), min-SNR-5 for v where only detail is left.
+        weight = (5 / (snr[t] + 1)).clamp(max=1).to(device)
         loss = ((v.float() - target).square().mean((1, 2, 3)) * weight).mean()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -217,15 +251,14 @@ def main():
         with torch.no_grad():
             torch._foreach_lerp_(averages, parameters, 1 - decay)
         losses.append(loss.item())
-        if step % 100 == 0:
-            print(f"{step} {time.time() - start:.0f}s loss {np.mean(losses[-100:]):.4f} rate {rate:.2e}", flush=True)
+        if step % 50 == 0:
+            print(f"{step} {time.time() - start:.0f}s loss {np.mean(losses[-50:]):.4f} rate {rate:.2e}", flush=True)
         if time.time() - saved > 300:
-            save(out, vae, ema_text, ema_unet, tokenizer, scheduler)
-            torch.save({"text": text.state_dict(), "unet": unet.state_dict(), "ema_text": ema_text.state_dict(),
-                        "ema_unet": ema_unet.state_dict(), "optimiser": optimiser.state_dict(),
-                        "step": step, "spent": time.time() - start}, state_path)
+            write_model(out, vae, ema_text, ema_unet, tokenizer, work, scheduler)
+            state = {name: part.state_dict() for name, part in parts.items()}
+            torch.save({**state, "step": step, "spent": time.time() - start}, state_path)
             saved = time.time()
-    save(out, vae, ema_text, ema_unet, tokenizer, scheduler)
+    write_model(out, vae, ema_text, ema_unet, tokenizer, work, scheduler)
     print("steps", step, flush=True)
 
 

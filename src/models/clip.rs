@@ -2,7 +2,7 @@
 
 use super::config::ClipConfig;
 use crate::error::{Error, Result};
-use crate::nn::{LayerNorm, Linear, attention, causal_mask, mlp_gelu};
+use crate::nn::{LayerNorm, Linear, attention, causal_mask, gelu};
 use crate::weights::Scope;
 use candle_core::{DType, Tensor};
 
@@ -180,7 +180,7 @@ impl Layer {
         let (q, k, v) = (self.q.forward(&y)?, self.k.forward(&y)?, self.v.forward(&y)?);
         let x = (x + self.out.forward(&attention(&q, &k, &v, heads, Some(mask))?)?)?;
         let y = self.fc1.forward(&self.norm2.forward(&x)?)?;
-        Ok((&x + self.fc2.forward(&mlp_gelu(&y, quick)?)?)?)
+        Ok((&x + self.fc2.forward(&gelu(&y, quick)?)?)?)
     }
 }
 

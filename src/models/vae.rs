@@ -223,7 +223,7 @@ impl Encoder {
                 x = downsample.forward(&x)?;
             }
         }
-        let x = self.norm_out.forward(&self.mid.forward(&x)?)?.silu()?;
+        let x = self.norm_out.forward_silu(&self.mid.forward(&x)?)?;
         let x = self.conv_out.forward(&x)?;
         self.quantise.as_ref().map_or(Ok(x.clone()), |conv| conv.forward(&x))
     }
@@ -290,7 +290,7 @@ impl Decoder {
                 x = upsample.forward(&x, x.dim(2)? * 2, x.dim(3)? * 2)?;
             }
         }
-        self.conv_out.forward(&self.norm_out.forward(&x)?.silu()?)
+        self.conv_out.forward(&self.norm_out.forward_silu(&x)?)
     }
 }
 

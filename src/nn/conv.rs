@@ -1,6 +1,7 @@
 //! Floor 3. The convolution: the other place that looks inside a weight.
 
 use crate::error::Result;
+use crate::kernels;
 use crate::weights::{Branch, Scope, Weight};
 use candle_core::Tensor;
 
@@ -58,26 +59,23 @@ impl Conv2d {
 
     /// `x`: `[B, inputs, H, W]`. Returns `[B, outputs, H', W']`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let mut y = convolve(x, self.weight.base(), self.geometry)?;
+        let mut y = convolve(x, self.weight.base(), self.bias.as_ref(), self.geometry)?;
         for branch in self.weight.branches() {
             y = (y + self.branch_output(x, branch)?)?;
         }
-        match &self.bias {
-            Some(bias) => Ok(y.broadcast_add(&bias.reshape((1, (), 1, 1))?)?),
-            None => Ok(y),
-        }
+        Ok(y)
     }
 
     /// The spatial factor takes the geometry of the layer, the others are 1×1.
     fn branch_output(&self, x: &Tensor, branch: &Branch) -> Result<Tensor> {
         let hidden = match &branch.mid {
             Some(mid) => {
-                let hidden = convolve(x, &square(&branch.down)?, Geometry::POINT)?;
-                convolve(&hidden, mid, self.geometry)?
+                let hidden = convolve(x, &square(&branch.down)?, None, Geometry::POINT)?;
+                convolve(&hidden, mid, None, self.geometry)?
             }
-            None => convolve(x, &square(&branch.down)?, self.geometry)?, // [B, R, H', W']
+            None => convolve(x, &square(&branch.down)?, None, self.geometry)?, // [B, R, H', W']
         };
-        let y = convolve(&hidden, &square(&branch.up)?, Geometry::POINT)?;
+        let y = convolve(&hidden, &square(&branch.up)?, None, Geometry::POINT)?;
         Ok((y * f64::from(branch.scale))?)
     }
 }
@@ -87,6 +85,19 @@ fn square(factor: &Tensor) -> Result<Tensor> {
     Ok(if factor.rank() == 2 { factor.unsqueeze(2)?.unsqueeze(3)? } else { factor.clone() })
 }
 
-fn convolve(x: &Tensor, weight: &Tensor, geometry: Geometry) -> Result<Tensor> {
-    Ok(x.conv2d(weight, geometry.padding, geometry.stride, 1, 1)?)
+fn convolve(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    geometry: Geometry,
+) -> Result<Tensor> {
+    let Geometry { padding, stride, .. } = geometry;
+    if kernels::usable(x) {
+        return Ok(kernels::conv2d(x, weight, bias, padding, stride)?);
+    }
+    let y = x.conv2d(weight, padding, stride, 1, 1)?;
+    match bias {
+        Some(bias) => Ok(y.broadcast_add(&bias.reshape((1, (), 1, 1))?)?),
+        None => Ok(y),
+    }
 }

@@ -1,6 +1,7 @@
 //! Floor 3. The linear layer: one of the two places that look inside a weight.
 
 use crate::error::Result;
+use crate::kernels;
 use crate::weights::{Branch, Scope, Weight};
 use candle_core::Tensor;
 
@@ -26,38 +27,35 @@ impl Linear {
 
     /// `x`: `[.., inputs]`. Returns `[.., outputs]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let mut y = multiply(x, self.weight.base())?;
+        let mut y = multiply(x, self.weight.base(), self.bias.as_ref())?;
         for branch in self.weight.branches() {
             y = (y + branch_output(x, branch)?)?;
         }
-        match &self.bias {
-            Some(bias) => Ok(y.broadcast_add(bias)?),
-            None => Ok(y),
-        }
+        Ok(y)
     }
 }
 
-/// x·Wᵀ over the last dimension; leading dimensions are folded into one large product.
-fn multiply(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+/// x·Wᵀ + b over the last dimension; leading dimensions are folded into one large product.
+fn multiply(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let mut shape = x.dims().to_vec();
     let inputs = shape.pop().unwrap_or(1);
     let rows: usize = shape.iter().product();
     shape.push(weight.dim(0)?);
-    let y = x.reshape((rows, inputs))?.matmul(&weight.t()?)?;
+    let x = x.reshape((rows, inputs))?;
+    let y = match bias {
+        _ if kernels::usable(&x) => kernels::linear(&x, weight, bias)?,
+        Some(bias) => x.matmul(&weight.t()?)?.broadcast_add(bias)?,
+        None => x.matmul(&weight.t()?)?,
+    };
     Ok(y.reshape(shape)?)
 }
 
 fn branch_output(x: &Tensor, branch: &Branch) -> Result<Tensor> {
     let matrix = |t: &Tensor| t.flatten_from(1);
-    let hidden = multiply(x, &matrix(&branch.down)?)?; // [.., R]
+    let hidden = multiply(x, &matrix(&branch.down)?, None)?; // [.., R]
     let hidden = match &branch.mid {
-        Some(mid) => multiply(&hidden, &matrix(mid)?)?,
+        Some(mid) => multiply(&hidden, &matrix(mid)?, None)?,
         None => hidden,
     };
-    Ok((multiply(&hidden, &matrix(&branch.up)?)? * f64::from(branch.scale))?)
-}
-
-/// GELU of a whole tensor: exact (erf) or OpenAI's x·σ(1.702·x).
-pub fn mlp_gelu(x: &Tensor, quick: bool) -> Result<Tensor> {
-    if quick { Ok((x * candle_nn::ops::sigmoid(&(x * 1.702)?)?)?) } else { Ok(x.gelu_erf()?) }
+    Ok((multiply(&hidden, &matrix(&branch.up)?, None)? * f64::from(branch.scale))?)
 }

@@ -1,6 +1,7 @@
 //! Floor 3. Normalisation; statistics in f32 whatever the tensor's type.
 
 use crate::error::Result;
+use crate::kernels;
 use crate::weights::Scope;
 use candle_core::{D, DType, Tensor};
 
@@ -44,6 +45,23 @@ impl GroupNorm {
 
     /// `x`: `[B, C, ..]`, same shape out.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        if kernels::usable(x) {
+            let Self { weight, bias, groups, eps } = self;
+            return Ok(kernels::group_norm(x, weight, bias, *groups, *eps, false)?);
+        }
+        self.plain(x)
+    }
+
+    /// The norm followed by SiLU, in one pass where there is a kernel.
+    pub fn forward_silu(&self, x: &Tensor) -> Result<Tensor> {
+        if kernels::usable(x) {
+            let Self { weight, bias, groups, eps } = self;
+            return Ok(kernels::group_norm(x, weight, bias, *groups, *eps, true)?);
+        }
+        Ok(self.plain(x)?.silu()?)
+    }
+
+    fn plain(&self, x: &Tensor) -> Result<Tensor> {
         let (shape, dtype) = (x.shape().clone(), x.dtype());
         let (batch, channels) = (x.dim(0)?, x.dim(1)?);
         // f16 sums overflow on real activations.

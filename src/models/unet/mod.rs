@@ -131,7 +131,7 @@ impl UNet {
         for up in &self.ups {
             x = up.forward(x, &context, &mut skips)?;
         }
-        self.conv_out.forward(&self.norm_out.forward(&x)?.silu()?)
+        self.conv_out.forward(&self.norm_out.forward_silu(&x)?)
     }
 
     /// Time embedding plus SDXL's added conditions, `[B, 4·C₀]`.

@@ -62,11 +62,11 @@ impl Resnet {
 
     /// `x`: `[B, inputs, h, w]`; `time`: `[B, width]` after SiLU. Returns `[B, outputs, h, w]`.
     pub(crate) fn forward(&self, x: &Tensor, time: Option<&Tensor>) -> Result<Tensor> {
-        let mut y = self.conv1.forward(&self.norm1.forward(x)?.silu()?)?;
+        let mut y = self.conv1.forward(&self.norm1.forward_silu(x)?)?;
         if let (Some(project), Some(time)) = (&self.time, time) {
             y = y.broadcast_add(&project.forward(time)?.unsqueeze(2)?.unsqueeze(3)?)?;
         }
-        let y = self.conv2.forward(&self.norm2.forward(&y)?.silu()?)?;
+        let y = self.conv2.forward(&self.norm2.forward_silu(&y)?)?;
         let x = match &self.shortcut {
             Some(conv) => conv.forward(x)?,
             None => x.clone(),

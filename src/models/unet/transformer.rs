@@ -2,9 +2,9 @@
 //! gated MLP.
 
 use crate::error::Result;
-use crate::nn::{Conv2d, Geometry, GroupNorm, LayerNorm, Linear, attention};
+use crate::nn::{Conv2d, Geometry, GroupNorm, LayerNorm, Linear, attention, geglu};
 use crate::weights::Scope;
-use candle_core::{D, Tensor};
+use candle_core::Tensor;
 
 /// Shape of one attention place.
 #[derive(Debug, Clone, Copy)]
@@ -116,10 +116,7 @@ impl Block {
         let x = (x + self.self_attention.forward(&y, &y)?)?;
         let x = (&x + self.cross_attention.forward(&self.norm2.forward(&x)?, context)?)?;
         let y = self.gate.forward(&self.norm3.forward(&x)?)?; // [B, N, 8·C]: value, then gate
-        let half = y.dim(D::Minus1)? / 2;
-        let gate = y.narrow(D::Minus1, half, half)?.contiguous()?.gelu_erf()?;
-        let y = (y.narrow(D::Minus1, 0, half)? * gate)?;
-        Ok((&x + self.down.forward(&y)?)?)
+        Ok((&x + self.down.forward(&geglu(&y)?)?)?)
     }
 }
 
