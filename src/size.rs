@@ -25,6 +25,9 @@ pub struct LatentSize {
 }
 
 impl ImageSize {
+    /// The size that SD 1.x was trained at.
+    pub const SD: ImageSize = ImageSize { width: 512, height: 512 };
+
     /// Checks both sides: multiples of 8, from 8 to [`MAX_SIDE`] pixels.
     ///
     /// # Errors

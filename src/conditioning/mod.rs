@@ -2,7 +2,7 @@
 
 mod tokenizer;
 
-pub use tokenizer::{Tokenizer, TokenizerOptions};
+pub use tokenizer::{ClipKind, Tokenizer, TokenizerFiles, TokenizerOptions};
 
 use crate::error::{Error, Result};
 use crate::models::{AddedCondition, ClipTower};

@@ -20,7 +20,7 @@ use crate::family::{ModelParts, Summary};
 use crate::models::{Tiling, UNet, Vae};
 use crate::picture::Picture;
 use crate::sampling::NoiseTable;
-use crate::weights::{Placement, Scope};
+use crate::weights::{Placement, Scope, WeightSource};
 use candle_core::{DType, Device, Tensor};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};

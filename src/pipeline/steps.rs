@@ -10,6 +10,7 @@ use crate::rng::{Noise, TorchCpu};
 use crate::sampling::{
     Denoiser, Guidance, Integrator, NoiseModel, PredictionKind, Predictor, Sigmas,
 };
+use crate::weights::WeightSource;
 use candle_core::{DType, Tensor};
 use std::sync::Arc;
 use std::time::Instant;
@@ -37,7 +38,7 @@ pub struct StepView {
 /// for view in steps.by_ref() {
 ///     println!("noise left: {:.2}", view?.sigma);
 /// }
-/// steps.finish()?.picture.save("out.png".as_ref(), false)?;
+/// steps.finish()?.picture.save("out.png", false)?;
 /// # Ok(()) }
 /// ```
 pub struct Steps<'a> {

@@ -9,7 +9,7 @@ mod memory;
 pub mod names;
 mod pickle;
 
-pub use file::{Checkpoint, CheckpointFile, Placement, TensorInfo};
+pub use file::{Checkpoint, CheckpointFile, Inventory, Placement, TensorInfo};
 pub use memory::MemorySource;
 
 use crate::error::{Error, Result};

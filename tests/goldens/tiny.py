@@ -108,8 +108,8 @@ def unet_sdxl(**changes) -> dict:
 def unet_refiner(**changes) -> dict:
     return {
         **unet_sdxl(),
-        "attention_head_dim": [2, 3, 3, 3],
-        "block_out_channels": [8, 12, 12, 12],
+        "attention_head_dim": [2, 2, 2, 2],
+        "block_out_channels": [8, 8, 8, 8],
         "cross_attention_dim": XL_SECOND,
         "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
         "projection_class_embeddings_input_dim": XL_SECOND + 5 * 8,

@@ -1,5 +1,5 @@
 //! What the integration tests share.
-#![allow(dead_code)] // each test file uses a part
+#![allow(dead_code, unreachable_pub, clippy::print_stdout, clippy::unwrap_used)] // each test file uses a part
 
 use candle_core::{Device, Tensor};
 use std::collections::HashMap;

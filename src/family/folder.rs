@@ -1,0 +1,329 @@
+//! Floor 5. Models in the diffusers layout: a folder per component, architectures as JSON.
+
+use super::{Defaults, Family, ModelParts, TokenizerSource};
+use crate::error::{Error, Result};
+use crate::models::{ClipConfig, UNetConfig, VaeConfig};
+use crate::sampling::SchedulerConfig;
+use crate::size::ImageSize;
+use crate::weights::names::{self, Part};
+use crate::weights::{Checkpoint, CheckpointFile, Placement, Site};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Longest JSON or TOML file that is read, in bytes.
+const MAX_TEXT: u64 = 16 << 20;
+
+/// Weight files of a component, in the order of preference.
+const WEIGHT_FILES: [&str; 2] = ["diffusion_pytorch_model", "model"];
+
+/// A folder, or a folder inside the program.
+#[derive(Debug, Clone, Copy)]
+enum Files {
+    Folder,
+    Static(&'static [(&'static str, &'static [u8])]),
+}
+
+/// Reads the files of one model.
+struct Reader<'a> {
+    root: &'a Path,
+    files: Files,
+}
+
+pub(super) fn open(root: &Path, placement: Placement) -> Result<ModelParts> {
+    let name = root.canonicalize().ok().and_then(|p| Some(p.file_name()?.to_owned()));
+    let name = name.unwrap_or_else(|| root.as_os_str().to_owned());
+    Reader { root, files: Files::Folder }.parts(&name.to_string_lossy(), placement)
+}
+
+pub(super) fn open_static(
+    name: &str,
+    files: &'static [(&'static str, &'static [u8])],
+    placement: Placement,
+) -> Result<ModelParts> {
+    Reader { root: Path::new(name), files: Files::Static(files) }.parts(name, placement)
+}
+
+/// A VAE alone: a folder with `config.json` and weights, or a model folder that holds `vae`.
+pub(super) fn open_vae(folder: &Path, placement: Placement) -> Result<(VaeConfig, Checkpoint)> {
+    let nested = folder.join("vae");
+    let folder = if nested.is_dir() { nested } else { folder.to_path_buf() };
+    let reader = Reader { root: &folder, files: Files::Folder };
+    let config: VaeConfig = reader.json("config.json")?;
+    let mut checkpoint = Checkpoint::new(folder.display().to_string(), placement);
+    reader.insert_weights(&mut checkpoint, "", "vae")?;
+    Ok((config, checkpoint))
+}
+
+/// What `model_index.json` says beside the class names.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Index {
+    #[serde(rename = "_class_name")]
+    class: String,
+    force_zeros_for_empty_prompt: Option<bool>,
+    requires_aesthetics_score: Option<bool>,
+}
+
+/// `colora.toml` beside a model: what its author recommends.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Recommended {
+    default_size: Option<String>,
+    default_steps: Option<usize>,
+    default_guidance: Option<f64>,
+    default_sampler: Option<String>,
+    default_schedule: Option<String>,
+}
+
+/// `*.index.json`: which shard holds which tensor.
+#[derive(Deserialize)]
+struct ShardIndex {
+    weight_map: BTreeMap<String, String>,
+}
+
+impl Reader<'_> {
+    fn parts(&self, name: &str, placement: Placement) -> Result<ModelParts> {
+        let index: Index = if self.has("model_index.json") {
+            self.json("model_index.json")?
+        } else {
+            Index::default()
+        };
+        let unet: UNetConfig = self.part_json("unet", "config.json")?;
+        unet.validate()?;
+        let vae: VaeConfig = self.part_json("vae", "config.json")?;
+        vae.validate()?;
+        let scheduler: SchedulerConfig = self.part_json("scheduler", "scheduler_config.json")?;
+        let towers: Vec<&str> = ["text_encoder", "text_encoder_2"]
+            .into_iter()
+            .filter(|part| self.has(&format!("{part}/config.json")))
+            .collect();
+        let family = self.family(&index, &unet, &towers)?;
+        let mut text = Vec::new();
+        let mut tokenizers = Vec::new();
+        let mut checkpoint = Checkpoint::new(self.root.display().to_string(), placement);
+        for tower in &towers {
+            let config: ClipConfig = self.part_json(tower, "config.json")?;
+            config.validate()?;
+            text.push(config);
+            tokenizers.push(self.tokenizer(&tower.replace("text_encoder", "tokenizer"))?);
+            self.insert_weights(&mut checkpoint, tower, tower)?;
+        }
+        self.insert_weights(&mut checkpoint, "unet", "unet")?;
+        self.insert_weights(&mut checkpoint, "vae", "vae")?;
+        let defaults = self.defaults(family, &unet, &scheduler)?;
+        Ok(ModelParts {
+            family,
+            name: name.to_owned(),
+            text,
+            vae,
+            scheduler,
+            tokenizers,
+            source: Arc::new(checkpoint),
+            defaults,
+            // diffusers: true for the base pipeline's default, written by every real SDXL index.
+            force_zeros_for_empty_prompt: index
+                .force_zeros_for_empty_prompt
+                .unwrap_or(family == Family::Sdxl),
+            requires_aesthetics_score: index
+                .requires_aesthetics_score
+                .unwrap_or(family == Family::SdxlRefiner),
+            unet,
+        })
+    }
+
+    /// Width and towers decide; class names are only read to refuse other families by name.
+    fn family(&self, index: &Index, unet: &UNetConfig, towers: &[&str]) -> Result<Family> {
+        let foreign = ["Flux", "StableDiffusion3", "PixArt", "Cascade", "Kandinsky", "Wuerstchen", "AuraFlow"];
+        if foreign.iter().any(|name| index.class.contains(name)) {
+            return Err(Error::WrongFamily {
+                path: self.root.to_path_buf(),
+                expected: "SD 1.x, SD 2.x or SDXL".into(),
+                found: format!("a {} model", index.class.trim_end_matches("Pipeline")),
+            });
+        }
+        let family = match (unet.addition_embed_type.as_deref(), towers) {
+            (Some("text_time"), ["text_encoder", "text_encoder_2"]) => Family::Sdxl,
+            (Some("text_time"), ["text_encoder_2"]) => Family::SdxlRefiner,
+            (None, ["text_encoder"]) if unet.use_linear_projection => Family::Sd2,
+            (None, ["text_encoder"]) => Family::Sd1,
+            (Some(_), _) => return Err(self.missing("text_encoder_2", &["config.json"])),
+            (None, _) => return Err(self.missing("text_encoder", &["config.json"])),
+        };
+        Ok(family)
+    }
+
+    fn defaults(
+        &self,
+        family: Family,
+        unet: &UNetConfig,
+        scheduler: &SchedulerConfig,
+    ) -> Result<Defaults> {
+        let recommended: Recommended = if self.has("colora.toml") {
+            let text = self.text("colora.toml")?;
+            toml::from_str(&text)
+                .map_err(|e| Error::corrupt(self.root.join("colora.toml"), e.message()))?
+        } else {
+            Recommended::default()
+        };
+        let basic = super::basic_defaults(family, unet.native_pixels(), scheduler)?;
+        let size = match &recommended.default_size {
+            Some(size) => size.parse::<ImageSize>()?,
+            None => basic.size,
+        };
+        Ok(Defaults {
+            size,
+            steps: recommended.default_steps.unwrap_or(basic.steps),
+            guidance_scale: recommended.default_guidance.unwrap_or(basic.guidance_scale),
+            sampler: parsed(recommended.default_sampler.as_deref(), basic.sampler)?,
+            schedule: parsed(recommended.default_schedule.as_deref(), basic.schedule)?,
+        })
+    }
+
+    fn tokenizer(&self, folder: &str) -> Result<TokenizerSource> {
+        match self.files {
+            Files::Folder => Ok(TokenizerSource::Folder(self.root.join(folder))),
+            Files::Static(files) => {
+                let prefix = format!("{folder}/");
+                let inside = |(path, bytes): &(&'static str, &'static [u8])| {
+                    Some((path.strip_prefix(prefix.as_str())?, *bytes))
+                };
+                let name = format!("{}/{folder}", self.root.display());
+                Ok(TokenizerSource::Static { name, files: files.iter().filter_map(inside).collect() })
+            }
+        }
+    }
+
+    /// Adds every tensor of the component `part` under its canonical name.
+    fn insert_weights(&self, checkpoint: &mut Checkpoint, part: &str, component: &str) -> Result<()> {
+        for file in self.weight_files(part)? {
+            let found: Vec<String> = file.names().map(str::to_owned).collect();
+            for name in found {
+                let site = Site::new(format!("{component}.{}", names::canonical(component, &name)));
+                checkpoint.insert(site, &file, &name, Part::Whole)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The weight files of `part`: one, its fp16 variant, or the shards of an index.
+    fn weight_files(&self, part: &str) -> Result<Vec<CheckpointFile>> {
+        let mut tried = Vec::new();
+        for variant in ["", ".fp16"] {
+            for stem in WEIGHT_FILES {
+                let single = join(part, &format!("{stem}{variant}.safetensors"));
+                if self.has(&single) {
+                    return Ok(vec![self.weights(&single)?]);
+                }
+                for index in [
+                    join(part, &format!("{stem}.safetensors.index{variant}.json")),
+                    join(part, &format!("{stem}{variant}.safetensors.index.json")),
+                ] {
+                    if self.has(&index) {
+                        return self.shards(part, &index);
+                    }
+                }
+                tried.push(format!("{stem}{variant}.safetensors"));
+            }
+        }
+        for stem in ["diffusion_pytorch_model", "pytorch_model"] {
+            for variant in ["", ".fp16"] {
+                let pickle = join(part, &format!("{stem}{variant}.bin"));
+                if self.has(&pickle) {
+                    return Ok(vec![self.weights(&pickle)?]);
+                }
+                tried.push(format!("{stem}{variant}.bin"));
+            }
+        }
+        let tried: Vec<&str> = tried.iter().map(String::as_str).collect();
+        Err(self.missing(part, &tried))
+    }
+
+    fn shards(&self, part: &str, index: &str) -> Result<Vec<CheckpointFile>> {
+        let ShardIndex { weight_map } = self.json(index)?;
+        let names: BTreeSet<String> = weight_map.into_values().collect();
+        names
+            .iter()
+            .map(|name| {
+                // An index comes from strangers: only plain names beside it are opened.
+                if name.contains(['/', '\\']) || name.starts_with('.') {
+                    let why = format!("the shard `{name}` lies outside of the folder");
+                    return Err(Error::corrupt(self.root.join(index), why));
+                }
+                self.weights(&join(part, name))
+            })
+            .collect()
+    }
+
+    fn weights(&self, file: &str) -> Result<CheckpointFile> {
+        match self.files {
+            Files::Folder => CheckpointFile::open(self.root.join(file)),
+            Files::Static(_) => {
+                let bytes = self.static_bytes(file).unwrap_or_default();
+                CheckpointFile::from_static(bytes, self.root.join(file))
+            }
+        }
+    }
+
+    fn static_bytes(&self, file: &str) -> Option<&'static [u8]> {
+        match self.files {
+            Files::Folder => None,
+            Files::Static(files) => files.iter().find(|(path, _)| *path == file).map(|(_, b)| *b),
+        }
+    }
+
+    fn has(&self, file: &str) -> bool {
+        match self.files {
+            Files::Folder => self.root.join(file).is_file(),
+            Files::Static(_) => self.static_bytes(file).is_some(),
+        }
+    }
+
+    fn text(&self, file: &str) -> Result<String> {
+        if let Some(bytes) = self.static_bytes(file) {
+            return Ok(String::from_utf8_lossy(bytes).into_owned());
+        }
+        let path = self.root.join(file);
+        let length = std::fs::metadata(&path).map_err(|e| Error::io(&path, e))?.len();
+        if length > MAX_TEXT {
+            return Err(Error::Limit { what: "bytes of a config file", allowed: MAX_TEXT, asked: length });
+        }
+        std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))
+    }
+
+    fn json<T: DeserializeOwned>(&self, file: &str) -> Result<T> {
+        let text = self.text(file)?;
+        serde_json::from_str(&text)
+            .map_err(|e| Error::corrupt(self.root.join(file), format!("not the expected JSON: {e}")))
+    }
+
+    /// As [`json`](Self::json) for a part that must be there.
+    fn part_json<T: DeserializeOwned>(&self, part: &str, file: &str) -> Result<T> {
+        let path = format!("{part}/{file}");
+        if self.has(&path) { self.json(&path) } else { Err(self.missing(part, &[file])) }
+    }
+
+    fn missing(&self, part: &str, tried: &[&str]) -> Error {
+        let part = if part.is_empty() { "weights" } else { part };
+        Error::corrupt(
+            self.root,
+            format!(
+                "the part `{part}` is missing; a model folder in the diffusers layout has {part}/ with {}",
+                tried.join(" or ")
+            ),
+        )
+    }
+}
+
+fn join(part: &str, file: &str) -> PathString {
+    if part.is_empty() { file.to_owned() } else { format!("{part}/{file}") }
+}
+
+/// A path inside the model folder, with `/`.
+type PathString = String;
+
+fn parsed<T: std::str::FromStr<Err = Error>>(name: Option<&str>, otherwise: T) -> Result<T> {
+    name.map_or(Ok(otherwise), str::parse)
+}

@@ -1,0 +1,248 @@
+//! Floor 5. Families of models: what differs between SD 1.x, SD 2.x and SDXL, and how a model's
+//! files become [`ModelParts`].
+
+mod folder;
+mod towers;
+
+use crate::conditioning::{ClipKind, Tokenizer, TokenizerFiles};
+use crate::error::{Error, Result};
+use crate::models::{ClipConfig, UNetConfig, VaeConfig};
+use crate::sampling::{PredictionKind, Sampler, Schedule, SchedulerConfig};
+use crate::size::ImageSize;
+use crate::weights::{Checkpoint, Inventory, Placement};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A generation of Stable Diffusion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Family {
+    /// SD 1.x and networks distilled from it: one CLIP-L tower.
+    Sd1,
+    /// SD 2.x: one OpenCLIP-H tower.
+    Sd2,
+    /// SDXL base: CLIP-L and OpenCLIP-bigG, pooled text and sizes.
+    Sdxl,
+    /// SDXL refiner: OpenCLIP-bigG alone, with an aesthetic score.
+    SdxlRefiner,
+}
+
+impl std::fmt::Display for Family {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Family::Sd1 => "SD 1.x",
+            Family::Sd2 => "SD 2.x",
+            Family::Sdxl => "SDXL",
+            Family::SdxlRefiner => "SDXL refiner",
+        })
+    }
+}
+
+/// What a model uses when a request leaves it open.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Defaults {
+    /// Picture size.
+    pub size: ImageSize,
+    /// Sampling steps.
+    pub steps: usize,
+    /// Classifier-free guidance.
+    pub guidance_scale: f64,
+    /// Integrator.
+    pub sampler: Sampler,
+    /// Spacing of noise levels.
+    pub schedule: Schedule,
+}
+
+impl Default for Defaults {
+    /// Those of SD 1.x.
+    fn default() -> Self {
+        Self {
+            size: ImageSize::SD,
+            steps: 25,
+            guidance_scale: 7.5,
+            sampler: Sampler::DpmPp2m,
+            schedule: Schedule::Karras,
+        }
+    }
+}
+
+/// Where a text tower's vocabulary comes from.
+#[derive(Debug, Clone)]
+pub enum TokenizerSource {
+    /// A `tokenizer` folder of the diffusers layout.
+    Folder(PathBuf),
+    /// CLIP's own vocabulary, which single-file checkpoints leave out.
+    Clip(ClipKind),
+    /// Files inside the program, by name within the folder.
+    Static {
+        /// Stands for the folder in messages.
+        name: String,
+        /// Name and contents of each file.
+        files: Vec<(&'static str, &'static [u8])>,
+    },
+}
+
+impl TokenizerSource {
+    /// Reads the vocabulary.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::open`].
+    pub fn open(&self) -> Result<Tokenizer> {
+        match self {
+            TokenizerSource::Folder(path) => Tokenizer::open(path),
+            TokenizerSource::Clip(kind) => Tokenizer::embedded(*kind),
+            TokenizerSource::Static { name, files } => {
+                let file = |wanted: &str| files.iter().find(|(n, _)| *n == wanted).map(|(_, b)| *b);
+                let files = TokenizerFiles {
+                    vocab: file("vocab.json"),
+                    merges: file("merges.txt"),
+                    tokenizer: file("tokenizer.json"),
+                    config: file("tokenizer_config.json"),
+                    special_tokens: file("special_tokens_map.json"),
+                };
+                Tokenizer::from_bytes(&files, name)
+            }
+        }
+    }
+}
+
+/// An opened model: architectures, vocabularies and a source of weights. Nothing is built yet.
+#[derive(Debug)]
+pub struct ModelParts {
+    /// The family.
+    pub family: Family,
+    /// File or folder name without extension.
+    pub name: String,
+    /// Architecture of the UNet.
+    pub unet: UNetConfig,
+    /// Architecture of each text tower, in the order of their features.
+    pub text: Vec<ClipConfig>,
+    /// Architecture of the autoencoder.
+    pub vae: VaeConfig,
+    /// Noise that the model was trained with.
+    pub scheduler: SchedulerConfig,
+    /// Vocabulary of each text tower.
+    pub tokenizers: Vec<TokenizerSource>,
+    /// The weights.
+    pub source: Arc<Checkpoint>,
+    /// What requests may leave open.
+    pub defaults: Defaults,
+    /// Whether an empty negative prompt is a zero tensor (SDXL).
+    pub force_zeros_for_empty_prompt: bool,
+    /// Whether sizes end in an aesthetic score (refiner).
+    pub requires_aesthetics_score: bool,
+}
+
+/// What `model inspect` says.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Summary {
+    /// File or folder name.
+    pub name: String,
+    /// Family in words.
+    pub family: String,
+    /// What the network predicts.
+    pub prediction: PredictionKind,
+    /// Latent channels of the UNet: 4, 8 (edits by instruction) or 9 (inpainting).
+    pub in_channels: usize,
+    /// Picture size when a request names none.
+    pub default_size: String,
+    /// Sampling steps when a request names none.
+    pub default_steps: usize,
+    /// Guidance when a request names none.
+    pub default_guidance: f64,
+    /// Each component.
+    pub components: Vec<ComponentSummary>,
+}
+
+/// One component of a [`Summary`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ComponentSummary {
+    /// `unet`, `vae`, `text_encoder` or `text_encoder_2`.
+    pub name: String,
+    /// Tensors in the files.
+    pub tensors: usize,
+    /// Numbers in these tensors.
+    pub parameters: u64,
+    /// Bytes in the files.
+    pub bytes: u64,
+    /// Element types in the files.
+    pub dtypes: Vec<String>,
+}
+
+impl ModelParts {
+    /// Opens a diffusers folder or a single-file checkpoint.
+    ///
+    /// `vae`: a VAE to use instead of the model's own, as a folder or file.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Corrupt`], [`Error::WrongFamily`] or [`Error::Unsupported`],
+    /// naming the file.
+    pub fn open(path: &Path, placement: Placement, vae: Option<&Path>) -> Result<Self> {
+        let _ = vae;
+        if path.is_dir() {
+            return folder::open(path, placement);
+        }
+        Err(Error::unsupported("single files", "soon"))
+    }
+
+    /// Opens a model in the diffusers layout whose files are part of the program.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn from_static(
+        name: &str,
+        files: &'static [(&'static str, &'static [u8])],
+        placement: Placement,
+        vae: Option<&Path>,
+    ) -> Result<Self> {
+        let _ = vae;
+        folder::open_static(name, files, placement)
+    }
+
+    /// Component name of each text tower.
+    pub fn text_components(&self) -> Vec<&'static str> {
+        match self.family {
+            Family::SdxlRefiner => vec!["text_encoder_2"],
+            Family::Sd1 | Family::Sd2 | Family::Sdxl => vec!["text_encoder", "text_encoder_2"],
+        }
+    }
+
+    /// What the model is made of, from headers alone.
+    pub fn summary(&self) -> Summary {
+        let component = |name: String| {
+            let Inventory { tensors, parameters, bytes, dtypes } = self.source.inventory(&name);
+            let dtypes = dtypes.into_iter().collect();
+            ComponentSummary { name, tensors, parameters, bytes, dtypes }
+        };
+        Summary {
+            name: self.name.clone(),
+            family: self.family.to_string(),
+            prediction: self.scheduler.prediction_type,
+            in_channels: self.unet.in_channels,
+            default_size: self.defaults.size.to_string(),
+            default_steps: self.defaults.steps,
+            default_guidance: self.defaults.guidance_scale,
+            components: self.source.components().into_iter().map(component).collect(),
+        }
+    }
+}
+
+/// What a family uses when neither the request nor the model's author says otherwise.
+///
+/// `native`: picture side that the UNet was trained at, in pixels.
+fn basic_defaults(family: Family, native: usize, scheduler: &SchedulerConfig) -> Result<Defaults> {
+    let side = native.clamp(8, crate::size::MAX_SIDE) / 8 * 8;
+    let karras = scheduler.use_karras_sigmas.unwrap_or(true);
+    Ok(Defaults {
+        size: ImageSize::new(side, side)?,
+        steps: 25,
+        guidance_scale: match family {
+            Family::Sd1 | Family::Sd2 => 7.5,
+            // The SDXL report's and diffusers' own default.
+            Family::Sdxl | Family::SdxlRefiner => 5.0,
+        },
+        sampler: Sampler::DpmPp2m,
+        schedule: if karras { Schedule::Karras } else { Schedule::Discrete },
+    })
+}

@@ -1,0 +1,283 @@
+//! Floor 1. The "parameters" text of AUTOMATIC1111's web interface, as a neutral map.
+
+/// How a picture was made, in the words that programs exchange through the text "parameters".
+///
+/// ```text
+/// a cat on a roof
+/// Negative prompt: blurry
+/// Steps: 20, Sampler: DPM++ 2M Karras, CFG scale: 7, Seed: 1, Size: 512x512
+/// ```
+///
+/// [`render`](Self::render) and [`parse`](Self::parse) are inverse for values that the format can
+/// hold: prompts without white space at their ends and without carriage returns at the ends of
+/// lines, a prompt of which no line starts with `Negative prompt:`, fields that begin with `Steps`
+/// or are three or more or, without a negative prompt, none. Whatever was parsed is such a value.
+///
+/// # Examples
+/// ```
+/// use colora::picture::Parameters;
+///
+/// let text = "a cat\nNegative prompt: dog\nSteps: 20, Lora hashes: \"a: 1f, b: 2e\"";
+/// let parameters = Parameters::parse(text);
+/// assert_eq!(parameters.get("Lora hashes"), Some("a: 1f, b: 2e"));
+/// assert_eq!(parameters.render(), text);
+/// ```
+///
+/// # Source
+/// stable-diffusion-webui 1.10 `modules/infotext_utils.py` (`quote`, `unquote`,
+/// `parse_generation_parameters`) and `modules/processing.py` (`create_infotext`).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Parameters {
+    /// What was asked for; may have several lines.
+    pub prompt: String,
+    /// What was to be avoided; empty for none.
+    pub negative_prompt: String,
+    /// Name and value of each setting in their order, e.g. ("Steps", "20").
+    pub fields: Vec<(String, String)>,
+}
+
+/// Starts the first line of the negative prompt.
+const NEGATIVE: &str = "Negative prompt:";
+/// Starts the line of settings in every program that writes one.
+const STEPS: &str = "Steps:";
+/// Fields that make a last line the line of settings, whatever its first field.
+const ENOUGH_FIELDS: usize = 3;
+
+impl Parameters {
+    /// The value of the first field called `name`.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.fields.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Appends a field.
+    ///
+    /// `name`: two or more letters, digits, `_`, ` `, `-` and `/`, the first a letter, digit or `_`,
+    /// but not `Negative prompt`; [`render`](Self::render) mends others with `_`. `value`: any text.
+    pub fn push(&mut self, name: impl Into<String>, value: impl std::fmt::Display) {
+        self.fields.push((name.into(), value.to_string()));
+    }
+
+    /// The text that other programs read.
+    ///
+    /// Values that hold commas, colons, line breaks or what else would be misread are written as
+    /// JSON strings.
+    pub fn render(&self) -> String {
+        let mut text = self.prompt.clone();
+        if !self.negative_prompt.is_empty() {
+            text = format!("{text}\n{NEGATIVE} {}", self.negative_prompt);
+        }
+        if !self.fields.is_empty() {
+            let field =
+                |(name, value): &(String, String)| format!("{}: {}", safe(name), quote(value));
+            let fields: Vec<String> = self.fields.iter().map(field).collect();
+            text = format!("{text}\n{}", fields.join(", "));
+        } else if self.negative_prompt.is_empty() && settings(last_line(&text)).is_some() {
+            // Else the last line of a prompt such as "ab: c, de: f, gh: i" would be read as settings.
+            text = format!("{text}\n{NEGATIVE}");
+        }
+        text.trim().to_owned()
+    }
+
+    /// Reads a text of this or another program; never fails.
+    ///
+    /// The last line holds the settings when it starts with `Steps:` or has three or more fields;
+    /// what does not look like `name: value` in it is skipped. All else is prompt.
+    pub fn parse(text: &str) -> Self {
+        let text = text.trim();
+        let last = last_line(text);
+        let (text, fields) = match settings(last) {
+            Some(fields) => (&text[..text.len() - last.len()], fields),
+            None => (text, Vec::new()),
+        };
+        let lines: Vec<&str> = text.split('\n').map(|line| line.trim_end_matches('\r')).collect();
+        let start = lines.iter().position(|line| line.trim_start().starts_with(NEGATIVE));
+        let (prompt, negative) = lines.split_at(start.unwrap_or(lines.len()));
+        let negative = negative.join("\n");
+        let negative = negative.trim_start().strip_prefix(NEGATIVE).unwrap_or_default();
+        Self {
+            prompt: prompt.join("\n").trim().to_owned(),
+            negative_prompt: negative.trim().to_owned(),
+            fields,
+        }
+    }
+}
+
+impl std::fmt::Display for Parameters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.render())
+    }
+}
+
+fn last_line(text: &str) -> &str {
+    text.rsplit('\n').next().unwrap_or_default()
+}
+
+/// The fields of a line of settings; `None` when the line is none.
+fn settings(line: &str) -> Option<Vec<(String, String)>> {
+    let start = line.trim_start();
+    if start.starts_with(NEGATIVE) {
+        return None;
+    }
+    let fields = fields(start);
+    (start.starts_with(STEPS) || fields.len() >= ENOUGH_FIELDS).then_some(fields)
+}
+
+fn fields(mut line: &str) -> Vec<(String, String)> {
+    let mut fields = Vec::new();
+    while !line.is_empty() {
+        let (name, rest) = line.split_once([':', ',']).unwrap_or((line, ""));
+        let colon = line[name.len()..].starts_with(':');
+        if colon && is_name(name.trim()) {
+            let (value, rest) = value(rest.trim_start());
+            fields.push((name.trim().to_owned(), value));
+            line = rest;
+        } else if colon {
+            // Not a name: skip the whole piece, its colon included.
+            line = rest.split_once(',').map_or("", |(_, rest)| rest);
+        } else {
+            line = rest;
+        }
+    }
+    fields
+}
+
+/// The value at the start of `text` and what follows its comma.
+fn value(text: &str) -> (String, &str) {
+    if text.starts_with('"') {
+        let mut strings = serde_json::Deserializer::from_str(text).into_iter::<String>();
+        if let Some(Ok(value)) = strings.next() {
+            let rest = text.get(strings.byte_offset()..).unwrap_or_default().trim_start();
+            if let Some(rest) = rest.strip_prefix(',').or(rest.is_empty().then_some("")) {
+                return (value, rest);
+            }
+        }
+    }
+    let (value, rest) = text.split_once(',').unwrap_or((text, ""));
+    (value.trim().to_owned(), rest)
+}
+
+fn is_name(name: &str) -> bool {
+    let mut chars = name.chars();
+    let first = chars.next().is_some_and(is_word);
+    // A line that began with such a field would be read as the negative prompt.
+    let taken = format!("{name}:") == NEGATIVE;
+    first && name.chars().nth(1).is_some() && chars.all(is_name_part) && !taken
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
+fn is_name_part(c: char) -> bool {
+    is_word(c) || matches!(c, ' ' | '-' | '/')
+}
+
+/// `name` with `_` for, or before, whatever a reader would stumble on.
+fn safe(name: &str) -> String {
+    let part = |c| if is_name_part(c) { c } else { '_' };
+    let mut safe: String = name.trim().chars().map(part).collect();
+    while !is_name(&safe) {
+        safe.insert(0, '_');
+    }
+    safe
+}
+
+/// `value` as a JSON string when a reader would not find its end or its ends otherwise.
+fn quote(value: &str) -> String {
+    let special = |c: char| matches!(c, ',' | ':') || c.is_control();
+    let plain = !value.is_empty()
+        && !value.starts_with('"')
+        && !value.contains(special)
+        && value.trim() == value;
+    if plain { value.to_owned() } else { serde_json::Value::from(value).to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn sample() -> Parameters {
+        let mut sample = Parameters {
+            prompt: "a cat, (roof:1.2)\nBREAK night".into(),
+            negative_prompt: "blurry,\nSteps: 3".into(),
+            fields: Vec::new(),
+        };
+        sample.push("Steps", 20);
+        sample.push("Sampler", "DPM++ 2M Karras");
+        sample.push("Lora hashes", "a: 1f, b: 2e");
+        sample
+    }
+
+    #[test]
+    fn reads_and_writes_the_layout_of_others() {
+        let text = "a cat, (roof:1.2)\nBREAK night\nNegative prompt: blurry,\nSteps: 3\n\
+                    Steps: 20, Sampler: DPM++ 2M Karras, Lora hashes: \"a: 1f, b: 2e\"";
+        assert_eq!(sample().render(), text);
+        assert_eq!(Parameters::parse(&text.replace('\n', "\r\n")), sample());
+        assert_eq!(sample().get("Steps"), Some("20"));
+    }
+
+    #[test]
+    fn tells_settings_from_prompts() {
+        let parse = Parameters::parse;
+        assert_eq!(parse("Steps: 4").fields, [("Steps".to_owned(), "4".to_owned())]);
+        assert_eq!(parse("<lora:a:1>, <lora:b:1>, <lora:c:1>, (d:1.2)").fields, []);
+        assert_eq!(
+            parse("Negative prompt: ab: 1, cd: 2, ef: 3").negative_prompt,
+            "ab: 1, cd: 2, ef: 3"
+        );
+        assert_eq!(parse("x\nab: 1, cd: 2, ef: 3").fields.len(), 3);
+        assert_eq!(parse(":,Negative prompt:,Negative prompt:,Negative prompt:").fields, []);
+        assert_eq!(parse("").render(), "");
+        let odd = parse("x\nSteps: 1, junk, :, \": , A: 1, Hash: \"open, Size:, Seed: \"a\" b");
+        let names: Vec<&str> = odd.fields.iter().map(|(n, _)| n.as_str()).collect();
+        assert_eq!(names, ["Steps", "Hash", "Size", "Seed"]);
+        assert_eq!((odd.get("Hash"), odd.get("Seed")), (Some("\"open"), Some("\"a\" b")));
+    }
+
+    #[test]
+    fn mends_names_that_cannot_be_read_back() {
+        for (name, mended) in [
+            ("a,b", "a_b"),
+            ("", "__"),
+            ("x", "_x"),
+            (" -", "_-"),
+            ("é:", "é_"),
+            ("Negative prompt", "_Negative prompt"),
+        ] {
+            assert_eq!(safe(name), mended);
+            assert!(is_name(&safe(name)), "{name:?}");
+        }
+    }
+
+    fn prompt() -> impl Strategy<Value = String> {
+        "[a-zA-Z0-9 ,:()<>\"\\\\\n\téあ🐈-]{0,60}".prop_map(|s: String| s.trim().to_owned())
+    }
+
+    proptest! {
+        #[test]
+        fn parse_undoes_render(
+            prompt in prompt(),
+            negative_prompt in prompt(),
+            steps in ".{0,20}",
+            mut fields in prop::collection::vec(("[a-zA-Z0-9_é猫][a-zA-Z0-9_é猫 /-]{0,10}[a-zA-Z0-9_é猫]", any::<String>()), 0..6),
+        ) {
+            fields.insert(0, ("Steps".into(), steps));
+            let given = Parameters { prompt, negative_prompt, fields };
+            prop_assert_eq!(Parameters::parse(&given.render()), given);
+        }
+
+        #[test]
+        fn whatever_was_parsed_survives(text in "([NSa-e:,\" \r\n{}é\\\\]|Negative prompt:|Steps:){0,40}") {
+            let parsed = Parameters::parse(&text);
+            prop_assert_eq!(Parameters::parse(&parsed.render()), parsed);
+        }
+
+        #[test]
+        fn no_text_panics(text in any::<String>()) {
+            let parsed = Parameters::parse(&text);
+            prop_assert_eq!(Parameters::parse(&parsed.render()), parsed);
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! Floor 1. PNG files that say how their picture was made.
+
+use super::Picture;
+use crate::error::{Error, Result};
+use png::DecodingError;
+use png::text_metadata::{ITXtChunk, TEXtChunk, ZTXtChunk};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Seek, Write};
+use std::path::Path;
+
+/// Longest text that is written or read, in bytes of UTF-8.
+pub const MAX_TEXT: usize = 4 << 20;
+
+/// Bytes that the chunks of a file may take in memory: room for both texts and for what other
+/// programs add.
+const MAX_CHUNKS: usize = 8 * MAX_TEXT;
+
+/// Keyword under which AUTOMATIC1111 and most other programs keep their text.
+const PARAMETERS: &str = "parameters";
+/// Keyword of our own JSON.
+const COLORA: &str = "colora";
+
+/// The texts that travel inside a PNG file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Texts {
+    /// The line-based text that other programs read; see [`Parameters`](super::Parameters).
+    pub parameters: Option<String>,
+    /// The complete request as JSON, for this program.
+    pub colora: Option<String>,
+}
+
+/// The bytes of a PNG file.
+///
+/// A text of Latin-1 characters becomes a `tEXt` chunk, any other an uncompressed `iTXt` chunk, both
+/// before the pixels. PNG texts cannot hold U+0000: it becomes U+FFFD.
+///
+/// # Errors
+/// [`Error::Limit`] for a text over [`MAX_TEXT`].
+///
+/// # Examples
+/// ```
+/// use colora::picture::{Picture, png};
+///
+/// let red = Picture::new(2, 1, vec![255, 0, 0, 255, 0, 0])?;
+/// let texts = png::Texts { parameters: Some("a red line\nSteps: 1".into()), colora: None };
+/// let bytes = png::encode(&red, &texts)?;
+/// assert!(bytes.starts_with(b"\x89PNG"));
+/// # Ok::<(), colora::Error>(())
+/// ```
+pub fn encode(picture: &Picture, texts: &Texts) -> Result<Vec<u8>> {
+    let side = |pixels: usize| u32::try_from(pixels).map_err(|_| internal(&pixels));
+    let mut bytes = Vec::new();
+    let mut encoder =
+        png::Encoder::new(&mut bytes, side(picture.width())?, side(picture.height())?);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_depth(png::BitDepth::Eight);
+    for (keyword, text) in [(PARAMETERS, &texts.parameters), (COLORA, &texts.colora)] {
+        if let Some(text) = text {
+            add_text(&mut encoder, keyword, text)?;
+        }
+    }
+    let mut writer = encoder.write_header().map_err(|e| internal(&e))?;
+    writer.write_image_data(picture.bytes()).map_err(|e| internal(&e))?;
+    writer.finish().map_err(|e| internal(&e))?;
+    Ok(bytes)
+}
+
+/// Writes `bytes` as the file `path`, whole or not at all.
+///
+/// The bytes go to a temporary file in the same folder, which then takes the name; a reader never
+/// sees half a file, and without `force` two writers never overwrite each other.
+///
+/// # Errors
+/// [`Error::Exists`] when there is such a file and `force` is false; [`Error::Io`] when the folder
+/// is missing or cannot be written.
+pub fn save(bytes: &[u8], path: impl AsRef<Path>, force: bool) -> Result<()> {
+    let path = path.as_ref();
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".colora-").suffix(".part");
+    #[cfg(unix)]
+    {
+        // A temporary file is private by default; a picture follows the user's umask.
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    }
+    let mut file = builder.tempfile_in(folder).map_err(|e| Error::io(folder, e))?;
+    file.write_all(bytes).map_err(|e| Error::io(path, e))?;
+    let saved = if force { file.persist(path) } else { file.persist_noclobber(path) };
+    saved.map(drop).map_err(|e| match e.error.kind() {
+        std::io::ErrorKind::AlreadyExists if !force => Error::Exists { path: path.to_path_buf() },
+        _ => Error::io(path, e.error),
+    })
+}
+
+/// The texts inside the PNG file `path`, without decoding its pixels.
+///
+/// Understands `tEXt`, `zTXt` and `iTXt`, before or after the pixels; the first of each keyword
+/// counts.
+///
+/// # Errors
+/// [`Error::Io`] when the file cannot be read, [`Error::Corrupt`] when it is no PNG or when one of
+/// our texts does not decompress to at most [`MAX_TEXT`], [`Error::Limit`] for a longer plain text.
+pub fn read_texts(path: impl AsRef<Path>) -> Result<Texts> {
+    let path = path.as_ref();
+    let file = File::open(path).map_err(|e| Error::io(path, e))?;
+    texts_of(BufReader::new(file), path)
+}
+
+fn texts_of(source: impl BufRead + Seek, path: &Path) -> Result<Texts> {
+    let limits = png::Limits { bytes: MAX_CHUNKS };
+    let mut decoder = png::Decoder::new_with_limits(source, limits);
+    decoder.set_ignore_iccp_chunk(true);
+    let mut reader = decoder.read_info().map_err(|e| unreadable(path, e))?;
+    let texts = collect(reader.info(), path)?;
+    if texts != Texts::default() {
+        return Ok(texts);
+    }
+    match reader.finish() {
+        // A file cut short still has the texts that came before the cut.
+        Ok(()) | Err(DecodingError::Format(_) | DecodingError::IoError(_)) => {
+            collect(reader.info(), path)
+        }
+        Err(e) => Err(unreadable(path, e)),
+    }
+}
+
+fn collect(info: &png::Info<'_>, path: &Path) -> Result<Texts> {
+    Ok(Texts { parameters: find(info, PARAMETERS, path)?, colora: find(info, COLORA, path)? })
+}
+
+fn find(info: &png::Info<'_>, keyword: &str, path: &Path) -> Result<Option<String>> {
+    let plain = |c: &&TEXtChunk| c.keyword == keyword;
+    let unicode = |c: &&ITXtChunk| c.keyword == keyword;
+    let packed = |c: &&ZTXtChunk| c.keyword == keyword;
+    let text = if let Some(chunk) = info.uncompressed_latin1_text.iter().find(plain) {
+        Ok(chunk.text.clone())
+    } else if let Some(chunk) = info.utf8_text.iter().find(unicode) {
+        let mut chunk = chunk.clone();
+        chunk.decompress_text_with_limit(MAX_TEXT).and_then(|()| chunk.get_text())
+    } else if let Some(chunk) = info.compressed_latin1_text.iter().find(packed) {
+        let mut chunk = chunk.clone();
+        chunk.decompress_text_with_limit(MAX_TEXT).and_then(|()| chunk.get_text())
+    } else {
+        return Ok(None);
+    };
+    let why = |e| format!("the text `{keyword}` does not decompress to {MAX_TEXT} bytes: {e}");
+    let text = text.map_err(|e| Error::corrupt(path, why(e)))?;
+    check_length(&text)?;
+    Ok(Some(text))
+}
+
+fn add_text<W: Write>(encoder: &mut png::Encoder<'_, W>, keyword: &str, text: &str) -> Result<()> {
+    check_length(text)?;
+    let text = text.replace('\0', "\u{fffd}");
+    let latin1 = text.chars().all(|c| u32::from(c) <= 0xff);
+    let added = if latin1 {
+        encoder.add_text_chunk(keyword.into(), text)
+    } else {
+        encoder.add_itxt_chunk(keyword.into(), text)
+    };
+    added.map_err(|e| internal(&e))
+}
+
+fn check_length(text: &str) -> Result<()> {
+    if text.len() <= MAX_TEXT {
+        return Ok(());
+    }
+    Err(Error::Limit {
+        what: "bytes of a text in a PNG file",
+        allowed: MAX_TEXT as u64,
+        asked: text.len() as u64,
+    })
+}
+
+/// The encoder writes to memory and gets valid sizes, so only a mistake of ours can fail it.
+fn internal(error: &dyn std::fmt::Display) -> Error {
+    Error::Internal(format!("a PNG file could not be encoded: {error}"))
+}
+
+fn unreadable(path: &Path, error: DecodingError) -> Error {
+    match error {
+        DecodingError::IoError(e) if e.kind() != std::io::ErrorKind::UnexpectedEof => {
+            Error::io(path, e)
+        }
+        DecodingError::LimitsExceeded => {
+            Error::corrupt(path, format!("its chunks take more than {MAX_CHUNKS} bytes"))
+        }
+        other => Error::corrupt(path, format!("expected a PNG picture: {other}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Cursor;
+
+    fn picture() -> Picture {
+        Picture::new(5, 3, (0..45).collect()).unwrap()
+    }
+
+    fn texts(parameters: &str, colora: &str) -> Texts {
+        Texts { parameters: Some(parameters.into()), colora: Some(colora.into()) }
+    }
+
+    fn texts_in(bytes: &[u8]) -> Result<Texts> {
+        texts_of(Cursor::new(bytes), Path::new("x.png"))
+    }
+
+    fn holds(bytes: &[u8], chunk: &[u8]) -> bool {
+        bytes.windows(chunk.len()).any(|w| w == chunk)
+    }
+
+    #[test]
+    fn pixels_and_texts_survive() {
+        let given = texts("café, 100 °C\nSteps: 1", "{\"prompt\":\"猫 🐈\"}");
+        let bytes = encode(&picture(), &given).unwrap();
+        assert!(holds(&bytes, b"tEXtparameters\0caf\xe9") && holds(&bytes, b"iTXtcolora\0"));
+        assert_eq!(texts_in(&bytes).unwrap(), given);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.png");
+        save(&bytes, &path, false).unwrap();
+        assert_eq!(Picture::open(&path).unwrap(), picture());
+        assert_eq!(read_texts(&path).unwrap(), given);
+        let bare = encode(&picture(), &Texts::default()).unwrap();
+        assert_eq!(texts_in(&bare).unwrap(), Texts::default());
+    }
+
+    #[test]
+    fn never_overwrites_without_force() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.png");
+        save(b"first", &path, false).unwrap();
+        assert!(matches!(save(b"second", &path, false), Err(Error::Exists { .. })));
+        assert_eq!(std::fs::read(&path).unwrap(), b"first");
+        save(b"third", &path, true).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"third");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file stays");
+        let nowhere = folder.path().join("no/such/a.png");
+        assert!(matches!(save(b"x", nowhere, true), Err(Error::Io { .. })));
+    }
+
+    #[test]
+    fn reads_compressed_texts_and_texts_behind_the_pixels() {
+        let mut bytes = Vec::new();
+        let mut writer = png::Encoder::new(&mut bytes, 1, 1).write_header().unwrap();
+        writer.write_image_data(&[7]).unwrap();
+        writer.write_text_chunk(&ZTXtChunk::new(PARAMETERS, "late")).unwrap();
+        let mut json = ITXtChunk::new(COLORA, "ü→");
+        json.compressed = true;
+        writer.write_text_chunk(&json).unwrap();
+        writer.finish().unwrap();
+        assert_eq!(texts_in(&bytes).unwrap(), texts("late", "ü→"));
+    }
+
+    #[test]
+    fn limits_hold_both_ways() {
+        let long = "x".repeat(MAX_TEXT + 1);
+        let given = Texts { parameters: Some(long.clone()), colora: None };
+        assert!(matches!(encode(&picture(), &given), Err(Error::Limit { .. })));
+        let mut bytes = Vec::new();
+        let mut encoder = png::Encoder::new(&mut bytes, 1, 1);
+        encoder.add_ztxt_chunk(PARAMETERS.into(), long).unwrap();
+        encoder.write_header().unwrap().write_image_data(&[7]).unwrap();
+        assert!(bytes.len() < 200_000, "a small bomb");
+        assert!(matches!(texts_in(&bytes), Err(Error::Corrupt { .. })));
+    }
+
+    #[test]
+    fn cut_or_garbled_files_do_not_panic() {
+        let bytes = encode(&picture(), &texts("a", "é→")).unwrap();
+        for end in 0..bytes.len() {
+            let _ = texts_in(&bytes[..end]);
+            let mut garbled = bytes.clone();
+            garbled[end] ^= 0x55;
+            let _ = texts_in(&garbled);
+        }
+        assert!(matches!(texts_in(b"GIF89a"), Err(Error::Corrupt { .. })));
+        let nul = encode(&picture(), &texts("a\0b", "")).unwrap();
+        assert_eq!(texts_in(&nul).unwrap(), texts("a\u{fffd}b", ""));
+    }
+}

@@ -1,0 +1,304 @@
+//! Floor 2. One weight file, opened by what it contains: safetensors, or a torch pickle.
+//!
+//! Opening reads only the table of contents; a tensor's bytes are touched when it is asked for and
+//! are converted straight from the memory map. fp8 tensors are read as they are: a companion
+//! `….scale_weight` is an ordinary tensor here, and multiplying by it is the caller's matter.
+
+mod checkpoint;
+mod convert;
+mod header;
+
+pub use checkpoint::{Checkpoint, Inventory, Placement};
+
+use crate::error::{Error, Result};
+use candle_core::{DType, Device, Tensor};
+use safetensors::Dtype;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Type and shape of one tensor, as stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// Element type in the file.
+    pub dtype: Dtype,
+    /// Dimensions, outermost first; empty for a scalar.
+    pub shape: Vec<usize>,
+}
+
+impl TensorInfo {
+    /// Number of elements.
+    pub fn elements(&self) -> usize {
+        // Every shape was checked against the file's length when it was opened.
+        self.shape.iter().fold(1, |n, &d| n.saturating_mul(d))
+    }
+
+    /// Bytes of the elements, without gaps.
+    pub fn bytes(&self) -> usize {
+        self.elements().saturating_mul(self.dtype.bitsize()) / 8
+    }
+}
+
+/// Where a tensor lies in its file.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) info: TensorInfo,
+    /// Byte offset of the first element.
+    pub(super) offset: usize,
+    /// Distance between neighbours along each dimension, in elements; `None` when dense.
+    pub(super) strides: Option<Vec<usize>>,
+}
+
+/// What reading a table of contents gives.
+#[derive(Debug, Default)]
+pub(super) struct Contents {
+    pub(super) entries: BTreeMap<String, Entry>,
+    pub(super) metadata: BTreeMap<String, String>,
+}
+
+/// The bytes of a file.
+enum Bytes {
+    Mapped(memmap2::Mmap),
+    Static(&'static [u8]),
+    Owned(Vec<u8>),
+}
+
+impl std::ops::Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Bytes::Mapped(map) => map,
+            Bytes::Static(bytes) => bytes,
+            Bytes::Owned(bytes) => bytes,
+        }
+    }
+}
+
+/// An opened weight file. Cloning is cheap; clones share the memory map.
+///
+/// The file must not be changed or truncated while it is open: reading a page that has vanished
+/// ends the process (SIGBUS on Unix). Replace a model file by renaming a new one over it.
+#[derive(Clone)]
+pub struct CheckpointFile(Arc<Inner>);
+
+struct Inner {
+    path: PathBuf,
+    bytes: Bytes,
+    contents: Contents,
+}
+
+impl std::fmt::Debug for CheckpointFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CheckpointFile")
+            .field("path", &self.0.path)
+            .field("tensors", &self.0.contents.entries.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl CheckpointFile {
+    /// Opens a file; its contents decide how it is read, not its name.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be opened; [`Error::Corrupt`] when it is truncated, damaged or
+    /// something else altogether (a web page, a git-lfs pointer, an empty file, JSON);
+    /// [`Error::UnsafePickle`] for a pickle that asks for more than tensors; [`Error::Unsupported`]
+    /// for GGUF and for torch archives that are compressed or big-endian; [`Error::Limit`] for
+    /// tables of contents beyond all reason.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let kind = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
+        if !kind.is_file() {
+            let found = if kind.is_dir() { "a folder" } else { "no regular file" };
+            return Err(Error::corrupt(path, format!("this is {found}, expected a weight file")));
+        }
+        if kind.len() == 0 {
+            return Self::read(path.into(), Bytes::Static(&[]));
+        }
+        let file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
+        // SAFETY: the map is only read, and all reads are bounds-checked against its length. What
+        // remains is another process that changes the file meanwhile: changed bytes give other
+        // weights, never an invalid value, because every bit pattern is a valid element; a
+        // truncated file is the caller's to avoid and is documented on `CheckpointFile`.
+        #[allow(unsafe_code)]
+        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
+        Self::read(path.into(), Bytes::Mapped(map))
+    }
+
+    /// A file whose bytes are part of the program; `name` stands for its path in messages.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn from_static(bytes: &'static [u8], name: impl Into<PathBuf>) -> Result<Self> {
+        Self::read(name.into(), Bytes::Static(bytes))
+    }
+
+    /// A file whose bytes are in memory; `name` stands for its path in messages.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn from_vec(bytes: Vec<u8>, name: impl Into<PathBuf>) -> Result<Self> {
+        Self::read(name.into(), Bytes::Owned(bytes))
+    }
+
+    fn read(path: PathBuf, bytes: Bytes) -> Result<Self> {
+        let contents = header::read(&bytes, &path)?;
+        Ok(Self(Arc::new(Inner { path, bytes, contents })))
+    }
+
+    /// Where the file lies.
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// Names of all tensors, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.contents.entries.keys().map(String::as_str)
+    }
+
+    /// Number of tensors.
+    pub fn len(&self) -> usize {
+        self.0.contents.entries.len()
+    }
+
+    /// Whether there is no tensor.
+    pub fn is_empty(&self) -> bool {
+        self.0.contents.entries.is_empty()
+    }
+
+    /// Type and shape of a tensor; `None` when there is none of that name.
+    pub fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.0.contents.entries.get(name).map(|entry| &entry.info)
+    }
+
+    /// The free-form text of a safetensors header; empty for pickles.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.0.contents.metadata
+    }
+
+    /// A tensor's elements in row-major order, converted to f32.
+    ///
+    /// `rows`: only these indices of the first dimension. Integers are converted by value; fp8 is
+    /// E4M3 as torch's `float8_e4m3fn` and E5M2.
+    ///
+    /// # Errors
+    /// [`Error::TensorMissing`], or [`Error::Unsupported`] for an element type that is not read.
+    pub fn read_f32(&self, name: &str, rows: Option<Range<usize>>) -> Result<Vec<f32>> {
+        let view = self.view(name)?.rows(rows)?;
+        convert::read(&self.elements(&view)?, view.dtype).ok_or_else(|| self.unread(name, &view))
+    }
+
+    /// A tensor in `dtype` on `device`; elements that are stored in that type are copied as they are.
+    ///
+    /// `rows`: only these indices of the first dimension.
+    ///
+    /// # Errors
+    /// [`Error::TensorMissing`], [`Error::Unsupported`] for a stored or asked type that is not read,
+    /// [`Error::Tensor`] when the device has no room.
+    pub fn tensor(
+        &self,
+        name: &str,
+        rows: Option<Range<usize>>,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Tensor> {
+        self.load(name, &self.view(name)?.rows(rows)?, dtype, device)
+    }
+
+    fn view(&self, name: &str) -> Result<View> {
+        let entry = self.0.contents.entries.get(name).ok_or_else(|| Error::TensorMissing {
+            site: name.to_owned(),
+            file: self.0.path.display().to_string(),
+        })?;
+        let shape = entry.info.shape.clone();
+        let strides = entry.strides.clone().unwrap_or_else(|| dense_strides(&shape));
+        Ok(View { dtype: entry.info.dtype, shape, strides, offset: entry.offset })
+    }
+
+    fn load(&self, name: &str, view: &View, dtype: DType, device: &Device) -> Result<Tensor> {
+        let bytes = self.elements(view)?;
+        convert::tensor(&bytes, view.dtype, &view.shape, dtype, device)?
+            .ok_or_else(|| self.unread(name, view))
+    }
+
+    /// The elements of `view` without gaps: a slice of the file where possible.
+    fn elements(&self, view: &View) -> Result<Cow<'_, [u8]>> {
+        let outside = || Error::corrupt(&self.0.path, "a tensor lies outside of the file");
+        let size = view.dtype.bitsize() / 8;
+        let length = view.shape.iter().product::<usize>() * size;
+        if length == 0 {
+            return Ok(Cow::Borrowed(&[]));
+        }
+        if view.strides == dense_strides(&view.shape) {
+            let end = view.offset.checked_add(length).ok_or_else(outside)?;
+            return self.0.bytes.get(view.offset..end).map(Cow::Borrowed).ok_or_else(outside);
+        }
+        let mut gathered = Vec::with_capacity(length);
+        let mut index = vec![0usize; view.shape.len()];
+        while gathered.len() < length {
+            let at: usize = index.iter().zip(&view.strides).map(|(i, s)| i * s).sum();
+            let start = view.offset + at * size;
+            gathered.extend(self.0.bytes.get(start..start + size).ok_or_else(outside)?);
+            for (i, &dim) in index.iter_mut().zip(&view.shape).rev() {
+                *i += 1;
+                if *i < dim {
+                    break;
+                }
+                *i = 0;
+            }
+        }
+        Ok(Cow::Owned(gathered))
+    }
+
+    fn unread(&self, name: &str, view: &View) -> Error {
+        Error::unsupported(
+            format!("{}: the element type {} of `{name}`", self.0.path.display(), view.dtype),
+            "convert the file to F32, F16 or BF16",
+        )
+    }
+}
+
+/// A rectangle of elements inside the file.
+#[derive(Debug, Clone)]
+struct View {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    strides: Vec<usize>,
+    offset: usize,
+}
+
+impl View {
+    fn rows(mut self, rows: Option<Range<usize>>) -> Result<Self> {
+        let Some(rows) = rows else { return Ok(self) };
+        let (Some(dim), Some(stride)) = (self.shape.first_mut(), self.strides.first()) else {
+            return Err(Error::Internal(format!("rows {rows:?} of a scalar")));
+        };
+        if rows.start > rows.end || rows.end > *dim {
+            return Err(Error::Internal(format!("rows {rows:?} of {dim}")));
+        }
+        *dim = rows.len();
+        self.offset += rows.start * stride * (self.dtype.bitsize() / 8);
+        Ok(self)
+    }
+
+    fn transposed(mut self) -> Self {
+        self.shape.reverse();
+        self.strides.reverse();
+        self
+    }
+}
+
+/// Strides of a row-major tensor without gaps, in elements.
+pub(super) fn dense_strides(shape: &[usize]) -> Vec<usize> {
+    let mut strides = vec![1usize; shape.len()];
+    for i in (1..shape.len()).rev() {
+        strides[i - 1] = strides[i].saturating_mul(shape[i]);
+    }
+    strides
+}
+
+#[cfg(test)]
+mod tests;

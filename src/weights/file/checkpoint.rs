@@ -1,0 +1,187 @@
+//! A model's weights: canonical sites, each pointing into a file.
+
+use super::{CheckpointFile, View};
+use crate::error::{Error, Result};
+use crate::weights::names::Part;
+use crate::weights::{Site, Weight, WeightSource, shapes_agree};
+use candle_core::{DType, Device, Tensor};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Where tensors go and as what.
+#[derive(Debug, Clone)]
+pub struct Placement {
+    /// The device that computes.
+    pub device: Device,
+    /// Float type of text encoders and UNet.
+    pub dtype: DType,
+    /// Float type of the autoencoder, which may overflow in f16.
+    pub vae_dtype: DType,
+}
+
+impl Default for Placement {
+    /// The CPU, in f32.
+    fn default() -> Self {
+        Self { device: Device::Cpu, dtype: DType::F32, vae_dtype: DType::F32 }
+    }
+}
+
+impl Placement {
+    /// Float type of the tensors of `component`.
+    pub fn dtype_of(&self, component: &str) -> DType {
+        if component == "vae" { self.vae_dtype } else { self.dtype }
+    }
+}
+
+/// How much a component holds, as stored.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Inventory {
+    /// Number of tensors.
+    pub tensors: usize,
+    /// Number of elements.
+    pub parameters: u64,
+    /// Bytes in the file.
+    pub bytes: u64,
+    /// Element types, in name order.
+    pub dtypes: BTreeSet<String>,
+}
+
+/// The part of a file's tensor that is one weight.
+#[derive(Debug, Clone)]
+struct Piece {
+    file: CheckpointFile,
+    name: Box<str>,
+    part: Part,
+    shape: Vec<usize>,
+}
+
+impl Piece {
+    fn view(&self) -> Result<View> {
+        let view = self.file.view(&self.name)?;
+        match self.part {
+            Part::Whole => Ok(view),
+            Part::Rows { start, len } => view.rows(Some(start..start.saturating_add(len))),
+            Part::Transposed => Ok(view.transposed()),
+        }
+    }
+}
+
+/// A [`WeightSource`] over the tensors of one or several files.
+///
+/// Nothing is read before it is asked for, and nothing is kept after it was given.
+#[derive(Debug, Clone)]
+pub struct Checkpoint {
+    name: String,
+    placement: Placement,
+    pieces: BTreeMap<Site, Piece>,
+}
+
+impl Checkpoint {
+    /// An empty checkpoint; `name` is its file or folder, for messages.
+    pub fn new(name: impl Into<String>, placement: Placement) -> Self {
+        Self { name: name.into(), placement, pieces: BTreeMap::new() }
+    }
+
+    /// Adds (or replaces) the weight `site`: `part` of the tensor `name` of `file`.
+    ///
+    /// # Errors
+    /// [`Error::TensorMissing`] without such a tensor, [`Error::Corrupt`] when it has no such part.
+    pub fn insert(
+        &mut self,
+        site: Site,
+        file: &CheckpointFile,
+        name: &str,
+        part: Part,
+    ) -> Result<()> {
+        let missing = || Error::TensorMissing {
+            site: name.to_owned(),
+            file: file.path().display().to_string(),
+        };
+        let mut shape = file.info(name).ok_or_else(missing)?.shape.clone();
+        match (part, shape.first_mut()) {
+            (Part::Whole, _) => {}
+            (Part::Transposed, _) => shape.reverse(),
+            (Part::Rows { start, len }, Some(rows))
+                if start.checked_add(len).is_some_and(|end| end <= *rows) =>
+            {
+                *rows = len;
+            }
+            (Part::Rows { start, len }, _) => {
+                let why = format!("`{name}` has shape {shape:?}, rows {start}+{len} are needed");
+                return Err(Error::corrupt(file.path(), why));
+            }
+        }
+        let piece = Piece { file: file.clone(), name: name.into(), part, shape };
+        self.pieces.insert(site, piece);
+        Ok(())
+    }
+
+    /// This checkpoint with the weights of `component` taken from `other` instead.
+    #[must_use]
+    pub fn with_component(mut self, component: &str, other: &Checkpoint) -> Self {
+        self.pieces.retain(|site, _| site.component() != component);
+        let theirs = other.pieces.iter().filter(|(site, _)| site.component() == component);
+        self.pieces.extend(theirs.map(|(site, piece)| (site.clone(), piece.clone())));
+        self
+    }
+
+    /// The components that have weights, in name order.
+    pub fn components(&self) -> BTreeSet<String> {
+        self.pieces.keys().map(|site| site.component().to_owned()).collect()
+    }
+
+    /// How much `component` holds.
+    pub fn inventory(&self, component: &str) -> Inventory {
+        let mut total = Inventory::default();
+        for (_, piece) in self.pieces.iter().filter(|(site, _)| site.component() == component) {
+            let Some(info) = piece.file.info(&piece.name) else { continue };
+            let elements = piece.shape.iter().product::<usize>() as u64;
+            total.tensors += 1;
+            total.parameters += elements;
+            total.bytes += elements * info.dtype.bitsize() as u64 / 8;
+            total.dtypes.insert(info.dtype.to_string());
+        }
+        total
+    }
+
+    fn load(&self, site: &Site, piece: &Piece, shape: &[usize]) -> Result<Tensor> {
+        let dtype = self.placement.dtype_of(site.component());
+        let view = piece.view()?;
+        let tensor = piece.file.load(&piece.name, &view, dtype, &self.placement.device)?;
+        Ok(if tensor.dims() == shape { tensor } else { tensor.reshape(shape)? })
+    }
+}
+
+impl WeightSource for Checkpoint {
+    fn get(&self, site: &Site, shape: &[usize]) -> Result<Weight> {
+        let piece = self.pieces.get(site).ok_or_else(|| Error::TensorMissing {
+            site: site.to_string(),
+            file: self.name.clone(),
+        })?;
+        // Shapes are compared before anything is read.
+        if !shapes_agree(&piece.shape, shape) {
+            return Err(Error::ShapeMismatch {
+                site: site.to_string(),
+                expected: shape.to_vec(),
+                found: piece.shape.clone(),
+                file: piece.file.path().display().to_string(),
+            });
+        }
+        Ok(Weight::Dense(self.load(site, piece, shape)?))
+    }
+
+    fn shape(&self, site: &Site) -> Option<Vec<usize>> {
+        self.pieces.get(site).map(|piece| piece.shape.clone())
+    }
+
+    fn sites(&self) -> Vec<Site> {
+        self.pieces.keys().cloned().collect()
+    }
+
+    fn device(&self) -> &Device {
+        &self.placement.device
+    }
+
+    fn dtype(&self, component: &str) -> DType {
+        self.placement.dtype_of(component)
+    }
+}

@@ -1,0 +1,103 @@
+use super::*;
+use crate::weights::names::Part;
+use crate::weights::{Site, WeightSource};
+
+/// A safetensors file of `header` and `data`.
+fn file(header: &str, data: &[u8]) -> Vec<u8> {
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.as_bytes());
+    bytes.extend(data);
+    bytes
+}
+
+/// `a`: f32 [2, 3] = 0..6, `b`: i16 [2] = 7, 8; the odd header length leaves `a` unaligned.
+fn small() -> Vec<u8> {
+    let header = r#"{"__metadata__":{"k":"v"},"a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},"b":{"dtype":"I16","shape":[2],"data_offsets":[24,28]}}"#;
+    let mut data: Vec<u8> = (0..6).flat_map(|i| (i as f32).to_le_bytes()).collect();
+    data.extend([7, 0, 8, 0]);
+    file(header, &data)
+}
+
+fn why(bytes: impl Into<Vec<u8>>) -> String {
+    match CheckpointFile::from_vec(bytes.into(), "x").unwrap_err() {
+        Error::Corrupt { why, .. } => why,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn reads_tensors_and_rows() {
+    let file = CheckpointFile::from_vec(small(), "x").unwrap();
+    assert_eq!(file.names().collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(file.metadata()["k"], "v");
+    assert_eq!(file.read_f32("a", Some(1..2)).unwrap(), [3.0, 4.0, 5.0]);
+    assert_eq!(file.read_f32("b", None).unwrap(), [7.0, 8.0]);
+    assert!(matches!(file.read_f32("c", None), Err(Error::TensorMissing { .. })));
+    assert!(matches!(file.read_f32("a", Some(1..3)), Err(Error::Internal(_))));
+    let tensor = file.tensor("a", Some(0..1), DType::F64, &Device::Cpu).unwrap();
+    assert_eq!(tensor.to_vec2::<f64>().unwrap(), [[0.0, 1.0, 2.0]]);
+    assert!(matches!(file.tensor("a", None, DType::U8, &Device::Cpu), Err(Error::Unsupported { .. })));
+}
+
+#[test]
+fn parts_are_views() {
+    let file = CheckpointFile::from_vec(small(), "x").unwrap();
+    let mut checkpoint = Checkpoint::new("x", Placement::default());
+    let (t, row) = (Site::new("unet.t"), Site::new("unet.row"));
+    checkpoint.insert(t.clone(), &file, "a", Part::Transposed).unwrap();
+    checkpoint.insert(row.clone(), &file, "a", Part::Rows { start: 1, len: 1 }).unwrap();
+    let too_far = Part::Rows { start: 1, len: usize::MAX };
+    assert!(checkpoint.insert(row.clone(), &file, "a", too_far).is_err());
+    let values = checkpoint.get(&t, &[3, 2]).unwrap().base().to_vec2::<f32>().unwrap();
+    assert_eq!(values, [[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]);
+    let values = checkpoint.get(&row, &[1, 3, 1, 1]).unwrap();
+    assert_eq!(values.base().dims(), [1, 3, 1, 1]);
+    assert!(matches!(checkpoint.get(&t, &[2, 3]), Err(Error::ShapeMismatch { .. })));
+    assert_eq!(checkpoint.inventory("unet").parameters, 9);
+    assert_eq!(Checkpoint::new("y", Placement::default()).with_component("unet", &checkpoint).sites().len(), 2);
+}
+
+#[test]
+fn says_what_the_file_is() {
+    assert!(why("").contains("empty"));
+    assert!(why("\n <!DOCTYPE html>").contains("web page"));
+    assert!(why("version https://git-lfs.example/spec/v1\noid sha256:").contains("git-lfs pointer"));
+    assert!(why("{\"a\": 1, \"b\": 2}").contains("JSON"));
+    assert!(why("abc").contains("3 bytes"));
+    assert!(why("abcdefghijkl").contains("neither"));
+    let gguf = CheckpointFile::from_vec(b"GGUF\x03\0\0\0{\0\0\0".to_vec(), "x");
+    assert!(gguf.is_err());
+}
+
+#[test]
+fn truncation_is_named_with_both_lengths() {
+    let whole = small();
+    let cut = &whole[..whole.len() - 3];
+    let expected = format!("expected {} bytes, have {}", whole.len(), cut.len());
+    assert!(why(cut).contains(&expected), "{}", why(cut));
+    assert!(why(&whole[..20]).contains("truncated: expected at least"));
+    assert!(why(&whole[..8]).contains("truncated"));
+    let mut longer = whole.clone();
+    longer.push(0);
+    assert!(why(longer).contains("1 unknown bytes"));
+    for end in 0..whole.len() {
+        assert!(CheckpointFile::from_vec(whole[..end].to_vec(), "x").is_err());
+    }
+}
+
+#[test]
+fn lying_headers_are_refused() {
+    let overlap = r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
+    assert!(why(file(overlap, &[0; 4])).contains("invalid offset"));
+    let span = r#"{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,4]}}"#;
+    assert!(why(file(span, &[0; 4])).contains("damaged"));
+    let huge = r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296,4294967296],"data_offsets":[0,4]}}"#;
+    assert!(why(file(huge, &[0; 4])).contains("damaged"));
+    let mut long = u64::MAX.to_le_bytes().to_vec();
+    long.extend(b"{}");
+    assert!(why(long).contains("100000000"));
+    assert!(why(file("{]", &[])).contains("damaged"));
+    let odd = r#"{"a":{"dtype":"F4","shape":[2],"data_offsets":[0,1]}}"#;
+    let odd = CheckpointFile::from_vec(file(odd, &[0]), "x").unwrap();
+    assert!(matches!(odd.read_f32("a", None), Err(Error::Unsupported { .. })));
+}
