@@ -233,7 +233,11 @@ impl ModelParts {
 /// `native`: picture side that the UNet was trained at, in pixels.
 fn basic_defaults(family: Family, native: usize, scheduler: &SchedulerConfig) -> Result<Defaults> {
     let side = native.clamp(8, crate::size::MAX_SIDE) / 8 * 8;
-    let karras = scheduler.use_karras_sigmas.unwrap_or(true);
+    let schedule = match (scheduler.use_karras_sigmas, scheduler.use_exponential_sigmas) {
+        (_, Some(true)) => Schedule::Exponential,
+        (Some(false), _) => Schedule::Discrete,
+        _ => Schedule::Karras,
+    };
     Ok(Defaults {
         size: ImageSize::new(side, side)?,
         steps: 25,
@@ -243,6 +247,6 @@ fn basic_defaults(family: Family, native: usize, scheduler: &SchedulerConfig) ->
             Family::Sdxl | Family::SdxlRefiner => 5.0,
         },
         sampler: Sampler::DpmPp2m,
-        schedule: if karras { Schedule::Karras } else { Schedule::Discrete },
+        schedule,
     })
 }

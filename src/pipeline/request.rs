@@ -190,6 +190,7 @@ impl Plan {
         let schedule = match self.schedule {
             Schedule::Discrete => "Automatic",
             Schedule::Karras => "Karras",
+            Schedule::Exponential => "Exponential",
         };
         let mut fields = vec![
             ("Steps", self.steps.to_string()),

@@ -18,17 +18,21 @@ pub enum Schedule {
     Discrete,
     /// Karras et al. (2022), eq. 5, ρ = 7.
     Karras,
+    /// Evenly in the logarithm of σ.
+    Exponential,
 }
 
 impl Schedule {
     /// Every schedule, in the order of help texts.
-    pub const ALL: [Schedule; 2] = [Schedule::Discrete, Schedule::Karras];
+    pub const ALL: [Schedule; 3] =
+        [Schedule::Discrete, Schedule::Karras, Schedule::Exponential];
 
     /// The name in requests, flags and files.
     pub fn name(self) -> &'static str {
         match self {
             Schedule::Discrete => "discrete",
             Schedule::Karras => "karras",
+            Schedule::Exponential => "exponential",
         }
     }
 }
@@ -90,6 +94,8 @@ pub struct SchedulerConfig {
     pub final_sigmas_type: Option<String>,
     /// Karras by default.
     pub use_karras_sigmas: Option<bool>,
+    /// Exponential by default.
+    pub use_exponential_sigmas: Option<bool>,
 }
 
 impl Default for SchedulerConfig {
@@ -108,6 +114,7 @@ impl Default for SchedulerConfig {
             rescale_betas_zero_snr: false,
             final_sigmas_type: None,
             use_karras_sigmas: None,
+            use_exponential_sigmas: None,
         }
     }
 }
@@ -296,11 +303,14 @@ impl Sigmas {
         });
         let timesteps = spaced_timesteps(sampler, spacing, steps, config.steps_offset, table.len());
         let mut plan = match schedule {
-            Schedule::Discrete => discrete(sampler, timesteps, table),
-            Schedule::Karras => karras(sampler, &timesteps, steps, table),
+            Schedule::Discrete => discrete(timesteps, table),
+            _ => spread(sampler, schedule, &timesteps, steps, table),
         };
         plan.finish_plan(sampler, schedule, spacing, config, table);
-        if plan.sigmas.windows(2).any(|w| w[1] >= w[0]) {
+        // Only the end may stand still: DDIM's one evenly spaced step starts where it ends.
+        let ends = |i: usize| i + 2 == plan.sigmas.len();
+        let falls = |(i, w): (usize, &[f64])| w[1] < w[0] || (ends(i) && w[1] <= w[0]);
+        if !plan.sigmas.windows(2).enumerate().all(falls) {
             return Err(Error::bad_request(
                 "steps",
                 steps,
@@ -334,8 +344,6 @@ impl Sigmas {
                 .map(|t| if t - stride >= 0.0 { table.sigma(t - stride) } else { end })
                 .collect();
         }
-        // A list may begin its last interval at the first training σ; then nothing is left to do
-        // but to aim at zero.
         self.sigmas.push(end);
         self.short_runs_end_low = true;
         let top = self.sigmas[0];
@@ -376,7 +384,9 @@ fn spaced_timesteps(
             .rev()
             .take(steps)
             .map(|i| {
-                let t = if points == 1 { 0.0 } else { last * i as f64 / (points - 1) as f64 };
+                // As numpy's linspace: by the step, the end exactly; rounding depends on it.
+                let step = last / (points.max(2) - 1) as f64;
+                let t = if i > 0 && i + 1 == points { last } else { i as f64 * step };
                 if sampler == Sampler::Euler { f64::from(t as f32) } else { t.round_ties_even() }
             })
             .collect(),
@@ -393,14 +403,19 @@ fn spaced_timesteps(
     }
 }
 
-fn discrete(_sampler: Sampler, timesteps: Vec<f64>, table: &NoiseTable) -> Sigmas {
+fn discrete(timesteps: Vec<f64>, table: &NoiseTable) -> Sigmas {
     let sigmas = timesteps.iter().map(|&t| table.sigma(t)).collect();
     Sigmas { timesteps, ..Sigmas::from_sigmas(sigmas) }
 }
 
-/// Karras et al. (2022), eq. 5 with ρ = 7.
-fn karras(sampler: Sampler, timesteps: &[f64], steps: usize, table: &NoiseTable) -> Sigmas {
-    const RHO: f64 = 7.0;
+/// Levels spread by a formula over the range of the table.
+fn spread(
+    sampler: Sampler,
+    schedule: Schedule,
+    timesteps: &[f64],
+    steps: usize,
+    table: &NoiseTable,
+) -> Sigmas {
     let last = (table.len() - 1) as f64;
     // diffusers' Euler spans the levels that its spacing chose; the others span the whole table.
     let (low, high) = match sampler {
@@ -410,17 +425,31 @@ fn karras(sampler: Sampler, timesteps: &[f64], steps: usize, table: &NoiseTable)
         ),
         Sampler::Ddim | Sampler::DpmPp2m => (table.sigma(0.0), table.sigma(last)),
     };
-    let (low, high) = (low.powf(1.0 / RHO), high.powf(1.0 / RHO));
+    let formula: fn(f64, f64, f64) -> f64 =
+        if schedule == Schedule::Exponential { exponential } else { karras };
     let ramp = |i: usize| if steps == 1 { 0.0 } else { i as f64 / (steps - 1) as f64 };
-    let sigmas: Vec<f64> = (0..steps).map(|i| (high + ramp(i) * (low - high)).powf(RHO)).collect();
-    let timesteps = sigmas
-        .iter()
-        .map(|&sigma| {
-            let t = table.timestep(sigma);
-            if sampler == Sampler::DpmPp2m { t.round_ties_even() } else { t }
-        })
-        .collect();
+    let sigmas: Vec<f64> = (0..steps).map(|i| formula(low, high, ramp(i))).collect();
+    let rounded = |t: f64| match (sampler, schedule) {
+        (Sampler::DpmPp2m, Schedule::Karras) => t.round_ties_even(),
+        // diffusers casts to an integer here without rounding first; its f32 logarithms put the top
+        // level just below its timestep.
+        (Sampler::DpmPp2m, _) => (t - 1e-4).trunc(),
+        (Sampler::Euler | Sampler::Ddim, _) => t,
+    };
+    let timesteps = sigmas.iter().map(|&sigma| rounded(table.timestep(sigma))).collect();
     Sigmas { timesteps, ..Sigmas::from_sigmas(sigmas) }
+}
+
+/// Karras et al. (2022), eq. 5 with ρ = 7; `ramp` goes from 0 to 1.
+fn karras(low: f64, high: f64, ramp: f64) -> f64 {
+    const RHO: f64 = 7.0;
+    let (low, high) = (low.powf(1.0 / RHO), high.powf(1.0 / RHO));
+    (high + ramp * (low - high)).powf(RHO)
+}
+
+/// Geometric; `ramp` goes from 0 to 1.
+fn exponential(low: f64, high: f64, ramp: f64) -> f64 {
+    (high.ln() + ramp * (low.ln() - high.ln())).exp()
 }
 
 #[cfg(test)]
