@@ -1,4 +1,4 @@
-//TMP#![doc = include_str!("../README.md")]
+#![doc = include_str!("../README.md")]
 //!
 //! # Floors
 //!
@@ -13,16 +13,17 @@
 //! | 3 | `nn` |
 //! | 2 | `weights`, `sampling` |
 //! | 1 | `rng`, `picture`, `kernels` |
-//! | 0 | `error`, `size` |
+//! | 0 | `error`, `size`, `near` |
 
-//TMP#[cfg(feature = "cli")]
-//TMPpub mod cli;
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod conditioning;
-//TMPpub mod config;
+pub mod config;
 mod error;
 pub mod family;
 mod kernels;
 pub mod models;
+mod near;
 pub mod nn;
 pub mod picture;
 pub mod pipeline;
@@ -30,7 +31,7 @@ pub mod rng;
 pub mod sampling;
 pub mod size;
 pub mod starter;
-//TMPpub mod store;
+pub mod store;
 pub mod weights;
 
 pub use error::{Error, Fault, Result};

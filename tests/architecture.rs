@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Floor of each top-level module, as in the crate documentation.
 const FLOORS: &[(u8, &[&str])] = &[
-    (0, &["error", "size"]),
+    (0, &["error", "size", "near"]),
     (1, &["rng", "picture", "kernels"]),
     (2, &["weights", "sampling"]),
     (3, &["nn"]),

@@ -14,7 +14,7 @@ const KEYS: usize = 1024;
 /// softmax(q·kᵀ/√K)·v over `heads` heads, Milakov and Gimelshein (2018) for the running softmax.
 ///
 /// `q`: `[B, N, D]`; `k`, `v`: `[B, T, D]`. Returns `[B, N, D]`.
-pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
+pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
     q.contiguous()?.apply_op3_no_bwd(&k.contiguous()?, &v.contiguous()?, &Attention { heads })
 }
 

@@ -13,7 +13,7 @@ const DEPTH: usize = 288;
 /// 2-D convolution with a square kernel.
 ///
 /// `x`: `[B, I, H, W]`; `weight`: `[O, I, k, k]`; `bias`: `[O]`. Returns `[B, O, H', W']`.
-pub fn conv2d(
+pub(crate) fn conv2d(
     x: &Tensor,
     weight: &Tensor,
     bias: Option<&Tensor>,

@@ -13,7 +13,7 @@ const COLUMNS: usize = 640;
 /// x·Wᵀ + b.
 ///
 /// `x`: `[M, K]`; `weight`: `[N, K]`; `bias`: `[N]`. Returns `[M, N]`.
-pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let (x, weight) = (x.contiguous()?, weight.contiguous()?);
     match bias {
         Some(bias) => x.apply_op3_no_bwd(&weight, &bias.contiguous()?, &Product),

@@ -10,16 +10,16 @@ mod linear;
 mod norm;
 mod vector;
 
-pub use attention::attention;
-pub use conv::conv2d;
-pub use linear::linear;
-pub use norm::group_norm;
-pub use vector::geglu;
+pub(crate) use attention::attention;
+pub(crate) use conv::conv2d;
+pub(crate) use linear::linear;
+pub(crate) use norm::group_norm;
+pub(crate) use vector::geglu;
 
 use candle_core::{CpuStorage, DType, Layout, Tensor};
 
 /// Whether these operators serve `tensor`.
-pub fn usable(tensor: &Tensor) -> bool {
+pub(crate) fn usable(tensor: &Tensor) -> bool {
     tensor.device().is_cpu() && tensor.dtype() == DType::F32
 }
 

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 /// Group norm over channels and space, Wu and He (2018).
 ///
 /// `x`: `[B, C, ..]`; `weight`, `bias`: `[C]`. Statistics are accumulated in f64.
-pub fn group_norm(
+pub(crate) fn group_norm(
     x: &Tensor,
     weight: &Tensor,
     bias: &Tensor,

@@ -178,7 +178,7 @@ multiversion! {
 }
 
 /// value · GELU(gate), the halves of the last dimension of `x`: `[.., 2·D]` → `[.., D]`.
-pub fn geglu(x: &Tensor) -> Result<Tensor> {
+pub(crate) fn geglu(x: &Tensor) -> Result<Tensor> {
     x.contiguous()?.apply_op1_no_bwd(&Geglu)
 }
 

@@ -68,13 +68,13 @@ impl Options {
     /// What is wrong with the files, or [`Error::Unsupported`] for the device.
     pub fn open(self, path: impl AsRef<Path>) -> Result<Pipeline> {
         let placement = self.placement()?;
-        Pipeline::new(ModelParts::open(path.as_ref(), placement, self.vae.as_deref())?)
+        Pipeline::from_parts(ModelParts::open(path.as_ref(), placement, self.vae.as_deref())?)
     }
 
     /// Opens the starter model that is built into colora.
     pub fn open_starter(self) -> Result<Pipeline> {
         let placement = self.placement()?;
-        Pipeline::new(crate::starter::open(placement, self.vae.as_deref())?)
+        Pipeline::from_parts(crate::starter::open(placement, self.vae.as_deref())?)
     }
 
     fn placement(&self) -> Result<Placement> {
@@ -156,7 +156,11 @@ impl Pipeline {
         Options::default()
     }
 
-    fn new(parts: ModelParts) -> Result<Self> {
+    /// A pipeline over parts that the caller opened, and perhaps changed.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a scheduler config that makes no sense.
+    pub fn from_parts(parts: ModelParts) -> Result<Self> {
         let table = NoiseTable::new(&parts.scheduler)?;
         Ok(Self { parts, table, text: Lazy::new(), unet: Lazy::new(), vae: Lazy::new() })
     }

@@ -1,0 +1,87 @@
+//! Floor 7. `colora config`: what is set, where, and how to begin.
+
+use super::output::SCHEMA;
+use super::style::result_line;
+use super::{env, settings};
+use crate::config::{files, template, user_file};
+use crate::error::Error;
+use crate::picture::png;
+use anyhow::Result;
+use clap::Subcommand;
+use std::path::Path;
+
+/// What `colora config` accepts.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Precedence: flags, COLORA_* variables, ./colora.toml, the user's file, the model's defaults.")]
+pub(super) struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Print what is set
+    Show {
+        /// Say where each value came from
+        #[arg(long)]
+        origin: bool,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the files that are read, the strongest last
+    Path,
+    /// Write a file with every key as a comment
+    Init {
+        /// Write ./colora.toml instead of the user's file
+        #[arg(long)]
+        local: bool,
+        /// Overwrite the file
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+/// Runs `colora config`.
+pub(super) fn run(args: &Args) -> Result<()> {
+    match args.verb {
+        Verb::Show { origin, json } => show(origin, json),
+        Verb::Path => {
+            files(Path::new("."), &env).iter().try_for_each(|f| result_line(&f.display().to_string()))
+        }
+        Verb::Init { local, force } => init(local, force),
+    }
+}
+
+fn show(origin: bool, json: bool) -> Result<()> {
+    let settings = settings()?;
+    if json {
+        let origins: serde_json::Map<String, serde_json::Value> =
+            settings.entries().map(|(key, _, from)| (key.to_owned(), from.to_string().into())).collect();
+        let mut value = serde_json::json!({
+            "schema": SCHEMA, "event": "config", "config": settings.config,
+        });
+        if origin {
+            value["origin"] = origins.into();
+        }
+        return result_line(&value.to_string());
+    }
+    settings.entries().try_for_each(|(key, value, from)| {
+        let from = if origin { format!("  # {from}") } else { String::new() };
+        result_line(&format!("{key} = {value}{from}"))
+    })
+}
+
+fn init(local: bool, force: bool) -> Result<()> {
+    let path = if local { Some(crate::config::LOCAL_FILE.into()) } else { user_file(&env) };
+    let Some(path) = path else {
+        return Err(Error::unsupported("a user's settings file", "set XDG_CONFIG_HOME or use --local").into());
+    };
+    if let Some(folder) = path.parent().filter(|f| !f.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+    }
+    // Any bytes: the same whole-or-nothing write as for pictures.
+    png::save(template().as_bytes(), &path, force)?;
+    result_line(&path.display().to_string())
+}

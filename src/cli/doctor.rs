@@ -1,0 +1,150 @@
+//! Floor 7. `colora doctor`: what this build and this machine can do.
+
+use super::output::SCHEMA;
+use super::style::{bytes, result_line};
+use super::{env, settings, store};
+use crate::config::files;
+use crate::error::Error;
+use crate::pipeline::{DeviceChoice, Pipeline};
+use anyhow::Result;
+use serde_json::{Map, Value, json};
+use std::path::Path;
+
+/// What `colora doctor` accepts.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Most devices of a kind that are looked for.
+const MOST_DEVICES: usize = 16;
+
+/// Runs `colora doctor`; fails when the built-in model does not open.
+pub(super) fn run(args: &Args) -> Result<()> {
+    let starter = Pipeline::options().device(DeviceChoice::Cpu).open_starter();
+    let report = report(&starter)?;
+    if args.json {
+        let mut value = json!({ "schema": SCHEMA, "event": "doctor" });
+        if let Some(object) = value.as_object_mut() {
+            object.extend(report);
+        }
+        result_line(&value.to_string())?;
+    } else {
+        for (key, value) in &report {
+            result_line(&format!("{key:9} {}", text(value)))?;
+        }
+    }
+    starter.map(drop).map_err(|e| anyhow::Error::new(e).context("the built-in model does not open"))
+}
+
+fn report(starter: &Result<Pipeline, Error>) -> Result<Map<String, Value>> {
+    let settings = settings()?;
+    let store = store(&settings);
+    let place = |path: &Path| {
+        let missing = if path.exists() { "" } else { " (not there)" };
+        format!("{}{missing}", path.display())
+    };
+    let folders: Vec<String> = store.folders().iter().map(|p| place(p)).collect();
+    let configs: Vec<String> = files(Path::new("."), &env).iter().map(|p| place(p)).collect();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut map = Map::new();
+    let mut put = |key: &str, value: Value| map.insert(key.to_owned(), value);
+    put("version", env!("CARGO_PKG_VERSION").into());
+    put("target", format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS).into());
+    put("features", features().into());
+    put("cpu", cpu().into());
+    put("cores", cores.into());
+    put("memory", memory().unwrap_or_else(|| "unknown".to_owned()).into());
+    put("devices", devices().into());
+    put("models", folders.into());
+    put("hub cache", place(store.cache().root()).into());
+    put("hub", if store.cache().offline() { "offline".into() } else { store.cache().endpoint().into() });
+    put("config", configs.into());
+    let starter = starter.as_ref().map_or_else(ToString::to_string, |_| "ok".to_owned());
+    put("starter", starter.into());
+    Ok(map)
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(items) if items.is_empty() => "none".to_owned(),
+        Value::Array(items) => items.iter().map(text).collect::<Vec<_>>().join("\n          "),
+        other => other.to_string(),
+    }
+}
+
+/// Features that this build has.
+fn features() -> Vec<&'static str> {
+    let all = [
+        ("cli", cfg!(feature = "cli")),
+        ("hub", cfg!(feature = "hub")),
+        ("cuda", cfg!(feature = "cuda")),
+        ("cudnn", cfg!(feature = "cudnn")),
+        ("metal", cfg!(feature = "metal")),
+        ("accelerate", cfg!(feature = "accelerate")),
+        ("mkl", cfg!(feature = "mkl")),
+    ];
+    all.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect()
+}
+
+/// Devices that open, as `--device` names them.
+fn devices() -> Vec<String> {
+    let opens = |choice: DeviceChoice| choice.open().is_ok();
+    let mut found = vec!["cpu".to_owned()];
+    if cfg!(feature = "cuda") {
+        let cuda = (0..MOST_DEVICES).take_while(|i| opens(DeviceChoice::Cuda(*i)));
+        found.extend(cuda.map(|i| format!("cuda:{i}")));
+    }
+    if cfg!(feature = "metal") && opens(DeviceChoice::Metal(0)) {
+        found.push("metal".to_owned());
+    }
+    found
+}
+
+/// Vector instructions that this processor has.
+#[cfg(target_arch = "x86_64")]
+fn cpu() -> Vec<&'static str> {
+    let all = [
+        ("avx", is_x86_feature_detected!("avx")),
+        ("avx2", is_x86_feature_detected!("avx2")),
+        ("fma", is_x86_feature_detected!("fma")),
+        ("f16c", is_x86_feature_detected!("f16c")),
+        ("avx512f", is_x86_feature_detected!("avx512f")),
+        ("avx512bf16", is_x86_feature_detected!("avx512bf16")),
+    ];
+    all.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect()
+}
+
+/// Vector instructions that this processor has.
+#[cfg(target_arch = "aarch64")]
+fn cpu() -> Vec<&'static str> {
+    let all = [
+        ("neon", std::arch::is_aarch64_feature_detected!("neon")),
+        ("dotprod", std::arch::is_aarch64_feature_detected!("dotprod")),
+        ("fp16", std::arch::is_aarch64_feature_detected!("fp16")),
+    ];
+    all.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect()
+}
+
+/// Vector instructions are not asked for on other processors.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn cpu() -> Vec<&'static str> {
+    Vec::new()
+}
+
+/// Free and whole memory, and the limit of the control group if there is one; Linux only.
+fn memory() -> Option<String> {
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let field = |name: &str| {
+        let line = info.lines().find(|line| line.starts_with(name))?;
+        let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+        Some(bytes(kilobytes * 1024))
+    };
+    let limit = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
+    let limit = limit.and_then(|text| text.trim().parse::<u64>().ok());
+    let limit = limit.map(|count| format!(", limited to {}", bytes(count))).unwrap_or_default();
+    Some(format!("{} free of {}{limit}", field("MemAvailable:")?, field("MemTotal:")?))
+}

@@ -1,0 +1,240 @@
+//! Floor 7. The flags of `generate`, and how they become a request.
+
+use super::progress::ProgressKind;
+use crate::config::Config;
+use crate::pipeline::{DTypeChoice, DeviceChoice, Request};
+use crate::sampling::{Sampler, Schedule};
+use crate::size::ImageSize;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, ValueHint};
+use std::path::PathBuf;
+
+const EXAMPLES: &str = "\
+Examples:
+  colora \"a red fox in the snow\"                      picture with the built-in model
+  colora -m dreamshaper -N blurry --size 512x768 \"a portrait\"
+  colora -n 4 -S 7 -o \"out/{prompt}-{seed}.png\" \"a fox\"  four seeds: 7, 8, 9, 10
+  echo \"a fox\" | colora -o - - | magick - fox.jpg       prompt from stdin, PNG to stdout
+  colora --from fox.png -s 50                           the same picture with more steps
+  colora --json -n 2 \"a fox\" | jq -r .path              one JSON object a picture
+  colora --dry-run --size 1024x1024 \"a fox\"             what would run
+
+Output names: {date} {time} {seed} {index} {model} {prompt}; {{ and }} are braces.";
+
+/// What `colora generate` accepts.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Flags {
+    /// What to draw; `-` reads it from stdin
+    #[arg(value_name = "PROMPT", required_unless_present = "from", value_hint = ValueHint::Other)]
+    pub(crate) prompt: Option<String>,
+
+    /// Model: a name, a file, a folder or hub:owner/name [env: COLORA_MODEL] [default: starter]
+    #[arg(short, long, value_name = "MODEL", value_hint = ValueHint::AnyPath)]
+    pub(crate) model: Option<String>,
+    /// What to keep away from
+    #[arg(short = 'N', long, value_name = "TEXT", alias = "negative-prompt")]
+    pub(crate) negative: Option<String>,
+    /// Settings from a picture; other flags win
+    #[arg(long, value_name = "IMAGE", value_hint = ValueHint::FilePath)]
+    pub(crate) from: Option<PathBuf>,
+
+    /// Sampling steps [default: by model]
+    #[arg(short, long, value_name = "N", help_heading = "Picture")]
+    pub(crate) steps: Option<usize>,
+    /// How strictly to follow the prompt; 1 = off, 5 to 8 is usual
+    #[arg(short, long, alias = "cfg-scale", value_name = "X", help_heading = "Picture")]
+    pub(crate) guidance: Option<f64>,
+    /// Integrator
+    #[arg(long, value_name = "NAME", value_parser = sampler(), help_heading = "Picture")]
+    pub(crate) sampler: Option<Sampler>,
+    /// Spacing of noise levels
+    #[arg(long, value_name = "NAME", value_parser = schedule(), help_heading = "Picture")]
+    pub(crate) schedule: Option<Schedule>,
+    /// Text encoder layer from the last; 1 = the model's own choice
+    #[arg(long, value_name = "N", help_heading = "Picture")]
+    pub(crate) clip_skip: Option<usize>,
+    /// Seed of the first picture, or `random`; picture i uses seed + i
+    #[arg(short = 'S', long, value_name = "N", help_heading = "Picture", allow_negative_numbers = true)]
+    pub(crate) seed: Option<Seed>,
+    /// How many pictures [default: 1]
+    #[arg(short = 'n', long, value_name = "N", help_heading = "Picture")]
+    pub(crate) count: Option<usize>,
+    /// Pixels across, a multiple of 8
+    #[arg(short = 'W', long, value_name = "PIXELS", help_heading = "Picture")]
+    pub(crate) width: Option<usize>,
+    /// Pixels down, a multiple of 8
+    #[arg(short = 'H', long, value_name = "PIXELS", help_heading = "Picture")]
+    pub(crate) height: Option<usize>,
+    /// Width and height at once
+    #[arg(long, value_name = "WxH", conflicts_with_all = ["width", "height"], help_heading = "Picture")]
+    pub(crate) size: Option<ImageSize>,
+
+    /// auto, cpu, cuda, cuda:1 or metal [env: COLORA_DEVICE]
+    #[arg(long, value_name = "DEVICE", help_heading = "Machine")]
+    pub(crate) device: Option<DeviceChoice>,
+    /// f32, f16 or bf16 [env: COLORA_DTYPE] [default: by device]
+    #[arg(long, value_name = "TYPE", help_heading = "Machine")]
+    pub(crate) dtype: Option<DTypeChoice>,
+    /// Worker threads on the CPU [default: one a core]
+    #[arg(long, value_name = "N", help_heading = "Machine")]
+    pub(crate) threads: Option<usize>,
+    /// A VAE to use instead of the model's own
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath, help_heading = "Machine")]
+    pub(crate) vae: Option<PathBuf>,
+    /// Decode in tiles: less memory [default: for large pictures]
+    #[arg(long, overrides_with = "no_tile", help_heading = "Machine")]
+    pub(crate) tile: bool,
+    /// Decode in one piece
+    #[arg(long, overrides_with = "tile", help_heading = "Machine")]
+    pub(crate) no_tile: bool,
+
+    /// Name or template of the pictures, or `-` for stdout [default: {date}-{seed}-{index}.png]
+    #[arg(short, long, value_name = "NAME", value_hint = ValueHint::FilePath, help_heading = "Output")]
+    pub(crate) output: Option<String>,
+    /// Overwrite files
+    #[arg(long, help_heading = "Output")]
+    pub(crate) force: bool,
+    /// Leave the settings out of the pictures
+    #[arg(long, help_heading = "Output")]
+    pub(crate) no_metadata: bool,
+    /// A rough look every N steps in OUTPUT.preview.png, removed at the end
+    #[arg(long, value_name = "N", help_heading = "Output")]
+    pub(crate) preview: Option<usize>,
+    /// Print what would run, and stop
+    #[arg(long, help_heading = "Output")]
+    pub(crate) dry_run: bool,
+    /// One JSON object a picture on stdout
+    #[arg(long, help_heading = "Output")]
+    pub(crate) json: bool,
+    /// End paths on stdout with NUL instead of a line break
+    #[arg(short = '0', long = "null", conflicts_with = "json", help_heading = "Output")]
+    pub(crate) null: bool,
+    /// Progress on stderr
+    #[arg(long, value_enum, value_name = "KIND", default_value_t, help_heading = "Output")]
+    pub(crate) progress: ProgressKind,
+}
+
+/// `--seed`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Seed {
+    /// Draw one.
+    Random,
+    /// This one.
+    Fixed(u64),
+}
+
+impl std::str::FromStr for Seed {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            // -1 is what other programs call it.
+            "random" | "-1" => Ok(Seed::Random),
+            _ => text.parse().map(Seed::Fixed).map_err(|_| {
+                "expected a whole number from 0 to 18446744073709551615, or `random`".to_owned()
+            }),
+        }
+    }
+}
+
+fn sampler() -> impl TypedValueParser<Value = Sampler> {
+    PossibleValuesParser::new(Sampler::ALL.map(Sampler::name)).try_map(|name| name.parse::<Sampler>())
+}
+
+fn schedule() -> impl TypedValueParser<Value = Schedule> {
+    PossibleValuesParser::new(Schedule::ALL.map(Schedule::name)).try_map(|n| n.parse::<Schedule>())
+}
+
+impl Flags {
+    /// The request: these flags over `from` (settings of a picture) over `config`.
+    pub(super) fn request(&self, prompt: Option<String>, from: Request, config: &Config) -> Request {
+        let (width, height) = match self.size {
+            Some(size) => (Some(size.width()), Some(size.height())),
+            None => (self.width, self.height),
+        };
+        let negative = self.negative.clone().or(Some(from.negative_prompt).filter(|n| !n.is_empty()));
+        let from_picture = self.from.is_some();
+        let negative = negative.or(config.negative_prompt.clone().filter(|_| !from_picture));
+        Request {
+            prompt: prompt.unwrap_or(from.prompt),
+            negative_prompt: negative.unwrap_or_default(),
+            width: width.or(from.width).or(config.width),
+            height: height.or(from.height).or(config.height),
+            steps: self.steps.or(from.steps).or(config.steps),
+            guidance_scale: self.guidance.or(from.guidance_scale).or(config.guidance_scale),
+            sampler: self.sampler.or(from.sampler).or(config.sampler),
+            schedule: self.schedule.or(from.schedule).or(config.schedule),
+            seed: match self.seed {
+                Some(Seed::Fixed(seed)) => Some(seed),
+                Some(Seed::Random) => None,
+                None => from.seed,
+            },
+            count: self.count.unwrap_or(from.count),
+            clip_skip: self.clip_skip.or(from.clip_skip).or(config.clip_skip),
+            tile: match (self.tile, self.no_tile) {
+                (true, _) => Some(true),
+                (_, true) => Some(false),
+                _ => from.tile,
+            },
+            preview: self.preview.unwrap_or(from.preview),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Program {
+        #[command(flatten)]
+        flags: Flags,
+    }
+
+    fn flags(line: &str) -> Result<Flags, clap::Error> {
+        Program::try_parse_from(line.split('|')).map(|p| p.flags)
+    }
+
+    #[test]
+    fn flags_win_over_pictures_over_files() {
+        let config = Config { steps: Some(3), width: Some(64), clip_skip: Some(2), ..Config::default() };
+        let from = Request {
+            prompt: "old".into(),
+            negative_prompt: "fog".into(),
+            steps: Some(4),
+            width: Some(128),
+            seed: Some(9),
+            ..Request::default()
+        };
+        let given = flags("x|--from|p.png|-W|8|--no-tile|new").unwrap();
+        let request = given.request(given.prompt.clone(), from.clone(), &config);
+        assert_eq!((request.prompt.as_str(), request.negative_prompt.as_str()), ("new", "fog"));
+        assert_eq!((request.width, request.steps, request.clip_skip), (Some(8), Some(4), Some(2)));
+        assert_eq!((request.seed, request.tile), (Some(9), Some(false)));
+        let again = flags("x|--from|p.png|-S|random|--size|16x8").unwrap().request(None, from, &config);
+        assert_eq!((again.prompt.as_str(), again.seed), ("old", None));
+        assert_eq!((again.width, again.height), (Some(16), Some(8)));
+    }
+
+    #[test]
+    fn parsing_refuses_nonsense() {
+        assert_eq!(flags("x|-S|-1|p").unwrap().seed, Some(Seed::Random));
+        assert_eq!(flags("x|--seed=18446744073709551615|p").unwrap().seed, Some(Seed::Fixed(u64::MAX)));
+        assert!(flags("x|--no-tile|--tile|p").is_ok_and(|f| f.tile && !f.no_tile));
+        for bad in [
+            "x",
+            "x|p|q",
+            "x|p|-S|1.5",
+            "x|p|--sampler|eulr",
+            "x|p|--size|8",
+            "x|p|--size|8x8|-W|8",
+            "x|p|--json|-0",
+            "x|p|--device|gpu",
+            "x|p|-s|-3",
+        ] {
+            assert!(flags(bad).is_err(), "{bad}");
+        }
+    }
+}

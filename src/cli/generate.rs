@@ -1,0 +1,286 @@
+//! Floor 7. `colora generate`: from flags to saved pictures.
+
+use super::flags::Flags;
+use super::output::{Output, SCHEMA};
+use super::progress::Progress;
+use super::recipe::{self, Recipe};
+use super::style::{Talk, bytes, clean, result_line};
+use super::{interrupt, settings, store, threads};
+use crate::config::{Config, Settings};
+use crate::error::Error;
+use crate::family::Defaults;
+use crate::picture::{Picture, png};
+use crate::pipeline::{Cancel, Event, Generated, Observer, Options, Pipeline, Plan, Request};
+use crate::store::{Model, STARTER};
+use anyhow::Result;
+use std::hash::{BuildHasher, Hasher};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// Longest prompt that is read from stdin, in bytes.
+const MAX_PROMPT: u64 = 1 << 20;
+
+/// Runs `colora generate`.
+pub(super) fn run(flags: &Flags, talk: Talk) -> Result<()> {
+    let settings = settings()?;
+    let config = &settings.config;
+    threads::limit(flags.threads.or(config.threads))?;
+    let recipe = flags.from.as_deref().map(|path| picture(path, flags, talk)).transpose()?;
+    let recipe = recipe.unwrap_or_default();
+    let request = flags.request(prompt(flags)?, recipe.request, config);
+    // Mistakes that need no model are found before one is opened.
+    request.plan(&Defaults::default(), 0)?;
+    let output = Output::new(flags, config, request.count)?;
+    let cancel = Cancel::new();
+    interrupt::install(&cancel)?;
+    let progress = Progress::new(flags.progress, talk, flags.json);
+    let name = model_name(flags, recipe.model, config);
+    let pipeline = open(&name, flags, &settings, &cancel, &progress)?;
+    let plan = pipeline.plan(&request, random_seed())?;
+    let names = output.names(&plan, pipeline.model_name())?;
+    if flags.dry_run {
+        return dry_run(&pipeline, &plan, &names, flags.json);
+    }
+    output.make_folders(&names, talk)?;
+    let job = Job { pipeline: &pipeline, plan: &plan, names: &names, output: &output, talk };
+    let done = job.run(&progress, &cancel);
+    progress.finish();
+    done
+}
+
+/// A picture's settings; a warning for what they hold beyond colora.
+fn picture(path: &Path, flags: &Flags, talk: Talk) -> Result<Recipe, Error> {
+    let recipe = recipe::read(path)?;
+    if let Some(sampler) = recipe.unknown_sampler.as_ref() {
+        if flags.sampler.is_none() || flags.schedule.is_none() {
+            return Err(Error::unsupported(
+                format!("the sampler `{}` of {}", clean(sampler), path.display()),
+                "choose with --sampler and --schedule",
+            ));
+        }
+    }
+    if !recipe.ignored.is_empty() {
+        let names = recipe.ignored.join(", ");
+        talk.say(&format!("warning: the picture will differ; not followed: {names}"));
+    }
+    Ok(recipe)
+}
+
+/// The prompt of the flags; `-` reads stdin.
+fn prompt(flags: &Flags) -> Result<Option<String>, Error> {
+    let Some("-") = flags.prompt.as_deref() else { return Ok(flags.prompt.clone()) };
+    let mut text = String::new();
+    let read = std::io::stdin().take(MAX_PROMPT + 1).read_to_string(&mut text);
+    read.map_err(|e| Error::io("stdin", e))?;
+    if text.len() as u64 > MAX_PROMPT {
+        let asked = text.len() as u64;
+        return Err(Error::Limit { what: "bytes of a prompt", allowed: MAX_PROMPT, asked });
+    }
+    Ok(Some(text.trim_end_matches(['\n', '\r']).to_owned()))
+}
+
+fn model_name(flags: &Flags, of_picture: Option<String>, config: &Config) -> String {
+    let name = flags.model.clone().or(of_picture).or(config.model.clone());
+    name.filter(|name| !name.is_empty()).unwrap_or_else(|| STARTER.to_owned())
+}
+
+/// Finds and opens a model.
+fn open(
+    name: &str,
+    flags: &Flags,
+    settings: &Settings,
+    cancel: &Cancel,
+    progress: &Progress,
+) -> Result<Pipeline> {
+    let config = &settings.config;
+    let device = flags.device.map_or_else(|| choice(settings, "device", config.device.as_deref()), |d| Ok(Some(d)))?;
+    let dtype = flags.dtype.map_or_else(|| choice(settings, "dtype", config.dtype.as_deref()), |d| Ok(Some(d)))?;
+    let options = Pipeline::options().device(device.unwrap_or_default()).dtype(dtype);
+    let options = options.vae(flags.vae.clone().or_else(|| config.vae.clone()));
+    let model = store(settings).resolve(name, cancel, &|transfer| progress.transfer(transfer))?;
+    Ok(open_found(options, model)?)
+}
+
+/// Opens what the store found.
+pub(super) fn open_found(options: Options, model: Model) -> Result<Pipeline, Error> {
+    match model {
+        Model::Starter => options.open_starter(),
+        Model::Files(path) => options.open(path),
+    }
+}
+
+/// Parses a setting; the error says where it was set.
+fn choice<T>(settings: &Settings, key: &str, value: Option<&str>) -> Result<Option<T>>
+where
+    T: std::str::FromStr<Err = Error>,
+{
+    let origin = || settings.origin(key).map(ToString::to_string).unwrap_or_default();
+    let parsed = value.map(str::parse).transpose();
+    parsed.map_err(|error| anyhow::Error::new(error).context(format!("cannot use `{key}` of {}", origin())))
+}
+
+/// A seed that differs from run to run; 32 bits, which are enough and easy to copy.
+fn random_seed() -> u64 {
+    let random = std::hash::RandomState::new().build_hasher().finish();
+    random & u64::from(u32::MAX)
+}
+
+/// A generation and where it goes.
+struct Job<'a> {
+    pipeline: &'a Pipeline,
+    plan: &'a Plan,
+    /// Empty for stdout.
+    names: &'a [PathBuf],
+    output: &'a Output,
+    talk: Talk,
+}
+
+impl Job<'_> {
+    fn run(&self, progress: &Progress, cancel: &Cancel) -> Result<()> {
+        // What a sink may not return: nobody reads stdout any more.
+        let mut failure = None;
+        let observer = |event: &Event| {
+            progress.event(event);
+            if let Event::Step { image, preview: Some(picture), .. } = event {
+                self.show(*image, picture);
+            }
+        };
+        let mut sink = |image: Generated| {
+            let saved = progress.aside(|| self.save(&image));
+            saved.map_err(|error| {
+                failure = Some(error);
+                Error::Cancelled
+            })
+        };
+        let done = self.pipeline.generate(self.plan, &observer, cancel, &mut sink);
+        self.remove_preview();
+        match failure {
+            Some(error) => Err(error),
+            None => Ok(done?),
+        }
+    }
+
+    fn save(&self, image: &Generated) -> Result<()> {
+        self.remove_preview();
+        let name = self.names.get(image.index).map(PathBuf::as_path);
+        self.output.save(image, name, self.plan, self.pipeline.model_name())?;
+        let time = image.timings;
+        tracing::info!(
+            seed = image.seed,
+            load = ?time.load, encode = ?time.encode, sample = ?time.sample, decode = ?time.decode,
+            "saved"
+        );
+        Ok(())
+    }
+
+    /// Writes a preview beside the picture; a preview that fails is no reason to stop.
+    fn show(&self, image: usize, picture: &Picture) {
+        let Some(name) = self.names.get(image) else { return };
+        let path = name.with_extension("preview.png");
+        let bytes = png::encode(picture, &png::Texts::default());
+        let mut mine = interrupt::saving();
+        let again = mine.as_ref() == Some(&path);
+        match bytes.and_then(|bytes| png::save(&bytes, &path, again)) {
+            Ok(()) => *mine = Some(path),
+            Err(error) => self.talk.say(&format!("warning: no preview: {error}")),
+        }
+    }
+
+    fn remove_preview(&self) {
+        let _ = interrupt::saving().take().map(std::fs::remove_file);
+    }
+}
+
+/// Prints what would run.
+fn dry_run(pipeline: &Pipeline, plan: &Plan, names: &[PathBuf], json: bool) -> Result<()> {
+    let outputs: Vec<String> = names.iter().map(|n| n.to_string_lossy().into_owned()).collect();
+    let device = format!("{:?}", pipeline.device().location()).to_lowercase();
+    let model = pipeline.model_name();
+    if json {
+        return result_line(&serde_json::to_string(&serde_json::json!({
+            "schema": SCHEMA, "event": "plan", "model": model, "device": device,
+            "outputs": outputs, "plan": plan, "summary": pipeline.summary(),
+        }))?);
+    }
+    let pixels = (plan.width * plan.height * 3) as u64;
+    let head = format!(
+        "# {} of {} ({} raw each), nothing was run\n",
+        if plan.count == 1 { "1 picture".to_owned() } else { format!("{} pictures", plan.count) },
+        plan.size()?,
+        bytes(pixels)
+    );
+    let mut table = toml::Table::new();
+    table.insert("model".into(), model.into());
+    table.insert("device".into(), device.into());
+    table.insert("outputs".into(), outputs.into());
+    // TOML has no whole numbers above 2⁶³.
+    let seed = i64::try_from(plan.seed).map_or_else(|_| plan.seed.to_string().into(), toml::Value::from);
+    let mut inner = toml::Table::try_from(Plan { seed: 0, ..plan.clone() })?;
+    inner.insert("seed".into(), seed);
+    table.insert("plan".into(), inner.into());
+    result_line((head + &table.to_string()).trim_end())
+}
+
+/// Used by tests and `inspect --as-command`: the request as flags of `generate`.
+pub(super) fn as_command(request: &Request, model: Option<&str>) -> String {
+    let mut words = vec!["colora".to_owned(), "generate".to_owned()];
+    let mut flag = |name: &str, value: Option<String>| {
+        words.extend(value.map(|value| format!("--{name}={}", quote(&value))));
+    };
+    flag("model", model.map(str::to_owned));
+    flag("negative", Some(request.negative_prompt.clone()).filter(|n| !n.is_empty()));
+    let size = request.width.zip(request.height).map(|(w, h)| format!("{w}x{h}"));
+    flag("size", size);
+    flag("steps", request.steps.map(|n| n.to_string()));
+    flag("guidance", request.guidance_scale.map(|x| x.to_string()));
+    flag("sampler", request.sampler.map(|s| s.to_string()));
+    flag("schedule", request.schedule.map(|s| s.to_string()));
+    flag("clip-skip", request.clip_skip.filter(|n| *n > 1).map(|n| n.to_string()));
+    flag("seed", request.seed.map(|n| n.to_string()));
+    if request.tile == Some(true) {
+        words.push("--tile".to_owned());
+    }
+    if request.prompt.starts_with('-') {
+        words.push("--".to_owned());
+    }
+    words.push(quote(&request.prompt));
+    words.join(" ")
+}
+
+/// `text` as one word of a POSIX shell.
+fn quote(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_./:=,+@%".contains(&b);
+    if !text.is_empty() && text.bytes().all(plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_survive_a_shell() {
+        let request = Request {
+            prompt: "it's a $fox".into(),
+            seed: Some(3),
+            width: Some(8),
+            height: Some(16),
+            ..Request::default()
+        };
+        assert_eq!(
+            as_command(&request, Some("my model")),
+            r"colora generate --model='my model' --size=8x16 --seed=3 'it'\''s a $fox'"
+        );
+        let dash = Request { prompt: "-x".into(), ..Request::default() };
+        assert_eq!(as_command(&dash, None), "colora generate -- -x");
+        assert_eq!(quote(""), "''");
+    }
+
+    #[test]
+    fn seeds_differ() {
+        assert!((0..4).map(|_| random_seed()).collect::<std::collections::HashSet<_>>().len() > 2);
+    }
+}

@@ -1,0 +1,138 @@
+//! Floor 7. The command line: one file a sub-command, [`run`] for the program.
+
+mod completions;
+mod config;
+mod doctor;
+mod flags;
+mod generate;
+mod inspect;
+mod interrupt;
+mod model;
+mod output;
+mod progress;
+mod recipe;
+mod style;
+mod template;
+mod threads;
+mod verb;
+
+use crate::config::Settings;
+use crate::error::Error;
+use crate::store::Store;
+use anyhow::Result;
+use clap::{CommandFactory, Parser, Subcommand};
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+const EXAMPLES: &str = "\
+Examples:
+  colora \"a red fox in the snow\"
+  colora -m dreamshaper -s 25 -n 4 -o \"fox-{seed}.png\" \"a red fox\"
+  colora --from fox.png --seed random
+
+`colora PROMPT` is short for `colora generate PROMPT`; its flags: colora generate --help";
+
+const CODES: &str = "\
+Exit codes:
+  0 ok   1 internal   2 usage   3 bad input file   4 not found   5 unsupported here
+  6 resources   130 interrupted
+
+Environment:
+  COLORA_MODEL, COLORA_MODELS (folders), COLORA_DEVICE, COLORA_DTYPE, COLORA_LOG (log filter),
+  NO_COLOR, HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE
+
+Files:
+  ./colora.toml and the user's own; see `colora config`";
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "colora",
+    version,
+    about = "Makes pictures from words with Stable Diffusion models",
+    after_help = EXAMPLES,
+    after_long_help = format!("{EXAMPLES}\n\n{CODES}"),
+    subcommand_required = true,
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
+struct Cli {
+    #[command(flatten)]
+    talk: style::Talk,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make pictures (the default)
+    #[command(visible_alias = "g")]
+    Generate(Box<flags::Flags>),
+    /// List, look into and download models
+    Model(model::Args),
+    /// Show the settings stored in a picture
+    Inspect(inspect::Args),
+    /// Show or write settings files
+    Config(config::Args),
+    /// Check devices, folders and the built-in model
+    Doctor(doctor::Args),
+    /// Print completions for a shell
+    Completions(completions::Args),
+    /// Print the manual page
+    Man(completions::ManArgs),
+}
+
+/// Runs the program on the process's arguments.
+pub fn run() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    if arguments.len() < 2 {
+        style::say(&format!("{EXAMPLES}\nAll commands: colora --help"));
+        return ExitCode::from(2);
+    }
+    let arguments = match verb::complete(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => return style::report(&error.into()),
+    };
+    match Cli::try_parse_from(arguments) {
+        Ok(cli) => {
+            cli.talk.start_log();
+            dispatch(cli).map_or_else(|error| style::report(&error), |()| ExitCode::SUCCESS)
+        }
+        Err(usage) => {
+            // Help goes to stdout, whose reader may have left.
+            let _ = usage.print();
+            ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(2))
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<()> {
+    match cli.command {
+        Command::Generate(flags) => generate::run(&flags, cli.talk),
+        Command::Model(args) => model::run(args, cli.talk),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Config(args) => config::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => completions::man(&args),
+    }
+}
+
+/// The command tree, for completions and manual pages.
+fn tree() -> clap::Command {
+    Cli::command()
+}
+
+fn env(name: &str) -> Option<OsString> {
+    std::env::var_os(name)
+}
+
+/// Files and environment.
+fn settings() -> Result<Settings, Error> {
+    Settings::load(Path::new("."), &env)
+}
+
+/// The places where models are.
+fn store(settings: &Settings) -> Store {
+    Store::new(settings.config.models_dirs.as_deref().unwrap_or_default(), Path::new("."), &env)
+}

@@ -1,0 +1,219 @@
+//! Floor 7. Where pictures go: files that never overwrite, or stdout.
+
+use super::flags::Flags;
+use super::interrupt;
+use super::style::{Talk, result_bytes, result_line, stdout_is_terminal};
+use super::template::{DEFAULT, Facts, Template};
+use crate::config::Config;
+use crate::error::Error;
+use crate::picture::png;
+use crate::pipeline::{Generated, Plan, Request};
+use anyhow::Result;
+use serde::Serialize;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// Version of the JSON objects on stdout and stderr.
+pub(super) const SCHEMA: u32 = 1;
+
+/// Where pictures go and what is said about them on stdout.
+#[derive(Debug)]
+pub(super) struct Output {
+    /// `None` for stdout.
+    template: Option<Template>,
+    /// Whether the user chose the name.
+    named: bool,
+    force: bool,
+    json: bool,
+    null: bool,
+    /// Whether the settings are written into the pictures.
+    pub(super) metadata: bool,
+}
+
+/// `--json`: a picture is there.
+#[derive(Serialize)]
+struct Saved<'a> {
+    schema: u32,
+    event: &'static str,
+    path: &'a str,
+    index: usize,
+    seed: u64,
+    width: usize,
+    height: usize,
+    model: &'a str,
+    /// Seconds.
+    timings: Seconds,
+    request: Request,
+}
+
+#[derive(Serialize)]
+struct Seconds {
+    load: f64,
+    encode: f64,
+    sample: f64,
+    decode: f64,
+}
+
+impl Output {
+    /// Reads the flags.
+    ///
+    /// # Errors
+    /// [`Error::BadRequest`] for a bad template and for what stdout cannot take.
+    pub(super) fn new(flags: &Flags, config: &Config, count: usize) -> Result<Self, Error> {
+        let named = flags.output.as_deref().or(config.output.as_deref());
+        let to_stdout = named == Some("-");
+        let refuse = |why: &str| Err(Error::bad_request("output", "-", why));
+        if to_stdout && !flags.dry_run {
+            if count > 1 {
+                return refuse("stdout takes one picture; use a template for several");
+            }
+            if flags.json || flags.null {
+                return refuse("stdout takes the picture or words about it, not both");
+            }
+            if flags.preview.is_some_and(|every| every > 0) {
+                return refuse("a preview needs a file name to lie beside");
+            }
+            if stdout_is_terminal() {
+                return refuse("a terminal shows no PNG; redirect it or name a file");
+            }
+        }
+        let template = Template::new(named.unwrap_or(DEFAULT), count);
+        Ok(Self {
+            template: if to_stdout { None } else { Some(template?) },
+            named: named.is_some(),
+            force: flags.force,
+            json: flags.json,
+            null: flags.null,
+            metadata: !flags.no_metadata && config.metadata != Some(false),
+        })
+    }
+
+    /// The names of all pictures of `plan`; empty for stdout.
+    ///
+    /// A name that the user chose must be free; the default name gets a number until it is.
+    ///
+    /// # Errors
+    /// [`Error::Exists`].
+    pub(super) fn names(&self, plan: &Plan, model: &str) -> Result<Vec<PathBuf>, Error> {
+        let Some(template) = &self.template else { return Ok(Vec::new()) };
+        let facts = facts(plan, model);
+        let name = |index| {
+            let path = template.name(&facts, index);
+            match (path.exists(), self.named, self.force) {
+                (false, ..) => Ok(path),
+                (true, false, _) => Ok(free(&path)),
+                (true, true, true) if !path.is_dir() => Ok(path),
+                (true, true, _) => Err(Error::Exists { path }),
+            }
+        };
+        (0..plan.count).map(name).collect()
+    }
+
+    /// Makes the folders that the template names, and says so.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when a folder cannot be made.
+    pub(super) fn make_folders(&self, names: &[PathBuf], talk: Talk) -> Result<(), Error> {
+        let parents: BTreeSet<&Path> = names.iter().filter_map(|name| name.parent()).collect();
+        for folder in parents {
+            if !folder.as_os_str().is_empty() && !folder.exists() {
+                std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+                talk.say(&format!("created the folder {}", folder.display()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Saves one picture, whole or not at all, and prints the result.
+    ///
+    /// # Errors
+    /// What encoding and saving give, and when nobody reads stdout any more.
+    pub(super) fn save(
+        &self,
+        image: &Generated,
+        name: Option<&Path>,
+        plan: &Plan,
+        model: &str,
+    ) -> Result<()> {
+        let texts = if self.metadata {
+            super::recipe::texts(plan, image.index, model)?
+        } else {
+            png::Texts::default()
+        };
+        let bytes = png::encode(&image.picture, &texts)?;
+        let Some(path) = name else { return result_bytes(&bytes) };
+        let path = self.write(&bytes, path)?;
+        if self.json {
+            return result_line(&saved(image, &path, plan, model)?);
+        }
+        let mut line = path.as_os_str().as_encoded_bytes().to_vec();
+        line.push(if self.null { 0 } else { b'\n' });
+        result_bytes(&line)
+    }
+
+    /// Writes a file and returns its name, which is another when someone took a default name.
+    fn write(&self, bytes: &[u8], path: &Path) -> Result<PathBuf, Error> {
+        let _whole = interrupt::saving();
+        let mut path = path.to_path_buf();
+        loop {
+            match png::save(bytes, &path, self.force && self.named) {
+                Err(Error::Exists { .. }) if !self.named => path = free(&path),
+                other => return other.map(|()| path),
+            }
+        }
+    }
+}
+
+fn saved(image: &Generated, path: &Path, plan: &Plan, model: &str) -> Result<String> {
+    let timings = image.timings;
+    Ok(serde_json::to_string(&Saved {
+        schema: SCHEMA,
+        event: "saved",
+        path: &path.to_string_lossy(),
+        index: image.index,
+        seed: image.seed,
+        width: image.picture.width(),
+        height: image.picture.height(),
+        model,
+        timings: Seconds {
+            load: timings.load.as_secs_f64(),
+            encode: timings.encode.as_secs_f64(),
+            sample: timings.sample.as_secs_f64(),
+            decode: timings.decode.as_secs_f64(),
+        },
+        request: plan.request_for(image.index),
+    })?)
+}
+
+fn facts(plan: &Plan, model: &str) -> Facts {
+    let now = jiff::ZonedDateTime::now();
+    Facts {
+        date: now.strftime("%Y-%m-%d").to_string(),
+        time: now.strftime("%H%M%S").to_string(),
+        seed: plan.seed,
+        model: model.to_owned(),
+        prompt: plan.prompt.clone(),
+    }
+}
+
+/// The first of `x.png`, `x-2.png`, `x-3.png`, … that does not exist.
+fn free(path: &Path) -> PathBuf {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let numbered = (2u64..).map(|number| path.with_file_name(format!("{stem}-{number}.png")));
+    numbered.into_iter().find(|path| !path.exists()).unwrap_or_else(|| path.to_path_buf())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn free_names_are_numbered() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.png");
+        for name in ["x.png", "x-2.png"] {
+            std::fs::write(folder.path().join(name), "").unwrap();
+        }
+        assert_eq!(free(&path), folder.path().join("x-3.png"));
+    }
+}

@@ -1,0 +1,197 @@
+//! Floor 7. How the program speaks: results on stdout, all talk on stderr, errors with their
+//! causes and a hint.
+
+use crate::error::{Error, Fault};
+use anyhow::Result;
+use clap::{ArgAction, Args};
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+/// How much is said.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub(crate) struct Talk {
+    /// Say errors only
+    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = "Output")]
+    pub(crate) quiet: bool,
+    /// Say more (-vv: everything)
+    #[arg(short, long, global = true, action = ArgAction::Count, help_heading = "Output")]
+    pub(crate) verbose: u8,
+}
+
+impl Talk {
+    /// Starts logging to stderr; `COLORA_LOG` overrules the flags.
+    pub(crate) fn start_log(self) {
+        let level = match (self.quiet, self.verbose) {
+            (true, _) => "error",
+            (_, 0) => "warn",
+            (_, 1) => "warn,colora=info",
+            _ => "info,colora=debug",
+        };
+        let filter = tracing_subscriber::EnvFilter::try_from_env("COLORA_LOG")
+            .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+        let colour = anstream::AutoStream::choice(&io::stderr()) != anstream::ColorChoice::Never;
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+        // Fails only when a log runs already, which is as good.
+        let _ = log.with_ansi(colour).with_target(false).without_time().try_init();
+    }
+
+    /// A remark, unless `--quiet`.
+    pub(crate) fn say(self, text: &str) {
+        if !self.quiet {
+            say(text);
+        }
+    }
+}
+
+/// A line on stderr; what cannot be said is not worth failing for.
+pub(crate) fn say(text: &str) {
+    let _ = writeln!(anstream::stderr(), "{text}");
+}
+
+/// A line of results.
+///
+/// # Errors
+/// When nobody reads stdout any more, or it cannot be written.
+pub(crate) fn result_line(line: &str) -> Result<()> {
+    result_bytes(format!("{line}\n").as_bytes())
+}
+
+/// Results as they are.
+///
+/// # Errors
+/// As [`result_line`].
+pub(crate) fn result_bytes(bytes: &[u8]) -> Result<()> {
+    let mut out = io::stdout().lock();
+    Ok(out.write_all(bytes).and_then(|()| out.flush())?)
+}
+
+/// Whether stdout is a terminal.
+pub(crate) fn stdout_is_terminal() -> bool {
+    io::stdout().is_terminal()
+}
+
+/// `text` with control characters made harmless for a terminal; line breaks stay.
+pub(crate) fn clean(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
+}
+
+/// Bytes for people.
+pub(crate) fn bytes(count: u64) -> String {
+    let mut size = count as f64;
+    for unit in ["B", "kB", "MB"] {
+        if size < 999.5 {
+            let digits = usize::from(unit != "B" && size < 9.95);
+            return format!("{size:.digits$} {unit}");
+        }
+        size /= 1000.0;
+    }
+    format!("{size:.1} GB")
+}
+
+/// Prints an error with causes and hint, and gives the exit code.
+pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+    if reader_left(error) {
+        return ExitCode::SUCCESS;
+    }
+    let ours = error.chain().find_map(|cause| cause.downcast_ref::<Error>());
+    let code = ours.map_or(Fault::Internal, Error::fault).exit_code();
+    let (red, bold, plain) = ("\x1b[1;31m", "\x1b[1m", "\x1b[0m");
+    let mut causes = error.chain().map(|cause| match cause.downcast_ref::<Error>() {
+        Some(error) => split(error).0,
+        None => cause.to_string(),
+    });
+    let first = causes.next().unwrap_or_default();
+    say(&format!("{red}error:{plain} {}", clean(&first)));
+    for cause in causes {
+        say(&format!("{bold}caused by:{plain} {}", clean(&cause)));
+    }
+    if let Some(hint) = ours.and_then(|error| split(error).1) {
+        say(&format!("{bold}hint:{plain} {}", clean(&hint)));
+    }
+    ExitCode::from(code)
+}
+
+/// Whether the error is only that nobody reads stdout any more.
+fn reader_left(error: &anyhow::Error) -> bool {
+    let io = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>());
+    let ours = error.chain().any(|cause| cause.is::<Error>());
+    !ours && io.is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// What is wrong, and what to do about it.
+fn split(error: &Error) -> (String, Option<String>) {
+    match error {
+        Error::NotFound { what, name, hint } => {
+            let parted = hint.strip_prefix("; ");
+            let tail = if parted.is_some() { "" } else { hint.as_str() };
+            (format!("no {what} named `{name}`{tail}"), parted.map(str::to_owned))
+        }
+        Error::Unsupported { what, how } => {
+            (format!("{what} is not supported here"), Some(how.clone()))
+        }
+        Error::Exists { path } => {
+            let hint = "choose another name or pass --force".to_owned();
+            (format!("{} exists already", path.display()), Some(hint))
+        }
+        Error::BadRequest { field, value, why } => {
+            (format!("{field} = {value}: {why}"), flag(field).map(|f| format!("set it with {f}")))
+        }
+        Error::TensorMissing { .. } | Error::WrongFamily { .. } => {
+            let hint = "`colora model inspect MODEL` shows what a file holds".to_owned();
+            (error.to_string(), Some(hint))
+        }
+        other => (other.to_string(), None),
+    }
+}
+
+/// The flag that sets a field of a request.
+fn flag(field: &str) -> Option<&'static str> {
+    Some(match field {
+        "guidance_scale" => "--guidance",
+        "clip_skip" => "--clip-skip",
+        "width" => "--width",
+        "height" => "--height",
+        "steps" => "--steps",
+        "count" => "--count",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_for_people() {
+        for (count, text) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1500, "1.5 kB"),
+            (34_600_000, "35 MB"),
+            (999_700_000, "1.0 GB"),
+            (4_265_000_000, "4.3 GB"),
+        ] {
+            assert_eq!(bytes(count), text);
+        }
+    }
+
+    #[test]
+    fn terminals_are_safe_from_file_contents() {
+        assert_eq!(clean("a\x1b[2Jb\nc\u{9b}"), "a\u{fffd}[2Jb\nc\u{fffd}");
+    }
+
+    #[test]
+    fn a_closed_pipe_is_no_error_but_a_file_is() {
+        let pipe = || io::Error::from(io::ErrorKind::BrokenPipe);
+        assert!(reader_left(&pipe().into()));
+        assert!(!reader_left(&Error::io("x", pipe()).into()));
+    }
+
+    #[test]
+    fn hints_stand_apart() {
+        let missing = |hint: &str| Error::NotFound { what: "model", name: "x".into(), hint: hint.into() };
+        assert_eq!(split(&missing("; try y")), ("no model named `x`".into(), Some("try y".into())));
+        assert_eq!(split(&missing(" there")), ("no model named `x` there".into(), None));
+        assert_eq!(split(&Error::bad_request("steps", 0, "w")).1.unwrap(), "set it with --steps");
+    }
+}

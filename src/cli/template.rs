@@ -1,0 +1,219 @@
+//! Floor 7. Names of pictures: text with `{fields}`, made safe.
+
+use crate::error::{Error, Result};
+use crate::near::did_you_mean;
+use std::path::{MAIN_SEPARATOR, Path, PathBuf};
+
+/// The template when the user names none.
+pub(super) const DEFAULT: &str = "{date}-{seed}-{index}.png";
+
+/// Picture formats that are not written.
+const FOREIGN: [&str; 8] = ["jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "avif"];
+/// Longest field, in bytes: a name has at most 255 on most systems.
+const MAX_FIELD: usize = 100;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Field {
+    Date,
+    Time,
+    Seed,
+    Index,
+    Model,
+    Prompt,
+}
+
+const FIELDS: [(&str, Field); 6] = [
+    ("date", Field::Date),
+    ("time", Field::Time),
+    ("seed", Field::Seed),
+    ("index", Field::Index),
+    ("model", Field::Model),
+    ("prompt", Field::Prompt),
+];
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Piece {
+    Text(String),
+    Field(Field),
+}
+
+/// What fields stand for.
+#[derive(Debug, Clone)]
+pub(super) struct Facts {
+    /// `2026-11-23`.
+    pub(super) date: String,
+    /// `234501`.
+    pub(super) time: String,
+    /// Seed of the first picture.
+    pub(super) seed: u64,
+    /// The model's name.
+    pub(super) model: String,
+    /// The prompt.
+    pub(super) prompt: String,
+}
+
+/// A parsed template; its names end in `.png`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Template(Vec<Piece>);
+
+impl Template {
+    /// Parses what the user wrote.
+    ///
+    /// A folder gets the default name in it, a name without `.png` gets it, and names of `count` > 1
+    /// pictures get an index unless something tells them apart already.
+    ///
+    /// # Errors
+    /// [`Error::BadRequest`] for unknown fields, stray braces and other picture formats.
+    pub(super) fn new(text: &str, count: usize) -> Result<Self> {
+        let folder = text.ends_with(['/', MAIN_SEPARATOR]) || Path::new(text).is_dir();
+        let text = if folder {
+            Path::new(text).join(DEFAULT).to_string_lossy().into_owned()
+        } else {
+            text.to_owned()
+        };
+        let extension = Path::new(&text).extension().and_then(|e| e.to_str()).map(str::to_lowercase);
+        let stem = match extension.as_deref() {
+            Some("png") => &text[..text.len() - 4],
+            Some(e) if FOREIGN.contains(&e) => return Err(bad(&text, "only .png is written".into())),
+            _ => &text,
+        };
+        if Path::new(stem).file_name().is_none() {
+            return Err(bad(&text, "expected a file name, a template or -".into()));
+        }
+        let mut pieces = parse(stem).map_err(|why| bad(&text, why))?;
+        let distinct = |p: &Piece| matches!(p, Piece::Field(Field::Index | Field::Seed));
+        if count > 1 && !pieces.iter().any(distinct) {
+            pieces.extend([Piece::Text("-".into()), Piece::Field(Field::Index)]);
+        }
+        pieces.push(Piece::Text(".png".into()));
+        Ok(Self(pieces))
+    }
+
+    /// The name of picture `index`.
+    pub(super) fn name(&self, facts: &Facts, index: usize) -> PathBuf {
+        let piece = |piece: &Piece| match piece {
+            Piece::Text(text) => text.clone(),
+            Piece::Field(Field::Date) => facts.date.clone(),
+            Piece::Field(Field::Time) => facts.time.clone(),
+            Piece::Field(Field::Seed) => facts.seed.wrapping_add(index as u64).to_string(),
+            Piece::Field(Field::Index) => index.to_string(),
+            Piece::Field(Field::Model) => safe(&facts.model),
+            Piece::Field(Field::Prompt) => safe(&facts.prompt),
+        };
+        self.0.iter().map(piece).collect::<String>().into()
+    }
+}
+
+fn bad(text: &str, why: String) -> Error {
+    Error::bad_request("output", text, why)
+}
+
+fn parse(text: &str) -> Result<Vec<Piece>, String> {
+    let mut pieces = Vec::new();
+    let mut plain = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find(['{', '}']) {
+        plain += &rest[..at];
+        let brace = &rest[at..=at];
+        rest = &rest[at + 1..];
+        if let Some(after) = rest.strip_prefix(brace) {
+            plain += brace;
+            rest = after;
+        } else if let Some((name, after)) = rest.split_once('}').filter(|_| brace == "{") {
+            pieces.extend([Piece::Text(std::mem::take(&mut plain)), Piece::Field(field(name)?)]);
+            rest = after;
+        } else {
+            return Err(format!("the brace `{brace}` stands alone; write {brace}{brace} for itself"));
+        }
+    }
+    pieces.push(Piece::Text(plain + rest));
+    Ok(pieces)
+}
+
+fn field(name: &str) -> Result<Field, String> {
+    FIELDS.iter().find(|(known, _)| *known == name).map(|(_, field)| *field).ok_or_else(|| {
+        let near = did_you_mean(name, FIELDS.map(|(known, _)| known));
+        let known = FIELDS.map(|(known, _)| format!("{{{known}}}")).join(" ");
+        format!("unknown field `{name}`{near}; there are {known}")
+    })
+}
+
+/// `text` as a part of one file name: letters, digits and `-_.`, the rest as single dashes.
+fn safe(text: &str) -> String {
+    let mut name = String::new();
+    for c in text.chars() {
+        let c = if c.is_alphanumeric() || ['_', '.'].contains(&c) { c } else { '-' };
+        if !(c == '-' && name.ends_with('-')) {
+            name.push(c);
+        }
+        if name.len() > MAX_FIELD {
+            name.pop();
+            break;
+        }
+    }
+    // No hidden files, no `..`.
+    let name = name.trim_matches(['-', '.']);
+    if name.is_empty() { "untitled".to_owned() } else { name.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(prompt: &str) -> Facts {
+        Facts {
+            date: "2026-11-23".into(),
+            time: "120000".into(),
+            seed: 7,
+            model: "../m".into(),
+            prompt: prompt.into(),
+        }
+    }
+
+    fn name(text: &str, count: usize, index: usize) -> String {
+        let template = Template::new(text, count).unwrap();
+        template.name(&facts("a fox: in/../the *snow*"), index).to_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn names() {
+        assert_eq!(name(DEFAULT, 1, 0), "2026-11-23-7-0.png");
+        assert_eq!(name("out/{prompt}-{time}", 1, 0), "out/a-fox-in-..-the-snow-120000.png");
+        assert_eq!(name("{model}/{{x}}.PNG", 1, 0), "m/{x}.png");
+        assert_eq!(name("new/", 1, 0), "new/2026-11-23-7-0.png");
+        assert_eq!(name("v1.5", 1, 0), "v1.5.png");
+    }
+
+    #[test]
+    fn several_pictures_have_several_names() {
+        assert_eq!((name("fox.png", 1, 0), name("fox.png", 3, 2)), ("fox.png".into(), "fox-2.png".into()));
+        assert_eq!(name("fox-{seed}", 3, 2), "fox-9.png");
+    }
+
+    #[test]
+    fn fields_cannot_leave_the_folder() {
+        for text in ["..", "/", "../../etc/passwd", "\0", "  ", "....", "C:\\x"] {
+            let part = safe(text);
+            assert!(!part.contains(['/', '\\', ':', '\0']) && !part.starts_with('.'), "{text} {part}");
+            assert!(!part.is_empty());
+        }
+        assert!(safe(&"猫".repeat(500)).len() <= MAX_FIELD);
+    }
+
+    #[test]
+    fn mistakes_are_explained() {
+        for (text, part) in [
+            ("{sed}.png", "did you mean `seed`"),
+            ("{what}", "{prompt}"),
+            ("a{", "stands alone"),
+            ("a}b", "stands alone"),
+            ("{seed", "stands alone"),
+            ("fox.JPG", "only .png"),
+            ("", "expected a file name"),
+            ("..", "expected"),
+        ] {
+            let error = Template::new(text, 1).unwrap_err().to_string();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Floor 7. The default verb: `colora "a fox"` means `colora generate "a fox"`.
+
+use super::tree;
+use crate::error::Error;
+use crate::near::distance;
+use std::ffi::{OsStr, OsString};
+
+/// The verb that is meant when none is given.
+const DEFAULT: &str = "generate";
+
+/// Inserts the default verb where none is.
+///
+/// # Errors
+/// [`Error::NotFound`] for a lone word that looks like a mistyped verb.
+pub(super) fn complete(mut arguments: Vec<OsString>) -> Result<Vec<OsString>, Error> {
+    let global = |a: &OsStr| matches!(a.to_str(), Some("-q" | "--quiet" | "--verbose")) || is_v(a);
+    let at = arguments.iter().skip(1).take_while(|a| global(a)).count() + 1;
+    let first = arguments.get(at).and_then(|a| a.to_str()).unwrap_or_default();
+    if ["-h", "--help", "-V", "--version"].contains(&first) {
+        return Ok(arguments);
+    }
+    let tree = tree();
+    if tree.find_subcommand(first).is_some() {
+        return Ok(arguments);
+    }
+    if first == "help" && arguments.len() <= at + 2 {
+        return Ok(help(&arguments, at));
+    }
+    if let Some(verb) = tree.get_subcommands().map(clap::Command::get_name).find(|v| is_slip(first, v)) {
+        let hint = format!("; did you mean `colora {verb}`? To draw the word: colora generate {first}");
+        return Err(Error::NotFound { what: "command", name: first.to_owned(), hint });
+    }
+    arguments.insert(at, DEFAULT.into());
+    Ok(arguments)
+}
+
+/// `-v`, `-vv`, …
+fn is_v(argument: &OsStr) -> bool {
+    let letters = argument.to_str().and_then(|a| a.strip_prefix('-')).unwrap_or_default();
+    !letters.is_empty() && letters.chars().all(|c| c == 'v')
+}
+
+/// `help` and `help VERB` as flags.
+fn help(arguments: &[OsString], at: usize) -> Vec<OsString> {
+    let program = arguments.first().cloned().unwrap_or_default();
+    [program].into_iter().chain(arguments.get(at + 1).cloned()).chain(["--help".into()]).collect()
+}
+
+/// Whether `word` is a lower-case word one slip away from `verb`, two for long verbs.
+fn is_slip(word: &str, verb: &str) -> bool {
+    // Short verbs are near too many words that someone may want to see drawn.
+    let long_enough = verb.len() > 3 && word.len() > 3;
+    let allowed = if verb.len() > 6 { 2 } else { 1 };
+    long_enough && word.bytes().all(|b| b.is_ascii_lowercase()) && distance(word, verb) <= allowed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn completed(arguments: &str) -> Result<String, Error> {
+        let given = ["colora"].into_iter().chain(arguments.split('|')).map(OsString::from).collect();
+        let done = complete(given)?;
+        Ok(done[1..].iter().map(|a| a.to_str().unwrap()).collect::<Vec<_>>().join("|"))
+    }
+
+    #[test]
+    fn the_default_verb_is_inserted() {
+        for (given, meant) in [
+            ("a fox", "generate|a fox"),
+            ("fox", "generate|fox"),
+            ("-m|x|a fox", "generate|-m|x|a fox"),
+            ("--from|doctor", "generate|--from|doctor"),
+            ("--|doctor", "generate|--|doctor"),
+            ("-", "generate|-"),
+            ("-q|a fox", "-q|generate|a fox"),
+            ("-vv|-q|doctor", "-vv|-q|doctor"),
+            ("model|list", "model|list"),
+            ("g|x", "g|x"),
+            ("-h", "-h"),
+            ("help", "--help"),
+            ("help|model", "model|--help"),
+            ("help me, a poster", "generate|help me, a poster"),
+        ] {
+            assert_eq!(completed(given).unwrap(), meant);
+        }
+    }
+
+    #[test]
+    fn mistyped_verbs_are_not_drawn() {
+        for (word, verb) in
+            [("modle", "model"), ("generat", "generate"), ("inspct", "inspect"), ("docter", "doctor")]
+        {
+            let error = completed(&format!("{word}|x")).unwrap_err();
+            assert!(error.to_string().contains(&format!("colora {verb}`")), "{error}");
+        }
+        for word in ["van", "fan", "Model", "mountain", "dog", "poster"] {
+            assert!(completed(word).is_ok(), "{word}");
+        }
+    }
+}

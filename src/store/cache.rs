@@ -1,0 +1,285 @@
+//! Floor 6. The cache of hub downloads that is shared with other tools: where it is, what a
+//! repository's folder looks like, and what of it is usable without any request.
+
+use super::list::{Entry, Kind, is_diffusers, size};
+use super::Env;
+use crate::error::{Error, Result};
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+/// The hub that is asked unless `HF_ENDPOINT` names another.
+pub const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
+
+/// Components whose weights a model cannot do without, when its index names them.
+pub(super) const COMPONENTS: [&str; 4] = ["text_encoder", "text_encoder_2", "unet", "vae"];
+
+/// A model on the hub: `owner/name[/FILE][@REVISION]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HubId {
+    /// `owner/name`.
+    pub repo: String,
+    /// Branch, tag or commit.
+    pub revision: String,
+    /// One file of the repository; `None` for a whole model.
+    pub file: Option<String>,
+}
+
+impl std::str::FromStr for HubId {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let bad = || {
+            let why = "expected hub:owner/name, hub:owner/name@revision or hub:owner/name/file";
+            Error::bad_request("model", format!("hub:{text}"), why)
+        };
+        let (path, revision) = text.rsplit_once('@').unwrap_or((text, "main"));
+        let mut parts = path.splitn(3, '/');
+        let (owner, name) = parts.next().zip(parts.next()).ok_or_else(bad)?;
+        let file = parts.next().map(str::to_owned);
+        let plain = |s: &str| s.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+        let fine = is_relative(revision)
+            && [owner, name].iter().all(|s| plain(s) && is_relative(s))
+            && file.as_deref().is_none_or(is_relative);
+        let repo = format!("{owner}/{name}");
+        if fine { Ok(Self { repo, revision: revision.to_owned(), file }) } else { Err(bad()) }
+    }
+}
+
+impl std::fmt::Display for HubId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.repo)?;
+        self.file.iter().try_for_each(|file| write!(f, "/{file}"))?;
+        if self.revision == "main" { Ok(()) } else { write!(f, "@{}", self.revision) }
+    }
+}
+
+/// Whether `path` stays below the folder it is joined to, on every system.
+pub(super) fn is_relative(path: &str) -> bool {
+    let normal = |c| matches!(c, Component::Normal(_));
+    !path.is_empty()
+        && !path.contains(['\\', ':', '\0'])
+        && !path.ends_with('/')
+        && Path::new(path).components().all(normal)
+}
+
+/// Whether `text` is a full commit id.
+pub(super) fn is_commit(text: &str) -> bool {
+    text.len() == 40 && text.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+/// A secret that no log shows.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Secret(pub(super) String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// The shared cache and how the hub behind it is reached.
+#[derive(Debug, Clone)]
+pub struct HubCache {
+    root: PathBuf,
+    endpoint: String,
+    offline: bool,
+    #[cfg_attr(not(feature = "hub"), allow(dead_code))] // only downloads need it
+    pub(super) token: Option<Secret>,
+}
+
+impl HubCache {
+    /// The cache as `HF_HUB_CACHE`, `HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` say.
+    pub fn new(env: Env<'_>) -> Self {
+        let text = |name: &str| {
+            let value = env(name).map(|v| v.to_string_lossy().trim().to_owned());
+            value.filter(|v| !v.is_empty())
+        };
+        let cache_dir = || {
+            let home = || etcetera::home_dir().map(|home| home.join(".cache")).unwrap_or_default();
+            text("XDG_CACHE_HOME").map_or_else(home, PathBuf::from)
+        };
+        let home = text("HF_HOME").map(PathBuf::from);
+        let home = home.unwrap_or_else(|| cache_dir().join("huggingface"));
+        let token_file = || fs::read_to_string(text("HF_TOKEN_PATH").map_or(home.join("token"), PathBuf::from));
+        let token = text("HF_TOKEN").or_else(|| token_file().ok()).map(|t| t.trim().to_owned());
+        let endpoint = text("HF_ENDPOINT").unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned());
+        let yes = ["1", "on", "yes", "true"];
+        Self {
+            root: text("HF_HUB_CACHE").map_or_else(|| home.join("hub"), PathBuf::from),
+            endpoint: endpoint.trim_end_matches('/').to_owned(),
+            offline: text("HF_HUB_OFFLINE").is_some_and(|v| yes.contains(&v.to_lowercase().as_str())),
+            token: token.filter(|t| !t.is_empty()).map(Secret),
+        }
+    }
+
+    /// The cache's folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The hub's address.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// Whether requests are forbidden.
+    pub fn offline(&self) -> bool {
+        self.offline
+    }
+
+    /// The folder of a repository.
+    pub(super) fn folder(&self, repo: &str) -> PathBuf {
+        self.root.join(format!("models--{}", repo.replace('/', "--")))
+    }
+
+    /// The file or folder of `id`, when all of it is here.
+    pub fn find(&self, id: &HubId) -> Option<PathBuf> {
+        let folder = self.folder(&id.repo);
+        let commit = if is_commit(&id.revision) {
+            id.revision.clone()
+        } else {
+            let text = fs::read_to_string(folder.join("refs").join(&id.revision)).ok()?;
+            Some(text.trim().to_owned()).filter(|c| is_commit(c))?
+        };
+        let snapshot = folder.join("snapshots").join(commit);
+        match &id.file {
+            Some(file) => Some(snapshot.join(file)).filter(|p| p.is_file()),
+            None if is_complete(&snapshot) => Some(snapshot),
+            None => single_file(&snapshot),
+        }
+    }
+
+    /// The models that are here in full, under their `main` revision.
+    pub fn entries(&self) -> Vec<Entry> {
+        let items = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        let mut entries: Vec<Entry> = items
+            .filter_map(|item| {
+                let name = item.file_name();
+                let repo = name.to_str()?.strip_prefix("models--")?.replacen("--", "/", 1);
+                let id: HubId = repo.parse().ok()?;
+                let path = self.find(&id)?;
+                let kind = if path.is_dir() { Kind::Diffusers } else { Kind::Safetensors };
+                let bytes = Some(size(&path, 3));
+                Some(Entry { name: format!("hub:{id}"), kind, bytes, path: Some(path) })
+            })
+            .collect();
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        entries
+    }
+}
+
+/// Whether a snapshot has weights for every component that its index names.
+fn is_complete(snapshot: &Path) -> bool {
+    let index = fs::read_to_string(snapshot.join("model_index.json")).unwrap_or_default();
+    let Ok(serde_json::Value::Object(index)) = serde_json::from_str(&index) else { return false };
+    let named = |component: &str| {
+        let class = index.get(component).and_then(|entry| entry.get(1));
+        class.is_some_and(|class| !class.is_null())
+    };
+    is_diffusers(snapshot)
+        && COMPONENTS.iter().filter(|c| named(c)).all(|c| has_weights(&snapshot.join(c)))
+}
+
+/// Whether a component's folder has its config and its weights, all parts of them.
+fn has_weights(folder: &Path) -> bool {
+    let items = fs::read_dir(folder).into_iter().flatten().flatten();
+    let names: Vec<String> =
+        items.filter(|i| i.path().exists()).filter_map(|i| i.file_name().into_string().ok()).collect();
+    let is_weights = |n: &&String| [".safetensors", ".bin"].iter().any(|e| n.ends_with(e));
+    // Parts are called `model-00001-of-00002.safetensors`.
+    let parts_in_all = |n: &String| {
+        let (_, rest) = n.split_once("-of-")?;
+        rest.split('.').next()?.parse::<usize>().ok()
+    };
+    let weights: Vec<&String> = names.iter().filter(is_weights).collect();
+    let whole = weights.iter().any(|n| parts_in_all(n).is_none());
+    let sharded = weights.iter().filter_map(|n| parts_in_all(n)).max();
+    let all_parts = sharded.is_some_and(|n| weights.iter().filter(|w| parts_in_all(w) == Some(n)).count() >= n);
+    names.iter().any(|n| n == "config.json") && (whole || all_parts)
+}
+
+/// The only checkpoint at the top of a snapshot that is no diffusers model.
+fn single_file(snapshot: &Path) -> Option<PathBuf> {
+    if snapshot.join("model_index.json").exists() {
+        return None;
+    }
+    let items = fs::read_dir(snapshot).ok()?.flatten().map(|item| item.path());
+    let checkpoint = |p: &PathBuf| p.extension().is_some_and(|e| e == "safetensors") && p.is_file();
+    let mut found = items.filter(checkpoint);
+    found.next().filter(|_| found.next().is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::OsString;
+
+    fn cache(vars: &[(&str, &str)]) -> HubCache {
+        HubCache::new(&|name| {
+            vars.iter().find(|(k, _)| *k == name).map(|(_, v)| OsString::from(v))
+        })
+    }
+
+    #[test]
+    fn ids_parse_and_nothing_escapes() {
+        let id: HubId = "a/b-1.5/sub/x.safetensors@v2".parse().unwrap();
+        assert_eq!((id.repo.as_str(), id.revision.as_str()), ("a/b-1.5", "v2"));
+        assert_eq!(id.file.as_deref(), Some("sub/x.safetensors"));
+        assert_eq!(id.to_string(), "a/b-1.5/sub/x.safetensors@v2");
+        assert_eq!("a/b".parse::<HubId>().unwrap().to_string(), "a/b");
+        for bad in
+            ["", "a", "a/", "/b", "../b", "a/..", "a/b/../c", "a/b//etc", "a/b/", "a b/c", "a/b@", "a/b@../x", "a/b/c\\d"]
+        {
+            let parsed = bad.parse::<HubId>();
+            assert!(matches!(parsed, Err(Error::BadRequest { .. })), "{bad}: {parsed:?}");
+        }
+    }
+
+    #[test]
+    fn the_environment_is_honoured() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().to_str().unwrap();
+        fs::write(home.path().join("token"), " from file\n").unwrap();
+        let plain = cache(&[("HF_HOME", path)]);
+        assert_eq!(plain.root(), home.path().join("hub"));
+        assert_eq!((plain.endpoint(), plain.offline()), (DEFAULT_ENDPOINT, false));
+        assert_eq!(plain.token, Some(Secret("from file".into())));
+        let set = cache(&[
+            ("HF_HOME", path),
+            ("HF_HUB_CACHE", "/c"),
+            ("HF_ENDPOINT", "http://mirror/"),
+            ("HF_TOKEN", "secret"),
+            ("HF_HUB_OFFLINE", "True"),
+        ]);
+        assert_eq!((set.root(), set.endpoint(), set.offline()), (Path::new("/c"), "http://mirror", true));
+        assert_eq!(set.token, Some(Secret("secret".into())));
+        assert!(!format!("{set:?}").contains("secret"));
+    }
+
+    #[test]
+    fn a_cached_model_counts_only_when_complete() {
+        let home = tempfile::tempdir().unwrap();
+        let cache = cache(&[("HF_HUB_CACHE", home.path().to_str().unwrap()), ("HF_TOKEN", "x")]);
+        let id: HubId = "o/n".parse().unwrap();
+        let commit = "0123456789012345678901234567890123456789";
+        let folder = cache.folder("o/n");
+        let snapshot = folder.join("snapshots").join(commit);
+        let write = |path: PathBuf, text: &str| {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write(folder.join("refs/main"), commit);
+        write(snapshot.join("model_index.json"), r#"{"unet": ["d", "U"], "vae": [null, null]}"#);
+        write(snapshot.join("unet/config.json"), "{}");
+        assert_eq!(cache.find(&id), None);
+        write(snapshot.join("unet/d-00001-of-00002.safetensors"), "");
+        assert_eq!(cache.find(&id), None, "one part of two");
+        write(snapshot.join("unet/d-00002-of-00002.safetensors"), "");
+        assert_eq!(cache.find(&id), Some(snapshot.clone()));
+        assert_eq!(cache.entries()[0].name, "hub:o/n");
+        let pinned: HubId = format!("o/n/unet/config.json@{commit}").parse().unwrap();
+        assert_eq!(cache.find(&pinned), Some(snapshot.join("unet/config.json")));
+        write(folder.join("refs/main"), "../../../etc");
+        assert_eq!(cache.find(&id), None, "a ref is a commit and nothing else");
+    }
+}

@@ -1,0 +1,156 @@
+//! Floor 6. Which files of a repository make a model.
+
+use super::super::cache::COMPONENTS;
+
+/// Weights by preference: the endings of a component's files without and with a variant.
+const WEIGHTS: [&str; 4] = [".safetensors", ".fp16.safetensors", ".bin", ".fp16.bin"];
+
+/// The files to download: a diffusers model without duplicates, or the only checkpoint.
+pub(super) fn files(all: &[String]) -> Result<Vec<String>, String> {
+    if !all.iter().any(|f| f == "model_index.json") {
+        return single(all);
+    }
+    let mut wanted: Vec<String> = all.iter().filter(|f| is_small_part(f)).cloned().collect();
+    for component in COMPONENTS {
+        wanted.extend(weights(all, component));
+    }
+    Ok(wanted)
+}
+
+fn is_small_part(file: &str) -> bool {
+    match file.split_once('/') {
+        None => file == "model_index.json",
+        Some((folder, rest)) if rest.contains('/') => folder.is_empty(),
+        Some(("scheduler" | "tokenizer" | "tokenizer_2", rest)) => {
+            [".json", ".txt"].iter().any(|e| rest.ends_with(e))
+        }
+        Some((folder, rest)) => COMPONENTS.contains(&folder) && rest == "config.json",
+    }
+}
+
+/// The weights of `component` in the first form that exists, all parts and their index.
+fn weights(all: &[String], component: &str) -> Vec<String> {
+    let inside = |f: &&String| {
+        let rest = f.strip_prefix(component).and_then(|f| f.strip_prefix('/'));
+        rest.is_some_and(|rest| !rest.contains('/') && is_weights(rest))
+    };
+    let candidates: Vec<&String> = all.iter().filter(inside).collect();
+    WEIGHTS
+        .iter()
+        .map(|ending| candidates.iter().filter(|f| form(f) == *ending).map(|f| (*f).clone()).collect())
+        .find(|found: &Vec<String>| found.iter().any(|f| !f.ends_with(".json")))
+        .unwrap_or_default()
+}
+
+fn is_weights(name: &str) -> bool {
+    let stem = name.split(['.', '-']).next().unwrap_or_default();
+    ["model", "pytorch_model", "diffusion_pytorch_model"].contains(&stem)
+}
+
+/// What follows the stem and the part number: `.safetensors`, `.fp16.safetensors`, …
+///
+/// Parts are `model-00001-of-00002.fp16.safetensors` or `model.fp16-00001-of-00002.safetensors`,
+/// their index `model.safetensors.index.fp16.json` or `model.safetensors.index.json`.
+fn form(file: &str) -> String {
+    let name = file.rsplit('/').next().unwrap_or(file);
+    let mut words: Vec<&str> = name.split('.').skip(1).collect();
+    if words.last() == Some(&"json") {
+        words.retain(|w| *w != "index" && *w != "json");
+        words.sort_unstable_by_key(|w| ["safetensors", "bin"].contains(w));
+    }
+    words.iter().map(|word| format!(".{}", word.split('-').next().unwrap_or(word))).collect()
+}
+
+fn single(all: &[String]) -> Result<Vec<String>, String> {
+    let top = |f: &&String| !f.contains('/') && f.ends_with(".safetensors");
+    let found: Vec<String> = all.iter().filter(top).cloned().collect();
+    match found.len() {
+        1 => Ok(found),
+        0 => Err("the repository holds neither a diffusers model nor a .safetensors file".to_owned()),
+        _ => {
+            let names = found.join(", ");
+            Err(format!("the repository holds several checkpoints; append one of /{{{names}}}"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pick(all: &[&str]) -> Result<Vec<String>, String> {
+        files(&all.iter().map(|f| (*f).to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_diffusers_model_without_duplicates() {
+        let mut wanted = pick(&[
+            ".gitattributes",
+            "README.md",
+            "model_index.json",
+            "v1-5-pruned.safetensors",
+            "feature_extractor/preprocessor_config.json",
+            "safety_checker/model.safetensors",
+            "scheduler/scheduler_config.json",
+            "text_encoder/config.json",
+            "text_encoder/model.fp16.safetensors",
+            "text_encoder/model.safetensors",
+            "text_encoder/pytorch_model.bin",
+            "tokenizer/merges.txt",
+            "tokenizer/vocab.json",
+            "unet/config.json",
+            "unet/diffusion_pytorch_model-00001-of-00002.fp16.safetensors",
+            "unet/diffusion_pytorch_model.non_ema.safetensors",
+            "unet/diffusion_pytorch_model-00001-of-00002.safetensors",
+            "unet/diffusion_pytorch_model-00002-of-00002.safetensors",
+            "unet/diffusion_pytorch_model.safetensors.index.json",
+            "unet/diffusion_pytorch_model.safetensors.index.fp16.json",
+            "vae/config.json",
+            "vae/diffusion_pytorch_model.bin",
+            "vae/diffusion_pytorch_model.fp16.bin",
+        ])
+        .unwrap();
+        wanted.sort_unstable();
+        assert_eq!(
+            wanted,
+            [
+                "model_index.json",
+                "scheduler/scheduler_config.json",
+                "text_encoder/config.json",
+                "text_encoder/model.safetensors",
+                "tokenizer/merges.txt",
+                "tokenizer/vocab.json",
+                "unet/config.json",
+                "unet/diffusion_pytorch_model-00001-of-00002.safetensors",
+                "unet/diffusion_pytorch_model-00002-of-00002.safetensors",
+                "unet/diffusion_pytorch_model.safetensors.index.json",
+                "vae/config.json",
+                "vae/diffusion_pytorch_model.bin",
+            ]
+        );
+    }
+
+    #[test]
+    fn half_precision_when_there_is_nothing_else() {
+        let wanted = pick(&[
+            "model_index.json",
+            "unet/diffusion_pytorch_model.fp16-00001-of-00001.safetensors",
+            "unet/diffusion_pytorch_model.safetensors.index.fp16.json",
+            "unet/diffusion_pytorch_model.bin",
+        ]);
+        assert_eq!(
+            wanted.unwrap()[1..],
+            [
+                "unet/diffusion_pytorch_model.fp16-00001-of-00001.safetensors",
+                "unet/diffusion_pytorch_model.safetensors.index.fp16.json"
+            ]
+        );
+    }
+
+    #[test]
+    fn other_repositories() {
+        assert_eq!(pick(&["README.md", "a.safetensors", "x/b.safetensors"]).unwrap(), ["a.safetensors"]);
+        assert!(pick(&["a.safetensors", "b.safetensors"]).unwrap_err().contains("{a.safetensors, b"));
+        assert!(pick(&["README.md"]).is_err());
+    }
+}

@@ -1,0 +1,117 @@
+//! Floor 6. What lies in folders of models.
+
+use super::STARTER;
+use serde::Serialize;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What a model is stored as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Built into colora.
+    Starter,
+    /// One `.safetensors` file.
+    Safetensors,
+    /// One `.ckpt` file.
+    Ckpt,
+    /// A folder with a component each.
+    Diffusers,
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Kind::Starter => "built in",
+            Kind::Safetensors => "safetensors",
+            Kind::Ckpt => "ckpt",
+            Kind::Diffusers => "diffusers",
+        })
+    }
+}
+
+/// A model that can be named.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Entry {
+    /// What to pass to `--model`.
+    pub name: String,
+    /// How it is stored.
+    pub kind: Kind,
+    /// Bytes on disk.
+    pub bytes: Option<u64>,
+    /// File or folder; `None` for the starter.
+    pub path: Option<PathBuf>,
+}
+
+/// How deep folders are searched: their own files and two levels below.
+const DEPTH: usize = 3;
+/// Most files and folders that are looked at in one search.
+const LIMIT: usize = 10_000;
+
+impl Entry {
+    pub(super) fn starter() -> Self {
+        Self { name: STARTER.to_owned(), kind: Kind::Starter, bytes: None, path: None }
+    }
+
+    /// Whether `name` means this model: its name, its last part, or either with the extension.
+    pub(super) fn is_called(&self, name: &str) -> bool {
+        let extension = self.path.as_ref().filter(|_| self.kind != Kind::Diffusers);
+        let extension = extension.and_then(|p| p.extension()).and_then(|e| e.to_str());
+        let bare = extension.and_then(|e| name.strip_suffix(e)?.strip_suffix('.')).unwrap_or(name);
+        self.name == name || self.name == bare || self.name.rsplit('/').next() == Some(bare)
+    }
+}
+
+/// The models in `folder`, sorted by name; an unreadable folder holds none.
+pub(super) fn scan(folder: &Path) -> Vec<Entry> {
+    let mut found = Vec::new();
+    descend(folder, "", DEPTH, &mut LIMIT.clone(), &mut found);
+    found.sort_by(|a: &Entry, b| (&a.name, &a.path).cmp(&(&b.name, &b.path)));
+    found
+}
+
+fn descend(folder: &Path, prefix: &str, depth: usize, budget: &mut usize, found: &mut Vec<Entry>) {
+    let Ok(items) = fs::read_dir(folder) else { return };
+    for path in items.flatten().map(|item| item.path()) {
+        let Some(name) = path.file_name().and_then(|n| n.to_str()) else { continue };
+        if *budget == 0 {
+            return;
+        }
+        *budget -= 1;
+        if name.starts_with('.') {
+            continue;
+        }
+        if let Some((stem, kind)) = kind_of(&path, name) {
+            let bytes = Some(size(&path, DEPTH));
+            found.push(Entry { name: format!("{prefix}{stem}"), kind, bytes, path: Some(path) });
+        } else if depth > 1 && path.is_dir() {
+            descend(&path, &format!("{prefix}{name}/"), depth - 1, budget, found);
+        }
+    }
+}
+
+fn kind_of<'a>(path: &Path, name: &'a str) -> Option<(&'a str, Kind)> {
+    if path.is_dir() {
+        return is_diffusers(path).then_some((name, Kind::Diffusers));
+    }
+    match name.rsplit_once('.')? {
+        (stem, "safetensors") => Some((stem, Kind::Safetensors)),
+        (stem, "ckpt") => Some((stem, Kind::Ckpt)),
+        _ => None,
+    }
+}
+
+/// Whether `path` is a folder in the diffusers layout.
+pub(super) fn is_diffusers(path: &Path) -> bool {
+    path.join("model_index.json").is_file() || path.join("unet").join("config.json").is_file()
+}
+
+/// Bytes of a file or of all files in a folder.
+pub(super) fn size(path: &Path, depth: usize) -> u64 {
+    let Ok(data) = fs::metadata(path) else { return 0 };
+    if !data.is_dir() || depth == 0 {
+        return if data.is_dir() { 0 } else { data.len() };
+    }
+    let items = fs::read_dir(path).into_iter().flatten().flatten();
+    items.map(|item| size(&item.path(), depth - 1)).sum()
+}
