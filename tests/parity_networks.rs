@@ -5,8 +5,9 @@ mod support;
 
 use candle_core::{DType, Device, Tensor};
 use colora::family::ModelParts;
-use colora::models::{AddedCondition, ClipTower, UNet, UNetInput, Vae};
-use colora::weights::{Placement, Scope};
+use colora::models::{AddedCondition, ClipTower, TinyVae, UNet, UNetInput, Vae};
+use colora::weights::names::Part;
+use colora::weights::{Checkpoint, CheckpointFile, Placement, Scope, Site};
 use std::collections::{BTreeSet, HashMap};
 use support::{assert_close, golden, tensors};
 
@@ -96,6 +97,55 @@ fn unets() {
         let goldens = tensors(&format!("{name}_parts.safetensors"));
         check_unet(&unet, &goldens, name, "unet", 3);
     }
+}
+
+/// A component alone: CONFIG and weights in one folder of `goldens`.
+fn component(folder: &str, name: &str) -> Checkpoint {
+    let mut checkpoint = Checkpoint::new(folder, Placement::default());
+    for entry in std::fs::read_dir(golden(folder)).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "safetensors") {
+            let file = CheckpointFile::open(&path).unwrap();
+            let names: Vec<String> = file.names().map(str::to_owned).collect();
+            for tensor in names {
+                let site = Site::new(format!("{name}.{tensor}"));
+                checkpoint.insert(site, &file, &tensor, Part::Whole).unwrap();
+            }
+        }
+    }
+    checkpoint
+}
+
+fn config<T: serde::de::DeserializeOwned>(folder: &str) -> T {
+    let text = std::fs::read_to_string(golden(folder).join("config.json")).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+/// 9- and 8-channel inputs, LCM's guidance embedding, the blocks that distilled networks drop.
+#[test]
+fn unet_variants() {
+    let goldens = tensors("variants_parts.safetensors");
+    let single = ["inpaint", "pix2pix", "lcm", "ssd-1b", "koala", "tiny-sd"];
+    for name in single.into_iter().chain(["tiny-sd-bf16", "tiny-sd-sharded"]) {
+        let folder = format!("variants/{name}");
+        let source = component(&folder, "unet");
+        let unet = UNet::new(&Scope::new(&source, "unet"), &config(&folder)).unwrap();
+        // The shards hold the weights of `tiny-sd`.
+        check_unet(&unet, &goldens, name, name.trim_end_matches("-sharded"), 1);
+    }
+}
+
+#[test]
+fn tiny_autoencoder() {
+    let (source, goldens) = (component("taesd", "vae"), tensors("taesd_parts.safetensors"));
+    let vae = TinyVae::new(&Scope::new(&source, "vae"), &config("taesd")).unwrap();
+    for case in cases(&goldens, "taesd.decode", "out") {
+        let key = |what: &str| format!("taesd.decode.{case}.{what}");
+        let out = vae.decode(&goldens[&key("latents")]).unwrap();
+        assert_close(&format!("taesd decode {case}"), &out, &goldens[&key("out")], TOLERANCE);
+    }
+    let out = vae.encode(&goldens["taesd.encode.8x8.picture"]).unwrap();
+    assert_close("taesd encode", &out, &goldens["taesd.encode.8x8.out"], TOLERANCE);
 }
 
 #[test]

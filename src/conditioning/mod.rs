@@ -56,7 +56,7 @@ pub struct Texts<'a> {
     pub prompt: &'a str,
     /// The negative prompt, when guidance is on.
     pub negative: Option<&'a str>,
-    /// 1 = the last layer that the family uses.
+    /// 1 = the last layer that the family uses; acts on the prompt alone.
     pub clip_skip: usize,
     /// Picture size, for SDXL.
     pub size: ImageSize,
@@ -103,7 +103,8 @@ impl TextTowers {
                     pooled: positive.pooled.zeros_like()?,
                 }
             } else {
-                self.encode_one(negative, texts.clip_skip)?
+                // diffusers reads negative prompts at the last layer whatever the prompt's skip is.
+                self.encode_one(negative, 1)?
             };
             contexts.insert(0, encoded.context);
             pooled.insert(0, encoded.pooled);

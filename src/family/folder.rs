@@ -294,8 +294,9 @@ impl Reader<'_> {
     }
 
     fn json<T: DeserializeOwned>(&self, file: &str) -> Result<T> {
-        let text = self.text(file)?;
-        serde_json::from_str(&text)
+        // Python writes numbers that JSON does not have ("lambda_min_clipped": -Infinity).
+        let text = self.text(file)?.replace("-Infinity", "null").replace("Infinity", "null");
+        serde_json::from_str(&text.replace(": NaN", ": null"))
             .map_err(|e| Error::corrupt(self.root.join(file), format!("not the expected JSON: {e}")))
     }
 
