@@ -57,8 +57,9 @@ fn safetensors(bytes: &[u8], length: u64, path: &Path) -> Result<Contents> {
     let start = 8 + length as usize;
     let have = bytes.len();
     let header = bytes.get(8..start).ok_or_else(|| truncated(path, start, have, "at least "))?;
-    let damaged =
-        |e: &dyn std::fmt::Display| Error::corrupt(path, format!("damaged safetensors header: {e}"));
+    let damaged = |e: &dyn std::fmt::Display| {
+        Error::corrupt(path, format!("damaged safetensors header: {e}"))
+    };
     let text = std::str::from_utf8(header).map_err(|e| damaged(&e))?;
     // The crate checks that offsets neither overlap nor leave gaps and fit shape and type.
     let table: Metadata = serde_json::from_str(text).map_err(|e| damaged(&e))?;

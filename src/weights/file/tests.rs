@@ -36,7 +36,10 @@ fn reads_tensors_and_rows() {
     assert!(matches!(file.read_f32("a", Some(1..3)), Err(Error::Internal(_))));
     let tensor = file.tensor("a", Some(0..1), DType::F64, &Device::Cpu).unwrap();
     assert_eq!(tensor.to_vec2::<f64>().unwrap(), [[0.0, 1.0, 2.0]]);
-    assert!(matches!(file.tensor("a", None, DType::U8, &Device::Cpu), Err(Error::Unsupported { .. })));
+    assert!(matches!(
+        file.tensor("a", None, DType::U8, &Device::Cpu),
+        Err(Error::Unsupported { .. })
+    ));
 }
 
 #[test]
@@ -54,14 +57,22 @@ fn parts_are_views() {
     assert_eq!(values.base().dims(), [1, 3, 1, 1]);
     assert!(matches!(checkpoint.get(&t, &[2, 3]), Err(Error::ShapeMismatch { .. })));
     assert_eq!(checkpoint.inventory("unet").parameters, 9);
-    assert_eq!(Checkpoint::new("y", Placement::default()).with_component("unet", &checkpoint).sites().len(), 2);
+    assert_eq!(
+        Checkpoint::new("y", Placement::default())
+            .with_component("unet", &checkpoint)
+            .sites()
+            .len(),
+        2
+    );
 }
 
 #[test]
 fn says_what_the_file_is() {
     assert!(why("").contains("empty"));
     assert!(why("\n <!DOCTYPE html>").contains("web page"));
-    assert!(why("version https://git-lfs.example/spec/v1\noid sha256:").contains("git-lfs pointer"));
+    assert!(
+        why("version https://git-lfs.example/spec/v1\noid sha256:").contains("git-lfs pointer")
+    );
     assert!(why("{\"a\": 1, \"b\": 2}").contains("JSON"));
     assert!(why("abc").contains("3 bytes"));
     assert!(why("abcdefghijkl").contains("neither"));
@@ -91,7 +102,8 @@ fn lying_headers_are_refused() {
     assert!(why(file(overlap, &[0; 4])).contains("invalid offset"));
     let span = r#"{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,4]}}"#;
     assert!(why(file(span, &[0; 4])).contains("damaged"));
-    let huge = r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296,4294967296],"data_offsets":[0,4]}}"#;
+    let huge =
+        r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296,4294967296],"data_offsets":[0,4]}}"#;
     assert!(why(file(huge, &[0; 4])).contains("damaged"));
     let mut long = u64::MAX.to_le_bytes().to_vec();
     long.extend(b"{}");

@@ -104,7 +104,8 @@ pub fn open_clip_name(name: &str, width: usize) -> Option<(String, Part)> {
         return Some((format!("{layer}.{inner}"), Part::Whole));
     }
     let rest = rest.strip_prefix("self_attn.")?;
-    let (i, end) = FUSED.iter().enumerate().find_map(|(i, which)| Some((i, after(rest, which)?)))?;
+    let (i, end) =
+        FUSED.iter().enumerate().find_map(|(i, which)| Some((i, after(rest, which)?)))?;
     let (_, end) = ENDS.iter().find(|(ours, _)| *ours == end)?;
     let part = Part::Rows { start: i * width, len: width };
     Some((format!("{layer}.attn.in_proj{end}"), part))
@@ -118,7 +119,11 @@ mod tests {
     fn open_clip_names_are_one_to_one() {
         let mut names = vec![POSITIONS.0.to_owned(), "text_projection.weight".to_owned()];
         names.extend(TOWER.map(|(name, _)| format!("{name}.weight")));
-        for inner in LAYER.iter().map(|(inner, _)| (*inner).to_owned()).chain(FUSED.map(|f| format!("self_attn.{f}"))) {
+        for inner in LAYER
+            .iter()
+            .map(|(inner, _)| (*inner).to_owned())
+            .chain(FUSED.map(|f| format!("self_attn.{f}")))
+        {
             for end in [".weight", ".bias", ""] {
                 names.push(format!("text_model.encoder.layers.11.{inner}{end}"));
             }
@@ -137,7 +142,9 @@ mod tests {
         let names = text_names_of_open_clip("transformer.resblocks.3.attn.in_proj_bias", 12);
         assert_eq!(names[1].0, "text_model.encoder.layers.3.self_attn.k_proj.bias");
         assert_eq!(names[1].1, Part::Rows { start: 4, len: 4 });
-        assert!(text_names_of_open_clip("transformer.resblocks.3.attn.in_proj_bias", 13).is_empty());
+        assert!(
+            text_names_of_open_clip("transformer.resblocks.3.attn.in_proj_bias", 13).is_empty()
+        );
         assert!(text_names_of_open_clip("logit_scale", 1).is_empty());
         assert!(text_names_of_open_clip("visual.proj", 1).is_empty());
     }

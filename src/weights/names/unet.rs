@@ -174,7 +174,9 @@ impl UNetNames {
             "resnets" if j < layers => {
                 Some(format!("input_blocks.{}.0.{}", start + j, rename(rest, &RESNET)?))
             }
-            "attentions" if j < layers => Some(join(&format!("input_blocks.{}.1", start + j), rest)),
+            "attentions" if j < layers => {
+                Some(join(&format!("input_blocks.{}.1", start + j), rest))
+            }
             "downsamplers" if j == 0 && i + 1 < self.levels() => {
                 let rest = after(rest, "conv")?;
                 Some(format!("input_blocks.{}.0.op{rest}", start + layers))
@@ -302,14 +304,22 @@ mod tests {
         ] {
             assert_eq!(sd1().to_diffusers(name), None, "{name}");
         }
-        for name in ["down_blocks.3.downsamplers.0.conv.weight", "down_blocks.0.resnets.2.conv1", "up_blocks"] {
+        for name in [
+            "down_blocks.3.downsamplers.0.conv.weight",
+            "down_blocks.0.resnets.2.conv1",
+            "up_blocks",
+        ] {
             assert_eq!(sd1().to_ldm(name), None, "{name}");
         }
     }
 
     #[test]
     fn layouts_are_derived_from_either_side() {
-        for names in [sd1(), UNetNames::new(vec![1, 3], vec![true, false]), UNetNames::new(vec![2], vec![true])] {
+        for names in [
+            sd1(),
+            UNetNames::new(vec![1, 3], vec![true, false]),
+            UNetNames::new(vec![2], vec![true]),
+        ] {
             let diffusers = all(&names);
             let ldm: Vec<String> = diffusers.iter().map(|n| names.to_ldm(n).unwrap()).collect();
             let back: Vec<String> = ldm.iter().map(|n| names.to_diffusers(n).unwrap()).collect();
@@ -317,7 +327,10 @@ mod tests {
             let unique: std::collections::BTreeSet<&String> = ldm.iter().collect();
             assert_eq!(unique.len(), diffusers.len());
             assert_eq!(UNetNames::from_ldm(ldm.iter().map(String::as_str)), Some(names.clone()));
-            assert_eq!(UNetNames::from_diffusers(diffusers.iter().map(String::as_str)), Some(names));
+            assert_eq!(
+                UNetNames::from_diffusers(diffusers.iter().map(String::as_str)),
+                Some(names)
+            );
         }
     }
 

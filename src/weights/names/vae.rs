@@ -12,13 +12,8 @@ const FIXED: [(&str, &str); 5] = [
 ];
 
 /// The attention of the middle block: diffusers, ldm. ldm has 1×1 convolutions for linear layers.
-const ATTENTION: [(&str, &str); 5] = [
-    ("group_norm", "norm"),
-    ("to_q", "q"),
-    ("to_k", "k"),
-    ("to_v", "v"),
-    ("to_out.0", "proj_out"),
-];
+const ATTENTION: [(&str, &str); 5] =
+    [("group_norm", "norm"), ("to_q", "q"), ("to_k", "k"), ("to_v", "v"), ("to_out.0", "proj_out")];
 
 /// The attention of the middle block: diffusers now and before version 0.16.
 const OLD_ATTENTION: [(&str, &str); 4] =
@@ -156,7 +151,8 @@ fn resnet_to_diffusers(name: &str) -> String {
 }
 
 fn replace_module(name: &str, from: &str, to: &str) -> String {
-    let parts: Vec<&str> = name.split('.').map(|part| if part == from { to } else { part }).collect();
+    let parts: Vec<&str> =
+        name.split('.').map(|part| if part == from { to } else { part }).collect();
     parts.join(".")
 }
 
@@ -174,10 +170,15 @@ mod tests {
             for inner in ["norm1", "conv1", "norm2", "conv2", "conv_shortcut"] {
                 all.extend((0..2).map(|j| format!("{half}.mid_block.resnets.{j}.{inner}.bias")));
                 for i in 0..4 {
-                    all.extend((0..layers).map(|j| format!("{half}.{side}_blocks.{i}.resnets.{j}.{inner}.bias")));
+                    all.extend(
+                        (0..layers)
+                            .map(|j| format!("{half}.{side}_blocks.{i}.resnets.{j}.{inner}.bias")),
+                    );
                 }
             }
-            all.extend((0..3).map(|i| format!("{half}.{side}_blocks.{i}.{side}samplers.0.conv.weight")));
+            all.extend(
+                (0..3).map(|i| format!("{half}.{side}_blocks.{i}.{side}samplers.0.conv.weight")),
+            );
         }
         let ldm: Vec<String> = all.iter().map(|name| names.to_ldm(name).unwrap()).collect();
         let back: Vec<String> = ldm.iter().map(|name| names.to_diffusers(name).unwrap()).collect();
@@ -190,16 +191,31 @@ mod tests {
     fn known_names() {
         let pairs = [
             ("decoder.up_blocks.0.resnets.2.conv1.weight", "decoder.up.3.block.2.conv1.weight"),
-            ("decoder.up_blocks.2.resnets.0.conv_shortcut.bias", "decoder.up.1.block.0.nin_shortcut.bias"),
+            (
+                "decoder.up_blocks.2.resnets.0.conv_shortcut.bias",
+                "decoder.up.1.block.0.nin_shortcut.bias",
+            ),
             ("decoder.up_blocks.1.upsamplers.0.conv.bias", "decoder.up.2.upsample.conv.bias"),
-            ("encoder.down_blocks.1.downsamplers.0.conv.bias", "encoder.down.1.downsample.conv.bias"),
-            ("encoder.mid_block.attentions.0.to_out.0.weight", "encoder.mid.attn_1.proj_out.weight"),
+            (
+                "encoder.down_blocks.1.downsamplers.0.conv.bias",
+                "encoder.down.1.downsample.conv.bias",
+            ),
+            (
+                "encoder.mid_block.attentions.0.to_out.0.weight",
+                "encoder.mid.attn_1.proj_out.weight",
+            ),
         ];
         for (diffusers, ldm) in pairs {
             assert_eq!(VaeNames::new(4).to_ldm(diffusers).as_deref(), Some(ldm));
             assert_eq!(VaeNames::new(4).to_diffusers(ldm).as_deref(), Some(diffusers));
         }
-        for name in ["decoder.up.4.block.0.conv1.weight", "loss.x", "decoder.up.x", "encoder", "encoder.up.0.block.0.conv1"] {
+        for name in [
+            "decoder.up.4.block.0.conv1.weight",
+            "loss.x",
+            "decoder.up.x",
+            "encoder",
+            "encoder.up.0.block.0.conv1",
+        ] {
             assert_eq!(VaeNames::new(4).to_diffusers(name), None, "{name}");
         }
         assert_eq!(

@@ -1,0 +1,72 @@
+//! What a pickle builds.
+//!
+//! All objects lie in one list and refer to each other by index, so that neither cycles nor deep
+//! nesting in a hostile file can exhaust the stack.
+
+use super::symbols::Symbol;
+use super::torch::{Storage, TensorData};
+
+/// A value on the stack; containers are on the heap.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Value<'a> {
+    None,
+    Bool(bool),
+    Int(i64),
+    Str(&'a str),
+    Symbol(Symbol),
+    /// Index into the heap.
+    Object(usize),
+    /// Something whose content does not matter: other numbers, bytes, placeholders.
+    Opaque,
+}
+
+/// A container, or what torch's names build.
+#[derive(Debug)]
+pub(super) enum Object<'a> {
+    List(Vec<Value<'a>>),
+    Tuple(Vec<Value<'a>>),
+    Dict(Vec<(Value<'a>, Value<'a>)>),
+    Storage(Storage<'a>),
+    Tensor(TensorData<'a>),
+}
+
+/// Everything that a pickle has built.
+#[derive(Debug, Default)]
+pub(super) struct Heap<'a> {
+    pub(super) objects: Vec<Object<'a>>,
+}
+
+impl<'a> Heap<'a> {
+    pub(super) fn add(&mut self, object: Object<'a>) -> Value<'a> {
+        self.objects.push(object);
+        Value::Object(self.objects.len() - 1)
+    }
+
+    pub(super) fn object(&self, value: Value<'a>) -> Option<&Object<'a>> {
+        match value {
+            Value::Object(index) => self.objects.get(index),
+            _ => None,
+        }
+    }
+
+    pub(super) fn object_mut(&mut self, value: Value<'a>) -> Option<&mut Object<'a>> {
+        match value {
+            Value::Object(index) => self.objects.get_mut(index),
+            _ => None,
+        }
+    }
+
+    /// The items of a tuple or list.
+    pub(super) fn items(&self, value: Value<'a>) -> Option<&[Value<'a>]> {
+        match self.object(value) {
+            Some(Object::Tuple(items) | Object::List(items)) => Some(items),
+            _ => None,
+        }
+    }
+
+    /// The entry of a dictionary.
+    pub(super) fn entry(&self, dict: Value<'a>, key: &str) -> Option<Value<'a>> {
+        let Some(Object::Dict(entries)) = self.object(dict) else { return None };
+        entries.iter().rev().find(|(k, _)| *k == Value::Str(key)).map(|(_, value)| *value)
+    }
+}
