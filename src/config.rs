@@ -72,7 +72,7 @@ const KEYS: [(&str, &str, &str); 16] = [
     ("steps", "30", "more is slower and, to a point, better"),
     ("guidance_scale", "7.0", "how strictly to follow the prompt; 1 = off"),
     ("sampler", "\"dpmpp-2m\"", "dpmpp-2m, euler or ddim"),
-    ("schedule", "\"karras\"", "discrete or karras"),
+    ("schedule", "\"karras\"", "discrete, karras or exponential"),
     ("clip_skip", "1", "text encoder layer from the last; 1 = that one"),
 ];
 
@@ -177,7 +177,7 @@ pub(crate) fn absolute(value: Option<OsString>) -> Option<PathBuf> {
 pub fn template() -> String {
     let mut text = String::from("# Settings of colora. Flags and COLORA_* variables win.\n");
     for (key, value, remark) in KEYS {
-        text += &format!("\n# {remark}\n# {key} = {value}\n");
+        text += &format!("\n## {remark}\n# {key} = {value}\n");
     }
     text
 }
@@ -245,7 +245,10 @@ mod tests {
         let env = [("COLORA_MODEL", "c"), ("COLORA_DTYPE", "")];
         let settings = load(user, "model = \"b\"\nheight = 64", &env).unwrap();
         let config = &settings.config;
-        assert_eq!((config.model.as_deref(), config.steps, config.height), (Some("c"), Some(5), Some(64)));
+        assert_eq!(
+            (config.model.as_deref(), config.steps, config.height),
+            (Some("c"), Some(5), Some(64))
+        );
         assert_eq!(config.dtype, None, "an empty variable is none");
         assert_eq!(settings.origin("model"), Some(&Origin::Variable("COLORA_MODEL")));
         let Some(Origin::File(local)) = settings.origin("height") else { panic!() };

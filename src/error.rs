@@ -61,7 +61,9 @@ pub enum Error {
     },
 
     /// A weight has another shape than its architecture says.
-    #[error("{file}: the weight `{site}` has shape {found:?}, expected {expected:?}; the config and the weights do not belong together")]
+    #[error(
+        "{file}: the weight `{site}` has shape {found:?}, expected {expected:?}; the config and the weights do not belong together"
+    )]
     ShapeMismatch {
         /// Canonical name of the weight.
         site: String,

@@ -59,9 +59,13 @@ mod tests {
 
     #[test]
     fn counts_edits() {
-        for (a, b, edits) in
-            [("", "abc", 3), ("model", "model", 0), ("modle", "model", 1), ("Inspct", "inspect", 1), ("añb", "anb", 1)]
-        {
+        for (a, b, edits) in [
+            ("", "abc", 3),
+            ("model", "model", 0),
+            ("modle", "model", 1),
+            ("Inspct", "inspect", 1),
+            ("añb", "anb", 1),
+        ] {
             assert_eq!(distance(a, b), edits, "{a} {b}");
             assert_eq!(distance(b, a), edits, "{b} {a}");
         }

@@ -38,7 +38,8 @@ impl ImageSize {
             if side == 0 || side % VAE_FACTOR != 0 {
                 let below = (side / VAE_FACTOR * VAE_FACTOR).max(VAE_FACTOR);
                 let above = side.saturating_add(VAE_FACTOR) / VAE_FACTOR * VAE_FACTOR;
-                let near = if side == 0 { below.to_string() } else { format!("{below} or {above}") };
+                let near =
+                    if side == 0 { below.to_string() } else { format!("{below} or {above}") };
                 return Err(Error::bad_request(
                     field,
                     side,
@@ -83,7 +84,8 @@ impl std::str::FromStr for ImageSize {
 
     /// Parses `512x768` (width first).
     fn from_str(text: &str) -> Result<Self> {
-        let bad = || Error::bad_request("size", text, "expected WIDTHxHEIGHT, for instance 512x768");
+        let bad =
+            || Error::bad_request("size", text, "expected WIDTHxHEIGHT, for instance 512x768");
         let (w, h) = text.split_once(['x', 'X', '×']).ok_or_else(bad)?;
         let side = |s: &str| s.trim().parse::<usize>().map_err(|_| bad());
         Self::new(side(w)?, side(h)?)
@@ -96,7 +98,10 @@ mod tests {
 
     #[test]
     fn accepts_multiples_of_eight_only() {
-        assert_eq!("512x768".parse::<ImageSize>().unwrap().latent(), LatentSize { width: 64, height: 96 });
+        assert_eq!(
+            "512x768".parse::<ImageSize>().unwrap().latent(),
+            LatentSize { width: 64, height: 96 }
+        );
         let error = ImageSize::new(510, 512).unwrap_err().to_string();
         assert!(error.contains("504 or 512"), "{error}");
         assert!(ImageSize::new(0, 8).is_err());

@@ -58,14 +58,21 @@ impl Case {
 
     fn pipeline(&self) -> (Pipeline, Schedule) {
         let mut parts = ModelParts::open(&golden(&self.model), Placement::default(), None).unwrap();
-        let config: SchedulerConfig = serde_json::from_value(self.scheduler_config.clone()).unwrap();
+        let config: SchedulerConfig =
+            serde_json::from_value(self.scheduler_config.clone()).unwrap();
         let karras = config.use_karras_sigmas == Some(true);
         parts.scheduler = config;
         let schedule = if karras { Schedule::Karras } else { Schedule::Discrete };
         (Pipeline::from_parts(parts).unwrap(), schedule)
     }
 
-    fn request(&self, prompt: &Value, negative: &Value, seed: &Value, schedule: Schedule) -> Request {
+    fn request(
+        &self,
+        prompt: &Value,
+        negative: &Value,
+        seed: &Value,
+        schedule: Schedule,
+    ) -> Request {
         Request {
             prompt: prompt.as_str().unwrap().into(),
             negative_prompt: negative.as_str().unwrap_or_default().into(),

@@ -47,9 +47,9 @@ enum Verb {
 pub(super) fn run(args: &Args) -> Result<()> {
     match args.verb {
         Verb::Show { origin, json } => show(origin, json),
-        Verb::Path => {
-            files(Path::new("."), &env).iter().try_for_each(|f| result_line(&f.display().to_string()))
-        }
+        Verb::Path => files(Path::new("."), &env)
+            .iter()
+            .try_for_each(|f| result_line(&f.display().to_string())),
         Verb::Init { local, force } => init(local, force),
     }
 }
@@ -57,8 +57,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
 fn show(origin: bool, json: bool) -> Result<()> {
     let settings = settings()?;
     if json {
-        let origins: serde_json::Map<String, serde_json::Value> =
-            settings.entries().map(|(key, _, from)| (key.to_owned(), from.to_string().into())).collect();
+        let origins: serde_json::Map<String, serde_json::Value> = settings
+            .entries()
+            .map(|(key, _, from)| (key.to_owned(), from.to_string().into()))
+            .collect();
         let mut value = serde_json::json!({
             "schema": SCHEMA, "event": "config", "config": settings.config,
         });
@@ -76,7 +78,11 @@ fn show(origin: bool, json: bool) -> Result<()> {
 fn init(local: bool, force: bool) -> Result<()> {
     let path = if local { Some(crate::config::LOCAL_FILE.into()) } else { user_file(&env) };
     let Some(path) = path else {
-        return Err(Error::unsupported("a user's settings file", "set XDG_CONFIG_HOME or use --local").into());
+        return Err(Error::unsupported(
+            "a user's settings file",
+            "set XDG_CONFIG_HOME or use --local",
+        )
+        .into());
     };
     if let Some(folder) = path.parent().filter(|f| !f.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;

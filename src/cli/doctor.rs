@@ -60,7 +60,10 @@ fn report(starter: &Result<Pipeline, Error>) -> Result<Map<String, Value>> {
     put("devices", devices().into());
     put("models", folders.into());
     put("hub cache", place(store.cache().root()).into());
-    put("hub", if store.cache().offline() { "offline".into() } else { store.cache().endpoint().into() });
+    put(
+        "hub",
+        if store.cache().offline() { "offline".into() } else { store.cache().endpoint().into() },
+    );
     put("config", configs.into());
     let starter = starter.as_ref().map_or_else(ToString::to_string, |_| "ok".to_owned());
     put("starter", starter.into());

@@ -55,7 +55,13 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "N", help_heading = "Picture")]
     pub(crate) clip_skip: Option<usize>,
     /// Seed of the first picture, or `random`; picture i uses seed + i
-    #[arg(short = 'S', long, value_name = "N", help_heading = "Picture", allow_negative_numbers = true)]
+    #[arg(
+        short = 'S',
+        long,
+        value_name = "N",
+        help_heading = "Picture",
+        allow_negative_numbers = true
+    )]
     pub(crate) seed: Option<Seed>,
     /// How many pictures [default: 1]
     #[arg(short = 'n', long, value_name = "N", help_heading = "Picture")]
@@ -139,7 +145,8 @@ impl std::str::FromStr for Seed {
 }
 
 fn sampler() -> impl TypedValueParser<Value = Sampler> {
-    PossibleValuesParser::new(Sampler::ALL.map(Sampler::name)).try_map(|name| name.parse::<Sampler>())
+    PossibleValuesParser::new(Sampler::ALL.map(Sampler::name))
+        .try_map(|name| name.parse::<Sampler>())
 }
 
 fn schedule() -> impl TypedValueParser<Value = Schedule> {
@@ -148,12 +155,18 @@ fn schedule() -> impl TypedValueParser<Value = Schedule> {
 
 impl Flags {
     /// The request: these flags over `from` (settings of a picture) over `config`.
-    pub(super) fn request(&self, prompt: Option<String>, from: Request, config: &Config) -> Request {
+    pub(super) fn request(
+        &self,
+        prompt: Option<String>,
+        from: Request,
+        config: &Config,
+    ) -> Request {
         let (width, height) = match self.size {
             Some(size) => (Some(size.width()), Some(size.height())),
             None => (self.width, self.height),
         };
-        let negative = self.negative.clone().or(Some(from.negative_prompt).filter(|n| !n.is_empty()));
+        let negative =
+            self.negative.clone().or(Some(from.negative_prompt).filter(|n| !n.is_empty()));
         let from_picture = self.from.is_some();
         let negative = negative.or(config.negative_prompt.clone().filter(|_| !from_picture));
         Request {
@@ -199,7 +212,8 @@ mod tests {
 
     #[test]
     fn flags_win_over_pictures_over_files() {
-        let config = Config { steps: Some(3), width: Some(64), clip_skip: Some(2), ..Config::default() };
+        let config =
+            Config { steps: Some(3), width: Some(64), clip_skip: Some(2), ..Config::default() };
         let from = Request {
             prompt: "old".into(),
             negative_prompt: "fog".into(),
@@ -213,7 +227,8 @@ mod tests {
         assert_eq!((request.prompt.as_str(), request.negative_prompt.as_str()), ("new", "fog"));
         assert_eq!((request.width, request.steps, request.clip_skip), (Some(8), Some(4), Some(2)));
         assert_eq!((request.seed, request.tile), (Some(9), Some(false)));
-        let again = flags("x|--from|p.png|-S|random|--size|16x8").unwrap().request(None, from, &config);
+        let again =
+            flags("x|--from|p.png|-S|random|--size|16x8").unwrap().request(None, from, &config);
         assert_eq!((again.prompt.as_str(), again.seed), ("old", None));
         assert_eq!((again.width, again.height), (Some(16), Some(8)));
     }
@@ -221,7 +236,10 @@ mod tests {
     #[test]
     fn parsing_refuses_nonsense() {
         assert_eq!(flags("x|-S|-1|p").unwrap().seed, Some(Seed::Random));
-        assert_eq!(flags("x|--seed=18446744073709551615|p").unwrap().seed, Some(Seed::Fixed(u64::MAX)));
+        assert_eq!(
+            flags("x|--seed=18446744073709551615|p").unwrap().seed,
+            Some(Seed::Fixed(u64::MAX))
+        );
         assert!(flags("x|--no-tile|--tile|p").is_ok_and(|f| f.tile && !f.no_tile));
         for bad in [
             "x",

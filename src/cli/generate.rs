@@ -93,8 +93,12 @@ fn open(
     progress: &Progress,
 ) -> Result<Pipeline> {
     let config = &settings.config;
-    let device = flags.device.map_or_else(|| choice(settings, "device", config.device.as_deref()), |d| Ok(Some(d)))?;
-    let dtype = flags.dtype.map_or_else(|| choice(settings, "dtype", config.dtype.as_deref()), |d| Ok(Some(d)))?;
+    let device = flags
+        .device
+        .map_or_else(|| choice(settings, "device", config.device.as_deref()), |d| Ok(Some(d)))?;
+    let dtype = flags
+        .dtype
+        .map_or_else(|| choice(settings, "dtype", config.dtype.as_deref()), |d| Ok(Some(d)))?;
     let options = Pipeline::options().device(device.unwrap_or_default()).dtype(dtype);
     let options = options.vae(flags.vae.clone().or_else(|| config.vae.clone()));
     let model = store(settings).resolve(name, cancel, &|transfer| progress.transfer(transfer))?;
@@ -116,7 +120,9 @@ where
 {
     let origin = || settings.origin(key).map(ToString::to_string).unwrap_or_default();
     let parsed = value.map(str::parse).transpose();
-    parsed.map_err(|error| anyhow::Error::new(error).context(format!("cannot use `{key}` of {}", origin())))
+    parsed.map_err(|error| {
+        anyhow::Error::new(error).context(format!("cannot use `{key}` of {}", origin()))
+    })
 }
 
 /// A seed that differs from run to run; 32 bits, which are enough and easy to copy.
@@ -214,7 +220,8 @@ fn dry_run(pipeline: &Pipeline, plan: &Plan, names: &[PathBuf], json: bool) -> R
     table.insert("device".into(), device.into());
     table.insert("outputs".into(), outputs.into());
     // TOML has no whole numbers above 2⁶³.
-    let seed = i64::try_from(plan.seed).map_or_else(|_| plan.seed.to_string().into(), toml::Value::from);
+    let seed =
+        i64::try_from(plan.seed).map_or_else(|_| plan.seed.to_string().into(), toml::Value::from);
     let mut inner = toml::Table::try_from(Plan { seed: 0, ..plan.clone() })?;
     inner.insert("seed".into(), seed);
     table.insert("plan".into(), inner.into());

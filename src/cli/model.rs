@@ -6,12 +6,11 @@ use super::output::SCHEMA;
 use super::progress::{Progress, ProgressKind};
 use super::style::{Talk, bytes, clean, result_line};
 use super::{settings, store};
-use crate::error::Error;
+use crate::family::Summary;
 use crate::pipeline::{Cancel, DeviceChoice, Pipeline};
 use crate::store::{Entry, HubId, STARTER};
 use anyhow::Result;
 use clap::{Subcommand, ValueHint};
-use serde_json::Value;
 
 /// What `colora model` accepts.
 #[derive(Debug, clap::Args)]
@@ -83,15 +82,14 @@ fn inspect(name: &str, json: bool, talk: Talk) -> Result<()> {
     let model = store(&settings()?).resolve(name, &cancel, &|t| progress.transfer(t))?;
     progress.finish();
     let pipeline = open_found(Pipeline::options().device(DeviceChoice::Cpu), model)?;
-    let summary = serde_json::to_value(pipeline.summary())?;
+    let summary = pipeline.summary();
     if json {
         let value = serde_json::json!({
             "schema": SCHEMA, "event": "model", "model": pipeline.model_name(), "summary": summary,
         });
         return result_line(&value.to_string());
     }
-    result_line(pipeline.model_name())?;
-    result_line(&clean(lines(&summary, 1).trim_end()))
+    result_line(&clean(&text(&summary)))
 }
 
 fn pull(name: &str, talk: Talk) -> Result<()> {
@@ -101,51 +99,30 @@ fn pull(name: &str, talk: Talk) -> Result<()> {
     let progress = Progress::new(ProgressKind::Auto, talk, false);
     let path = store(&settings()?).pull(&id, &cancel, &|t| progress.transfer(t));
     progress.finish();
-    let path = path?;
-    if path.as_os_str().is_empty() {
-        return Err(Error::Internal("a download without a path".into()).into());
-    }
-    result_line(&path.display().to_string())
+    result_line(&path?.display().to_string())
 }
 
-/// JSON as indented lines for people.
-fn lines(value: &Value, depth: usize) -> String {
-    let indent = "  ".repeat(depth);
-    let Value::Object(map) = value else { return format!("{indent}{}\n", scalar(value)) };
-    let width = map.keys().map(String::len).max().unwrap_or(0);
-    map.iter()
-        .filter(|(_, value)| !value.is_null())
-        .map(|(key, value)| {
-            let key = key.replace('_', " ");
-            match value {
-                Value::Object(_) => format!("{indent}{key}\n{}", lines(value, depth + 1)),
-                Value::Array(items) if items.iter().any(Value::is_object) => {
-                    let items: String = items.iter().map(|item| lines(item, depth + 1)).collect();
-                    format!("{indent}{key}\n{items}")
-                }
-                _ => format!("{indent}{key:width$}  {}\n", scalar(value)),
-            }
-        })
-        .collect()
-}
-
-fn scalar(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Array(items) => items.iter().map(scalar).collect::<Vec<_>>().join(", "),
-        other => other.to_string(),
+/// A summary for people.
+fn text(summary: &Summary) -> String {
+    let Summary { name, family, prediction, in_channels, .. } = summary;
+    let Summary { default_size: size, default_steps: steps, default_guidance: guidance, .. } =
+        summary;
+    let purpose = match in_channels {
+        8 => ", edits by instruction",
+        9 => ", inpainting",
+        _ => "",
+    };
+    let mut text = format!(
+        "{name}: {family}, {prediction:?} prediction{purpose}\ndefaults: {size}, {steps} steps, guidance {guidance}"
+    );
+    for part in &summary.components {
+        let parameters = part.parameters as f64 / 1e6;
+        let size = bytes(part.bytes);
+        let types = part.dtypes.join(", ");
+        text += &format!(
+            "\n  {:14}  {:5} tensors  {parameters:8.1} M parameters  {size:>8}  {types}",
+            part.name, part.tensors
+        );
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn summaries_are_readable() {
-        let value = serde_json::json!({
-            "family": "sd1", "pixel_count": 3, "none": null, "parts": ["a", "b"], "unet": {"x": true},
-        });
-        assert_eq!(lines(&value, 0), "family       sd1\npixel count  3\nparts        a, b\nunet\n  x  true\n");
-    }
+    text
 }

@@ -185,7 +185,8 @@ fn bar() -> ProgressBar {
 fn step_line(step: usize, steps: usize, sigma: f64, each: Option<f64>) -> String {
     let line = format!("step {step}/{steps}  σ {sigma:.2}");
     let Some(each) = each.filter(|e| *e > 0.0) else { return line };
-    let speed = if each <= 1.0 { format!("{:.1} it/s", 1.0 / each) } else { format!("{each:.1} s/it") };
+    let speed =
+        if each <= 1.0 { format!("{:.1} it/s", 1.0 / each) } else { format!("{each:.1} s/it") };
     let left = each * steps.saturating_sub(step) as f64;
     let eta = if left < 120.0 { format!("{left:.0} s") } else { format!("{:.0} min", left / 60.0) };
     format!("{line}  {speed}  eta {eta}")

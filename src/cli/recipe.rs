@@ -58,7 +58,8 @@ pub(super) fn texts(plan: &Plan, index: usize, model: &str) -> Result<png::Texts
         model: model.to_owned(),
         request: plan.request_for(index),
     };
-    let json = serde_json::to_string(&own).map_err(|e| Error::Internal(format!("a request: {e}")))?;
+    let json =
+        serde_json::to_string(&own).map_err(|e| Error::Internal(format!("a request: {e}")))?;
     let parameters = plan.parameters(index, model).render();
     Ok(png::Texts { parameters: Some(parameters), colora: Some(json) })
 }
@@ -78,7 +79,8 @@ pub(super) fn read(path: &Path) -> Result<Recipe> {
 }
 
 fn own(json: &str, parameters: Parameters, path: &Path) -> Result<Recipe> {
-    let newer = |version: &str| format!("made by colora {version}, which stores settings in a newer way");
+    let newer =
+        |version: &str| format!("made by colora {version}, which stores settings in a newer way");
     let value: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
     let version = value["version"].as_str().unwrap_or("?").to_owned();
     let own: Own = serde_json::from_value(value).map_err(|e| {
@@ -131,6 +133,7 @@ fn integrator(parameters: &Parameters) -> (Option<Sampler>, Option<Schedule>, Op
     let written = suffix.or(parameters.get("Schedule type")).unwrap_or("Uniform");
     let schedule = match written {
         "Karras" => Some(Schedule::Karras),
+        "Exponential" => Some(Schedule::Exponential),
         // What that program chooses by itself for this sampler.
         "Automatic" if !ours && sampler == Some(Sampler::DpmPp2m) => Some(Schedule::Karras),
         "Automatic" | "Uniform" | "Normal" => Some(Schedule::Discrete),
@@ -147,7 +150,12 @@ mod tests {
     use crate::picture::Picture;
 
     fn plan() -> Plan {
-        let request = Request { prompt: "a\nfox é".into(), count: 2, clip_skip: Some(2), ..Request::default() };
+        let request = Request {
+            prompt: "a\nfox é".into(),
+            count: 2,
+            clip_skip: Some(2),
+            ..Request::default()
+        };
         request.plan(&Defaults::default(), u64::MAX).unwrap()
     }
 
@@ -174,10 +182,14 @@ mod tests {
     #[test]
     fn pictures_of_other_programs() {
         let parse = |settings: &str| foreign(Parameters::parse(&format!("x\n{settings}")));
-        let recipe = parse("Steps: 9, Sampler: DPM++ 2M Karras, CFG scale: 5.5, Seed: 3, Size: 64x128");
+        let recipe =
+            parse("Steps: 9, Sampler: DPM++ 2M Karras, CFG scale: 5.5, Seed: 3, Size: 64x128");
         let request = &recipe.request;
         assert_eq!((request.steps, request.seed, request.height), (Some(9), Some(3), Some(128)));
-        assert_eq!((request.sampler, request.schedule), (Some(Sampler::DpmPp2m), Some(Schedule::Karras)));
+        assert_eq!(
+            (request.sampler, request.schedule),
+            (Some(Sampler::DpmPp2m), Some(Schedule::Karras))
+        );
         let automatic = parse("Steps: 9, Sampler: DPM++ 2M, Schedule type: Automatic");
         assert_eq!(automatic.request.schedule, Some(Schedule::Karras));
         let other = parse("Steps: 9, Sampler: Euler a, Lora hashes: \"a: 1\", Seed: -1, Size: 9x9");
@@ -189,7 +201,12 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_said() {
         let with = |json: &str| stored(&png::Texts { parameters: None, colora: Some(json.into()) });
-        for json in ["", "[]", "{\"schema\":1}", "{\"schema\":2,\"version\":\"9\",\"model\":\"\",\"request\":{}}"] {
+        for json in [
+            "",
+            "[]",
+            "{\"schema\":1}",
+            "{\"schema\":2,\"version\":\"9\",\"model\":\"\",\"request\":{}}",
+        ] {
             assert!(matches!(with(json), Err(Error::Corrupt { .. })), "{json}");
         }
         let newer = r#"{"schema":1,"version":"9.9","model":"m","request":{"lora":1}}"#;

@@ -189,7 +189,8 @@ mod tests {
 
     #[test]
     fn hints_stand_apart() {
-        let missing = |hint: &str| Error::NotFound { what: "model", name: "x".into(), hint: hint.into() };
+        let missing =
+            |hint: &str| Error::NotFound { what: "model", name: "x".into(), hint: hint.into() };
         assert_eq!(split(&missing("; try y")), ("no model named `x`".into(), Some("try y".into())));
         assert_eq!(split(&missing(" there")), ("no model named `x` there".into(), None));
         assert_eq!(split(&Error::bad_request("steps", 0, "w")).1.unwrap(), "set it with --steps");

@@ -71,10 +71,13 @@ impl Template {
         } else {
             text.to_owned()
         };
-        let extension = Path::new(&text).extension().and_then(|e| e.to_str()).map(str::to_lowercase);
+        let extension =
+            Path::new(&text).extension().and_then(|e| e.to_str()).map(str::to_lowercase);
         let stem = match extension.as_deref() {
             Some("png") => &text[..text.len() - 4],
-            Some(e) if FOREIGN.contains(&e) => return Err(bad(&text, "only .png is written".into())),
+            Some(e) if FOREIGN.contains(&e) => {
+                return Err(bad(&text, "only .png is written".into()));
+            }
             _ => &text,
         };
         if Path::new(stem).file_name().is_none() {
@@ -123,7 +126,9 @@ fn parse(text: &str) -> Result<Vec<Piece>, String> {
             pieces.extend([Piece::Text(std::mem::take(&mut plain)), Piece::Field(field(name)?)]);
             rest = after;
         } else {
-            return Err(format!("the brace `{brace}` stands alone; write {brace}{brace} for itself"));
+            return Err(format!(
+                "the brace `{brace}` stands alone; write {brace}{brace} for itself"
+            ));
         }
     }
     pieces.push(Piece::Text(plain + rest));
@@ -186,7 +191,10 @@ mod tests {
 
     #[test]
     fn several_pictures_have_several_names() {
-        assert_eq!((name("fox.png", 1, 0), name("fox.png", 3, 2)), ("fox.png".into(), "fox-2.png".into()));
+        assert_eq!(
+            (name("fox.png", 1, 0), name("fox.png", 3, 2)),
+            ("fox.png".into(), "fox-2.png".into())
+        );
         assert_eq!(name("fox-{seed}", 3, 2), "fox-9.png");
     }
 
@@ -194,7 +202,10 @@ mod tests {
     fn fields_cannot_leave_the_folder() {
         for text in ["..", "/", "../../etc/passwd", "\0", "  ", "....", "C:\\x"] {
             let part = safe(text);
-            assert!(!part.contains(['/', '\\', ':', '\0']) && !part.starts_with('.'), "{text} {part}");
+            assert!(
+                !part.contains(['/', '\\', ':', '\0']) && !part.starts_with('.'),
+                "{text} {part}"
+            );
             assert!(!part.is_empty());
         }
         assert!(safe(&"猫".repeat(500)).len() <= MAX_FIELD);
@@ -210,7 +221,6 @@ mod tests {
             ("{seed", "stands alone"),
             ("fox.JPG", "only .png"),
             ("", "expected a file name"),
-            ("..", "expected"),
         ] {
             let error = Template::new(text, 1).unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");

@@ -26,7 +26,8 @@ pub(super) fn limit(count: Option<usize>) -> Result<()> {
     if VARIABLES.iter().all(|name| std::env::var(name).is_ok_and(|value| value == count)) {
         return Ok(());
     }
-    let program = std::env::current_exe().context("cannot find the program itself for --threads")?;
+    let program =
+        std::env::current_exe().context("cannot find the program itself for --threads")?;
     let mut command = Command::new(program);
     command.args(std::env::args_os().skip(1));
     command.envs(VARIABLES.map(|name| (name, &count)));

@@ -26,8 +26,11 @@ pub(super) fn complete(mut arguments: Vec<OsString>) -> Result<Vec<OsString>, Er
     if first == "help" && arguments.len() <= at + 2 {
         return Ok(help(&arguments, at));
     }
-    if let Some(verb) = tree.get_subcommands().map(clap::Command::get_name).find(|v| is_slip(first, v)) {
-        let hint = format!("; did you mean `colora {verb}`? To draw the word: colora generate {first}");
+    if let Some(verb) =
+        tree.get_subcommands().map(clap::Command::get_name).find(|v| is_slip(first, v))
+    {
+        let hint =
+            format!("; did you mean `colora {verb}`? To draw the word: colora generate {first}");
         return Err(Error::NotFound { what: "command", name: first.to_owned(), hint });
     }
     arguments.insert(at, DEFAULT.into());
@@ -59,7 +62,8 @@ mod tests {
     use super::*;
 
     fn completed(arguments: &str) -> Result<String, Error> {
-        let given = ["colora"].into_iter().chain(arguments.split('|')).map(OsString::from).collect();
+        let given =
+            ["colora"].into_iter().chain(arguments.split('|')).map(OsString::from).collect();
         let done = complete(given)?;
         Ok(done[1..].iter().map(|a| a.to_str().unwrap()).collect::<Vec<_>>().join("|"))
     }
@@ -88,9 +92,12 @@ mod tests {
 
     #[test]
     fn mistyped_verbs_are_not_drawn() {
-        for (word, verb) in
-            [("modle", "model"), ("generat", "generate"), ("inspct", "inspect"), ("docter", "doctor")]
-        {
+        for (word, verb) in [
+            ("modle", "model"),
+            ("generat", "generate"),
+            ("inspct", "inspect"),
+            ("docter", "doctor"),
+        ] {
             let error = completed(&format!("{word}|x")).unwrap_err();
             assert!(error.to_string().contains(&format!("colora {verb}`")), "{error}");
         }

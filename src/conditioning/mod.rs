@@ -66,6 +66,13 @@ pub struct Texts<'a> {
 const AESTHETIC_SCORE: f32 = 6.0;
 const NEGATIVE_AESTHETIC_SCORE: f32 = 2.5;
 
+impl Tower {
+    /// Tokens that are encoded at once.
+    fn window(&self) -> usize {
+        self.tokenizer.max_length().min(self.network.window())
+    }
+}
+
 /// Features of one text.
 struct Encoded {
     context: Tensor,
@@ -82,7 +89,7 @@ impl TextTowers {
     pub fn overflow(&self, prompt: &str) -> usize {
         let excess = |tower: &Tower| {
             let tokens = tower.tokenizer.encode(prompt).len();
-            tokens.saturating_sub(self.window(tower).saturating_sub(2))
+            tokens.saturating_sub(tower.window().saturating_sub(2))
         };
         self.towers.iter().map(excess).max().unwrap_or(0)
     }
@@ -125,7 +132,11 @@ impl TextTowers {
         let (height, width) = (size.height() as f32, size.width() as f32);
         let row = |score: f32| {
             let mut numbers = vec![height, width, 0.0, 0.0];
-            if self.rules.aesthetic { numbers.push(score) } else { numbers.extend([height, width]) }
+            if self.rules.aesthetic {
+                numbers.push(score)
+            } else {
+                numbers.extend([height, width])
+            }
             numbers
         };
         let rows: Vec<Vec<f32>> = scores.iter().map(|&score| row(score)).collect();
@@ -138,7 +149,7 @@ impl TextTowers {
         let mut pooled = None;
         for tower in &self.towers {
             let mut ids = tower.tokenizer.encode(text);
-            ids.truncate(self.window(tower).saturating_sub(2));
+            ids.truncate(tower.window().saturating_sub(2));
             let ids = tower.tokenizer.pad_to_window(&ids);
             let skip = self.rules.base_skip + clip_skip.saturating_sub(1);
             let output = tower.network.forward(&[ids], skip, self.rules.normalise)?;
@@ -147,10 +158,6 @@ impl TextTowers {
         }
         let pooled = pooled.ok_or_else(|| Error::Internal("a model without text tower".into()))?;
         Ok(Encoded { context: Tensor::cat(&contexts, 2)?, pooled })
-    }
-
-    fn window(&self, tower: &Tower) -> usize {
-        tower.tokenizer.max_length().min(tower.network.window())
     }
 }
 

@@ -1,6 +1,6 @@
 //! Floor 5. Models in the diffusers layout: a folder per component, architectures as JSON.
 
-use super::{Defaults, Family, ModelParts, TokenizerSource};
+use super::{Architecture, Defaults, Family, ModelParts, TokenizerSource};
 use crate::error::{Error, Result};
 use crate::models::{ClipConfig, UNetConfig, VaeConfig};
 use crate::sampling::SchedulerConfig;
@@ -11,7 +11,6 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::Arc;
 
 /// Longest JSON or TOML file that is read, in bytes.
 const MAX_TEXT: u64 = 16 << 20;
@@ -57,6 +56,16 @@ pub(super) fn open_vae(folder: &Path, placement: Placement) -> Result<(VaeConfig
     Ok((config, checkpoint))
 }
 
+/// The architecture beside a single file: `model.config/` beside `model.safetensors`, a folder in the
+/// diffusers layout that needs no weights.
+pub(super) fn sidecar(file: &Path) -> Result<Option<Architecture>> {
+    let folder = file.with_extension("config");
+    if !folder.is_dir() {
+        return Ok(None);
+    }
+    Reader { root: &folder, files: Files::Folder }.architecture().map(Some)
+}
+
 /// What `model_index.json` says beside the class names.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -71,11 +80,16 @@ struct Index {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Recommended {
-    default_size: Option<String>,
-    default_steps: Option<usize>,
-    default_guidance: Option<f64>,
-    default_sampler: Option<String>,
-    default_schedule: Option<String>,
+    #[serde(rename = "default_size")]
+    size: Option<String>,
+    #[serde(rename = "default_steps")]
+    steps: Option<usize>,
+    #[serde(rename = "default_guidance")]
+    guidance: Option<f64>,
+    #[serde(rename = "default_sampler")]
+    sampler: Option<String>,
+    #[serde(rename = "default_schedule")]
+    schedule: Option<String>,
 }
 
 /// `*.index.json`: which shard holds which tensor.
@@ -86,11 +100,21 @@ struct ShardIndex {
 
 impl Reader<'_> {
     fn parts(&self, name: &str, placement: Placement) -> Result<ModelParts> {
+        let architecture = self.architecture()?;
+        let mut checkpoint = Checkpoint::new(self.root.display().to_string(), placement);
+        for component in architecture.family.text_components().iter().chain(&["unet", "vae"]) {
+            self.insert_weights(&mut checkpoint, component, component)?;
+        }
+        Ok(architecture.with(name.to_owned(), checkpoint))
+    }
+
+    fn architecture(&self) -> Result<Architecture> {
         let index: Index = if self.has("model_index.json") {
             self.json("model_index.json")?
         } else {
             Index::default()
         };
+        self.refuse_foreign(&index)?;
         let unet: UNetConfig = self.part_json("unet", "config.json")?;
         unet.validate()?;
         let vae: VaeConfig = self.part_json("vae", "config.json")?;
@@ -100,28 +124,22 @@ impl Reader<'_> {
             .into_iter()
             .filter(|part| self.has(&format!("{part}/config.json")))
             .collect();
-        let family = self.family(&index, &unet, &towers)?;
+        let family = self.family(&unet, &towers)?;
         let mut text = Vec::new();
         let mut tokenizers = Vec::new();
-        let mut checkpoint = Checkpoint::new(self.root.display().to_string(), placement);
         for tower in &towers {
             let config: ClipConfig = self.part_json(tower, "config.json")?;
             config.validate()?;
             text.push(config);
-            tokenizers.push(self.tokenizer(&tower.replace("text_encoder", "tokenizer"))?);
-            self.insert_weights(&mut checkpoint, tower, tower)?;
+            tokenizers.push(self.tokenizer(&tower.replace("text_encoder", "tokenizer")));
         }
-        self.insert_weights(&mut checkpoint, "unet", "unet")?;
-        self.insert_weights(&mut checkpoint, "vae", "vae")?;
         let defaults = self.defaults(family, &unet, &scheduler)?;
-        Ok(ModelParts {
+        Ok(Architecture {
             family,
-            name: name.to_owned(),
             text,
             vae,
             scheduler,
             tokenizers,
-            source: Arc::new(checkpoint),
             defaults,
             // diffusers: true for the base pipeline's default, written by every real SDXL index.
             force_zeros_for_empty_prompt: index
@@ -134,9 +152,17 @@ impl Reader<'_> {
         })
     }
 
-    /// Width and towers decide; class names are only read to refuse other families by name.
-    fn family(&self, index: &Index, unet: &UNetConfig, towers: &[&str]) -> Result<Family> {
-        let foreign = ["Flux", "StableDiffusion3", "PixArt", "Cascade", "Kandinsky", "Wuerstchen", "AuraFlow"];
+    /// Class names are only read to refuse other families by name.
+    fn refuse_foreign(&self, index: &Index) -> Result<()> {
+        let foreign = [
+            "Flux",
+            "StableDiffusion3",
+            "PixArt",
+            "Cascade",
+            "Kandinsky",
+            "Wuerstchen",
+            "AuraFlow",
+        ];
         if foreign.iter().any(|name| index.class.contains(name)) {
             return Err(Error::WrongFamily {
                 path: self.root.to_path_buf(),
@@ -144,6 +170,11 @@ impl Reader<'_> {
                 found: format!("a {} model", index.class.trim_end_matches("Pipeline")),
             });
         }
+        Ok(())
+    }
+
+    /// Towers and the UNet's conditions decide.
+    fn family(&self, unet: &UNetConfig, towers: &[&str]) -> Result<Family> {
         let family = match (unet.addition_embed_type.as_deref(), towers) {
             (Some("text_time"), ["text_encoder", "text_encoder_2"]) => Family::Sdxl,
             (Some("text_time"), ["text_encoder_2"]) => Family::SdxlRefiner,
@@ -169,38 +200,44 @@ impl Reader<'_> {
             Recommended::default()
         };
         let basic = super::basic_defaults(family, unet.native_pixels(), scheduler)?;
-        let size = match &recommended.default_size {
+        let size = match &recommended.size {
             Some(size) => size.parse::<ImageSize>()?,
             None => basic.size,
         };
         Ok(Defaults {
             size,
-            steps: recommended.default_steps.unwrap_or(basic.steps),
-            guidance_scale: recommended.default_guidance.unwrap_or(basic.guidance_scale),
-            sampler: parsed(recommended.default_sampler.as_deref(), basic.sampler)?,
-            schedule: parsed(recommended.default_schedule.as_deref(), basic.schedule)?,
+            steps: recommended.steps.unwrap_or(basic.steps),
+            guidance_scale: recommended.guidance.unwrap_or(basic.guidance_scale),
+            sampler: parsed(recommended.sampler.as_deref(), basic.sampler)?,
+            schedule: parsed(recommended.schedule.as_deref(), basic.schedule)?,
         })
     }
 
-    fn tokenizer(&self, folder: &str) -> Result<TokenizerSource> {
+    fn tokenizer(&self, folder: &str) -> TokenizerSource {
         match self.files {
-            Files::Folder => Ok(TokenizerSource::Folder(self.root.join(folder))),
+            Files::Folder => TokenizerSource::Folder(self.root.join(folder)),
             Files::Static(files) => {
                 let prefix = format!("{folder}/");
                 let inside = |(path, bytes): &(&'static str, &'static [u8])| {
                     Some((path.strip_prefix(prefix.as_str())?, *bytes))
                 };
                 let name = format!("{}/{folder}", self.root.display());
-                Ok(TokenizerSource::Static { name, files: files.iter().filter_map(inside).collect() })
+                TokenizerSource::Static { name, files: files.iter().filter_map(inside).collect() }
             }
         }
     }
 
     /// Adds every tensor of the component `part` under its canonical name.
-    fn insert_weights(&self, checkpoint: &mut Checkpoint, part: &str, component: &str) -> Result<()> {
+    fn insert_weights(
+        &self,
+        checkpoint: &mut Checkpoint,
+        part: &str,
+        component: &str,
+    ) -> Result<()> {
         for file in self.weight_files(part)? {
             let found: Vec<String> = file.names().map(str::to_owned).collect();
-            for name in found {
+            // Old files keep a constant among the weights.
+            for name in found.into_iter().filter(|name| !name.ends_with(".position_ids")) {
                 let site = Site::new(format!("{component}.{}", names::canonical(component, &name)));
                 checkpoint.insert(site, &file, &name, Part::Whole)?;
             }
@@ -288,7 +325,11 @@ impl Reader<'_> {
         let path = self.root.join(file);
         let length = std::fs::metadata(&path).map_err(|e| Error::io(&path, e))?.len();
         if length > MAX_TEXT {
-            return Err(Error::Limit { what: "bytes of a config file", allowed: MAX_TEXT, asked: length });
+            return Err(Error::Limit {
+                what: "bytes of a config file",
+                allowed: MAX_TEXT,
+                asked: length,
+            });
         }
         std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))
     }
@@ -296,8 +337,9 @@ impl Reader<'_> {
     fn json<T: DeserializeOwned>(&self, file: &str) -> Result<T> {
         // Python writes numbers that JSON does not have ("lambda_min_clipped": -Infinity).
         let text = self.text(file)?.replace("-Infinity", "null").replace("Infinity", "null");
-        serde_json::from_str(&text.replace(": NaN", ": null"))
-            .map_err(|e| Error::corrupt(self.root.join(file), format!("not the expected JSON: {e}")))
+        serde_json::from_str(&text.replace(": NaN", ": null")).map_err(|e| {
+            Error::corrupt(self.root.join(file), format!("not the expected JSON: {e}"))
+        })
     }
 
     /// As [`json`](Self::json) for a part that must be there.

@@ -1,7 +1,10 @@
 //! Floor 5. Families of models: what differs between SD 1.x, SD 2.x and SDXL, and how a model's
 //! files become [`ModelParts`].
 
+mod detect;
 mod folder;
+mod shapes;
+mod single_file;
 mod towers;
 
 use crate::conditioning::{ClipKind, Tokenizer, TokenizerFiles};
@@ -26,6 +29,17 @@ pub enum Family {
     Sdxl,
     /// SDXL refiner: OpenCLIP-bigG alone, with an aesthetic score.
     SdxlRefiner,
+}
+
+impl Family {
+    /// Component name of each text tower, in the order of their features.
+    pub fn text_components(self) -> &'static [&'static str] {
+        match self {
+            Family::Sd1 | Family::Sd2 => &["text_encoder"],
+            Family::Sdxl => &["text_encoder", "text_encoder_2"],
+            Family::SdxlRefiner => &["text_encoder_2"],
+        }
+    }
 }
 
 impl std::fmt::Display for Family {
@@ -134,6 +148,38 @@ pub struct ModelParts {
     pub requires_aesthetics_score: bool,
 }
 
+/// [`ModelParts`] without name and weights.
+#[derive(Debug)]
+struct Architecture {
+    family: Family,
+    unet: UNetConfig,
+    text: Vec<ClipConfig>,
+    vae: VaeConfig,
+    scheduler: SchedulerConfig,
+    tokenizers: Vec<TokenizerSource>,
+    defaults: Defaults,
+    force_zeros_for_empty_prompt: bool,
+    requires_aesthetics_score: bool,
+}
+
+impl Architecture {
+    fn with(self, name: String, checkpoint: Checkpoint) -> ModelParts {
+        ModelParts {
+            family: self.family,
+            name,
+            unet: self.unet,
+            text: self.text,
+            vae: self.vae,
+            scheduler: self.scheduler,
+            tokenizers: self.tokenizers,
+            source: Arc::new(checkpoint),
+            defaults: self.defaults,
+            force_zeros_for_empty_prompt: self.force_zeros_for_empty_prompt,
+            requires_aesthetics_score: self.requires_aesthetics_score,
+        }
+    }
+}
+
 /// What `model inspect` says.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Summary {
@@ -179,11 +225,12 @@ impl ModelParts {
     /// [`Error::NotFound`], [`Error::Corrupt`], [`Error::WrongFamily`] or [`Error::Unsupported`],
     /// naming the file.
     pub fn open(path: &Path, placement: Placement, vae: Option<&Path>) -> Result<Self> {
-        let _ = vae;
-        if path.is_dir() {
-            return folder::open(path, placement);
-        }
-        Err(Error::unsupported("single files", "soon"))
+        let parts = if path.is_dir() {
+            folder::open(path, placement.clone())?
+        } else {
+            single_file::open(path, placement.clone())?
+        };
+        parts.with_vae(vae, placement)
     }
 
     /// Opens a model in the diffusers layout whose files are part of the program.
@@ -196,16 +243,39 @@ impl ModelParts {
         placement: Placement,
         vae: Option<&Path>,
     ) -> Result<Self> {
-        let _ = vae;
-        folder::open_static(name, files, placement)
+        folder::open_static(name, files, placement.clone())?.with_vae(vae, placement)
+    }
+
+    /// The same model with another VAE; its own is needed when there is no other.
+    fn with_vae(mut self, vae: Option<&Path>, placement: Placement) -> Result<Self> {
+        let Some(path) = vae else {
+            if self.source.components().contains("vae") {
+                return Ok(self);
+            }
+            let why = "the checkpoint has no VAE; pass one with --vae";
+            return Err(Error::corrupt(&self.name, why));
+        };
+        let (config, other) = if path.is_dir() {
+            folder::open_vae(path, placement)?
+        } else {
+            single_file::open_vae(path, placement, self.family)?
+        };
+        config.validate()?;
+        if config.latent_channels != self.vae.latent_channels {
+            return Err(Error::WrongFamily {
+                path: path.to_path_buf(),
+                expected: format!("a VAE with {} latent channels", self.vae.latent_channels),
+                found: format!("one with {}", config.latent_channels),
+            });
+        }
+        self.vae = config;
+        self.source = Arc::new(Checkpoint::clone(&self.source).with_component("vae", &other));
+        Ok(self)
     }
 
     /// Component name of each text tower.
-    pub fn text_components(&self) -> Vec<&'static str> {
-        match self.family {
-            Family::SdxlRefiner => vec!["text_encoder_2"],
-            Family::Sd1 | Family::Sd2 | Family::Sdxl => vec!["text_encoder", "text_encoder_2"],
-        }
+    pub fn text_components(&self) -> &'static [&'static str] {
+        self.family.text_components()
     }
 
     /// What the model is made of, from headers alone.

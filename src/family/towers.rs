@@ -29,7 +29,7 @@ impl ModelParts {
             .text
             .iter()
             .zip(&self.tokenizers)
-            .zip(self.text_components())
+            .zip(self.text_components().iter().copied())
             .map(|((config, tokenizer), component)| {
                 let scope = Scope::new(&*self.source, component);
                 Ok(Tower { network: ClipTower::new(&scope, config)?, tokenizer: tokenizer.open()? })

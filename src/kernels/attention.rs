@@ -68,7 +68,7 @@ impl Tile<'_> {
                 let shrink = (scratch.highest[row] - highest).exp();
                 scratch.sums[row] = scratch.sums[row] * shrink + exp_sum(line, highest);
                 scratch.highest[row] = highest;
-                if start > 0 && shrink != 1.0 {
+                if start > 0 && shrink < 1.0 {
                     // SAFETY: the output rows are this task's own.
                     unsafe { self.row(out, row) }.iter_mut().for_each(|y| *y *= shrink);
                 }
@@ -113,32 +113,39 @@ impl CustomOp3 for Attention {
         let (_, keys, _) = l2.shape().dims3()?;
         let fits = l2.shape().dims() == [batch, keys, stride] && l2.shape() == l3.shape();
         if !fits || keys == 0 || self.heads == 0 || stride % self.heads != 0 {
-            candle_core::bail!("attention: {:?}, {:?} and {} heads", l1.shape(), l2.shape(), self.heads);
+            candle_core::bail!(
+                "attention: {:?}, {:?} and {} heads",
+                l1.shape(),
+                l2.shape(),
+                self.heads
+            );
         }
         let (q, k, v) = (slice(s1, l1)?, slice(s2, l2)?, slice(s3, l3)?);
         let width = stride / self.heads;
         let mut out = vec![0f32; batch * queries * stride];
         let target = Shared(out.as_mut_ptr());
         let tiles = queries.div_ceil(QUERIES);
-        (0..batch * self.heads * tiles).into_par_iter().for_each_init(Scratch::default, |scratch, task| {
-            let (sample, rest) = (task / (self.heads * tiles), task % (self.heads * tiles));
-            let (head, start) = (rest / tiles, rest % tiles * QUERIES);
-            let count = QUERIES.min(queries - start);
-            let first = (sample * queries + start) * stride + head * width;
-            let key = sample * keys * stride + head * width;
-            let tile = Tile {
-                q: Matrix::rows(&q[first..], count, width, stride),
-                k: &k[key..],
-                v: &v[key..],
-                queries: count,
-                keys,
-                width,
-                stride,
-            };
-            let target = target;
-            // SAFETY: these columns of these rows belong to this task alone and lie inside `out`.
-            unsafe { tile.run(Shared(target.0.add(first)), scratch) };
-        });
+        (0..batch * self.heads * tiles).into_par_iter().for_each_init(
+            Scratch::default,
+            |scratch, task| {
+                let (sample, rest) = (task / (self.heads * tiles), task % (self.heads * tiles));
+                let (head, start) = (rest / tiles, rest % tiles * QUERIES);
+                let count = QUERIES.min(queries - start);
+                let first = (sample * queries + start) * stride + head * width;
+                let key = sample * keys * stride + head * width;
+                let tile = Tile {
+                    q: Matrix::rows(&q[first..], count, width, stride),
+                    k: &k[key..],
+                    v: &v[key..],
+                    queries: count,
+                    keys,
+                    width,
+                    stride,
+                };
+                // SAFETY: these columns of these rows belong to this task alone and lie inside `out`.
+                unsafe { tile.run(target.add(first), scratch) };
+            },
+        );
         Ok((CpuStorage::F32(out), l1.shape().clone()))
     }
 }

@@ -49,7 +49,9 @@ impl Convolution {
     fn sizes(&self, x: &Layout, weight: &Layout) -> Result<Sizes> {
         let (batch, inputs, height, width) = x.shape().dims4()?;
         let (outputs, from, kernel, other) = weight.shape().dims4()?;
-        let out = |side: usize| (side + 2 * self.padding).checked_sub(kernel).map(|s| s / self.stride + 1);
+        let out = |side: usize| {
+            (side + 2 * self.padding).checked_sub(kernel).map(|s| s / self.stride + 1)
+        };
         match (out(height), out(width)) {
             (Some(out_height), Some(out_width)) if from == inputs && kernel == other => {
                 Ok(Sizes { batch, inputs, outputs, kernel, height, width, out_height, out_width })
@@ -68,7 +70,8 @@ impl Convolution {
             |unfolded, task| {
                 let (image, start) = (task / tiles, task % tiles * TILE);
                 let end = (start + TILE).min(pixels);
-                let input = &x[image * s.inputs * s.height * s.width..][..s.inputs * s.height * s.width];
+                let input =
+                    &x[image * s.inputs * s.height * s.width..][..s.inputs * s.height * s.width];
                 self.tile(target, image, start..end, input, weight, bias, s, unfolded);
             },
         );
@@ -93,7 +96,7 @@ impl Convolution {
         let offset = image * s.outputs * pixels + range.start;
         // SAFETY: this task alone owns the pixels `range` of every channel of this image; `offset`
         // plus all strides stays inside the output by construction of `Sizes`.
-        let pointer = Shared(unsafe { target.0.add(offset) });
+        let pointer = unsafe { target.add(offset) };
         if let Some(bias) = bias {
             for (channel, value) in bias.iter().enumerate() {
                 // SAFETY: as above.
@@ -115,7 +118,9 @@ impl Convolution {
             };
             let accumulate = from > 0 || bias.is_some();
             // SAFETY: the target is this task's own, see above.
-            unsafe { multiply(Target { pointer, row_stride: pixels, accumulate }, left, right, 1.0) };
+            unsafe {
+                multiply(Target { pointer, row_stride: pixels, accumulate }, left, right, 1.0)
+            };
         }
     }
 
@@ -137,9 +142,12 @@ impl Convolution {
             while pixel < range.end {
                 let (y, x) = (pixel / s.out_width, pixel % s.out_width);
                 let count = (s.out_width - x).min(range.end - pixel);
-                let row = (y * self.stride + ky).checked_sub(self.padding).filter(|r| *r < s.height);
+                let row =
+                    (y * self.stride + ky).checked_sub(self.padding).filter(|r| *r < s.height);
                 match row {
-                    Some(row) => self.unfold_row(&plane[row * s.width..][..s.width], x, count, kx, unfolded),
+                    Some(row) => {
+                        self.unfold_row(&plane[row * s.width..][..s.width], x, count, kx, unfolded)
+                    }
                     None => unfolded.resize(unfolded.len() + count, 0.0),
                 }
                 pixel += count;

@@ -32,7 +32,12 @@ fn sizes(x: &Layout, weight: &Layout) -> Result<(usize, usize, usize)> {
 }
 
 #[allow(unsafe_code)]
-fn run(x: &[f32], weight: &[f32], bias: Option<&[f32]>, (m, k, n): (usize, usize, usize)) -> Vec<f32> {
+fn run(
+    x: &[f32],
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    (m, k, n): (usize, usize, usize),
+) -> Vec<f32> {
     let mut out = vec![0f32; m * n];
     let target = Shared(out.as_mut_ptr());
     // Few rows: cut columns finer, so that every thread gets some.
@@ -41,9 +46,8 @@ fn run(x: &[f32], weight: &[f32], bias: Option<&[f32]>, (m, k, n): (usize, usize
     (0..m.div_ceil(ROWS) * across).into_par_iter().for_each(|task| {
         let (row, column) = (task / across * ROWS, task % across * columns);
         let (rows, count) = (ROWS.min(m - row), columns.min(n - column));
-        let target = target;
         // SAFETY: this task alone owns this rectangle of the output.
-        let pointer = Shared(unsafe { target.0.add(row * n + column) });
+        let pointer = unsafe { target.add(row * n + column) };
         if let Some(bias) = bias {
             for r in 0..rows {
                 // SAFETY: as above.

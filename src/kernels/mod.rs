@@ -28,14 +28,27 @@ fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'
     let (start, end) = layout
         .contiguous_offsets()
         .ok_or_else(|| candle_core::Error::Msg("a contiguous tensor was expected".into()))?;
-    storage.as_slice::<f32>()?.get(start..end).ok_or_else(|| {
-        candle_core::Error::Msg("a layout reaches beyond its storage".into())
-    })
+    storage
+        .as_slice::<f32>()?
+        .get(start..end)
+        .ok_or_else(|| candle_core::Error::Msg("a layout reaches beyond its storage".into()))
 }
 
 /// A pointer that tiles write through; every task touches elements of its own.
 #[derive(Clone, Copy)]
 struct Shared(*mut f32);
+
+impl Shared {
+    /// The pointer `count` elements further.
+    ///
+    /// # Safety
+    /// As `pointer::add`: the result must lie inside the buffer.
+    #[allow(unsafe_code)]
+    unsafe fn add(self, count: usize) -> Self {
+        // SAFETY: the caller's promise.
+        Shared(unsafe { self.0.add(count) })
+    }
+}
 
 #[allow(unsafe_code)]
 // SAFETY: tasks write disjoint elements (stated where each is used) of a buffer that outlives them.
@@ -96,11 +109,17 @@ mod tests {
 
     #[test]
     fn attention_equals_the_plain_one() {
-        for (b, n, t, heads, width) in [(1, 3, 5, 1, 4), (2, 150, 2100, 2, 40), (1, 257, 77, 8, 16)] {
+        for (b, n, t, heads, width) in [(1, 3, 5, 1, 4), (2, 150, 2100, 2, 40), (1, 257, 77, 8, 16)]
+        {
             let q = random(&[b, n, heads * width]);
             let (k, v) = (random(&[b, t, heads * width]), random(&[b, t, heads * width]));
             let split = |x: &Tensor, tokens: usize| {
-                x.reshape((b, tokens, heads, width)).unwrap().transpose(1, 2).unwrap().contiguous().unwrap()
+                x.reshape((b, tokens, heads, width))
+                    .unwrap()
+                    .transpose(1, 2)
+                    .unwrap()
+                    .contiguous()
+                    .unwrap()
             };
             let scores = split(&q, n).matmul(&split(&k, t).t().unwrap()).unwrap();
             let scores = (scores / (width as f64).sqrt()).unwrap();

@@ -59,8 +59,7 @@ impl CustomOp3 for GroupNorm {
             let first = index % self.groups * width;
             let (mean, variance) = moments(x);
             let scale = 1.0 / (variance + self.eps).sqrt();
-            for (j, (y, x)) in
-                y.chunks_mut(pixels.max(1)).zip(x.chunks(pixels.max(1))).enumerate()
+            for (j, (y, x)) in y.chunks_mut(pixels.max(1)).zip(x.chunks(pixels.max(1))).enumerate()
             {
                 let a = scale * f64::from(weight[first + j]);
                 let b = f64::from(bias[first + j]) - mean * a;

@@ -53,14 +53,13 @@ impl ClipTower {
             .map(|i| Layer::new(&text.at("encoder.layers").at(i), config))
             .collect::<Result<Vec<_>>>()?;
         let projection = scope.at("text_projection");
-        let projection = if projection.has("weight") {
+        let projection = if config.projects() && projection.has("weight") {
             Some(Linear::without_bias(&projection, width, config.projection_dim)?)
         } else {
             None
         };
         Ok(Self {
-            tokens: embeddings
-                .tensor("token_embedding.weight", &[config.vocab_size, width])?,
+            tokens: embeddings.tensor("token_embedding.weight", &[config.vocab_size, width])?,
             positions: embeddings
                 .tensor("position_embedding.weight", &[config.max_position_embeddings, width])?,
             layers,
@@ -140,7 +139,8 @@ impl ClipTower {
             )));
         }
         let ids = Tensor::from_vec(flat, (ids.len() * length,), self.tokens.device())?;
-        let tokens = self.tokens.index_select(&ids, 0)?.reshape(((), length, self.config.hidden_size))?;
+        let tokens =
+            self.tokens.index_select(&ids, 0)?.reshape(((), length, self.config.hidden_size))?;
         Ok(tokens.broadcast_add(&self.positions.narrow(0, 0, length)?)?)
     }
 

@@ -196,7 +196,10 @@ impl UNetConfig {
         if groups == 0
             || self.block_out_channels.iter().any(|&c| c == 0 || c > MAX_WIDTH || c % groups != 0)
         {
-            return refuse("norm_num_groups", format!("{groups} for {:?}", self.block_out_channels));
+            return refuse(
+                "norm_num_groups",
+                format!("{groups} for {:?}", self.block_out_channels),
+            );
         }
         for kind in self.down_block_types.iter() {
             if !matches!(kind.as_str(), "DownBlock2D" | "CrossAttnDownBlock2D") {
@@ -272,7 +275,10 @@ impl UNetConfig {
         // diffusers: `num_attention_heads or attention_head_dim`, a historical misnomer.
         let heads = self.num_attention_heads.as_ref().unwrap_or(&self.attention_head_dim);
         heads.of(level).ok_or_else(|| {
-            Error::unsupported("a UNet config with an empty attention_head_dim", "give one per level")
+            Error::unsupported(
+                "a UNet config with an empty attention_head_dim",
+                "give one per level",
+            )
         })
     }
 
@@ -334,6 +340,12 @@ impl Default for ClipConfig {
 }
 
 impl ClipConfig {
+    /// Whether the pooled output is projected: not in SD 1.x and 2.x, whatever the file holds.
+    pub fn projects(&self) -> bool {
+        let named = |name: &String| name.ends_with("WithProjection");
+        self.architectures.is_empty() || self.architectures.iter().any(named)
+    }
+
     /// Refuses what is inconsistent or not built.
     pub fn validate(&self) -> Result<()> {
         let refuse = |field: &str, found: String| -> Result<()> {

@@ -207,7 +207,12 @@ impl Encoder {
             conv_in: Conv2d::new(&scope.at("conv_in"), config.in_channels, first, Geometry::SAME)?,
             levels: (0..widths.len()).map(level).collect::<Result<_>>()?,
             mid: Mid::new(&scope.at("mid_block"), last, config)?,
-            norm_out: GroupNorm::new(&scope.at("conv_norm_out"), last, config.norm_num_groups, EPS)?,
+            norm_out: GroupNorm::new(
+                &scope.at("conv_norm_out"),
+                last,
+                config.norm_num_groups,
+                EPS,
+            )?,
             conv_out: Conv2d::new(&scope.at("conv_out"), last, moments, Geometry::SAME)?,
             quantise,
         })
@@ -271,8 +276,18 @@ impl Decoder {
             conv_in: Conv2d::new(&scope.at("conv_in"), channels, coarse, Geometry::SAME)?,
             mid: Mid::new(&scope.at("mid_block"), coarse, config)?,
             levels: (0..widths.len()).map(level).collect::<Result<_>>()?,
-            norm_out: GroupNorm::new(&scope.at("conv_norm_out"), fine, config.norm_num_groups, EPS)?,
-            conv_out: Conv2d::new(&scope.at("conv_out"), fine, config.out_channels, Geometry::SAME)?,
+            norm_out: GroupNorm::new(
+                &scope.at("conv_norm_out"),
+                fine,
+                config.norm_num_groups,
+                EPS,
+            )?,
+            conv_out: Conv2d::new(
+                &scope.at("conv_out"),
+                fine,
+                config.out_channels,
+                Geometry::SAME,
+            )?,
         })
     }
 
@@ -313,9 +328,8 @@ struct MidAttention {
 
 impl Mid {
     fn new(scope: &Scope<'_>, width: usize, config: &VaeConfig) -> Result<Self> {
-        let resnet = |j: usize| {
-            Resnet::new(&scope.at("resnets").at(j), width, width, shape(config))
-        };
+        let resnet =
+            |j: usize| Resnet::new(&scope.at("resnets").at(j), width, width, shape(config));
         let attention = if config.mid_block_add_attention {
             Some(MidAttention::new(&scope.at("attentions.0"), width, config.norm_num_groups)?)
         } else {

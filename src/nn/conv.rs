@@ -40,7 +40,12 @@ pub struct Conv2d {
 
 impl Conv2d {
     /// `weight [outputs, inputs, k, k]` and `bias [outputs]`.
-    pub fn new(scope: &Scope<'_>, inputs: usize, outputs: usize, geometry: Geometry) -> Result<Self> {
+    pub fn new(
+        scope: &Scope<'_>,
+        inputs: usize,
+        outputs: usize,
+        geometry: Geometry,
+    ) -> Result<Self> {
         let bias = Some(scope.tensor("bias", &[outputs])?);
         Ok(Self { bias, ..Self::without_bias(scope, inputs, outputs, geometry)? })
     }

@@ -69,7 +69,8 @@ impl GroupNorm {
         let centred = grouped.broadcast_sub(&grouped.mean_keepdim(D::Minus1)?)?;
         let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
         let scale = (variance + self.eps)?.sqrt()?.recip()?;
-        let normed = centred.broadcast_mul(&scale)?.reshape((batch, channels, ()))?.to_dtype(dtype)?;
+        let normed =
+            centred.broadcast_mul(&scale)?.reshape((batch, channels, ()))?.to_dtype(dtype)?;
         let weight = self.weight.reshape((1, channels, 1))?;
         let bias = self.bias.reshape((1, channels, 1))?;
         Ok(normed.broadcast_mul(&weight)?.broadcast_add(&bias)?.reshape(shape)?)

@@ -33,7 +33,8 @@ impl FromStr for DeviceChoice {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let bad = || Error::bad_request("device", text, "expected auto, cpu, cuda, cuda:1 or metal");
+        let bad =
+            || Error::bad_request("device", text, "expected auto, cpu, cuda, cuda:1 or metal");
         let (name, number) = text.split_once(':').unwrap_or((text, "0"));
         let index = number.parse().map_err(|_| bad())?;
         match name {

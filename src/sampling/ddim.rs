@@ -14,7 +14,13 @@ use candle_core::Tensor;
 pub(super) struct Ddim;
 
 impl Integrator for Ddim {
-    fn step(&mut self, model: &dyn Denoiser, x: &Tensor, sigmas: &Sigmas, index: usize) -> Result<Step> {
+    fn step(
+        &mut self,
+        model: &dyn Denoiser,
+        x: &Tensor,
+        sigmas: &Sigmas,
+        index: usize,
+    ) -> Result<Step> {
         let (sigma, next) = (sigmas.sigmas[index], sigmas.sigmas[index + 1]);
         let target = sigmas.targets.get(index).copied().unwrap_or(next);
         let denoised = model.denoise(x, sigma)?;

@@ -14,7 +14,13 @@ pub(super) struct DpmPp2m {
 }
 
 impl Integrator for DpmPp2m {
-    fn step(&mut self, model: &dyn Denoiser, x: &Tensor, sigmas: &Sigmas, index: usize) -> Result<Step> {
+    fn step(
+        &mut self,
+        model: &dyn Denoiser,
+        x: &Tensor,
+        sigmas: &Sigmas,
+        index: usize,
+    ) -> Result<Step> {
         let (sigma, next) = (sigmas.sigmas[index], sigmas.sigmas[index + 1]);
         let denoised = model.denoise(x, sigma)?;
         // The first step has no history; the step to σ = 0 has an infinite log-SNR distance. diffusers

@@ -10,7 +10,13 @@ use candle_core::Tensor;
 pub(super) struct Euler;
 
 impl Integrator for Euler {
-    fn step(&mut self, model: &dyn Denoiser, x: &Tensor, sigmas: &Sigmas, index: usize) -> Result<Step> {
+    fn step(
+        &mut self,
+        model: &dyn Denoiser,
+        x: &Tensor,
+        sigmas: &Sigmas,
+        index: usize,
+    ) -> Result<Step> {
         let (sigma, next) = (sigmas.sigmas[index], sigmas.sigmas[index + 1]);
         let denoised = model.denoise(x, sigma)?;
         let x = euler_step(x, &denoised, sigma, next)?;

@@ -69,7 +69,11 @@ impl std::str::FromStr for Sampler {
     fn from_str(name: &str) -> Result<Self> {
         Sampler::ALL.into_iter().find(|s| s.name() == name).ok_or_else(|| {
             let names: Vec<_> = Sampler::ALL.iter().map(|s| s.name()).collect();
-            crate::Error::bad_request("sampler", name, format!("expected one of {}", names.join(", ")))
+            crate::Error::bad_request(
+                "sampler",
+                name,
+                format!("expected one of {}", names.join(", ")),
+            )
         })
     }
 }
@@ -86,7 +90,13 @@ pub struct Step {
 /// A sampler in motion: holds what it remembers of earlier steps.
 pub trait Integrator: std::fmt::Debug + Send {
     /// Takes step `index` of `sigmas`, from `sigmas.sigmas[index]` downwards.
-    fn step(&mut self, model: &dyn Denoiser, x: &Tensor, sigmas: &Sigmas, index: usize) -> Result<Step>;
+    fn step(
+        &mut self,
+        model: &dyn Denoiser,
+        x: &Tensor,
+        sigmas: &Sigmas,
+        index: usize,
+    ) -> Result<Step>;
 }
 
 impl Sampler {
@@ -104,7 +114,12 @@ impl Sampler {
 ///
 /// `x`: latents at noise level `sigmas.sigmas[0]`. Returns latents in the scale that the VAE
 /// expects.
-pub fn sample(sampler: Sampler, model: &dyn Denoiser, x: &Tensor, sigmas: &Sigmas) -> Result<Tensor> {
+pub fn sample(
+    sampler: Sampler,
+    model: &dyn Denoiser,
+    x: &Tensor,
+    sigmas: &Sigmas,
+) -> Result<Tensor> {
     let mut integrator = sampler.integrator();
     let mut x = x.clone();
     for index in 0..sigmas.steps() {

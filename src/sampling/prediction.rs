@@ -43,8 +43,7 @@ pub struct Predictor<M> {
 impl<M: NoiseModel> Predictor<M> {
     /// A denoiser from `model`, for the noise levels of `plan`.
     pub fn new(model: M, kind: PredictionKind, table: NoiseTable, plan: &Sigmas) -> Self {
-        let planned =
-            plan.sigmas.iter().copied().zip(plan.timesteps.iter().copied()).collect();
+        let planned = plan.sigmas.iter().copied().zip(plan.timesteps.iter().copied()).collect();
         Self { model, kind, table, planned }
     }
 

@@ -24,8 +24,7 @@ pub enum Schedule {
 
 impl Schedule {
     /// Every schedule, in the order of help texts.
-    pub const ALL: [Schedule; 3] =
-        [Schedule::Discrete, Schedule::Karras, Schedule::Exponential];
+    pub const ALL: [Schedule; 3] = [Schedule::Discrete, Schedule::Karras, Schedule::Exponential];
 
     /// The name in requests, flags and files.
     pub fn name(self) -> &'static str {
@@ -275,7 +274,13 @@ impl Sigmas {
     /// A plan from bare noise levels (falling, N + 1 of them), without timesteps.
     pub fn from_sigmas(sigmas: Vec<f64>) -> Self {
         let init_scale = sigmas.first().map_or(1.0, |s| s.hypot(1.0));
-        Self { sigmas, timesteps: Vec::new(), targets: Vec::new(), init_scale, short_runs_end_low: false }
+        Self {
+            sigmas,
+            timesteps: Vec::new(),
+            targets: Vec::new(),
+            init_scale,
+            short_runs_end_low: false,
+        }
     }
 
     /// The run of `steps` steps of `sampler` on a model trained as `config` says.
@@ -396,9 +401,7 @@ fn spaced_timesteps(
         }
         Spacing::Trailing => {
             let ratio = train as f64 / steps as f64;
-            (0..steps)
-                .map(|i| (train as f64 - i as f64 * ratio).round_ties_even() - 1.0)
-                .collect()
+            (0..steps).map(|i| (train as f64 - i as f64 * ratio).round_ties_even() - 1.0).collect()
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Floor 6. The cache of hub downloads that is shared with other tools: where it is, what a
 //! repository's folder looks like, and what of it is usable without any request.
 
-use super::list::{Entry, Kind, is_diffusers, size};
 use super::Env;
+use super::list::{Entry, Kind, is_diffusers, size};
 use crate::error::{Error, Result};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
@@ -100,14 +100,16 @@ impl HubCache {
         };
         let home = text("HF_HOME").map(PathBuf::from);
         let home = home.unwrap_or_else(|| cache_dir().join("huggingface"));
-        let token_file = || fs::read_to_string(text("HF_TOKEN_PATH").map_or(home.join("token"), PathBuf::from));
+        let token_file =
+            || fs::read_to_string(text("HF_TOKEN_PATH").map_or(home.join("token"), PathBuf::from));
         let token = text("HF_TOKEN").or_else(|| token_file().ok()).map(|t| t.trim().to_owned());
         let endpoint = text("HF_ENDPOINT").unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned());
         let yes = ["1", "on", "yes", "true"];
         Self {
             root: text("HF_HUB_CACHE").map_or_else(|| home.join("hub"), PathBuf::from),
             endpoint: endpoint.trim_end_matches('/').to_owned(),
-            offline: text("HF_HUB_OFFLINE").is_some_and(|v| yes.contains(&v.to_lowercase().as_str())),
+            offline: text("HF_HUB_OFFLINE")
+                .is_some_and(|v| yes.contains(&v.to_lowercase().as_str())),
             token: token.filter(|t| !t.is_empty()).map(Secret),
         }
     }
@@ -183,8 +185,10 @@ fn is_complete(snapshot: &Path) -> bool {
 /// Whether a component's folder has its config and its weights, all parts of them.
 fn has_weights(folder: &Path) -> bool {
     let items = fs::read_dir(folder).into_iter().flatten().flatten();
-    let names: Vec<String> =
-        items.filter(|i| i.path().exists()).filter_map(|i| i.file_name().into_string().ok()).collect();
+    let names: Vec<String> = items
+        .filter(|i| i.path().exists())
+        .filter_map(|i| i.file_name().into_string().ok())
+        .collect();
     let is_weights = |n: &&String| [".safetensors", ".bin"].iter().any(|e| n.ends_with(e));
     // Parts are called `model-00001-of-00002.safetensors`.
     let parts_in_all = |n: &String| {
@@ -194,7 +198,8 @@ fn has_weights(folder: &Path) -> bool {
     let weights: Vec<&String> = names.iter().filter(is_weights).collect();
     let whole = weights.iter().any(|n| parts_in_all(n).is_none());
     let sharded = weights.iter().filter_map(|n| parts_in_all(n)).max();
-    let all_parts = sharded.is_some_and(|n| weights.iter().filter(|w| parts_in_all(w) == Some(n)).count() >= n);
+    let all_parts =
+        sharded.is_some_and(|n| weights.iter().filter(|w| parts_in_all(w) == Some(n)).count() >= n);
     names.iter().any(|n| n == "config.json") && (whole || all_parts)
 }
 
@@ -215,9 +220,7 @@ mod tests {
     use std::ffi::OsString;
 
     fn cache(vars: &[(&str, &str)]) -> HubCache {
-        HubCache::new(&|name| {
-            vars.iter().find(|(k, _)| *k == name).map(|(_, v)| OsString::from(v))
-        })
+        HubCache::new(&|name| vars.iter().find(|(k, _)| *k == name).map(|(_, v)| OsString::from(v)))
     }
 
     #[test]
@@ -227,9 +230,10 @@ mod tests {
         assert_eq!(id.file.as_deref(), Some("sub/x.safetensors"));
         assert_eq!(id.to_string(), "a/b-1.5/sub/x.safetensors@v2");
         assert_eq!("a/b".parse::<HubId>().unwrap().to_string(), "a/b");
-        for bad in
-            ["", "a", "a/", "/b", "../b", "a/..", "a/b/../c", "a/b//etc", "a/b/", "a b/c", "a/b@", "a/b@../x", "a/b/c\\d"]
-        {
+        for bad in [
+            "", "a", "a/", "/b", "../b", "a/..", "a/b/../c", "a/b//etc", "a/b/", "a b/c", "a/b@",
+            "a/b@../x", "a/b/c\\d",
+        ] {
             let parsed = bad.parse::<HubId>();
             assert!(matches!(parsed, Err(Error::BadRequest { .. })), "{bad}: {parsed:?}");
         }
@@ -251,7 +255,10 @@ mod tests {
             ("HF_TOKEN", "secret"),
             ("HF_HUB_OFFLINE", "True"),
         ]);
-        assert_eq!((set.root(), set.endpoint(), set.offline()), (Path::new("/c"), "http://mirror", true));
+        assert_eq!(
+            (set.root(), set.endpoint(), set.offline()),
+            (Path::new("/c"), "http://mirror", true)
+        );
         assert_eq!(set.token, Some(Secret("secret".into())));
         assert!(!format!("{set:?}").contains("secret"));
     }

@@ -162,8 +162,10 @@ fn shown(paths: &[PathBuf]) -> String {
 /// A bare word that is a plain folder is none: `models` must not shadow a model's name.
 fn existing(name: &str) -> Option<PathBuf> {
     let path = Path::new(name);
-    let spelt_as_path = path.components().count() > 1 || path.is_absolute() || name.starts_with('.');
-    let usable = if spelt_as_path { path.exists() } else { path.is_file() || list::is_diffusers(path) };
+    let spelt_as_path =
+        path.components().count() > 1 || path.is_absolute() || name.starts_with('.');
+    let usable =
+        if spelt_as_path { path.exists() } else { path.is_file() || list::is_diffusers(path) };
     usable.then(|| path.to_path_buf())
 }
 

@@ -138,7 +138,8 @@ impl UNet {
     fn embed_time(&self, input: &UNetInput<'_>) -> Result<Tensor> {
         let config = &self.config;
         let dtype = input.latents.dtype();
-        let mut time = self.sinusoid(input.timesteps, config.block_out_channels[0])?.to_dtype(dtype)?;
+        let mut time =
+            self.sinusoid(input.timesteps, config.block_out_channels[0])?.to_dtype(dtype)?;
         match (&self.guidance, input.guidance) {
             (Some(project), Some(guidance)) => {
                 time = (time + project.forward(&guidance.to_dtype(dtype)?)?)?;

@@ -37,7 +37,8 @@ impl Resnet {
         outputs: usize,
         shape: ResnetShape,
     ) -> Result<Self> {
-        let norm = |name: &str, width| GroupNorm::new(&scope.at(name), width, shape.groups, shape.eps);
+        let norm =
+            |name: &str, width| GroupNorm::new(&scope.at(name), width, shape.groups, shape.eps);
         let conv = |name: &str, from| Conv2d::new(&scope.at(name), from, outputs, Geometry::SAME);
         let time = shape
             .time

@@ -118,7 +118,8 @@ impl Client {
         for _ in 0..=REDIRECTS {
             let response = self.send(&url, start, head)?;
             let status = response.status();
-            let Some(next) = location(response.headers()).filter(|_| status.is_redirection()) else {
+            let Some(next) = location(response.headers()).filter(|_| status.is_redirection())
+            else {
                 let fine = status.is_success();
                 return if fine { Ok(response) } else { Err(Failure::Status(status.as_u16())) };
             };
@@ -139,9 +140,14 @@ impl Client {
         if let Some(start) = start {
             request = request.header(header::RANGE, format!("bytes={start}-"));
         }
-        if let Some(Secret(token)) = self.token.as_ref().filter(|_| same_origin(url, &self.endpoint)) {
+        if let Some(Secret(token)) =
+            self.token.as_ref().filter(|_| same_origin(url, &self.endpoint))
+        {
             let mut value = HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| {
-                Failure::Fatal(Error::unsupported("this HF_TOKEN", "set it to plain letters and digits"))
+                Failure::Fatal(Error::unsupported(
+                    "this HF_TOKEN",
+                    "set it to plain letters and digits",
+                ))
             })?;
             value.set_sensitive(true);
             request = request.header(header::AUTHORIZATION, value);
@@ -181,7 +187,9 @@ fn same_origin(a: &str, b: &str) -> bool {
 /// `path` with everything but letters, digits, `/` and `-._~` percent-encoded.
 pub(super) fn encode(path: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"/-._~".contains(&b);
-    path.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+    path.bytes()
+        .map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") })
+        .collect()
 }
 
 #[cfg(test)]
@@ -193,7 +201,9 @@ mod unit {
         assert_eq!(encode("a b/é+.x"), "a%20b/%C3%A9%2B.x");
         assert_eq!(join("http://h:1/a/b?c", "/d"), "http://h:1/d");
         assert_eq!(join("http://h/a", "https://other/b"), "https://other/b");
-        assert!(same_origin("http://H:1/a", "http://h:1/b") && !same_origin("http://h:1", "http://h:2"));
+        assert!(
+            same_origin("http://H:1/a", "http://h:1/b") && !same_origin("http://h:1", "http://h:2")
+        );
         assert!(!same_origin("http://h", "https://h") && !same_origin("x", "x"));
     }
 }

@@ -75,7 +75,8 @@ impl Pull<'_> {
     /// The commit behind the revision and the repository's files.
     fn listing(&self) -> Result<(String, Vec<String>)> {
         let revision = http::encode(&self.id.revision).replace('/', "%2F");
-        let url = format!("{}/api/models/{}/revision/{revision}", self.cache.endpoint(), self.id.repo);
+        let url =
+            format!("{}/api/models/{}/revision/{revision}", self.cache.endpoint(), self.id.repo);
         let text = self.patiently(|| self.client.text(&url))?;
         let broken = || missing(self.id, format!("; {url} did not answer with a file list"));
         let json: serde_json::Value = serde_json::from_str(&text).map_err(|_| broken())?;
@@ -225,7 +226,8 @@ fn check(part: &Path, meta: &Meta, cancel: &Cancel) -> Result<()> {
             }
         }
         let hash: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        wrong = (hash != meta.etag.to_lowercase()).then(|| format!("SHA-256 {hash}, not {}", meta.etag));
+        wrong = (hash != meta.etag.to_lowercase())
+            .then(|| format!("SHA-256 {hash}, not {}", meta.etag));
     }
     let Some(wrong) = wrong else { return Ok(()) };
     fs::remove_file(part).map_err(io)?;

@@ -40,7 +40,8 @@ impl Hub {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (log, stop) = (Arc::<Mutex<Vec<String>>>::default(), Arc::new(AtomicBool::new(false)));
-        let (log_in, stop_in, script) = (log.clone(), stop.clone(), Box::new(script) as Box<Script>);
+        let (log_in, stop_in, script) =
+            (log.clone(), stop.clone(), Box::new(script) as Box<Script>);
         let thread = std::thread::spawn(move || {
             // Bounded: no test needs more connections.
             for stream in listener.incoming().take(60) {
@@ -66,7 +67,11 @@ impl Drop for Hub {
     }
 }
 
-fn answer(mut stream: &TcpStream, script: &Script, log: &Mutex<Vec<String>>) -> std::io::Result<()> {
+fn answer(
+    mut stream: &TcpStream,
+    script: &Script,
+    log: &Mutex<Vec<String>>,
+) -> std::io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     let mut lines = BufReader::new(stream.take(64 << 10)).lines();
     let line = lines.next().unwrap_or(Ok(String::new()))?;
@@ -116,11 +121,15 @@ fn repository(asked: &Asked, breaks: &AtomicBool, etag: &str) -> Answer {
     let size = body.len();
     let mut answer = Answer {
         status: 200,
-        headers: vec![("X-Linked-Etag", format!("\"{etag}\"")), ("X-Linked-Size", size.to_string())],
+        headers: vec![
+            ("X-Linked-Etag", format!("\"{etag}\"")),
+            ("X-Linked-Size", size.to_string()),
+        ],
         body,
         cut: None,
     };
-    let start = asked.headers.get("range").and_then(|r| r[6..].trim_end_matches('-').parse().ok());
+    let range = asked.headers.get("range").map(|r| r[6..].trim_end_matches('-'));
+    let start: Option<usize> = range.and_then(|start| start.parse().ok());
     if let Some(start) = start {
         answer.status = 206;
         answer.headers.push(("Content-Range", format!("bytes {start}-{}/{size}", size - 1)));
@@ -169,8 +178,7 @@ fn a_broken_transfer_resumes_and_the_layout_is_shared() {
     let cache = cache(folder.path(), &hub.address, false);
     let seen = Mutex::new(Vec::new());
     let id: HubId = "o/n".parse().unwrap();
-    let path =
-        pull(&cache, &id, &Cancel::new(), &|t| seen.lock().unwrap().push(t.done)).unwrap();
+    let path = pull(&cache, &id, &Cancel::new(), &|t| seen.lock().unwrap().push(t.done)).unwrap();
     assert_eq!(fs::read(&path).unwrap(), weights());
     let repo = folder.path().join("hub/models--o--n");
     assert_eq!(path, repo.join("snapshots").join(COMMIT).join("w.safetensors"));
@@ -230,7 +238,8 @@ fn redirects_to_another_host_lose_the_token() {
             return Answer { status: 307, headers: vec![moved], ..Answer::default() };
         }
         if asked.line.contains("/new/n/") {
-            let body = format!(r#"{{"sha":"{COMMIT}","siblings":[{{"rfilename":"w.safetensors"}}]}}"#);
+            let body =
+                format!(r#"{{"sha":"{COMMIT}","siblings":[{{"rfilename":"w.safetensors"}}]}}"#);
             return Answer { status: 200, body: body.into(), ..Answer::default() };
         }
         let mut answer = repository(asked, &never, &etag);
@@ -253,7 +262,8 @@ fn refusals_say_what_to_do() {
         ..Answer::default()
     });
     let folder = tempfile::tempdir().unwrap();
-    let message = get(&cache(folder.path(), &endless.address, false), "o/n").unwrap_err().to_string();
+    let message =
+        get(&cache(folder.path(), &endless.address, false), "o/n").unwrap_err().to_string();
     assert!(message.contains("redirects"), "{message}");
 }
 

@@ -37,7 +37,9 @@ fn weights(all: &[String], component: &str) -> Vec<String> {
     let candidates: Vec<&String> = all.iter().filter(inside).collect();
     WEIGHTS
         .iter()
-        .map(|ending| candidates.iter().filter(|f| form(f) == *ending).map(|f| (*f).clone()).collect())
+        .map(|ending| {
+            candidates.iter().filter(|f| form(f) == *ending).map(|f| (*f).clone()).collect()
+        })
         .find(|found: &Vec<String>| found.iter().any(|f| !f.ends_with(".json")))
         .unwrap_or_default()
 }
@@ -66,7 +68,9 @@ fn single(all: &[String]) -> Result<Vec<String>, String> {
     let found: Vec<String> = all.iter().filter(top).cloned().collect();
     match found.len() {
         1 => Ok(found),
-        0 => Err("the repository holds neither a diffusers model nor a .safetensors file".to_owned()),
+        0 => {
+            Err("the repository holds neither a diffusers model nor a .safetensors file".to_owned())
+        }
         _ => {
             let names = found.join(", ");
             Err(format!("the repository holds several checkpoints; append one of /{{{names}}}"))
@@ -149,8 +153,13 @@ mod tests {
 
     #[test]
     fn other_repositories() {
-        assert_eq!(pick(&["README.md", "a.safetensors", "x/b.safetensors"]).unwrap(), ["a.safetensors"]);
-        assert!(pick(&["a.safetensors", "b.safetensors"]).unwrap_err().contains("{a.safetensors, b"));
+        assert_eq!(
+            pick(&["README.md", "a.safetensors", "x/b.safetensors"]).unwrap(),
+            ["a.safetensors"]
+        );
+        assert!(
+            pick(&["a.safetensors", "b.safetensors"]).unwrap_err().contains("{a.safetensors, b")
+        );
         assert!(pick(&["README.md"]).is_err());
     }
 }

@@ -1,0 +1,157 @@
+//! Floor 5. What a weight file is, from the names and shapes in its header.
+
+use super::Family;
+use crate::error::{Error, Result};
+use crate::sampling::PredictionKind;
+use crate::weights::CheckpointFile;
+use crate::weights::names::prefix;
+use std::path::Path;
+
+/// What a single-file checkpoint holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Kind {
+    pub family: Family,
+    pub prediction: PredictionKind,
+    /// Noise schedule rescaled to zero terminal signal-to-noise ratio.
+    pub zero_snr: bool,
+}
+
+/// Tell-tale parts of names, and what a file with them is. The order matters: a LoRA of another
+/// family is first of all a LoRA.
+const OTHERS: &[(&[&str], &str)] = &[
+    (
+        &[
+            ".lora_down.",
+            ".lora_up.",
+            ".lora_A.",
+            ".lora_B.",
+            "lora_unet_",
+            ".hada_w1_a",
+            ".lokr_w1",
+            "_lora.down.",
+            ":down",
+        ],
+        "a LoRA, which changes a model but is none; pass the model it was made for",
+    ),
+    (&["double_blocks.", "single_transformer_blocks."], "a Flux checkpoint"),
+    (&["joint_blocks.", "add_q_proj"], "an SD 3 checkpoint"),
+    (
+        &["clip_txt_mapper", "clip_txt_pooled_mapper", "effnet_mapper"],
+        "a Stable Cascade checkpoint",
+    ),
+    (
+        &["control_model.", "input_hint_block", "controlnet_cond_embedding", "zero_convs."],
+        "a ControlNet",
+    ),
+    (&["adaln_single", "caption_projection"], "a PixArt or LTX checkpoint"),
+    (&["string_to_param", "emb_params", "clip_g", "clip_l"], "a textual inversion embedding"),
+    (&["motion_modules."], "an AnimateDiff motion module"),
+    (&["ip_adapter", "image_proj."], "an IP-Adapter"),
+];
+
+/// Finds out what `file` is.
+///
+/// # Errors
+/// [`Error::WrongFamily`] saying what it is instead of a Stable Diffusion checkpoint.
+pub(super) fn checkpoint(file: &CheckpointFile) -> Result<Kind> {
+    let has = |start: &str| file.names().any(|name| name.starts_with(start));
+    if !has(&format!("{}input_blocks.", prefix::UNET)) {
+        return Err(refuse(file));
+    }
+    let family = if has(prefix::SDXL_TEXT_2) {
+        Family::Sdxl
+    } else if has(prefix::REFINER_TEXT) {
+        Family::SdxlRefiner
+    } else if has(prefix::SD2_TEXT) {
+        Family::Sd2
+    } else if has(prefix::SD1_TEXT) || has("cond_stage_model.text_model.") {
+        Family::Sd1
+    } else {
+        by_text_width(file)?
+    };
+    Ok(Kind { family, prediction: prediction(file, family), zero_snr: has("ztsnr") })
+}
+
+/// Width of the text features that the UNet listens to.
+fn by_text_width(file: &CheckpointFile) -> Result<Family> {
+    let cross = |name: &&str| name.starts_with(prefix::UNET) && name.ends_with("attn2.to_k.weight");
+    let width = file.names().find(cross).and_then(|name| file.info(name)?.shape.get(1).copied());
+    match width {
+        Some(768) => Ok(Family::Sd1),
+        Some(1024) => Ok(Family::Sd2),
+        Some(2048) => Ok(Family::Sdxl),
+        Some(1280) => Ok(Family::SdxlRefiner),
+        other => Err(Error::WrongFamily {
+            path: file.path().to_path_buf(),
+            expected: "SD 1.x, SD 2.x or SDXL".into(),
+            found: match other {
+                Some(width) => format!("a UNet for text features of width {width}"),
+                None => "a UNet that takes no text".into(),
+            },
+        }),
+    }
+}
+
+/// What the network predicts: markers and metadata first; SD 2.x cannot be told from shapes.
+fn prediction(file: &CheckpointFile, family: Family) -> PredictionKind {
+    if file.info("v_pred").is_some() {
+        return PredictionKind::V;
+    }
+    match file.metadata().get("modelspec.prediction_type").map(String::as_str) {
+        Some("v" | "v_prediction") => return PredictionKind::V,
+        Some("epsilon") => return PredictionKind::Epsilon,
+        _ => {}
+    }
+    if let Some(kind) = sidecar_yaml(file.path()) {
+        return kind;
+    }
+    let name = file.path().file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
+    // The 768-pixel models of SD 2.x predict v and are what most files derive from; the others say
+    // so in their names.
+    let base = ["base", "512", "inpaint", "depth", "turbo"].iter().any(|word| name.contains(word));
+    if family == Family::Sd2 && !base { PredictionKind::V } else { PredictionKind::Epsilon }
+}
+
+/// `model.yaml` beside `model.ckpt`, as the original code needs it.
+fn sidecar_yaml(path: &Path) -> Option<PredictionKind> {
+    let yaml = path.with_extension("yaml");
+    let length = std::fs::metadata(&yaml).ok()?.len();
+    if length > 1 << 20 {
+        return None;
+    }
+    let text = std::fs::read_to_string(yaml).ok()?;
+    let line = text.lines().find_map(|line| line.trim().strip_prefix("parameterization:"))?;
+    match line.trim().trim_matches(['"', '\'']) {
+        "v" => Some(PredictionKind::V),
+        "eps" => Some(PredictionKind::Epsilon),
+        _ => None,
+    }
+}
+
+/// Says what a file is that is no checkpoint.
+pub(super) fn refuse(file: &CheckpointFile) -> Error {
+    let contains = |part: &str| file.names().any(|name| name.contains(part));
+    let starts = |part: &str| file.names().any(|name| name.starts_with(part));
+    let other = OTHERS.iter().find(|(parts, _)| parts.iter().any(|part| contains(part)));
+    let found = match other {
+        Some((_, what)) => (*what).to_owned(),
+        None if starts("first_stage_model.") || starts("decoder.") || starts("encoder.down") => {
+            "a VAE alone; pass it with --vae beside a --model".into()
+        }
+        None if starts("down_blocks.") || starts("up_blocks.") => {
+            "a UNet alone in the diffusers layout; put it as unet/ into a model folder".into()
+        }
+        None if starts("text_model.") || starts("transformer.resblocks") => {
+            "a text encoder alone; it belongs into a model folder as text_encoder/".into()
+        }
+        None => {
+            let names: Vec<&str> = file.names().take(3).collect();
+            format!("a file of unknown weights ({})", names.join(", "))
+        }
+    };
+    Error::WrongFamily {
+        path: file.path().to_path_buf(),
+        expected: "an SD 1.x, SD 2.x or SDXL checkpoint".into(),
+        found,
+    }
+}

@@ -1,0 +1,214 @@
+//! Floor 5. Architectures read off the shapes of a checkpoint that carries no config.
+
+use super::Family;
+use crate::error::{Error, Result};
+use crate::models::{ClipConfig, PerBlock, UNetConfig, VaeConfig};
+use crate::sampling::{PredictionKind, SchedulerConfig};
+use crate::weights::{Checkpoint, Site, WeightSource};
+
+/// Head width of SD 2.x, SDXL and every CLIP text tower.
+const HEAD_WIDTH: usize = 64;
+/// Heads of every attention of SD 1.x.
+const SD1_HEADS: usize = 8;
+
+/// Looks shapes up by canonical name.
+pub(super) struct Shapes<'a> {
+    pub source: &'a Checkpoint,
+    /// For messages.
+    pub file: String,
+}
+
+impl Shapes<'_> {
+    fn find(&self, site: &str) -> Option<Vec<usize>> {
+        self.source.shape(&Site::new(site))
+    }
+
+    fn dim(&self, site: &str, index: usize) -> Result<usize> {
+        let shape = self.find(site).and_then(|shape| shape.get(index).copied());
+        shape.ok_or_else(|| Error::TensorMissing { site: site.to_owned(), file: self.file.clone() })
+    }
+
+    /// How many consecutive indices `prefix.0`, `prefix.1` … have a `suffix`.
+    fn count(&self, prefix: &str, suffix: &str) -> usize {
+        (0..).take_while(|i| self.find(&format!("{prefix}.{i}.{suffix}")).is_some()).count()
+    }
+
+    /// The UNet's architecture.
+    pub(super) fn unet(&self, family: Family, native: usize) -> Result<UNetConfig> {
+        let levels = self.count("unet.down_blocks", "resnets.0.conv1.weight");
+        let mut config = UNetConfig {
+            in_channels: self.dim("unet.conv_in.weight", 1)?,
+            out_channels: self.dim("unet.conv_out.weight", 0)?,
+            sample_size: PerBlock::All(native / crate::size::VAE_FACTOR),
+            time_embedding_dim: Some(self.dim("unet.time_embedding.linear_1.weight", 0)?),
+            norm_num_groups: 32,
+            ..UNetConfig::default()
+        };
+        let (mut widths, mut layers, mut depths) = (Vec::new(), Vec::new(), Vec::new());
+        for level in 0..levels {
+            let block = format!("unet.down_blocks.{level}");
+            widths.push(self.dim(&format!("{block}.resnets.0.conv1.weight"), 0)?);
+            layers.push(self.count(&format!("{block}.resnets"), "conv1.weight"));
+            depths.push(self.depths(&block));
+        }
+        let kind = |side: &str, depths: &[usize]| {
+            if depths.is_empty() {
+                format!("{side}Block2D")
+            } else {
+                format!("CrossAttn{side}Block2D")
+            }
+        };
+        let ups: Vec<Vec<usize>> =
+            (0..levels).map(|i| self.depths(&format!("unet.up_blocks.{i}"))).collect();
+        config.down_block_types = depths.iter().map(|d| kind("Down", d)).collect();
+        config.up_block_types = ups.iter().map(|d| kind("Up", d)).collect();
+        let mid = self.depths("unet.mid_block");
+        config.mid_block_type =
+            match (mid.first(), self.find("unet.mid_block.resnets.0.conv1.weight")) {
+                (Some(_), _) => Some("UNetMidBlock2DCrossAttn".into()),
+                (None, Some(_)) => Some("UNetMidBlock2D".into()),
+                (None, None) => None,
+            };
+        if let (Some(last), Some(depth)) = (depths.last_mut(), mid.first())
+            && last.is_empty()
+        {
+            // The middle block takes its depth from the coarsest level.
+            last.push(*depth);
+        }
+        config.transformer_layers_per_block = PerBlock::Each(nested(depths));
+        config.reverse_transformer_layers_per_block = Some(nested(ups));
+        config.layers_per_block = PerBlock::Each(layers);
+        let heads = |width: &usize| match family {
+            Family::Sd1 => SD1_HEADS,
+            _ => (width / HEAD_WIDTH).max(1),
+        };
+        config.attention_head_dim = PerBlock::Each(widths.iter().map(heads).collect());
+        config.block_out_channels = widths;
+        self.conditions(&mut config)?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Transformer blocks in each attention of a block.
+    fn depths(&self, block: &str) -> Vec<usize> {
+        let count = self.count(&format!("{block}.attentions"), "norm.weight");
+        (0..count)
+            .map(|j| {
+                let place = format!("{block}.attentions.{j}.transformer_blocks");
+                self.count(&place, "norm1.weight")
+            })
+            .collect()
+    }
+
+    /// Text width, projection kind and SDXL's added conditions.
+    fn conditions(&self, config: &mut UNetConfig) -> Result<()> {
+        let cross = "attn2.to_k.weight";
+        let first = self
+            .source
+            .sites()
+            .into_iter()
+            .find(|site| site.component() == "unet" && site.as_str().ends_with(cross));
+        if let Some(site) = first {
+            config.cross_attention_dim = PerBlock::All(self.dim(site.as_str(), 1)?);
+            let place = site.as_str().split(".transformer_blocks").next().unwrap_or_default();
+            let rank = self.find(&format!("{place}.proj_in.weight")).map_or(4, |s| s.len());
+            config.use_linear_projection = rank == 2;
+        }
+        if self.find("unet.add_embedding.linear_1.weight").is_some() {
+            config.addition_embed_type = Some("text_time".into());
+            config.addition_time_embed_dim = Some(256); // sgm's ConcatTimestepEmbedderND
+            config.projection_class_embeddings_input_dim =
+                Some(self.dim("unet.add_embedding.linear_1.weight", 1)?);
+        }
+        if self.find("unet.time_embedding.cond_proj.weight").is_some() {
+            config.time_cond_proj_dim = Some(self.dim("unet.time_embedding.cond_proj.weight", 1)?);
+        }
+        Ok(())
+    }
+
+    /// A text tower's architecture. `open_clip`: exact GELU; `skip_last`: the checkpoint's last
+    /// layer is never used (SD 2.x).
+    pub(super) fn text(
+        &self,
+        component: &str,
+        open_clip: bool,
+        skip_last: bool,
+    ) -> Result<ClipConfig> {
+        let layers = format!("{component}.text_model.encoder.layers");
+        let depth = self.count(&layers, "layer_norm1.weight");
+        let embeddings = format!("{component}.text_model.embeddings");
+        let width = self.dim(&format!("{embeddings}.token_embedding.weight"), 1)?;
+        let projection = self.find(&format!("{component}.text_projection.weight"));
+        let config = ClipConfig {
+            vocab_size: self.dim(&format!("{embeddings}.token_embedding.weight"), 0)?,
+            hidden_size: width,
+            intermediate_size: self.dim(&format!("{layers}.0.mlp.fc1.weight"), 0)?,
+            num_hidden_layers: if skip_last { depth.saturating_sub(1) } else { depth },
+            num_attention_heads: (width / HEAD_WIDTH).max(1),
+            max_position_embeddings: self
+                .dim(&format!("{embeddings}.position_embedding.weight"), 0)?,
+            hidden_act: if open_clip { "gelu" } else { "quick_gelu" }.into(),
+            architectures: vec![
+                if component == "text_encoder_2" {
+                    "CLIPTextModelWithProjection"
+                } else {
+                    "CLIPTextModel"
+                }
+                .into(),
+            ],
+            projection_dim: projection.and_then(|s| s.first().copied()).unwrap_or(width),
+            ..ClipConfig::default()
+        };
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// The autoencoder's architecture, under the component `vae`.
+    pub(super) fn vae(&self, family: Family) -> Result<VaeConfig> {
+        let sdxl = matches!(family, Family::Sdxl | Family::SdxlRefiner);
+        let levels = self.count("vae.decoder.up_blocks", "resnets.0.conv1.weight");
+        let mut widths = (0..levels)
+            .map(|i| self.dim(&format!("vae.decoder.up_blocks.{i}.resnets.0.conv1.weight"), 0))
+            .collect::<Result<Vec<_>>>()?;
+        widths.reverse();
+        let config = VaeConfig {
+            block_out_channels: widths,
+            layers_per_block: self
+                .count("vae.decoder.up_blocks.0.resnets", "conv1.weight")
+                .saturating_sub(1),
+            latent_channels: self.dim("vae.decoder.conv_in.weight", 1)?,
+            scaling_factor: if sdxl { 0.13025 } else { 0.18215 },
+            use_quant_conv: self.find("vae.quant_conv.weight").is_some(),
+            use_post_quant_conv: self.find("vae.post_quant_conv.weight").is_some(),
+            mid_block_add_attention: self
+                .find("vae.decoder.mid_block.attentions.0.group_norm.weight")
+                .is_some(),
+            ..VaeConfig::default()
+        };
+        config.validate()?;
+        Ok(config)
+    }
+}
+
+fn nested(depths: Vec<Vec<usize>>) -> Vec<PerBlock<usize>> {
+    let one = |d: Vec<usize>| if d.is_empty() { PerBlock::All(1) } else { PerBlock::Each(d) };
+    depths.into_iter().map(one).collect()
+}
+
+/// The noise that a family was trained with, as diffusers' converter writes it.
+pub(super) fn scheduler(
+    family: Family,
+    prediction: PredictionKind,
+    zero_snr: bool,
+) -> SchedulerConfig {
+    use crate::sampling::schedule::Spacing;
+    let sdxl = matches!(family, Family::Sdxl | Family::SdxlRefiner);
+    SchedulerConfig {
+        prediction_type: prediction,
+        steps_offset: 1,
+        set_alpha_to_one: Some(false),
+        timestep_spacing: sdxl.then_some(Spacing::Leading),
+        rescale_betas_zero_snr: zero_snr,
+        ..SchedulerConfig::default()
+    }
+}

@@ -1,0 +1,197 @@
+//! Floor 5. Checkpoints in one file, with the names of the original code.
+
+use super::detect::{self, Kind};
+use super::shapes::{Shapes, scheduler};
+use super::{Architecture, Family, ModelParts, TokenizerSource, basic_defaults, folder};
+use crate::conditioning::ClipKind;
+use crate::error::{Error, Result};
+use crate::models::VaeConfig;
+use crate::sampling::PredictionKind;
+use crate::weights::names::{self, Part, UNetNames, VaeNames, prefix};
+use crate::weights::{Checkpoint, CheckpointFile, Placement, Site, WeightSource};
+use std::path::Path;
+
+pub(super) fn open(path: &Path, placement: Placement) -> Result<ModelParts> {
+    let file = CheckpointFile::open(path)?;
+    let kind = detect::checkpoint(&file)?;
+    let mut checkpoint = Checkpoint::new(path.display().to_string(), placement);
+    insert_unet(&mut checkpoint, &file)?;
+    insert_vae(&mut checkpoint, &file, prefix::VAE)?;
+    insert_text(&mut checkpoint, &file, kind.family)?;
+    let architecture = match folder::sidecar(path)? {
+        Some(architecture) => architecture,
+        None => derived(&checkpoint, path, kind)?,
+    };
+    complete(&checkpoint, &architecture, path)?;
+    let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(architecture.with(name, checkpoint))
+}
+
+/// A VAE alone: original names with or without their prefix, or diffusers' names.
+pub(super) fn open_vae(
+    path: &Path,
+    placement: Placement,
+    family: Family,
+) -> Result<(VaeConfig, Checkpoint)> {
+    let file = CheckpointFile::open(path)?;
+    let mut checkpoint = Checkpoint::new(path.display().to_string(), placement);
+    let has = |start: &str| file.names().any(|name| name.starts_with(start));
+    if has(prefix::VAE) {
+        insert_vae(&mut checkpoint, &file, prefix::VAE)?;
+    } else if has("decoder.up.") {
+        insert_vae(&mut checkpoint, &file, "")?;
+    } else if has("decoder.up_blocks.") {
+        for name in owned_names(&file) {
+            let site = Site::new(format!("vae.{}", names::canonical("vae", &name)));
+            checkpoint.insert(site, &file, &name, Part::Whole)?;
+        }
+    } else {
+        return Err(match detect::refuse(&file) {
+            Error::WrongFamily { path, found, .. } => {
+                Error::WrongFamily { path, expected: "a VAE".into(), found }
+            }
+            other => other,
+        });
+    }
+    let shapes = Shapes { source: &checkpoint, file: path.display().to_string() };
+    let config = shapes.vae(family)?;
+    Ok((config, checkpoint))
+}
+
+fn owned_names(file: &CheckpointFile) -> Vec<String> {
+    file.names().map(str::to_owned).collect()
+}
+
+fn insert_unet(checkpoint: &mut Checkpoint, file: &CheckpointFile) -> Result<()> {
+    let inner = || file.names().filter_map(|name| name.strip_prefix(prefix::UNET));
+    let layout = UNetNames::from_ldm(inner()).ok_or_else(|| {
+        Error::corrupt(
+            file.path(),
+            "the UNet's blocks on the way down and up do not mirror each other",
+        )
+    })?;
+    for name in inner().map(str::to_owned).collect::<Vec<_>>() {
+        if let Some(site) = layout.to_diffusers(&name) {
+            let full = format!("{}{name}", prefix::UNET);
+            checkpoint.insert(Site::new(format!("unet.{site}")), file, &full, Part::Whole)?;
+        }
+    }
+    Ok(())
+}
+
+fn insert_vae(checkpoint: &mut Checkpoint, file: &CheckpointFile, start: &str) -> Result<()> {
+    let inner = || file.names().filter_map(|name| name.strip_prefix(start));
+    let Some(layout) = VaeNames::from_ldm(inner()) else { return Ok(()) };
+    for name in inner().map(str::to_owned).collect::<Vec<_>>() {
+        if let Some(site) = layout.to_diffusers(&name) {
+            let full = format!("{start}{name}");
+            checkpoint.insert(Site::new(format!("vae.{site}")), file, &full, Part::Whole)?;
+        }
+    }
+    Ok(())
+}
+
+fn insert_text(checkpoint: &mut Checkpoint, file: &CheckpointFile, family: Family) -> Result<()> {
+    match family {
+        Family::Sd1 => {
+            insert_hf(checkpoint, file, prefix::SD1_TEXT, "text_encoder")?;
+            // Some converters left the `transformer` out.
+            insert_hf(checkpoint, file, "cond_stage_model.", "text_encoder")
+        }
+        Family::Sd2 => insert_open_clip(checkpoint, file, prefix::SD2_TEXT, "text_encoder"),
+        Family::Sdxl => {
+            insert_hf(checkpoint, file, prefix::SDXL_TEXT, "text_encoder")?;
+            insert_open_clip(checkpoint, file, prefix::SDXL_TEXT_2, "text_encoder_2")
+        }
+        Family::SdxlRefiner => {
+            insert_open_clip(checkpoint, file, prefix::REFINER_TEXT, "text_encoder_2")
+        }
+    }
+}
+
+fn insert_hf(
+    checkpoint: &mut Checkpoint,
+    file: &CheckpointFile,
+    start: &str,
+    component: &str,
+) -> Result<()> {
+    for name in owned_names(file) {
+        let Some(site) = name.strip_prefix(start).and_then(names::hf_text_name) else { continue };
+        checkpoint.insert(Site::new(format!("{component}.{site}")), file, &name, Part::Whole)?;
+    }
+    Ok(())
+}
+
+fn insert_open_clip(
+    checkpoint: &mut Checkpoint,
+    file: &CheckpointFile,
+    start: &str,
+    component: &str,
+) -> Result<()> {
+    for name in owned_names(file) {
+        let Some(inner) = name.strip_prefix(start) else { continue };
+        let rows = file.info(&name).and_then(|info| info.shape.first().copied()).unwrap_or(0);
+        for (site, part) in names::text_names_of_open_clip(inner, rows) {
+            checkpoint.insert(Site::new(format!("{component}.{site}")), file, &name, part)?;
+        }
+    }
+    Ok(())
+}
+
+/// The architecture that the shapes tell.
+fn derived(checkpoint: &Checkpoint, path: &Path, kind: Kind) -> Result<Architecture> {
+    let Kind { family, prediction, zero_snr } = kind;
+    let shapes = Shapes { source: checkpoint, file: path.display().to_string() };
+    let native = match (family, prediction) {
+        (Family::Sd1, _) | (Family::Sd2, PredictionKind::Epsilon | PredictionKind::Sample) => 512,
+        (Family::Sd2, PredictionKind::V) => 768,
+        (Family::Sdxl | Family::SdxlRefiner, _) => 1024,
+    };
+    let scheduler = scheduler(family, prediction, zero_snr);
+    let has_text = |component: &str| checkpoint.components().contains(component);
+    let (mut text, mut tokenizers) = (Vec::new(), Vec::new());
+    for component in family.text_components() {
+        if !has_text(component) {
+            return Err(lacks(
+                path,
+                &format!("text encoder (`{component}`)"),
+                "it was saved without one; use a full checkpoint",
+            ));
+        }
+        let open_clip = family == Family::Sd2 || *component == "text_encoder_2";
+        text.push(shapes.text(component, open_clip, family == Family::Sd2)?);
+        let vocabulary = if open_clip { ClipKind::OpenClip } else { ClipKind::OpenAi };
+        tokenizers.push(TokenizerSource::Clip(vocabulary));
+    }
+    let vae = if has_text("vae") { shapes.vae(family)? } else { VaeConfig::default() };
+    Ok(Architecture {
+        family,
+        unet: shapes.unet(family, native)?,
+        text,
+        vae,
+        defaults: basic_defaults(family, native, &scheduler)?,
+        scheduler,
+        tokenizers,
+        force_zeros_for_empty_prompt: family == Family::Sdxl,
+        requires_aesthetics_score: family == Family::SdxlRefiner,
+    })
+}
+
+/// Every part that the family needs must have weights; the VAE may come from `--vae`.
+fn complete(checkpoint: &Checkpoint, architecture: &Architecture, path: &Path) -> Result<()> {
+    for component in architecture.family.text_components() {
+        let first = format!("{component}.text_model.final_layer_norm.weight");
+        if checkpoint.shape(&Site::new(first)).is_none() {
+            return Err(lacks(
+                path,
+                &format!("text encoder (`{component}`)"),
+                "use a full checkpoint",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn lacks(path: &Path, part: &str, advice: &str) -> Error {
+    Error::corrupt(path, format!("the checkpoint has no {part}; {advice}"))
+}
