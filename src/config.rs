@@ -175,11 +175,9 @@ pub(crate) fn absolute(value: Option<OsString>) -> Option<PathBuf> {
 
 /// A file with every key as a comment.
 pub fn template() -> String {
-    let mut text = String::from("# Settings of colora. Flags and COLORA_* variables win.\n");
-    for (key, value, remark) in KEYS {
-        text += &format!("\n## {remark}\n# {key} = {value}\n");
-    }
-    text
+    let key = |(key, value, remark)| format!("\n## {remark}\n# {key} = {value}\n");
+    let head = "# Settings of colora. Flags and COLORA_* variables win.\n".to_owned();
+    [head].into_iter().chain(KEYS.map(key)).collect()
 }
 
 fn from_variable(key: &str, value: &std::ffi::OsStr) -> Config {

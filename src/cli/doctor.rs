@@ -74,7 +74,11 @@ fn text(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Array(items) if items.is_empty() => "none".to_owned(),
-        Value::Array(items) => items.iter().map(text).collect::<Vec<_>>().join("\n          "),
+        Value::Array(items) => {
+            let items: Vec<String> = items.iter().map(text).collect();
+            let paths = items.iter().any(|item| item.contains(std::path::MAIN_SEPARATOR));
+            items.join(if paths { "\n          " } else { " " })
+        }
         other => other.to_string(),
     }
 }

@@ -11,17 +11,20 @@ use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
 Examples:
-  colora \"a red fox in the snow\"                      picture with the built-in model
+  colora \"a red fox in the snow\"
   colora -m dreamshaper -N blurry --size 512x768 \"a portrait\"
-  colora -n 4 -S 7 -o \"out/{prompt}-{seed}.png\" \"a fox\"  four seeds: 7, 8, 9, 10
-  echo \"a fox\" | colora -o - - | magick - fox.jpg       prompt from stdin, PNG to stdout
-  colora --from fox.png -s 50                           the same picture with more steps
-  colora --json -n 2 \"a fox\" | jq -r .path              one JSON object a picture
-  colora --dry-run --size 1024x1024 \"a fox\"             what would run
+  colora -n 4 -S 7 -o \"out/{prompt}-{seed}.png\" \"a fox\"    seeds 7, 8, 9 and 10
+  colora --from fox.png -s 50                              the same with more steps
+  echo \"a fox\" | colora -o - - | magick - fox.jpg          prompt from stdin, PNG to stdout
+  colora --json -n 2 \"a fox\" | jq -r .path                 one JSON object a picture
+  colora --dry-run --size 1024x1024 \"a fox\"                what would run
 
-Output names: {date} {time} {seed} {index} {model} {prompt}; {{ and }} are braces.";
+Output names: {date} {time} {seed} {index} {model} {prompt}; {{ and }} are braces.
+A folder that the name asks for is created. Without -o a number keeps names apart; with -o
+an existing file is refused unless --force. Several pictures never overwrite each other.";
 
 /// What `colora generate` accepts.
+#[allow(clippy::struct_excessive_bools)] // each is a switch of its own
 #[derive(Debug, Clone, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Flags {

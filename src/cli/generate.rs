@@ -5,7 +5,7 @@ use super::output::{Output, SCHEMA};
 use super::progress::Progress;
 use super::recipe::{self, Recipe};
 use super::style::{Talk, bytes, clean, result_line};
-use super::{interrupt, settings, store, threads};
+use super::{interrupt, output, settings, store, threads};
 use crate::config::{Config, Settings};
 use crate::error::Error;
 use crate::family::Defaults;
@@ -13,6 +13,7 @@ use crate::picture::{Picture, png};
 use crate::pipeline::{Cancel, Event, Generated, Observer, Options, Pipeline, Plan, Request};
 use crate::store::{Model, STARTER};
 use anyhow::Result;
+use candle_core::DeviceLocation;
 use std::hash::{BuildHasher, Hasher};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -30,19 +31,19 @@ pub(super) fn run(flags: &Flags, talk: Talk) -> Result<()> {
     let request = flags.request(prompt(flags)?, recipe.request, config);
     // Mistakes that need no model are found before one is opened.
     request.plan(&Defaults::default(), 0)?;
-    let output = Output::new(flags, config, request.count)?;
+    let to = Output::new(flags, config, request.count)?;
     let cancel = Cancel::new();
     interrupt::install(&cancel)?;
     let progress = Progress::new(flags.progress, talk, flags.json);
     let name = model_name(flags, recipe.model, config);
     let pipeline = open(&name, flags, &settings, &cancel, &progress)?;
     let plan = pipeline.plan(&request, random_seed())?;
-    let names = output.names(&plan, pipeline.model_name())?;
+    let names = to.names(&plan, pipeline.model_name())?;
     if flags.dry_run {
         return dry_run(&pipeline, &plan, &names, flags.json);
     }
-    output.make_folders(&names, talk)?;
-    let job = Job { pipeline: &pipeline, plan: &plan, names: &names, output: &output, talk };
+    output::make_folders(&names, talk)?;
+    let job = Job { pipeline: &pipeline, plan: &plan, names: &names, output: &to, talk };
     let done = job.run(&progress, &cancel);
     progress.finish();
     done
@@ -51,13 +52,12 @@ pub(super) fn run(flags: &Flags, talk: Talk) -> Result<()> {
 /// A picture's settings; a warning for what they hold beyond colora.
 fn picture(path: &Path, flags: &Flags, talk: Talk) -> Result<Recipe, Error> {
     let recipe = recipe::read(path)?;
-    if let Some(sampler) = recipe.unknown_sampler.as_ref() {
-        if flags.sampler.is_none() || flags.schedule.is_none() {
-            return Err(Error::unsupported(
-                format!("the sampler `{}` of {}", clean(sampler), path.display()),
-                "choose with --sampler and --schedule",
-            ));
-        }
+    let chosen = flags.sampler.is_some() && flags.schedule.is_some();
+    if let Some(sampler) = recipe.unknown_sampler.as_ref().filter(|_| !chosen) {
+        return Err(Error::unsupported(
+            format!("the sampler `{}` of {}", clean(sampler), path.display()),
+            "choose with --sampler and --schedule",
+        ));
     }
     if !recipe.ignored.is_empty() {
         let names = recipe.ignored.join(", ");
@@ -159,7 +159,7 @@ impl Job<'_> {
             })
         };
         let done = self.pipeline.generate(self.plan, &observer, cancel, &mut sink);
-        self.remove_preview();
+        remove_preview();
         match failure {
             Some(error) => Err(error),
             None => Ok(done?),
@@ -167,7 +167,7 @@ impl Job<'_> {
     }
 
     fn save(&self, image: &Generated) -> Result<()> {
-        self.remove_preview();
+        remove_preview();
         let name = self.names.get(image.index).map(PathBuf::as_path);
         self.output.save(image, name, self.plan, self.pipeline.model_name())?;
         let time = image.timings;
@@ -191,16 +191,20 @@ impl Job<'_> {
             Err(error) => self.talk.say(&format!("warning: no preview: {error}")),
         }
     }
+}
 
-    fn remove_preview(&self) {
-        let _ = interrupt::saving().take().map(std::fs::remove_file);
-    }
+fn remove_preview() {
+    let _ = interrupt::saving().take().map(std::fs::remove_file);
 }
 
 /// Prints what would run.
 fn dry_run(pipeline: &Pipeline, plan: &Plan, names: &[PathBuf], json: bool) -> Result<()> {
     let outputs: Vec<String> = names.iter().map(|n| n.to_string_lossy().into_owned()).collect();
-    let device = format!("{:?}", pipeline.device().location()).to_lowercase();
+    let device = match pipeline.device().location() {
+        DeviceLocation::Cpu => "cpu".to_owned(),
+        DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+        DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+    };
     let model = pipeline.model_name();
     if json {
         return result_line(&serde_json::to_string(&serde_json::json!({

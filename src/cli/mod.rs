@@ -86,7 +86,9 @@ enum Command {
 pub fn run() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     if arguments.len() < 2 {
-        style::say(&format!("{EXAMPLES}\nAll commands: colora --help"));
+        style::say(&format!(
+            "colora makes pictures from words.\n\n{EXAMPLES}\nAll commands: colora --help"
+        ));
         return ExitCode::from(2);
     }
     let arguments = match verb::complete(arguments) {

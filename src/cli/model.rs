@@ -112,17 +112,17 @@ fn text(summary: &Summary) -> String {
         9 => ", inpainting",
         _ => "",
     };
-    let mut text = format!(
-        "{name}: {family}, {prediction:?} prediction{purpose}\ndefaults: {size}, {steps} steps, guidance {guidance}"
-    );
-    for part in &summary.components {
+    let mut lines = vec![
+        format!("{name}: {family}, {prediction:?} prediction{purpose}"),
+        format!("defaults: {size}, {steps} steps, guidance {guidance}"),
+    ];
+    lines.extend(summary.components.iter().map(|part| {
+        let (name, tensors) = (&part.name, part.tensors);
+        let (size, types) = (bytes(part.bytes), part.dtypes.join(", "));
         let parameters = part.parameters as f64 / 1e6;
-        let size = bytes(part.bytes);
-        let types = part.dtypes.join(", ");
-        text += &format!(
-            "\n  {:14}  {:5} tensors  {parameters:8.1} M parameters  {size:>8}  {types}",
-            part.name, part.tensors
-        );
-    }
-    text
+        format!(
+            "  {name:14}  {tensors:5} tensors  {parameters:8.1} M parameters  {size:>8}  {types}"
+        )
+    }));
+    lines.join("\n")
 }

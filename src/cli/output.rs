@@ -24,10 +24,20 @@ pub(super) struct Output {
     /// Whether the user chose the name.
     named: bool,
     force: bool,
-    json: bool,
-    null: bool,
+    form: Form,
     /// Whether the settings are written into the pictures.
     pub(super) metadata: bool,
+}
+
+/// What is said of a picture on stdout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// Its path and a line break.
+    Line,
+    /// Its path and NUL.
+    Nul,
+    /// A JSON object.
+    Json,
 }
 
 /// `--json`: a picture is there.
@@ -82,8 +92,11 @@ impl Output {
             template: if to_stdout { None } else { Some(template?) },
             named: named.is_some(),
             force: flags.force,
-            json: flags.json,
-            null: flags.null,
+            form: match (flags.json, flags.null) {
+                (true, _) => Form::Json,
+                (_, true) => Form::Nul,
+                _ => Form::Line,
+            },
             metadata: !flags.no_metadata && config.metadata != Some(false),
         })
     }
@@ -109,21 +122,6 @@ impl Output {
         (0..plan.count).map(name).collect()
     }
 
-    /// Makes the folders that the template names, and says so.
-    ///
-    /// # Errors
-    /// [`Error::Io`] when a folder cannot be made.
-    pub(super) fn make_folders(&self, names: &[PathBuf], talk: Talk) -> Result<(), Error> {
-        let parents: BTreeSet<&Path> = names.iter().filter_map(|name| name.parent()).collect();
-        for folder in parents {
-            if !folder.as_os_str().is_empty() && !folder.exists() {
-                std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
-                talk.say(&format!("created the folder {}", folder.display()));
-            }
-        }
-        Ok(())
-    }
-
     /// Saves one picture, whole or not at all, and prints the result.
     ///
     /// # Errors
@@ -143,11 +141,11 @@ impl Output {
         let bytes = png::encode(&image.picture, &texts)?;
         let Some(path) = name else { return result_bytes(&bytes) };
         let path = self.write(&bytes, path)?;
-        if self.json {
+        if self.form == Form::Json {
             return result_line(&saved(image, &path, plan, model)?);
         }
         let mut line = path.as_os_str().as_encoded_bytes().to_vec();
-        line.push(if self.null { 0 } else { b'\n' });
+        line.push(if self.form == Form::Nul { 0 } else { b'\n' });
         result_bytes(&line)
     }
 
@@ -162,6 +160,21 @@ impl Output {
             }
         }
     }
+}
+
+/// Makes the folders that the template names, and says so.
+///
+/// # Errors
+/// [`Error::Io`] when a folder cannot be made.
+pub(super) fn make_folders(names: &[PathBuf], talk: Talk) -> Result<(), Error> {
+    let parents: BTreeSet<&Path> = names.iter().filter_map(|name| name.parent()).collect();
+    for folder in parents {
+        if !folder.as_os_str().is_empty() && !folder.exists() {
+            std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+            talk.say(&format!("created the folder {}", folder.display()));
+        }
+    }
+    Ok(())
 }
 
 fn saved(image: &Generated, path: &Path, plan: &Plan, model: &str) -> Result<String> {

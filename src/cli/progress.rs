@@ -113,7 +113,8 @@ impl Progress {
         }
         let took = stage.began.elapsed();
         if matches!(self.show, Show::Plain) && took >= SLOW && !stage.name.is_empty() {
-            say(&format!("{}  {:.1} s  {}", stage.name, took.as_secs_f64(), stage.note).trim_end());
+            let line = format!("{}  {:.1} s  {}", stage.name, took.as_secs_f64(), stage.note);
+            say(line.trim_end());
         }
         *stage = Stage::new(name);
         if let Show::Bar(bar) = &self.show {
@@ -153,7 +154,7 @@ impl Progress {
 impl Observer for Progress {
     fn event(&self, event: &Event) {
         if let Show::Json = self.show {
-            return json(event).iter().for_each(|line| say(line));
+            return say(&json(event));
         }
         match event {
             Event::Loading { component } => self.enter(&format!("loading {component}")),
@@ -192,7 +193,7 @@ fn step_line(step: usize, steps: usize, sigma: f64, each: Option<f64>) -> String
     format!("{line}  {speed}  eta {eta}")
 }
 
-fn json(event: &Event) -> Option<String> {
+fn json(event: &Event) -> String {
     let value = match event {
         Event::Loading { component } => serde_json::json!({
             "schema": SCHEMA, "event": "loading", "component": component,
@@ -206,7 +207,7 @@ fn json(event: &Event) -> Option<String> {
             "schema": SCHEMA, "event": "decoding", "image": image, "tile": tile, "tiles": tiles,
         }),
     };
-    Some(value.to_string())
+    value.to_string()
 }
 
 #[cfg(test)]
@@ -225,7 +226,7 @@ mod tests {
     fn events_as_json() {
         let step = Event::Step { image: 0, step: 1, steps: 2, sigma: 3.5, preview: None };
         assert_eq!(
-            json(&step).unwrap(),
+            json(&step),
             r#"{"schema":1,"event":"step","image":0,"step":1,"steps":2,"sigma":3.5}"#
         );
     }

@@ -95,6 +95,10 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     }
     let ours = error.chain().find_map(|cause| cause.downcast_ref::<Error>());
     let code = ours.map_or(Fault::Internal, Error::fault).exit_code();
+    if let Some(Error::Cancelled) = ours {
+        say("cancelled");
+        return ExitCode::from(code);
+    }
     let (red, bold, plain) = ("\x1b[1;31m", "\x1b[1m", "\x1b[0m");
     let mut causes = error.chain().map(|cause| match cause.downcast_ref::<Error>() {
         Some(error) => split(error).0,
@@ -113,9 +117,10 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
 
 /// Whether the error is only that nobody reads stdout any more.
 fn reader_left(error: &anyhow::Error) -> bool {
+    // An error of ours is about a file, whatever its source.
+    let ours = error.chain().find_map(|cause| cause.downcast_ref::<Error>());
     let io = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>());
-    let ours = error.chain().any(|cause| cause.is::<Error>());
-    !ours && io.is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+    ours.is_none() && io.is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// What is wrong, and what to do about it.

@@ -139,7 +139,8 @@ fn field(name: &str) -> Result<Field, String> {
     FIELDS.iter().find(|(known, _)| *known == name).map(|(_, field)| *field).ok_or_else(|| {
         let near = did_you_mean(name, FIELDS.map(|(known, _)| known));
         let known = FIELDS.map(|(known, _)| format!("{{{known}}}")).join(" ");
-        format!("unknown field `{name}`{near}; there are {known}")
+        let also = if near.is_empty() { ";" } else { "" };
+        format!("unknown field `{name}`{near}{also} there are {known}")
     })
 }
 

@@ -11,7 +11,7 @@ const DEFAULT: &str = "generate";
 /// Inserts the default verb where none is.
 ///
 /// # Errors
-/// [`Error::NotFound`] for a lone word that looks like a mistyped verb.
+/// [`Error::BadRequest`] for a lone word that looks like a mistyped verb.
 pub(super) fn complete(mut arguments: Vec<OsString>) -> Result<Vec<OsString>, Error> {
     let global = |a: &OsStr| matches!(a.to_str(), Some("-q" | "--quiet" | "--verbose")) || is_v(a);
     let at = arguments.iter().skip(1).take_while(|a| global(a)).count() + 1;
@@ -29,9 +29,9 @@ pub(super) fn complete(mut arguments: Vec<OsString>) -> Result<Vec<OsString>, Er
     if let Some(verb) =
         tree.get_subcommands().map(clap::Command::get_name).find(|v| is_slip(first, v))
     {
-        let hint =
-            format!("; did you mean `colora {verb}`? To draw the word: colora generate {first}");
-        return Err(Error::NotFound { what: "command", name: first.to_owned(), hint });
+        let draw = format!("to draw the word: colora {DEFAULT} {first}");
+        let why = format!("unknown; did you mean `colora {verb}`? {draw}");
+        return Err(Error::bad_request("command", first, why));
     }
     arguments.insert(at, DEFAULT.into());
     Ok(arguments)

@@ -145,7 +145,8 @@ impl Store {
         }
         let (what, hint) = if found.is_empty() {
             let near = did_you_mean(name, entries.iter().map(|e| e.name.as_str()));
-            ("model", format!("{near}; searched in {}", shown(&self.folders)))
+            let sought = if near.is_empty() { "; searched in" } else { " Searched in" };
+            ("model", format!("{near}{sought} {}", shown(&self.folders)))
         } else {
             ("single model", format!("; found {}; pass one of these paths", shown(&found)))
         };

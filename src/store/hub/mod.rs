@@ -188,13 +188,12 @@ impl Pull<'_> {
         let file = file.map_err(|e| Error::io(path, e))?;
         loop {
             match file.try_lock() {
-                Ok(()) => return Ok(file),
+                // Some network folders know no locks; two downloads then do the work twice.
+                Ok(()) | Err(TryLockError::Error(_)) => return Ok(file),
                 Err(TryLockError::WouldBlock) => {
                     self.cancel.check()?;
                     std::thread::sleep(Duration::from_millis(100));
                 }
-                // Some network folders know no locks; two downloads then do the work twice.
-                Err(TryLockError::Error(_)) => return Ok(file),
             }
         }
     }
@@ -225,13 +224,18 @@ fn check(part: &Path, meta: &Meta, cancel: &Cancel) -> Result<()> {
                 read => hash.update(&block[..read]),
             }
         }
-        let hash: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash = hex(&hash.finalize());
         wrong = (hash != meta.etag.to_lowercase())
             .then(|| format!("SHA-256 {hash}, not {}", meta.etag));
     }
     let Some(wrong) = wrong else { return Ok(()) };
     fs::remove_file(part).map_err(io)?;
     Err(Error::corrupt(part, format!("the download has {wrong}; it was discarded, try again")))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let digit = |half: u8| char::from_digit(half.into(), 16).unwrap_or_default();
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 /// Makes `snapshot/file` a link to `blob`, or a copy where links are not to be had.

@@ -87,24 +87,22 @@ fn answer(
     log.lock().unwrap().push(format!("{short}{range}{auth}"));
     let head = line.starts_with("HEAD");
     let answer = script(&Asked { line, headers });
-    let mut text = format!("HTTP/1.1 {} x\r\nConnection: close\r\n", answer.status);
+    let mut lines = vec![format!("HTTP/1.1 {} x", answer.status), "Connection: close".to_owned()];
     if !answer.headers.iter().any(|(k, _)| *k == "Content-Length") {
-        text += &format!("Content-Length: {}\r\n", answer.body.len());
+        lines.push(format!("Content-Length: {}", answer.body.len()));
     }
-    for (name, value) in &answer.headers {
-        text += &format!("{name}: {value}\r\n");
-    }
-    stream.write_all((text + "\r\n").as_bytes())?;
+    lines.extend(answer.headers.iter().map(|(name, value)| format!("{name}: {value}")));
+    stream.write_all((lines.join("\r\n") + "\r\n\r\n").as_bytes())?;
     let end = answer.cut.unwrap_or(answer.body.len()).min(answer.body.len());
     if head { Ok(()) } else { stream.write_all(&answer.body[..end]) }
 }
 
 fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+    hex(&Sha256::digest(bytes))
 }
 
 fn weights() -> Vec<u8> {
-    (0..700_000u32).map(|i| (i * i >> 7) as u8).collect()
+    (0..700_000u32).map(|i| ((i * i) >> 7) as u8).collect()
 }
 
 /// A repository with one large file, whose transfer breaks off `breaks` times.

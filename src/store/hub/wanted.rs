@@ -40,8 +40,12 @@ fn weights(all: &[String], component: &str) -> Vec<String> {
         .map(|ending| {
             candidates.iter().filter(|f| form(f) == *ending).map(|f| (*f).clone()).collect()
         })
-        .find(|found: &Vec<String>| found.iter().any(|f| !f.ends_with(".json")))
+        .find(|found: &Vec<String>| found.iter().any(|f| !is_index(f)))
         .unwrap_or_default()
+}
+
+fn is_index(name: &str) -> bool {
+    name.rsplit('.').next() == Some("json")
 }
 
 fn is_weights(name: &str) -> bool {
@@ -60,7 +64,7 @@ fn form(file: &str) -> String {
         words.retain(|w| *w != "index" && *w != "json");
         words.sort_unstable_by_key(|w| ["safetensors", "bin"].contains(w));
     }
-    words.iter().map(|word| format!(".{}", word.split('-').next().unwrap_or(word))).collect()
+    words.iter().flat_map(|word| [".", word.split('-').next().unwrap_or(word)]).collect()
 }
 
 fn single(all: &[String]) -> Result<Vec<String>, String> {

@@ -1,0 +1,12 @@
+//! The program from outside: the real binary with a tiny model.
+#![cfg(feature = "cli")]
+#![allow(clippy::unwrap_used)]
+
+#[path = "cli/pictures.rs"]
+mod pictures;
+#[path = "cli/refusals.rs"]
+mod refusals;
+#[path = "cli/verbs.rs"]
+mod verbs;
+#[path = "cli/world.rs"]
+mod world;

@@ -1,0 +1,163 @@
+//! Pictures: names, streams, settings, repeats.
+
+use super::world::{MODEL, World, json};
+use serde_json::Value;
+use std::fs;
+
+#[test]
+fn a_picture_and_its_path_and_nothing_else() {
+    let world = World::new();
+    let output = world.command(&["-s", "2", "-S", "5", "-o", "fox.png", "a fox"]).output().unwrap();
+    assert!(output.status.success());
+    assert_eq!(output.stdout, b"fox.png\n");
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "", "nothing to say about a quick one");
+    assert_eq!(world.files(), ["fox.png"]);
+    assert_eq!(world.pixels("fox.png").len(), 64 * 64 * 3);
+    // The same seed is the same picture, another seed another one.
+    world.run(&["generate", "-s2", "--seed=5", "-osame", "a fox"]);
+    world.run(&["g", "-s2", "--seed=6", "-oother", "a fox"]);
+    assert_eq!(world.pixels("fox.png"), world.pixels("same.png"));
+    assert_ne!(world.pixels("fox.png"), world.pixels("other.png"));
+}
+
+#[test]
+fn default_names_never_collide() {
+    let world = World::new();
+    let first = world.run(&["-s1", "-S7", "-n2", "x"]);
+    let names: Vec<&str> = first.lines().collect();
+    assert!(names[0].ends_with("-7-0.png") && names[1].ends_with("-8-1.png"), "{names:?}");
+    let again = world.run(&["-s1", "-S7", "x"]);
+    assert!(again.trim().ends_with("-7-0-2.png"), "{again}");
+    assert_eq!(world.files().len(), 3);
+    let random = world.run(&["-s1", "-n2", "x", "-0"]);
+    assert_eq!(random.matches('\0').count(), 2);
+    assert_eq!(world.files().len(), 5);
+}
+
+#[test]
+fn templates_stay_in_their_folder_and_make_it() {
+    let world = World::new();
+    let name = "new/{model}/{prompt}.png";
+    let output = world.command(&["-s1", "-n2", "-o", name, "../../../etc: x"]).output().unwrap();
+    assert!(output.status.success());
+    assert!(String::from_utf8(output.stderr).unwrap().contains("created the folder"));
+    let names = ["new/sd15/etc-x-0.png", "new/sd15/etc-x-1.png"];
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), names.map(|n| format!("{n}\n")).concat());
+    assert!(names.iter().all(|name| world.path(name).is_file()));
+    assert!(world.fail(2, &["-o", "{sed}.png", "x"]).contains("did you mean `seed`"));
+    assert!(world.fail(2, &["-o", "x.jpg", "x"]).contains("only .png"));
+}
+
+#[test]
+fn json_lines_have_a_schema() {
+    let world = World::new();
+    let lines = world.run(&["--json", "-s2", "-S3", "-n2", "-N", "fog", "-o", "{index}", "a fox"]);
+    let lines: Vec<Value> = lines.lines().map(json).collect();
+    assert_eq!(lines.len(), 2);
+    for (index, value) in lines.iter().enumerate() {
+        assert_eq!(
+            (&value["event"], &value["path"]),
+            (&"saved".into(), &format!("{index}.png").into())
+        );
+        assert_eq!(value["seed"], 3 + index);
+        assert_eq!((&value["width"], &value["height"]), (&64.into(), &64.into()));
+        assert_eq!(value["model"], "sd15");
+        for part in ["load", "encode", "sample", "decode"] {
+            assert!(value["timings"][part].as_f64().unwrap() >= 0.0);
+        }
+        let request: colora::Request = serde_json::from_value(value["request"].clone()).unwrap();
+        assert_eq!((request.prompt.as_str(), request.negative_prompt.as_str()), ("a fox", "fog"));
+        assert_eq!((request.steps, request.count), (Some(2), 1));
+    }
+}
+
+#[test]
+fn standard_streams_carry_prompt_and_picture() {
+    let world = World::new();
+    let mut command = world.command(&["-s1", "-S1", "-o", "-", "-"]);
+    let png = command.write_stdin("a fox\n").assert().success().get_output().stdout.clone();
+    assert!(png.starts_with(b"\x89PNG"));
+    assert!(world.files().is_empty());
+    world.write("piped.png", png);
+    world.run(&["-s1", "-S1", "-o", "named", "a fox"]);
+    assert_eq!(world.pixels("piped.png"), world.pixels("named.png"));
+    assert_eq!(world.run(&["inspect", "piped.png"]).lines().next(), Some("a fox"));
+    for flags in [["-n2", "x"], ["--json", "x"], ["--preview=1", "x"]] {
+        let error = world.fail(2, &["-o", "-", flags[0], flags[1]]);
+        assert!(error.contains("output = -"), "{error}");
+    }
+}
+
+#[test]
+fn files_are_not_overwritten_without_force() {
+    let world = World::new();
+    world.write("a.png", "precious");
+    let error = world.fail(2, &["-s1", "-o", "a.png", "x"]);
+    assert!(error.contains("error: a.png exists already") && error.contains("hint:"), "{error}");
+    assert_eq!(fs::read(world.path("a.png")).unwrap(), b"precious");
+    world.run(&["-s1", "-o", "a.png", "--force", "x"]);
+    assert_ne!(fs::read(world.path("a.png")).unwrap(), b"precious");
+    world.run(&["-s1", "-S1", "-o", "folder/", "x"]);
+    assert!(world.path("folder").is_dir());
+    assert_eq!(world.files(), ["a.png", "folder"]);
+}
+
+#[test]
+fn a_picture_makes_itself_again() {
+    let world = World::new();
+    world.run(&[
+        "-s2",
+        "-S41",
+        "-n2",
+        "-g3",
+        "-N",
+        "fog",
+        "--sampler=euler",
+        "-o{seed}",
+        "it's a fox",
+    ]);
+    world.run(&["--from", "42.png", "-m", MODEL, "-o", "again.png"]);
+    assert_eq!(world.pixels("42.png"), world.pixels("again.png"));
+    world.run(&["--from", "42.png", "-m", MODEL, "-S", "41", "-o", "first"]);
+    assert_eq!(world.pixels("41.png"), world.pixels("first.png"));
+    let request = json(&world.run(&["inspect", "--json", "42.png"]))["request"].clone();
+    assert_eq!((&request["seed"], &request["sampler"]), (&42.into(), &"euler".into()));
+    let command = world.run(&["inspect", "--as-command", "42.png"]);
+    assert!(
+        command.ends_with("'it'\\''s a fox'\n") && command.contains("--guidance=3"),
+        "{command}"
+    );
+    // The picture names its model, which is not in the folders here.
+    assert!(world.fail(4, &["--from", "42.png", "-o", "x"]).contains("`sd15`"));
+    world.run(&["-s1", "--no-metadata", "-o", "bare", "x"]);
+    assert!(world.fail(3, &["inspect", "bare.png"]).contains("no settings"));
+    world.fail(3, &["--from", "bare.png"]);
+    world.fail(4, &["inspect", "absent.png"]);
+    world.write("text.png", "no picture");
+    world.fail(3, &["inspect", "text.png"]);
+}
+
+#[test]
+fn threads_and_previews() {
+    let world = World::new();
+    world.run(&["--threads", "1", "-s2", "-S1", "-o", "one", "x"]);
+    world.run(&["--preview", "1", "-s2", "-S1", "-o", "two", "x"]);
+    assert_eq!(world.pixels("one.png"), world.pixels("two.png"));
+    assert_eq!(world.files(), ["one.png", "two.png"], "previews are gone");
+    world.write("three.preview.png", "mine");
+    world.run(&["--preview", "1", "-s1", "-o", "three", "x"]);
+    assert_eq!(fs::read(world.path("three.preview.png")).unwrap(), b"mine");
+}
+
+#[test]
+fn a_dry_run_tells_and_does_nothing() {
+    let world = World::new();
+    let text = world.run(&["--dry-run", "-S18446744073709551615", "-o", "new/x.png", "x"]);
+    let plan: toml::Table = text.parse().unwrap();
+    assert_eq!(plan["outputs"][0].as_str(), Some("new/x.png"));
+    assert_eq!(plan["plan"]["seed"].as_str(), Some("18446744073709551615"));
+    let value = json(&world.run(&["--dry-run", "--json", "-n3", "-s4", "x"]));
+    assert_eq!((&value["event"], &value["plan"]["steps"]), (&"plan".into(), &4.into()));
+    assert_eq!(value["outputs"].as_array().unwrap().len(), 3);
+    assert!(world.files().is_empty());
+}

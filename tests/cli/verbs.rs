@@ -1,0 +1,126 @@
+//! The other commands, progress, pipes and signals.
+
+use super::world::{World, json};
+use serde_json::Value;
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Command as Process, Stdio};
+
+#[test]
+fn settings_files_are_layered() {
+    let world = World::new();
+    world.write("colora.toml", "steps = 3\nwidth = 128\noutput = \"c-{seed}\"");
+    world.write(".home/colora/config.toml", "steps = 9\nheight = 72");
+    let plan = |arguments: &[&str]| json(&world.run(arguments))["plan"].clone();
+    let value = plan(&["--dry-run", "--json", "-W64", "x"]);
+    assert_eq!(
+        (&value["steps"], &value["width"], &value["height"]),
+        (&3.into(), &64.into(), &72.into())
+    );
+    let shown = world.run(&["config", "show", "--origin"]);
+    assert!(shown.contains("steps = 3  # ./colora.toml"), "{shown}");
+    assert!(shown.contains("# COLORA_MODEL") && shown.contains("config.toml"), "{shown}");
+    assert_eq!(world.run(&["config", "path"]).lines().count(), 2);
+    world.write("colora.toml", "stepz = 3");
+    let error = world.fail(3, &["x"]);
+    assert!(error.contains("unknown key `stepz`; did you mean `steps`"), "{error}");
+    world.fail(2, &["config", "init", "--local"]);
+    world.run(&["config", "init", "--local", "--force"]);
+    assert_eq!(world.run(&["config", "show"]).lines().count(), 3, "all keys are comments");
+    world.write("colora.toml", "device = \"toaster\"");
+    let error = world.fail(2, &["x"]);
+    assert!(
+        error.contains("colora.toml") && error.contains("caused by: device = toaster"),
+        "{error}"
+    );
+}
+
+#[test]
+fn completions_and_manual_pages() {
+    let world = World::new();
+    for shell in ["bash", "zsh", "fish", "powershell"] {
+        let script = world.run(&["completions", shell]);
+        assert!(script.contains("--guidance") || script.contains("-l guidance"), "{shell}");
+    }
+    world.fail(2, &["completions", "tcsh"]);
+    assert!(world.run(&["man"]).contains(".TH colora 1"));
+    world.run(&["man", "--dir", "man"]);
+    assert!(fs::read_dir(world.path("man")).unwrap().count() > 7);
+}
+
+#[test]
+fn help_is_as_recorded() {
+    let world = World::new();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cli_snapshots");
+    let pages: [(&str, &[&str]); 6] = [
+        ("help", &["-h"]),
+        ("long", &["--help"]),
+        ("generate", &["generate", "-h"]),
+        ("model", &["help", "model"]),
+        ("inspect", &["inspect", "--help"]),
+        ("config", &["config", "--help"]),
+    ];
+    for (name, arguments) in pages {
+        let text = world.run(arguments);
+        let path = folder.join(format!("{name}.txt"));
+        if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
+            fs::write(&path, &text).unwrap();
+        }
+        let recorded = fs::read_to_string(&path).unwrap_or_default();
+        assert_eq!(text, recorded, "{name}: if this is meant, run again with UPDATE_SNAPSHOTS=1");
+        assert!(text.lines().all(|line| line.chars().count() <= 100), "{name} is too wide");
+    }
+    assert!(world.run(&["--version"]).starts_with("colora "));
+}
+
+#[test]
+fn progress_goes_to_stderr() {
+    let world = World::new();
+    let arguments = ["--progress", "json", "-s2", "-o", "x", "x"];
+    let output = world.command(&arguments).output().unwrap();
+    let lines: Vec<Value> = String::from_utf8(output.stderr).unwrap().lines().map(json).collect();
+    let steps: Vec<&Value> = lines.iter().filter(|v| v["event"] == "step").collect();
+    assert_eq!(steps.len(), 2);
+    assert_eq!((&steps[1]["step"], &steps[1]["steps"]), (&2.into(), &2.into()));
+    let verbose = world.command(&["-v", "-s1", "-oy", "x"]).output().unwrap();
+    assert!(String::from_utf8(verbose.stderr).unwrap().contains("seed="));
+    let quiet = world.command(&["-q", "-s1", "-o", "new/z", "x"]).output().unwrap();
+    assert!(quiet.stderr.is_empty() && quiet.status.success());
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_failure() {
+    let world = World::new();
+    for arguments in [&["-s1", "-n3", "x"][..], &["model", "list"], &["--help"], &["man"]] {
+        let mut child =
+            world.process(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let mut error = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut error).unwrap();
+        let status = child.wait().unwrap();
+        assert_eq!((status.code(), error.as_str()), (Some(0), ""), "{arguments:?}");
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn an_interrupt_leaves_no_file() {
+    let world = World::new();
+    let arguments = ["--progress", "json", "--preview", "1", "-s900", "-o", "x.png", "x"];
+    let mut child =
+        world.process(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let begun = lines.by_ref().any(|line| line.unwrap().contains("\"step\":2,"));
+    assert!(begun && world.path("x.preview.png").is_file());
+    let kill = Process::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(kill.success());
+    let rest: Vec<String> = lines.map(Result::unwrap).collect();
+    let status = child.wait().unwrap();
+    assert_eq!(status.code(), Some(130), "{rest:?}");
+    assert!(rest.iter().any(|line| line == "cancelled"), "{rest:?}");
+    let mut out = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
+    assert_eq!(out, "");
+    assert!(world.files().is_empty(), "{:?}", world.files());
+}
