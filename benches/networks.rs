@@ -1,11 +1,12 @@
 //! Parts of a picture's work, on random weights of the true shapes.
 //!
 //!     cargo bench --bench networks
+#![allow(missing_docs, clippy::expect_used)] // criterion's macros
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use colora::nn::{Conv2d, Geometry, GroupNorm, Linear, attention};
 use colora::sampling::{Denoiser, NoiseTable, Sampler, Schedule, SchedulerConfig, Sigmas, sample};
-use colora::weights::{MemorySource, Scope, Site};
+use colora::weights::{MemorySource, Placement, Scope, Site};
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::hint::black_box;
 
@@ -14,9 +15,12 @@ fn random(shape: &[usize]) -> Tensor {
 }
 
 fn source(weights: &[(&str, &[usize])]) -> MemorySource {
-    let tensors =
-        weights.iter().map(|(name, shape)| (Site::new(format!("x.{name}")), random(shape)));
-    MemorySource::new(tensors.collect(), Device::Cpu, DType::F32)
+    let mut source = MemorySource::new(Placement::default());
+    for (name, shape) in weights {
+        let site = Site::new(format!("x.{name}"));
+        source.insert(site, &random(shape)).expect("a weight in memory");
+    }
+    source
 }
 
 /// The shapes of SD 1.5 at 512x512 with guidance (batch 2).

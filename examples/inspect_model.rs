@@ -4,6 +4,8 @@
 //!
 //! Prints family, prediction and parts of MODEL (default: the starter model).
 
+#![allow(clippy::print_stdout)] // an example talks
+
 use colora::Pipeline;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

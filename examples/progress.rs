@@ -5,6 +5,8 @@
 //! Prints the noise left after each step, keeps a look at the half-way point and
 //! writes FOLDER/progress.png.
 
+#![allow(clippy::print_stdout)] // an example talks
+
 use colora::{Pipeline, Request};
 use std::path::PathBuf;
 

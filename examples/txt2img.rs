@@ -4,6 +4,8 @@
 //!
 //! Writes FOLDER/txt2img-0.png and -1.png and prints their paths.
 
+#![allow(clippy::print_stdout)] // an example talks
+
 use colora::{Cancel, Pipeline, Request};
 use std::path::PathBuf;
 

@@ -8,6 +8,9 @@ pub const VAE_FACTOR: usize = 8;
 /// Longest side that is accepted, in pixels.
 pub const MAX_SIDE: usize = 8192;
 
+/// Largest picture that is accepted, in pixels: beyond it a UNet's activations take tens of GiB.
+pub const MAX_PIXELS: usize = 4096 * 4096;
+
 /// Width and height of a picture in pixels; both are multiples of [`VAE_FACTOR`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ImageSize {
@@ -28,7 +31,7 @@ impl ImageSize {
     /// The size that SD 1.x was trained at.
     pub const SD: ImageSize = ImageSize { width: 512, height: 512 };
 
-    /// Checks both sides: multiples of 8, from 8 to [`MAX_SIDE`] pixels.
+    /// Checks both sides: multiples of 8, from 8 to [`MAX_SIDE`] pixels, [`MAX_PIXELS`] in all.
     ///
     /// # Errors
     /// [`Error::BadRequest`] for a side that is zero or no multiple of 8, [`Error::Limit`] for one
@@ -53,6 +56,13 @@ impl ImageSize {
                     asked: side as u64,
                 });
             }
+        }
+        if width * height > MAX_PIXELS {
+            return Err(Error::Limit {
+                what: "picture size in pixels",
+                allowed: MAX_PIXELS as u64,
+                asked: (width * height) as u64,
+            });
         }
         Ok(Self { width, height })
     }
@@ -107,6 +117,8 @@ mod tests {
         assert!(ImageSize::new(0, 8).is_err());
         assert!(ImageSize::new(usize::MAX, 8).is_err());
         assert!(matches!(ImageSize::new(80_000, 8), Err(Error::Limit { .. })));
+        assert!(matches!(ImageSize::new(8192, 8192), Err(Error::Limit { .. })));
+        assert!(ImageSize::new(8192, 2048).is_ok());
         assert!("512".parse::<ImageSize>().is_err());
         assert!("-8x8".parse::<ImageSize>().is_err());
     }

@@ -1,4 +1,5 @@
 //! Checkpoints in every form give the same model, and hostile files give clear errors.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod support;
 

@@ -1,5 +1,6 @@
 //! Each network against diffusers and transformers, on small random models of the true topology.
 //! The goldens are made by `goldens/make_models.py`.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod support;
 

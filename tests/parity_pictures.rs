@@ -1,5 +1,6 @@
 //! Whole pictures against the diffusers pipelines: same weights, same seed, same pixels.
 //! The goldens are made by `goldens/make_pictures.py`.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod support;
 

@@ -1,5 +1,6 @@
 //! Noise schedules against the diffusers schedulers: the same timesteps, the same σ, the same
 //! initial scale. The goldens are made by `goldens/make_schedules.py`.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod support;
 

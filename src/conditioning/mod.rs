@@ -133,9 +133,9 @@ impl TextTowers {
         let row = |score: f32| {
             let mut numbers = vec![height, width, 0.0, 0.0];
             if self.rules.aesthetic {
-                numbers.push(score)
+                numbers.push(score);
             } else {
-                numbers.extend([height, width])
+                numbers.extend([height, width]);
             }
             numbers
         };

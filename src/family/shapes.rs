@@ -30,7 +30,8 @@ impl Shapes<'_> {
 
     /// How many consecutive indices `prefix.0`, `prefix.1` … have a `suffix`.
     fn count(&self, prefix: &str, suffix: &str) -> usize {
-        (0..).take_while(|i| self.find(&format!("{prefix}.{i}.{suffix}")).is_some()).count()
+        // No list of blocks or layers is that long.
+        (0..4096).take_while(|i| self.find(&format!("{prefix}.{i}.{suffix}")).is_some()).count()
     }
 
     /// The UNet's architecture.

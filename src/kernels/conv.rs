@@ -119,7 +119,7 @@ impl Convolution {
             let accumulate = from > 0 || bias.is_some();
             // SAFETY: the target is this task's own, see above.
             unsafe {
-                multiply(Target { pointer, row_stride: pixels, accumulate }, left, right, 1.0)
+                multiply(Target { pointer, row_stride: pixels, accumulate }, left, right, 1.0);
             };
         }
     }
@@ -146,7 +146,7 @@ impl Convolution {
                     (y * self.stride + ky).checked_sub(self.padding).filter(|r| *r < s.height);
                 match row {
                     Some(row) => {
-                        self.unfold_row(&plane[row * s.width..][..s.width], x, count, kx, unfolded)
+                        self.unfold_row(&plane[row * s.width..][..s.width], x, count, kx, unfolded);
                     }
                     None => unfolded.resize(unfolded.len() + count, 0.0),
                 }

@@ -201,12 +201,12 @@ impl UNetConfig {
                 format!("{groups} for {:?}", self.block_out_channels),
             );
         }
-        for kind in self.down_block_types.iter() {
+        for kind in &self.down_block_types {
             if !matches!(kind.as_str(), "DownBlock2D" | "CrossAttnDownBlock2D") {
                 return refuse("down_block_types", kind.clone());
             }
         }
-        for kind in self.up_block_types.iter() {
+        for kind in &self.up_block_types {
             if !matches!(kind.as_str(), "UpBlock2D" | "CrossAttnUpBlock2D") {
                 return refuse("up_block_types", kind.clone());
             }
@@ -260,7 +260,7 @@ impl UNetConfig {
         }
         for level in 0..levels {
             let heads = self.heads(level)?;
-            if heads == 0 || self.block_out_channels[level] % heads != 0 {
+            if heads == 0 || !self.block_out_channels[level].is_multiple_of(heads) {
                 return refuse(
                     "attention_head_dim",
                     format!("{heads} for width {}", self.block_out_channels[level]),
@@ -354,7 +354,9 @@ impl ClipConfig {
                 "CLIP text towers as in SD 1.x, 2.x and SDXL are built",
             ))
         };
-        if self.num_attention_heads == 0 || self.hidden_size % self.num_attention_heads != 0 {
+        if self.num_attention_heads == 0
+            || !self.hidden_size.is_multiple_of(self.num_attention_heads)
+        {
             return refuse("num_attention_heads", self.num_attention_heads.to_string());
         }
         if self.num_hidden_layers == 0 || self.num_hidden_layers > 512 {

@@ -254,7 +254,7 @@ impl Pipeline {
         let unet = self.unet(observer)?;
         timings.load += begin.elapsed();
         cancel.check()?;
-        Steps::new(self, plan, index, unet, conditioning, cancel.clone(), timings)
+        Steps::new(self, plan, index, unet, &conditioning, cancel.clone(), timings)
     }
 
     fn condition(&self, text: &TextTowers, plan: &Plan) -> Result<Conditioning> {

@@ -68,7 +68,7 @@ impl<'a> Steps<'a> {
         plan: &Plan,
         index: usize,
         unet: Arc<UNet>,
-        conditioning: Conditioning,
+        conditioning: &Conditioning,
         cancel: Cancel,
         timings: Timings,
     ) -> Result<Self> {
@@ -124,7 +124,7 @@ impl<'a> Steps<'a> {
         observer: &dyn Observer,
         cancel: &Cancel,
     ) -> Result<Generated> {
-        while let Some(step) = self.next() {
+        for step in self.by_ref() {
             step?;
         }
         if self.failed {
@@ -176,7 +176,7 @@ fn denoiser<'a>(
     pipeline: &'a Pipeline,
     plan: &Plan,
     unet: Arc<UNet>,
-    conditioning: Conditioning,
+    conditioning: &Conditioning,
     sigmas: &Sigmas,
     x: &Tensor,
 ) -> Result<Box<dyn Denoiser + 'a>> {

@@ -1,0 +1,50 @@
+"""Times diffusers on the CPU for the work that `colora generate --json` reports.
+
+    python diffusers_bench.py MODEL --size 512 --steps 3 [--dtype bf16] [--channels-last]
+
+Prints one JSON line: seconds to load, encode, per step (guidance on: batch 2) and decode, peak RSS.
+"""
+
+import argparse
+import json
+import resource
+import time
+
+import torch
+from diffusers import DiffusionPipeline
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model")
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--dtype", choices=["f32", "bf16"], default="f32")
+    parser.add_argument("--channels-last", action="store_true")
+    args = parser.parse_args()
+    dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[args.dtype]
+    start = time.perf_counter()
+    pipe = DiffusionPipeline.from_pretrained(args.model, torch_dtype=dtype)
+    if args.channels_last:
+        pipe.unet.to(memory_format=torch.channels_last)
+        pipe.vae.to(memory_format=torch.channels_last)
+    loaded = time.perf_counter()
+    pipe.set_progress_bar_config(disable=True)
+    marks = []
+    latents = pipe("a red fox in the snow", negative_prompt="blurry", num_inference_steps=args.steps,
+                   guidance_scale=7.5, height=args.size, width=args.size, output_type="latent",
+                   callback_on_step_end=lambda _p, _i, _t, kw: marks.append(time.perf_counter()) or kw).images
+    begin = time.perf_counter()
+    with torch.no_grad():
+        pipe.vae.decode(latents / pipe.vae.config.scaling_factor)
+    decoded = time.perf_counter()
+    steps = [b - a for a, b in zip(marks, marks[1:])]
+    print(json.dumps({
+        "peer": "diffusers", "dtype": args.dtype, "channels_last": args.channels_last,
+        "load_s": round(loaded - start, 2), "step_s": [round(s, 2) for s in steps],
+        "decode_s": round(decoded - begin, 2),
+        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}))
+
+
+if __name__ == "__main__":
+    main()
