@@ -13,11 +13,13 @@ import pathlib
 import random
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -163,7 +165,30 @@ def new_networks(preset, side, device):
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         attention_head_dim=[w // 32 for w in size["widths"]],  # heads, in spite of its name
         cross_attention_dim=size["text"])
-    return text.to(device), unet.to(device, memory_format=torch.channels_last)
+    if device == "cpu":
+        # Half the time of torch's fused attention, whose backward pass is slow for such short sequences.
+        unet.set_attn_processor(AttnProcessor())
+        text.set_attn_implementation("eager")
+    return text.to(device), unet.to(device)
+
+
+def share(text, unet):
+    """Networks of their own gradients with the same weights, for a second thread."""
+    networks = copy.deepcopy(text), copy.deepcopy(unet)
+    parameters = [p for n in networks for p in n.parameters()]
+    for own, p in zip(parameters, [p for n in (text, unet) for p in n.parameters()], strict=True):
+        own.data = p.data
+    return networks, parameters
+
+
+def gradient(replica, ids, noisy, t, target, weight):
+    """Adds the gradient of one part of the batch and returns its loss."""
+    (text, unet), _ = replica
+    with torch.autocast(noisy.device.type, torch.bfloat16):
+        v = unet(noisy, t, text(ids)[0]).sample
+    loss = ((v.float() - target).square().mean((1, 2, 3)) * weight).sum()
+    loss.backward()
+    return loss.item()
 
 
 def main():
@@ -174,6 +199,7 @@ def main():
     parser.add_argument("--preset", choices=PRESETS, default="small")
     parser.add_argument("--minutes", type=float, default=75)
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--workers", type=int, default=1, help="threads that take a part of each batch each")
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--copies", type=int, default=2)
     args = parser.parse_args()
@@ -209,7 +235,7 @@ def main():
     parameters = list(text.parameters()) + list(unet.parameters())
     averages = list(ema_text.parameters()) + list(ema_unet.parameters())
     print(sum(p.numel() for p in parameters) / 1e6, "M parameters", flush=True)
-    optimiser = torch.optim.AdamW(parameters, lr=args.rate, betas=(0.9, 0.99), weight_decay=1e-2)
+    optimiser = torch.optim.AdamW(parameters, lr=args.rate, betas=(0.9, 0.99), weight_decay=1e-2, fused=True)
     state_path = pathlib.Path(str(out) + ".state.pt")
     parts = {"text": text, "unet": unet, "ema_text": ema_text, "ema_unet": ema_unet, "optimiser": optimiser}
     step, spent = 0, 0.0
@@ -217,11 +243,14 @@ def main():
         state = torch.load(state_path, weights_only=True)
         for name, part in parts.items():
             part.load_state_dict(state[name])
+        optimiser.param_groups[0].update(fused=True, foreach=None)
         step, spent = state["step"], state["spent"]
     counts = Counter(t for c in captions for t in c["tags"])
     rare = {t for t, n in counts.items() if n <= 3}
-    weights = torch.tensor([8.0 if c["label"] in BAR else 3.0 if c["label"] in COMMON | PLAIN.keys() else 1.0
+    weights = torch.tensor([8.0 if c["label"] in BAR else 3.5 if c["label"] in COMMON | PLAIN.keys() else 0.15
                             for c in captions])
+    replicas = [((text, unet), parameters)] + [share(text, unet) for _ in range(args.workers - 1)]
+    pool = ThreadPoolExecutor(args.workers)
     snr = scheduler.alphas_cumprod / (1 - scheduler.alphas_cumprod)
     start, saved, losses = time.time() - spent, time.time(), []
     while (done := (time.time() - start) / (60 * args.minutes)) < 1:
@@ -229,28 +258,32 @@ def main():
         for group in optimiser.param_groups:
             group["lr"] = rate
         picked = torch.multinomial(weights, args.batch, replacement=True)
-        x = latents[torch.randint(len(latents), (args.batch,)), picked]
+        # Mostly the picture as it is; its other versions now and then.
+        version = torch.randint(len(latents), (args.batch,)) * (torch.rand(args.batch) < 0.2)
+        x = latents[version, picked]
         words = [caption_of(captions[i], rare, rng) for i in picked.tolist()]
         ids = tokenizer(words, padding="max_length", truncation=True, max_length=WINDOW, return_tensors="pt").input_ids
         t = ((torch.arange(args.batch) + torch.rand(args.batch)) * 1000 / args.batch).long()  # evenly spread
         noise = torch.randn_like(x)
-        noisy = scheduler.add_noise(x, noise, t.to(device)).to(memory_format=torch.channels_last)
+        noisy = scheduler.add_noise(x, noise, t.to(device))
         target = scheduler.get_velocity(x, noise, t.to(device))
-        with torch.autocast(device, torch.bfloat16):
-            context = text(ids.to(device))[0]
-            v = unet(noisy, t.to(device), context).sample
         # Whole weight while the caption decides (much noise), min-SNR-5 for v where only detail is left.
-        weight = (5 / (snr[t] + 1)).clamp(max=1).to(device)
-        loss = ((v.float() - target).square().mean((1, 2, 3)) * weight).mean()
+        weight = (5 / (snr[t] + 1)).clamp(max=1).to(device) / args.batch
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        parts_of = (u.chunk(args.workers) for u in (ids.to(device), noisy, t.to(device), target, weight))
+        loss = sum(pool.map(gradient, replicas, *parts_of))
+        for _, other in replicas[1:]:
+            torch._foreach_add_([p.grad for p in parameters], [p.grad for p in other])
+            for p in other:
+                p.grad = None
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         step += 1
-        decay = min(0.9985, (1 + step) / (10 + step))
-        with torch.no_grad():
-            torch._foreach_lerp_(averages, parameters, 1 - decay)
-        losses.append(loss.item())
+        if step % 4 == 0:
+            decay = min(0.994, (10 + step) / (50 + step))
+            with torch.no_grad():
+                torch._foreach_lerp_(averages, parameters, 1 - decay)
+        losses.append(loss)
         if step % 50 == 0:
             print(f"{step} {time.time() - start:.0f}s loss {np.mean(losses[-50:]):.4f} rate {rate:.2e}", flush=True)
         if time.time() - saved > 300:
