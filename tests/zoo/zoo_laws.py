@@ -139,7 +139,12 @@ def oft_peft(roles, weight, m, meta):
     wide = flat2(weight)
     count = wide.shape[1] // size
     if meta["use_cayley_neumann"]:
-        turn = eye + 2 * q + 2 * q @ q + 2 * q @ q @ q + q @ q @ q @ q
+        power = q @ q
+        turn = eye + 2 * q + 2 * power
+        for _ in range(3, meta.get("terms", 5) - 1):
+            power = power @ q
+            turn = turn + 2 * power
+        turn = turn + power @ q
         law = "kab,okb->oka"
     else:
         turn = cayley(q)
@@ -151,8 +156,19 @@ def oft_peft(roles, weight, m, meta):
 
 
 def boft_peft(roles, weight, m):
-    """Not in the specification (PEFT's law was not verified there): see `zoo_peft.py`."""
-    raise NotImplementedError
+    """One butterfly factor, as PEFT's forward has it: W' = s * (W Rᵀ), R = (I-S)(I+S)^-1, S = (X - Xᵀ)/2.
+
+    Not in the specification; read off PEFT's code and equal to its forward.
+    """
+    blocks = roles["boft_R"][0]
+    skew = 0.5 * (blocks - blocks.transpose(1, 2))
+    turn = cayley(-skew)
+    eye = torch.eye(blocks.shape[-1], dtype=torch.float64)
+    turn = eye + m * (turn - eye)
+    wide = flat2(weight).reshape(weight.shape[0], blocks.shape[0], -1)
+    turned = torch.einsum("kab,okb->oka", turn, wide).reshape(weight.shape)
+    size = roles["boft_s"].reshape(-1, *[1] * (weight.ndim - 1))
+    return (1 + m * (size - 1)) * turned
 
 
 def ia3(roles, weight, m):
@@ -226,10 +242,14 @@ def effect(roles: dict, weight, bias, m: float, meta: dict | None = None) -> dic
         out["weight"] = oft(roles, weight, m)
     elif kind == "oft_peft":
         out["weight"] = oft_peft(roles, weight, m, meta)
+    elif kind == "boft_peft":
+        out["weight"] = boft_peft(roles, weight, m)
     elif kind == "ia3":
         out["weight"] = ia3(roles, weight, m)
     elif kind == "ia3_peft":
         out["weight"] = ia3_peft(roles, weight, m, meta)
+        if bias is not None and not meta["feedforward"]:  # PEFT scales the output, and merges it so
+            out["bias"] = bias * (1 + m * (roles["ia3_l"].reshape(-1) - 1))
     elif kind == "set":
         out["weight"] = weight + m * (roles["set_weight"] - weight)
     elif kind == "norm":
