@@ -72,13 +72,14 @@ def merged(pipe, base: str, files: list, zoo) -> None:
 
 
 def make(zoo) -> None:
-    tensors, listed, seen = {}, [], {}
+    tensors, listed = {}, []
     entries = {e["name"]: e for e in zoo.entries}
     for name, base, files, sampler, more in CASES:
         case = {"name": name, "model": base, **sampler, "prompt": "a photo of a cat", "negative_prompt": "blurry, low quality",
                 "guidance_scale": more.get("cfg", 5.0), "seed": more.get("seed", 0), "width": 64, "height": 64, "steps": 4,
                 "adapters": [{"name": n, "file": entries[n]["file"], "weight": w} for n, w in files]}
         pipe = load(base, torch.float32)
+        plain, _ = run(pipe, case)
         for adapter, _ in files:
             pipe.load_lora_weights(str(HERE / entries[adapter]["file"]), adapter_name=adapter)
         if files:
@@ -89,8 +90,6 @@ def make(zoo) -> None:
         fine_picture, fine_latents = run(exact, case)
         floor = {"latents": float((latents - fine_latents).abs().max()),
                  "picture": int((picture.int() - fine_picture.int()).abs().max())}
-        seen[name] = picture
-        plain = seen[f"{base}.none"]
         change = float((picture.int() - plain.int()).abs().float().mean())
         note(f"{name}: changes a pixel by {change:.1f} on average, latents std {latents.std():.2f}, "
              f"picture mean {picture.float().mean():.0f} std {picture.float().std():.0f}, floor {floor}")
