@@ -10,7 +10,7 @@
 //! | 6 | `store`, `config` |
 //! | 5 | `pipeline`, `starter`, `family`, `conditioning` |
 //! | 4 | `models` |
-//! | 3 | `nn` |
+//! | 3 | `nn`, `lora` |
 //! | 2 | `weights`, `sampling` |
 //! | 1 | `rng`, `picture`, `kernels` |
 //! | 0 | `error`, `size`, `near` |
@@ -22,6 +22,7 @@ pub mod config;
 mod error;
 pub mod family;
 mod kernels;
+pub mod lora;
 pub mod models;
 mod near;
 pub mod nn;

@@ -8,12 +8,14 @@ mod conv;
 mod gemm;
 mod linear;
 mod norm;
+mod product;
 mod vector;
 
 pub(crate) use attention::attention;
 pub(crate) use conv::conv2d;
 pub(crate) use linear::linear;
 pub(crate) use norm::group_norm;
+pub(crate) use product::add_product;
 pub(crate) use vector::geglu;
 
 use candle_core::{CpuStorage, DType, Layout, Tensor};

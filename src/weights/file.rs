@@ -179,6 +179,19 @@ impl CheckpointFile {
         &self.0.contents.metadata
     }
 
+    /// All bytes of the file.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0.bytes
+    }
+
+    /// Where the tensors of a safetensors file begin; `None` for other kinds.
+    pub(crate) fn data_start(&self) -> Option<usize> {
+        let length = u64::from_le_bytes(*self.0.bytes.first_chunk::<8>()?);
+        // A torch file begins with letters or a pickle's opcode, which no length of a header has.
+        let json = self.0.bytes.get(8) == Some(&b'{');
+        json.then(|| usize::try_from(length).ok()?.checked_add(8)).flatten()
+    }
+
     /// A tensor's elements in row-major order, converted to f32.
     ///
     /// `rows`: only these indices of the first dimension. Integers are converted by value; fp8 is

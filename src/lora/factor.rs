@@ -1,0 +1,119 @@
+//! Floor 3. One tensor of an adapter file, read when it is needed.
+
+use crate::error::{Error, Result};
+use crate::weights::CheckpointFile;
+use std::ops::Range;
+
+/// A tensor of an adapter: where it lies, and what it is multiplied by.
+#[derive(Debug, Clone)]
+pub(super) struct Factor {
+    file: CheckpointFile,
+    name: String,
+    shape: Vec<usize>,
+    rows: Option<Range<usize>>,
+    /// The companion of fp8 tensors; 1 without one.
+    gain: f32,
+}
+
+impl Factor {
+    /// The tensor `name` of `file`; `None` without such a tensor.
+    pub(super) fn new(file: &CheckpointFile, name: &str) -> Option<Self> {
+        let shape = file.info(name)?.shape.clone();
+        Some(Self { file: file.clone(), name: name.to_owned(), shape, rows: None, gain: 1.0 })
+    }
+
+    /// The same with every element multiplied.
+    pub(super) fn with_gain(mut self, gain: f32) -> Self {
+        self.gain = gain;
+        self
+    }
+
+    /// Some indices of the first dimension.
+    pub(super) fn rows(&self, rows: Range<usize>) -> Self {
+        let mut part = self.clone();
+        if let Some(first) = part.shape.first_mut() {
+            *first = rows.len();
+        }
+        part.rows = Some(rows);
+        part
+    }
+
+    pub(super) fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Size of dimension `index`; 1 beyond the last.
+    pub(super) fn dim(&self, index: usize) -> usize {
+        self.shape.get(index).copied().unwrap_or(1)
+    }
+
+    pub(super) fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Elements behind the first dimension.
+    pub(super) fn columns(&self) -> usize {
+        self.shape.iter().skip(1).product()
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The file's type of the elements.
+    pub(super) fn dtype(&self) -> String {
+        self.file.info(&self.name).map(|info| info.dtype.to_string()).unwrap_or_default()
+    }
+
+    /// The elements, row-major, as f32.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] for elements that are no finite numbers.
+    pub(super) fn read(&self) -> Result<Vec<f32>> {
+        let mut values = self.read_any()?;
+        if let Some(broken) = broken(&values) {
+            return Err(Error::corrupt(self.file.path(), format!("`{}` {broken}", self.name)));
+        }
+        if self.gain != 1.0 {
+            values.iter_mut().for_each(|v| *v *= self.gain);
+        }
+        Ok(values)
+    }
+
+    /// The elements as they are, finite or not.
+    fn read_any(&self) -> Result<Vec<f32>> {
+        self.file.read_f32(&self.name, self.rows.clone())
+    }
+
+    /// Whether every element is a finite number.
+    pub(super) fn is_finite(&self) -> Result<bool> {
+        Ok(broken(&self.read_any()?).is_none())
+    }
+
+    /// Whether every element is zero.
+    pub(super) fn is_zero(&self) -> Result<bool> {
+        Ok(self.read_any()?.iter().all(|v| *v == 0.0))
+    }
+
+    /// Whether two tensors hold the same elements.
+    pub(super) fn same(&self, other: &Factor) -> Result<bool> {
+        // NaN is no reason to call two copies different.
+        let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+        Ok(self.shape == other.shape && bits(self.read_any()?) == bits(other.read_any()?))
+    }
+}
+
+/// What is wrong with numbers that must be finite; `None` when nothing is.
+pub(super) fn broken(values: &[f32]) -> Option<String> {
+    // The largest bit pattern without sign is infinity or NaN if any element is, and vectorises.
+    let largest = values.iter().fold(0, |max: u32, v| max.max(v.to_bits() & 0x7fff_ffff));
+    if largest < f32::INFINITY.to_bits() {
+        return None;
+    }
+    let nan = values.iter().filter(|v| v.is_nan()).count();
+    let infinite = values.iter().filter(|v| v.is_infinite()).count();
+    let total = values.len();
+    Some(format!(
+        "is not finite: {nan} NaN and {infinite} infinite of {total} numbers; the file is damaged or its training failed (--allow-nan-modules leaves such modules out)"
+    ))
+}

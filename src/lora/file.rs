@@ -1,0 +1,174 @@
+//! Floor 3. The files of one adapter: a tensor file, a PEFT folder, or cloneofsimo's lists.
+
+use super::tuning::Tunings;
+use crate::error::{Error, Result};
+use crate::weights::CheckpointFile;
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+/// What a folder with an adapter may call its tensor file, most telling first.
+const FOLDER_FILES: [&str; 6] = [
+    "adapter_model.safetensors",
+    "adapter_model.bin",
+    "pytorch_lora_weights.safetensors",
+    "pytorch_lora_weights.bin",
+    "lora_weight.safetensors",
+    "lora_weight.pt",
+];
+/// PEFT's configuration beside its tensors.
+const CONFIG: &str = "adapter_config.json";
+
+/// The opened files of one adapter. Cloning is cheap; no tensor is read before it is needed.
+#[derive(Debug, Clone)]
+pub struct AdapterFile {
+    path: PathBuf,
+    pub(super) main: CheckpointFile,
+    /// cloneofsimo's list for the text encoder, beside the one for the UNet.
+    pub(super) text: Option<CheckpointFile>,
+    /// cloneofsimo's words, beside the lists.
+    pub(super) words: Option<CheckpointFile>,
+    pub(super) tunings: Tunings,
+    hashes: Arc<OnceLock<Hashes>>,
+}
+
+/// The hashes by which communities know a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hashes {
+    /// SHA-256 of the whole file; its first ten letters are called AutoV2.
+    pub sha256: String,
+    /// SHA-256 of the tensors alone, which editing the metadata does not change; its first twelve
+    /// letters are called AutoV3. `None` for pickles.
+    pub tensors: Option<String>,
+}
+
+impl Hashes {
+    /// The first ten letters of the file's hash.
+    pub fn auto_v2(&self) -> &str {
+        &self.sha256[..10]
+    }
+
+    /// The first twelve letters of the tensors' hash.
+    pub fn auto_v3(&self) -> Option<&str> {
+        self.tensors.as_deref().map(|hash| &hash[..12])
+    }
+}
+
+impl AdapterFile {
+    /// Opens an adapter: a file of any kind that holds tensors, or a folder with one.
+    ///
+    /// # Errors
+    /// As [`CheckpointFile::open`]; [`Error::Corrupt`] for a folder without an adapter.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let file = if path.is_dir() { inside(path)? } else { path.to_path_buf() };
+        let main = CheckpointFile::open(&file)?;
+        let sibling = |end: &str| {
+            let stem = file.file_name()?.to_str()?.strip_suffix(".pt")?;
+            Some(file.with_file_name(format!("{stem}{end}"))).filter(|path| path.is_file())
+        };
+        let numbered = main.names().all(|name| name.bytes().all(|b| b.is_ascii_digit()));
+        let (text, words) = if numbered && !main.is_empty() {
+            let open = |end| sibling(end).map(CheckpointFile::open).transpose();
+            (open(".text_encoder.pt")?, open(".ti.pt")?)
+        } else {
+            (None, None)
+        };
+        let config = file.with_file_name(CONFIG);
+        let peft = path.is_dir() || file.file_stem().is_some_and(|stem| stem == "adapter_model");
+        let tunings = if peft && config.is_file() {
+            Tunings::from_config(&config)?
+        } else {
+            Tunings::from_metadata(main.metadata())
+        };
+        Ok(Self { path: path.to_path_buf(), main, text, words, tunings, hashes: Arc::default() })
+    }
+
+    /// An adapter whose bytes are in memory; `name` stands for its path.
+    ///
+    /// # Errors
+    /// As [`CheckpointFile::from_vec`].
+    pub fn from_vec(bytes: Vec<u8>, name: impl Into<PathBuf>) -> Result<Self> {
+        let path = name.into();
+        let main = CheckpointFile::from_vec(bytes, &path)?;
+        let tunings = Tunings::from_metadata(main.metadata());
+        Ok(Self { path, main, text: None, words: None, tunings, hashes: Arc::default() })
+    }
+
+    /// The file or folder that was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file that holds the tensors.
+    pub fn tensor_file(&self) -> &CheckpointFile {
+        &self.main
+    }
+
+    /// The file's name without extension.
+    pub fn name(&self) -> String {
+        let name = if self.path.is_dir() { self.path.file_name() } else { self.path.file_stem() };
+        name.unwrap_or(self.path.as_os_str()).to_string_lossy().into_owned()
+    }
+
+    /// Free-form text that the trainer wrote.
+    pub fn metadata(&self) -> &std::collections::BTreeMap<String, String> {
+        self.main.metadata()
+    }
+
+    /// Hashes of the tensor file; computed once.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file cannot be read.
+    pub fn hashes(&self) -> Result<&Hashes> {
+        if let Some(hashes) = self.hashes.get() {
+            return Ok(hashes);
+        }
+        let bytes = self.main.bytes();
+        let tensors = self.main.data_start().and_then(|start| bytes.get(start..));
+        let hashes = Hashes { sha256: hex(bytes), tensors: tensors.map(hex) };
+        Ok(self.hashes.get_or_init(|| hashes))
+    }
+
+    /// A short identity of the contents, cheap for files of any size: the table of contents and
+    /// samples of the data.
+    pub fn fingerprint(&self) -> String {
+        let mut hash = Sha256::new();
+        for file in [Some(&self.main), self.text.as_ref(), self.words.as_ref()].into_iter().flatten() {
+            sample(file.bytes(), &mut hash);
+        }
+        // Configurations beside the file change what it means.
+        hash.update(format!("{:?}", self.tunings).as_bytes());
+        letters(&hash.finalize())
+    }
+}
+
+/// Feeds the size, the beginning, the end and 64 blocks between into `hash`.
+fn sample(bytes: &[u8], hash: &mut Sha256) {
+    const BLOCK: usize = 4096;
+    const HEAD: usize = 1 << 20;
+    hash.update((bytes.len() as u64).to_le_bytes());
+    hash.update(&bytes[..bytes.len().min(HEAD)]);
+    let step = (bytes.len() / 64).max(BLOCK);
+    for start in (HEAD..bytes.len()).step_by(step) {
+        hash.update(&bytes[start..bytes.len().min(start + BLOCK)]);
+    }
+    hash.update(&bytes[bytes.len().saturating_sub(BLOCK)..]);
+}
+
+fn hex(bytes: &[u8]) -> String {
+    letters(&Sha256::digest(bytes))
+}
+
+fn letters(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The tensor file inside a folder.
+fn inside(folder: &Path) -> Result<PathBuf> {
+    let found = FOLDER_FILES.iter().map(|name| folder.join(name)).find(|path| path.is_file());
+    found.ok_or_else(|| {
+        let names = FOLDER_FILES.join(", ");
+        Error::corrupt(folder, format!("a folder without an adapter; expected one of {names}"))
+    })
+}

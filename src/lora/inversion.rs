@@ -1,0 +1,103 @@
+//! Floor 3. Textual inversions that travel in an adapter file: new words with vectors of their own.
+
+use super::factor::Factor;
+use crate::error::{Error, Result};
+use crate::weights::CheckpointFile;
+use std::collections::BTreeMap;
+
+/// How keys of bundled embeddings begin.
+pub(super) const PREFIX: &str = "bundle_emb.";
+/// What an original embedding file may call its tensor, behind the word's name.
+const INNER: [&str; 4] = [".string_to_param.*", ".emb_params", ".clip_l", ".clip_g"];
+
+/// A new word and its vectors.
+#[derive(Debug, Clone)]
+pub struct Inversion {
+    /// The word as it is written in prompts.
+    pub token: String,
+    parts: BTreeMap<&'static str, Factor>,
+}
+
+impl Inversion {
+    /// The vectors for the text encoder `component`, row by row, and their number.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] for vectors that are no finite numbers.
+    pub fn vectors(&self, component: &str) -> Result<Option<(Vec<f32>, usize)>> {
+        let Some(factor) = self.parts.get(component) else { return Ok(None) };
+        let count = if factor.shape().len() < 2 { 1 } else { factor.dim(0) };
+        Ok(Some((factor.read()?, count)))
+    }
+
+    /// How many vectors the word has.
+    pub fn len(&self) -> usize {
+        let count = |f: &Factor| if f.shape().len() < 2 { 1 } else { f.dim(0) };
+        self.parts.values().map(count).max().unwrap_or(0)
+    }
+
+    /// Whether the word has no vector.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The text encoders that the word has vectors for.
+    pub fn components(&self) -> impl Iterator<Item = &str> {
+        self.parts.keys().copied()
+    }
+}
+
+/// The words of `file`, with the keys that hold them.
+///
+/// `width`: width of a text encoder's token table; `None` when the base has no such encoder.
+///
+/// # Errors
+/// [`Error::Corrupt`] for vectors of another width.
+pub(super) fn read(
+    file: &CheckpointFile,
+    width: impl Fn(&str) -> Option<usize>,
+) -> Result<(Vec<Inversion>, Vec<String>)> {
+    read_words(file, width, false)
+}
+
+/// The words of a file in which every key is one.
+pub(super) fn read_plain(
+    file: &CheckpointFile,
+    width: impl Fn(&str) -> Option<usize>,
+) -> Result<(Vec<Inversion>, Vec<String>)> {
+    read_words(file, width, true)
+}
+
+fn read_words(
+    file: &CheckpointFile,
+    width: impl Fn(&str) -> Option<usize>,
+    all: bool,
+) -> Result<(Vec<Inversion>, Vec<String>)> {
+    let mut words: BTreeMap<String, BTreeMap<&'static str, Factor>> = BTreeMap::new();
+    let mut used = Vec::new();
+    for key in file.names() {
+        let (token, component) = if let Some(rest) = key.strip_prefix(PREFIX) {
+            let inner = INNER.iter().find(|inner| rest.ends_with(**inner));
+            let token = inner.map_or(rest, |inner| &rest[..rest.len() - inner.len()]);
+            let second = inner.is_some_and(|inner| *inner == ".clip_g");
+            (token, if second { "text_encoder_2" } else { "text_encoder" })
+        } else if all || file.metadata().get(key).is_some_and(|value| value == "<embed>") {
+            (key, "text_encoder")
+        } else {
+            continue;
+        };
+        let Some(factor) = Factor::new(file, key) else { continue };
+        let Some(needed) = width(component) else { continue };
+        let found = factor.shape().last().copied().unwrap_or(0);
+        if found != needed || factor.shape().len() > 2 || token.is_empty() {
+            let shape = factor.shape();
+            let why = format!(
+                "the embedding `{key}` has shape {shape:?}, the text encoder is {needed} wide"
+            );
+            return Err(Error::corrupt(file.path(), why));
+        }
+        used.push(key.to_owned());
+        words.entry(token.to_owned()).or_default().insert(component, factor);
+    }
+    let words = words.into_iter().map(|(token, parts)| Inversion { token, parts }).collect();
+    Ok((words, used))
+}

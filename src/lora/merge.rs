@@ -1,0 +1,188 @@
+//! Floor 3. Several adapters on one weight: the sum, the sequence, and the operators of task arithmetic.
+
+use super::delta::{Matrices, add_difference};
+use super::factor::broken;
+use super::method::Method;
+use super::module::{BiasChange, Module, WeightChange};
+use crate::error::{Error, Result};
+use crate::kernels::add_product;
+
+/// One adapter's change of one module, with its final multiplier.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Active<'a> {
+    pub(super) module: &'a Module,
+    /// Strength of the component times the block's weight.
+    pub(super) m: f32,
+    /// Which adapter of the stack.
+    pub(super) adapter: usize,
+}
+
+/// W' from W.
+///
+/// `base`: the pristine weight, of `shape`. `active`: in the order in which they act; for the sum an
+/// order that does not depend on the user's, so that sums are equal to the bit.
+pub(super) fn weight(
+    site: &str,
+    base: Vec<f32>,
+    shape: &[usize],
+    active: &[Active<'_>],
+    method: &Method,
+) -> Result<Vec<f32>> {
+    let changes: Vec<(Active<'_>, &WeightChange)> =
+        active.iter().filter_map(|a| Some((*a, a.module.weight.as_ref()?))).collect();
+    let merged = match method {
+        Method::Sequential => sequential(base, shape, &changes),
+        Method::Ties { .. } | Method::Dare { .. } | Method::DareTies { .. } => {
+            combined(site, base, shape, &changes, method)
+        }
+        _ => sum(base, shape, &changes),
+    }?;
+    finite(site, active, &merged)?;
+    Ok(merged)
+}
+
+fn finite(site: &str, active: &[Active<'_>], values: &[f32]) -> Result<()> {
+    let Some(why) = broken(values) else { return Ok(()) };
+    let stems: Vec<&str> = active.iter().map(|a| a.module.stem.as_str()).collect();
+    Err(Error::corrupt(site, format!("the product of `{}` {why}", stems.join("`, `"))))
+}
+
+/// W + Σ (fᵢ(W, mᵢ) − W): every adapter sees the pristine weight.
+fn sum(base: Vec<f32>, shape: &[usize], changes: &[(Active<'_>, &WeightChange)]) -> Result<Vec<f32>> {
+    let columns: usize = shape.iter().skip(1).product();
+    let pristine = changes.iter().any(|(_, c)| !is_plain(c)).then(|| base.clone());
+    let mut out = base;
+    let mut stacked = Stacked::default();
+    let mut others = Vec::new();
+    for (active, change) in changes {
+        match low_rank(change)? {
+            Some(matrices) => stacked.push(matrices, active.m * change.scale),
+            None => others.push((active, change)),
+        }
+    }
+    stacked.add_to(&mut out, columns);
+    for (active, change) in others {
+        match &pristine {
+            Some(pristine) => one(pristine, shape, change, active.m, &mut out)?,
+            None => change.delta.add_to(&mut out, shape, active.m * change.scale)?,
+        }
+    }
+    Ok(out)
+}
+
+/// Whether a change does not depend on the weight.
+fn is_plain(change: &WeightChange) -> bool {
+    change.dora.is_none() && change.delta.is_additive()
+}
+
+fn low_rank(change: &WeightChange) -> Result<Option<Matrices>> {
+    match &change.delta {
+        super::delta::Delta::LowRank(low) if change.dora.is_none() => low.matrices(),
+        _ => Ok(None),
+    }
+}
+
+/// fₙ(… f₁(W)): every adapter sees what the ones before it made, as in ComfyUI and A1111.
+fn sequential(
+    base: Vec<f32>,
+    shape: &[usize],
+    changes: &[(Active<'_>, &WeightChange)],
+) -> Result<Vec<f32>> {
+    let mut weight = base;
+    for (active, change) in changes {
+        let before = weight.clone();
+        one(&before, shape, change, active.m, &mut weight)?;
+    }
+    Ok(weight)
+}
+
+/// target ← target + f(base, m) − base.
+pub(super) fn one(
+    base: &[f32],
+    shape: &[usize],
+    change: &WeightChange,
+    m: f32,
+    target: &mut [f32],
+) -> Result<()> {
+    let Some(dora) = &change.dora else {
+        return change.delta.change(base, shape, (change.scale, m), target);
+    };
+    let mut direction = base.to_vec();
+    // The magnitude belongs to the change at full strength; the multiplier comes afterwards.
+    change.delta.change(base, shape, (change.scale, 1.0), &mut direction)?;
+    dora.normalise(&mut direction, shape)?;
+    add_difference(target, &direction, base, m);
+    Ok(())
+}
+
+/// W + the operator's mix of what every adapter changes at full strength.
+fn combined(
+    site: &str,
+    base: Vec<f32>,
+    shape: &[usize],
+    changes: &[(Active<'_>, &WeightChange)],
+    method: &Method,
+) -> Result<Vec<f32>> {
+    let mut tasks: Vec<(usize, f32, Vec<f32>)> = Vec::new();
+    for (active, change) in changes {
+        // Several changes of one module by one adapter are one task.
+        if tasks.last().is_none_or(|(adapter, ..)| *adapter != active.adapter) {
+            tasks.push((active.adapter, active.m, vec![0.0; base.len()]));
+        }
+        if let Some((_, _, task)) = tasks.last_mut() {
+            one(&base, shape, change, 1.0, task)?;
+        }
+    }
+    let mixed = method.mix(site, tasks);
+    let mut out = base;
+    super::delta::add(&mut out, &mixed, 1.0);
+    Ok(out)
+}
+
+/// Low-rank changes side by side: one product whatever their number.
+#[derive(Debug, Default)]
+struct Stacked {
+    parts: Vec<Matrices>,
+    rank: usize,
+}
+
+impl Stacked {
+    /// Adds `amount` · up · down.
+    fn push(&mut self, mut matrices: Matrices, amount: f32) {
+        // The smaller factor takes the scale.
+        matrices.down.iter_mut().for_each(|v| *v *= amount);
+        self.rank += matrices.rank;
+        self.parts.push(matrices);
+    }
+
+    fn add_to(self, target: &mut [f32], columns: usize) {
+        if let [Matrices { up, down, .. }] = &self.parts[..] {
+            return add_product(target, columns, up, down, 1.0);
+        }
+        let rows = target.len().checked_div(columns).unwrap_or(0);
+        let mut up = Vec::with_capacity(rows * self.rank);
+        for row in 0..rows {
+            for part in &self.parts {
+                up.extend_from_slice(&part.up[row * part.rank..(row + 1) * part.rank]);
+            }
+        }
+        let down: Vec<f32> = self.parts.iter().flat_map(|part| part.down.iter().copied()).collect();
+        add_product(target, columns, &up, &down, 1.0);
+    }
+}
+
+/// b' from b; `base` is zeros where the module has no bias.
+pub(super) fn bias(site: &str, base: Vec<f32>, active: &[Active<'_>]) -> Result<Vec<f32>> {
+    let mut out = base.clone();
+    for a in active {
+        match &a.module.bias {
+            Some(BiasChange::Add { values, scale }) => {
+                super::delta::add(&mut out, &values.read()?, a.m * scale);
+            }
+            Some(BiasChange::Scale(ia3)) => ia3.change_bias(&base, a.m, &mut out)?,
+            None => {}
+        }
+    }
+    finite(site, active, &out)?;
+    Ok(out)
+}

@@ -1,0 +1,509 @@
+//! Floor 3. One module of an adapter: its tensors by role become a change of a weight and a bias.
+
+use super::delta::{Delta, Dora, Glora, Hada, Ia3, Kron, LowRank, Rotation};
+use super::delta::{Half, Side, Sparse, several_butterflies};
+use super::factor::Factor;
+use super::keys::Role;
+use super::tuning::Tuning;
+use crate::error::{Error, Result};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+
+/// Alphas above this are a mistake wherever they are applied.
+const LARGE_ALPHA: f32 = 1e6;
+
+/// What an adapter does to one module.
+#[derive(Debug, Clone)]
+pub(super) struct Module {
+    /// How the file spells the module.
+    pub(super) stem: String,
+    pub(super) weight: Option<WeightChange>,
+    pub(super) bias: Option<BiasChange>,
+}
+
+/// The change of a weight.
+#[derive(Debug, Clone)]
+pub(super) struct WeightChange {
+    pub(super) delta: Delta,
+    /// alpha / rank, or what stands for it.
+    pub(super) scale: f32,
+    pub(super) dora: Option<Dora>,
+}
+
+/// The change of a bias.
+#[derive(Debug, Clone)]
+pub(super) enum BiasChange {
+    /// Added in proportion to the multiplier.
+    Add { values: Factor, scale: f32 },
+    /// Scaled with the outputs (PEFT's IA3).
+    Scale(Ia3),
+}
+
+/// The tensors of one module of a file.
+#[derive(Debug, Default)]
+pub(super) struct Group {
+    pub(super) stem: String,
+    pub(super) roles: BTreeMap<Role, Factor>,
+}
+
+/// What building a module needs to know beside its tensors.
+pub(super) struct Context<'a> {
+    pub(super) path: &'a Path,
+    /// Shape of the module's weight.
+    pub(super) shape: &'a [usize],
+    /// Elements of the bias that the module has or could have.
+    pub(super) outputs: usize,
+    /// The rows of the adapter's product that belong to this module.
+    pub(super) rows: Option<Range<usize>>,
+    pub(super) tuning: Option<Tuning<'a>>,
+    pub(super) warnings: &'a mut Vec<String>,
+}
+
+/// A group's roles while they are taken.
+struct Taking<'g, 'c, 'a> {
+    group: &'g Group,
+    left: BTreeMap<Role, Factor>,
+    context: &'c mut Context<'a>,
+}
+
+impl Module {
+    /// Builds the changes of one module, and gives the roles that no change took.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] for missing halves, shapes that do not fit and alphas that are none;
+    /// [`Error::Unsupported`] for kinds that are refused.
+    pub(super) fn build(
+        group: &Group,
+        context: &mut Context<'_>,
+    ) -> Result<(Vec<Module>, Vec<Role>)> {
+        let mut taking = Taking { group, left: group.roles.clone(), context };
+        taking.refuse()?;
+        let dora = taking.dora()?;
+        let mut weights = taking.weights()?;
+        let biases = taking.biases(&weights)?;
+        match (dora, weights.first_mut()) {
+            (Some(dora), Some(first)) if !matches!(first.delta, Delta::Glora(_)) => {
+                first.dora = Some(dora);
+            }
+            (Some(dora), None) => {
+                weights.push(WeightChange { delta: Delta::Magnitude, scale: 1.0, dora: Some(dora) });
+            }
+            _ => {}
+        }
+        let left = taking.left.keys().copied().filter(|role| *role != Role::Alpha).collect();
+        let orphan = taking.left.contains_key(&Role::Alpha) && weights.is_empty();
+        let alpha_left: Vec<Role> = if orphan { vec![Role::Alpha] } else { Vec::new() };
+        let stem = || group.stem.clone();
+        let mut modules: Vec<Module> = weights
+            .into_iter()
+            .map(|change| Module { stem: stem(), weight: Some(change), bias: None })
+            .collect();
+        modules.extend(
+            biases.into_iter().map(|bias| Module { stem: stem(), weight: None, bias: Some(bias) }),
+        );
+        let left: Vec<Role> = [left, alpha_left].concat();
+        Ok((modules, left))
+    }
+
+    /// Every tensor of the module.
+    pub(super) fn factors(&self) -> Vec<&Factor> {
+        let mut factors = Vec::new();
+        if let Some(change) = &self.weight {
+            factors.extend(change.delta.factors());
+            factors.extend(change.dora.iter().map(|dora| &dora.magnitude));
+        }
+        match &self.bias {
+            Some(BiasChange::Add { values, .. }) => factors.push(values),
+            Some(BiasChange::Scale(ia3)) => factors.extend(ia3.factors()),
+            None => {}
+        }
+        factors
+    }
+}
+
+impl Taking<'_, '_, '_> {
+    fn take(&mut self, role: Role) -> Option<Factor> {
+        self.left.remove(&role)
+    }
+
+    fn has(&self, role: Role) -> bool {
+        self.left.contains_key(&role)
+    }
+
+    /// The tensor of a role that others of the module make necessary.
+    fn need(&mut self, role: Role, because: Role) -> Result<Factor> {
+        self.take(role).ok_or_else(|| {
+            let (missing, there) = (role.word(), because.word());
+            self.error(&format!("{missing} is missing beside {there}; the file is incomplete"))
+        })
+    }
+
+    fn error(&self, why: &str) -> Error {
+        Error::corrupt(self.context.path, format!("`{}`: {why}", self.group.stem))
+    }
+
+    fn misfit(&self, misfit: Option<String>) -> Result<()> {
+        match misfit {
+            Some(why) => Err(self.error(&format!(
+                "{why}; the adapter is for a model of another shape or family"
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    fn warn(&mut self, why: &str) {
+        self.context.warnings.push(format!("`{}`: {why}", self.group.stem));
+    }
+
+    /// Kinds that cannot be applied rightly are named and refused.
+    fn refuse(&self) -> Result<()> {
+        let refuse = |what: &str, how: &str| {
+            Err(Error::unsupported(format!("`{}`: {what}", self.group.stem), how))
+        };
+        if self.has(Role::TLora) {
+            return refuse(
+                "T-LoRA, whose base part is not stored in the file",
+                "merge it with LyCORIS and extract a plain LoRA",
+            );
+        }
+        if self.has(Role::OftDiag) {
+            return refuse(
+                "oft_diag, the obsolete OFT of LyCORIS before 2024",
+                "convert it with the LyCORIS that trained it",
+            );
+        }
+        if self.has(Role::Reshape) {
+            return refuse("reshape_weight (Flux control adapters)", "use it with a Flux model");
+        }
+        Ok(())
+    }
+
+    fn shape(&self) -> &[usize] {
+        self.context.shape
+    }
+
+    fn dora(&mut self) -> Result<Option<Dora>> {
+        let (factor, always_output) = match (self.take(Role::DoraScale), self.take(Role::Magnitude)) {
+            (Some(factor), None) => (factor, false),
+            (None, Some(factor)) => (factor, true),
+            (None, None) => return Ok(None),
+            (Some(_), Some(_)) => return Err(self.error("it has two DoRA magnitudes")),
+        };
+        let dora = Dora::new(factor, self.shape(), always_output);
+        dora.map(Some).map_err(|why| self.error(&why))
+    }
+
+    fn weights(&mut self) -> Result<Vec<WeightChange>> {
+        let mut changes = Vec::new();
+        changes.extend(self.low_rank()?);
+        changes.extend(self.hada()?);
+        changes.extend(self.kron()?);
+        changes.extend(self.glora()?);
+        changes.extend(self.rotation()?);
+        changes.extend(self.ia3()?);
+        changes.extend(self.table()?);
+        changes.extend(self.whole()?);
+        if self.context.rows.is_some()
+            && changes.iter().any(|c| !matches!(c.delta, Delta::LowRank(_) | Delta::Full(_)))
+        {
+            return Err(Error::unsupported(
+                format!("`{}`: this kind of adapter on a fused projection", self.group.stem),
+                "use a file with q, k and v apart",
+            ));
+        }
+        Ok(changes)
+    }
+
+    /// alpha / rank and what stands for it: a scale, the configuration, or 1.
+    fn scale(&mut self, rank: usize) -> Result<f32> {
+        if let Some(scale) = self.take(Role::Scale) {
+            self.take(Role::Alpha);
+            return self.scalar(&scale);
+        }
+        let rank = rank.max(1) as f32;
+        if let Some(alpha) = self.take(Role::Alpha) {
+            let alpha = self.scalar(&alpha)?;
+            if alpha == 0.0 {
+                self.warn("alpha is 0, taken as the rank (scale 1), as its trainers do");
+                return Ok(1.0);
+            }
+            if alpha.abs() > LARGE_ALPHA {
+                self.warn(&format!("alpha is {alpha}, which is hardly meant"));
+            }
+            return Ok(alpha / rank);
+        }
+        let Some(tuning) = self.context.tuning else { return Ok(1.0) };
+        let divisor = if tuning.rank_stabilised() { rank.sqrt() } else { rank };
+        Ok(tuning.alpha().map_or(1.0, |alpha| alpha / divisor))
+    }
+
+    fn scalar(&self, factor: &Factor) -> Result<f32> {
+        if factor.elements() != 1 {
+            let shape = factor.shape();
+            return Err(self.error(&format!("alpha or scale has shape {shape:?}, expected one number")));
+        }
+        Ok(factor.read()?.first().copied().unwrap_or(1.0))
+    }
+
+    fn low_rank(&mut self) -> Result<Option<WeightChange>> {
+        let parts = [Role::Down, Role::Up, Role::Mid, Role::SparseValues, Role::SparseIndices];
+        let Some(because) = parts.into_iter().find(|role| self.has(*role)) else {
+            return Ok(None);
+        };
+        let up = self.need(Role::Up, because)?;
+        let down = self.need(Role::Down, because)?;
+        let sparse = match (self.take(Role::SparseIndices), self.take(Role::SparseValues)) {
+            (None, None) => None,
+            (Some(indices), Some(values)) => Some(Sparse { indices, values }),
+            (indices, _) => {
+                let missing = if indices.is_some() { "bias_values" } else { "bias_indices" };
+                return Err(self.error(&format!("{missing} is missing; the file is incomplete")));
+            }
+        };
+        self.take(Role::SparseSize);
+        let mut low = LowRank { down, up, mid: self.take(Role::Mid), sparse };
+        if let Some(rows) = self.context.rows.clone() {
+            let whole = rows.len() * 3;
+            if low.up.dim(0) != whole {
+                let shape = low.up.shape().to_vec();
+                return Err(self.error(&format!("up has shape {shape:?}, expected {whole} rows")));
+            }
+            low.up = low.up.rows(rows);
+        }
+        let scale = self.scale(low.rank())?;
+        if low.rank() == 0 {
+            return Ok(Some(WeightChange { delta: Delta::LowRank(low), scale, dora: None }));
+        }
+        self.misfit(low.misfit(self.shape()))?;
+        if let Some(sparse) = &low.sparse {
+            self.misfit(sparse.misfit(self.shape())?)?;
+        }
+        Ok(Some(WeightChange { delta: Delta::LowRank(low), scale, dora: None }))
+    }
+
+    fn hada(&mut self) -> Result<Option<WeightChange>> {
+        let parts = [
+            Role::HadaW1A,
+            Role::HadaW1B,
+            Role::HadaW2A,
+            Role::HadaW2B,
+            Role::HadaT1,
+            Role::HadaT2,
+        ];
+        let Some(because) = parts.into_iter().find(|role| self.has(*role)) else {
+            return Ok(None);
+        };
+        let (first_core, second_core) = (self.has(Role::HadaT1), self.has(Role::HadaT2));
+        let cores = match (first_core, second_core) {
+            (true, _) => [Some(self.need(Role::HadaT1, Role::HadaT1)?), Some(self.need(Role::HadaT2, Role::HadaT1)?)],
+            (false, true) => return Err(self.error("hada_t1 is missing beside hada_t2")),
+            (false, false) => [None, None],
+        };
+        let [first, second] = cores;
+        let hada = Hada {
+            first: Half {
+                a: self.need(Role::HadaW1A, because)?,
+                b: self.need(Role::HadaW1B, because)?,
+                core: first,
+            },
+            second: Half {
+                a: self.need(Role::HadaW2A, because)?,
+                b: self.need(Role::HadaW2B, because)?,
+                core: second,
+            },
+        };
+        self.misfit(hada.misfit(self.shape()))?;
+        let scale = self.scale(hada.rank())?;
+        Ok(Some(WeightChange { delta: Delta::Hada(hada), scale, dora: None }))
+    }
+
+    fn kron(&mut self) -> Result<Option<WeightChange>> {
+        let parts = [
+            Role::LokrW1,
+            Role::LokrW1A,
+            Role::LokrW1B,
+            Role::LokrW2,
+            Role::LokrW2A,
+            Role::LokrW2B,
+            Role::LokrT2,
+        ];
+        let Some(because) = parts.into_iter().find(|role| self.has(*role)) else {
+            return Ok(None);
+        };
+        let left = self.side([Role::LokrW1, Role::LokrW1A, Role::LokrW1B], None, because)?;
+        let core = self.take(Role::LokrT2);
+        let right = self.side([Role::LokrW2, Role::LokrW2A, Role::LokrW2B], core, because)?;
+        let kron = Kron { left, right };
+        self.misfit(kron.misfit(self.shape()))?;
+        let whole = kron.left.is_whole() && kron.right.is_whole();
+        let peft = self.context.tuning.filter(|tuning| tuning.kind() == Some("LOKR"));
+        let scale = match peft.and_then(|tuning| Some(tuning.alpha()? / tuning.rank()?)) {
+            Some(scale) => scale,
+            // LyCORIS writes an alpha that it never applies, sometimes an absurd one.
+            None if whole => {
+                self.take(Role::Alpha);
+                1.0
+            }
+            None => self.scale(kron.rank().unwrap_or(1))?,
+        };
+        Ok(Some(WeightChange { delta: Delta::Kron(kron), scale, dora: None }))
+    }
+
+    fn side(
+        &mut self,
+        [whole, a, b]: [Role; 3],
+        core: Option<Factor>,
+        because: Role,
+    ) -> Result<Side> {
+        if self.has(a) || self.has(b) {
+            let because = if self.has(a) { a } else { b };
+            let (a, b) = (self.need(a, because)?, self.need(b, because)?);
+            return Ok(match core {
+                Some(core) => Side::Tucker { a, b, core },
+                None => Side::Product { a, b },
+            });
+        }
+        Ok(Side::Whole(self.need(whole, because)?))
+    }
+
+    fn glora(&mut self) -> Result<Option<WeightChange>> {
+        let parts = [Role::GloraA1, Role::GloraA2, Role::GloraB1, Role::GloraB2, Role::GloraBm];
+        let Some(because) = parts.into_iter().find(|role| self.has(*role)) else {
+            return Ok(None);
+        };
+        let glora = Glora {
+            a1: self.need(Role::GloraA1, because)?,
+            a2: self.need(Role::GloraA2, because)?,
+            b1: self.need(Role::GloraB1, because)?,
+            b2: self.need(Role::GloraB2, because)?,
+            core: self.take(Role::GloraBm),
+        };
+        self.misfit(glora.misfit(self.shape()))?;
+        let scale = self.scale(glora.rank())?;
+        Ok(Some(WeightChange { delta: Delta::Glora(glora), scale, dora: None }))
+    }
+
+    fn rotation(&mut self) -> Result<Option<WeightChange>> {
+        let rotation = if self.has(Role::OftBlocks) || self.has(Role::OftRescale) {
+            let blocks = self.need(Role::OftBlocks, Role::OftRescale)?;
+            let alpha = self.take(Role::Alpha).map(|alpha| self.scalar(&alpha)).transpose()?;
+            let outputs = self.shape().first().copied().unwrap_or(1) as f32;
+            // Here alpha is no scale: it bounds how far all blocks together may turn.
+            let limit = alpha.filter(|alpha| *alpha > 0.0).map(|alpha| alpha * outputs);
+            Rotation::Rows { blocks, limit, rescale: self.take(Role::OftRescale) }
+        } else if let Some(packed) = self.take(Role::OftR) {
+            let Some(tuning) = self.context.tuning else {
+                return Err(self.error(
+                    "PEFT's OFT needs the adapter_config.json that belongs beside the file",
+                ));
+            };
+            Rotation::Inputs { packed, series: tuning.cayley_terms() }
+        } else if self.has(Role::BoftR) || self.has(Role::BoftS) {
+            let blocks = self.need(Role::BoftR, Role::BoftS)?;
+            let sizes = self.need(Role::BoftS, Role::BoftR)?;
+            if blocks.dim(0) != 1 {
+                return Err(several_butterflies(&self.group.stem));
+            }
+            Rotation::Butterfly { blocks, sizes }
+        } else {
+            return Ok(None);
+        };
+        self.misfit(rotation.misfit(self.shape()))?;
+        Ok(Some(WeightChange { delta: Delta::Rotation(rotation), scale: 1.0, dora: None }))
+    }
+
+    fn ia3(&mut self) -> Result<Option<WeightChange>> {
+        let ia3 = if let Some(on_input) = self.take(Role::OnInput) {
+            let vector = self.need(Role::Weight, Role::OnInput)?;
+            Ia3 { vector, on_input: self.scalar(&on_input)? != 0.0, neutral: 0.0 }
+        } else if let Some(vector) = self.take(Role::Ia3) {
+            let (outputs, inputs) = (self.shape().first(), self.shape().get(1));
+            let fits = |n: Option<&usize>| n == Some(&vector.elements());
+            // The shape says which side is scaled, unless both have the same size.
+            let on_input = match (fits(outputs), fits(inputs)) {
+                (true, false) => false,
+                (false, _) => true,
+                (true, true) => {
+                    let linear = vector.shape().len() == 2;
+                    let feed = self.context.tuning.is_some_and(|t| t.is_feedforward());
+                    if linear { vector.dim(0) == 1 } else { feed }
+                }
+            };
+            Ia3 { vector, on_input, neutral: 1.0 }
+        } else {
+            return Ok(None);
+        };
+        self.misfit(ia3.misfit(self.shape()))?;
+        Ok(Some(WeightChange { delta: Delta::Ia3(ia3), scale: 1.0, dora: None }))
+    }
+
+    fn table(&mut self) -> Result<Option<WeightChange>> {
+        if !self.has(Role::EmbeddingA) && !self.has(Role::EmbeddingB) {
+            return Ok(None);
+        }
+        let down = self.need(Role::EmbeddingA, Role::EmbeddingB)?;
+        let up = self.need(Role::EmbeddingB, Role::EmbeddingA)?;
+        let (rank, shape) = (down.dim(0), self.shape().to_vec());
+        let fits = shape.len() == 2 && up.shape() == [shape[1], rank] && down.dim(1) == shape[0];
+        if !fits {
+            let (down, up) = (down.shape().to_vec(), up.shape().to_vec());
+            return Err(self.error(&format!(
+                "its shapes (A {down:?}, B {up:?}) do not make the table's {shape:?}"
+            )));
+        }
+        let scale = self.scale(rank)?;
+        Ok(Some(WeightChange { delta: Delta::Table { down, up }, scale, dora: None }))
+    }
+
+    /// Whole differences and replacements.
+    fn whole(&mut self) -> Result<Vec<WeightChange>> {
+        let mut changes = Vec::new();
+        for role in [Role::Diff, Role::NormWeight, Role::SetWeight] {
+            let Some(mut factor) = self.take(role) else { continue };
+            if let Some(rows) = self.context.rows.clone() {
+                factor = factor.rows(rows);
+            }
+            let expected = self.shape().to_vec();
+            let found = factor.shape();
+            if !crate::weights::shapes_agree(found, &expected) {
+                let word = role.word();
+                return Err(self.error(&format!("{word} has shape {found:?}, the weight {expected:?}")));
+            }
+            let scale = if role == Role::Diff && self.has(Role::Scale) { self.scale(1)? } else { 1.0 };
+            let delta =
+                if role == Role::SetWeight { Delta::Set(factor) } else { Delta::Full(factor) };
+            changes.push(WeightChange { delta, scale, dora: None });
+        }
+        Ok(changes)
+    }
+
+    fn biases(&mut self, weights: &[WeightChange]) -> Result<Vec<BiasChange>> {
+        let mut biases = Vec::new();
+        for role in [Role::UpBias, Role::DiffBias, Role::NormBias] {
+            let Some(mut values) = self.take(role) else { continue };
+            if let Some(rows) = self.context.rows.clone() {
+                values = values.rows(rows);
+            }
+            if values.elements() != self.context.outputs {
+                let (found, outputs) = (values.shape().to_vec(), self.context.outputs);
+                let word = role.word();
+                return Err(self.error(&format!("{word} has shape {found:?}, expected [{outputs}]")));
+            }
+            let of_up = |change: &WeightChange| matches!(change.delta, Delta::LowRank(_));
+            let scale = match weights.iter().find(|change| role == Role::UpBias && of_up(change)) {
+                Some(change) => change.scale,
+                None if role == Role::UpBias => {
+                    return Err(self.error("lora_up is missing beside its bias"));
+                }
+                None => 1.0,
+            };
+            biases.push(BiasChange::Add { values, scale });
+        }
+        biases.extend(weights.iter().filter_map(|change| match &change.delta {
+            Delta::Ia3(ia3) if ia3.scales_bias() => Some(BiasChange::Scale(ia3.clone())),
+            _ => None,
+        }));
+        Ok(biases)
+    }
+}

@@ -1,0 +1,136 @@
+//! Floor 3. What PEFT writes beside its tensors: ranks and alphas by pattern, and switches of the laws.
+
+use crate::error::{Error, Result};
+use regex::Regex;
+use serde_json::{Map, Value};
+use std::path::Path;
+
+/// Longest configuration that is read, in bytes.
+const MAX_CONFIG: u64 = 4 << 20;
+/// Name of the metadata entry in which diffusers keeps the configurations of all components.
+const METADATA: &str = "lora_adapter_metadata";
+
+/// The configurations of one adapter, by component.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Tunings {
+    /// Component (`unet`, `text_encoder`; empty for all) and its fields.
+    parts: Vec<(String, Map<String, Value>)>,
+}
+
+/// What the configuration says of one module.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tuning<'a> {
+    fields: &'a Map<String, Value>,
+    /// The module's path in the component.
+    path: &'a str,
+}
+
+impl Tunings {
+    /// From the text of an `adapter_config.json`.
+    pub(super) fn from_config(path: &Path) -> Result<Self> {
+        let length = std::fs::metadata(path).map_err(|e| Error::io(path, e))?.len();
+        if length > MAX_CONFIG {
+            let what = "bytes of an adapter_config.json";
+            return Err(Error::Limit { what, allowed: MAX_CONFIG, asked: length });
+        }
+        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        let fields = serde_json::from_str(&text)
+            .map_err(|e| Error::corrupt(path, format!("not the JSON of a PEFT adapter: {e}")))?;
+        Ok(Self { parts: vec![(String::new(), fields)] })
+    }
+
+    /// From the metadata of a safetensors file; nothing when there is none of that name.
+    pub(super) fn from_metadata(metadata: &std::collections::BTreeMap<String, String>) -> Self {
+        let parsed = metadata.get(METADATA).and_then(|text| serde_json::from_str(text).ok());
+        let Some(Value::Object(flat)) = parsed else { return Self::default() };
+        let mut parts: Vec<(String, Map<String, Value>)> = Vec::new();
+        for (key, value) in flat {
+            let Some((component, field)) = key.split_once('.') else { continue };
+            let part = match parts.iter_mut().find(|(name, _)| name == component) {
+                Some((_, fields)) => fields,
+                None => {
+                    parts.push((component.to_owned(), Map::new()));
+                    let Some((_, fields)) = parts.last_mut() else { continue };
+                    fields
+                }
+            };
+            part.insert(field.to_owned(), value);
+        }
+        Self { parts }
+    }
+
+    /// What is said of the module behind `stem`.
+    pub(super) fn of<'a>(&'a self, stem: &'a str) -> Option<Tuning<'a>> {
+        self.parts.iter().find_map(|(component, fields)| {
+            let path = if component.is_empty() {
+                stem
+            } else {
+                stem.strip_prefix(component.as_str())?.strip_prefix('.')?
+            };
+            let path = path.strip_prefix("base_model.model.").unwrap_or(path);
+            Some(Tuning { fields, path })
+        })
+    }
+}
+
+impl Tuning<'_> {
+    /// The alpha of the module, by its own pattern or for all.
+    pub(super) fn alpha(&self) -> Option<f32> {
+        let pattern = self.pattern("alpha_pattern");
+        let all = || self.fields.get("lora_alpha").or_else(|| self.fields.get("alpha"));
+        Some(pattern.or_else(all)?.as_f64()? as f32)
+    }
+
+    /// The rank of the module, by its own pattern or for all.
+    pub(super) fn rank(&self) -> Option<f32> {
+        let pattern = self.pattern("rank_pattern");
+        Some(pattern.or_else(|| self.fields.get("r"))?.as_f64()? as f32)
+    }
+
+    /// Whether alpha is divided by the root of the rank.
+    pub(super) fn rank_stabilised(&self) -> bool {
+        self.flag("use_rslora", false)
+    }
+
+    /// Terms of the truncated Cayley series; `None` for the exact map.
+    pub(super) fn cayley_terms(&self) -> Option<usize> {
+        let terms = self.fields.get("num_cayley_neumann_terms").and_then(Value::as_u64);
+        // More terms than this change nothing in f64, and fewer than 3 are none.
+        let terms = usize::try_from(terms.unwrap_or(5)).unwrap_or(5).clamp(3, 64);
+        self.flag("use_cayley_neumann", true).then_some(terms)
+    }
+
+    /// The tuner: `LORA`, `LOHA`, `LOKR`, `OFT`, `BOFT`, `IA3`.
+    pub(super) fn kind(&self) -> Option<&str> {
+        self.fields.get("peft_type").and_then(Value::as_str)
+    }
+
+    /// Whether IA3 scales this module's inputs.
+    pub(super) fn is_feedforward(&self) -> bool {
+        match self.fields.get("feedforward_modules") {
+            Some(Value::Array(names)) => {
+                names.iter().filter_map(Value::as_str).any(|name| self.path.ends_with(name))
+            }
+            Some(Value::String(pattern)) => {
+                Regex::new(&format!("^(?:{pattern})$")).is_ok_and(|re| re.is_match(self.path))
+            }
+            _ => false,
+        }
+    }
+
+    fn flag(&self, name: &str, otherwise: bool) -> bool {
+        self.fields.get(name).and_then(Value::as_bool).unwrap_or(otherwise)
+    }
+
+    /// The value of the first pattern that fits the module, as PEFT matches them.
+    fn pattern(&self, field: &str) -> Option<&Value> {
+        let patterns = self.fields.get(field)?.as_object()?;
+        let fits = |key: &str| {
+            key == self.path
+                || self.path.strip_suffix(key).is_some_and(|rest| rest.ends_with('.'))
+                // Expressions of strangers: this engine takes linear time and bounded memory.
+                || Regex::new(&format!(r"^(?:.*\.)?(?:{key})$")).is_ok_and(|re| re.is_match(self.path))
+        };
+        patterns.iter().find_map(|(key, value)| fits(key).then_some(value))
+    }
+}
