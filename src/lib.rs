@@ -10,9 +10,9 @@
 //! | 6 | `store`, `config` |
 //! | 5 | `pipeline`, `starter`, `family`, `conditioning` |
 //! | 4 | `models` |
-//! | 3 | `nn` |
+//! | 3 | `nn`, `lora` |
 //! | 2 | `weights`, `sampling` |
-//! | 1 | `rng`, `picture`, `kernels` |
+//! | 1 | `rng`, `picture`, `kernels`, `prompt` |
 //! | 0 | `error`, `size`, `near` |
 
 #[cfg(feature = "cli")]
@@ -22,11 +22,13 @@ pub mod config;
 mod error;
 pub mod family;
 mod kernels;
+pub mod lora;
 pub mod models;
 mod near;
 pub mod nn;
 pub mod picture;
 pub mod pipeline;
+pub mod prompt;
 pub mod rng;
 pub mod sampling;
 pub mod size;
