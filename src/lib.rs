@@ -12,7 +12,7 @@
 //! | 4 | `models` |
 //! | 3 | `nn`, `lora` |
 //! | 2 | `weights`, `sampling` |
-//! | 1 | `rng`, `picture`, `kernels` |
+//! | 1 | `rng`, `picture`, `kernels`, `prompt` |
 //! | 0 | `error`, `size`, `near` |
 
 #[cfg(feature = "cli")]
@@ -28,6 +28,7 @@ mod near;
 pub mod nn;
 pub mod picture;
 pub mod pipeline;
+pub mod prompt;
 pub mod rng;
 pub mod sampling;
 pub mod size;

@@ -13,15 +13,24 @@ mod file;
 mod foreign;
 mod inversion;
 mod keys;
+mod merge;
+mod method;
 mod module;
 mod ordered;
+mod overlay;
 mod read;
+pub mod reference;
+mod stack;
 mod tuning;
 
 pub use dictionary::Dictionary;
 pub use file::{AdapterFile, Hashes};
 pub use inversion::Inversion;
+pub use method::Method;
+pub use overlay::{Apply, Overlay};
 pub use read::{ReadOptions, Report};
+pub use reference::{Block, BlockFactors, BlockWeights, Layout, LoraRef, StepWindow, Strength};
+pub use stack::{LoraStack, StackEntry};
 
 use module::Module;
 use std::collections::BTreeMap;

@@ -200,8 +200,11 @@ impl CheckpointFile {
     /// # Errors
     /// [`Error::TensorMissing`], or [`Error::Unsupported`] for an element type that is not read.
     pub fn read_f32(&self, name: &str, rows: Option<Range<usize>>) -> Result<Vec<f32>> {
-        let view = self.view(name)?.rows(rows)?;
-        convert::read(&self.elements(&view)?, view.dtype).ok_or_else(|| self.unread(name, &view))
+        self.load_f32(name, &self.view(name)?.rows(rows)?)
+    }
+
+    fn load_f32(&self, name: &str, view: &View) -> Result<Vec<f32>> {
+        convert::read(&self.elements(view)?, view.dtype).ok_or_else(|| self.unread(name, view))
     }
 
     /// A tensor in `dtype` on `device`; elements that are stored in that type are copied as they are.

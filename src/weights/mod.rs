@@ -102,6 +102,16 @@ pub trait WeightSource: Send + Sync + std::fmt::Debug {
     /// [`Error::TensorMissing`], [`Error::ShapeMismatch`], or what reading the file gives.
     fn get(&self, site: &Site, shape: &[usize]) -> Result<Weight>;
 
+    /// The plain weight at `site` as f32 numbers, row-major: what adapters are added to.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    fn get_f32(&self, site: &Site, shape: &[usize]) -> Result<Vec<f32>> {
+        let weight = self.get(site, shape)?;
+        let plain = weight.base().to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
+        Ok(plain.flatten_all()?.to_vec1()?)
+    }
+
     /// Shape as stored, without reading the data; `None` when there is no such site.
     fn shape(&self, site: &Site) -> Option<Vec<usize>>;
 

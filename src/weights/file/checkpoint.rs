@@ -55,6 +55,19 @@ struct Piece {
 }
 
 impl Piece {
+    /// Compares shapes before anything is read.
+    fn check(&self, site: &Site, shape: &[usize]) -> Result<()> {
+        if shapes_agree(&self.shape, shape) {
+            return Ok(());
+        }
+        Err(Error::ShapeMismatch {
+            site: site.to_string(),
+            expected: shape.to_vec(),
+            found: self.shape.clone(),
+            file: self.file.path().display().to_string(),
+        })
+    }
+
     fn view(&self) -> Result<View> {
         let view = self.file.view(&self.name)?;
         match self.part {
@@ -143,6 +156,13 @@ impl Checkpoint {
         total
     }
 
+    fn piece(&self, site: &Site) -> Result<&Piece> {
+        self.pieces.get(site).ok_or_else(|| Error::TensorMissing {
+            site: site.to_string(),
+            file: self.name.clone(),
+        })
+    }
+
     fn load(&self, site: &Site, piece: &Piece, shape: &[usize]) -> Result<Tensor> {
         let dtype = self.placement.dtype_of(site.component());
         let view = piece.view()?;
@@ -153,20 +173,16 @@ impl Checkpoint {
 
 impl WeightSource for Checkpoint {
     fn get(&self, site: &Site, shape: &[usize]) -> Result<Weight> {
-        let piece = self.pieces.get(site).ok_or_else(|| Error::TensorMissing {
-            site: site.to_string(),
-            file: self.name.clone(),
-        })?;
-        // Shapes are compared before anything is read.
-        if !shapes_agree(&piece.shape, shape) {
-            return Err(Error::ShapeMismatch {
-                site: site.to_string(),
-                expected: shape.to_vec(),
-                found: piece.shape.clone(),
-                file: piece.file.path().display().to_string(),
-            });
-        }
+        let piece = self.piece(site)?;
+        piece.check(site, shape)?;
         Ok(Weight::Dense(self.load(site, piece, shape)?))
+    }
+
+    fn get_f32(&self, site: &Site, shape: &[usize]) -> Result<Vec<f32>> {
+        let piece = self.piece(site)?;
+        piece.check(site, shape)?;
+        // Straight from the file: a smaller float type of the placement would round first.
+        piece.file.load_f32(&piece.name, &piece.view()?)
     }
 
     fn shape(&self, site: &Site) -> Option<Vec<usize>> {

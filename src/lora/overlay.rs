@@ -1,0 +1,280 @@
+//! Floor 3. A base and a stack of adapters as one source of weights.
+
+use super::delta::Delta;
+use super::merge::{self, Active};
+use super::{Dictionary, LoraStack, Method};
+use crate::error::{Error, Result};
+use crate::weights::{Branch, Site, Weight, WeightSource};
+use candle_core::{DType, Device, Tensor};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// How adapters reach the weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Apply {
+    /// Merge, unless the stack varies by step.
+    #[default]
+    Auto,
+    /// Added into the weights before sampling: no cost a step.
+    Merge,
+    /// Kept beside the weights as low-rank branches: nothing to prepare, some cost a step.
+    Bypass,
+}
+
+impl std::str::FromStr for Apply {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "auto" => Ok(Apply::Auto),
+            "merge" => Ok(Apply::Merge),
+            "bypass" => Ok(Apply::Bypass),
+            _ => Err(Error::bad_request("apply", text, "expected auto, merge or bypass")),
+        }
+    }
+}
+
+/// Adapters further from their weight than this are suspicious: usually a wrong alpha.
+const HUGE: f64 = 10.0;
+/// Of so many weights one is looked at for huge changes.
+const SAMPLED: usize = 16;
+
+/// A [`WeightSource`]: the base, with the weights that a stack changes in place of its own.
+///
+/// Composing never changes the base, so that several overlays can live over one base at once.
+#[derive(Debug, Clone)]
+pub struct Overlay {
+    base: Arc<dyn WeightSource>,
+    changed: BTreeMap<Site, Weight>,
+    warnings: Vec<String>,
+}
+
+/// All changes of one weight or bias.
+struct Job<'a> {
+    site: Site,
+    /// Shape of the base's tensor; of a bias that has to be made, the outputs.
+    shape: Vec<usize>,
+    /// Whether the base has the site.
+    exists: bool,
+    active: Vec<Active<'a>>,
+}
+
+impl Overlay {
+    /// Computes every weight that `stack` changes, in parallel, from the pristine base.
+    ///
+    /// `select`: whether the weights of a component are wanted. The whole stack is taken as it is:
+    /// step windows and methods that keep adapters apart are the caller's business.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] for factors or products that are not finite;
+    /// [`Error::BadRequest`] for block weights of another layout; what reading the base gives.
+    pub fn compose(
+        base: Arc<dyn WeightSource>,
+        dictionary: &Dictionary,
+        stack: &LoraStack,
+        apply: Apply,
+        select: impl Fn(&str) -> bool,
+    ) -> Result<Self> {
+        let jobs = jobs(&*base, dictionary, stack, select)?;
+        let bypass = apply == Apply::Bypass && matches!(stack.method, Method::Sum);
+        let done: Vec<Done> = jobs
+            .par_iter()
+            .enumerate()
+            .map(|(i, job)| job.run(&*base, &stack.method, bypass, i % SAMPLED == 0))
+            .collect::<Result<_>>()?;
+        let huge = done.iter().filter(|done| done.ratio > HUGE).count();
+        let looked_at = done.iter().filter(|done| done.ratio > 0.0).count();
+        let mut warnings = Vec::new();
+        if huge * 4 > looked_at {
+            warnings.push(format!(
+                "the adapters change many weights by more than {HUGE} times their size; a weight or an alpha is probably wrong"
+            ));
+        }
+        let changed = done.into_iter().map(|done| (done.site, done.weight)).collect();
+        Ok(Self { base, changed, warnings })
+    }
+
+    /// How many weights and biases differ from the base.
+    pub fn changed(&self) -> usize {
+        self.changed.len()
+    }
+
+    /// The sites that differ from the base.
+    pub fn changed_sites(&self) -> impl Iterator<Item = &Site> {
+        self.changed.keys()
+    }
+
+    /// Things that a user should know.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+}
+
+/// A computed weight.
+struct Done {
+    site: Site,
+    weight: Weight,
+    /// Size of the change beside the weight's; 0 where nobody looked.
+    ratio: f64,
+}
+
+/// Every site that the stack touches with a multiplier other than 0, the largest first.
+fn jobs<'a>(
+    base: &dyn WeightSource,
+    dictionary: &'a Dictionary,
+    stack: &'a LoraStack,
+    select: impl Fn(&str) -> bool,
+) -> Result<Vec<Job<'a>>> {
+    let multipliers = stack.multipliers(dictionary)?;
+    let mut order: Vec<usize> = (0..stack.entries.len()).collect();
+    if !stack.method.is_ordered() {
+        // By content: sums are then equal to the bit in whatever order the user names adapters.
+        let key = |i: &usize| {
+            let entry = &stack.entries[*i];
+            (entry.lora.fingerprint().to_owned(), entry.strength.to_string())
+        };
+        order.sort_by_cached_key(key);
+    }
+    let mut jobs: BTreeMap<Site, Job<'a>> = BTreeMap::new();
+    for adapter in order {
+        for (module, changes) in &stack.entries[adapter].lora.modules {
+            let m = multipliers[adapter].of(module);
+            if m == 0.0 || !select(module.split('.').next().unwrap_or_default()) {
+                continue;
+            }
+            for change in changes {
+                let part = if change.weight.is_some() { "weight" } else { "bias" };
+                let site = Site::new(format!("{module}.{part}"));
+                let job = jobs.entry(site.clone()).or_insert_with(|| {
+                    let shape = base.shape(&site);
+                    let outputs = || {
+                        let weight = base.shape(&Site::new(format!("{module}.weight")));
+                        weight.unwrap_or_default().into_iter().take(1).collect()
+                    };
+                    let exists = shape.is_some();
+                    Job { site, shape: shape.unwrap_or_else(outputs), exists, active: Vec::new() }
+                });
+                job.active.push(Active { module: change, m, adapter });
+            }
+        }
+    }
+    let mut jobs: Vec<Job<'a>> = jobs.into_values().collect();
+    // The largest first, so that no core is left with a large one at the end.
+    jobs.sort_by_key(|job| std::cmp::Reverse(job.shape.iter().product::<usize>()));
+    Ok(jobs)
+}
+
+impl Job<'_> {
+    fn run(
+        &self,
+        base: &dyn WeightSource,
+        method: &Method,
+        bypass: bool,
+        look: bool,
+    ) -> Result<Done> {
+        let (dtype, device) = (base.dtype(self.site.component()), base.device());
+        if bypass
+            && let Some(branches) = self.branches(dtype, device)?
+        {
+            let dense = Box::new(base.get(&self.site, &self.shape)?);
+            let weight = Weight::Factored { base: dense, branches: branches.into() };
+            return Ok(Done { site: self.site.clone(), weight, ratio: 0.0 });
+        }
+        let pristine = if self.exists {
+            base.get_f32(&self.site, &self.shape)?
+        } else {
+            vec![0.0; self.shape.iter().product()]
+        };
+        let size = if look { squares(&pristine) } else { 0.0 };
+        let before = look.then(|| pristine.clone());
+        let merged = if self.site.as_str().ends_with(".bias") {
+            merge::bias(self.site.as_str(), pristine, &self.active)?
+        } else {
+            merge::weight(self.site.as_str(), pristine, &self.shape, &self.active, method)?
+        };
+        let ratio = match before {
+            Some(before) if size > 0.0 => {
+                let change: f64 =
+                    merged.iter().zip(&before).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+                (change / size).sqrt()
+            }
+            _ => 0.0,
+        };
+        let tensor = Tensor::from_vec(merged, &self.shape[..], &Device::Cpu)?;
+        let weight = Weight::Dense(tensor.to_dtype(dtype)?.to_device(device)?);
+        Ok(Done { site: self.site.clone(), weight, ratio })
+    }
+
+    /// The branches that do the same at run time; `None` when some change has no such form.
+    fn branches(&self, dtype: DType, device: &Device) -> Result<Option<Vec<Branch>>> {
+        // Tables are looked up, not multiplied.
+        if self.site.as_str().contains("embedding.") || self.site.as_str().ends_with(".bias") {
+            return Ok(None);
+        }
+        let mut branches = Vec::new();
+        for active in &self.active {
+            let Some(change) = &active.module.weight else { continue };
+            let Delta::LowRank(low) = &change.delta else { return Ok(None) };
+            if change.dora.is_some() {
+                return Ok(None);
+            }
+            match low.branch(active.m * change.scale, dtype, device)? {
+                Some(branch) => branches.push(branch),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(branches))
+    }
+}
+
+fn squares(values: &[f32]) -> f64 {
+    values.iter().map(|v| f64::from(*v).powi(2)).sum()
+}
+
+impl WeightSource for Overlay {
+    fn get(&self, site: &Site, shape: &[usize]) -> Result<Weight> {
+        let Some(weight) = self.changed.get(site) else { return self.base.get(site, shape) };
+        let tensor = weight.base();
+        if tensor.dims() == shape {
+            return Ok(weight.clone());
+        }
+        if !crate::weights::shapes_agree(tensor.dims(), shape) {
+            return Err(Error::ShapeMismatch {
+                site: site.to_string(),
+                expected: shape.to_vec(),
+                found: tensor.dims().to_vec(),
+                file: "weights with adapters".to_owned(),
+            });
+        }
+        let reshaped = Weight::Dense(tensor.reshape(shape)?);
+        Ok(match weight {
+            Weight::Dense(_) => reshaped,
+            Weight::Factored { branches, .. } => {
+                Weight::Factored { base: Box::new(reshaped), branches: branches.clone() }
+            }
+        })
+    }
+
+    fn shape(&self, site: &Site) -> Option<Vec<usize>> {
+        let changed = self.changed.get(site).map(|weight| weight.base().dims().to_vec());
+        changed.or_else(|| self.base.shape(site))
+    }
+
+    fn sites(&self) -> Vec<Site> {
+        let mut sites = self.base.sites();
+        sites.extend(self.changed.keys().filter(|site| !self.base.has(site)).cloned());
+        sites.sort();
+        sites
+    }
+
+    fn device(&self) -> &Device {
+        self.base.device()
+    }
+
+    fn dtype(&self, component: &str) -> DType {
+        self.base.dtype(component)
+    }
+}

@@ -1,0 +1,116 @@
+//! Floor 3. A stack: which adapters act, how strongly, and how they are put together.
+
+use super::reference::{Block, BlockFactors, Layout, Strength};
+use super::{Dictionary, Lora, Method};
+use crate::error::Result;
+use crate::weights::names::UNetNames;
+use sha2::{Digest, Sha256};
+use std::sync::Arc;
+
+/// One adapter of a stack.
+#[derive(Debug, Clone)]
+pub struct StackEntry {
+    /// The adapter.
+    pub lora: Arc<Lora>,
+    /// How strongly, where and when it acts.
+    pub strength: Strength,
+}
+
+/// Adapters and the way they are put together: a value, compared by what it does.
+#[derive(Debug, Clone, Default)]
+pub struct LoraStack {
+    /// The adapters, in the user's order.
+    pub entries: Vec<StackEntry>,
+    /// How they are put together.
+    pub method: Method,
+}
+
+impl LoraStack {
+    /// A stack of adapters whose changes are added.
+    pub fn new(entries: Vec<StackEntry>) -> Self {
+        Self { entries, method: Method::default() }
+    }
+
+    /// Whether nothing acts.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Whether the set of acting adapters changes during sampling.
+    pub fn varies(&self) -> bool {
+        self.method.is_apart() || self.entries.iter().any(|entry| entry.strength.steps.is_some())
+    }
+
+    /// The stack as it acts on the UNet at `step` (from 0) of `steps`.
+    ///
+    /// Text encoders are not asked about steps: features are computed once.
+    #[must_use]
+    pub fn at_step(&self, step: usize, steps: usize) -> Self {
+        let mut stack = self.clone();
+        if let Method::Switch { period } = self.method {
+            let turn = (step / period.max(1)) % self.entries.len().max(1);
+            stack.entries = self.entries.get(turn).cloned().into_iter().collect();
+            stack.method = Method::Sum;
+        }
+        let acts = |entry: &StackEntry| {
+            entry.strength.steps.is_none_or(|window| window.active(step, steps))
+        };
+        stack.entries.retain(acts);
+        stack.entries.iter_mut().for_each(|entry| entry.strength.steps = None);
+        stack
+    }
+
+    /// Each adapter by itself, for methods that keep them apart.
+    pub fn apart(&self) -> Vec<Self> {
+        let alone = |entry: &StackEntry| Self::new(vec![entry.clone()]);
+        self.entries.iter().map(alone).collect()
+    }
+
+    /// An identity of what the stack does to weights; equal stacks make equal weights.
+    pub fn fingerprint(&self) -> String {
+        let mut lines: Vec<String> = self
+            .entries
+            .iter()
+            .map(|entry| format!("{} {}", entry.lora.fingerprint(), entry.strength))
+            .collect();
+        if !self.method.is_ordered() {
+            lines.sort();
+        }
+        let text = format!("{:?}\n{}", self.method, lines.join("\n"));
+        Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// What is said of every adapter by component and block, checked against the base.
+    ///
+    /// # Errors
+    /// [`Error::BadRequest`](crate::Error::BadRequest) for block weights of another layout.
+    pub(super) fn multipliers<'a>(&'a self, base: &'a Dictionary) -> Result<Vec<Multiplier<'a>>> {
+        self.entries.iter().map(|entry| Multiplier::new(&entry.strength, base)).collect()
+    }
+}
+
+/// The final multiplier of one adapter, by module.
+#[derive(Debug)]
+pub(super) struct Multiplier<'a> {
+    strength: &'a Strength,
+    blocks: Option<BlockFactors>,
+    names: &'a UNetNames,
+}
+
+impl<'a> Multiplier<'a> {
+    fn new(strength: &'a Strength, base: &'a Dictionary) -> Result<Self> {
+        let layout = || Layout::of(base.names()).unwrap_or(Layout::Sd);
+        let blocks = strength.blocks.as_ref().map(|blocks| blocks.factors(layout())).transpose()?;
+        Ok(Self { strength, blocks, names: base.names() })
+    }
+
+    /// Strength of the component times the block's factor.
+    pub(super) fn of(&self, module: &str) -> f32 {
+        let whole =
+            if module.starts_with("unet.") { self.strength.unet } else { self.strength.text };
+        match &self.blocks {
+            Some(factors) => whole * factors.factor(Block::of(module, self.names)),
+            None => whole,
+        }
+    }
+}
