@@ -100,7 +100,8 @@ fn is_unet_block(key: &str, piece: &str) -> bool {
 /// Whether the file holds nothing but vectors for new words.
 fn is_inversion(file: &CheckpointFile) -> bool {
     let is = |key: &str| {
-        key.starts_with("string_to_param") || ["emb_params", "clip_l", "clip_g"].contains(&key)
+        ["string_to_", "name", "step", "sd_checkpoint"].iter().any(|start| key.starts_with(start))
+            || ["emb_params", "clip_l", "clip_g"].contains(&key)
     };
     !file.is_empty() && file.names().all(is)
 }

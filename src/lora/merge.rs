@@ -3,7 +3,7 @@
 use super::delta::{Matrices, add_difference};
 use super::factor::broken;
 use super::method::Method;
-use super::module::{BiasChange, Module, WeightChange};
+use super::module::{Module, WeightChange};
 use crate::error::{Error, Result};
 use crate::kernels::add_product;
 
@@ -175,12 +175,8 @@ impl Stacked {
 pub(super) fn bias(site: &str, base: Vec<f32>, active: &[Active<'_>]) -> Result<Vec<f32>> {
     let mut out = base.clone();
     for a in active {
-        match &a.module.bias {
-            Some(BiasChange::Add { values, scale }) => {
-                super::delta::add(&mut out, &values.read()?, a.m * scale);
-            }
-            Some(BiasChange::Scale(ia3)) => ia3.change_bias(&base, a.m, &mut out)?,
-            None => {}
+        if let Some(bias) = &a.module.bias {
+            bias.add_to(&base, a.m, &mut out)?;
         }
     }
     finite(site, active, &out)?;

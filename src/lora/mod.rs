@@ -32,6 +32,8 @@ pub use read::{ReadOptions, Report};
 pub use reference::{Block, BlockFactors, BlockWeights, Layout, LoraRef, StepWindow, Strength};
 pub use stack::{LoraStack, StackEntry};
 
+use crate::error::Result;
+use crate::weights::{Site, WeightSource};
 use module::Module;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -76,5 +78,54 @@ impl Lora {
     /// The modules that it changes, canonical names without `.weight`.
     pub fn modules(&self) -> impl Iterator<Item = &str> {
         self.modules.keys().map(String::as_str)
+    }
+
+    /// The sites that it changes: weights, and biases, which the base need not have.
+    pub fn sites(&self) -> Vec<Site> {
+        let mut sites: Vec<Site> = Vec::new();
+        for (module, changes) in &self.modules {
+            for (part, has) in [
+                ("weight", changes.iter().any(|change| change.weight.is_some())),
+                ("bias", changes.iter().any(|change| change.bias.is_some())),
+            ] {
+                sites.extend(has.then(|| Site::new(format!("{module}.{part}"))));
+            }
+        }
+        sites
+    }
+
+    /// What the adapter at multiplier `m` adds to the pristine weight or bias at `site`: W′ − W, f32,
+    /// row-major. `None` for a site that it does not change.
+    ///
+    /// # Errors
+    /// What reading the base or the file gives.
+    pub fn change(
+        &self,
+        base: &dyn WeightSource,
+        site: &Site,
+        m: f32,
+    ) -> Result<Option<Vec<f32>>> {
+        let Some((module, part)) = site.as_str().rsplit_once('.') else { return Ok(None) };
+        let Some(changes) = self.modules.get(module) else { return Ok(None) };
+        let shape = match base.shape(site) {
+            Some(shape) => shape,
+            None => base.shape(&Site::new(format!("{module}.weight"))).unwrap_or_default()[..1].to_vec(),
+        };
+        let pristine = if base.has(site) {
+            base.get_f32(site, &shape)?
+        } else {
+            vec![0.0; shape.iter().product()]
+        };
+        let mut change = vec![0.0; pristine.len()];
+        let mut touched = false;
+        for module in changes {
+            match (part, &module.weight, &module.bias) {
+                ("weight", Some(weight), _) => merge::one(&pristine, &shape, weight, m, &mut change)?,
+                ("bias", _, Some(bias)) => bias.add_to(&pristine, m, &mut change)?,
+                _ => continue,
+            }
+            touched = true;
+        }
+        Ok(touched.then_some(change))
     }
 }

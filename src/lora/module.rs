@@ -54,6 +54,8 @@ pub(super) struct Context<'a> {
     pub(super) shape: &'a [usize],
     /// Elements of the bias that the module has or could have.
     pub(super) outputs: usize,
+    /// Whether the base has that bias.
+    pub(super) has_bias: bool,
     /// The rows of the adapter's product that belong to this module.
     pub(super) rows: Option<Range<usize>>,
     pub(super) tuning: Option<Tuning<'a>>,
@@ -122,6 +124,19 @@ impl Module {
     }
 }
 
+impl BiasChange {
+    /// target ← target + (b′ − b) at multiplier `m`; `bias` is the pristine one.
+    pub(super) fn add_to(&self, bias: &[f32], m: f32, target: &mut [f32]) -> Result<()> {
+        match self {
+            BiasChange::Add { values, scale } => {
+                super::delta::add(target, &values.read()?, m * scale);
+                Ok(())
+            }
+            BiasChange::Scale(ia3) => ia3.change_bias(bias, m, target),
+        }
+    }
+}
+
 impl Taking<'_, '_, '_> {
     fn take(&mut self, role: Role) -> Option<Factor> {
         self.left.remove(&role)
@@ -161,12 +176,6 @@ impl Taking<'_, '_, '_> {
         let refuse = |what: &str, how: &str| {
             Err(Error::unsupported(format!("`{}`: {what}", self.group.stem), how))
         };
-        if self.has(Role::TLora) {
-            return refuse(
-                "T-LoRA, whose base part is not stored in the file",
-                "merge it with LyCORIS and extract a plain LoRA",
-            );
-        }
         if self.has(Role::OftDiag) {
             return refuse(
                 "oft_diag, the obsolete OFT of LyCORIS before 2024",
@@ -500,8 +509,9 @@ impl Taking<'_, '_, '_> {
             };
             biases.push(BiasChange::Add { values, scale });
         }
+        let has_bias = self.context.has_bias;
         biases.extend(weights.iter().filter_map(|change| match &change.delta {
-            Delta::Ia3(ia3) if ia3.scales_bias() => Some(BiasChange::Scale(ia3.clone())),
+            Delta::Ia3(ia3) if ia3.scales_bias() && has_bias => Some(BiasChange::Scale(ia3.clone())),
             _ => None,
         }));
         Ok(biases)

@@ -163,6 +163,12 @@ impl<'a> Reading<'a> {
             if key.gain {
                 continue;
             }
+            if key.role == Role::TLora {
+                return Err(Error::unsupported(
+                    format!("`{name}`: T-LoRA, whose base part is not stored in the file"),
+                    "merge it with LyCORIS and extract a plain LoRA",
+                ));
+            }
             let Some(mut factor) = Factor::new(&self.file.main, name) else { continue };
             if let Some((gain, companion)) = gains.get(&(key.stem.clone(), key.role)) {
                 factor = factor.with_gain(*gain);
@@ -305,6 +311,7 @@ impl<'a> Reading<'a> {
             path: file.path(),
             shape,
             outputs: shape.first().copied().unwrap_or(1),
+            has_bias: base.shape(&format!("{}.bias", target.module)).is_some(),
             rows: target.rows.map(|(start, end)| start..end),
             tuning: file.tunings.of(&group.stem),
             warnings: &mut self.report.warnings,

@@ -114,7 +114,7 @@ def pickles(zoo: Zoo, bad) -> None:
     bad("pickle-stack-global", torch_zip(b"\x80\x04\x8c\x08builtins\x8c\x03len\x93\x8c\x01a\x85R.", {}), ["builtins", "len"], row,
         ending="pt", notes="protocol 4, STACK_GLOBAL")
     bad("pickle-load-from-bytes", torch_zip(b"\x80\x02ctorch.storage\n_load_from_bytes\nU\x00\x85R.", {}), ["_load_from_bytes"], row, ending="pt")
-    bad("pickle-instance", torch_zip(b"\x80\x02cpathlib\nPurePath\n)\x81}b.", {}), ["PurePath", "pathlib"], row, ending="pt",
+    bad("pickle-instance", torch_zip(b"\x80\x02cpathlib\nPurePath\n)\x81}b.", {}), ["PurePath", "pathlib", "no tensor"], row, ending="pt",
         notes="NEWOBJ and BUILD of a class that is not on the list")
     bad("pickle-truncated", torch_zip(b"\x80\x02}q\x00(X\x05\x00\x00\x00ab", {}), ["pickle", "truncated", "end"], row, ending="pt")
     bad("zip-other", torch_zip(b"", {}).replace(b"data.pkl", b"data.txt"), ["data.pkl", "zip", "torch"], row, ending="pt",
@@ -184,7 +184,7 @@ def groups(zoo: Zoo) -> None:
                notes="the same file is fine without the strict flag")
 
     row = "duplicate module under two spellings"
-    other = {k: v * 1.5 if "lora_up" in k else v for k, v in spell({K: (pair(K, "half"), None)}, lambda m: dotted_stem("sd15", m), "peft").items()}
+    other = {k: v * 1.5 if "lora_B" in k else v for k, v in spell({K: (pair(K, "half"), None)}, lambda m: dotted_stem("sd15", m), "peft").items()}
     put(zoo, "duplicate", {**half, **other}, ["duplicate", "twice", "two"], row, notes="kohya and PEFT keys for one module, up factors differ")
     text = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
     first = spell({text: (pair(text, "te"), None)}, lambda m: kohya_stem("sd15", m))
