@@ -7,6 +7,7 @@ mod flags;
 mod generate;
 mod inspect;
 mod interrupt;
+mod lora;
 mod model;
 mod output;
 mod progress;
@@ -70,6 +71,8 @@ enum Command {
     Generate(Box<flags::Flags>),
     /// List, look into and download models
     Model(model::Args),
+    /// Convert, merge, extract and shrink LoRAs
+    Lora(lora::Args),
     /// Show the settings stored in a picture
     Inspect(inspect::Args),
     /// Show or write settings files
@@ -112,6 +115,7 @@ fn dispatch(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Generate(flags) => generate::run(&flags, cli.talk),
         Command::Model(args) => model::run(args, cli.talk),
+        Command::Lora(args) => lora::run(args, cli.talk),
         Command::Inspect(args) => inspect::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Doctor(args) => doctor::run(&args),
