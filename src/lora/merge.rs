@@ -123,6 +123,20 @@ fn combined(
     changes: &[(Active<'_>, &WeightChange)],
     method: &Method,
 ) -> Result<Vec<f32>> {
+    let mixed = mixed(site, &base, shape, changes, method)?;
+    let mut out = base;
+    super::delta::add(&mut out, &mixed, 1.0);
+    Ok(out)
+}
+
+/// The operator's mix of what every adapter changes at full strength.
+pub(super) fn mixed(
+    site: &str,
+    base: &[f32],
+    shape: &[usize],
+    changes: &[(Active<'_>, &WeightChange)],
+    method: &Method,
+) -> Result<Vec<f32>> {
     let mut tasks: Vec<(usize, f32, Vec<f32>)> = Vec::new();
     for (active, change) in changes {
         // Several changes of one module by one adapter are one task.
@@ -130,13 +144,10 @@ fn combined(
             tasks.push((active.adapter, active.m, vec![0.0; base.len()]));
         }
         if let Some((_, _, task)) = tasks.last_mut() {
-            one(&base, shape, change, 1.0, task)?;
+            one(base, shape, change, 1.0, task)?;
         }
     }
-    let mixed = method.mix(site, tasks);
-    let mut out = base;
-    super::delta::add(&mut out, &mixed, 1.0);
-    Ok(out)
+    Ok(method.mix(site, tasks))
 }
 
 /// Low-rank changes side by side: one product whatever their number.

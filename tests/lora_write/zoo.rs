@@ -62,6 +62,13 @@ pub(crate) fn changes(lora: &Lora, base: &Base) -> Vec<(Site, Vec<f32>)> {
     lora.sites().into_iter().map(change).collect()
 }
 
+/// What an adapter changes, in name order.
+pub(crate) fn sites(lora: &Lora) -> Vec<Site> {
+    let mut sites = lora.sites();
+    sites.sort();
+    sites
+}
+
 /// Name, type, shape without ones, and numbers of a tensor.
 pub(crate) type Row = (String, String, Vec<usize>, Vec<f32>);
 

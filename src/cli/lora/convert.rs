@@ -45,7 +45,7 @@ pub(super) struct Args {
 
 /// Runs `colora lora convert`.
 pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
-    let base = open::base(args.model.as_deref(), Placement::default(), talk)?;
+    let base = open::base(args.model.as_deref(), Placement::default(), talk, &open::cancel()?)?;
     let lora = open::adapter(&args.lora, &base, talk)?;
     let options = ConvertOptions {
         format: args.to,

@@ -4,6 +4,7 @@ use crate::cli::style::{Talk, clean};
 use crate::cli::{interrupt, progress, settings, store};
 use crate::error::{Error, Result};
 use crate::family::ModelParts;
+use crate::lora::write::Kept;
 use crate::lora::{AdapterFile, Dictionary, Lora, ReadOptions};
 use crate::pipeline::Cancel;
 use crate::starter;
@@ -25,18 +26,31 @@ pub(super) struct Base {
     pub(super) path: Option<PathBuf>,
 }
 
+/// What Ctrl-C sets; to be asked for once in a run.
+///
+/// # Errors
+/// When the system refuses the handler.
+pub(super) fn cancel() -> anyhow::Result<Cancel> {
+    let cancel = Cancel::new();
+    interrupt::install(&cancel)?;
+    Ok(cancel)
+}
+
 /// Opens the model `name`, or the configured one.
 ///
 /// # Errors
 /// What finding and opening it gives.
-pub(super) fn base(name: Option<&str>, placement: Placement, talk: Talk) -> anyhow::Result<Base> {
+pub(super) fn base(
+    name: Option<&str>,
+    placement: Placement,
+    talk: Talk,
+    cancel: &Cancel,
+) -> anyhow::Result<Base> {
     let settings = settings()?;
     let configured = settings.config.model.clone().filter(|name| !name.is_empty());
     let name = name.map(str::to_owned).or(configured).unwrap_or_else(|| STARTER.to_owned());
-    let cancel = Cancel::new();
-    interrupt::install(&cancel)?;
     let progress = progress::Progress::new(progress::ProgressKind::Auto, talk, false);
-    let found = store(&settings).resolve(&name, &cancel, &|t| progress.transfer(t));
+    let found = store(&settings).resolve(&name, cancel, &|t| progress.transfer(t));
     progress.finish();
     let (parts, path) = match found? {
         Model::Starter => (starter::open(placement, None)?, None),
@@ -62,4 +76,12 @@ pub(super) fn adapter(name: &str, base: &Base, talk: Talk) -> Result<Lora> {
         talk.say(&clean(&format!("warning: {name}: {warning}")));
     }
     Ok(lora)
+}
+
+/// What new factors hold, in words.
+pub(super) fn kept(part: &Kept) -> String {
+    let Kept { component, modules, ranks: (low, high), energy } = part;
+    let ranks = if low == high { low.to_string() } else { format!("{low} to {high}") };
+    let share = energy * 100.0;
+    format!("{component}: {modules} modules of rank {ranks} keep {share:.1} % of the change")
 }

@@ -170,7 +170,10 @@ impl<'a> Plan<'a> {
                 self.kohya_module(module, &stem, change)?;
             }
         }
-        if self.options.component.is_none() { self.words() } else { Ok(()) }
+        if self.options.component.is_none() {
+            self.tensors.extend(words(self.lora, self.wanted()));
+        }
+        Ok(())
     }
 
     fn kohya_module(&mut self, module: &str, stem: &str, change: &'a Module) -> Result<()> {
@@ -246,28 +249,11 @@ impl<'a> Plan<'a> {
                 let shape = self.shape(module);
                 let size = [shape.first().copied().unwrap_or(1), shape.iter().skip(1).product()];
                 let size = size.map(|n| n as f32).to_vec();
-                let entry = Entry::values(vec![2], Precision::F32, size);
+                let entry = Entry::values(vec![2], Precision::F32, &size)?;
                 self.put(format!("{stem}.bias_size"), entry)
             }
             _ => Ok(()),
         }
-    }
-
-    /// Words that travel in the file.
-    fn words(&mut self) -> Result<()> {
-        for word in self.lora.inversions() {
-            let two = word.factors().len() > 1;
-            for (component, factor) in word.factors() {
-                let inner = match (two, *component) {
-                    (_, "text_encoder_2") => "clip_g",
-                    (true, _) => "clip_l",
-                    (false, _) => "string_to_param.*",
-                };
-                let entry = Entry::copy(factor, factor.shape().to_vec(), self.wanted());
-                self.put(format!("bundle_emb.{}.{inner}", word.token), entry)?;
-            }
-        }
-        Ok(())
     }
 
     pub(super) fn wanted(&self) -> Option<Precision> {
@@ -313,6 +299,24 @@ fn kohya_magnitude(dora: &Dora, weight: &[usize]) -> Vec<usize> {
         *dim = dora.magnitude.elements();
     }
     shape
+}
+
+/// Words that travel in the file, under the names that every tool knows.
+pub(super) fn words(lora: &Lora, wanted: Option<Precision>) -> Vec<(String, Entry<'_>)> {
+    let mut words = Vec::new();
+    for word in lora.inversions() {
+        let two = word.factors().len() > 1;
+        for (component, factor) in word.factors() {
+            let inner = match (two, *component) {
+                (_, "text_encoder_2") => "clip_g",
+                (true, _) => "clip_l",
+                (false, _) => "string_to_param.*",
+            };
+            let entry = Entry::copy(factor, factor.shape().to_vec(), wanted);
+            words.push((format!("bundle_emb.{}.{inner}", word.token), entry));
+        }
+    }
+    words
 }
 
 /// The alpha that gives `scale` back when it is divided by `rank`: the file's own where it has one.

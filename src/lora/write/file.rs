@@ -123,8 +123,13 @@ impl<'a> Entry<'a> {
     }
 
     /// A tensor whose numbers are known.
-    pub fn values(shape: Vec<usize>, precision: Precision, values: Vec<f32>) -> Self {
-        Self::lazy(shape, precision, move || Ok(values.clone()))
+    ///
+    /// # Errors
+    /// As [`Precision::encode`].
+    pub fn values(shape: Vec<usize>, precision: Precision, values: &[f32]) -> Result<Self> {
+        let bytes = precision.encode(values)?;
+        let bytes: Bytes<'a> = Box::new(move || Ok(Cow::Owned(bytes.clone())));
+        Ok(Self { dtype: precision.dtype(), shape, bytes })
     }
 
     /// A tensor of a file, copied bit by bit unless another precision is wanted.
@@ -138,7 +143,7 @@ impl<'a> Entry<'a> {
     /// A single number in `like` if that type can hold it, else in 32 bits.
     pub(super) fn scalar(value: f32, like: Dtype) -> Self {
         let precision = Precision::of(like).filter(|p| p.holds(value)).unwrap_or_default();
-        Self::values(Vec::new(), precision, vec![value])
+        Self::lazy(Vec::new(), precision, move || Ok(vec![value]))
     }
 
     /// Element type in the file.
@@ -261,7 +266,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.safetensors");
         let values = vec![1.0, -0.5, 3.25, 1e-3, 0.0, 7.0];
-        let entry = |p| Entry::values(vec![2, 3], p, values.clone());
+        let entry = |p| Entry::values(vec![2, 3], p, &values).unwrap();
         let tensors = BTreeMap::from([
             ("half".to_owned(), entry(Precision::F16)),
             ("brain".to_owned(), entry(Precision::Bf16)),
@@ -289,7 +294,7 @@ mod tests {
     fn a_failure_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.safetensors");
-        let large = Entry::values(vec![1], Precision::F16, vec![1e6]);
+        let large = Entry::lazy(vec![1], Precision::F16, || Ok(vec![1e6]));
         let tensors = BTreeMap::from([("a".to_owned(), large)]);
         let error = save(&path, &tensors, &Metadata::new(), false).unwrap_err();
         assert!(error.to_string().contains("bf16"), "{error}");

@@ -130,7 +130,7 @@ fn add<'a>(
             let shape = magnitude(dora, shape)
                 .ok_or_else(|| cannot(plan, module, "DoRA with a magnitude for each input"))?;
             let entry = Entry::copy(&dora.magnitude, shape, plan.wanted());
-            plan.put(format!("{name}.lora_magnitude_vector"), entry)?;
+            plan.put(format!("{name}.{}", magnitude_word(plan, module)), entry)?;
         }
         let rank = low.rank();
         config.modules.push((path.to_owned(), rank, alpha(plan.lora, change, rank, weight.scale)));
@@ -162,6 +162,12 @@ fn add_bias<'a>(
 fn cannot(plan: &Plan<'_>, module: &str, kind: &str) -> Error {
     let how = "choose --to kohya, or make a LoRA of it: colora lora merge --method svd";
     refused(module, kind, plan.options.format, how)
+}
+
+/// The end of a magnitude's key: transformers looks for `weight` where PEFT and diffusers do not.
+fn magnitude_word(plan: &Plan<'_>, module: &str) -> &'static str {
+    let text = plan.options.format == Format::Diffusers && !module.starts_with("unet.");
+    if text { "lora_magnitude_vector.weight" } else { "lora_magnitude_vector" }
 }
 
 /// PEFT's shape of a magnitude; `None` for one along the inputs, which PEFT does not know.
