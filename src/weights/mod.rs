@@ -8,9 +8,11 @@ mod file;
 mod memory;
 pub mod names;
 mod pickle;
+mod resident;
 
 pub use file::{Checkpoint, CheckpointFile, Inventory, Placement, TensorInfo};
 pub use memory::MemorySource;
+pub use resident::Resident;
 
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor};

@@ -1,0 +1,111 @@
+//! Floor 2. A source that remembers what it gave, so that several networks share one copy.
+
+use super::{Site, Weight, WeightSource, shapes_agree};
+use crate::error::Result;
+use candle_core::{DType, Device, Tensor};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A [`WeightSource`] over another one; every tensor is read once and then shared.
+#[derive(Debug)]
+pub struct Resident {
+    inner: Arc<dyn WeightSource>,
+    given: Mutex<HashMap<Site, Tensor>>,
+    keep: AtomicBool,
+}
+
+impl Resident {
+    /// Remembers what `inner` gives.
+    pub fn new(inner: Arc<dyn WeightSource>) -> Self {
+        Self { inner, given: Mutex::default(), keep: AtomicBool::new(false) }
+    }
+
+    /// From now on also remembers the weights that adapters are added to.
+    ///
+    /// One stack needs each of them once; whoever changes stacks needs them again and again.
+    pub fn keep_pristine(&self) {
+        self.keep.store(true, Ordering::Relaxed);
+    }
+
+    /// Bytes of the tensors that are remembered.
+    pub fn bytes(&self) -> usize {
+        let given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        given.values().map(|t| t.elem_count() * t.dtype().size_in_bytes()).sum()
+    }
+
+    fn known(&self, site: &Site) -> Option<Tensor> {
+        self.given.lock().unwrap_or_else(PoisonError::into_inner).get(site).cloned()
+    }
+}
+
+impl WeightSource for Resident {
+    fn get(&self, site: &Site, shape: &[usize]) -> Result<Weight> {
+        if let Some(tensor) = self.known(site) {
+            if tensor.dims() == shape {
+                return Ok(Weight::Dense(tensor));
+            }
+            if shapes_agree(tensor.dims(), shape) {
+                return Ok(Weight::Dense(tensor.reshape(shape)?));
+            }
+        }
+        // Read without the lock: several threads may read different weights at once.
+        let weight = self.inner.get(site, shape)?;
+        if let Weight::Dense(tensor) = &weight {
+            let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+            given.insert(site.clone(), tensor.clone());
+        }
+        Ok(weight)
+    }
+
+    fn get_f32(&self, site: &Site, shape: &[usize]) -> Result<Vec<f32>> {
+        // A smaller float type would have rounded.
+        let exact = self.dtype(site.component()) == DType::F32;
+        if exact && (self.keep.load(Ordering::Relaxed) || self.known(site).is_some()) {
+            let weight = self.get(site, shape)?;
+            let flat = weight.base().to_device(&Device::Cpu)?.flatten_all()?;
+            return Ok(flat.to_vec1()?);
+        }
+        self.inner.get_f32(site, shape)
+    }
+
+    fn shape(&self, site: &Site) -> Option<Vec<usize>> {
+        self.inner.shape(site)
+    }
+
+    fn sites(&self) -> Vec<Site> {
+        self.inner.sites()
+    }
+
+    fn device(&self) -> &Device {
+        self.inner.device()
+    }
+
+    fn dtype(&self, component: &str) -> DType {
+        self.inner.dtype(component)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::weights::{MemorySource, Placement};
+
+    #[test]
+    fn gives_the_same_storage_twice() {
+        let mut memory = MemorySource::new(Placement::default());
+        let site = Site::new("unet.a.weight");
+        let values = Tensor::arange(0f32, 6.0, &Device::Cpu).unwrap().reshape((2, 3)).unwrap();
+        memory.insert(site.clone(), &values).unwrap();
+        let resident = Resident::new(Arc::new(memory));
+        assert_eq!(resident.get_f32(&site, &[2, 3]).unwrap(), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+        assert_eq!(resident.bytes(), 0);
+        let first = resident.get(&site, &[2, 3]).unwrap();
+        let second = resident.get(&site, &[2, 3, 1, 1]).unwrap();
+        assert_eq!((resident.bytes(), second.base().dims()), (24, &[2, 3, 1, 1][..]));
+        assert_eq!(first.base().dims(), [2, 3]);
+        assert!(resident.get(&site, &[3, 2]).is_err());
+        resident.keep_pristine();
+        assert_eq!(resident.get_f32(&site, &[2, 3]).unwrap()[5], 5.0);
+    }
+}
