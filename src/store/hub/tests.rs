@@ -1,6 +1,8 @@
 //! A hub on this machine's loopback that breaks off, lies, redirects and refuses.
 
+use super::super::digest::hex;
 use super::*;
+use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
@@ -153,7 +155,7 @@ fn cache(folder: &Path, address: &str, offline: bool) -> HubCache {
 }
 
 fn get(cache: &HubCache, id: &str) -> Result<PathBuf> {
-    pull(cache, &id.parse().unwrap(), &Cancel::new(), &|_| ())
+    pull(cache, &id.parse().unwrap(), model, &Cancel::new(), &|_| ())
 }
 
 fn refused(status: u16) -> String {
@@ -176,7 +178,8 @@ fn a_broken_transfer_resumes_and_the_layout_is_shared() {
     let cache = cache(folder.path(), &hub.address, false);
     let seen = Mutex::new(Vec::new());
     let id: HubId = "o/n".parse().unwrap();
-    let path = pull(&cache, &id, &Cancel::new(), &|t| seen.lock().unwrap().push(t.done)).unwrap();
+    let path =
+        pull(&cache, &id, model, &Cancel::new(), &|t| seen.lock().unwrap().push(t.done)).unwrap();
     assert_eq!(fs::read(&path).unwrap(), weights());
     let repo = folder.path().join("hub/models--o--n");
     assert_eq!(path, repo.join("snapshots").join(COMMIT).join("w.safetensors"));
