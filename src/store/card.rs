@@ -57,7 +57,7 @@ const KEYS: [&str; 10] = [
     "created",
 ];
 
-#[allow(clippy::ref_option)] // serde's shape
+#[allow(clippy::ref_option, clippy::trivially_copy_pass_by_ref)] // serde's shape
 fn short_weight<S: Serializer>(weight: &Option<f32>, to: S) -> Result<S::Ok, S::Error> {
     weight.map(short).serialize(to)
 }

@@ -30,7 +30,11 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
         let verified = if args.verify { entry.verify(&cancel)? } else { None };
         warn(entry, verified, talk);
         if args.json {
-            result_line(&json(entry, args.verify.then_some(verified))?)?;
+            let mut value = serde_json::to_value(entry)?;
+            if args.verify {
+                value["verified"] = verified.into();
+            }
+            result_line(&value.to_string())?;
         } else {
             rows.push(row(entry));
         }
@@ -49,15 +53,6 @@ fn warn(entry: &LoraEntry, verified: Option<bool>, talk: Talk) {
         let path = entry.path.display();
         talk.say(&clean(&format!("warning: {path} is not the file that its card describes")));
     }
-}
-
-/// `verified`: `None` when nothing was compared.
-fn json(entry: &LoraEntry, verified: Option<Option<bool>>) -> Result<String> {
-    let mut value = serde_json::to_value(entry)?;
-    if let Some(verified) = verified {
-        value["verified"] = verified.into();
-    }
-    Ok(value.to_string())
 }
 
 /// Name, size, weight, trigger words, title, path.

@@ -195,6 +195,7 @@ fn a_broken_transfer_resumes_and_the_layout_is_shared() {
     // From now on no request is needed, and a second pull asks for no content.
     assert_eq!(cache.find(&id), Some(path.clone()));
     assert_eq!(get(&cache, "o/n/w.safetensors").unwrap(), path);
+    assert_eq!(pull(&cache, &id, adapter, &Cancel::new(), &|_| ()).unwrap(), path);
     assert!(hub.log()[log.len()..].iter().all(|l| !l.starts_with("GET /o/n/resolve")));
 }
 
@@ -290,7 +291,8 @@ fn cancelling_stops_a_download_and_keeps_what_came() {
     let hub = Hub::new(move |asked| repository(asked, &never, &etag));
     let cache = cache(folder.path(), &hub.address, false);
     let cancel = Cancel::new();
-    let error = pull(&cache, &"o/n".parse().unwrap(), &cancel, &|_| cancel.cancel()).unwrap_err();
+    let error =
+        pull(&cache, &"o/n".parse().unwrap(), model, &cancel, &|_| cancel.cancel()).unwrap_err();
     assert!(matches!(error, Error::Cancelled));
     let blobs = folder.path().join("hub/models--o--n/blobs");
     let part = fs::read_dir(blobs).unwrap().next().unwrap().unwrap();
