@@ -7,6 +7,7 @@ mod flags;
 mod generate;
 mod inspect;
 mod interrupt;
+mod lora;
 mod model;
 mod output;
 mod progress;
@@ -39,8 +40,8 @@ Exit codes:
   6 resources   130 interrupted
 
 Environment:
-  COLORA_MODEL, COLORA_MODELS (folders), COLORA_DEVICE, COLORA_DTYPE, COLORA_LOG (log filter),
-  NO_COLOR, HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE
+  COLORA_MODEL, COLORA_MODELS (folders), COLORA_LORA_PATH (folders), COLORA_DEVICE, COLORA_DTYPE,
+  COLORA_LOG (log filter), NO_COLOR, HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE
 
 Files:
   ./colora.toml and the user's own; see `colora config`";
@@ -70,6 +71,8 @@ enum Command {
     Generate(Box<flags::Flags>),
     /// List, look into and download models
     Model(model::Args),
+    /// List and add LoRAs
+    Lora(lora::Args),
     /// Show the settings stored in a picture
     Inspect(inspect::Args),
     /// Show or write settings files
@@ -112,6 +115,7 @@ fn dispatch(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Generate(flags) => generate::run(&flags, cli.talk),
         Command::Model(args) => model::run(args, cli.talk),
+        Command::Lora(args) => lora::run(args, cli.talk),
         Command::Inspect(args) => inspect::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Doctor(args) => doctor::run(&args),
@@ -134,7 +138,11 @@ fn settings() -> Result<Settings, Error> {
     Settings::load(Path::new("."), &env)
 }
 
-/// The places where models are.
+/// The places where models and LoRAs are.
 fn store(settings: &Settings) -> Store {
-    Store::new(settings.config.models_dirs.as_deref().unwrap_or_default(), Path::new("."), &env)
+    let config = &settings.config;
+    let store = Store::new(config.models_dirs.as_deref().unwrap_or_default(), Path::new("."), &env);
+    // Without the program's own place there is one folder less to search.
+    let program = std::env::current_exe().ok();
+    store.with_loras(config.loras_dirs.as_deref().unwrap_or_default(), program.as_deref())
 }
