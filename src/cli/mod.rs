@@ -12,6 +12,7 @@ mod model;
 mod output;
 mod progress;
 mod recipe;
+mod shelf;
 mod style;
 mod template;
 mod threads;

@@ -24,6 +24,16 @@ pub enum Apply {
     Bypass,
 }
 
+impl std::fmt::Display for Apply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Apply::Auto => "auto",
+            Apply::Merge => "merge",
+            Apply::Bypass => "bypass",
+        })
+    }
+}
+
 impl std::str::FromStr for Apply {
     type Err = Error;
 

@@ -241,8 +241,9 @@ impl Plan {
             fields.push(("Clip skip", self.clip_skip.to_string()));
         }
         fields.push(("Version", format!("colora {}", env!("CARGO_PKG_VERSION"))));
+        let tags: String = self.loras.iter().map(|lora| format!(" <lora:{lora}>")).collect();
         Parameters {
-            prompt: self.prompt.clone(),
+            prompt: self.prompt.clone() + &tags,
             negative_prompt: self.negative_prompt.clone(),
             fields: fields.into_iter().map(|(k, v)| (k.to_owned(), v)).collect(),
         }
