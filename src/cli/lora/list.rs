@@ -2,6 +2,7 @@
 
 use crate::cli::style::{Talk, bytes, clean, result_line};
 use crate::cli::{interrupt, settings, store};
+use crate::error::Error;
 use crate::pipeline::Cancel;
 use crate::store::{Card, LoraEntry};
 use anyhow::Result;
@@ -27,7 +28,7 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
     interrupt::install(&cancel)?;
     let mut rows = Vec::new();
     for entry in &entries {
-        let verified = if args.verify { entry.verify(&cancel)? } else { None };
+        let verified = if args.verify { verify(entry, &cancel, talk)? } else { None };
         warn(entry, verified, talk);
         if args.json {
             let mut value = serde_json::to_value(entry)?;
@@ -43,6 +44,17 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
         talk.say("no LoRAs yet; `colora lora add FILE` puts one in place");
     }
     table(&rows)
+}
+
+/// A file that cannot be read is no reason to hide the others.
+fn verify(entry: &LoraEntry, cancel: &Cancel, talk: Talk) -> Result<Option<bool>> {
+    match entry.verify(cancel) {
+        Err(error @ Error::Io { .. }) => {
+            talk.say(&clean(&format!("warning: {error}")));
+            Ok(None)
+        }
+        other => Ok(other?),
+    }
 }
 
 fn warn(entry: &LoraEntry, verified: Option<bool>, talk: Talk) {
