@@ -49,8 +49,10 @@ impl std::str::FromStr for Apply {
 
 /// Adapters further from their weight than this are suspicious: usually a wrong alpha.
 const HUGE: f64 = 10.0;
-/// Of so many weights one is looked at for huge changes.
+/// Of so many weights one is looked at for huge changes, if it is small: looking costs more than
+/// merging.
 const SAMPLED: usize = 16;
+const SMALL: usize = 1 << 19;
 
 /// A [`WeightSource`]: the base, with the weights that a stack changes in place of its own.
 ///
@@ -93,7 +95,7 @@ impl Overlay {
         let done: Vec<Done> = jobs
             .par_iter()
             .enumerate()
-            .map(|(i, job)| job.run(&*base, &stack.method, bypass, i % SAMPLED == 0))
+            .map(|(i, job)| job.run(&*base, &stack.method, bypass, i % SAMPLED == 0 && job.is_small()))
             .collect::<Result<_>>()?;
         let huge = done.iter().filter(|done| done.ratio > HUGE).count();
         let looked_at = done.iter().filter(|done| done.ratio > 0.0).count();
@@ -185,13 +187,19 @@ impl Job<'_> {
         bypass: bool,
         look: bool,
     ) -> Result<Done> {
-        let (dtype, device) = (base.dtype(self.site.component()), base.device());
         if bypass
-            && let Some(branches) = self.branches(dtype, device)?
+            && let Some(branches) =
+                self.branches(base.dtype(self.site.component()), base.device())?
         {
             let dense = Box::new(base.get(&self.site, &self.shape)?);
             let weight = Weight::Factored { base: dense, branches: branches.into() };
             return Ok(Done { site: self.site.clone(), weight, ratio: 0.0 });
+        }
+        let plain = !look && self.exists && matches!(method, Method::Sum | Method::Svd { .. });
+        if plain
+            && let Some(merged) = merge::streamed(&self.site, base, &self.shape, &self.active)?
+        {
+            return Ok(Done { site: self.site.clone(), weight: self.weight(base, merged)?, ratio: 0.0 });
         }
         let pristine = if self.exists {
             base.get_f32(&self.site, &self.shape)?
@@ -213,9 +221,17 @@ impl Job<'_> {
             }
             _ => 0.0,
         };
-        let tensor = Tensor::from_vec(merged, &self.shape[..], &Device::Cpu)?;
-        let weight = Weight::Dense(tensor.to_dtype(dtype)?.to_device(device)?);
-        Ok(Done { site: self.site.clone(), weight, ratio })
+        Ok(Done { site: self.site.clone(), weight: self.weight(base, merged)?, ratio })
+    }
+
+    fn is_small(&self) -> bool {
+        self.shape.iter().product::<usize>() <= SMALL
+    }
+
+    fn weight(&self, base: &dyn WeightSource, values: Vec<f32>) -> Result<Weight> {
+        let tensor = Tensor::from_vec(values, &self.shape[..], &Device::Cpu)?;
+        let tensor = tensor.to_dtype(base.dtype(self.site.component()))?;
+        Ok(Weight::Dense(tensor.to_device(base.device())?))
     }
 
     /// The branches that do the same at run time; `None` when some change has no such form.

@@ -216,9 +216,6 @@ impl Pipeline {
     ) -> Result<Arc<dyn WeightSource>> {
         let begin = Instant::now();
         observer.event(&Event::Loading { component: "LoRA" });
-        if !self.unets.is_empty() {
-            self.base.keep_pristine();
-        }
         let dictionary = self.dictionary()?;
         let overlay = Overlay::compose(self.base.clone(), &dictionary, stack, apply, select)?;
         for warning in overlay.warnings() {

@@ -38,11 +38,6 @@ impl<T> Recent<T> {
         values.insert(0, entry);
         Some(value)
     }
-
-    /// Whether nothing is kept.
-    pub(super) fn is_empty(&self) -> bool {
-        self.values.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
-    }
 }
 
 #[cfg(test)]
@@ -60,7 +55,6 @@ mod tests {
             };
             recent.get(key, make).unwrap()
         };
-        assert!(recent.is_empty());
         for key in ["a", "b", "a", "c", "a", "b"] {
             assert_eq!(*get(key), key);
         }

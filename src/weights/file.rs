@@ -207,6 +207,16 @@ impl CheckpointFile {
         convert::read(&self.elements(view)?, view.dtype).ok_or_else(|| self.unread(name, view))
     }
 
+    /// Fills `out` with the elements of `view` from number `first` on, on the calling thread.
+    fn load_f32_into(&self, name: &str, view: &View, first: usize, out: &mut [f32]) -> Result<()> {
+        let bytes = self.elements(view)?;
+        let size = view.dtype.bitsize() / 8;
+        let part = bytes
+            .get(first * size..(first + out.len()) * size)
+            .ok_or_else(|| Error::corrupt(&self.0.path, "a tensor lies outside of the file"))?;
+        convert::read_into(part, view.dtype, out).ok_or_else(|| self.unread(name, view))
+    }
+
     /// A tensor in `dtype` on `device`; elements that are stored in that type are copied as they are.
     ///
     /// `rows`: only these indices of the first dimension.

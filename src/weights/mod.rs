@@ -114,6 +114,25 @@ pub trait WeightSource: Send + Sync + std::fmt::Debug {
         Ok(plain.flatten_all()?.to_vec1()?)
     }
 
+    /// Fills `out` with the numbers of the plain weight at `site` from number `first` on.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    fn read_f32(&self, site: &Site, first: usize, out: &mut [f32]) -> Result<()> {
+        let shape = self.shape(site).unwrap_or_default();
+        let weight = self.get(site, &shape)?;
+        let flat = weight.base().to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?;
+        let part = flat.narrow(0, first, out.len())?;
+        let (storage, layout) = part.storage_and_layout();
+        let candle_core::Storage::Cpu(storage) = &*storage else {
+            return Err(Error::Internal(format!("`{site}` did not come to the CPU")));
+        };
+        let values = storage.as_slice::<f32>()?;
+        let start = layout.start_offset();
+        out.copy_from_slice(&values[start..start + out.len()]);
+        Ok(())
+    }
+
     /// Shape as stored, without reading the data; `None` when there is no such site.
     fn shape(&self, site: &Site) -> Option<Vec<usize>>;
 

@@ -4,7 +4,6 @@ use super::{Site, Weight, WeightSource, shapes_agree};
 use crate::error::Result;
 use candle_core::{DType, Device, Tensor};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A [`WeightSource`] over another one; every tensor is read once and then shared.
@@ -12,20 +11,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub struct Resident {
     inner: Arc<dyn WeightSource>,
     given: Mutex<HashMap<Site, Tensor>>,
-    keep: AtomicBool,
 }
 
 impl Resident {
     /// Remembers what `inner` gives.
     pub fn new(inner: Arc<dyn WeightSource>) -> Self {
-        Self { inner, given: Mutex::default(), keep: AtomicBool::new(false) }
-    }
-
-    /// From now on also remembers the weights that adapters are added to.
-    ///
-    /// One stack needs each of them once; whoever changes stacks needs them again and again.
-    pub fn keep_pristine(&self) {
-        self.keep.store(true, Ordering::Relaxed);
+        Self { inner, given: Mutex::default() }
     }
 
     /// Bytes of the tensors that are remembered.
@@ -59,14 +50,13 @@ impl WeightSource for Resident {
     }
 
     fn get_f32(&self, site: &Site, shape: &[usize]) -> Result<Vec<f32>> {
-        // A smaller float type would have rounded.
-        let exact = self.dtype(site.component()) == DType::F32;
-        if exact && (self.keep.load(Ordering::Relaxed) || self.known(site).is_some()) {
-            let weight = self.get(site, shape)?;
-            let flat = weight.base().to_device(&Device::Cpu)?.flatten_all()?;
-            return Ok(flat.to_vec1()?);
-        }
+        // A smaller float type would have rounded; and what adapters replace need not stay here: the
+        // system keeps the file's pages.
         self.inner.get_f32(site, shape)
+    }
+
+    fn read_f32(&self, site: &Site, first: usize, out: &mut [f32]) -> Result<()> {
+        self.inner.read_f32(site, first, out)
     }
 
     fn shape(&self, site: &Site) -> Option<Vec<usize>> {
@@ -105,7 +95,6 @@ mod tests {
         assert_eq!((resident.bytes(), second.base().dims()), (24, &[2, 3, 1, 1][..]));
         assert_eq!(first.base().dims(), [2, 3]);
         assert!(resident.get(&site, &[3, 2]).is_err());
-        resident.keep_pristine();
         assert_eq!(resident.get_f32(&site, &[2, 3]).unwrap()[5], 5.0);
     }
 }

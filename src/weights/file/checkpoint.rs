@@ -185,6 +185,11 @@ impl WeightSource for Checkpoint {
         piece.file.load_f32(&piece.name, &piece.view()?)
     }
 
+    fn read_f32(&self, site: &Site, first: usize, out: &mut [f32]) -> Result<()> {
+        let piece = self.piece(site)?;
+        piece.file.load_f32_into(&piece.name, &piece.view()?, first, out)
+    }
+
     fn shape(&self, site: &Site) -> Option<Vec<usize>> {
         self.pieces.get(site).map(|piece| piece.shape.clone())
     }
