@@ -7,6 +7,7 @@
 //! Layers and networks never hear of any of this.
 
 mod delta;
+mod describe;
 mod dictionary;
 mod factor;
 mod file;
@@ -23,6 +24,7 @@ pub mod reference;
 mod stack;
 mod tuning;
 
+pub use describe::ModuleInfo;
 pub use dictionary::Dictionary;
 pub use file::{AdapterFile, Hashes};
 pub use inversion::Inversion;

@@ -245,6 +245,11 @@ impl Pipeline {
         self.parts.summary()
     }
 
+    /// The model's weights, read when asked for.
+    pub fn weights(&self) -> Arc<dyn WeightSource> {
+        self.base.clone()
+    }
+
     /// Where the model runs.
     pub fn device(&self) -> &Device {
         self.parts.source.device()

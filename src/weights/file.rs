@@ -179,6 +179,11 @@ impl CheckpointFile {
         &self.0.contents.metadata
     }
 
+    /// Bytes of the file.
+    pub fn byte_len(&self) -> u64 {
+        self.0.bytes.len() as u64
+    }
+
     /// All bytes of the file.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.0.bytes

@@ -1,6 +1,9 @@
 //! Floor 7. `colora lora`: what there is, and putting new ones in place.
 
 mod add;
+mod against;
+mod check;
+mod inspect;
 mod list;
 
 use super::style::Talk;
@@ -12,6 +15,8 @@ use clap::Subcommand;
 #[command(after_help = "\
 Examples:
   colora lora list
+  colora lora inspect anime
+  colora lora check anime --model dreamshaper
   colora lora add ink.safetensors --trigger \"ink style\" --weight 0.8")]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -22,6 +27,10 @@ pub(super) struct Args {
 enum Verb {
     /// List the LoRAs that --lora can name
     List(list::Args),
+    /// Show what a LoRA is and what it changes
+    Inspect(inspect::Args),
+    /// Check that a LoRA is whole and fits a model
+    Check(check::Args),
     /// Copy a LoRA into a folder of LoRAs and describe it
     Add(add::Args),
 }
@@ -30,6 +39,8 @@ enum Verb {
 pub(super) fn run(args: Args, talk: Talk) -> Result<()> {
     match args.verb {
         Verb::List(args) => list::run(&args, talk),
+        Verb::Inspect(args) => inspect::run(&args),
+        Verb::Check(args) => check::run(&args),
         Verb::Add(args) => add::run(args, talk),
     }
 }
