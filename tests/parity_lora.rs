@@ -78,9 +78,9 @@ fn pictures_with_adapters_equal_diffusers() {
         let text = |key: &str| case[key].as_str().unwrap();
         let number = |key: &str| case[key].as_u64().unwrap() as usize;
         let adapters = case["adapters"].as_array().unwrap();
-        let wanted = adapters.iter().map(|a| {
-            lora(a["file"].as_str().unwrap(), a["weight"].as_f64().unwrap() as f32)
-        });
+        let wanted = adapters
+            .iter()
+            .map(|a| lora(a["file"].as_str().unwrap(), a["weight"].as_f64().unwrap() as f32));
         let request = Request {
             prompt: text("prompt").into(),
             negative_prompt: text("negative_prompt").into(),
@@ -181,8 +181,7 @@ fn step_windows_switch_the_adapter_on_and_off() {
     let never = Some(StepWindow::steps(9, Some(12)).unwrap());
     assert_eq!(bits(&windowed(never)), bits(&plain));
     let bypassed = {
-        let text_off =
-            LoraRef { text: Some(0.0), steps: window(0.0, 0.5), ..lora(A, 1.0) };
+        let text_off = LoraRef { text: Some(0.0), steps: window(0.0, 0.5), ..lora(A, 1.0) };
         latents(&pipeline, &Request { apply: Apply::Bypass, ..request(vec![text_off]) })
     };
     assert!(apart(&bypassed, &first_half) < 1e-3);

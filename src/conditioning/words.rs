@@ -25,11 +25,11 @@ impl TextTowers {
     ///
     /// # Errors
     /// [`Error::Tensor`](crate::Error::Tensor) for vectors of another width.
-    pub fn with_words(mut self, words: Vec<Word>) -> Result<Self> {
+    pub fn with_words(mut self, words: &[Word]) -> Result<Self> {
         for (index, tower) in self.towers.iter_mut().enumerate() {
             let mut rows = Vec::new();
             let mut next = tower.network.vocabulary();
-            for word in &words {
+            for word in words {
                 let Some(vectors) = word.vectors.get(index).cloned().flatten() else { continue };
                 let count = vectors.dim(0)?;
                 let ids = (next..next + count).filter_map(|id| u32::try_from(id).ok()).collect();

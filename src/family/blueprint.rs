@@ -41,8 +41,7 @@ impl Blueprint {
 
 fn unet(family: Family) -> UNetConfig {
     let strings = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-    let sd1 =
-        UNetConfig { cross_attention_dim: PerBlock::All(768), ..UNetConfig::default() };
+    let sd1 = UNetConfig { cross_attention_dim: PerBlock::All(768), ..UNetConfig::default() };
     let cross = |width: usize, widths: &[usize]| UNetConfig {
         cross_attention_dim: PerBlock::All(width),
         use_linear_projection: true,
@@ -63,17 +62,27 @@ fn unet(family: Family) -> UNetConfig {
         Family::Sd1 => sd1,
         Family::Sd2 => cross(1024, &[320, 640, 1280, 1280]),
         Family::Sdxl => UNetConfig {
-            down_block_types: strings(&["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"]),
+            down_block_types: strings(&[
+                "DownBlock2D",
+                "CrossAttnDownBlock2D",
+                "CrossAttnDownBlock2D",
+            ]),
             up_block_types: strings(&["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"]),
             transformer_layers_per_block: depths(&[1, 2, 10]),
             ..xl(cross(2048, &[320, 640, 1280]), 2816)
         },
         Family::SdxlRefiner => UNetConfig {
             down_block_types: strings(&[
-                "DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D",
+                "DownBlock2D",
+                "CrossAttnDownBlock2D",
+                "CrossAttnDownBlock2D",
+                "DownBlock2D",
             ]),
             up_block_types: strings(&[
-                "UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D",
+                "UpBlock2D",
+                "CrossAttnUpBlock2D",
+                "CrossAttnUpBlock2D",
+                "UpBlock2D",
             ]),
             transformer_layers_per_block: depths(&[4, 4, 4, 4]),
             ..xl(cross(1280, &[384, 768, 1536, 1536]), 2560)
@@ -88,7 +97,9 @@ fn towers(family: Family) -> Vec<ClipConfig> {
         num_hidden_layers: layers,
         num_attention_heads: width / 64,
         projection_dim: width,
-        architectures: vec![if projects { "CLIPTextModelWithProjection" } else { "CLIPTextModel" }.into()],
+        architectures: vec![
+            if projects { "CLIPTextModelWithProjection" } else { "CLIPTextModel" }.into(),
+        ],
         ..ClipConfig::default()
     };
     match family {

@@ -90,7 +90,11 @@ fn finite(site: &str, active: &[Active<'_>], values: &[f32]) -> Result<()> {
 }
 
 /// W + Σ (fᵢ(W, mᵢ) − W): every adapter sees the pristine weight.
-fn sum(base: Vec<f32>, shape: &[usize], changes: &[(Active<'_>, &WeightChange)]) -> Result<Vec<f32>> {
+fn sum(
+    base: Vec<f32>,
+    shape: &[usize],
+    changes: &[(Active<'_>, &WeightChange)],
+) -> Result<Vec<f32>> {
     let columns: usize = shape.iter().skip(1).product();
     let pristine = changes.iter().any(|(_, c)| !is_plain(c)).then(|| base.clone());
     let mut out = base;
@@ -226,11 +230,11 @@ impl Stacked {
 }
 
 /// b' from b; `base` is zeros where the module has no bias.
-pub(super) fn bias(site: &str, base: Vec<f32>, active: &[Active<'_>]) -> Result<Vec<f32>> {
-    let mut out = base.clone();
+pub(super) fn bias(site: &str, base: &[f32], active: &[Active<'_>]) -> Result<Vec<f32>> {
+    let mut out = base.to_vec();
     for a in active {
         if let Some(bias) = &a.module.bias {
-            bias.add_to(&base, a.m, &mut out)?;
+            bias.add_to(base, a.m, &mut out)?;
         }
     }
     finite(site, active, &out)?;

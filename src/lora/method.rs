@@ -62,9 +62,8 @@ const RANK: usize = 32;
 
 impl Method {
     /// Names as in flags and files.
-    pub const NAMES: [&str; 9] = [
-        "sum", "sequential", "cat", "svd", "ties", "dare", "dare-ties", "switch", "composite",
-    ];
+    pub const NAMES: [&str; 9] =
+        ["sum", "sequential", "cat", "svd", "ties", "dare", "dare-ties", "switch", "composite"];
 
     /// The name as in flags and files.
     pub fn name(self) -> &'static str {
@@ -94,7 +93,9 @@ impl Method {
     pub(super) fn mix(&self, site: &str, mut tasks: Vec<(usize, f32, Vec<f32>)>) -> Vec<f32> {
         match *self {
             Method::Ties { density } => {
-                tasks.iter_mut().for_each(|(_, _, task)| trim(task, density));
+                for (_, _, task) in &mut tasks {
+                    trim(task, density);
+                }
                 elect(&tasks)
             }
             Method::Dare { density, seed } => {
@@ -137,9 +138,13 @@ impl Numbers {
                     numbers.density = Some(density);
                 }
                 "seed" => numbers.seed = Some(whole()?),
-                "rank" => numbers.rank = Some(positive(whole()?).ok_or_else(|| refuse("expected at least 1"))?),
+                "rank" => {
+                    numbers.rank =
+                        Some(positive(whole()?).ok_or_else(|| refuse("expected at least 1"))?);
+                }
                 "period" => {
-                    numbers.period = Some(positive(whole()?).ok_or_else(|| refuse("expected at least 1"))?);
+                    numbers.period =
+                        Some(positive(whole()?).ok_or_else(|| refuse("expected at least 1"))?);
                 }
                 _ => return Err(refuse("expected density, seed, rank or period")),
             }
@@ -225,9 +230,7 @@ fn trim(task: &mut [f32], density: f32) {
     let mut order: Vec<u32> = (0..task.len() as u32).collect();
     let size = |i: &u32| task[*i as usize].abs();
     if keep > 0 {
-        order.select_nth_unstable_by(keep - 1, |a, b| {
-            size(b).total_cmp(&size(a)).then(a.cmp(b))
-        });
+        order.select_nth_unstable_by(keep - 1, |a, b| size(b).total_cmp(&size(a)).then(a.cmp(b)));
     }
     for i in &order[keep..] {
         task[*i as usize] = 0.0;
@@ -316,7 +319,8 @@ mod tests {
             assert!(method.name() == name || name == "cat");
             assert_eq!(method.to_string().parse::<Method>().unwrap(), method);
         }
-        for bad in ["tie", "ties:density=0", "ties:density=nan", "svd:rank=0", "ties:x=1", "ties:3"] {
+        for bad in ["tie", "ties:density=0", "ties:density=nan", "svd:rank=0", "ties:x=1", "ties:3"]
+        {
             assert!(bad.parse::<Method>().is_err(), "{bad}");
         }
         assert_eq!("svd:rank=8".parse::<Method>().unwrap(), Method::Svd { rank: 8 });

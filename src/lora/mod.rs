@@ -101,17 +101,14 @@ impl Lora {
     ///
     /// # Errors
     /// What reading the base or the file gives.
-    pub fn change(
-        &self,
-        base: &dyn WeightSource,
-        site: &Site,
-        m: f32,
-    ) -> Result<Option<Vec<f32>>> {
+    pub fn change(&self, base: &dyn WeightSource, site: &Site, m: f32) -> Result<Option<Vec<f32>>> {
         let Some((module, part)) = site.as_str().rsplit_once('.') else { return Ok(None) };
         let Some(changes) = self.modules.get(module) else { return Ok(None) };
         let shape = match base.shape(site) {
             Some(shape) => shape,
-            None => base.shape(&Site::new(format!("{module}.weight"))).unwrap_or_default()[..1].to_vec(),
+            None => {
+                base.shape(&Site::new(format!("{module}.weight"))).unwrap_or_default()[..1].to_vec()
+            }
         };
         let pristine = if base.has(site) {
             base.get_f32(site, &shape)?
@@ -122,7 +119,9 @@ impl Lora {
         let mut touched = false;
         for module in changes {
             match (part, &module.weight, &module.bias) {
-                ("weight", Some(weight), _) => merge::one(&pristine, &shape, weight, m, &mut change)?,
+                ("weight", Some(weight), _) => {
+                    merge::one(&pristine, &shape, weight, m, &mut change)?;
+                }
                 ("bias", _, Some(bias)) => bias.add_to(&pristine, m, &mut change)?,
                 _ => continue,
             }

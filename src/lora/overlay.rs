@@ -95,7 +95,9 @@ impl Overlay {
         let done: Vec<Done> = jobs
             .par_iter()
             .enumerate()
-            .map(|(i, job)| job.run(&*base, &stack.method, bypass, i % SAMPLED == 0 && job.is_small()))
+            .map(|(i, job)| {
+                job.run(&*base, &stack.method, bypass, i % SAMPLED == 0 && job.is_small())
+            })
             .collect::<Result<_>>()?;
         let huge = done.iter().filter(|done| done.ratio > HUGE).count();
         let looked_at = done.iter().filter(|done| done.ratio > 0.0).count();
@@ -196,10 +198,13 @@ impl Job<'_> {
             return Ok(Done { site: self.site.clone(), weight, ratio: 0.0 });
         }
         let plain = !look && self.exists && matches!(method, Method::Sum | Method::Svd { .. });
-        if plain
-            && let Some(merged) = merge::streamed(&self.site, base, &self.shape, &self.active)?
+        if plain && let Some(merged) = merge::streamed(&self.site, base, &self.shape, &self.active)?
         {
-            return Ok(Done { site: self.site.clone(), weight: self.weight(base, merged)?, ratio: 0.0 });
+            return Ok(Done {
+                site: self.site.clone(),
+                weight: self.weight(base, merged)?,
+                ratio: 0.0,
+            });
         }
         let pristine = if self.exists {
             base.get_f32(&self.site, &self.shape)?
@@ -208,8 +213,8 @@ impl Job<'_> {
         };
         let size = if look { squares(&pristine) } else { 0.0 };
         let before = look.then(|| pristine.clone());
-        let merged = if self.site.as_str().ends_with(".bias") {
-            merge::bias(self.site.as_str(), pristine, &self.active)?
+        let merged = if self.is_bias() {
+            merge::bias(self.site.as_str(), &pristine, &self.active)?
         } else {
             merge::weight(self.site.as_str(), pristine, &self.shape, &self.active, method)?
         };
@@ -222,6 +227,10 @@ impl Job<'_> {
             _ => 0.0,
         };
         Ok(Done { site: self.site.clone(), weight: self.weight(base, merged)?, ratio })
+    }
+
+    fn is_bias(&self) -> bool {
+        self.site.as_str().rsplit('.').next() == Some("bias")
     }
 
     fn is_small(&self) -> bool {
@@ -237,7 +246,7 @@ impl Job<'_> {
     /// The branches that do the same at run time; `None` when some change has no such form.
     fn branches(&self, dtype: DType, device: &Device) -> Result<Option<Vec<Branch>>> {
         // Tables are looked up, not multiplied.
-        if self.site.as_str().contains("embedding.") || self.site.as_str().ends_with(".bias") {
+        if self.site.as_str().contains("embedding.") || self.is_bias() {
             return Ok(None);
         }
         let mut branches = Vec::new();

@@ -202,7 +202,9 @@ impl<'a> Reading<'a> {
             let Some(key) = keys::split(name).filter(|key| key.gain) else { continue };
             let value = self.file.main.read_f32(name, None)?;
             let [gain] = value[..] else {
-                return Err(self.corrupt(format!("`{name}` has {} numbers, expected one", value.len())));
+                return Err(
+                    self.corrupt(format!("`{name}` has {} numbers, expected one", value.len()))
+                );
             };
             gains.insert((key.stem, key.role), (gain, name.to_owned()));
         }
@@ -256,14 +258,13 @@ impl<'a> Reading<'a> {
 
     /// Refuses a file of another generation of Stable Diffusion before any shape is compared.
     fn check_family(&self, groups: &Groups) -> Result<()> {
-        let stems = groups
-            .unknown
-            .iter()
-            .map(|(stem, (_, shapes))| (stem.as_str(), shapes.clone()))
-            .chain(groups.resolved.values().map(|group| {
-                let shape = |(role, factor): (&Role, &Factor)| (*role, factor.shape().to_vec());
-                (group.stem.as_str(), group.roles.iter().map(shape).collect())
-            }));
+        let stems =
+            groups.unknown.iter().map(|(stem, (_, shapes))| (stem.as_str(), shapes.clone())).chain(
+                groups.resolved.values().map(|group| {
+                    let shape = |(role, factor): (&Role, &Factor)| (*role, factor.shape().to_vec());
+                    (group.stem.as_str(), group.roles.iter().map(shape).collect())
+                }),
+            );
         let mut width = None;
         let mut sdxl = false;
         for (stem, shapes) in stems {
@@ -380,8 +381,16 @@ fn listed(names: &[String]) -> String {
 /// Whether a key spells UNet blocks as the original code does.
 fn is_ldm(key: &str) -> bool {
     let pieces = [
-        "input_blocks", "output_blocks", "middle_block", "time_embed_0", "time_embed.0",
-        "time_embed_2", "time_embed.2", "label_emb", "unet_out_", "model.out.",
+        "input_blocks",
+        "output_blocks",
+        "middle_block",
+        "time_embed_0",
+        "time_embed.0",
+        "time_embed_2",
+        "time_embed.2",
+        "label_emb",
+        "unet_out_",
+        "model.out.",
     ];
     pieces.iter().any(|piece| key.contains(piece))
 }
@@ -443,10 +452,7 @@ fn drop_broken(modules: &mut BTreeMap<String, Vec<Module>>, report: &mut Report)
 }
 
 /// Warns when every up factor is zero: the file changes nothing.
-fn warn_without_effect(
-    modules: &BTreeMap<String, Vec<Module>>,
-    report: &mut Report,
-) -> Result<()> {
+fn warn_without_effect(modules: &BTreeMap<String, Vec<Module>>, report: &mut Report) -> Result<()> {
     use super::delta::Delta;
     let mut any = false;
     for change in modules.values().flatten().filter_map(|module| module.weight.as_ref()) {

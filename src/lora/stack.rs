@@ -104,7 +104,7 @@ impl LoraStack {
             lines.sort();
         }
         let text = format!("{:?}\n{}", self.method, lines.join("\n"));
-        Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+        super::file::letters(&Sha256::digest(text.as_bytes()))
     }
 
     /// What is said of every adapter by component and block, checked against the base.

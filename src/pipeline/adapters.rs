@@ -183,7 +183,7 @@ impl Pipeline {
             let source = self.overlay(stack, apply, observer, compose, |part| part != "unet")?;
             let towers = self.parts.text_towers(&*source)?;
             let words = self.words(stack)?;
-            if words.is_empty() { Ok(towers) } else { towers.with_words(words) }
+            if words.is_empty() { Ok(towers) } else { towers.with_words(&words) }
         })
     }
 

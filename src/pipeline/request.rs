@@ -241,7 +241,8 @@ impl Plan {
             fields.push(("Clip skip", self.clip_skip.to_string()));
         }
         fields.push(("Version", format!("colora {}", env!("CARGO_PKG_VERSION"))));
-        let tags: String = self.loras.iter().map(|lora| format!(" <lora:{lora}>")).collect();
+        let tags =
+            self.loras.iter().fold(String::new(), |tags, lora| format!("{tags} <lora:{lora}>"));
         Parameters {
             prompt: self.prompt.clone() + &tags,
             negative_prompt: self.negative_prompt.clone(),

@@ -62,10 +62,11 @@ impl Against {
                     }
                 }
                 // A wrong family says less than what is wrong in the right one.
-                Err(error) => match (&reason, &error) {
-                    (None, _) | (Some(Error::WrongFamily { .. }), _) => reason = Some(error),
-                    _ => {}
-                },
+                Err(error) => {
+                    if matches!(reason, None | Some(Error::WrongFamily { .. })) {
+                        reason = Some(error);
+                    }
+                }
             }
         }
         match (best, reason) {

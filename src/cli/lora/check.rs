@@ -26,14 +26,12 @@ pub(super) struct Args {
 /// Runs `colora lora check`: every number is read, and every change computed once.
 pub(super) fn run(args: &Args) -> Result<()> {
     let file = open(&args.lora)?;
-    let (against, lora) =
-        Against::resolve(&file, args.model.as_deref(), ReadOptions::default())?;
+    let (against, lora) = Against::resolve(&file, args.model.as_deref(), ReadOptions::default())?;
     let lora = Arc::new(lora);
     let entry = StackEntry { lora: lora.clone(), strength: Strength::default() };
     let stack = LoraStack::new(vec![entry]);
     let source = against.source.clone();
-    let overlay =
-        Overlay::compose(source, &against.dictionary, &stack, Apply::Merge, |_| true)?;
+    let overlay = Overlay::compose(source, &against.dictionary, &stack, Apply::Merge, |_| true)?;
     let report = lora.report();
     let warnings: Vec<&String> = report.warnings.iter().chain(overlay.warnings()).collect();
     if args.json {
@@ -46,7 +44,11 @@ pub(super) fn run(args: &Args) -> Result<()> {
     } else {
         let mut lines = vec![format!(
             "{}: fits {}; {} of {} keys used, {} weights change",
-            lora.name(), against.name, report.used, report.keys, overlay.changed()
+            lora.name(),
+            against.name,
+            report.used,
+            report.keys,
+            overlay.changed()
         )];
         lines.extend(report.unmatched.iter().map(|key| format!("unmatched  {key}")));
         lines.extend(warnings.iter().map(|warning| format!("warning: {warning}")));

@@ -34,8 +34,7 @@ const KEYS: usize = 5;
 /// Runs `colora lora inspect`.
 pub(super) fn run(args: &Args) -> Result<()> {
     let file = open(&args.lora)?;
-    let (against, lora) =
-        Against::resolve(&file, args.model.as_deref(), ReadOptions::default())?;
+    let (against, lora) = Against::resolve(&file, args.model.as_deref(), ReadOptions::default())?;
     let modules = lora.describe(&*against.source)?;
     if args.json {
         return result_line(&as_json(&file, &lora, &against, &modules)?.to_string());
@@ -77,7 +76,11 @@ fn text(
     let mut lines = vec![
         format!("{}: {} for {}", lora.name(), kinds(modules), against.name),
         format!("file      {}  {}  {}", file.path().display(), bytes(size), dtypes(modules)),
-        format!("hashes    AutoV2 {}  AutoV3 {}", hashes.auto_v2(), hashes.auto_v3().unwrap_or("-")),
+        format!(
+            "hashes    AutoV2 {}  AutoV3 {}",
+            hashes.auto_v2(),
+            hashes.auto_v3().unwrap_or("-")
+        ),
         format!("modules   {} in the UNet, {} in text encoders", unet, modules.len() - unet),
         format!("rank      {}", spread(modules.iter().filter_map(|m| m.rank.map(|r| r as f32)))),
         format!("scale     {} (alpha / rank)", spread(modules.iter().map(|m| m.scale))),

@@ -81,7 +81,9 @@ impl LowRank {
         }
         let mid = self.mid.as_ref().map(|mid| format!(", mid {:?}", mid.shape()));
         let mid = mid.unwrap_or_default();
-        Some(format!("its shapes (down {down:?}, up {up:?}{mid}) do not make the weight's {shape:?}"))
+        Some(format!(
+            "its shapes (down {down:?}, up {up:?}{mid}) do not make the weight's {shape:?}"
+        ))
     }
 
     /// The factors as matrices; `None` when the product has no such form.
@@ -131,7 +133,12 @@ impl LowRank {
     /// The branch that adds the same at run time; `None` when there is none of that form.
     ///
     /// `scale`: multiplier · alpha / rank.
-    pub(crate) fn branch(&self, scale: f32, dtype: DType, device: &Device) -> Result<Option<Branch>> {
+    pub(crate) fn branch(
+        &self,
+        scale: f32,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Option<Branch>> {
         if self.is_reversed() || self.sparse.is_some() {
             return Ok(None);
         }
@@ -161,7 +168,9 @@ impl Sparse {
         let count = self.values.elements();
         if self.indices.shape() != [2, count] {
             let (found, values) = (self.indices.shape(), self.values.shape());
-            return Ok(Some(format!("bias_indices has shape {found:?} for bias_values {values:?}")));
+            return Ok(Some(format!(
+                "bias_indices has shape {found:?} for bias_values {values:?}"
+            )));
         }
         let indices = self.indices.read()?;
         let limits = [shape.first().copied().unwrap_or(1), shape.iter().skip(1).product()];

@@ -157,10 +157,9 @@ impl Checkpoint {
     }
 
     fn piece(&self, site: &Site) -> Result<&Piece> {
-        self.pieces.get(site).ok_or_else(|| Error::TensorMissing {
-            site: site.to_string(),
-            file: self.name.clone(),
-        })
+        self.pieces
+            .get(site)
+            .ok_or_else(|| Error::TensorMissing { site: site.to_string(), file: self.name.clone() })
     }
 
     fn load(&self, site: &Site, piece: &Piece, shape: &[usize]) -> Result<Tensor> {
