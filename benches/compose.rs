@@ -24,7 +24,7 @@ fn main() {
         return;
     };
     let many: Vec<PathBuf> = (0..8).map(|i| loras.join(format!("r16-{i}.safetensors"))).collect();
-    let locon = vec![loras.join("locon64.safetensors")];
+    let locon = [loras.join("locon64.safetensors")];
     for files in [&many[..1], &many[..2], &many[..4], &many[..], &locon[..]] {
         run(&model, files);
     }
