@@ -103,7 +103,8 @@ pub(crate) struct Flags {
     /// auto, cpu, cuda, cuda:1 or metal [env: COLORA_DEVICE]
     #[arg(long, value_name = "DEVICE", help_heading = "Machine")]
     pub(crate) device: Option<DeviceChoice>,
-    /// f32, f16 or bf16 [env: COLORA_DTYPE] [default: by device]
+    /// f32, f16 or bf16 [env: COLORA_DTYPE] [default: by device]; on a CPU with AVX512-BF16, bf16 is
+    /// faster and smaller, f32 exact
     #[arg(long, value_name = "TYPE", help_heading = "Machine")]
     pub(crate) dtype: Option<DTypeChoice>,
     /// Worker threads on the CPU [default: one a core]

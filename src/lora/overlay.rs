@@ -312,4 +312,8 @@ impl WeightSource for Overlay {
     fn dtype(&self, component: &str) -> DType {
         self.base.dtype(component)
     }
+
+    fn half_products(&self, component: &str) -> bool {
+        self.base.half_products(component)
+    }
 }

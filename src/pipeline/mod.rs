@@ -149,9 +149,11 @@ impl Options {
     fn placement(&self) -> Result<Placement> {
         let device = self.device.open()?;
         let dtype = DTypeChoice::resolve(self.dtype, &device)?;
+        // On a CPU bf16 means products of bf16 numbers; everything between them stays f32.
+        let half_products = device.is_cpu() && self.dtype == Some(DTypeChoice::Bf16);
         // SD's VAE overflows in f16 (its config says force_upcast); f32 costs little there.
         let vae_dtype = if dtype == DType::F16 { DType::F32 } else { dtype };
-        Ok(Placement { device, dtype, vae_dtype })
+        Ok(Placement { device, dtype, vae_dtype, half_products })
     }
 }
 

@@ -145,6 +145,13 @@ pub trait WeightSource: Send + Sync + std::fmt::Debug {
     /// Float type in which tensors of `component` are given.
     fn dtype(&self, component: &str) -> DType;
 
+    /// Whether layers of `component` may round weights and inputs to bf16 where that is faster; sums
+    /// stay f32.
+    fn half_products(&self, component: &str) -> bool {
+        let _ = component;
+        false
+    }
+
     /// Whether `site` exists.
     fn has(&self, site: &Site) -> bool {
         self.shape(site).is_some()
@@ -212,6 +219,11 @@ impl<'a> Scope<'a> {
     /// Where tensors of this scope live.
     pub fn device(&self) -> &'a Device {
         self.source.device()
+    }
+
+    /// Whether layers of this scope may round weights and inputs to bf16.
+    pub fn half_products(&self) -> bool {
+        self.source.half_products(self.prefix.split('.').next().unwrap_or_default())
     }
 
     /// Float type of the tensors of this scope.

@@ -42,7 +42,11 @@ impl WeightSource for Resident {
         }
         // Read without the lock: several threads may read different weights at once.
         let weight = self.inner.get(site, shape)?;
-        if let Weight::Dense(tensor) = &weight {
+        // Layers that pack their weights keep no tensor that could be shared.
+        let packed = shape.len() > 1 && self.half_products(site.component());
+        if let Weight::Dense(tensor) = &weight
+            && !packed
+        {
             let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
             given.insert(site.clone(), tensor.clone());
         }
@@ -73,6 +77,10 @@ impl WeightSource for Resident {
 
     fn dtype(&self, component: &str) -> DType {
         self.inner.dtype(component)
+    }
+
+    fn half_products(&self, component: &str) -> bool {
+        self.inner.half_products(component)
     }
 }
 
