@@ -112,8 +112,14 @@ impl Store {
     /// Names and paths, without a look into the cards.
     fn lora_paths(&self) -> Vec<(String, PathBuf)> {
         let mut found: Vec<(String, PathBuf)> = Vec::new();
+        // Two names may lead to one folder, for instance `./loras` and the project's own.
+        let mut seen = Vec::new();
         for folder in &self.lora_folders {
-            found.extend(scan(folder));
+            let identity = folder.canonicalize().unwrap_or_else(|_| folder.clone());
+            if !seen.contains(&identity) {
+                found.extend(scan(folder));
+                seen.push(identity);
+            }
         }
         let cached = |id: HubId| Some((format!("hub:{id}"), standard(&self.cache.snapshot(&id)?)?));
         found.extend(self.cache.repositories().into_iter().filter_map(cached));
