@@ -31,6 +31,11 @@ static FILES: &[(&str, &[u8])] = files![
 /// Name under which the starter model is listed.
 pub const NAME: &str = "starter";
 
+/// Path and contents of its files without weights: what describes a copy of the model.
+pub fn settings() -> impl Iterator<Item = (&'static str, &'static [u8])> {
+    FILES.iter().copied().filter(|(path, _)| !path.ends_with(".safetensors"))
+}
+
 /// Opens the starter model.
 ///
 /// # Errors

@@ -260,3 +260,24 @@ fn files_of_other_families_are_refused_before_anything_runs() {
     assert_eq!(error.fault().exit_code(), 3);
     assert!(error.to_string().contains("SDXL"), "{error}");
 }
+
+#[test]
+fn methods_of_task_arithmetic() {
+    let pipeline = sd15();
+    let stack = || vec![lora(A, 0.8), lora("good/sd15-lyco-loha.safetensors", 0.5)];
+    let run = |method: &str| {
+        let request = Request { lora_method: method.parse().unwrap(), ..request(stack()) };
+        latents(&pipeline, &request)
+    };
+    let sum = run("sum");
+    assert_eq!(bits(&run("cat")), bits(&sum));
+    // Every rank is kept, every entry is kept: the sum again.
+    for whole in ["svd:rank=4096", "dare:density=1", "sequential"] {
+        assert!(apart(&run(whole), &sum) < 2e-3, "{whole}: {}", apart(&run(whole), &sum));
+    }
+    for other in ["svd:rank=1", "ties:density=0.2", "dare:density=0.3,seed=1", "dare-ties"] {
+        assert!(apart(&run(other), &sum) > 1e-3, "{other}");
+    }
+    assert_eq!(bits(&run("dare:seed=3")), bits(&run("dare:seed=3")));
+    assert!(apart(&run("dare:seed=3"), &run("dare:seed=4")) > 1e-3);
+}

@@ -72,7 +72,7 @@ enum Command {
     Generate(Box<flags::Flags>),
     /// List, look into and download models
     Model(model::Args),
-    /// List, look into, check and add LoRAs
+    /// List, look into, check, convert, merge and make LoRAs
     Lora(lora::Args),
     /// Show the settings stored in a picture
     Inspect(inspect::Args),

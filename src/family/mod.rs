@@ -12,9 +12,11 @@ pub use blueprint::Blueprint;
 
 use crate::conditioning::{ClipKind, Tokenizer, TokenizerFiles};
 use crate::error::{Error, Result};
+use crate::lora::write::Tower;
 use crate::models::{ClipConfig, UNetConfig, VaeConfig};
 use crate::sampling::{PredictionKind, Sampler, Schedule, SchedulerConfig};
 use crate::size::ImageSize;
+use crate::weights::names::prefix;
 use crate::weights::{Checkpoint, Inventory, Placement};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -41,6 +43,26 @@ impl Family {
             Family::Sd1 | Family::Sd2 => &["text_encoder"],
             Family::Sdxl => &["text_encoder", "text_encoder_2"],
             Family::SdxlRefiner => &["text_encoder_2"],
+        }
+    }
+
+    /// Where the text towers lie in a single file of the original code.
+    pub fn towers(self) -> &'static [Tower] {
+        const fn tower(component: &'static str, prefix: &'static str, open_clip: bool) -> Tower {
+            Tower { component, prefix, open_clip }
+        }
+        match self {
+            Family::Sd1 => &const { [tower("text_encoder", prefix::SD1_TEXT, false)] },
+            Family::Sd2 => &const { [tower("text_encoder", prefix::SD2_TEXT, true)] },
+            Family::Sdxl => {
+                &const {
+                    [
+                        tower("text_encoder", prefix::SDXL_TEXT, false),
+                        tower("text_encoder_2", prefix::SDXL_TEXT_2, true),
+                    ]
+                }
+            }
+            Family::SdxlRefiner => &const { [tower("text_encoder_2", prefix::REFINER_TEXT, true)] },
         }
     }
 }

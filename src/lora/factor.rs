@@ -2,6 +2,8 @@
 
 use crate::error::{Error, Result};
 use crate::weights::CheckpointFile;
+use safetensors::Dtype;
+use std::borrow::Cow;
 use std::ops::Range;
 
 /// A tensor of an adapter: where it lies, and what it is multiplied by.
@@ -60,9 +62,15 @@ impl Factor {
         &self.name
     }
 
-    /// The file's type of the elements.
-    pub(super) fn dtype(&self) -> String {
-        self.file.info(&self.name).map(|info| info.dtype.to_string()).unwrap_or_default()
+    /// The file's type of the elements; `None` when they mean something only with a companion (fp8).
+    pub(super) fn stored(&self) -> Option<Dtype> {
+        let info = self.file.info(&self.name)?;
+        (self.gain == 1.0).then_some(info.dtype)
+    }
+
+    /// The elements, row-major, as the file holds them.
+    pub(super) fn raw(&self) -> Result<Cow<'_, [u8]>> {
+        self.file.raw(&self.name, self.rows.clone())
     }
 
     /// The elements, row-major, as f32.

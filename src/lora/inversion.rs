@@ -40,6 +40,11 @@ impl Inversion {
         self.len() == 0
     }
 
+    /// The vectors' tensors by text encoder.
+    pub(super) fn factors(&self) -> &BTreeMap<&'static str, Factor> {
+        &self.parts
+    }
+
     /// The text encoders that the word has vectors for.
     pub fn components(&self) -> impl Iterator<Item = &str> {
         self.parts.keys().copied()

@@ -4,6 +4,7 @@ use super::delta::{Matrices, add_difference};
 use super::factor::broken;
 use super::method::Method;
 use super::module::{Module, WeightChange};
+use super::spectrum::{Factors, Spectrum};
 use crate::error::{Error, Result};
 use crate::kernels::{add_product, zeros};
 use crate::weights::{Site, WeightSource};
@@ -37,6 +38,7 @@ pub(super) fn weight(
         Method::Ties { .. } | Method::Dare { .. } | Method::DareTies { .. } => {
             combined(site, base, shape, &changes, method)
         }
+        Method::Svd { rank } if shape.len() > 1 => truncated(base, shape, &changes, *rank),
         _ => sum(base, shape, &changes),
     }?;
     finite(site, active, &merged)?;
@@ -116,6 +118,39 @@ fn sum(
     Ok(out)
 }
 
+/// W + the best approximation of rank `rank` of the sum of all changes.
+fn truncated(
+    base: Vec<f32>,
+    shape: &[usize],
+    changes: &[(Active<'_>, &WeightChange)],
+    rank: usize,
+) -> Result<Vec<f32>> {
+    let mut stacked = Stacked::default();
+    let mut dense = vec![0.0; base.len()];
+    let mut whole = false;
+    for (active, change) in changes {
+        match low_rank(change)? {
+            Some(matrices) => stacked.push(matrices, active.m * change.scale),
+            None => {
+                whole = true;
+                one(&base, shape, change, active.m, &mut dense)?;
+            }
+        }
+    }
+    let columns: usize = shape.iter().skip(1).product();
+    let spectrum = if whole {
+        stacked.add_to(&mut dense, columns);
+        Spectrum::of_matrix(&dense, shape.first().copied().unwrap_or(1), rank)?
+    } else {
+        let (up, down, all) = stacked.joined();
+        Spectrum::of_product(&up, &down, all)?
+    };
+    let Factors { up, down, .. } = spectrum.factors(rank, None);
+    let mut out = base;
+    add_product(&mut out, columns, &up, &down, 1.0);
+    Ok(out)
+}
+
 /// Whether a change does not depend on the weight.
 fn is_plain(change: &WeightChange) -> bool {
     change.dora.is_none() && change.delta.is_additive()
@@ -169,6 +204,20 @@ fn combined(
     changes: &[(Active<'_>, &WeightChange)],
     method: &Method,
 ) -> Result<Vec<f32>> {
+    let mixed = mixed(site, &base, shape, changes, method)?;
+    let mut out = base;
+    super::delta::add(&mut out, &mixed, 1.0);
+    Ok(out)
+}
+
+/// The operator's mix of what every adapter changes at full strength.
+pub(super) fn mixed(
+    site: &str,
+    base: &[f32],
+    shape: &[usize],
+    changes: &[(Active<'_>, &WeightChange)],
+    method: &Method,
+) -> Result<Vec<f32>> {
     let mut tasks: Vec<(usize, f32, Vec<f32>)> = Vec::new();
     for (active, change) in changes {
         // Several changes of one module by one adapter are one task.
@@ -176,13 +225,10 @@ fn combined(
             tasks.push((active.adapter, active.m, vec![0.0; base.len()]));
         }
         if let Some((_, _, task)) = tasks.last_mut() {
-            one(&base, shape, change, 1.0, task)?;
+            one(base, shape, change, 1.0, task)?;
         }
     }
-    let mixed = method.mix(site, tasks);
-    let mut out = base;
-    super::delta::add(&mut out, &mixed, 1.0);
-    Ok(out)
+    Ok(method.mix(site, tasks))
 }
 
 /// Low-rank changes side by side: one product whatever their number.

@@ -21,8 +21,10 @@ mod ordered;
 mod overlay;
 mod read;
 pub mod reference;
+mod spectrum;
 mod stack;
 mod tuning;
+pub mod write;
 
 pub use describe::ModuleInfo;
 pub use dictionary::Dictionary;

@@ -197,7 +197,7 @@ impl Job<'_> {
             let weight = Weight::Factored { base: dense, branches: branches.into() };
             return Ok(Done { site: self.site.clone(), weight, ratio: 0.0 });
         }
-        let plain = !look && self.exists && matches!(method, Method::Sum | Method::Svd { .. });
+        let plain = !look && self.exists && *method == Method::Sum;
         if plain && let Some(merged) = merge::streamed(&self.site, base, &self.shape, &self.active)?
         {
             return Ok(Done {

@@ -174,7 +174,7 @@ impl<'a> Reading<'a> {
                 factor = factor.with_gain(*gain);
                 self.used.insert(companion.clone());
             }
-            match self.base.resolve(&key.stem) {
+            match self.targets(&key.stem) {
                 Ok(targets) => {
                     if is_only_encoder(&key.stem) && self.base.has_component("text_encoder_2") {
                         self.warn_once(
@@ -193,6 +193,15 @@ impl<'a> Reading<'a> {
             }
         }
         Ok(groups)
+    }
+
+    /// The modules behind a stem; where several components have such a path, the class that PEFT's
+    /// configuration names decides.
+    fn targets(&self, stem: &str) -> Result<Vec<Target>, Unknown> {
+        match (self.base.resolve(stem), self.file.tunings.component()) {
+            (Err(Unknown::Ambiguous), Some(part)) => self.base.resolve(&format!("{part}.{stem}")),
+            (resolved, _) => resolved,
+        }
     }
 
     /// The numbers that multiply fp8 tensors, by stem and role, with their keys.

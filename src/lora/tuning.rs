@@ -10,6 +10,13 @@ const MAX_CONFIG: u64 = 4 << 20;
 /// Name of the metadata entry in which diffusers keeps the configurations of all components.
 const METADATA: &str = "lora_adapter_metadata";
 
+/// Components, their classes, and the modules of python in which they are.
+pub(super) const CLASSES: [(&str, &str, &str); 3] = [
+    ("unet", "UNet2DConditionModel", "diffusers.models.unets.unet_2d_condition"),
+    ("text_encoder", "CLIPTextModel", "transformers.models.clip.modeling_clip"),
+    ("text_encoder_2", "CLIPTextModelWithProjection", "transformers.models.clip.modeling_clip"),
+];
+
 /// The configurations of one adapter, by component.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Tunings {
@@ -54,6 +61,13 @@ impl Tunings {
             part.insert(field.to_owned(), value);
         }
         Self { parts }
+    }
+
+    /// The component whose class the configuration names, which paths alone may leave open.
+    pub(super) fn component(&self) -> Option<&'static str> {
+        let (_, fields) = self.parts.iter().find(|(component, _)| component.is_empty())?;
+        let class = fields.get("auto_mapping")?.get("base_model_class")?.as_str()?;
+        CLASSES.iter().find(|(_, known, _)| *known == class).map(|(component, ..)| *component)
     }
 
     /// What is said of the module behind `stem`.
@@ -123,11 +137,44 @@ impl Tuning<'_> {
     fn pattern(&self, field: &str) -> Option<&Value> {
         let patterns = self.fields.get(field)?.as_object()?;
         let fits = |key: &str| {
-            key == self.path
-                || self.path.strip_suffix(key).is_some_and(|rest| rest.ends_with('.'))
-                // Expressions of strangers: this engine takes linear time and bounded memory.
-                || Regex::new(&format!(r"^(?:.*\.)?(?:{key})$")).is_ok_and(|re| re.is_match(self.path))
+            if is_plain(key) {
+                return ends(self.path, key);
+            }
+            // Expressions of strangers: this engine takes linear time and bounded memory.
+            Regex::new(&format!(r"^(?:.*\.)?(?:{key})$")).is_ok_and(|re| re.is_match(self.path))
         };
         patterns.iter().find_map(|(key, value)| fits(key).then_some(value))
+    }
+}
+
+/// Whether a pattern means itself, but for dots, which stand for any character.
+fn is_plain(pattern: &str) -> bool {
+    pattern.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.')
+}
+
+/// Whether the last elements of `path` are `pattern`: what the expression says, without compiling it
+/// for every module.
+fn ends(path: &str, pattern: &str) -> bool {
+    let Some(start) = path.len().checked_sub(pattern.len()) else { return false };
+    let (before, tail) = path.as_bytes().split_at(start);
+    let same = |(p, t): (u8, &u8)| p == b'.' || p == *t;
+    pattern.bytes().zip(tail).rev().all(same) && before.last().is_none_or(|b| *b == b'.')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_patterns_mean_what_the_expression_means() {
+        let paths = ["down.0.attn1.to_q", "attn1.to_q", "xattn1.to_q", "attn1xto_q", "to_q", "q"];
+        for pattern in ["attn1.to_q", "to_q", "down.0.attn1.to_q", ".to_q", "q"] {
+            assert!(is_plain(pattern));
+            let re = Regex::new(&format!(r"^(?:.*\.)?(?:{pattern})$")).unwrap();
+            for path in paths {
+                assert_eq!(ends(path, pattern), re.is_match(path), "{pattern} {path}");
+            }
+        }
+        assert!(!is_plain(r"resnets\.\d+"));
     }
 }

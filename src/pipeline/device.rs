@@ -117,10 +117,9 @@ impl DTypeChoice {
     /// [`Error::Unsupported`] for f16 on a CPU.
     pub fn resolve(choice: Option<Self>, device: &Device) -> Result<DType> {
         match (choice, device.is_cpu()) {
-            (Some(DTypeChoice::Bf16), true) if !half_products_are_fast() => Err(Error::unsupported(
-                "bf16 on this CPU, which lacks AVX512-BF16,",
-                "use --dtype f32",
-            )),
+            (Some(DTypeChoice::Bf16), true) if !half_products_are_fast() => Err(
+                Error::unsupported("bf16 on this CPU, which lacks AVX512-BF16,", "use --dtype f32"),
+            ),
             (Some(DTypeChoice::F16), true) => Err(Error::unsupported(
                 "f16 on the CPU",
                 "use --dtype bf16 (faster) or f32 (exact); f16 files are read by both",

@@ -208,6 +208,14 @@ impl CheckpointFile {
         self.load_f32(name, &self.view(name)?.rows(rows)?)
     }
 
+    /// A tensor's elements in row-major order, as the file holds them.
+    ///
+    /// # Errors
+    /// As [`read_f32`](Self::read_f32).
+    pub(crate) fn raw(&self, name: &str, rows: Option<Range<usize>>) -> Result<Cow<'_, [u8]>> {
+        self.elements(&self.view(name)?.rows(rows)?)
+    }
+
     fn load_f32(&self, name: &str, view: &View) -> Result<Vec<f32>> {
         convert::read(&self.elements(view)?, view.dtype).ok_or_else(|| self.unread(name, view))
     }

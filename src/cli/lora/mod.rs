@@ -1,10 +1,16 @@
-//! Floor 7. `colora lora`: what there is, and putting new ones in place.
+//! Floor 7. `colora lora`: adapters by themselves; a file a verb.
 
 mod add;
 mod against;
 mod check;
+mod checkpoint;
+mod convert;
+mod extract;
 mod inspect;
 mod list;
+mod merge;
+mod open;
+mod resize;
 
 use super::style::Talk;
 use anyhow::Result;
@@ -33,6 +39,14 @@ enum Verb {
     Check(check::Args),
     /// Copy a LoRA into a folder of LoRAs and describe it
     Add(add::Args),
+    /// Write a LoRA under the names of other tools
+    Convert(convert::Args),
+    /// Make one LoRA, or a whole model, of several LoRAs
+    Merge(merge::Args),
+    /// Make a LoRA of the difference of two models
+    Extract(extract::Args),
+    /// Make a LoRA smaller
+    Resize(resize::Args),
 }
 
 /// Runs `colora lora`.
@@ -42,5 +56,9 @@ pub(super) fn run(args: Args, talk: Talk) -> Result<()> {
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Check(args) => check::run(&args),
         Verb::Add(args) => add::run(args, talk),
+        Verb::Convert(args) => convert::run(&args, talk),
+        Verb::Merge(args) => merge::run(&args, talk),
+        Verb::Extract(args) => extract::run(&args, talk),
+        Verb::Resize(args) => resize::run(&args, talk),
     }
 }

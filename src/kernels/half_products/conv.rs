@@ -41,19 +41,21 @@ impl PackedKernel {
     pub(crate) fn new(weight: &[f32], outputs: usize, inputs: usize, kernel: usize) -> Self {
         let (taps, pairs) = (kernel * kernel, inputs.div_ceil(2));
         let mut words = vec![0u32; outputs.div_ceil(ROWS) * taps * pairs * ROWS];
-        words.par_chunks_mut((taps * pairs * ROWS).max(1)).enumerate().for_each(|(panel, words)| {
-            for row in 0..ROWS.min(outputs - panel * ROWS) {
-                let filter = &weight[(panel * ROWS + row) * inputs * taps..][..inputs * taps];
-                for tap in 0..taps {
-                    for i in 0..pairs {
-                        let at = |input: usize| filter.get(input * taps + tap).copied();
-                        let high = at(2 * i + 1).unwrap_or(0.0);
-                        let low = at(2 * i).unwrap_or(0.0);
-                        words[(tap * pairs + i) * ROWS + row] = pair(low, high);
+        words.par_chunks_mut((taps * pairs * ROWS).max(1)).enumerate().for_each(
+            |(panel, words)| {
+                for row in 0..ROWS.min(outputs - panel * ROWS) {
+                    let filter = &weight[(panel * ROWS + row) * inputs * taps..][..inputs * taps];
+                    for tap in 0..taps {
+                        for i in 0..pairs {
+                            let at = |input: usize| filter.get(input * taps + tap).copied();
+                            let high = at(2 * i + 1).unwrap_or(0.0);
+                            let low = at(2 * i).unwrap_or(0.0);
+                            words[(tap * pairs + i) * ROWS + row] = pair(low, high);
+                        }
                     }
                 }
-            }
-        });
+            },
+        );
         Self { words: words.into(), outputs, inputs, kernel }
     }
 
@@ -126,7 +128,8 @@ impl Convolution<'_> {
         let depth = kernel * kernel * inputs.div_ceil(2);
         for image in 0..batch {
             let size = inputs * height * width;
-            let padded = Padded::new(&x[image * size..][..size], (*inputs, height, width), self.padding);
+            let padded =
+                Padded::new(&x[image * size..][..size], (*inputs, height, width), self.padding);
             let base = image * outputs * pixels;
             (0..blocks * groups).into_par_iter().for_each_init(Vec::new, |right, task| {
                 let start = task / groups * TASK;

@@ -45,7 +45,7 @@ impl LowRank {
     }
 
     /// Some extractions put the kernel into `up`: up `[o, r, h, w]`, down `[r, i]`.
-    fn is_reversed(&self) -> bool {
+    pub(crate) fn is_reversed(&self) -> bool {
         self.up.shape().len() == 4 && self.up.dim(2) * self.up.dim(3) > 1
     }
 

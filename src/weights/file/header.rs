@@ -19,13 +19,19 @@ pub(super) fn read(bytes: &[u8], path: &Path) -> Result<Contents> {
         return pickle::read_zip(bytes, path);
     }
     // Pickle protocols 2 to 5; the second byte keeps binary headers of other formats out.
-    if matches!(bytes, [0x80, 2..=5, ..]) {
+    if matches!(bytes, [0x80, 2..=5, ..]) && !is_length(bytes) {
         return pickle::read_legacy(bytes, path);
     }
     match header_length(bytes) {
         Some(length) => safetensors(bytes, length, path),
         None => Err(unknown(bytes, path)),
     }
+}
+
+/// Whether the file begins with a header's length that only looks like a pickle's opcode (0x280 bytes
+/// and the like): its upper half is zero, and `{` follows.
+fn is_length(bytes: &[u8]) -> bool {
+    matches!(bytes, [_, _, _, _, 0, 0, 0, 0, b'{', ..])
 }
 
 /// N, the length of the header, when the file begins like safetensors: N as u64, then `{`.

@@ -113,3 +113,13 @@ fn lying_headers_are_refused() {
     let odd = CheckpointFile::from_vec(file(odd, &[0]), "x").unwrap();
     assert!(matches!(odd.read_f32("a", None), Err(Error::Unsupported { .. })));
 }
+
+#[test]
+fn a_length_that_begins_like_a_pickle_is_a_length() {
+    for wanted in [0x280usize, 0x380, 0x10580] {
+        let inner = r#""a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}"#;
+        let header = format!("{{{inner}{}}}", " ".repeat(wanted - inner.len() - 2));
+        let file = CheckpointFile::from_vec(file(&header, &[9]), "x").unwrap();
+        assert_eq!(file.read_f32("a", None).unwrap(), [9.0]);
+    }
+}

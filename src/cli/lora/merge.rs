@@ -1,0 +1,139 @@
+//! Floor 7. `colora lora merge`.
+
+use super::{checkpoint, open};
+use crate::cli::output::SCHEMA;
+use crate::cli::style::{Talk, result_line};
+use crate::error::Error;
+use crate::lora::write::{Law, MergeOptions, Precision, merge};
+use crate::lora::{LoraRef, LoraStack, Method, StackEntry};
+use crate::weights::Placement;
+use anyhow::Result;
+use clap::ValueHint;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What `colora lora merge` accepts.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  colora lora merge ink.safetensors:0.8 fox.safetensors:0.5 -o both.safetensors
+  colora lora merge ink.safetensors fox.safetensors --method ties --rank 32 -o both.safetensors
+  colora lora merge ink.safetensors:0.8 --checkpoint -m dreamshaper -o inked.safetensors")]
+pub(super) struct Args {
+    /// LoRAs with their weights, as --lora of generate takes them
+    #[arg(value_name = "LORA[:WEIGHT]", required = true, value_hint = ValueHint::AnyPath)]
+    loras: Vec<String>,
+    /// The model that they were made for
+    #[arg(short, long, value_name = "MODEL", value_hint = ValueHint::AnyPath)]
+    pub(super) model: Option<String>,
+    /// How: cat (exact, ranks add up), linear, svd, ties, dare, dare-ties [default: cat, with --rank svd]
+    #[arg(long, value_name = "METHOD")]
+    method: Option<String>,
+    /// Rank of the result [default: the largest of the LoRAs']
+    #[arg(long, value_name = "N")]
+    rank: Option<usize>,
+    /// Cut elements off at this quantile of all, e.g. 0.99
+    #[arg(long, value_name = "Q")]
+    clamp: Option<f32>,
+    /// Share of the elements that ties and dare keep [default: 0.5]
+    #[arg(long, value_name = "SHARE")]
+    density: Option<f32>,
+    /// Seed of dare's choice
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Write the whole model with the LoRAs in it
+    #[arg(long)]
+    checkpoint: bool,
+    /// Float type: f32, f16 or bf16 [default: f32, with --checkpoint the model's own]
+    #[arg(long, value_name = "TYPE")]
+    pub(super) dtype: Option<Precision>,
+    /// The file to write
+    #[arg(short, long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    pub(super) output: PathBuf,
+    /// Replace what is there
+    #[arg(long)]
+    pub(super) force: bool,
+    /// Print one JSON object instead of the path
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// Runs `colora lora merge`.
+pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
+    let law = args.law()?;
+    if args.checkpoint {
+        return checkpoint::run(args, args.mix(law)?, talk);
+    }
+    let base = open::base(args.model.as_deref(), Placement::default(), talk, &open::cancel()?)?;
+    let stack = args.stack(&base, Method::Sum, talk)?;
+    let precision = args.dtype.unwrap_or_default();
+    let options = MergeOptions { law, precision, force: args.force };
+    let kept = merge(&*base.source, &base.names, &stack, &args.output, &options)?;
+    let cut = matches!(law, Law::Svd { .. });
+    for part in kept.iter().filter(|_| cut) {
+        talk.say(&open::kept(part));
+    }
+    let path = args.output.display().to_string();
+    if args.json {
+        let mut value = serde_json::json!({ "schema": SCHEMA, "event": "merged", "path": path });
+        if cut {
+            value["components"] = serde_json::to_value(&kept)?;
+        }
+        return result_line(&value.to_string());
+    }
+    result_line(&path)
+}
+
+impl Args {
+    fn law(&self) -> Result<Law, Error> {
+        let name = self.method.as_deref();
+        let name = name.unwrap_or(if self.rank.is_some() { "svd" } else { "cat" });
+        let mix = match name {
+            "cat" => return Ok(Law::Cat),
+            "linear" => return Ok(Law::Linear),
+            "svd" => Method::Sum,
+            _ => self.numbers(name).parse()?,
+        };
+        Ok(Law::Svd { rank: self.rank, clamp: self.clamp, mix })
+    }
+
+    /// The method `name` with the numbers of the flags.
+    fn numbers(&self, name: &str) -> String {
+        let density = self.density.map(|x| format!("density={x}"));
+        let seed = self.seed.map(|n| format!("seed={n}"));
+        let numbers: Vec<String> = [density, seed].into_iter().flatten().collect();
+        format!("{name}:{}", numbers.join(","))
+    }
+
+    /// How adapters reach the weights of a whole model.
+    fn mix(&self, law: Law) -> Result<Method, Error> {
+        match law {
+            Law::Cat => Ok(Method::Sum),
+            Law::Svd { mix, rank: None, clamp: None } if mix != Method::Sum && !mix.is_apart() => {
+                Ok(mix)
+            }
+            _ => {
+                let name = self.method.as_deref().unwrap_or("svd");
+                let why = "a whole model needs no rank; expected cat, sequential, ties, dare or dare-ties";
+                Err(Error::bad_request("lora_method", name, why))
+            }
+        }
+    }
+
+    /// Opens the LoRAs.
+    pub(super) fn stack(
+        &self,
+        base: &open::Base,
+        method: Method,
+        talk: Talk,
+    ) -> Result<LoraStack, Error> {
+        let entry = |text: &String| {
+            let lora: LoraRef = text.parse()?;
+            let strength = lora.strength(None);
+            let lora = Arc::new(open::adapter(&lora.name, base, talk)?);
+            Ok(StackEntry { lora, strength })
+        };
+        let entries = self.loras.iter().map(entry).collect::<Result<_, Error>>()?;
+        Ok(LoraStack { entries, method })
+    }
+}

@@ -1,0 +1,159 @@
+//! Floor 3. A whole model in one file, under the names of the original code, which every tool reads.
+
+use super::file::{Entry, Metadata, Precision, save};
+use crate::error::{Error, Result};
+use crate::weights::names::{Part, UNetNames, VaeNames, open_clip_name, prefix};
+use crate::weights::{Site, WeightSource};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Where a text tower lies in a file of the original code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tower {
+    /// `text_encoder` or `text_encoder_2`.
+    pub component: &'static str,
+    /// What its names begin with.
+    pub prefix: &'static str,
+    /// Whether it has open_clip's names, with fused projections.
+    pub open_clip: bool,
+}
+
+/// How a checkpoint is written.
+#[derive(Debug, Clone)]
+pub struct CheckpointOptions {
+    /// The text towers of the family.
+    pub towers: &'static [Tower],
+    /// Float type to write.
+    pub precision: Precision,
+    /// Notes for the header.
+    pub metadata: Metadata,
+    /// Whether a file may be replaced.
+    pub force: bool,
+}
+
+/// Writes all weights of `source` as one safetensors file, a tensor after another.
+///
+/// Returns the number of tensors.
+///
+/// # Errors
+/// [`Error::Unsupported`] for weights that the original code has no name for; [`Error::Exists`]; what
+/// reading and writing give.
+pub fn checkpoint(
+    source: &dyn WeightSource,
+    out: &Path,
+    options: &CheckpointOptions,
+) -> Result<usize> {
+    let sites = source.sites();
+    let inner = |component: &str| {
+        let start = format!("{component}.");
+        sites.iter().filter_map(move |site| site.as_str().strip_prefix(&start).map(str::to_owned))
+    };
+    let unet: Vec<String> = inner("unet").collect();
+    let layout = UNetNames::from_diffusers(unet.iter().map(String::as_str)).ok_or_else(|| {
+        Error::unsupported("a model without UNet blocks", "choose another --model")
+    })?;
+    let levels = inner("vae").filter_map(|name| level(&name)).max().unwrap_or(0) + 1;
+    let names = Names { layout, vae: VaeNames::new(levels), towers: options.towers };
+    let mut rows: BTreeMap<String, Vec<Piece>> = BTreeMap::new();
+    for site in &sites {
+        let shape = source.shape(site).unwrap_or_default();
+        let (name, part) = names.of(site, &shape).ok_or_else(|| {
+            Error::unsupported(
+                format!("`{site}` in a file of the original code"),
+                "write a LoRA instead: leave --checkpoint out",
+            )
+        })?;
+        rows.entry(name).or_default().push(Piece { site: site.clone(), shape, part });
+    }
+    let entry = |(name, pieces): (String, Vec<Piece>)| {
+        let entry = entry(source, &name, pieces, options.precision)?;
+        Ok((name, entry))
+    };
+    let tensors: BTreeMap<String, Entry<'_>> =
+        rows.into_iter().map(entry).collect::<Result<_>>()?;
+    save(out, &tensors, &options.metadata, options.force)?;
+    Ok(tensors.len())
+}
+
+/// The level of an autoencoder's weight on the way down.
+fn level(name: &str) -> Option<usize> {
+    name.strip_prefix("encoder.down_blocks.")?.split('.').next()?.parse().ok()
+}
+
+/// A weight inside a tensor of the original code.
+#[derive(Debug)]
+struct Piece {
+    site: Site,
+    shape: Vec<usize>,
+    part: Part,
+}
+
+struct Names {
+    layout: UNetNames,
+    vae: VaeNames,
+    towers: &'static [Tower],
+}
+
+impl Names {
+    /// Name and part of the tensor that holds a weight.
+    fn of(&self, site: &Site, shape: &[usize]) -> Option<(String, Part)> {
+        let (component, name) = site.as_str().split_once('.')?;
+        let whole = |prefix: &str, name: String| Some((format!("{prefix}{name}"), Part::Whole));
+        match component {
+            "unet" => whole(prefix::UNET, self.layout.to_ldm(name)?),
+            "vae" => whole(prefix::VAE, self.vae.to_ldm(name)?),
+            _ => {
+                let tower = self.towers.iter().find(|tower| tower.component == component)?;
+                if !tower.open_clip {
+                    return whole(tower.prefix, name.to_owned());
+                }
+                let width = shape.first().copied().unwrap_or(0);
+                let (name, part) = open_clip_name(name, width)?;
+                Some((format!("{}{name}", tower.prefix), part))
+            }
+        }
+    }
+}
+
+/// The tensor `name` made of its pieces.
+fn entry<'a>(
+    source: &'a dyn WeightSource,
+    name: &str,
+    mut pieces: Vec<Piece>,
+    precision: Precision,
+) -> Result<Entry<'a>> {
+    pieces.sort_by_key(|piece| match piece.part {
+        Part::Rows { start, .. } => start,
+        _ => 0,
+    });
+    let mut shape = pieces.first().map(|piece| piece.shape.clone()).unwrap_or_default();
+    let fused = pieces.iter().any(|piece| matches!(piece.part, Part::Rows { .. }));
+    if fused != (pieces.len() > 1) || fused && pieces.len() != 3 {
+        let why = format!("`{name}` would be made of {} weights", pieces.len());
+        return Err(Error::unsupported(why, "write a LoRA instead: leave --checkpoint out"));
+    }
+    if let (true, Some(rows)) = (fused, shape.first_mut()) {
+        *rows *= pieces.len();
+    }
+    let transposed = pieces.iter().any(|piece| piece.part == Part::Transposed);
+    if transposed {
+        shape.reverse();
+    }
+    // The original autoencoder has 1×1 convolutions where diffusers has linear layers.
+    if name.contains("mid.attn_1.") && shape.len() == 2 {
+        shape.extend([1, 1]);
+    }
+    Ok(Entry::lazy(shape, precision, move || {
+        let mut all = Vec::new();
+        for piece in &pieces {
+            let values = source.get_f32(&piece.site, &piece.shape)?;
+            let rows = piece.shape.first().copied().unwrap_or(1);
+            all.extend(if transposed {
+                crate::lora::delta::transposed(&values, rows)
+            } else {
+                values
+            });
+        }
+        Ok(all)
+    }))
+}

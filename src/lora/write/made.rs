@@ -1,0 +1,118 @@
+//! Floor 3. What is made for one module, and its tensors in a file.
+
+use super::file::{Entry, Metadata, Precision};
+use super::spelling;
+use crate::error::Result;
+use crate::lora::Dictionary;
+use crate::lora::spectrum::Factors;
+use std::collections::BTreeMap;
+
+/// A new change of one module.
+#[derive(Debug, Default)]
+pub(super) struct Made {
+    /// Factors of the weight's change.
+    pub(super) low: Option<Factors>,
+    /// A whole change of the weight, in its shape.
+    pub(super) full: Option<Vec<f32>>,
+    /// A change of the bias.
+    pub(super) bias: Option<Vec<f32>>,
+}
+
+impl Made {
+    /// Adds the tensors under kohya's names; alpha is the rank, so that nothing is scaled.
+    pub(super) fn write(
+        &self,
+        module: &str,
+        base: &Dictionary,
+        precision: Precision,
+        tensors: &mut BTreeMap<String, Entry<'_>>,
+    ) -> Result<()> {
+        let stem = spelling::kohya(base, module);
+        let shape = base.shape(&format!("{module}.weight")).unwrap_or_default();
+        let outputs = shape.first().copied().unwrap_or(1);
+        let norm = shape.len() == 1;
+        let mut put = |word: &str, entry| tensors.insert(format!("{stem}.{word}"), entry);
+        if let Some(Factors { up, down, rank }) = &self.low {
+            let ones = vec![1; shape.len().saturating_sub(2)];
+            let down_shape = [&[*rank], shape.get(1..).unwrap_or_default()].concat();
+            let up_shape = [&[outputs, *rank], &ones[..]].concat();
+            put("lora_down.weight", Entry::values(down_shape, precision, down)?);
+            put("lora_up.weight", Entry::values(up_shape, precision, up)?);
+            put("alpha", Entry::scalar(*rank as f32, precision.dtype()));
+        }
+        if let Some(full) = &self.full {
+            let word = if norm { "w_norm" } else { "diff" };
+            put(word, Entry::values(shape.to_vec(), precision, full)?);
+        }
+        if let Some(bias) = &self.bias {
+            let word = if norm { "b_norm" } else { "diff_b" };
+            put(word, Entry::values(vec![outputs], precision, bias)?);
+        }
+        Ok(())
+    }
+}
+
+/// How much of the changes of one component new factors hold.
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
+pub struct Kept {
+    /// `unet`, `text_encoder` or `text_encoder_2`.
+    pub component: String,
+    /// Modules with factors.
+    pub modules: usize,
+    /// Smallest and largest rank.
+    pub ranks: (usize, usize),
+    /// Share of the squares of all elements, 0 to 1.
+    pub energy: f64,
+}
+
+/// Sums up what modules keep.
+#[derive(Debug, Default)]
+pub(super) struct Tally(BTreeMap<String, (Kept, f64, f64)>);
+
+impl Tally {
+    /// Counts a module: its rank, and the squares held of those that there are.
+    pub(super) fn add(&mut self, module: &str, rank: usize, (held, energy): (f64, f64)) {
+        let component = spelling::split(module).0;
+        let (kept, sum, total) = self.0.entry(component.to_owned()).or_default();
+        kept.ranks = match kept.modules {
+            0 => (rank, rank),
+            _ => (kept.ranks.0.min(rank), kept.ranks.1.max(rank)),
+        };
+        kept.modules += 1;
+        *sum += held;
+        *total += energy;
+    }
+
+    /// The components.
+    pub(super) fn finish(self) -> Vec<Kept> {
+        let finish = |(component, (kept, held, energy)): (String, (Kept, f64, f64))| {
+            let energy = if energy > 0.0 { held / energy } else { 1.0 };
+            Kept { component, energy, ..kept }
+        };
+        self.0.into_iter().map(finish).collect()
+    }
+}
+
+/// What all of `sources` say, and the rank in kohya's words.
+pub(super) fn shared(sources: &[&Metadata], ranks: &[usize]) -> Metadata {
+    let Some((first, others)) = sources.split_first() else { return Metadata::new() };
+    let mut metadata = (*first).clone();
+    metadata.retain(|key, value| others.iter().all(|other| other.get(key) == Some(value)));
+    metadata.extend(describe(ranks));
+    metadata
+}
+
+/// The notes by which kohya's and other tools know a LoRA of these ranks; alpha is the rank.
+pub(super) fn describe(ranks: &[usize]) -> Metadata {
+    let (low, high) = (ranks.iter().min(), ranks.iter().max());
+    let dim = match (low, high) {
+        (Some(low), Some(high)) if low == high => low.to_string(),
+        _ => "Dynamic".to_owned(),
+    };
+    let note = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    Metadata::from([
+        note("ss_network_module", "networks.lora"),
+        note("ss_network_dim", &dim),
+        note("ss_network_alpha", &dim),
+    ])
+}

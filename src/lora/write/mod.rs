@@ -1,0 +1,23 @@
+//! Floor 3. Making adapter files: under other names, several as one, of lower rank, out of two models.
+//!
+//! Everything new is written in kohya's grammar, which every tool reads; only a conversion writes
+//! others. Files are written whole or not at all, and never over another without being told to.
+
+mod checkpoint;
+mod convert;
+mod extract;
+mod file;
+mod made;
+mod merge;
+mod parts;
+mod peft;
+mod resize;
+mod spelling;
+
+pub use checkpoint::{CheckpointOptions, Tower, checkpoint};
+pub use convert::{ConvertOptions, Converted, Format, convert};
+pub use extract::{ExtractOptions, Extracted, Tell, extract};
+pub use file::{Entry, Metadata, Precision, check_free, save};
+pub use made::Kept;
+pub use merge::{Law, MergeOptions, Merged, merge};
+pub use resize::{ResizeOptions, Resized, ResizedModule, resize};
