@@ -26,6 +26,8 @@ pub struct Config {
     pub model: Option<String>,
     /// Folders that are searched for models by name; relative ones start at the file's folder.
     pub models_dirs: Option<Vec<PathBuf>>,
+    /// Folders that are searched for LoRAs by name; relative ones start at the file's folder.
+    pub loras_dirs: Option<Vec<PathBuf>>,
     /// `auto`, `cpu`, `cuda`, `cuda:1` or `metal`.
     pub device: Option<String>,
     /// `f32`, `f16` or `bf16`.
@@ -57,9 +59,10 @@ pub struct Config {
 }
 
 /// Keys with an example value and a remark: the template of `config init`.
-const KEYS: [(&str, &str, &str); 16] = [
+const KEYS: [(&str, &str, &str); 17] = [
     ("model", "\"starter\"", "a name, a path or hub:owner/name"),
     ("models_dirs", "[\"~/models\"]", "folders searched for models by name"),
+    ("loras_dirs", "[\"~/loras\"]", "folders searched for LoRAs by name"),
     ("device", "\"auto\"", "auto, cpu, cuda, cuda:1 or metal"),
     ("dtype", "\"f32\"", "f32, f16 or bf16; default by device"),
     ("threads", "4", "worker threads on the CPU"),
@@ -77,9 +80,10 @@ const KEYS: [(&str, &str, &str); 16] = [
 ];
 
 /// Environment variables that set a key.
-const VARIABLES: [(&str, &str); 4] = [
+const VARIABLES: [(&str, &str); 5] = [
     ("COLORA_MODEL", "model"),
     ("COLORA_MODELS", "models_dirs"),
+    ("COLORA_LORA_PATH", "loras_dirs"),
     ("COLORA_DEVICE", "device"),
     ("COLORA_DTYPE", "dtype"),
 ];
@@ -188,7 +192,11 @@ fn from_variable(key: &str, value: &std::ffi::OsStr) -> Config {
         "dtype" => Config { dtype: text, ..Config::default() },
         _ => {
             let folders = std::env::split_paths(value).filter(|p| !p.as_os_str().is_empty());
-            Config { models_dirs: Some(folders.collect()), ..Config::default() }
+            let folders = Some(folders.collect());
+            match key {
+                "loras_dirs" => Config { loras_dirs: folders, ..Config::default() },
+                _ => Config { models_dirs: folders, ..Config::default() },
+            }
         }
     }
 }
@@ -206,7 +214,8 @@ fn read(text: &str, path: &Path) -> Result<Config> {
     }
     let mut config: Config = toml::from_str(text).map_err(corrupt)?;
     let folder = path.parent().unwrap_or(Path::new("."));
-    for path in config.models_dirs.iter_mut().flatten().chain(&mut config.vae) {
+    let folders = config.models_dirs.iter_mut().chain(&mut config.loras_dirs).flatten();
+    for path in folders.chain(&mut config.vae) {
         *path = anchored(path, folder);
     }
     Ok(config)
@@ -240,7 +249,7 @@ mod tests {
     #[test]
     fn later_layers_win_and_origins_are_kept() {
         let user = "model = \"a\"\nsteps = 5\nmodels_dirs = [\"here\", \"/abs\"]";
-        let env = [("COLORA_MODEL", "c"), ("COLORA_DTYPE", "")];
+        let env = [("COLORA_MODEL", "c"), ("COLORA_DTYPE", ""), ("COLORA_LORA_PATH", "/l")];
         let settings = load(user, "model = \"b\"\nheight = 64", &env).unwrap();
         let config = &settings.config;
         assert_eq!(
@@ -253,7 +262,8 @@ mod tests {
         assert!(local.ends_with(LOCAL_FILE));
         let dirs = config.models_dirs.clone().unwrap();
         assert!(dirs[0].ends_with("home/colora/here") && dirs[1] == Path::new("/abs"));
-        assert_eq!(settings.entries().count(), 4);
+        assert_eq!(config.loras_dirs, Some(vec!["/l".into()]));
+        assert_eq!(settings.entries().count(), 5);
         assert_eq!(settings.origin("width"), None);
     }
 

@@ -37,7 +37,7 @@ fn copy_configs(from: &Path, to: &Path) {
 }
 
 fn pixels(parts: ModelParts) -> Vec<u8> {
-    let pipeline = Pipeline::from_parts(parts).unwrap();
+    let pipeline = Pipeline::options().over(parts).unwrap();
     let request = Request {
         prompt: "a lighthouse!".into(),
         negative_prompt: "fog".into(),
@@ -165,7 +165,9 @@ fn a_folder_without_one_of_its_parts_says_which() {
         copy_all(&golden("sd15"), temp.path());
         std::fs::remove_dir_all(temp.path().join(part)).unwrap();
         // Vocabularies are read when the first text is encoded.
-        let error = open(temp.path()).and_then(|parts| parts.text_towers().map(drop)).unwrap_err();
+        let error = open(temp.path())
+            .and_then(|parts| parts.text_towers(&*parts.source).map(drop))
+            .unwrap_err();
         assert!(error.to_string().contains(part), "{part}: {error}");
         assert!(matches!(error.fault(), Fault::File | Fault::NotFound), "{part}: {error}");
     }

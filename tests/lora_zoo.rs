@@ -75,7 +75,8 @@ fn goldens<'a>(
     let prefix = format!("{name}/");
     let site = |key: &str| {
         let site = key.strip_prefix(&prefix)?.strip_suffix(suffix)?;
-        let plain = !site.contains('@') && !site.starts_with('#') && !site.starts_with("embedding.");
+        let plain =
+            !site.contains('@') && !site.starts_with('#') && !site.starts_with("embedding.");
         plain.then(|| site.to_owned())
     };
     all.iter().filter_map(|(key, tensor)| Some((site(key)?, tensor))).collect()
@@ -169,7 +170,8 @@ fn check_sketch(
     }
     let mut worst = 0f64;
     for (site, row) in sites.iter().zip(&golden) {
-        let change = lora.change(&*base.source, &Site::new(site), 1.0).map_err(|e| e.to_string())?;
+        let change =
+            lora.change(&*base.source, &Site::new(site), 1.0).map_err(|e| e.to_string())?;
         let ours = sketch(&change.ok_or_else(|| format!("{site} is not changed"))?);
         for (ours, theirs) in ours.iter().zip(row) {
             // A sum of many numbers: relative to their norm.
@@ -211,9 +213,10 @@ fn check_overlay(lora: &Arc<Lora>, base: &Base) -> Result<(), String> {
     for site in overlay.changed_sites() {
         let shape = overlay.shape(site).unwrap();
         let merged = overlay.get_f32(site, &shape).unwrap();
-        let pristine = match base.source.has(site) {
-            true => base.source.get_f32(site, &shape).unwrap(),
-            false => vec![0.0; merged.len()],
+        let pristine = if base.source.has(site) {
+            base.source.get_f32(site, &shape).unwrap()
+        } else {
+            vec![0.0; merged.len()]
         };
         let change = lora.change(&*base.source, site, 0.7).unwrap().unwrap();
         let sum: Vec<f32> = pristine.iter().zip(&change).map(|(w, c)| w + c).collect();

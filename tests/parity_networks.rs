@@ -16,7 +16,7 @@ use support::{assert_close, golden, tensors};
 const TOLERANCE: f32 = 1e-4;
 
 fn open(name: &str) -> ModelParts {
-    let placement = Placement { device: Device::Cpu, dtype: DType::F32, vae_dtype: DType::F32 };
+    let placement = Placement { device: Device::Cpu, dtype: DType::F32, ..Placement::default() };
     ModelParts::open(&golden(name), placement, None).unwrap()
 }
 

@@ -64,7 +64,7 @@ impl Case {
         let karras = config.use_karras_sigmas == Some(true);
         parts.scheduler = config;
         let schedule = if karras { Schedule::Karras } else { Schedule::Discrete };
-        (Pipeline::from_parts(parts).unwrap(), schedule)
+        (Pipeline::options().over(parts).unwrap(), schedule)
     }
 
     fn request(

@@ -47,6 +47,7 @@ fn report(starter: &Result<Pipeline, Error>) -> Result<Map<String, Value>> {
         format!("{}{missing}", path.display())
     };
     let folders: Vec<String> = store.folders().iter().map(|p| place(p)).collect();
+    let loras: Vec<String> = store.lora_folders().iter().map(|p| place(p)).collect();
     let configs: Vec<String> = files(Path::new("."), &env).iter().map(|p| place(p)).collect();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut map = Map::new();
@@ -59,6 +60,7 @@ fn report(starter: &Result<Pipeline, Error>) -> Result<Map<String, Value>> {
     put("memory", memory().unwrap_or_else(|| "unknown".to_owned()).into());
     put("devices", devices().into());
     put("models", folders.into());
+    put("loras", loras.into());
     put("hub cache", place(store.cache().root()).into());
     put(
         "hub",

@@ -2,6 +2,7 @@
 
 use super::progress::ProgressKind;
 use crate::config::Config;
+use crate::lora::{Apply, LoraRef, Method};
 use crate::pipeline::{DTypeChoice, DeviceChoice, Request};
 use crate::sampling::{Sampler, Schedule};
 use crate::size::ImageSize;
@@ -14,6 +15,7 @@ Examples:
   colora \"a red fox in the snow\"
   colora -m dreamshaper -N blurry --size 512x768 \"a portrait\"
   colora -n 4 -S 7 -o \"out/{prompt}-{seed}.png\" \"a fox\"    seeds 7, 8, 9 and 10
+  colora -l flat:0.8 -l wizard \"a wizard, flat style\"       two LoRAs at once
   colora --from fox.png -s 50                              the same with more steps
   echo \"a fox\" | colora -o - - | magick - fox.jpg          prompt from stdin, PNG to stdout
   colora --json -n 2 \"a fox\" | jq -r .path                 one JSON object a picture
@@ -38,6 +40,25 @@ pub(crate) struct Flags {
     /// What to keep away from
     #[arg(short = 'N', long, value_name = "TEXT", alias = "negative-prompt")]
     pub(crate) negative: Option<String>,
+    /// A LoRA: NAME, NAME:0.8, NAME:unet=1,text=0.5:blocks=MIDD:steps=0..0.6; repeat for more
+    #[arg(short, long = "lora", value_name = "NAME[:W]", value_parser = LoraRef::parse_flag, value_hint = ValueHint::AnyPath, help_heading = "LoRA")]
+    pub(crate) loras: Vec<LoraRef>,
+    /// LoRAs that belong together, from a file in loras/stacks
+    #[arg(long, value_name = "NAME", help_heading = "LoRA")]
+    pub(crate) stack: Option<String>,
+    /// How several LoRAs are put together: sum, sequential, svd, ties, dare, dare-ties, switch or
+    /// composite; with numbers: ties:density=0.3, svd:rank=32, switch:period=2 [default: sum]
+    #[arg(long, value_name = "METHOD", help_heading = "LoRA")]
+    pub(crate) lora_method: Option<Method>,
+    /// auto, merge (into the weights) or bypass (beside them) [default: auto]
+    #[arg(long, value_name = "HOW", help_heading = "LoRA")]
+    pub(crate) apply: Option<Apply>,
+    /// Keys of a LoRA file that fit nothing are an error
+    #[arg(long, help_heading = "LoRA")]
+    pub(crate) strict: bool,
+    /// Leave out modules of a LoRA file whose numbers are not finite
+    #[arg(long, help_heading = "LoRA")]
+    pub(crate) allow_nan_modules: bool,
     /// Settings from a picture; other flags win
     #[arg(long, value_name = "IMAGE", value_hint = ValueHint::FilePath)]
     pub(crate) from: Option<PathBuf>,
@@ -82,7 +103,8 @@ pub(crate) struct Flags {
     /// auto, cpu, cuda, cuda:1 or metal [env: COLORA_DEVICE]
     #[arg(long, value_name = "DEVICE", help_heading = "Machine")]
     pub(crate) device: Option<DeviceChoice>,
-    /// f32, f16 or bf16 [env: COLORA_DTYPE] [default: by device]
+    /// f32, f16 or bf16 [env: COLORA_DTYPE] [default: by device]; on a CPU with AVX512-BF16, bf16 is
+    /// faster and smaller, f32 exact
     #[arg(long, value_name = "TYPE", help_heading = "Machine")]
     pub(crate) dtype: Option<DTypeChoice>,
     /// Worker threads on the CPU [default: one a core]
@@ -194,6 +216,9 @@ impl Flags {
                 _ => from.tile,
             },
             preview: self.preview.unwrap_or(from.preview),
+            loras: if self.loras.is_empty() { from.loras } else { self.loras.clone() },
+            lora_method: self.lora_method.unwrap_or(from.lora_method),
+            apply: self.apply.unwrap_or(from.apply),
         }
     }
 }

@@ -5,10 +5,11 @@ use super::output::{Output, SCHEMA};
 use super::progress::Progress;
 use super::recipe::{self, Recipe};
 use super::style::{Talk, bytes, clean, result_line};
-use super::{interrupt, output, settings, store, threads};
+use super::{interrupt, output, settings, shelf, store, threads};
 use crate::config::{Config, Settings};
 use crate::error::Error;
 use crate::family::Defaults;
+use crate::lora::{Apply, Method, ReadOptions};
 use crate::picture::{Picture, png};
 use crate::pipeline::{Cancel, Event, Generated, Observer, Options, Pipeline, Plan, Request};
 use crate::store::{Model, STARTER};
@@ -17,6 +18,7 @@ use candle_core::DeviceLocation;
 use std::hash::{BuildHasher, Hasher};
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Longest prompt that is read from stdin, in bytes.
 const MAX_PROMPT: u64 = 1 << 20;
@@ -28,7 +30,10 @@ pub(super) fn run(flags: &Flags, talk: Talk) -> Result<()> {
     threads::limit(flags.threads.or(config.threads))?;
     let recipe = flags.from.as_deref().map(|path| picture(path, flags, talk)).transpose()?;
     let recipe = recipe.unwrap_or_default();
-    let request = flags.request(prompt(flags)?, recipe.request, config);
+    let mut request = flags.request(prompt(flags)?, recipe.request, config);
+    if let Some(name) = &flags.stack {
+        shelf::stack(&store(&settings), name, flags.lora_method.is_some(), &mut request)?;
+    }
     // Mistakes that need no model are found before one is opened.
     request.plan(&Defaults::default(), 0)?;
     let to = Output::new(flags, config, request.count)?;
@@ -36,7 +41,9 @@ pub(super) fn run(flags: &Flags, talk: Talk) -> Result<()> {
     interrupt::install(&cancel)?;
     let progress = Progress::new(flags.progress, talk, flags.json);
     let name = model_name(flags, recipe.model, config);
-    let pipeline = open(&name, flags, &settings, &cancel, &progress)?;
+    let shelf = shelf::StoreShelf::new(store(&settings), &cancel);
+    shelf.fetch(&request.loras, &|transfer| progress.transfer(transfer))?;
+    let pipeline = open(&name, flags, &settings, &cancel, &progress, shelf)?;
     let plan = pipeline.plan(&request, random_seed())?;
     let names = to.names(&plan, pipeline.model_name())?;
     if flags.dry_run {
@@ -91,6 +98,7 @@ fn open(
     settings: &Settings,
     cancel: &Cancel,
     progress: &Progress,
+    shelf: shelf::StoreShelf,
 ) -> Result<Pipeline> {
     let config = &settings.config;
     let device = flags
@@ -100,7 +108,9 @@ fn open(
         .dtype
         .map_or_else(|| choice(settings, "dtype", config.dtype.as_deref()), |d| Ok(Some(d)))?;
     let options = Pipeline::options().device(device.unwrap_or_default()).dtype(dtype);
+    let reading = ReadOptions { strict: flags.strict, allow_nan: flags.allow_nan_modules };
     let options = options.vae(flags.vae.clone().or_else(|| config.vae.clone()));
+    let options = options.shelf(Arc::new(shelf)).reading(reading);
     let model = store(settings).resolve(name, cancel, &|transfer| progress.transfer(transfer))?;
     Ok(open_found(options, model)?)
 }
@@ -173,7 +183,7 @@ impl Job<'_> {
         let time = image.timings;
         tracing::info!(
             seed = image.seed,
-            load = ?time.load, encode = ?time.encode, sample = ?time.sample, decode = ?time.decode,
+            load = ?time.load, compose = ?time.compose, encode = ?time.encode, sample = ?time.sample, decode = ?time.decode,
             "saved"
         );
         Ok(())
@@ -248,6 +258,12 @@ pub(super) fn as_command(request: &Request, model: Option<&str>) -> String {
     flag("schedule", request.schedule.map(|s| s.to_string()));
     flag("clip-skip", request.clip_skip.filter(|n| *n > 1).map(|n| n.to_string()));
     flag("seed", request.seed.map(|n| n.to_string()));
+    for lora in &request.loras {
+        flag("lora", Some(lora.to_string()));
+    }
+    let default = Method::default();
+    flag("lora-method", Some(request.lora_method).filter(|m| *m != default).map(|m| m.to_string()));
+    flag("apply", Some(request.apply).filter(|a| *a != Apply::Auto).map(|a| a.to_string()));
     if request.tile == Some(true) {
         words.push("--tile".to_owned());
     }

@@ -12,6 +12,7 @@ mod model;
 mod output;
 mod progress;
 mod recipe;
+mod shelf;
 mod style;
 mod template;
 mod threads;
@@ -40,8 +41,8 @@ Exit codes:
   6 resources   130 interrupted
 
 Environment:
-  COLORA_MODEL, COLORA_MODELS (folders), COLORA_DEVICE, COLORA_DTYPE, COLORA_LOG (log filter),
-  NO_COLOR, HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE
+  COLORA_MODEL, COLORA_MODELS (folders), COLORA_LORA_PATH (folders), COLORA_DEVICE, COLORA_DTYPE,
+  COLORA_LOG (log filter), NO_COLOR, HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE
 
 Files:
   ./colora.toml and the user's own; see `colora config`";
@@ -71,7 +72,7 @@ enum Command {
     Generate(Box<flags::Flags>),
     /// List, look into and download models
     Model(model::Args),
-    /// Convert, merge, extract and shrink LoRAs
+    /// List, look into, check, convert, merge and make LoRAs
     Lora(lora::Args),
     /// Show the settings stored in a picture
     Inspect(inspect::Args),
@@ -87,6 +88,7 @@ enum Command {
 
 /// Runs the program on the process's arguments.
 pub fn run() -> ExitCode {
+    crate::kernels::keep_freed();
     let arguments: Vec<OsString> = std::env::args_os().collect();
     if arguments.len() < 2 {
         style::say(&format!(
@@ -138,7 +140,11 @@ fn settings() -> Result<Settings, Error> {
     Settings::load(Path::new("."), &env)
 }
 
-/// The places where models are.
+/// The places where models and LoRAs are.
 fn store(settings: &Settings) -> Store {
-    Store::new(settings.config.models_dirs.as_deref().unwrap_or_default(), Path::new("."), &env)
+    let config = &settings.config;
+    let store = Store::new(config.models_dirs.as_deref().unwrap_or_default(), Path::new("."), &env);
+    // Without the program's own place there is one folder less to search.
+    let program = std::env::current_exe().ok();
+    store.with_loras(config.loras_dirs.as_deref().unwrap_or_default(), program.as_deref())
 }

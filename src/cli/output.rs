@@ -59,6 +59,7 @@ struct Saved<'a> {
 #[derive(Serialize)]
 struct Seconds {
     load: f64,
+    compose: f64,
     encode: f64,
     sample: f64,
     decode: f64,
@@ -190,6 +191,7 @@ fn saved(image: &Generated, path: &Path, plan: &Plan, model: &str) -> Result<Str
         model,
         timings: Seconds {
             load: timings.load.as_secs_f64(),
+            compose: timings.compose.as_secs_f64(),
             encode: timings.encode.as_secs_f64(),
             sample: timings.sample.as_secs_f64(),
             decode: timings.decode.as_secs_f64(),

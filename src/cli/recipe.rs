@@ -36,12 +36,11 @@ pub(super) struct Recipe {
 }
 
 /// Settings of other programs that make another picture; without them the request is not the whole.
-const UNFOLLOWED: [&str; 8] = [
+const UNFOLLOWED: [&str; 7] = [
     "Denoising strength",
     "ENSD",
     "Hires upscale",
     "Hires upscaler",
-    "Lora hashes",
     "Refiner",
     "TI hashes",
     "Variation seed",
@@ -192,9 +191,9 @@ mod tests {
         );
         let automatic = parse("Steps: 9, Sampler: DPM++ 2M, Schedule type: Automatic");
         assert_eq!(automatic.request.schedule, Some(Schedule::Karras));
-        let other = parse("Steps: 9, Sampler: Euler a, Lora hashes: \"a: 1\", Seed: -1, Size: 9x9");
+        let other = parse("Steps: 9, Sampler: Euler a, Refiner: r, Seed: -1, Size: 9x9");
         assert_eq!(other.unknown_sampler.as_deref(), Some("Euler a, Uniform"));
-        assert_eq!(other.ignored, ["Lora hashes"]);
+        assert_eq!(other.ignored, ["Refiner"]);
         assert_eq!((other.request.seed, other.request.width), (None, None));
     }
 

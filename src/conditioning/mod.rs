@@ -1,8 +1,10 @@
 //! Floor 5. From words to the features that a UNet listens to.
 
 mod tokenizer;
+mod words;
 
 pub use tokenizer::{ClipKind, Tokenizer, TokenizerFiles, TokenizerOptions};
+pub use words::Word;
 
 use crate::error::{Error, Result};
 use crate::models::{AddedCondition, ClipTower};
@@ -40,6 +42,8 @@ pub struct Tower {
     pub network: ClipTower,
     /// Its vocabulary.
     pub tokenizer: Tokenizer,
+    /// New words, the longest first.
+    words: Vec<words::WordIds>,
 }
 
 /// The text side of a model.
@@ -67,6 +71,11 @@ const AESTHETIC_SCORE: f32 = 6.0;
 const NEGATIVE_AESTHETIC_SCORE: f32 = 2.5;
 
 impl Tower {
+    /// A tower without new words.
+    pub fn new(network: ClipTower, tokenizer: Tokenizer) -> Self {
+        Self { network, tokenizer, words: Vec::new() }
+    }
+
     /// Tokens that are encoded at once.
     fn window(&self) -> usize {
         self.tokenizer.max_length().min(self.network.window())
@@ -88,7 +97,7 @@ impl TextTowers {
     /// How many words' tokens of `prompt` do not fit the window; 0 when all do.
     pub fn overflow(&self, prompt: &str) -> usize {
         let excess = |tower: &Tower| {
-            let tokens = tower.tokenizer.encode(prompt).len();
+            let tokens = tower.ids(prompt).len();
             tokens.saturating_sub(tower.window().saturating_sub(2))
         };
         self.towers.iter().map(excess).max().unwrap_or(0)
@@ -148,7 +157,7 @@ impl TextTowers {
         let mut contexts = Vec::with_capacity(self.towers.len());
         let mut pooled = None;
         for tower in &self.towers {
-            let mut ids = tower.tokenizer.encode(text);
+            let mut ids = tower.ids(text);
             ids.truncate(tower.window().saturating_sub(2));
             let ids = tower.tokenizer.pad_to_window(&ids);
             let skip = self.rules.base_skip + clip_skip.saturating_sub(1);

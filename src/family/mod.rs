@@ -1,11 +1,14 @@
 //! Floor 5. Families of models: what differs between SD 1.x, SD 2.x and SDXL, and how a model's
 //! files become [`ModelParts`].
 
+mod blueprint;
 mod detect;
 mod folder;
 mod shapes;
 mod single_file;
 mod towers;
+
+pub use blueprint::Blueprint;
 
 use crate::conditioning::{ClipKind, Tokenizer, TokenizerFiles};
 use crate::error::{Error, Result};

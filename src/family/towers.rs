@@ -4,7 +4,7 @@ use super::{Family, ModelParts};
 use crate::conditioning::{TextRules, TextTowers, Tower};
 use crate::error::Result;
 use crate::models::ClipTower;
-use crate::weights::Scope;
+use crate::weights::{Scope, WeightSource};
 
 impl ModelParts {
     /// The family's way with text features.
@@ -20,19 +20,19 @@ impl ModelParts {
         }
     }
 
-    /// Builds the text towers.
+    /// Builds the text towers from `source`: the model's own weights, or these with adapters.
     ///
     /// # Errors
     /// What reading the weights or vocabularies gives.
-    pub fn text_towers(&self) -> Result<TextTowers> {
+    pub fn text_towers(&self, source: &dyn WeightSource) -> Result<TextTowers> {
         let towers = self
             .text
             .iter()
             .zip(&self.tokenizers)
             .zip(self.text_components().iter().copied())
             .map(|((config, tokenizer), component)| {
-                let scope = Scope::new(&*self.source, component);
-                Ok(Tower { network: ClipTower::new(&scope, config)?, tokenizer: tokenizer.open()? })
+                let scope = Scope::new(source, component);
+                Ok(Tower::new(ClipTower::new(&scope, config)?, tokenizer.open()?))
             })
             .collect::<Result<Vec<_>>>()?;
         Ok(TextTowers::new(towers, self.text_rules()))

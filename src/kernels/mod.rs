@@ -6,14 +6,20 @@
 mod attention;
 mod conv;
 mod gemm;
+mod half_products;
 mod linear;
+mod memory;
 mod norm;
 mod product;
 mod vector;
 
 pub(crate) use attention::attention;
 pub(crate) use conv::conv2d;
+pub(crate) use half_products::{PackedKernel, PackedMatrix, fast as half_products_are_fast};
 pub(crate) use linear::linear;
+#[cfg(feature = "cli")]
+pub(crate) use memory::keep_freed;
+pub(crate) use memory::zeros;
 pub(crate) use norm::group_norm;
 pub(crate) use product::add_product;
 pub(crate) use vector::geglu;

@@ -24,11 +24,7 @@ pub(crate) fn add_product(
     if rows == 0 || inner == 0 {
         return;
     }
-    let to = Target {
-        pointer: Shared(target.as_mut_ptr()),
-        row_stride: columns,
-        accumulate: true,
-    };
+    let to = Target { pointer: Shared(target.as_mut_ptr()), row_stride: columns, accumulate: true };
     let left = Matrix::rows(left, rows, inner, inner);
     let right = Matrix::rows(right, inner, columns, columns);
     // SAFETY: `target` has `rows` rows of `columns` elements and is borrowed mutably until the end.
@@ -50,8 +46,7 @@ mod tests {
         add_product(&mut target, 4, &left, &right, 0.5);
         for row in 0..3 {
             for column in 0..4 {
-                let product: f32 =
-                    (0..2).map(|k| left[row * 2 + k] * right[k * 4 + column]).sum();
+                let product: f32 = (0..2).map(|k| left[row * 2 + k] * right[k * 4 + column]).sum();
                 assert!((target[row * 4 + column] - 1.0 - 0.5 * product).abs() < 1e-6);
             }
         }

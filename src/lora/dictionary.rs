@@ -159,7 +159,8 @@ impl Dictionary {
         let mut all = vec![(inner.to_owned(), None)];
         if component == "unet" {
             all.extend(self.names.to_ldm(inner).map(|ldm| (ldm, None)));
-            let short = |name: &String| name.strip_suffix(".to_out.0").map(|s| format!("{s}.to_out"));
+            let short =
+                |name: &String| name.strip_suffix(".to_out.0").map(|s| format!("{s}.to_out"));
             let shorts: Vec<String> = all.iter().filter_map(|(name, _)| short(name)).collect();
             all.extend(shorts.into_iter().map(|name| (name, None)));
             return all;

@@ -83,7 +83,9 @@ impl Factor {
             return Err(Error::corrupt(self.file.path(), format!("`{}` {broken}", self.name)));
         }
         if self.gain != 1.0 {
-            values.iter_mut().for_each(|v| *v *= self.gain);
+            for v in &mut values {
+                *v *= self.gain;
+            }
         }
         Ok(values)
     }

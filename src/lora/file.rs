@@ -134,7 +134,9 @@ impl AdapterFile {
     /// samples of the data.
     pub fn fingerprint(&self) -> String {
         let mut hash = Sha256::new();
-        for file in [Some(&self.main), self.text.as_ref(), self.words.as_ref()].into_iter().flatten() {
+        for file in
+            [Some(&self.main), self.text.as_ref(), self.words.as_ref()].into_iter().flatten()
+        {
             sample(file.bytes(), &mut hash);
         }
         // Configurations beside the file change what it means.
@@ -160,8 +162,9 @@ fn hex(bytes: &[u8]) -> String {
     letters(&Sha256::digest(bytes))
 }
 
-fn letters(digest: &[u8]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+/// A digest in hexadecimal letters.
+pub(super) fn letters(digest: &[u8]) -> String {
+    digest.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 /// The tensor file inside a folder.

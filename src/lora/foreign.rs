@@ -67,8 +67,7 @@ pub(super) fn refusal(file: &CheckpointFile) -> Option<Error> {
         return wrong(&format!("made for {found}"));
     }
     if is_inversion(file) {
-        let found =
-            "a textual inversion embedding (new words for the text encoder), not a LoRA";
+        let found = "a textual inversion embedding (new words for the text encoder), not a LoRA";
         return wrong(found);
     }
     if is_checkpoint(file) {
@@ -116,6 +115,7 @@ fn is_checkpoint(file: &CheckpointFile) -> bool {
             None => {}
         }
     }
-    let blocks = ["down_blocks", "input_blocks", "mid_block", "middle_block", "resblocks", "encoder"];
+    let blocks =
+        ["down_blocks", "input_blocks", "mid_block", "middle_block", "resblocks", "encoder"];
     plain > 0 && file.names().any(|name| blocks.iter().any(|block| name.contains(block)))
 }

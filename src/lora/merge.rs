@@ -4,8 +4,11 @@ use super::delta::{Matrices, add_difference};
 use super::factor::broken;
 use super::method::Method;
 use super::module::{Module, WeightChange};
+use super::spectrum::{Factors, Spectrum};
 use crate::error::{Error, Result};
-use crate::kernels::add_product;
+use crate::kernels::{add_product, zeros};
+use crate::weights::{Site, WeightSource};
+use rayon::prelude::*;
 
 /// One adapter's change of one module, with its final multiplier.
 #[derive(Debug, Clone, Copy)]
@@ -35,10 +38,51 @@ pub(super) fn weight(
         Method::Ties { .. } | Method::Dare { .. } | Method::DareTies { .. } => {
             combined(site, base, shape, &changes, method)
         }
+        Method::Svd { rank } if shape.len() > 1 => truncated(base, shape, &changes, *rank),
         _ => sum(base, shape, &changes),
     }?;
     finite(site, active, &merged)?;
     Ok(merged)
+}
+
+/// W' of low-rank changes alone, the common case: the base is read, changed and checked in blocks that
+/// stay in the cache. `None` when some change is of another kind.
+pub(super) fn streamed(
+    site: &Site,
+    base: &dyn WeightSource,
+    shape: &[usize],
+    active: &[Active<'_>],
+) -> Result<Option<Vec<f32>>> {
+    let mut stacked = Stacked::default();
+    for a in active {
+        let Some(change) = &a.module.weight else { return Ok(None) };
+        match low_rank(change)? {
+            Some(matrices) => stacked.push(matrices, a.m * change.scale),
+            None => return Ok(None),
+        }
+    }
+    let columns: usize = shape.iter().skip(1).product();
+    let (up, down, rank) = stacked.joined();
+    let mut out = zeros(shape.iter().product());
+    let rows = (BLOCK / columns.max(1)).max(ROWS);
+    // Scanning every weight would cost a tenth of the work; a bound on the factors nearly always does.
+    let safe = largest(&up) * largest(&down) * (rank as f32) < f32::MAX / 2.0;
+    out.par_chunks_mut((rows * columns).max(1)).enumerate().try_for_each(|(i, block)| {
+        base.read_f32(site, i * rows * columns, block)?;
+        let up = &up[i * rows * rank..][..block.len() / columns * rank];
+        add_product(block, columns, up, &down, 1.0);
+        if safe { Ok(()) } else { finite(site.as_str(), active, block) }
+    })?;
+    Ok(Some(out))
+}
+
+/// Elements of a block: half of a second-level cache.
+const BLOCK: usize = 128 << 10;
+/// Least rows of a block: every block packs all of `down` again.
+const ROWS: usize = 64;
+
+fn largest(values: &[f32]) -> f32 {
+    values.iter().fold(0.0, |max, v| max.max(v.abs()))
 }
 
 fn finite(site: &str, active: &[Active<'_>], values: &[f32]) -> Result<()> {
@@ -48,7 +92,11 @@ fn finite(site: &str, active: &[Active<'_>], values: &[f32]) -> Result<()> {
 }
 
 /// W + Σ (fᵢ(W, mᵢ) − W): every adapter sees the pristine weight.
-fn sum(base: Vec<f32>, shape: &[usize], changes: &[(Active<'_>, &WeightChange)]) -> Result<Vec<f32>> {
+fn sum(
+    base: Vec<f32>,
+    shape: &[usize],
+    changes: &[(Active<'_>, &WeightChange)],
+) -> Result<Vec<f32>> {
     let columns: usize = shape.iter().skip(1).product();
     let pristine = changes.iter().any(|(_, c)| !is_plain(c)).then(|| base.clone());
     let mut out = base;
@@ -67,6 +115,39 @@ fn sum(base: Vec<f32>, shape: &[usize], changes: &[(Active<'_>, &WeightChange)])
             None => change.delta.add_to(&mut out, shape, active.m * change.scale)?,
         }
     }
+    Ok(out)
+}
+
+/// W + the best approximation of rank `rank` of the sum of all changes.
+fn truncated(
+    base: Vec<f32>,
+    shape: &[usize],
+    changes: &[(Active<'_>, &WeightChange)],
+    rank: usize,
+) -> Result<Vec<f32>> {
+    let mut stacked = Stacked::default();
+    let mut dense = vec![0.0; base.len()];
+    let mut whole = false;
+    for (active, change) in changes {
+        match low_rank(change)? {
+            Some(matrices) => stacked.push(matrices, active.m * change.scale),
+            None => {
+                whole = true;
+                one(&base, shape, change, active.m, &mut dense)?;
+            }
+        }
+    }
+    let columns: usize = shape.iter().skip(1).product();
+    let spectrum = if whole {
+        stacked.add_to(&mut dense, columns);
+        Spectrum::of_matrix(&dense, shape.first().copied().unwrap_or(1), rank)?
+    } else {
+        let (up, down, all) = stacked.joined();
+        Spectrum::of_product(&up, &down, all)?
+    };
+    let Factors { up, down, .. } = spectrum.factors(rank, None);
+    let mut out = base;
+    add_product(&mut out, columns, &up, &down, 1.0);
     Ok(out)
 }
 
@@ -166,28 +247,40 @@ impl Stacked {
         self.parts.push(matrices);
     }
 
-    fn add_to(self, target: &mut [f32], columns: usize) {
-        if let [Matrices { up, down, .. }] = &self.parts[..] {
-            return add_product(target, columns, up, down, 1.0);
+    /// The factors of the sum: `up [rows, rank]`, `down [rank, columns]` and the rank.
+    fn joined(mut self) -> (Vec<f32>, Vec<f32>, usize) {
+        if self.parts.len() == 1
+            && let Some(Matrices { up, down, rank }) = self.parts.pop()
+        {
+            return (up, down, rank);
         }
-        let rows = target.len().checked_div(columns).unwrap_or(0);
+        let first = self.parts.first();
+        let rows = first.map_or(0, |part| part.up.len().checked_div(part.rank).unwrap_or(0));
         let mut up = Vec::with_capacity(rows * self.rank);
         for row in 0..rows {
             for part in &self.parts {
                 up.extend_from_slice(&part.up[row * part.rank..(row + 1) * part.rank]);
             }
         }
-        let down: Vec<f32> = self.parts.iter().flat_map(|part| part.down.iter().copied()).collect();
+        let down = self.parts.iter().flat_map(|part| part.down.iter().copied()).collect();
+        (up, down, self.rank)
+    }
+
+    fn add_to(self, target: &mut [f32], columns: usize) {
+        if self.parts.is_empty() {
+            return;
+        }
+        let (up, down, _) = self.joined();
         add_product(target, columns, &up, &down, 1.0);
     }
 }
 
 /// b' from b; `base` is zeros where the module has no bias.
-pub(super) fn bias(site: &str, base: Vec<f32>, active: &[Active<'_>]) -> Result<Vec<f32>> {
-    let mut out = base.clone();
+pub(super) fn bias(site: &str, base: &[f32], active: &[Active<'_>]) -> Result<Vec<f32>> {
+    let mut out = base.to_vec();
     for a in active {
         if let Some(bias) = &a.module.bias {
-            bias.add_to(&base, a.m, &mut out)?;
+            bias.add_to(base, a.m, &mut out)?;
         }
     }
     finite(site, active, &out)?;

@@ -4,8 +4,18 @@ use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 /// How the adapters of a stack are put together.
+///
+/// As text: the name, and numbers behind a colon where there are any.
+///
+/// # Examples
+/// ```
+/// use colora::lora::Method;
+/// let method: Method = "ties:density=0.3".parse().unwrap();
+/// assert_eq!(method, Method::Ties { density: 0.3 });
+/// assert_eq!(method.to_string(), "ties:density=0.3");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "name")]
+#[serde(try_from = "String", into = "String")]
 pub enum Method {
     /// Every adapter on the pristine base, their changes added: exact, and free of order.
     #[default]
@@ -47,46 +57,13 @@ pub enum Method {
 
 /// Share of the entries kept where nothing else is said, as in the TIES paper's and PEFT's examples.
 const DENSITY: f32 = 0.5;
+/// Rank of `svd` where nothing else is said.
+const RANK: usize = 32;
 
 impl Method {
     /// Names as in flags and files.
-    pub const NAMES: [&str; 9] = [
-        "sum", "sequential", "cat", "svd", "ties", "dare", "dare-ties", "switch", "composite",
-    ];
-
-    /// The method `name` with its numbers, each with a default.
-    ///
-    /// # Errors
-    /// [`Error::BadRequest`] for an unknown name or numbers out of range.
-    pub fn new(
-        name: &str,
-        density: Option<f32>,
-        seed: Option<u64>,
-        rank: Option<usize>,
-        period: Option<usize>,
-    ) -> Result<Self> {
-        let density = density.unwrap_or(DENSITY);
-        let seed = seed.unwrap_or(0);
-        if !(density > 0.0 && density <= 1.0) {
-            return Err(Error::bad_request("density", density, "expected more than 0, at most 1"));
-        }
-        let method = match name {
-            // Factors side by side are the sum itself.
-            "sum" | "cat" => Method::Sum,
-            "sequential" => Method::Sequential,
-            "svd" => Method::Svd { rank: rank.unwrap_or(32).max(1) },
-            "ties" => Method::Ties { density },
-            "dare" => Method::Dare { density, seed },
-            "dare-ties" => Method::DareTies { density, seed },
-            "switch" => Method::Switch { period: period.unwrap_or(1).max(1) },
-            "composite" => Method::Composite,
-            _ => {
-                let why = format!("expected one of {}", Self::NAMES.join(", "));
-                return Err(Error::bad_request("lora_method", name, why));
-            }
-        };
-        Ok(method)
-    }
+    pub const NAMES: [&str; 9] =
+        ["sum", "sequential", "cat", "svd", "ties", "dare", "dare-ties", "switch", "composite"];
 
     /// The name as in flags and files.
     pub fn name(self) -> &'static str {
@@ -116,7 +93,9 @@ impl Method {
     pub(super) fn mix(&self, site: &str, mut tasks: Vec<(usize, f32, Vec<f32>)>) -> Vec<f32> {
         match *self {
             Method::Ties { density } => {
-                tasks.iter_mut().for_each(|(_, _, task)| trim(task, density));
+                for (_, _, task) in &mut tasks {
+                    trim(task, density);
+                }
                 elect(&tasks)
             }
             Method::Dare { density, seed } => {
@@ -129,6 +108,108 @@ impl Method {
             }
             _ => weighted(&tasks),
         }
+    }
+}
+
+/// Numbers that a method may take.
+#[derive(Debug, Default)]
+struct Numbers {
+    density: Option<f32>,
+    seed: Option<u64>,
+    rank: Option<usize>,
+    period: Option<usize>,
+}
+
+impl Numbers {
+    fn read(text: &str) -> Result<Self> {
+        let mut numbers = Numbers::default();
+        for piece in text.split(',').filter(|piece| !piece.is_empty()) {
+            let refuse = |why: &str| Error::bad_request("lora_method", piece, why);
+            let (key, value) = piece
+                .split_once('=')
+                .ok_or_else(|| refuse("expected KEY=NUMBER, for instance density=0.5"))?;
+            let whole = || value.parse::<u64>().map_err(|_| refuse("expected a whole number"));
+            match key.trim() {
+                "density" => {
+                    let density = value.parse().map_err(|_| refuse("expected a number"))?;
+                    if !(density > 0.0 && density <= 1.0) {
+                        return Err(refuse("expected more than 0, at most 1"));
+                    }
+                    numbers.density = Some(density);
+                }
+                "seed" => numbers.seed = Some(whole()?),
+                "rank" => {
+                    numbers.rank =
+                        Some(positive(whole()?).ok_or_else(|| refuse("expected at least 1"))?);
+                }
+                "period" => {
+                    numbers.period =
+                        Some(positive(whole()?).ok_or_else(|| refuse("expected at least 1"))?);
+                }
+                _ => return Err(refuse("expected density, seed, rank or period")),
+            }
+        }
+        Ok(numbers)
+    }
+}
+
+fn positive(number: u64) -> Option<usize> {
+    usize::try_from(number).ok().filter(|n| *n > 0)
+}
+
+impl std::str::FromStr for Method {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (name, numbers) = text.split_once(':').unwrap_or((text, ""));
+        let given = Numbers::read(numbers)?;
+        let density = given.density.unwrap_or(DENSITY);
+        let seed = given.seed.unwrap_or(0);
+        Ok(match name.trim() {
+            // Factors side by side are the sum itself.
+            "sum" | "cat" => Method::Sum,
+            "sequential" => Method::Sequential,
+            "svd" => Method::Svd { rank: given.rank.unwrap_or(RANK) },
+            "ties" => Method::Ties { density },
+            "dare" => Method::Dare { density, seed },
+            "dare-ties" => Method::DareTies { density, seed },
+            "switch" => Method::Switch { period: given.period.unwrap_or(1) },
+            "composite" => Method::Composite,
+            name => {
+                let near = crate::near::did_you_mean(name, Self::NAMES);
+                let why = format!("expected one of {}{near}", Self::NAMES.join(", "));
+                return Err(Error::bad_request("lora_method", name, why));
+            }
+        })
+    }
+}
+
+impl std::fmt::Display for Method {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let name = self.name();
+        match self {
+            Method::Svd { rank } => write!(f, "{name}:rank={rank}"),
+            Method::Ties { density } => write!(f, "{name}:density={density}"),
+            Method::Dare { density, seed } | Method::DareTies { density, seed } => {
+                write!(f, "{name}:density={density},seed={seed}")
+            }
+            Method::Switch { period } => write!(f, "{name}:period={period}"),
+            Method::Sum | Method::Sequential | Method::Composite => f.write_str(name),
+        }
+    }
+}
+
+impl TryFrom<String> for Method {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<Method> for String {
+    fn from(method: Method) -> Self {
+        method.to_string()
     }
 }
 
@@ -149,9 +230,7 @@ fn trim(task: &mut [f32], density: f32) {
     let mut order: Vec<u32> = (0..task.len() as u32).collect();
     let size = |i: &u32| task[*i as usize].abs();
     if keep > 0 {
-        order.select_nth_unstable_by(keep - 1, |a, b| {
-            size(b).total_cmp(&size(a)).then(a.cmp(b))
-        });
+        order.select_nth_unstable_by(keep - 1, |a, b| size(b).total_cmp(&size(a)).then(a.cmp(b)));
     }
     for i in &order[keep..] {
         task[*i as usize] = 0.0;
@@ -234,13 +313,16 @@ mod tests {
     }
 
     #[test]
-    fn names_and_ranges() {
+    fn names_and_numbers() {
         for name in Method::NAMES {
-            let method = Method::new(name, None, None, None, None).unwrap();
+            let method: Method = name.parse().unwrap();
             assert!(method.name() == name || name == "cat");
+            assert_eq!(method.to_string().parse::<Method>().unwrap(), method);
         }
-        assert!(Method::new("tie", None, None, None, None).is_err());
-        assert!(Method::new("ties", Some(0.0), None, None, None).is_err());
-        assert!(Method::new("ties", Some(f32::NAN), None, None, None).is_err());
+        for bad in ["tie", "ties:density=0", "ties:density=nan", "svd:rank=0", "ties:x=1", "ties:3"]
+        {
+            assert!(bad.parse::<Method>().is_err(), "{bad}");
+        }
+        assert_eq!("svd:rank=8".parse::<Method>().unwrap(), Method::Svd { rank: 8 });
     }
 }

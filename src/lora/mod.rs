@@ -7,6 +7,7 @@
 //! Layers and networks never hear of any of this.
 
 mod delta;
+mod describe;
 mod dictionary;
 mod factor;
 mod file;
@@ -20,10 +21,12 @@ mod ordered;
 mod overlay;
 mod read;
 pub mod reference;
+mod spectrum;
 mod stack;
 mod tuning;
 pub mod write;
 
+pub use describe::ModuleInfo;
 pub use dictionary::Dictionary;
 pub use file::{AdapterFile, Hashes};
 pub use inversion::Inversion;
@@ -119,7 +122,7 @@ impl Lora {
         for module in changes {
             match (part, &module.weight, &module.bias) {
                 ("weight", Some(weight), _) => {
-                    merge::one(&pristine, &shape, weight, m, &mut change)?
+                    merge::one(&pristine, &shape, weight, m, &mut change)?;
                 }
                 ("bias", _, Some(bias)) => bias.add_to(&pristine, m, &mut change)?,
                 _ => continue,

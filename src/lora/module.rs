@@ -89,7 +89,11 @@ impl Module {
                 first.dora = Some(dora);
             }
             (Some(dora), None) => {
-                weights.push(WeightChange { delta: Delta::Magnitude, scale: 1.0, dora: Some(dora) });
+                weights.push(WeightChange {
+                    delta: Delta::Magnitude,
+                    scale: 1.0,
+                    dora: Some(dora),
+                });
             }
             _ => {}
         }
@@ -101,9 +105,11 @@ impl Module {
             .into_iter()
             .map(|change| Module { stem: stem(), weight: Some(change), bias: None })
             .collect();
-        modules.extend(
-            biases.into_iter().map(|bias| Module { stem: stem(), weight: None, bias: Some(bias) }),
-        );
+        modules.extend(biases.into_iter().map(|bias| Module {
+            stem: stem(),
+            weight: None,
+            bias: Some(bias),
+        }));
         let left: Vec<Role> = [left, alpha_left].concat();
         Ok((modules, left))
     }
@@ -160,9 +166,8 @@ impl Taking<'_, '_, '_> {
 
     fn misfit(&self, misfit: Option<String>) -> Result<()> {
         match misfit {
-            Some(why) => Err(self.error(&format!(
-                "{why}; the adapter is for a model of another shape or family"
-            ))),
+            Some(why) => Err(self
+                .error(&format!("{why}; the adapter is for a model of another shape or family"))),
             None => Ok(()),
         }
     }
@@ -193,7 +198,8 @@ impl Taking<'_, '_, '_> {
     }
 
     fn dora(&mut self) -> Result<Option<Dora>> {
-        let (factor, always_output) = match (self.take(Role::DoraScale), self.take(Role::Magnitude)) {
+        let (factor, always_output) = match (self.take(Role::DoraScale), self.take(Role::Magnitude))
+        {
             (Some(factor), None) => (factor, false),
             (None, Some(factor)) => (factor, true),
             (None, None) => return Ok(None),
@@ -250,7 +256,9 @@ impl Taking<'_, '_, '_> {
     fn scalar(&self, factor: &Factor) -> Result<f32> {
         if factor.elements() != 1 {
             let shape = factor.shape();
-            return Err(self.error(&format!("alpha or scale has shape {shape:?}, expected one number")));
+            return Err(
+                self.error(&format!("alpha or scale has shape {shape:?}, expected one number"))
+            );
         }
         Ok(factor.read()?.first().copied().unwrap_or(1.0))
     }
@@ -305,7 +313,10 @@ impl Taking<'_, '_, '_> {
         };
         let (first_core, second_core) = (self.has(Role::HadaT1), self.has(Role::HadaT2));
         let cores = match (first_core, second_core) {
-            (true, _) => [Some(self.need(Role::HadaT1, Role::HadaT1)?), Some(self.need(Role::HadaT2, Role::HadaT1)?)],
+            (true, _) => [
+                Some(self.need(Role::HadaT1, Role::HadaT1)?),
+                Some(self.need(Role::HadaT2, Role::HadaT1)?),
+            ],
             (false, true) => return Err(self.error("hada_t1 is missing beside hada_t2")),
             (false, false) => [None, None],
         };
@@ -477,9 +488,12 @@ impl Taking<'_, '_, '_> {
             let found = factor.shape();
             if !crate::weights::shapes_agree(found, &expected) {
                 let word = role.word();
-                return Err(self.error(&format!("{word} has shape {found:?}, the weight {expected:?}")));
+                return Err(
+                    self.error(&format!("{word} has shape {found:?}, the weight {expected:?}"))
+                );
             }
-            let scale = if role == Role::Diff && self.has(Role::Scale) { self.scale(1)? } else { 1.0 };
+            let scale =
+                if role == Role::Diff && self.has(Role::Scale) { self.scale(1)? } else { 1.0 };
             let delta =
                 if role == Role::SetWeight { Delta::Set(factor) } else { Delta::Full(factor) };
             changes.push(WeightChange { delta, scale, dora: None });
@@ -497,7 +511,9 @@ impl Taking<'_, '_, '_> {
             if values.elements() != self.context.outputs {
                 let (found, outputs) = (values.shape().to_vec(), self.context.outputs);
                 let word = role.word();
-                return Err(self.error(&format!("{word} has shape {found:?}, expected [{outputs}]")));
+                return Err(
+                    self.error(&format!("{word} has shape {found:?}, expected [{outputs}]"))
+                );
             }
             let of_up = |change: &WeightChange| matches!(change.delta, Delta::LowRank(_));
             let scale = match weights.iter().find(|change| role == Role::UpBias && of_up(change)) {
@@ -511,7 +527,9 @@ impl Taking<'_, '_, '_> {
         }
         let has_bias = self.context.has_bias;
         biases.extend(weights.iter().filter_map(|change| match &change.delta {
-            Delta::Ia3(ia3) if ia3.scales_bias() && has_bias => Some(BiasChange::Scale(ia3.clone())),
+            Delta::Ia3(ia3) if ia3.scales_bias() && has_bias => {
+                Some(BiasChange::Scale(ia3.clone()))
+            }
             _ => None,
         }));
         Ok(biases)

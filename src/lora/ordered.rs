@@ -21,9 +21,38 @@ pub(super) struct Pair {
 
 /// Linear layers of a transformer block, in the orders that are tried: the old one first.
 const BLOCKS: [&[&str]; 4] = [
-    &["attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "ff.net.0.proj", "attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0"],
-    &["attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0", "ff.net.0.proj"],
-    &["attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0"],
+    &[
+        "attn1.to_q",
+        "attn1.to_k",
+        "attn1.to_v",
+        "attn1.to_out.0",
+        "ff.net.0.proj",
+        "attn2.to_q",
+        "attn2.to_k",
+        "attn2.to_v",
+        "attn2.to_out.0",
+    ],
+    &[
+        "attn1.to_q",
+        "attn1.to_k",
+        "attn1.to_v",
+        "attn1.to_out.0",
+        "attn2.to_q",
+        "attn2.to_k",
+        "attn2.to_v",
+        "attn2.to_out.0",
+        "ff.net.0.proj",
+    ],
+    &[
+        "attn1.to_q",
+        "attn1.to_k",
+        "attn1.to_v",
+        "attn1.to_out.0",
+        "attn2.to_q",
+        "attn2.to_k",
+        "attn2.to_v",
+        "attn2.to_out.0",
+    ],
     &["attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0"],
 ];
 /// Projections of a CLIP layer in the order of registration.
@@ -143,7 +172,9 @@ fn unet_orders(dictionary: &Dictionary) -> Vec<Vec<String>> {
     for mid_last in [true, false] {
         for block in BLOCKS {
             let blocks = sorted(mid_last);
-            let order = blocks.iter().flat_map(|(_, _, path)| block.iter().map(move |m| format!("{path}.{m}")));
+            let order = blocks
+                .iter()
+                .flat_map(|(_, _, path)| block.iter().map(move |m| format!("{path}.{m}")));
             orders.push(order.collect());
         }
     }

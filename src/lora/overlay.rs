@@ -24,6 +24,16 @@ pub enum Apply {
     Bypass,
 }
 
+impl std::fmt::Display for Apply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Apply::Auto => "auto",
+            Apply::Merge => "merge",
+            Apply::Bypass => "bypass",
+        })
+    }
+}
+
 impl std::str::FromStr for Apply {
     type Err = Error;
 
@@ -39,8 +49,10 @@ impl std::str::FromStr for Apply {
 
 /// Adapters further from their weight than this are suspicious: usually a wrong alpha.
 const HUGE: f64 = 10.0;
-/// Of so many weights one is looked at for huge changes.
+/// Of so many weights one is looked at for huge changes, if it is small: looking costs more than
+/// merging.
 const SAMPLED: usize = 16;
+const SMALL: usize = 1 << 19;
 
 /// A [`WeightSource`]: the base, with the weights that a stack changes in place of its own.
 ///
@@ -83,7 +95,9 @@ impl Overlay {
         let done: Vec<Done> = jobs
             .par_iter()
             .enumerate()
-            .map(|(i, job)| job.run(&*base, &stack.method, bypass, i % SAMPLED == 0))
+            .map(|(i, job)| {
+                job.run(&*base, &stack.method, bypass, i % SAMPLED == 0 && job.is_small())
+            })
             .collect::<Result<_>>()?;
         let huge = done.iter().filter(|done| done.ratio > HUGE).count();
         let looked_at = done.iter().filter(|done| done.ratio > 0.0).count();
@@ -175,13 +189,22 @@ impl Job<'_> {
         bypass: bool,
         look: bool,
     ) -> Result<Done> {
-        let (dtype, device) = (base.dtype(self.site.component()), base.device());
         if bypass
-            && let Some(branches) = self.branches(dtype, device)?
+            && let Some(branches) =
+                self.branches(base.dtype(self.site.component()), base.device())?
         {
             let dense = Box::new(base.get(&self.site, &self.shape)?);
             let weight = Weight::Factored { base: dense, branches: branches.into() };
             return Ok(Done { site: self.site.clone(), weight, ratio: 0.0 });
+        }
+        let plain = !look && self.exists && *method == Method::Sum;
+        if plain && let Some(merged) = merge::streamed(&self.site, base, &self.shape, &self.active)?
+        {
+            return Ok(Done {
+                site: self.site.clone(),
+                weight: self.weight(base, merged)?,
+                ratio: 0.0,
+            });
         }
         let pristine = if self.exists {
             base.get_f32(&self.site, &self.shape)?
@@ -190,8 +213,8 @@ impl Job<'_> {
         };
         let size = if look { squares(&pristine) } else { 0.0 };
         let before = look.then(|| pristine.clone());
-        let merged = if self.site.as_str().ends_with(".bias") {
-            merge::bias(self.site.as_str(), pristine, &self.active)?
+        let merged = if self.is_bias() {
+            merge::bias(self.site.as_str(), &pristine, &self.active)?
         } else {
             merge::weight(self.site.as_str(), pristine, &self.shape, &self.active, method)?
         };
@@ -203,15 +226,27 @@ impl Job<'_> {
             }
             _ => 0.0,
         };
-        let tensor = Tensor::from_vec(merged, &self.shape[..], &Device::Cpu)?;
-        let weight = Weight::Dense(tensor.to_dtype(dtype)?.to_device(device)?);
-        Ok(Done { site: self.site.clone(), weight, ratio })
+        Ok(Done { site: self.site.clone(), weight: self.weight(base, merged)?, ratio })
+    }
+
+    fn is_bias(&self) -> bool {
+        self.site.as_str().rsplit('.').next() == Some("bias")
+    }
+
+    fn is_small(&self) -> bool {
+        self.shape.iter().product::<usize>() <= SMALL
+    }
+
+    fn weight(&self, base: &dyn WeightSource, values: Vec<f32>) -> Result<Weight> {
+        let tensor = Tensor::from_vec(values, &self.shape[..], &Device::Cpu)?;
+        let tensor = tensor.to_dtype(base.dtype(self.site.component()))?;
+        Ok(Weight::Dense(tensor.to_device(base.device())?))
     }
 
     /// The branches that do the same at run time; `None` when some change has no such form.
     fn branches(&self, dtype: DType, device: &Device) -> Result<Option<Vec<Branch>>> {
         // Tables are looked up, not multiplied.
-        if self.site.as_str().contains("embedding.") || self.site.as_str().ends_with(".bias") {
+        if self.site.as_str().contains("embedding.") || self.is_bias() {
             return Ok(None);
         }
         let mut branches = Vec::new();
@@ -276,5 +311,9 @@ impl WeightSource for Overlay {
 
     fn dtype(&self, component: &str) -> DType {
         self.base.dtype(component)
+    }
+
+    fn half_products(&self, component: &str) -> bool {
+        self.base.half_products(component)
     }
 }

@@ -39,6 +39,16 @@ impl Default for Strength {
     }
 }
 
+impl Strength {
+    /// Checks values that were not read from text.
+    ///
+    /// # Errors
+    /// [`Error::BadRequest`] for a weight that is not finite or beyond [`MAX_WEIGHT`].
+    pub fn validate(&self) -> Result<()> {
+        [self.unet, self.text].into_iter().try_for_each(|weight| check_weight(weight).map(drop))
+    }
+}
+
 /// A LoRA as a user asks for it.
 ///
 /// The fields that the user left out are `None`; [`strength`](Self::strength) fills them. In JSON
@@ -92,10 +102,22 @@ impl LoraRef {
     /// Reads the body of a `<lora:BODY>` tag: as [`parse_flag`](Self::parse_flag), but two numbers
     /// are the weights of text encoder and UNet, in this order, as A1111 has them.
     ///
+    /// `te=` alone leaves the UNet's weight open; A1111 would use it for both.
+    ///
     /// # Errors
     /// [`Error::BadRequest`] with an example.
     pub fn parse_tag(body: &str) -> Result<Self> {
         grammar::parse(body, grammar::Place::Tag)
+    }
+
+    /// Checks values that were not read from text.
+    ///
+    /// # Errors
+    /// [`Error::BadRequest`] for a name that is empty or has settings in it, and as
+    /// [`Strength::validate`].
+    pub fn validate(&self) -> Result<()> {
+        grammar::check_name(&self.name)?;
+        self.strength(None).validate()
     }
 
     /// The strength to use; `recommended` is the weight for what the user left open, 1 without one.

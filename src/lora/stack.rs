@@ -60,6 +60,33 @@ impl LoraStack {
         stack
     }
 
+    /// The stack as far as it acts on text encoders: their changes and new words.
+    #[must_use]
+    pub fn text_part(&self) -> Self {
+        let acts = |entry: &StackEntry| {
+            let changes = entry.lora.modules().any(|module| !module.starts_with("unet."));
+            !entry.lora.inversions().is_empty() || changes && entry.strength.text != 0.0
+        };
+        self.part(acts, |strength| strength.unet = 0.0)
+    }
+
+    /// The stack as far as it acts on the UNet.
+    #[must_use]
+    pub fn unet_part(&self) -> Self {
+        let acts = |entry: &StackEntry| {
+            let changes = entry.lora.modules().any(|module| module.starts_with("unet."));
+            changes && entry.strength.unet != 0.0
+        };
+        self.part(acts, |strength| strength.text = 0.0)
+    }
+
+    fn part(&self, acts: impl Fn(&StackEntry) -> bool, cut: impl Fn(&mut Strength)) -> Self {
+        let mut part = self.clone();
+        part.entries.retain(acts);
+        part.entries.iter_mut().for_each(|entry| cut(&mut entry.strength));
+        part
+    }
+
     /// Each adapter by itself, for methods that keep them apart.
     pub fn apart(&self) -> Vec<Self> {
         let alone = |entry: &StackEntry| Self::new(vec![entry.clone()]);
@@ -77,7 +104,7 @@ impl LoraStack {
             lines.sort();
         }
         let text = format!("{:?}\n{}", self.method, lines.join("\n"));
-        Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+        super::file::letters(&Sha256::digest(text.as_bytes()))
     }
 
     /// What is said of every adapter by component and block, checked against the base.

@@ -53,14 +53,11 @@ impl Tunings {
         let mut parts: Vec<(String, Map<String, Value>)> = Vec::new();
         for (key, value) in flat {
             let Some((component, field)) = key.split_once('.') else { continue };
-            let part = match parts.iter_mut().find(|(name, _)| name == component) {
-                Some((_, fields)) => fields,
-                None => {
-                    parts.push((component.to_owned(), Map::new()));
-                    let Some((_, fields)) = parts.last_mut() else { continue };
-                    fields
-                }
-            };
+            let at = parts.iter().position(|(name, _)| name == component).unwrap_or_else(|| {
+                parts.push((component.to_owned(), Map::new()));
+                parts.len() - 1
+            });
+            let (_, part) = &mut parts[at];
             part.insert(field.to_owned(), value);
         }
         Self { parts }

@@ -24,6 +24,8 @@ pub struct ClipTower {
     layers: Vec<Layer>,
     final_norm: LayerNorm,
     projection: Option<Linear>,
+    /// Rows of `tokens`: the config's, and those of new words.
+    vocabulary: usize,
     config: ClipConfig,
 }
 
@@ -65,6 +67,7 @@ impl ClipTower {
             layers,
             final_norm: LayerNorm::new(&text.at("final_layer_norm"), width, config.layer_norm_eps)?,
             projection,
+            vocabulary: config.vocab_size,
             config: config.clone(),
         })
     }
@@ -72,6 +75,22 @@ impl ClipTower {
     /// Layers in the tower.
     pub fn depth(&self) -> usize {
         self.layers.len()
+    }
+
+    /// Tokens that the tower knows, new ones included.
+    pub fn vocabulary(&self) -> usize {
+        self.vocabulary
+    }
+
+    /// The same tower with more tokens behind its own; `rows`: `[n, D]`.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] for rows of another width.
+    pub fn with_tokens(&self, rows: &Tensor) -> Result<Self> {
+        let mut tower = self.clone();
+        tower.tokens = Tensor::cat(&[&self.tokens, rows], 0)?;
+        tower.vocabulary += rows.dim(0)?;
+        Ok(tower)
     }
 
     /// Tokens in a window.
@@ -129,7 +148,7 @@ impl ClipTower {
 
     fn embed(&self, ids: &[Vec<u32>], length: usize) -> Result<Tensor> {
         let flat: Vec<u32> = ids.iter().flatten().copied().collect();
-        let vocabulary = self.config.vocab_size;
+        let vocabulary = self.vocabulary;
         if flat.len() != ids.len() * length || length > self.window() {
             return Err(Error::Internal(format!("ragged token windows of {length} tokens")));
         }
@@ -149,7 +168,11 @@ impl ClipTower {
         // Files that say eos_token_id = 2 were written before the field was right; there the
         // largest id is the end of text, as in the original code.
         let end = match self.config.eos_token_id {
-            2 => ids.iter().copied().max().unwrap_or_default(),
+            // New words have larger ids still.
+            2 => {
+                let own = |id: &u32| (*id as usize) < self.config.vocab_size;
+                ids.iter().copied().filter(own).max().unwrap_or_default()
+            }
             id => id,
         };
         ids.iter().position(|&id| id == end).unwrap_or_default()

@@ -1,9 +1,10 @@
 //! Floor 3. The convolution: the other place that looks inside a weight.
 
 use crate::error::Result;
-use crate::kernels;
-use crate::weights::{Branch, Scope, Weight};
+use crate::kernels::{self, PackedKernel};
+use crate::weights::{Branch, Scope};
 use candle_core::Tensor;
+use std::sync::Arc;
 
 /// Kernel side, stride and padding of a square convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,9 +34,18 @@ impl Geometry {
 /// A 2-D convolution, plus the low-rank branches of its weight if it has any.
 #[derive(Debug, Clone)]
 pub struct Conv2d {
-    weight: Weight,
+    kernel: Kernel,
+    branches: Arc<[Branch]>,
     bias: Option<Tensor>,
     geometry: Geometry,
+}
+
+/// The weight as this layer multiplies by it.
+#[derive(Debug, Clone)]
+enum Kernel {
+    Dense(Tensor),
+    /// Rounded to bf16 and laid out for the processor.
+    Packed(PackedKernel),
 }
 
 impl Conv2d {
@@ -59,13 +69,24 @@ impl Conv2d {
     ) -> Result<Self> {
         let shape = [outputs, inputs, geometry.kernel, geometry.kernel];
         let weight = scope.weight("weight", &shape)?;
-        Ok(Self { weight, bias: scope.optional("bias", &[outputs])?, geometry })
+        let kernel = if scope.half_products() && kernels::usable(weight.base()) {
+            let values = weight.base().flatten_all()?.to_vec1::<f32>()?;
+            Kernel::Packed(PackedKernel::new(&values, outputs, inputs, geometry.kernel))
+        } else {
+            Kernel::Dense(weight.base().clone())
+        };
+        let branches = weight.branches().into();
+        Ok(Self { kernel, branches, bias: scope.optional("bias", &[outputs])?, geometry })
     }
 
     /// `x`: `[B, inputs, H, W]`. Returns `[B, outputs, H', W']`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let mut y = convolve(x, self.weight.base(), self.bias.as_ref(), self.geometry)?;
-        for branch in self.weight.branches() {
+        let Geometry { padding, stride, .. } = self.geometry;
+        let mut y = match &self.kernel {
+            Kernel::Dense(weight) => convolve(x, weight, self.bias.as_ref(), self.geometry)?,
+            Kernel::Packed(packed) => packed.forward(x, self.bias.as_ref(), padding, stride)?,
+        };
+        for branch in &*self.branches {
             y = (y + self.branch_output(x, branch)?)?;
         }
         Ok(y)

@@ -1,15 +1,25 @@
 //! Floor 3. The linear layer: one of the two places that look inside a weight.
 
 use crate::error::Result;
-use crate::kernels;
-use crate::weights::{Branch, Scope, Weight};
+use crate::kernels::{self, PackedMatrix};
+use crate::weights::{Branch, Scope};
 use candle_core::Tensor;
+use std::sync::Arc;
 
 /// y = x·Wᵀ + b, plus the low-rank branches of the weight if it has any.
 #[derive(Debug, Clone)]
 pub struct Linear {
-    weight: Weight,
+    matrix: Matrix,
+    branches: Arc<[Branch]>,
     bias: Option<Tensor>,
+}
+
+/// The weight as this layer multiplies by it.
+#[derive(Debug, Clone)]
+enum Matrix {
+    Dense(Tensor),
+    /// Rounded to bf16 and laid out for the processor.
+    Packed(PackedMatrix),
 }
 
 impl Linear {
@@ -22,13 +32,29 @@ impl Linear {
     /// `weight [outputs, inputs]`; a bias is used if the source has one (adapters may add it).
     pub fn without_bias(scope: &Scope<'_>, inputs: usize, outputs: usize) -> Result<Self> {
         let weight = scope.weight("weight", &[outputs, inputs])?;
-        Ok(Self { weight, bias: scope.optional("bias", &[outputs])? })
+        let matrix = if scope.half_products() && kernels::usable(weight.base()) {
+            let values = weight.base().flatten_all()?.to_vec1::<f32>()?;
+            Matrix::Packed(PackedMatrix::new(&values, outputs, inputs))
+        } else {
+            Matrix::Dense(weight.base().clone())
+        };
+        let branches = weight.branches().into();
+        Ok(Self { matrix, branches, bias: scope.optional("bias", &[outputs])? })
     }
 
     /// `x`: `[.., inputs]`. Returns `[.., outputs]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let mut y = multiply(x, self.weight.base(), self.bias.as_ref())?;
-        for branch in self.weight.branches() {
+        let mut y = match &self.matrix {
+            Matrix::Dense(weight) => multiply(x, weight, self.bias.as_ref())?,
+            Matrix::Packed(packed) => {
+                let mut shape = x.dims().to_vec();
+                let inputs = shape.pop().unwrap_or(1);
+                let y = packed.forward(&x.reshape(((), inputs))?, self.bias.as_ref())?;
+                shape.push(y.dim(1)?);
+                y.reshape(shape)?
+            }
+        };
+        for branch in &*self.branches {
             y = (y + branch_output(x, branch)?)?;
         }
         Ok(y)

@@ -1,6 +1,7 @@
 //! Floor 5. Where and in which float type a model runs.
 
 use crate::error::{Error, Result};
+use crate::kernels::half_products_are_fast;
 use candle_core::{DType, Device};
 use std::str::FromStr;
 
@@ -113,14 +114,18 @@ impl DTypeChoice {
     /// What runs on `device`: as asked for, else f32 on a CPU and f16 on a GPU.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for 16-bit types on a CPU.
+    /// [`Error::Unsupported`] for f16 on a CPU.
     pub fn resolve(choice: Option<Self>, device: &Device) -> Result<DType> {
         match (choice, device.is_cpu()) {
-            (None | Some(DTypeChoice::F32), true) => Ok(DType::F32),
-            (Some(_), true) => Err(Error::unsupported(
-                "a 16-bit float type on the CPU",
-                "use --dtype f32 (16-bit files are read and widened)",
+            (Some(DTypeChoice::Bf16), true) if !half_products_are_fast() => Err(
+                Error::unsupported("bf16 on this CPU, which lacks AVX512-BF16,", "use --dtype f32"),
+            ),
+            (Some(DTypeChoice::F16), true) => Err(Error::unsupported(
+                "f16 on the CPU",
+                "use --dtype bf16 (faster) or f32 (exact); f16 files are read by both",
             )),
+            // On a CPU bf16 concerns the factors of products alone.
+            (None | Some(DTypeChoice::F32 | DTypeChoice::Bf16), true) => Ok(DType::F32),
             (None, false) => Ok(DType::F16),
             (Some(choice), false) => Ok(choice.dtype()),
         }

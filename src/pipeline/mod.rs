@@ -4,11 +4,14 @@
 //! threads. [`Pipeline::steps`] gives one image as an iterator of steps; [`Pipeline::generate`]
 //! drives it for a whole plan.
 
+mod adapters;
+mod cache;
 mod device;
 mod event;
 mod request;
 mod steps;
 
+pub use adapters::{Found, Paths, Shelf};
 pub use device::{DTypeChoice, DeviceChoice};
 pub use event::{Cancel, Event, Observer, Silent};
 pub use request::{MAX_COUNT, Plan, Request};
@@ -17,14 +20,16 @@ pub use steps::{StepView, Steps};
 use crate::conditioning::{Conditioning, TextTowers, Texts};
 use crate::error::{Error, Result};
 use crate::family::{ModelParts, Summary};
+use crate::lora::{Dictionary, Lora, ReadOptions};
 use crate::models::{Tiling, UNet, Vae};
 use crate::picture::Picture;
 use crate::sampling::NoiseTable;
-use crate::weights::{Placement, Scope, WeightSource};
+use crate::weights::{Placement, Resident, Scope, WeightSource};
+use cache::Recent;
 use candle_core::{DType, Device, Tensor};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How a model is opened.
 ///
@@ -33,11 +38,27 @@ use std::time::{Duration, Instant};
 /// let pipeline = colora::Pipeline::options().device("cpu".parse()?).open("model.safetensors")?;
 /// # Ok(()) }
 /// ```
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Options {
     device: DeviceChoice,
     dtype: Option<DTypeChoice>,
     vae: Option<PathBuf>,
+    shelf: Arc<dyn Shelf>,
+    reading: ReadOptions,
+    stacks: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            device: DeviceChoice::default(),
+            dtype: None,
+            vae: None,
+            shelf: Arc::new(Paths),
+            reading: ReadOptions::default(),
+            stacks: 2,
+        }
+    }
 }
 
 impl Options {
@@ -62,27 +83,77 @@ impl Options {
         self
     }
 
+    /// Where LoRAs are found by name; default: every name is a path.
+    #[must_use]
+    pub fn shelf(mut self, shelf: Arc<dyn Shelf>) -> Self {
+        self.shelf = shelf;
+        self
+    }
+
+    /// How strictly LoRA files are read.
+    #[must_use]
+    pub fn reading(mut self, reading: ReadOptions) -> Self {
+        self.reading = reading;
+        self
+    }
+
+    /// How many composed networks are kept for requests that name the same LoRAs again; default 2.
+    ///
+    /// Each holds the weights that its LoRAs change, and shares the others with the model.
+    #[must_use]
+    pub fn stacks(mut self, stacks: usize) -> Self {
+        self.stacks = stacks;
+        self
+    }
+
     /// Opens a diffusers folder or a single-file checkpoint. Weights are read when first needed.
     ///
     /// # Errors
     /// What is wrong with the files, or [`Error::Unsupported`] for the device.
     pub fn open(self, path: impl AsRef<Path>) -> Result<Pipeline> {
         let placement = self.placement()?;
-        Pipeline::from_parts(ModelParts::open(path.as_ref(), placement, self.vae.as_deref())?)
+        let parts = ModelParts::open(path.as_ref(), placement, self.vae.as_deref())?;
+        self.over(parts)
     }
 
     /// Opens the starter model that is built into colora.
     pub fn open_starter(self) -> Result<Pipeline> {
         let placement = self.placement()?;
-        Pipeline::from_parts(crate::starter::open(placement, self.vae.as_deref())?)
+        let parts = crate::starter::open(placement, self.vae.as_deref())?;
+        self.over(parts)
+    }
+
+    /// A pipeline over parts that the caller opened, and perhaps changed.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a scheduler config that makes no sense.
+    pub fn over(self, parts: ModelParts) -> Result<Pipeline> {
+        let table = NoiseTable::new(&parts.scheduler)?;
+        Ok(Pipeline {
+            base: Arc::new(Resident::new(parts.source.clone())),
+            parts,
+            table,
+            text: Lazy::new(),
+            unet: Lazy::new(),
+            vae: Lazy::new(),
+            names: Lazy::new(),
+            shelf: self.shelf,
+            reading: self.reading,
+            // Resolved files are small beside networks.
+            loras: Recent::new(32),
+            towers: Recent::new(self.stacks),
+            unets: Recent::new(self.stacks),
+        })
     }
 
     fn placement(&self) -> Result<Placement> {
         let device = self.device.open()?;
         let dtype = DTypeChoice::resolve(self.dtype, &device)?;
+        // On a CPU bf16 means products of bf16 numbers; everything between them stays f32.
+        let half_products = device.is_cpu() && self.dtype == Some(DTypeChoice::Bf16);
         // SD's VAE overflows in f16 (its config says force_upcast); f32 costs little there.
         let vae_dtype = if dtype == DType::F16 { DType::F32 } else { dtype };
-        Ok(Placement { device, dtype, vae_dtype })
+        Ok(Placement { device, dtype, vae_dtype, half_products })
     }
 }
 
@@ -104,6 +175,8 @@ pub struct Generated {
 pub struct Timings {
     /// Reading and building networks.
     pub load: Duration,
+    /// Putting LoRAs into the weights.
+    pub compose: Duration,
     /// Encoding the texts.
     pub encode: Duration,
     /// Sampling.
@@ -136,10 +209,18 @@ impl<T> Lazy<T> {
 #[derive(Debug)]
 pub struct Pipeline {
     parts: ModelParts,
+    /// The model's weights, shared by everything that is built.
+    base: Arc<Resident>,
     table: NoiseTable,
     text: Lazy<TextTowers>,
     unet: Lazy<UNet>,
     vae: Lazy<Vae>,
+    names: Lazy<Dictionary>,
+    shelf: Arc<dyn Shelf>,
+    reading: ReadOptions,
+    loras: Recent<Lora>,
+    towers: Recent<TextTowers>,
+    unets: Recent<UNet>,
 }
 
 impl Pipeline {
@@ -156,15 +237,6 @@ impl Pipeline {
         Options::default()
     }
 
-    /// A pipeline over parts that the caller opened, and perhaps changed.
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`] for a scheduler config that makes no sense.
-    pub fn from_parts(parts: ModelParts) -> Result<Self> {
-        let table = NoiseTable::new(&parts.scheduler)?;
-        Ok(Self { parts, table, text: Lazy::new(), unet: Lazy::new(), vae: Lazy::new() })
-    }
-
     /// The model's name: its file or folder name.
     pub fn model_name(&self) -> &str {
         &self.parts.name
@@ -173,6 +245,11 @@ impl Pipeline {
     /// What the model is made of.
     pub fn summary(&self) -> Summary {
         self.parts.summary()
+    }
+
+    /// The model's weights, read when asked for.
+    pub fn weights(&self) -> Arc<dyn WeightSource> {
+        self.base.clone()
     }
 
     /// Where the model runs.
@@ -187,8 +264,9 @@ impl Pipeline {
     /// # Errors
     /// As [`Request::plan`], and [`Error::BadRequest`] when the sampler cannot place the steps.
     pub fn plan(&self, request: &Request, random_seed: u64) -> Result<Plan> {
-        let plan = request.plan(&self.parts.defaults, random_seed)?;
+        let mut plan = request.plan(&self.parts.defaults, random_seed)?;
         self.sigmas(&plan)?;
+        plan.loras = self.resolve_loras(&plan.loras)?;
         let depth = self.parts.text.iter().map(|c| c.num_hidden_layers).min().unwrap_or(1);
         if plan.clip_skip > depth.saturating_sub(self.parts.text_rules().base_skip).max(1) {
             return Err(Error::bad_request(
@@ -241,20 +319,9 @@ impl Pipeline {
         cancel: &Cancel,
     ) -> Result<Steps<'_>> {
         cancel.check()?;
-        let mut timings = Timings::default();
-        let begin = Instant::now();
-        let text = self.text_towers(observer)?;
-        timings.load += begin.elapsed();
-        let begin = Instant::now();
-        observer.event(&Event::Encoding);
-        let conditioning = self.condition(&text, plan)?;
-        timings.encode = begin.elapsed();
+        let cast = self.cast(plan, observer)?;
         cancel.check()?;
-        let begin = Instant::now();
-        let unet = self.unet(observer)?;
-        timings.load += begin.elapsed();
-        cancel.check()?;
-        Steps::new(self, plan, index, unet, &conditioning, cancel.clone(), timings)
+        Steps::new(self, plan, index, cast, cancel.clone())
     }
 
     fn condition(&self, text: &TextTowers, plan: &Plan) -> Result<Conditioning> {
@@ -285,21 +352,21 @@ impl Pipeline {
     fn text_towers(&self, observer: &dyn Observer) -> Result<Arc<TextTowers>> {
         self.text.get(|| {
             observer.event(&Event::Loading { component: "text encoder" });
-            self.parts.text_towers()
+            self.parts.text_towers(&*self.base)
         })
     }
 
     fn unet(&self, observer: &dyn Observer) -> Result<Arc<UNet>> {
         self.unet.get(|| {
             observer.event(&Event::Loading { component: "UNet" });
-            UNet::new(&Scope::new(&*self.parts.source, "unet"), &self.parts.unet)
+            UNet::new(&Scope::new(&*self.base, "unet"), &self.parts.unet)
         })
     }
 
     fn vae(&self, observer: &dyn Observer) -> Result<Arc<Vae>> {
         self.vae.get(|| {
             observer.event(&Event::Loading { component: "VAE" });
-            Vae::new(&Scope::new(&*self.parts.source, "vae"), &self.parts.vae)
+            Vae::new(&Scope::new(&*self.base, "vae"), &self.parts.vae)
         })
     }
 

@@ -2,7 +2,9 @@
 
 use crate::error::{Error, Result};
 use crate::family::Defaults;
+use crate::lora::{Apply, LoraRef, Method};
 use crate::picture::Parameters;
+use crate::prompt::{extract_tags, underlined};
 use crate::sampling::{Sampler, Schedule};
 use crate::size::ImageSize;
 use serde::{Deserialize, Serialize};
@@ -45,6 +47,12 @@ pub struct Request {
     pub tile: Option<bool>,
     /// A preview every so many steps; 0 = none.
     pub preview: usize,
+    /// LoRAs, beside those in `<lora:…>` tags of the prompt.
+    pub loras: Vec<LoraRef>,
+    /// How several LoRAs are put together.
+    pub lora_method: Method,
+    /// How LoRAs reach the weights.
+    pub apply: Apply,
 }
 
 impl Default for Request {
@@ -63,6 +71,9 @@ impl Default for Request {
             clip_skip: None,
             tile: None,
             preview: 0,
+            loras: Vec::new(),
+            lora_method: Method::default(),
+            apply: Apply::default(),
         }
     }
 }
@@ -96,6 +107,12 @@ pub struct Plan {
     pub tile: bool,
     /// A preview every so many steps; 0 = none.
     pub preview: usize,
+    /// LoRAs, those of the prompt's tags last.
+    pub loras: Vec<LoraRef>,
+    /// How several LoRAs are put together.
+    pub lora_method: Method,
+    /// How LoRAs reach the weights.
+    pub apply: Apply,
 }
 
 /// Pictures above this many pixels are decoded in tiles unless the request says otherwise.
@@ -129,8 +146,9 @@ impl Request {
         if clip_skip == 0 {
             return Err(Error::bad_request("clip_skip", 0, "1 is the last layer"));
         }
+        let (prompt, tagged) = tags(&self.prompt)?;
         Ok(Plan {
-            prompt: self.prompt.clone(),
+            prompt,
             negative_prompt: self.negative_prompt.clone(),
             width,
             height,
@@ -143,8 +161,22 @@ impl Request {
             clip_skip,
             tile: self.tile.unwrap_or(size.width() * size.height() > TILE_ABOVE),
             preview: self.preview,
+            loras: [self.loras.clone(), tagged].concat(),
+            lora_method: self.lora_method,
+            apply: self.apply,
         })
     }
+}
+
+/// The prompt without its `<lora:…>` tags, and what they say.
+fn tags(prompt: &str) -> Result<(String, Vec<LoraRef>)> {
+    let found = extract_tags(prompt).map_err(|error| {
+        let tag = prompt.get(error.span.clone()).unwrap_or_default();
+        let place = underlined(prompt, &error.span);
+        Error::bad_request("prompt", tag, format!("{}\n{place}", error.why))
+    })?;
+    let loras = found.tags.iter().map(|tag| LoraRef::parse_tag(&tag.body));
+    Ok((found.text, loras.collect::<Result<_>>()?))
 }
 
 impl Plan {
@@ -164,7 +196,8 @@ impl Plan {
     /// The request that makes image `index` of this plan again.
     pub fn request_for(&self, index: usize) -> Request {
         Request {
-            prompt: self.prompt.clone(),
+            // What looks like a tag now was escaped in the request.
+            prompt: crate::prompt::escape_tags(&self.prompt),
             negative_prompt: self.negative_prompt.clone(),
             width: Some(self.width),
             height: Some(self.height),
@@ -177,6 +210,9 @@ impl Plan {
             clip_skip: Some(self.clip_skip),
             tile: Some(self.tile),
             preview: 0,
+            loras: self.loras.clone(),
+            lora_method: self.lora_method,
+            apply: self.apply,
         }
     }
 
@@ -205,8 +241,10 @@ impl Plan {
             fields.push(("Clip skip", self.clip_skip.to_string()));
         }
         fields.push(("Version", format!("colora {}", env!("CARGO_PKG_VERSION"))));
+        let tags =
+            self.loras.iter().fold(String::new(), |tags, lora| format!("{tags} <lora:{lora}>"));
         Parameters {
-            prompt: self.prompt.clone(),
+            prompt: self.prompt.clone() + &tags,
             negative_prompt: self.negative_prompt.clone(),
             fields: fields.into_iter().map(|(k, v)| (k.to_owned(), v)).collect(),
         }

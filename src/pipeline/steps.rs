@@ -1,5 +1,6 @@
 //! Floor 5. One image on its way, as an iterator of steps.
 
+use super::adapters::Cast;
 use super::{Cancel, Event, Generated, Observer, Pipeline, Plan, Silent, Timings};
 use crate::conditioning::Conditioning;
 use crate::error::{Error, Result};
@@ -8,7 +9,7 @@ use crate::nn::sinusoid;
 use crate::picture::Picture;
 use crate::rng::{Noise, TorchCpu};
 use crate::sampling::{
-    Denoiser, Guidance, Integrator, NoiseModel, PredictionKind, Predictor, Sigmas,
+    Denoiser, Guidance, Integrator, Mean, NoiseModel, PredictionKind, Predictor, Sigmas,
 };
 use crate::weights::WeightSource;
 use candle_core::{DType, Tensor};
@@ -43,7 +44,10 @@ pub struct StepView {
 /// ```
 pub struct Steps<'a> {
     pipeline: &'a Pipeline,
-    denoiser: Box<dyn Denoiser + 'a>,
+    /// One for each phase of the plan's LoRAs.
+    denoisers: Vec<Box<dyn Denoiser + 'a>>,
+    /// For each step the denoisers whose estimates are averaged.
+    acting: Vec<Vec<usize>>,
     integrator: Box<dyn Integrator>,
     sigmas: Sigmas,
     x: Tensor,
@@ -67,10 +71,8 @@ impl<'a> Steps<'a> {
         pipeline: &'a Pipeline,
         plan: &Plan,
         index: usize,
-        unet: Arc<UNet>,
-        conditioning: &Conditioning,
+        cast: Cast,
         cancel: Cancel,
-        timings: Timings,
     ) -> Result<Self> {
         let sigmas = pipeline.sigmas(plan)?;
         let seed = plan.seed.wrapping_add(index as u64);
@@ -80,10 +82,16 @@ impl<'a> Steps<'a> {
         let noise = TorchCpu::new(seed).normal(count);
         let noise = Tensor::from_vec(noise, shape, pipeline.device())?; // [1, 4, h, w], f32
         let x = (noise * sigmas.init_scale)?;
-        let denoiser = denoiser(pipeline, plan, unet, conditioning, &sigmas, &x)?;
+        let Cast { phases, steps: acting, compose, load, encode } = cast;
+        let denoisers = phases
+            .iter()
+            .map(|(unet, features)| denoiser(pipeline, plan, unet.clone(), features, &sigmas, &x))
+            .collect::<Result<_>>()?;
+        let timings = Timings { load, compose, encode, ..Timings::default() };
         Ok(Self {
             pipeline,
-            denoiser,
+            denoisers,
+            acting,
             integrator: plan.sampler.integrator(),
             sigmas,
             x,
@@ -145,7 +153,15 @@ impl<'a> Steps<'a> {
     fn step(&mut self) -> Result<StepView> {
         self.cancel.check()?;
         let begin = Instant::now();
-        let step = self.integrator.step(&*self.denoiser, &self.x, &self.sigmas, self.done)?;
+        let acting: Vec<&dyn Denoiser> = self
+            .acting
+            .get(self.done)
+            .map(|phases| phases.iter().map(|i| &*self.denoisers[*i]).collect())
+            .unwrap_or_default();
+        let step = match acting[..] {
+            [only] => self.integrator.step(only, &self.x, &self.sigmas, self.done)?,
+            _ => self.integrator.step(&Mean(acting), &self.x, &self.sigmas, self.done)?,
+        };
         self.x = step.x;
         self.done += 1;
         self.timings.sample += begin.elapsed();

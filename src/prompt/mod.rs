@@ -75,6 +75,18 @@ pub fn extract_tags(text: &str) -> Result<Extracted, TagError> {
     Ok(found)
 }
 
+/// `text` with a backslash before everything that [`extract_tags`] would take for a tag.
+pub fn escape_tags(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for (i, c) in text.char_indices() {
+        if c == '<' && head(&text[i..]).is_some() {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out
+}
+
 /// The line of `text` in which `span` begins, and a second line with carets under the span.
 ///
 /// Long lines are cut to what stands around the span; control characters are replaced.

@@ -30,3 +30,25 @@ impl<D: Denoiser> Denoiser for Guidance<D> {
         Ok((&negative + ((positive - &negative)? * self.scale)?)?)
     }
 }
+
+/// The mean of several estimates, each guided by itself: LoRA Composite, Zhong et al. (2024).
+pub struct Mean<'a>(pub Vec<&'a dyn Denoiser>);
+
+impl std::fmt::Debug for Mean<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Mean of {}", self.0.len())
+    }
+}
+
+impl Denoiser for Mean<'_> {
+    fn denoise(&self, x: &Tensor, sigma: f64) -> Result<Tensor> {
+        let Some((first, rest)) = self.0.split_first() else {
+            return Err(crate::Error::Internal("the mean of no denoisers".into()));
+        };
+        let mut sum = first.denoise(x, sigma)?;
+        for denoiser in rest {
+            sum = (sum + denoiser.denoise(x, sigma)?)?;
+        }
+        Ok((sum / self.0.len() as f64)?)
+    }
+}

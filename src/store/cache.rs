@@ -134,8 +134,8 @@ impl HubCache {
         self.root.join(format!("models--{}", repo.replace('/', "--")))
     }
 
-    /// The file or folder of `id`, when all of it is here.
-    pub fn find(&self, id: &HubId) -> Option<PathBuf> {
+    /// The folder of a repository's files at a revision, whether anything is in it or not.
+    pub(super) fn snapshot(&self, id: &HubId) -> Option<PathBuf> {
         let folder = self.folder(&id.repo);
         let commit = if is_commit(&id.revision) {
             id.revision.clone()
@@ -143,7 +143,12 @@ impl HubCache {
             let text = fs::read_to_string(folder.join("refs").join(&id.revision)).ok()?;
             Some(text.trim().to_owned()).filter(|c| is_commit(c))?
         };
-        let snapshot = folder.join("snapshots").join(commit);
+        Some(folder.join("snapshots").join(commit))
+    }
+
+    /// The file or folder of `id`, when all of it is here.
+    pub fn find(&self, id: &HubId) -> Option<PathBuf> {
+        let snapshot = self.snapshot(id)?;
         match &id.file {
             Some(file) => Some(snapshot.join(file)).filter(|p| p.is_file()),
             None if is_complete(&snapshot) => Some(snapshot),
@@ -151,22 +156,27 @@ impl HubCache {
         }
     }
 
+    /// The repositories of which something is here, sorted.
+    pub(super) fn repositories(&self) -> Vec<HubId> {
+        let items = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        let id = |item: fs::DirEntry| {
+            let name = item.file_name();
+            name.to_str()?.strip_prefix("models--")?.replacen("--", "/", 1).parse().ok()
+        };
+        let mut ids: Vec<HubId> = items.filter_map(id).collect();
+        ids.sort_by(|a, b| a.repo.cmp(&b.repo));
+        ids
+    }
+
     /// The models that are here in full, under their `main` revision.
     pub fn entries(&self) -> Vec<Entry> {
-        let items = fs::read_dir(&self.root).into_iter().flatten().flatten();
-        let mut entries: Vec<Entry> = items
-            .filter_map(|item| {
-                let name = item.file_name();
-                let repo = name.to_str()?.strip_prefix("models--")?.replacen("--", "/", 1);
-                let id: HubId = repo.parse().ok()?;
-                let path = self.find(&id)?;
-                let kind = if path.is_dir() { Kind::Diffusers } else { Kind::Safetensors };
-                let bytes = Some(size(&path, 3));
-                Some(Entry { name: format!("hub:{id}"), kind, bytes, path: Some(path) })
-            })
-            .collect();
-        entries.sort_by(|a, b| a.name.cmp(&b.name));
-        entries
+        let entry = |id: HubId| {
+            let path = self.find(&id)?;
+            let kind = if path.is_dir() { Kind::Diffusers } else { Kind::Safetensors };
+            let bytes = Some(size(&path, 3));
+            Some(Entry { name: format!("hub:{id}"), kind, bytes, path: Some(path) })
+        };
+        self.repositories().into_iter().filter_map(entry).collect()
     }
 }
 
@@ -209,7 +219,10 @@ fn single_file(snapshot: &Path) -> Option<PathBuf> {
         return None;
     }
     let items = fs::read_dir(snapshot).ok()?.flatten().map(|item| item.path());
-    let checkpoint = |p: &PathBuf| p.extension().is_some_and(|e| e == "safetensors") && p.is_file();
+    let is_adapter = |p: &PathBuf| super::lora::STANDARD.iter().any(|name| p.ends_with(name));
+    let checkpoint = |p: &PathBuf| {
+        p.extension().is_some_and(|e| e == "safetensors") && !is_adapter(p) && p.is_file()
+    };
     let mut found = items.filter(checkpoint);
     found.next().filter(|_| found.next().is_none())
 }

@@ -55,22 +55,42 @@ impl Entry {
 
     /// Whether `name` means this model: its name, its last part, or either with the extension.
     pub(super) fn is_called(&self, name: &str) -> bool {
-        let extension = self.path.as_ref().filter(|_| self.kind != Kind::Diffusers);
-        let extension = extension.and_then(|p| p.extension()).and_then(|e| e.to_str());
-        let bare = extension.and_then(|e| name.strip_suffix(e)?.strip_suffix('.')).unwrap_or(name);
-        self.name == name || self.name == bare || self.name.rsplit('/').next() == Some(bare)
+        let file = self.path.as_deref().filter(|_| self.kind != Kind::Diffusers);
+        is_called(&self.name, file, name)
     }
+}
+
+/// Whether `name` means what is listed as `listed`: this name, its last part, or either with the
+/// extension of `file`.
+pub(super) fn is_called(listed: &str, file: Option<&Path>, name: &str) -> bool {
+    let extension = file.and_then(Path::extension).and_then(|e| e.to_str());
+    let bare = extension.and_then(|e| name.strip_suffix(e)?.strip_suffix('.')).unwrap_or(name);
+    listed == name || listed == bare || listed.rsplit('/').next() == Some(bare)
 }
 
 /// The models in `folder`, sorted by name; an unreadable folder holds none.
 pub(super) fn scan(folder: &Path) -> Vec<Entry> {
     let mut found = Vec::new();
-    descend(folder, "", DEPTH, &mut LIMIT.clone(), &mut found);
+    walk(folder, &mut |path, prefix, name| {
+        let Some((stem, kind)) = kind_of(path, name) else { return false };
+        let (bytes, path) = (Some(size(path, DEPTH)), Some(path.to_path_buf()));
+        found.push(Entry { name: format!("{prefix}{stem}"), kind, bytes, path });
+        true
+    });
     found.sort_by(|a: &Entry, b| (&a.name, &a.path).cmp(&(&b.name, &b.path)));
     found
 }
 
-fn descend(folder: &Path, prefix: &str, depth: usize, budget: &mut usize, found: &mut Vec<Entry>) {
+/// What [`walk`] calls with path, prefix (`sub/` in sub-folders) and file name; says whether the
+/// thing was taken, so that a folder is not entered.
+pub(super) type Visit<'a> = &'a mut dyn FnMut(&Path, &str, &str) -> bool;
+
+/// Shows the visible files and folders of `folder` and of some levels below to `visit`.
+pub(super) fn walk(folder: &Path, visit: Visit<'_>) {
+    descend(folder, "", DEPTH, &mut LIMIT.clone(), visit);
+}
+
+fn descend(folder: &Path, prefix: &str, depth: usize, budget: &mut usize, visit: Visit<'_>) {
     let Ok(items) = fs::read_dir(folder) else { return };
     for path in items.flatten().map(|item| item.path()) {
         let Some(name) = path.file_name().and_then(|n| n.to_str()) else { continue };
@@ -81,11 +101,8 @@ fn descend(folder: &Path, prefix: &str, depth: usize, budget: &mut usize, found:
         if name.starts_with('.') {
             continue;
         }
-        if let Some((stem, kind)) = kind_of(&path, name) {
-            let bytes = Some(size(&path, DEPTH));
-            found.push(Entry { name: format!("{prefix}{stem}"), kind, bytes, path: Some(path) });
-        } else if depth > 1 && path.is_dir() {
-            descend(&path, &format!("{prefix}{name}/"), depth - 1, budget, found);
+        if !visit(&path, prefix, name) && depth > 1 && path.is_dir() {
+            descend(&path, &format!("{prefix}{name}/"), depth - 1, budget, visit);
         }
     }
 }

@@ -1,13 +1,24 @@
-//! Floor 6. From a model's name to its files: folders of models, the cache shared with other
+//! Floor 6. From a name to its files: folders of models and LoRAs, the cache shared with other
 //! tools, and (feature `hub`) downloads into that cache.
 
+mod add;
 mod cache;
+mod card;
+mod digest;
 #[cfg(feature = "hub")]
 mod hub;
 mod list;
+mod lora;
+mod place;
+mod stack;
+mod table;
 
+pub use add::NewLora;
 pub use cache::{DEFAULT_ENDPOINT, HubCache, HubId};
+pub use card::Card;
 pub use list::{Entry, Kind};
+pub use lora::{FoundLora, LoraEntry};
+pub use stack::Stack;
 
 use crate::error::{Error, Result};
 use crate::near::did_you_mean;
@@ -45,21 +56,26 @@ pub struct Transfer {
 /// Receives the progress of downloads.
 pub type Progress<'a> = &'a dyn Fn(&Transfer);
 
-/// The places where models are looked for.
+/// The places where models and LoRAs are looked for.
 #[derive(Debug, Clone)]
 pub struct Store {
     folders: Vec<PathBuf>,
+    lora_folders: Vec<PathBuf>,
     cache: HubCache,
 }
 
 impl Store {
     /// The store with the folders `dirs` in front, then `models` in `folder` and `colora/models` in
-    /// the user's data folder; the shared cache as the environment describes it.
+    /// the user's data folder; the shared cache as the environment describes it. LoRAs are in
+    /// `loras` at the same two places, see [`with_loras`](Self::with_loras) for more.
     pub fn new(dirs: &[PathBuf], folder: &Path, env: Env<'_>) -> Self {
         let mut folders = dirs.to_vec();
         folders.push(folder.join("models"));
-        folders.extend(data_dir(env).map(|data| data.join("colora").join("models")));
-        Self { folders, cache: HubCache::new(env) }
+        let data = data_dir(env).map(|data| data.join("colora"));
+        folders.extend(data.iter().map(|data| data.join("models")));
+        let lora_folders =
+            [folder.join("loras")].into_iter().chain(data.map(|data| data.join("loras"))).collect();
+        Self { folders, lora_folders, cache: HubCache::new(env) }
     }
 
     /// The folders that are searched by name, in order, whether they exist or not.
@@ -105,7 +121,7 @@ impl Store {
     /// As [`resolve`](Self::resolve).
     #[cfg(feature = "hub")]
     pub fn pull(&self, id: &HubId, cancel: &Cancel, progress: Progress<'_>) -> Result<PathBuf> {
-        hub::pull(&self.cache, id, cancel, progress)
+        hub::pull(&self.cache, id, hub::model, cancel, progress)
     }
 
     /// Refuses: this build cannot download.
@@ -136,22 +152,35 @@ impl Store {
     fn by_name(&self, name: &str) -> Result<PathBuf> {
         let entries = self.list();
         let called = entries.iter().filter(|e| e.is_called(name)).filter_map(|e| e.path.clone());
-        // The same folder may be listed twice, once relative.
-        let identity = |path: PathBuf| (path.canonicalize().unwrap_or(path.clone()), path);
-        let found: BTreeMap<PathBuf, PathBuf> = called.map(identity).collect();
-        let found: Vec<PathBuf> = found.into_values().collect();
-        if let [only] = &found[..] {
-            return Ok(only.clone());
-        }
-        let (what, hint) = if found.is_empty() {
-            let near = did_you_mean(name, entries.iter().map(|e| e.name.as_str()));
-            let sought = if near.is_empty() { "; searched in" } else { " Searched in" };
-            ("model", format!("{near}{sought} {}", shown(&self.folders)))
-        } else {
-            ("single model", format!("; found {}; pass one of these paths", shown(&found)))
-        };
-        Err(Error::NotFound { what, name: name.to_owned(), hint })
+        let whats = ("model", "single model");
+        only(name, whats, called, entries.iter().map(|e| e.name.as_str()), &self.folders)
     }
+}
+
+/// The only one of the paths `called` so; the error names near ones of `known`, or all that are
+/// called so.
+fn only<'a>(
+    name: &str,
+    (what, single): (&'static str, &'static str),
+    called: impl Iterator<Item = PathBuf>,
+    known: impl Iterator<Item = &'a str>,
+    folders: &[PathBuf],
+) -> Result<PathBuf> {
+    // The same folder may be listed twice, once relative.
+    let identity = |path: PathBuf| (path.canonicalize().unwrap_or(path.clone()), path);
+    let found: BTreeMap<PathBuf, PathBuf> = called.map(identity).collect();
+    let found: Vec<PathBuf> = found.into_values().collect();
+    if let [only] = &found[..] {
+        return Ok(only.clone());
+    }
+    let (what, hint) = if found.is_empty() {
+        let near = did_you_mean(name, known);
+        let sought = if near.is_empty() { "; searched in" } else { " Searched in" };
+        (what, format!("{near}{sought} {}", shown(folders)))
+    } else {
+        (single, format!("; found {}; pass one of these paths", shown(&found)))
+    };
+    Err(Error::NotFound { what, name: name.to_owned(), hint })
 }
 
 fn shown(paths: &[PathBuf]) -> String {

@@ -179,6 +179,11 @@ impl CheckpointFile {
         &self.0.contents.metadata
     }
 
+    /// Bytes of the file.
+    pub fn byte_len(&self) -> u64 {
+        self.0.bytes.len() as u64
+    }
+
     /// All bytes of the file.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.0.bytes
@@ -213,6 +218,16 @@ impl CheckpointFile {
 
     fn load_f32(&self, name: &str, view: &View) -> Result<Vec<f32>> {
         convert::read(&self.elements(view)?, view.dtype).ok_or_else(|| self.unread(name, view))
+    }
+
+    /// Fills `out` with the elements of `view` from number `first` on, on the calling thread.
+    fn load_f32_into(&self, name: &str, view: &View, first: usize, out: &mut [f32]) -> Result<()> {
+        let bytes = self.elements(view)?;
+        let size = view.dtype.bitsize() / 8;
+        let part = bytes
+            .get(first * size..(first + out.len()) * size)
+            .ok_or_else(|| Error::corrupt(&self.0.path, "a tensor lies outside of the file"))?;
+        convert::read_into(part, view.dtype, out).ok_or_else(|| self.unread(name, view))
     }
 
     /// A tensor in `dtype` on `device`; elements that are stored in that type are copied as they are.

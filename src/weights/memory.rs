@@ -38,6 +38,7 @@ impl MemorySource {
             device: source.device().clone(),
             dtype: source.dtype("unet"),
             vae_dtype: source.dtype("vae"),
+            half_products: source.half_products("unet"),
         });
         for site in source.sites() {
             let shape = source.shape(&site).unwrap_or_default();
@@ -88,6 +89,10 @@ impl WeightSource for MemorySource {
 
     fn dtype(&self, component: &str) -> DType {
         self.placement.dtype_of(component)
+    }
+
+    fn half_products(&self, component: &str) -> bool {
+        self.placement.rounds(component)
     }
 }
 

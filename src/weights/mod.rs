@@ -8,9 +8,11 @@ mod file;
 mod memory;
 pub mod names;
 mod pickle;
+mod resident;
 
 pub use file::{Checkpoint, CheckpointFile, Inventory, Placement, TensorInfo};
 pub use memory::MemorySource;
+pub use resident::Resident;
 
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor};
@@ -112,6 +114,25 @@ pub trait WeightSource: Send + Sync + std::fmt::Debug {
         Ok(plain.flatten_all()?.to_vec1()?)
     }
 
+    /// Fills `out` with the numbers of the plain weight at `site` from number `first` on.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    fn read_f32(&self, site: &Site, first: usize, out: &mut [f32]) -> Result<()> {
+        let shape = self.shape(site).unwrap_or_default();
+        let weight = self.get(site, &shape)?;
+        let flat = weight.base().to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?;
+        let part = flat.narrow(0, first, out.len())?;
+        let (storage, layout) = part.storage_and_layout();
+        let candle_core::Storage::Cpu(storage) = &*storage else {
+            return Err(Error::Internal(format!("`{site}` did not come to the CPU")));
+        };
+        let values = storage.as_slice::<f32>()?;
+        let start = layout.start_offset();
+        out.copy_from_slice(&values[start..start + out.len()]);
+        Ok(())
+    }
+
     /// Shape as stored, without reading the data; `None` when there is no such site.
     fn shape(&self, site: &Site) -> Option<Vec<usize>>;
 
@@ -123,6 +144,13 @@ pub trait WeightSource: Send + Sync + std::fmt::Debug {
 
     /// Float type in which tensors of `component` are given.
     fn dtype(&self, component: &str) -> DType;
+
+    /// Whether layers of `component` may round weights and inputs to bf16 where that is faster; sums
+    /// stay f32.
+    fn half_products(&self, component: &str) -> bool {
+        let _ = component;
+        false
+    }
 
     /// Whether `site` exists.
     fn has(&self, site: &Site) -> bool {
@@ -191,6 +219,11 @@ impl<'a> Scope<'a> {
     /// Where tensors of this scope live.
     pub fn device(&self) -> &'a Device {
         self.source.device()
+    }
+
+    /// Whether layers of this scope may round weights and inputs to bf16.
+    pub fn half_products(&self) -> bool {
+        self.source.half_products(self.prefix.split('.').next().unwrap_or_default())
     }
 
     /// Float type of the tensors of this scope.

@@ -3,9 +3,10 @@
 
 use super::support::golden;
 use super::zoo::{Base, zoo};
-use colora::lora::{Apply, LoraStack, Overlay, StackEntry, Strength};
+use colora::family::ModelParts;
+use colora::lora::{Apply, LoraRef, LoraStack, Overlay, StackEntry, Strength};
 use colora::weights::WeightSource;
-use colora::{Cancel, Event, Pipeline, Request};
+use colora::{Cancel, DTypeChoice, DeviceChoice, Event, Pipeline, Request};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -32,8 +33,11 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-fn pixels(pipeline: &Pipeline) -> Vec<u8> {
+fn pixels(parts: ModelParts, loras: Vec<LoraRef>) -> Vec<u8> {
+    let options = Pipeline::options().device(DeviceChoice::Cpu).dtype(Some(DTypeChoice::F32));
+    let pipeline = options.over(parts).unwrap();
     let request = Request {
+        loras,
         prompt: "a lighthouse".into(),
         width: Some(64),
         height: Some(64),
@@ -80,9 +84,12 @@ fn a_merged_checkpoint_holds_the_overlays_bits_and_draws() {
             let bits = |v: Vec<f32>| v.into_iter().map(f32::to_bits).collect::<Vec<_>>();
             assert!(bits(ours) == bits(theirs), "{model}: {site}");
         }
-        let plain = pixels(&Pipeline::from_parts(base.parts).unwrap());
-        let merged = pixels(&Pipeline::from_parts(made.parts).unwrap());
-        assert!(plain != merged, "{model}: the adapters change the picture");
+        let lora = LoraRef { unet: Some(0.7), text: Some(0.7), ..LoraRef::new(text(&file)) };
+        let plain = pixels(Base::named(model).parts, Vec::new());
+        let with = pixels(base.parts, vec![lora]);
+        let merged = pixels(made.parts, Vec::new());
+        assert!(merged == with, "{model}: the merged model draws as base and LoRA do");
+        assert!(merged != plain, "{model}: the LoRA changes the picture");
     }
 }
 

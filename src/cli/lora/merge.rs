@@ -92,9 +92,17 @@ impl Args {
             "cat" => return Ok(Law::Cat),
             "linear" => return Ok(Law::Linear),
             "svd" => Method::Sum,
-            _ => Method::new(name, self.density, self.seed, None, None)?,
+            _ => self.numbers(name).parse()?,
         };
         Ok(Law::Svd { rank: self.rank, clamp: self.clamp, mix })
+    }
+
+    /// The method `name` with the numbers of the flags.
+    fn numbers(&self, name: &str) -> String {
+        let density = self.density.map(|x| format!("density={x}"));
+        let seed = self.seed.map(|n| format!("seed={n}"));
+        let numbers: Vec<String> = [density, seed].into_iter().flatten().collect();
+        format!("{name}:{}", numbers.join(","))
     }
 
     /// How adapters reach the weights of a whole model.

@@ -2,7 +2,7 @@
 
 use crate::cli::style::{Talk, clean};
 use crate::cli::{interrupt, progress, settings, store};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::family::ModelParts;
 use crate::lora::write::Kept;
 use crate::lora::{AdapterFile, Dictionary, Lora, ReadOptions};
@@ -10,7 +10,7 @@ use crate::pipeline::Cancel;
 use crate::starter;
 use crate::store::{Model, STARTER};
 use crate::weights::{Placement, WeightSource};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// A model as adapters see it.
@@ -66,12 +66,8 @@ pub(super) fn base(
 /// # Errors
 /// [`Error::NotFound`] without such a file; as [`Lora::resolve`].
 pub(super) fn adapter(name: &str, base: &Base, talk: Talk) -> Result<Lora> {
-    let path = Path::new(name);
-    if !path.exists() {
-        let hint = "; expected the path of a file or folder".to_owned();
-        return Err(Error::NotFound { what: "LoRA", name: name.to_owned(), hint });
-    }
-    let lora = Lora::resolve(AdapterFile::open(path)?, &base.names, ReadOptions::default())?;
+    let found = store(&settings()?).lora(name, &Cancel::new(), &|_| ())?;
+    let lora = Lora::resolve(AdapterFile::open(found.path)?, &base.names, ReadOptions::default())?;
     for warning in &lora.report().warnings {
         talk.say(&clean(&format!("warning: {name}: {warning}")));
     }

@@ -77,8 +77,7 @@ impl Glora {
     ) -> Result<()> {
         let inputs = shape.get(1).copied().unwrap_or(1);
         let columns: usize = shape.iter().skip(1).product();
-        let (a1, a2, b1, b2) =
-            (self.a1.read()?, self.a2.read()?, self.b1.read()?, self.b2.read()?);
+        let (a1, a2, b1, b2) = (self.a1.read()?, self.a2.read()?, self.b1.read()?, self.b2.read()?);
         if self.is_old(inputs) {
             let mixed = product(base, &a2, columns); // [out, R]
             add_product(target, columns, &mixed, &a1, amount);

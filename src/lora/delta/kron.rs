@@ -20,9 +20,16 @@ pub(crate) struct Kron {
 pub(crate) enum Side {
     Whole(Factor),
     /// a `[p, R]` · b `[R, q·k]`.
-    Product { a: Factor, b: Factor },
+    Product {
+        a: Factor,
+        b: Factor,
+    },
     /// a `[R, p]`, b `[R, q]` and a core `[R, R, kh, kw]`.
-    Tucker { a: Factor, b: Factor, core: Factor },
+    Tucker {
+        a: Factor,
+        b: Factor,
+        core: Factor,
+    },
 }
 
 impl Side {

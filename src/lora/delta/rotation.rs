@@ -77,7 +77,11 @@ impl Rotation {
                     && size.is_some_and(|size| {
                         (blocks == 1 && columns.is_multiple_of(size)) || blocks * size == columns
                     });
-                if fits { None } else { wrong("the blocks of oft_R do not make the inputs", packed) }
+                if fits {
+                    None
+                } else {
+                    wrong("the blocks of oft_R do not make the inputs", packed)
+                }
             }
             Rotation::Butterfly { blocks, sizes } => {
                 let dims = blocks.shape();
@@ -85,7 +89,11 @@ impl Rotation {
                     && dims[2] == dims[3]
                     && dims[1].checked_mul(dims[2]) == Some(columns)
                     && sizes.elements() == outputs;
-                if fits { None } else { wrong("the blocks of boft_R do not make the inputs", blocks) }
+                if fits {
+                    None
+                } else {
+                    wrong("the blocks of boft_R do not make the inputs", blocks)
+                }
             }
         }
     }
@@ -112,12 +120,17 @@ impl Rotation {
             }
             Rotation::Butterfly { blocks, sizes } => {
                 let size = blocks.dim(3);
-                let halved = |x: &Mat<f64>| Mat::from_fn(size, size, |i, j| {
-                    // (I − S)(I + S)⁻¹ is the map of −S.
-                    -0.5 * (x[(i, j)] - x[(j, i)])
-                });
+                let halved = |x: &Mat<f64>| {
+                    Mat::from_fn(size, size, |i, j| {
+                        // (I − S)(I + S)⁻¹ is the map of −S.
+                        -0.5 * (x[(i, j)] - x[(j, i)])
+                    })
+                };
                 let values = blocks.read()?;
-                let turns = square_blocks(&values, size).iter().map(|x| cayley(&halved(x))).collect::<Vec<_>>();
+                let turns = square_blocks(&values, size)
+                    .iter()
+                    .map(|x| cayley(&halved(x)))
+                    .collect::<Vec<_>>();
                 let mut turned = turn_inputs(&softened(turns.into_iter(), m), base, columns);
                 rescale_rows(&mut turned, &sizes.read()?, columns, m);
                 Ok(turned)
@@ -148,9 +161,11 @@ fn skews(values: &[f32], size: usize, limit: Option<f32>) -> Blocks {
         .iter()
         .map(|x| Mat::from_fn(size, size, |i, j| x[(i, j)] - x[(j, i)]))
         .collect();
-    let norm = skews.iter().map(|q| q.squared_norm_l2()).sum::<f64>().sqrt();
+    let norm = skews.iter().map(Mat::squared_norm_l2).sum::<f64>().sqrt();
     if let Some(limit) = limit.map(f64::from).filter(|limit| norm > *limit) {
-        skews.iter_mut().for_each(|q| *q *= faer::Scale(limit / norm));
+        for q in &mut skews {
+            *q *= faer::Scale(limit / norm);
+        }
     }
     skews
 }
@@ -200,8 +215,10 @@ fn turn_rows(
 ) -> Result<Vec<f32>> {
     let dims = blocks.shape().to_vec();
     let size = dims[dims.len() - 1];
-    let turns =
-        softened(skews(&blocks.read()?, size, limit).iter().map(cayley).collect::<Vec<_>>().into_iter(), m);
+    let turns = softened(
+        skews(&blocks.read()?, size, limit).iter().map(cayley).collect::<Vec<_>>().into_iter(),
+        m,
+    );
     if dims.len() == 3 {
         // Row block k becomes R_kᵀ · rows.
         return Ok(per_block(&turns, base, columns, |turn, rows| turn.transpose() * rows));
@@ -260,7 +277,8 @@ fn turn_inputs(turns: &[Mat<f64>], base: &[f32], columns: usize) -> Vec<f32> {
     let mut out = vec![0.0; base.len()];
     for block in 0..columns / size {
         let turn = &turns[block % turns.len()];
-        let part = Mat::from_fn(size, outputs, |j, o| f64::from(base[o * columns + block * size + j]));
+        let part =
+            Mat::from_fn(size, outputs, |j, o| f64::from(base[o * columns + block * size + j]));
         let turned = turn * part;
         for o in 0..outputs {
             for j in 0..size {
@@ -273,7 +291,9 @@ fn turn_inputs(turns: &[Mat<f64>], base: &[f32], columns: usize) -> Vec<f32> {
 
 fn rescale_rows(weight: &mut [f32], sizes: &[f32], columns: usize, m: f32) {
     for (row, size) in weight.chunks_mut(columns.max(1)).zip(sizes) {
-        row.iter_mut().for_each(|w| *w *= 1.0 + m * (size - 1.0));
+        for w in row {
+            *w *= 1.0 + m * (size - 1.0);
+        }
     }
 }
 

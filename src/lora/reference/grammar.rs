@@ -57,7 +57,15 @@ pub(super) fn parse(text: &str, place: Place) -> Result<LoraRef> {
 
 /// Reads the specifications alone.
 pub(super) fn strength(text: &str) -> Result<Strength> {
-    Ok(parse(&format!("x:{text}"), Place::Flag)?.strength(None))
+    let mut parts = Parts::default();
+    for spec in text.split(':') {
+        if !is_spec(spec) {
+            let why = "expected a weight or KEY=VALUE, e.g. 0.8 or unet=0.8,text=0.5:steps=0..0.6";
+            return Err(Error::bad_request("lora", spec, why));
+        }
+        parts.read(spec)?;
+    }
+    Ok(parts.finish("", Place::Flag)?.strength(None))
 }
 
 /// Whether `name` can be a name: it is there, and none of it reads as a specification.

@@ -133,8 +133,26 @@ fn json_has_the_same_words() {
     assert!(serde_json::from_str::<Strength>(r#"{"unit":0.5}"#).is_err());
 }
 
+#[test]
+fn strengths_stand_alone() {
+    let strength: Strength = "text=0:0.8:steps=5..15".parse().unwrap();
+    assert_eq!((strength.unet, strength.text), (0.8, 0.0));
+    assert_eq!(strength.to_string(), "unet=0.8,text=0:steps=5..15");
+    for bad in ["", "ink", "ink:0.5", "nan", "0.5:"] {
+        assert!(bad.parse::<Strength>().is_err(), "{bad}");
+    }
+    assert!(flag("x:0.5").validate().is_ok());
+    assert!(LoraRef::new("x:0.5").validate().is_err());
+    assert!(Strength { text: f32::NAN, ..Strength::default() }.validate().is_err());
+}
+
 fn weight() -> impl Strategy<Value = Option<f32>> {
     proptest::option::of(-MAX_WEIGHT..=MAX_WEIGHT)
+}
+
+fn name() -> impl Strategy<Value = String> {
+    let usable = |name: &String| grammar::check_name(name).is_ok();
+    "[a-zA-Z:/\\\\ ._=-]{0,12}[a-z]".prop_filter("settings in the name", usable)
 }
 
 fn blocks() -> impl Strategy<Value = BlockWeights> {
@@ -156,10 +174,9 @@ fn steps() -> impl Strategy<Value = StepWindow> {
 proptest! {
     #[test]
     fn what_is_written_is_read_again(
-        name in "[a-zA-Z:/\\\\ ._=-]{0,12}[a-z]", unet in weight(), text in weight(),
+        name in name(), unet in weight(), text in weight(),
         blocks in proptest::option::of(blocks()), steps in proptest::option::of(steps()),
     ) {
-        prop_assume!(grammar::check_name(&name).is_ok());
         let lora = LoraRef { name, unet, text, blocks, steps };
         prop_assert_eq!(&flag(&lora.to_string()), &lora);
         let json = serde_json::to_string(&lora).unwrap();

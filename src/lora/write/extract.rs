@@ -2,10 +2,10 @@
 
 use super::file::{Metadata, Precision, check_free, passed_on, save};
 use super::made::{Kept, Made, Tally, describe};
-use super::spectrum::Spectrum;
 use super::spelling;
 use crate::error::{Error, Result};
 use crate::lora::Dictionary;
+use crate::lora::spectrum::Spectrum;
 use crate::weights::{Site, WeightSource};
 use rayon::prelude::*;
 use serde::Serialize;

@@ -7,11 +7,11 @@
 use super::convert::kind;
 use super::file::{Entry, Metadata, Precision, check_free, passed_on, save};
 use super::made::{Kept, Made, Tally, shared};
-use super::spectrum::{Factors, Spectrum};
 use crate::error::{Error, Result};
 use crate::lora::delta::{Delta, Matrices};
 use crate::lora::merge::{self, Active};
 use crate::lora::module::WeightChange;
+use crate::lora::spectrum::{Factors, Spectrum};
 use crate::lora::{Dictionary, LoraStack, Method};
 use crate::weights::{Site, WeightSource};
 use rayon::prelude::*;

@@ -12,7 +12,6 @@ mod merge;
 mod parts;
 mod peft;
 mod resize;
-mod spectrum;
 mod spelling;
 
 pub use checkpoint::{CheckpointOptions, Tower, checkpoint};

@@ -3,10 +3,10 @@
 use super::convert::{kind, words};
 use super::file::{Entry, Precision, check_free, passed_on, save};
 use super::made::{Kept, Made, Tally, shared};
-use super::spectrum::Spectrum;
 use crate::error::{Error, Result};
 use crate::lora::delta::{Delta, Matrices};
 use crate::lora::module::{BiasChange, Module};
+use crate::lora::spectrum::Spectrum;
 use crate::lora::{Dictionary, Lora};
 use rayon::prelude::*;
 use serde::Serialize;

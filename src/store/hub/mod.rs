@@ -9,13 +9,15 @@ mod http;
 mod tests;
 mod wanted;
 
+pub(super) use wanted::{adapter, model};
+
 use super::cache::{HubCache, HubId, is_commit, is_relative};
+use super::digest::sha256;
 use super::{Progress, Transfer};
 use crate::error::{Error, Result};
 use crate::near::did_you_mean;
 use crate::pipeline::Cancel;
 use http::{Client, Failure, Meta};
-use sha2::{Digest, Sha256};
 use std::fs::{self, File, TryLockError};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -28,10 +30,15 @@ const PAUSE: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 500 });
 /// Bytes read between two looks at the cancel flag.
 const BLOCK: usize = 1 << 18;
 
-/// Brings `id` into the cache and returns its file or folder.
+/// Chooses what to download among the files of a repository; the error says what is wrong with them.
+pub(super) type Choose = fn(&[String]) -> Result<Vec<String>, String>;
+
+/// Brings `id` into the cache and returns its file or folder; `choose` decides which files are
+/// wanted when `id` names none.
 pub(super) fn pull(
     cache: &HubCache,
     id: &HubId,
+    choose: Choose,
     cancel: &Cancel,
     progress: Progress<'_>,
 ) -> Result<PathBuf> {
@@ -47,7 +54,7 @@ pub(super) fn pull(
             let near = did_you_mean(file, files.iter().map(String::as_str));
             return Err(missing(id, format!("; the repository has no such file{near}")));
         }
-        None => wanted::files(&files).map_err(|why| missing(id, format!("; {why}")))?,
+        None => choose(&files).map_err(|why| missing(id, format!("; {why}")))?,
     };
     for file in &wanted {
         pull.file(&commit, file)?;
@@ -211,31 +218,16 @@ fn make_parent(path: &Path) -> Result<()> {
 /// Compares size and, for large files, whose tag is their SHA-256, content; discards what differs.
 fn check(part: &Path, meta: &Meta, cancel: &Cancel) -> Result<()> {
     let io = |e| Error::io(part, e);
-    let mut file = File::open(part).map_err(io)?;
-    let length = file.metadata().map_err(io)?.len();
+    let length = fs::metadata(part).map_err(io)?.len();
     let mut wrong = meta.size.filter(|&s| s != length).map(|s| format!("{length} bytes, not {s}"));
     if wrong.is_none() && meta.etag.len() == 64 {
-        let mut hash = Sha256::new();
-        let mut block = vec![0; BLOCK];
-        loop {
-            cancel.check()?;
-            match file.read(&mut block).map_err(io)? {
-                0 => break,
-                read => hash.update(&block[..read]),
-            }
-        }
-        let hash = hex(&hash.finalize());
+        let hash = sha256(part, cancel)?;
         wrong = (hash != meta.etag.to_lowercase())
             .then(|| format!("SHA-256 {hash}, not {}", meta.etag));
     }
     let Some(wrong) = wrong else { return Ok(()) };
     fs::remove_file(part).map_err(io)?;
     Err(Error::corrupt(part, format!("the download has {wrong}; it was discarded, try again")))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let digit = |half: u8| char::from_digit(half.into(), 16).unwrap_or_default();
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 /// Makes `snapshot/file` a link to `blob`, or a copy where links are not to be had.

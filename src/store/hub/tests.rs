@@ -1,6 +1,8 @@
 //! A hub on this machine's loopback that breaks off, lies, redirects and refuses.
 
+use super::super::digest::hex;
 use super::*;
+use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
@@ -153,7 +155,7 @@ fn cache(folder: &Path, address: &str, offline: bool) -> HubCache {
 }
 
 fn get(cache: &HubCache, id: &str) -> Result<PathBuf> {
-    pull(cache, &id.parse().unwrap(), &Cancel::new(), &|_| ())
+    pull(cache, &id.parse().unwrap(), model, &Cancel::new(), &|_| ())
 }
 
 fn refused(status: u16) -> String {
@@ -176,7 +178,8 @@ fn a_broken_transfer_resumes_and_the_layout_is_shared() {
     let cache = cache(folder.path(), &hub.address, false);
     let seen = Mutex::new(Vec::new());
     let id: HubId = "o/n".parse().unwrap();
-    let path = pull(&cache, &id, &Cancel::new(), &|t| seen.lock().unwrap().push(t.done)).unwrap();
+    let path =
+        pull(&cache, &id, model, &Cancel::new(), &|t| seen.lock().unwrap().push(t.done)).unwrap();
     assert_eq!(fs::read(&path).unwrap(), weights());
     let repo = folder.path().join("hub/models--o--n");
     assert_eq!(path, repo.join("snapshots").join(COMMIT).join("w.safetensors"));
@@ -192,6 +195,7 @@ fn a_broken_transfer_resumes_and_the_layout_is_shared() {
     // From now on no request is needed, and a second pull asks for no content.
     assert_eq!(cache.find(&id), Some(path.clone()));
     assert_eq!(get(&cache, "o/n/w.safetensors").unwrap(), path);
+    assert_eq!(pull(&cache, &id, adapter, &Cancel::new(), &|_| ()).unwrap(), path);
     assert!(hub.log()[log.len()..].iter().all(|l| !l.starts_with("GET /o/n/resolve")));
 }
 
@@ -287,7 +291,8 @@ fn cancelling_stops_a_download_and_keeps_what_came() {
     let hub = Hub::new(move |asked| repository(asked, &never, &etag));
     let cache = cache(folder.path(), &hub.address, false);
     let cancel = Cancel::new();
-    let error = pull(&cache, &"o/n".parse().unwrap(), &cancel, &|_| cancel.cancel()).unwrap_err();
+    let error =
+        pull(&cache, &"o/n".parse().unwrap(), model, &cancel, &|_| cancel.cancel()).unwrap_err();
     assert!(matches!(error, Error::Cancelled));
     let blobs = folder.path().join("hub/models--o--n/blobs");
     let part = fs::read_dir(blobs).unwrap().next().unwrap().unwrap();

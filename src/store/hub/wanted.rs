@@ -1,12 +1,13 @@
 //! Floor 6. Which files of a repository make a model.
 
 use super::super::cache::COMPONENTS;
+use super::super::lora::{CONFIG, STANDARD};
 
 /// Weights by preference: the endings of a component's files without and with a variant.
 const WEIGHTS: [&str; 4] = [".safetensors", ".fp16.safetensors", ".bin", ".fp16.bin"];
 
 /// The files to download: a diffusers model without duplicates, or the only checkpoint.
-pub(super) fn files(all: &[String]) -> Result<Vec<String>, String> {
+pub(in super::super) fn model(all: &[String]) -> Result<Vec<String>, String> {
     if !all.iter().any(|f| f == "model_index.json") {
         return single(all);
     }
@@ -15,6 +16,19 @@ pub(super) fn files(all: &[String]) -> Result<Vec<String>, String> {
         wanted.extend(weights(all, component));
     }
     Ok(wanted)
+}
+
+/// The files of an adapter: under a name that everybody knows, or the only file of weights.
+pub(in super::super) fn adapter(all: &[String]) -> Result<Vec<String>, String> {
+    let has = |name: &str| all.iter().any(|f| f == name);
+    if let Some(name) = STANDARD.iter().find(|name| has(name)) {
+        let config = Some(CONFIG).filter(|config| name.starts_with("adapter_") && has(config));
+        return Ok([*name].into_iter().chain(config).map(str::to_owned).collect());
+    }
+    if has("model_index.json") {
+        return Err("the repository holds a model, not a LoRA; pass it as --model".to_owned());
+    }
+    single(all)
 }
 
 fn is_small_part(file: &str) -> bool {
@@ -87,7 +101,7 @@ mod tests {
     use super::*;
 
     fn pick(all: &[&str]) -> Result<Vec<String>, String> {
-        files(&all.iter().map(|f| (*f).to_owned()).collect::<Vec<_>>())
+        model(&all.iter().map(|f| (*f).to_owned()).collect::<Vec<_>>())
     }
 
     #[test]
@@ -165,5 +179,17 @@ mod tests {
             pick(&["a.safetensors", "b.safetensors"]).unwrap_err().contains("{a.safetensors, b")
         );
         assert!(pick(&["README.md"]).is_err());
+    }
+
+    #[test]
+    fn adapters_have_known_names() {
+        let pick = |all: &[&str]| adapter(&all.iter().map(|f| (*f).to_owned()).collect::<Vec<_>>());
+        let diffusers = ["a.safetensors", "b.safetensors", "pytorch_lora_weights.safetensors"];
+        assert_eq!(pick(&diffusers).unwrap(), [diffusers[2]]);
+        let peft = ["adapter_config.json", "adapter_model.safetensors", "README.md"];
+        assert_eq!(pick(&peft).unwrap(), [peft[1], peft[0]]);
+        assert_eq!(pick(&["ink.safetensors", "x.png"]).unwrap(), ["ink.safetensors"]);
+        assert!(pick(&["a.safetensors", "b.safetensors"]).unwrap_err().contains("{a.safetens"));
+        assert!(pick(&["model_index.json"]).unwrap_err().contains("--model"));
     }
 }

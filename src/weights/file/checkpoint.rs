@@ -16,12 +16,14 @@ pub struct Placement {
     pub dtype: DType,
     /// Float type of the autoencoder, which may overflow in f16.
     pub vae_dtype: DType,
+    /// Whether UNet and autoencoder may round the factors of products to bf16.
+    pub half_products: bool,
 }
 
 impl Default for Placement {
     /// The CPU, in f32.
     fn default() -> Self {
-        Self { device: Device::Cpu, dtype: DType::F32, vae_dtype: DType::F32 }
+        Self { device: Device::Cpu, dtype: DType::F32, vae_dtype: DType::F32, half_products: false }
     }
 }
 
@@ -29,6 +31,11 @@ impl Placement {
     /// Float type of the tensors of `component`.
     pub fn dtype_of(&self, component: &str) -> DType {
         if component == "vae" { self.vae_dtype } else { self.dtype }
+    }
+
+    /// Whether products of `component` may round their factors; text encoders are too small to gain.
+    pub fn rounds(&self, component: &str) -> bool {
+        self.half_products && ["unet", "vae"].contains(&component)
     }
 }
 
@@ -157,10 +164,9 @@ impl Checkpoint {
     }
 
     fn piece(&self, site: &Site) -> Result<&Piece> {
-        self.pieces.get(site).ok_or_else(|| Error::TensorMissing {
-            site: site.to_string(),
-            file: self.name.clone(),
-        })
+        self.pieces
+            .get(site)
+            .ok_or_else(|| Error::TensorMissing { site: site.to_string(), file: self.name.clone() })
     }
 
     fn load(&self, site: &Site, piece: &Piece, shape: &[usize]) -> Result<Tensor> {
@@ -185,6 +191,11 @@ impl WeightSource for Checkpoint {
         piece.file.load_f32(&piece.name, &piece.view()?)
     }
 
+    fn read_f32(&self, site: &Site, first: usize, out: &mut [f32]) -> Result<()> {
+        let piece = self.piece(site)?;
+        piece.file.load_f32_into(&piece.name, &piece.view()?, first, out)
+    }
+
     fn shape(&self, site: &Site) -> Option<Vec<usize>> {
         self.pieces.get(site).map(|piece| piece.shape.clone())
     }
@@ -199,5 +210,9 @@ impl WeightSource for Checkpoint {
 
     fn dtype(&self, component: &str) -> DType {
         self.placement.dtype_of(component)
+    }
+
+    fn half_products(&self, component: &str) -> bool {
+        self.placement.rounds(component)
     }
 }

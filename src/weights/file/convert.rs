@@ -17,6 +17,12 @@ pub(super) fn read(bytes: &[u8], stored: Dtype) -> Option<Vec<f32>> {
     Some(convert(bytes, reader(stored)?))
 }
 
+/// Fills `out` from as many elements, on the calling thread; `None` for a type that is not read.
+pub(super) fn read_into(bytes: &[u8], stored: Dtype, out: &mut [f32]) -> Option<()> {
+    (reader(stored)?.read)(bytes, out);
+    Some(())
+}
+
 /// A tensor of type `target`; `None` when there is no way from `stored` to `target`.
 pub(super) fn tensor(
     bytes: &[u8],

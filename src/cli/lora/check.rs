@@ -1,0 +1,62 @@
+//! Floor 7. `colora lora check`: whether a LoRA is whole and fits a model.
+
+use super::against::{Against, open};
+use crate::cli::output::SCHEMA;
+use crate::cli::style::{clean, result_line};
+use crate::error::Error;
+use crate::lora::{Apply, LoraStack, Overlay, ReadOptions, StackEntry, Strength};
+use anyhow::Result;
+use clap::ValueHint;
+use std::sync::Arc;
+
+/// What `colora lora check` accepts.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// A name, a file or a folder
+    #[arg(value_name = "LORA", value_hint = ValueHint::AnyPath)]
+    lora: String,
+    /// The model that it should fit [default: the standard ones]
+    #[arg(short, long, value_name = "MODEL", value_hint = ValueHint::AnyPath)]
+    model: Option<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs `colora lora check`: every number is read, and every change computed once.
+pub(super) fn run(args: &Args) -> Result<()> {
+    let file = open(&args.lora)?;
+    let (against, lora) = Against::resolve(&file, args.model.as_deref(), ReadOptions::default())?;
+    let lora = Arc::new(lora);
+    let entry = StackEntry { lora: lora.clone(), strength: Strength::default() };
+    let stack = LoraStack::new(vec![entry]);
+    let source = against.source.clone();
+    let overlay = Overlay::compose(source, &against.dictionary, &stack, Apply::Merge, |_| true)?;
+    let report = lora.report();
+    let warnings: Vec<&String> = report.warnings.iter().chain(overlay.warnings()).collect();
+    if args.json {
+        let value = serde_json::json!({
+            "schema": SCHEMA, "event": "check", "name": lora.name(), "base": against.name,
+            "changed": overlay.changed(), "keys": report.keys, "used": report.used,
+            "unmatched": report.unmatched, "warnings": warnings,
+        });
+        result_line(&value.to_string())?;
+    } else {
+        let mut lines = vec![format!(
+            "{}: fits {}; {} of {} keys used, {} weights change",
+            lora.name(),
+            against.name,
+            report.used,
+            report.keys,
+            overlay.changed()
+        )];
+        lines.extend(report.unmatched.iter().map(|key| format!("unmatched  {key}")));
+        lines.extend(warnings.iter().map(|warning| format!("warning: {warning}")));
+        result_line(&clean(&lines.join("\n")))?;
+    }
+    if report.unmatched.is_empty() {
+        return Ok(());
+    }
+    let why = format!("{} keys fit nothing in {}", report.unmatched.len(), against.name);
+    Err(Error::corrupt(file.path(), why).into())
+}

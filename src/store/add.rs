@@ -1,0 +1,184 @@
+//! Floor 6. Puts a LoRA into a folder of LoRAs, with its card.
+
+use super::cache::is_relative;
+use super::lora::{EXTENSIONS, companions};
+use super::{Card, Store, digest, place};
+use crate::error::{Error, Result};
+use crate::pipeline::Cancel;
+use crate::weights::CheckpointFile;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// A LoRA to add.
+#[derive(Debug, Clone, Default)]
+pub struct NewLora {
+    /// The file.
+    pub file: PathBuf,
+    /// Its name from now on, with sub-folder if wanted; `None` = the file's.
+    pub name: Option<String>,
+    /// The folder to put it in; `None` = the first folder of LoRAs that exists.
+    pub to: Option<PathBuf>,
+    /// Link to the file instead of copying it.
+    pub link: bool,
+    /// Overwrite a LoRA of the same name; of its card, what is not given anew stays.
+    pub force: bool,
+    /// What is known of it; file name and sum are filled in.
+    pub card: Card,
+}
+
+impl Store {
+    /// Puts a LoRA into a folder of LoRAs, writes its card, and returns its new path.
+    ///
+    /// Files that go with it (cloneofsimo's `x.text_encoder.pt`) come along.
+    ///
+    /// # Errors
+    /// As [`CheckpointFile::open`] for what is no file of weights; [`Error::Exists`] without `force`;
+    /// [`Error::BadRequest`] for a name that leaves the folder; [`Error::Unsupported`] when there is
+    /// no folder to put it in; [`Error::Io`]; [`Error::Cancelled`].
+    pub fn add_lora(&self, new: &NewLora, cancel: &Cancel) -> Result<PathBuf> {
+        drop(CheckpointFile::open(&new.file)?);
+        let target = self.add_folder(new)?.join(file_name(new)?);
+        let card_path = Card::path(&target);
+        if let Some(taken) = [&target, &card_path].into_iter().find(|p| p.exists() && !new.force) {
+            return Err(Error::Exists { path: taken.clone() });
+        }
+        // An unreadable card is overwritten, as was asked for.
+        let old = Card::of(&target).ok().flatten().unwrap_or_default();
+        let others = companions(&new.file);
+        let sum = put(&new.file, &target, new, cancel)?;
+        for (word, file) in others {
+            let extension = target.extension().and_then(|e| e.to_str()).unwrap_or_default();
+            put(&file, &target.with_extension(format!("{word}.{extension}")), new, cancel)?;
+        }
+        let file = target.file_name().map(|name| name.to_string_lossy().into_owned());
+        let card = Card { file, sha256: Some(sum), ..new.card.clone() };
+        card.or(old).write(&target, new.force)?;
+        Ok(target)
+    }
+
+    /// The folder to put a LoRA in.
+    fn add_folder(&self, new: &NewLora) -> Result<PathBuf> {
+        let folders = self.lora_folders();
+        let first = || folders.iter().find(|f| f.is_dir()).or(folders.last()).cloned();
+        new.to.clone().or_else(first).ok_or_else(|| {
+            Error::unsupported("adding a LoRA without a folder of LoRAs", "name one with --to DIR")
+        })
+    }
+}
+
+/// The new file name, relative to the folder.
+fn file_name(new: &NewLora) -> Result<String> {
+    let stem = || new.file.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    let name = new.name.clone().or_else(stem).unwrap_or_default();
+    let hidden = name.split('/').any(|part| part.starts_with('.') || part != part.trim());
+    if !is_relative(&name) || hidden || name.contains(char::is_control) {
+        let why = "expected a plain name such as ink or styles/ink";
+        return Err(Error::bad_request("name", &name, why));
+    }
+    let known = |extension: &str| EXTENSIONS.contains(&extension);
+    if name.rsplit_once('.').is_some_and(|(_, extension)| known(extension)) {
+        return Ok(name);
+    }
+    let own = new.file.extension().and_then(|e| e.to_str()).filter(|e| known(e));
+    Ok(format!("{name}.{}", own.map_or_else(|| by_content(&new.file), Ok)?))
+}
+
+/// The extension of a file that has none: torch archives and pickles are `pt`.
+fn by_content(path: &Path) -> Result<&'static str> {
+    let io = |e| Error::io(path, e);
+    let mut start = [0; 2];
+    File::open(path).map_err(io)?.read_exact(&mut start).map_err(io)?;
+    Ok(if start == *b"PK" || start[0] == 0x80 { "pt" } else { "safetensors" })
+}
+
+/// Copies or links one file and gives its SHA-256.
+fn put(file: &Path, target: &Path, new: &NewLora, cancel: &Cancel) -> Result<String> {
+    if !new.link {
+        return place::whole(target, new.force, |to| digest::copy(file, to, cancel));
+    }
+    let sum = digest::sha256(file, cancel)?;
+    let full = file.canonicalize().map_err(|e| Error::io(file, e))?;
+    if target.canonicalize().is_ok_and(|there| there == full) {
+        let why = "this is the file itself; there is nothing to link";
+        return Err(Error::bad_request("file", file.display(), why));
+    }
+    place::link(&full, target, new.force)?;
+    Ok(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn world() -> (tempfile::TempDir, Store, NewLora) {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        let env = |name: &str| (name == "XDG_DATA_HOME").then(|| data.clone().into());
+        let store = Store::new(&[], folder.path(), &env);
+        let file = folder.path().join("ink.safetensors");
+        fs::write(&file, b"\x02\0\0\0\0\0\0\0{}").unwrap();
+        let card = Card { weight: Some(0.5), ..Card::default() };
+        (folder, store, NewLora { file, card, ..NewLora::default() })
+    }
+
+    fn add(store: &Store, new: &NewLora) -> Result<PathBuf> {
+        store.add_lora(new, &Cancel::new())
+    }
+
+    #[test]
+    fn a_copy_and_its_card() {
+        let (folder, store, new) = world();
+        let path = add(&store, &new).unwrap();
+        assert_eq!(path, folder.path().join("data/colora/loras/ink.safetensors"));
+        assert_eq!(fs::read(&path).unwrap(), fs::read(&new.file).unwrap());
+        let card = Card::of(&path).unwrap().unwrap();
+        assert_eq!((card.weight, card.file.as_deref()), (Some(0.5), Some("ink.safetensors")));
+        assert_eq!(store.loras()[0].verify(&Cancel::new()).unwrap(), Some(true));
+        assert!(matches!(add(&store, &new), Err(Error::Exists { .. })));
+        let title = Card { title: Some("Ink".into()), ..Card::default() };
+        add(&store, &NewLora { force: true, card: title, ..new.clone() }).unwrap();
+        let card = Card::of(&path).unwrap().unwrap();
+        assert_eq!((card.weight, card.title.as_deref()), (Some(0.5), Some("Ink")), "both are kept");
+        fs::create_dir(folder.path().join("loras")).unwrap();
+        let named = NewLora { name: Some("styles/black ink".into()), ..new.clone() };
+        let path = add(&store, &named).unwrap();
+        assert_eq!(path, folder.path().join("loras/styles/black ink.safetensors"));
+        let to = NewLora { to: Some(folder.path().join("there")), ..new };
+        assert_eq!(add(&store, &to).unwrap(), folder.path().join("there/ink.safetensors"));
+    }
+
+    #[test]
+    fn links_and_companions() {
+        let (folder, store, new) = world();
+        let old = folder.path().join("x.pt");
+        fs::copy(&new.file, &old).unwrap();
+        fs::copy(&new.file, folder.path().join("x.text_encoder.pt")).unwrap();
+        let pair = NewLora { file: old.clone(), name: Some("y".into()), link: true, ..new.clone() };
+        let path = add(&store, &pair).unwrap();
+        assert!(path.ends_with("y.pt") && path.with_extension("text_encoder.pt").is_file());
+        #[cfg(unix)]
+        assert_eq!(fs::read_link(&path).unwrap(), old.canonicalize().unwrap());
+        let same = NewLora { file: path, name: Some("y".into()), link: true, force: true, ..new };
+        assert!(matches!(add(&store, &same), Err(Error::BadRequest { .. })));
+    }
+
+    #[test]
+    fn what_is_no_lora_is_refused() {
+        let (folder, store, new) = world();
+        for name in ["../x", "/x", "", ".x", "a/.x", "C:x", "a\\b", "a/", " x", "a\nb"] {
+            let named = NewLora { name: Some(name.into()), ..new.clone() };
+            assert!(matches!(add(&store, &named), Err(Error::BadRequest { .. })), "{name}");
+        }
+        let page = folder.path().join("page.safetensors");
+        fs::write(&page, "<html>").unwrap();
+        let page = NewLora { file: page, ..new.clone() };
+        assert!(matches!(add(&store, &page), Err(Error::Corrupt { .. })));
+        let bare = folder.path().join("download");
+        fs::copy(&new.file, &bare).unwrap();
+        let path = add(&store, &NewLora { file: bare, ..new }).unwrap();
+        assert!(path.ends_with("download.safetensors"));
+        assert_eq!(store.loras().len(), 1);
+    }
+}

@@ -1,0 +1,40 @@
+//! Floor 6. SHA-256 of files.
+
+use crate::error::{Error, Result};
+use crate::pipeline::Cancel;
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::Path;
+
+/// Bytes read between two looks at the cancel flag.
+const BLOCK: usize = 1 << 18;
+
+/// The SHA-256 of a file, in small hexadecimal digits.
+pub(super) fn sha256(path: &Path, cancel: &Cancel) -> Result<String> {
+    copy(path, &mut std::io::sink(), cancel)
+}
+
+/// Copies the bytes of a file to `to` and gives their SHA-256.
+pub(super) fn copy(path: &Path, to: &mut dyn Write, cancel: &Cancel) -> Result<String> {
+    let io = |e| Error::io(path, e);
+    let mut file = File::open(path).map_err(io)?;
+    let mut hash = Sha256::new();
+    let mut block = vec![0; BLOCK];
+    loop {
+        cancel.check()?;
+        match file.read(&mut block).map_err(io)? {
+            0 => return Ok(hex(&hash.finalize())),
+            read => {
+                hash.update(&block[..read]);
+                to.write_all(&block[..read]).map_err(io)?;
+            }
+        }
+    }
+}
+
+/// `bytes` in small hexadecimal digits.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    let digit = |half: u8| char::from_digit(half.into(), 16).unwrap_or_default();
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+}

@@ -1,0 +1,108 @@
+//! Floor 2. A source that remembers what it gave, so that several networks share one copy.
+
+use super::{Site, Weight, WeightSource, shapes_agree};
+use crate::error::Result;
+use candle_core::{DType, Device, Tensor};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A [`WeightSource`] over another one; every tensor is read once and then shared.
+#[derive(Debug)]
+pub struct Resident {
+    inner: Arc<dyn WeightSource>,
+    given: Mutex<HashMap<Site, Tensor>>,
+}
+
+impl Resident {
+    /// Remembers what `inner` gives.
+    pub fn new(inner: Arc<dyn WeightSource>) -> Self {
+        Self { inner, given: Mutex::default() }
+    }
+
+    /// Bytes of the tensors that are remembered.
+    pub fn bytes(&self) -> usize {
+        let given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        given.values().map(|t| t.elem_count() * t.dtype().size_in_bytes()).sum()
+    }
+
+    fn known(&self, site: &Site) -> Option<Tensor> {
+        self.given.lock().unwrap_or_else(PoisonError::into_inner).get(site).cloned()
+    }
+}
+
+impl WeightSource for Resident {
+    fn get(&self, site: &Site, shape: &[usize]) -> Result<Weight> {
+        if let Some(tensor) = self.known(site) {
+            if tensor.dims() == shape {
+                return Ok(Weight::Dense(tensor));
+            }
+            if shapes_agree(tensor.dims(), shape) {
+                return Ok(Weight::Dense(tensor.reshape(shape)?));
+            }
+        }
+        // Read without the lock: several threads may read different weights at once.
+        let weight = self.inner.get(site, shape)?;
+        // Layers that pack their weights keep no tensor that could be shared.
+        let packed = shape.len() > 1 && self.half_products(site.component());
+        if let Weight::Dense(tensor) = &weight
+            && !packed
+        {
+            let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+            given.insert(site.clone(), tensor.clone());
+        }
+        Ok(weight)
+    }
+
+    fn get_f32(&self, site: &Site, shape: &[usize]) -> Result<Vec<f32>> {
+        // A smaller float type would have rounded; and what adapters replace need not stay here: the
+        // system keeps the file's pages.
+        self.inner.get_f32(site, shape)
+    }
+
+    fn read_f32(&self, site: &Site, first: usize, out: &mut [f32]) -> Result<()> {
+        self.inner.read_f32(site, first, out)
+    }
+
+    fn shape(&self, site: &Site) -> Option<Vec<usize>> {
+        self.inner.shape(site)
+    }
+
+    fn sites(&self) -> Vec<Site> {
+        self.inner.sites()
+    }
+
+    fn device(&self) -> &Device {
+        self.inner.device()
+    }
+
+    fn dtype(&self, component: &str) -> DType {
+        self.inner.dtype(component)
+    }
+
+    fn half_products(&self, component: &str) -> bool {
+        self.inner.half_products(component)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::weights::{MemorySource, Placement};
+
+    #[test]
+    fn gives_the_same_storage_twice() {
+        let mut memory = MemorySource::new(Placement::default());
+        let site = Site::new("unet.a.weight");
+        let values = Tensor::arange(0f32, 6.0, &Device::Cpu).unwrap().reshape((2, 3)).unwrap();
+        memory.insert(site.clone(), &values).unwrap();
+        let resident = Resident::new(Arc::new(memory));
+        assert_eq!(resident.get_f32(&site, &[2, 3]).unwrap(), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+        assert_eq!(resident.bytes(), 0);
+        let first = resident.get(&site, &[2, 3]).unwrap();
+        let second = resident.get(&site, &[2, 3, 1, 1]).unwrap();
+        assert_eq!((resident.bytes(), second.base().dims()), (24, &[2, 3, 1, 1][..]));
+        assert_eq!(first.base().dims(), [2, 3]);
+        assert!(resident.get(&site, &[3, 2]).is_err());
+        assert_eq!(resident.get_f32(&site, &[2, 3]).unwrap()[5], 5.0);
+    }
+}
