@@ -80,8 +80,8 @@ fn a_merged_checkpoint_holds_the_overlays_bits_and_draws() {
             let bits = |v: Vec<f32>| v.into_iter().map(f32::to_bits).collect::<Vec<_>>();
             assert!(bits(ours) == bits(theirs), "{model}: {site}");
         }
-        let plain = pixels(&Pipeline::from_parts(base.parts).unwrap());
-        let merged = pixels(&Pipeline::from_parts(made.parts).unwrap());
+        let plain = pixels(&Pipeline::options().over(base.parts).unwrap());
+        let merged = pixels(&Pipeline::options().over(made.parts).unwrap());
         assert!(plain != merged, "{model}: the adapters change the picture");
     }
 }
