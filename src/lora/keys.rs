@@ -140,7 +140,7 @@ pub(super) fn split(key: &str) -> Option<Key> {
     (first..parts.len()).find_map(|at| {
         let (role, gain, stem) = ending(&parts[..at], parts[at], &parts[at + 1..])?;
         let (stem, role) = parameter(tidy(&stem), role);
-        (!stem.is_empty()).then_some(Key { stem, role, gain })
+        (!stem.is_empty() && !stem.starts_with('.')).then_some(Key { stem, role, gain })
     })
 }
 

@@ -169,7 +169,7 @@ impl Weight<'_> {
         }
         let amount = active.m * change.scale;
         Ok(low.matrices()?.map(|Matrices { up, mut down, rank }| {
-            down.iter_mut().for_each(|v| *v *= amount);
+            super::scale(&mut down, amount);
             Factors { up, down, rank }
         }))
     }
@@ -211,8 +211,8 @@ impl Weight<'_> {
             };
             let amount = active.m * change.scale;
             let root = amount.abs().sqrt();
-            factors.up.iter_mut().for_each(|v| *v *= root);
-            factors.down.iter_mut().for_each(|v| *v *= amount.signum() * root);
+            super::scale(&mut factors.up, root);
+            super::scale(&mut factors.down, amount.signum() * root);
             match &mut sum {
                 None => sum = Some(factors),
                 Some(sum) if sum.rank == factors.rank => {

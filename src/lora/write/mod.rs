@@ -21,3 +21,10 @@ pub use file::{Entry, Metadata, Precision, check_free, save};
 pub use made::Kept;
 pub use merge::{Law, MergeOptions, Merged, merge};
 pub use resize::{ResizeOptions, Resized, ResizedModule, resize};
+
+/// values ← values · amount.
+fn scale(values: &mut [f32], amount: f32) {
+    for value in values {
+        *value *= amount;
+    }
+}

@@ -132,7 +132,7 @@ fn one(
                 let Some(Matrices { up, mut down, rank }) = low.matrices()? else {
                     return refuse(kind(weight));
                 };
-                down.iter_mut().for_each(|v| *v *= weight.scale);
+                super::scale(&mut down, weight.scale);
                 let spectrum = Spectrum::of_product(&up, &down, rank)?;
                 let new = new_rank(&spectrum, options);
                 energy = spectrum.energy();
