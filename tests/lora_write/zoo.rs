@@ -79,7 +79,11 @@ pub(crate) fn contents(path: &Path) -> Vec<Row> {
         let info = file.info(name).unwrap();
         let shape = info.shape.iter().copied().filter(|d| *d != 1).collect();
         // The type of a number that travels as text is not kept.
-        let dtype = if name.ends_with(".alpha") { String::new() } else { info.dtype.to_string() };
+        let dtype = if name.rsplit('.').next() == Some("alpha") {
+            String::new()
+        } else {
+            info.dtype.to_string()
+        };
         (name.to_owned(), dtype, shape, file.read_f32(name, None).unwrap())
     };
     file.names().map(row).collect()
