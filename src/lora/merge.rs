@@ -129,12 +129,11 @@ fn truncated(
     let mut dense = vec![0.0; base.len()];
     let mut whole = false;
     for (active, change) in changes {
-        match low_rank(change)? {
-            Some(matrices) => stacked.push(matrices, active.m * change.scale),
-            None => {
-                whole = true;
-                one(&base, shape, change, active.m, &mut dense)?;
-            }
+        if let Some(matrices) = low_rank(change)? {
+            stacked.push(matrices, active.m * change.scale);
+        } else {
+            whole = true;
+            one(&base, shape, change, active.m, &mut dense)?;
         }
     }
     let columns: usize = shape.iter().skip(1).product();

@@ -21,7 +21,7 @@ enum Layer {
     Conv(Conv2d),
     Relu,
     Upsample(usize),
-    Block { convs: [Conv2d; 3], skip: Option<Conv2d> },
+    Block { convs: Box<[Conv2d; 3]>, skip: Option<Conv2d> },
 }
 
 impl TinyVae {
@@ -62,7 +62,8 @@ fn run(layers: &[Layer], mut x: Tensor) -> Result<Tensor> {
                 let (_, _, height, width) = x.dims4()?;
                 x.upsample_nearest2d(height * factor, width * factor)?
             }
-            Layer::Block { convs: [a, b, c], skip } => {
+            Layer::Block { convs, skip } => {
+                let [a, b, c] = &**convs;
                 let y = b.forward(&a.forward(&x)?.relu()?)?.relu()?;
                 let x = skip.as_ref().map_or(Ok(x.clone()), |conv| conv.forward(&x))?;
                 (c.forward(&y)? + x)?.relu()?
@@ -98,7 +99,7 @@ impl<'a> Builder<'a> {
         } else {
             None
         };
-        self.layers.push(Layer::Block { convs: [conv(0)?, conv(2)?, conv(4)?], skip });
+        self.layers.push(Layer::Block { convs: Box::new([conv(0)?, conv(2)?, conv(4)?]), skip });
         Ok(())
     }
 
