@@ -78,21 +78,22 @@ impl Factor {
     /// # Errors
     /// [`Error::Corrupt`] for elements that are no finite numbers.
     pub(super) fn read(&self) -> Result<Vec<f32>> {
-        let mut values = self.read_any()?;
+        let values = self.read_any()?;
         if let Some(broken) = broken(&values) {
             return Err(Error::corrupt(self.file.path(), format!("`{}` {broken}", self.name)));
-        }
-        if self.gain != 1.0 {
-            for v in &mut values {
-                *v *= self.gain;
-            }
         }
         Ok(values)
     }
 
     /// The elements as they are, finite or not.
     fn read_any(&self) -> Result<Vec<f32>> {
-        self.file.read_f32(&self.name, self.rows.clone())
+        let mut values = self.file.read_f32(&self.name, self.rows.clone())?;
+        if self.gain != 1.0 {
+            for v in &mut values {
+                *v *= self.gain;
+            }
+        }
+        Ok(values)
     }
 
     /// Whether every element is a finite number.

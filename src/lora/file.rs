@@ -79,7 +79,7 @@ impl AdapterFile {
         let tunings = if peft && config.is_file() {
             Tunings::from_config(&config)?
         } else {
-            Tunings::from_metadata(main.metadata())
+            Tunings::from_metadata(&main)?
         };
         Ok(Self { path: path.to_path_buf(), main, text, words, tunings, hashes: Arc::default() })
     }
@@ -91,7 +91,7 @@ impl AdapterFile {
     pub fn from_vec(bytes: Vec<u8>, name: impl Into<PathBuf>) -> Result<Self> {
         let path = name.into();
         let main = CheckpointFile::from_vec(bytes, &path)?;
-        let tunings = Tunings::from_metadata(main.metadata());
+        let tunings = Tunings::from_metadata(&main)?;
         Ok(Self { path, main, text: None, words: None, tunings, hashes: Arc::default() })
     }
 

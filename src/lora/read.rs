@@ -192,6 +192,9 @@ impl<'a> Reading<'a> {
                 }
             }
         }
+        // A scale of no tensor is a key that fits nothing.
+        let companions = gains.into_values().map(|(_, companion)| companion);
+        self.unmatched.extend(companions.filter(|key| !self.used.contains(key)));
         Ok(groups)
     }
 

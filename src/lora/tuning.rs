@@ -1,6 +1,7 @@
 //! Floor 3. What PEFT writes beside its tensors: ranks and alphas by pattern, and switches of the laws.
 
 use crate::error::{Error, Result};
+use crate::weights::CheckpointFile;
 use regex::Regex;
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -47,9 +48,14 @@ impl Tunings {
     }
 
     /// From the metadata of a safetensors file; nothing when there is none of that name.
-    pub(super) fn from_metadata(metadata: &std::collections::BTreeMap<String, String>) -> Self {
-        let parsed = metadata.get(METADATA).and_then(|text| serde_json::from_str(text).ok());
-        let Some(Value::Object(flat)) = parsed else { return Self::default() };
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] when it cannot be read: without it the scales would be wrong.
+    pub(super) fn from_metadata(file: &CheckpointFile) -> Result<Self> {
+        let Some(text) = file.metadata().get(METADATA) else { return Ok(Self::default()) };
+        let flat: Map<String, Value> = serde_json::from_str(text).map_err(|e| {
+            Error::corrupt(file.path(), format!("its metadata `{METADATA}` is not the JSON of PEFT: {e}"))
+        })?;
         let mut parts: Vec<(String, Map<String, Value>)> = Vec::new();
         for (key, value) in flat {
             let Some((component, field)) = key.split_once('.') else { continue };
@@ -60,7 +66,7 @@ impl Tunings {
             let (_, part) = &mut parts[at];
             part.insert(field.to_owned(), value);
         }
-        Self { parts }
+        Ok(Self { parts })
     }
 
     /// The component whose class the configuration names, which paths alone may leave open.
