@@ -37,9 +37,8 @@ impl Tensors {
         let mut header: Map<String, Value> = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
         let metadata = header.remove("__metadata__");
         let tensors = header.into_iter().map(|(key, entry)| {
-            let numbers = |name: &str| -> Vec<usize> {
-                serde_json::from_value(entry[name].clone()).unwrap()
-            };
+            let numbers =
+                |name: &str| -> Vec<usize> { serde_json::from_value(entry[name].clone()).unwrap() };
             let at = numbers("data_offsets");
             let data = bytes[8 + length + at[0]..8 + length + at[1]].to_vec();
             (key, (entry["dtype"].as_str().unwrap().to_owned(), numbers("shape"), data))

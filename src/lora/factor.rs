@@ -15,18 +15,36 @@ pub(super) struct Factor {
     rows: Option<Range<usize>>,
     /// The companion of fp8 tensors; 1 without one.
     gain: f32,
+    /// Elements behind the first dimension as stored, where zeros are appended to make more.
+    stored_columns: Option<usize>,
 }
 
 impl Factor {
     /// The tensor `name` of `file`; `None` without such a tensor.
     pub(super) fn new(file: &CheckpointFile, name: &str) -> Option<Self> {
         let shape = file.info(name)?.shape.clone();
-        Some(Self { file: file.clone(), name: name.to_owned(), shape, rows: None, gain: 1.0 })
+        Some(Self {
+            file: file.clone(),
+            name: name.to_owned(),
+            shape,
+            rows: None,
+            gain: 1.0,
+            stored_columns: None,
+        })
     }
 
     /// The same with every element multiplied.
     pub(super) fn with_gain(mut self, gain: f32) -> Self {
         self.gain = gain;
+        self
+    }
+
+    /// The same with the second dimension filled up with zeros to `count`.
+    pub(super) fn padded(mut self, count: usize) -> Self {
+        if self.dim(1) < count && self.shape.len() > 1 {
+            self.stored_columns = Some(self.columns());
+            self.shape[1] = count;
+        }
         self
     }
 
@@ -93,7 +111,10 @@ impl Factor {
                 *v *= self.gain;
             }
         }
-        Ok(values)
+        let Some(stored) = self.stored_columns else { return Ok(values) };
+        let fill = self.columns() - stored;
+        let row = |row: &[f32]| row.iter().copied().chain(std::iter::repeat_n(0.0, fill)).collect();
+        Ok(values.chunks(stored.max(1)).flat_map(|r| -> Vec<f32> { row(r) }).collect())
     }
 
     /// Whether every element is a finite number.

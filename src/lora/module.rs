@@ -56,6 +56,8 @@ pub(super) struct Context<'a> {
     pub(super) outputs: usize,
     /// Whether the base has that bias.
     pub(super) has_bias: bool,
+    /// Whether the base may take more inputs than the adapter knows (an inpainting UNet's first layer).
+    pub(super) pads: bool,
     /// The rows of the adapter's product that belong to this module.
     pub(super) rows: Option<Range<usize>>,
     pub(super) tuning: Option<Tuning<'a>>,
@@ -197,6 +199,14 @@ impl Taking<'_, '_, '_> {
         self.context.shape
     }
 
+    /// A tensor for the first layer of another kind of the same model: what the base's further input
+    /// channels (mask and masked picture) get is zero.
+    fn pad(&self, factor: Factor) -> Factor {
+        let (mine, base) = (factor.shape(), self.shape());
+        let same_kernel = mine.len() == 4 && base.len() == 4 && mine[2..] == base[2..];
+        if self.context.pads && same_kernel { factor.padded(base[1]) } else { factor }
+    }
+
     fn dora(&mut self) -> Result<Option<Dora>> {
         let (factor, always_output) = match (self.take(Role::DoraScale), self.take(Role::Magnitude))
         {
@@ -270,6 +280,7 @@ impl Taking<'_, '_, '_> {
         };
         let up = self.need(Role::Up, because)?;
         let down = self.need(Role::Down, because)?;
+        let down = self.pad(down);
         let sparse = match (self.take(Role::SparseIndices), self.take(Role::SparseValues)) {
             (None, None) => None,
             (Some(indices), Some(values)) => Some(Sparse { indices, values }),
@@ -484,6 +495,7 @@ impl Taking<'_, '_, '_> {
             if let Some(rows) = self.context.rows.clone() {
                 factor = factor.rows(rows);
             }
+            factor = self.pad(factor);
             let expected = self.shape().to_vec();
             let found = factor.shape();
             if !crate::weights::shapes_agree(found, &expected) {

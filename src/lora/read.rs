@@ -325,6 +325,7 @@ impl<'a> Reading<'a> {
             shape,
             outputs: shape.first().copied().unwrap_or(1),
             has_bias: base.shape(&format!("{}.bias", target.module)).is_some(),
+            pads: target.module == "unet.conv_in",
             rows: target.rows.map(|(start, end)| start..end),
             tuning: file.tunings.of(&group.stem),
             warnings: &mut self.report.warnings,

@@ -54,7 +54,10 @@ impl Tunings {
     pub(super) fn from_metadata(file: &CheckpointFile) -> Result<Self> {
         let Some(text) = file.metadata().get(METADATA) else { return Ok(Self::default()) };
         let flat: Map<String, Value> = serde_json::from_str(text).map_err(|e| {
-            Error::corrupt(file.path(), format!("its metadata `{METADATA}` is not the JSON of PEFT: {e}"))
+            Error::corrupt(
+                file.path(),
+                format!("its metadata `{METADATA}` is not the JSON of PEFT: {e}"),
+            )
         })?;
         let mut parts: Vec<(String, Map<String, Value>)> = Vec::new();
         for (key, value) in flat {
