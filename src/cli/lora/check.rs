@@ -41,7 +41,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
             "unmatched": report.unmatched, "warnings": warnings,
         });
         result_line(&value.to_string())?;
-    } else {
+    } else if report.unmatched.is_empty() {
         let mut lines = vec![format!(
             "{}: fits {}; {} of {} keys used, {} weights change",
             lora.name(),
@@ -50,13 +50,13 @@ pub(super) fn run(args: &Args) -> Result<()> {
             report.keys,
             overlay.changed()
         )];
-        lines.extend(report.unmatched.iter().map(|key| format!("unmatched  {key}")));
         lines.extend(warnings.iter().map(|warning| format!("warning: {warning}")));
         result_line(&clean(&lines.join("\n")))?;
     }
     if report.unmatched.is_empty() {
         return Ok(());
     }
-    let why = format!("{} keys fit nothing in {}", report.unmatched.len(), against.name);
+    let (count, keys) = (report.unmatched.len(), report.unmatched.join(", "));
+    let why = format!("{count} keys fit nothing in {}: {keys}", against.name);
     Err(Error::corrupt(file.path(), why).into())
 }
