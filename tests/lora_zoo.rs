@@ -281,3 +281,20 @@ fn every_bad_file_is_refused_with_its_reason() {
     assert!(files.len() > 90, "only {} bad files", files.len());
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
 }
+
+#[test]
+fn a_real_community_file_fits_sd15() {
+    let path =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/analog_svd_rank4.safetensors");
+    if !path.is_file() {
+        println!("skipped: {} is not here", path.display());
+        return;
+    }
+    let source: Arc<dyn WeightSource> =
+        Arc::new(colora::family::Blueprint::of(colora::family::Family::Sd1).unwrap());
+    let dictionary = Dictionary::new(&*source, "SD 1.x");
+    let base = Base { source, dictionary };
+    let lora = open(&path, &base, ReadOptions { strict: true, ..ReadOptions::default() }).unwrap();
+    assert_eq!((lora.modules().count(), lora.report().used), (192, 384));
+    assert!(lora.report().warnings.is_empty(), "{:?}", lora.report().warnings);
+}

@@ -7,6 +7,7 @@ use crate::lora::{
     AdapterFile, Apply, Dictionary, Lora, LoraRef, LoraStack, Method, Overlay, StackEntry, Strength,
 };
 use crate::models::UNet;
+use crate::sampling::PredictionKind;
 use crate::weights::{Scope, WeightSource};
 use candle_core::{Device, Tensor};
 use std::collections::BTreeMap;
@@ -75,6 +76,10 @@ impl Pipeline {
         let lora = self.loras.get(&found.file.fingerprint(), || {
             let lora = Lora::resolve(found.file.clone(), &dictionary, self.reading)?;
             for warning in &lora.report().warnings {
+                tracing::warn!("{}: {warning}", wanted.name);
+            }
+            let prediction = self.parts.scheduler.prediction_type;
+            if let Some(warning) = other_prediction(lora.file().metadata(), prediction) {
                 tracing::warn!("{}: {warning}", wanted.name);
             }
             Ok(lora)
@@ -268,5 +273,33 @@ fn acting(stack: &LoraStack, step: usize, steps: usize) -> Vec<(LoraStack, LoraS
         }
         // Features are computed once: a step window acts on the UNet alone.
         _ => vec![(whole(), stack.at_step(step, steps))],
+    }
+}
+
+/// A file that was trained for another kind of prediction loads; it seldom does what it should.
+fn other_prediction(metadata: &BTreeMap<String, String>, ours: PredictionKind) -> Option<String> {
+    let theirs = metadata.get("modelspec.prediction_type")?;
+    let same = match theirs.as_str() {
+        "epsilon" => ours == PredictionKind::Epsilon,
+        "v" | "v_prediction" => ours == PredictionKind::V,
+        _ => true,
+    };
+    (!same).then(|| format!("trained for {theirs} prediction, the model has {ours:?} prediction"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_predictions_are_said() {
+        let metadata = |value: &str| {
+            BTreeMap::from([("modelspec.prediction_type".to_owned(), value.to_owned())])
+        };
+        let ours = PredictionKind::Epsilon;
+        assert_eq!(other_prediction(&BTreeMap::new(), ours), None);
+        assert_eq!(other_prediction(&metadata("epsilon"), ours), None);
+        assert!(other_prediction(&metadata("v"), ours).unwrap().contains("trained for v"));
+        assert_eq!(other_prediction(&metadata("v"), PredictionKind::V), None);
     }
 }

@@ -259,8 +259,30 @@ impl CheckpointFile {
 
     fn load(&self, name: &str, view: &View, dtype: DType, device: &Device) -> Result<Tensor> {
         let bytes = self.elements(view)?;
-        convert::tensor(&bytes, view.dtype, &view.shape, dtype, device)?
-            .ok_or_else(|| self.unread(name, view))
+        let tensor = convert::tensor(&bytes, view.dtype, &view.shape, dtype, device)?
+            .ok_or_else(|| self.unread(name, view))?;
+        if let Cow::Borrowed(bytes) = bytes {
+            self.forget(view.offset, bytes.len());
+        }
+        Ok(tensor)
+    }
+
+    /// Takes the pages of a tensor that was copied off this process's account; the system may keep them.
+    fn forget(&self, offset: usize, length: usize) {
+        const LARGE: usize = 1 << 20;
+        #[cfg(unix)]
+        if let Bytes::Mapped(map) = &self.0.bytes
+            && length >= LARGE
+        {
+            // SAFETY: the map is read-only and backed by the file, so that a page that is needed again
+            // comes from there with the same contents. Advice that fails changes nothing.
+            #[allow(unsafe_code)]
+            let _ = unsafe {
+                map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, offset, length)
+            };
+        }
+        #[cfg(not(unix))]
+        let _ = (offset, length, LARGE);
     }
 
     /// The elements of `view` without gaps: a slice of the file where possible.

@@ -3,6 +3,7 @@
 use super::{checkpoint, open};
 use crate::cli::output::SCHEMA;
 use crate::cli::style::{Talk, result_line};
+use crate::cli::{settings, store};
 use crate::error::Error;
 use crate::lora::write::{Law, MergeOptions, Precision, merge};
 use crate::lora::{LoraRef, LoraStack, Method, StackEntry};
@@ -18,11 +19,15 @@ use std::sync::Arc;
 Examples:
   colora lora merge ink.safetensors:0.8 fox.safetensors:0.5 -o both.safetensors
   colora lora merge ink.safetensors fox.safetensors --method ties --rank 32 -o both.safetensors
+  colora lora merge --stack card -o card.safetensors
   colora lora merge ink.safetensors:0.8 --checkpoint -m dreamshaper -o inked.safetensors")]
 pub(super) struct Args {
     /// LoRAs with their weights, as --lora of generate takes them
-    #[arg(value_name = "LORA[:WEIGHT]", required = true, value_hint = ValueHint::AnyPath)]
+    #[arg(value_name = "LORA[:WEIGHT]", required_unless_present = "stack", value_hint = ValueHint::AnyPath)]
     loras: Vec<String>,
+    /// LoRAs that belong together, from a file in loras/stacks; its method is not used
+    #[arg(long, value_name = "NAME")]
+    stack: Option<String>,
     /// The model that they were made for
     #[arg(short, long, value_name = "MODEL", value_hint = ValueHint::AnyPath)]
     pub(super) model: Option<String>,
@@ -127,13 +132,19 @@ impl Args {
         method: Method,
         talk: Talk,
     ) -> Result<LoraStack, Error> {
-        let entry = |text: &String| {
-            let lora: LoraRef = text.parse()?;
-            let strength = lora.strength(None);
-            let lora = Arc::new(open::adapter(&lora.name, base, talk)?);
+        let mut wanted = match &self.stack {
+            Some(name) => store(&settings()?).stack(name)?.loras,
+            None => Vec::new(),
+        };
+        for text in &self.loras {
+            wanted.push(text.parse::<LoraRef>()?);
+        }
+        let entry = |wanted: &LoraRef| {
+            let strength = wanted.strength(None);
+            let lora = Arc::new(open::adapter(&wanted.name, base, talk)?);
             Ok(StackEntry { lora, strength })
         };
-        let entries = self.loras.iter().map(entry).collect::<Result<_, Error>>()?;
+        let entries = wanted.iter().map(entry).collect::<Result<_, Error>>()?;
         Ok(LoraStack { entries, method })
     }
 }
