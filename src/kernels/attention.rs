@@ -1,151 +1,271 @@
-//! Floor 1. Attention in tiles with a running softmax: no N × N matrix.
+//! Floor 1. Attention in tiles with a running softmax: no N × N matrix, nothing leaves the cache.
 
-use super::gemm::{Matrix, Target, multiply};
-use super::vector::{exp_sum, maximum};
-use super::{Shared, slice};
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use super::Shared;
+use super::arena::Buffer;
+use super::map::Map;
+use super::micro::{self, COLUMNS, Kernel, LANES, ROWS, Segment, Tile};
+use super::packed::{Precision, round};
+use super::processor::Instructions;
+use super::vector::{maximum, powers, powers_halves, scale_by, scaled, scaled_halves};
 use rayon::prelude::*;
 
+/// Keys looked at together: their packed keys and values stay in the second-level cache.
+const KEYS: usize = 512;
 /// Queries of one task.
-const QUERIES: usize = 128;
-/// Keys looked at together; the scores of a tile stay in the L2 cache.
-const KEYS: usize = 1024;
+const QUERIES: usize = 16 * ROWS;
 
 /// softmax(q·kᵀ/√K)·v over `heads` heads, Milakov and Gimelshein (2018) for the running softmax.
 ///
-/// `q`: `[B, N, D]`; `k`, `v`: `[B, T, D]`. Returns `[B, N, D]`.
-pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
-    q.contiguous()?.apply_op3_no_bwd(&k.contiguous()?, &v.contiguous()?, &Attention { heads })
-}
-
-struct Attention {
-    heads: usize,
-}
-
-/// One task: some queries of one head of one sample.
-struct Tile<'a> {
-    q: Matrix<'a>,
-    /// Keys and values from this head's first column on.
-    k: &'a [f32],
-    v: &'a [f32],
-    queries: usize,
-    keys: usize,
-    width: usize,
-    stride: usize,
-}
-
-#[derive(Default)]
-struct Scratch {
-    scores: Vec<f32>,
-    highest: Vec<f32>,
-    sums: Vec<f32>,
-}
-
-impl Tile<'_> {
-    /// # Safety
-    /// `out` must be valid for `queries` rows of `width` elements, `stride` apart, and be this
-    /// task's own.
-    #[allow(unsafe_code)]
-    unsafe fn run(&self, out: Shared, scratch: &mut Scratch) {
-        let scale = 1.0 / (self.width as f32).sqrt();
-        scratch.highest.clear();
-        scratch.highest.resize(self.queries, f32::NEG_INFINITY);
-        scratch.sums.clear();
-        scratch.sums.resize(self.queries, 0.0);
-        for start in (0..self.keys).step_by(KEYS) {
-            let count = KEYS.min(self.keys - start);
-            scratch.scores.resize(self.queries * count, 0.0);
-            let k = Matrix::rows(&self.k[start * self.stride..], count, self.width, self.stride);
-            let scores = Target {
-                pointer: Shared(scratch.scores.as_mut_ptr()),
-                row_stride: count,
-                accumulate: false,
-            };
-            // SAFETY: the scores are this thread's scratch of queries × count elements.
-            unsafe { multiply(scores, self.q, k.transposed(), scale) };
-            for (row, line) in scratch.scores.chunks_exact_mut(count).enumerate() {
-                let highest = maximum(line).max(scratch.highest[row]);
-                let shrink = (scratch.highest[row] - highest).exp();
-                scratch.sums[row] = scratch.sums[row] * shrink + exp_sum(line, highest);
-                scratch.highest[row] = highest;
-                if start > 0 && shrink < 1.0 {
-                    // SAFETY: the output rows are this task's own.
-                    unsafe { self.row(out, row) }.iter_mut().for_each(|y| *y *= shrink);
-                }
-            }
-            let weights = Matrix::rows(&scratch.scores, self.queries, count, count);
-            let v = Matrix::rows(&self.v[start * self.stride..], count, self.width, self.stride);
-            let target = Target { pointer: out, row_stride: self.stride, accumulate: start > 0 };
-            // SAFETY: as above.
-            unsafe { multiply(target, weights, v, 1.0) };
-        }
-        for (row, sum) in scratch.sums.iter().enumerate() {
-            // SAFETY: as above.
-            unsafe { self.row(out, row) }.iter_mut().for_each(|y| *y /= sum);
-        }
-    }
-
-    /// # Safety
-    /// As [`run`](Self::run).
-    #[allow(unsafe_code)]
-    unsafe fn row<'b>(&self, out: Shared, row: usize) -> &'b mut [f32] {
-        // SAFETY: the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(out.0.add(row * self.stride), self.width) }
-    }
-}
-
-impl CustomOp3 for Attention {
-    fn name(&self) -> &'static str {
-        "colora-attention"
-    }
-
-    #[allow(unsafe_code)]
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-        s3: &CpuStorage,
-        l3: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (batch, queries, stride) = l1.shape().dims3()?;
-        let (_, keys, _) = l2.shape().dims3()?;
-        let fits = l2.shape().dims() == [batch, keys, stride] && l2.shape() == l3.shape();
-        if !fits || keys == 0 || self.heads == 0 || stride % self.heads != 0 {
-            candle_core::bail!(
-                "attention: {:?}, {:?} and {} heads",
-                l1.shape(),
-                l2.shape(),
-                self.heads
-            );
-        }
-        let (q, k, v) = (slice(s1, l1)?, slice(s2, l2)?, slice(s3, l3)?);
-        let width = stride / self.heads;
-        let mut out = vec![0f32; batch * queries * stride];
+/// `q`: tokens `[B, N, D]`; `k`, `v`: `[B, T, D]`. Returns `[B, N, D]`. In bf16 queries, keys, values and
+/// weights of the average are rounded; scores and sums are f32.
+pub(crate) fn attention(q: &Map, k: &Map, v: &Map, heads: usize, precision: Precision) -> Map {
+    let fits = k.pixels() == v.pixels() && [k, v].iter().all(|m| m.batch == q.batch);
+    let whole = heads > 0 && q.channels.is_multiple_of(heads);
+    assert!(fits && whole && k.pixels() > 0, "shapes of an attention");
+    assert_eq!((k.channels, v.channels), (q.channels, q.channels), "widths of an attention");
+    let sizes = Sizes::new(k.pixels(), q.channels / heads, precision);
+    let packed = pack(k, v, heads, &sizes);
+    let (queries, stride) = (q.pixels(), q.channels);
+    let tiles = queries.div_ceil(QUERIES);
+    let kernels = micro::kernels(precision, Instructions::used());
+    Map::filled((q.batch, q.height, q.width, stride), |out| {
         let target = Shared(out.as_mut_ptr());
-        let tiles = queries.div_ceil(QUERIES);
-        (0..batch * self.heads * tiles).into_par_iter().for_each_init(
-            Scratch::default,
+        (0..q.batch * heads * tiles).into_par_iter().for_each_init(
+            || Scratch::new(&sizes),
             |scratch, task| {
-                let (sample, rest) = (task / (self.heads * tiles), task % (self.heads * tiles));
-                let (head, start) = (rest / tiles, rest % tiles * QUERIES);
+                let (head, start) = (task / tiles, task % tiles * QUERIES);
                 let count = QUERIES.min(queries - start);
-                let first = (sample * queries + start) * stride + head * width;
-                let key = sample * keys * stride + head * width;
-                let tile = Tile {
-                    q: Matrix::rows(&q[first..], count, width, stride),
-                    k: &k[key..],
-                    v: &v[key..],
-                    queries: count,
-                    keys,
-                    width,
-                    stride,
-                };
-                // SAFETY: these columns of these rows belong to this task alone and lie inside `out`.
-                unsafe { tile.run(target.add(first), scratch) };
+                let first = (head / heads * queries + start) * stride + head % heads * sizes.width;
+                let head = &packed.words()[head * sizes.head()..][..sizes.head()];
+                let (keys, values) = head.split_at(sizes.keys_words());
+                let task = Task { kernels, sizes, keys, values, count };
+                task.run(&q.values()[first..], stride, scratch);
+                for (i, sum) in scratch.sums[..count].iter().enumerate() {
+                    // SAFETY: these columns of these rows are this task's own and lie inside `out`.
+                    #[allow(unsafe_code)]
+                    let out = unsafe {
+                        let row = target.add(first + i * stride).0;
+                        std::slice::from_raw_parts_mut(row, sizes.width)
+                    };
+                    let row = &scratch.out[i * sizes.padded_width()..][..sizes.width];
+                    scaled(row, 1.0 / sum, out);
+                }
             },
         );
-        Ok((CpuStorage::F32(out), l1.shape().clone()))
+    })
+}
+
+/// Sizes of one head.
+#[derive(Debug, Clone, Copy)]
+struct Sizes {
+    /// Keys.
+    keys: usize,
+    /// Numbers of a query, a key, a value.
+    width: usize,
+    precision: Precision,
+}
+
+impl Sizes {
+    fn new(keys: usize, width: usize, precision: Precision) -> Self {
+        Self { keys, width, precision }
+    }
+
+    /// Words of a query.
+    fn query(&self) -> usize {
+        self.precision.words(self.width)
+    }
+
+    fn padded_keys(&self) -> usize {
+        self.keys.next_multiple_of(LANES)
+    }
+
+    fn padded_width(&self) -> usize {
+        self.width.next_multiple_of(LANES)
+    }
+
+    fn keys_words(&self) -> usize {
+        self.query() * self.padded_keys()
+    }
+
+    fn values_words(&self) -> usize {
+        self.precision.words(self.keys) * self.padded_width()
+    }
+
+    /// Words of a packed head: its keys, then its values.
+    fn head(&self) -> usize {
+        self.keys_words() + self.values_words()
     }
 }
+
+/// Keys as panels `[words of a query, 64 keys]`, values as panels `[words of the keys, 64 columns]`.
+fn pack(k: &Map, v: &Map, heads: usize, sizes: &Sizes) -> Buffer {
+    let mut buffer = Buffer::new(k.batch * heads * sizes.head());
+    let (keys, stride) = (sizes.keys, k.channels);
+    buffer.words_mut().par_chunks_mut(sizes.head()).enumerate().for_each(|(index, out)| {
+        let first = index / heads * keys * stride + index % heads * sizes.width;
+        let (out_k, out_v) = out.split_at_mut(sizes.keys_words());
+        let number = |map: &Map, key: usize, i: usize| -> f32 {
+            if key < keys && i < sizes.width { map.values()[first + key * stride + i] } else { 0.0 }
+        };
+        panels(out_k, sizes.padded_keys(), sizes.query(), |key, word| {
+            word_of(sizes.precision, word, |i| number(k, key, i))
+        });
+        panels(out_v, sizes.padded_width(), sizes.precision.words(keys), |i, word| {
+            word_of(sizes.precision, word, |key| number(v, key, i))
+        });
+    });
+    buffer
+}
+
+/// Fills panels of up to 64 of `columns`, each `depth` words deep.
+fn panels(out: &mut [u32], columns: usize, depth: usize, word: impl Fn(usize, usize) -> u32) {
+    for (panel, out) in out.chunks_mut((COLUMNS * depth).max(1)).enumerate() {
+        let lanes = COLUMNS.min(columns - panel * COLUMNS);
+        for (row, out) in out.chunks_exact_mut(lanes).enumerate() {
+            for (lane, out) in out.iter_mut().enumerate() {
+                *out = word(panel * COLUMNS + lane, row);
+            }
+        }
+    }
+}
+
+#[allow(clippy::inline_always)]
+#[inline(always)]
+fn word_of(precision: Precision, word: usize, number: impl Fn(usize) -> f32) -> u32 {
+    match precision {
+        Precision::F32 => number(word).to_bits(),
+        Precision::Bf16 => {
+            u32::from(round(number(2 * word))) | u32::from(round(number(2 * word + 1))) << 16
+        }
+    }
+}
+
+/// What one thread works in.
+struct Scratch {
+    /// `[queries, words]`.
+    queries: Vec<u32>,
+    /// `[6, KEYS]`.
+    scores: Vec<f32>,
+    /// `[6, words of KEYS]`.
+    weights: Vec<u32>,
+    highest: Vec<f32>,
+    sums: Vec<f32>,
+    /// `[queries, padded width]`.
+    out: Vec<f32>,
+}
+
+impl Scratch {
+    fn new(sizes: &Sizes) -> Self {
+        Self {
+            queries: vec![0; QUERIES * sizes.query()],
+            scores: vec![0.0; ROWS * KEYS],
+            weights: vec![0; ROWS * sizes.precision.words(KEYS)],
+            highest: vec![0.0; QUERIES],
+            sums: vec![0.0; QUERIES],
+            out: vec![0.0; QUERIES * sizes.padded_width()],
+        }
+    }
+}
+
+/// Some queries of one head of one sample.
+struct Task<'a> {
+    kernels: [Kernel; 4],
+    sizes: Sizes,
+    keys: &'a [u32],
+    values: &'a [u32],
+    count: usize,
+}
+
+impl Task<'_> {
+    /// Leaves averages in `scratch.out`, to be divided by `scratch.sums`.
+    fn run(&self, q: &[f32], stride: usize, scratch: &mut Scratch) {
+        let sizes = &self.sizes;
+        // Powers of two are cheaper than those of e.
+        let scale = std::f32::consts::LOG2_E / (sizes.width as f32).sqrt();
+        for (i, words) in scratch.queries.chunks_exact_mut(sizes.query()).enumerate() {
+            if i >= self.count {
+                words.fill(0);
+                continue;
+            }
+            let row = &q[i * stride..][..sizes.width];
+            match sizes.precision {
+                Precision::F32 => scaled(row, scale, bytemuck::cast_slice_mut(words)),
+                Precision::Bf16 => scaled_halves(row, scale, bytemuck::cast_slice_mut(words)),
+            }
+        }
+        scratch.highest.fill(f32::NEG_INFINITY);
+        scratch.sums.fill(0.0);
+        scratch.out.fill(0.0);
+        for start in (0..sizes.keys).step_by(KEYS) {
+            for first in (0..self.count).step_by(ROWS) {
+                self.tile(start, first, scratch);
+            }
+        }
+    }
+
+    /// Six queries and up to [`KEYS`] keys.
+    #[allow(unsafe_code)]
+    fn tile(&self, start: usize, first: usize, scratch: &mut Scratch) {
+        let sizes = &self.sizes;
+        let count = KEYS.min(sizes.keys - start);
+        let query = sizes.query();
+        let segment = [Segment { shift: 0, words: query }];
+        let rows = std::array::from_fn(|r| scratch.queries[(first + r) * query..].as_ptr());
+        for column in (0..count).step_by(COLUMNS) {
+            let key = start + column;
+            let lanes = COLUMNS.min(sizes.padded_keys() - key);
+            let tile = Tile {
+                rows,
+                segments: &segment,
+                weights: self.keys[key * query..].as_ptr(),
+                out: scratch.scores[column..].as_mut_ptr(),
+                stride: KEYS,
+                add: false,
+            };
+            // SAFETY: the panel is `query` words deep, and six rows of scores hold all its lanes.
+            unsafe { self.kernels[lanes / LANES - 1](tile) };
+        }
+        let words = sizes.precision.words(count);
+        let room = sizes.precision.words(KEYS);
+        for r in 0..ROWS {
+            let scores = &scratch.scores[r * KEYS..][..count];
+            let before = scratch.highest[first + r];
+            let highest = maximum(scores).max(before);
+            let weights = &mut scratch.weights[r * room..][..words];
+            let sum = match sizes.precision {
+                Precision::F32 => powers(scores, highest, bytemuck::cast_slice_mut(weights)),
+                Precision::Bf16 => {
+                    let halves: &mut [u16] = bytemuck::cast_slice_mut(weights);
+                    halves[count..].fill(0);
+                    powers_halves(scores, highest, halves)
+                }
+            };
+            let shrink = (before - highest).exp2();
+            scratch.highest[first + r] = highest;
+            scratch.sums[first + r] = scratch.sums[first + r] * shrink + sum;
+            if start > 0 && shrink < 1.0 {
+                let width = sizes.padded_width();
+                scale_by(&mut scratch.out[(first + r) * width..][..width], shrink);
+            }
+        }
+        let segment = [Segment { shift: 0, words }];
+        let rows = std::array::from_fn(|r| scratch.weights[r * room..].as_ptr());
+        let depth = sizes.precision.words(sizes.keys);
+        for column in (0..sizes.padded_width()).step_by(COLUMNS) {
+            let lanes = COLUMNS.min(sizes.padded_width() - column);
+            let panel = column * depth + sizes.precision.words(start) * lanes;
+            let tile = Tile {
+                rows,
+                segments: &segment,
+                weights: self.values[panel..].as_ptr(),
+                out: scratch.out[first * sizes.padded_width() + column..].as_mut_ptr(),
+                stride: sizes.padded_width(),
+                add: true,
+            };
+            // SAFETY: the panel holds the words of these keys, and `out` six rows of all lanes.
+            unsafe { self.kernels[lanes / LANES - 1](tile) };
+        }
+    }
+}
+
+const _: () = assert!(KEYS.is_multiple_of(COLUMNS) && QUERIES.is_multiple_of(ROWS));

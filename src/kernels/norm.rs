@@ -1,71 +1,125 @@
-//! Floor 1. Group norm, optionally followed by SiLU.
+//! Floor 1. Norms as a scale and a shift that the next product's preparation applies.
 
-use super::slice;
-use super::vector::{moments, scale_shift};
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use super::map::Map;
+use super::vector::{channel_sums, moments, normalise};
 use rayon::prelude::*;
+use std::ops::Range;
 
-/// Group norm over channels and space, Wu and He (2018).
-///
-/// `x`: `[B, C, ..]`; `weight`, `bias`: `[C]`. Statistics are accumulated in f64.
-pub(crate) fn group_norm(
-    x: &Tensor,
-    weight: &Tensor,
-    bias: &Tensor,
-    groups: usize,
-    eps: f64,
-    silu: bool,
-) -> Result<Tensor> {
-    let op = GroupNorm { groups, eps, silu };
-    x.contiguous()?.apply_op3_no_bwd(&weight.contiguous()?, &bias.contiguous()?, &op)
+/// A scale and a shift of every channel of every sample, both `[B, C]`.
+#[derive(Debug)]
+pub(crate) struct Affine {
+    scale: Vec<f32>,
+    shift: Vec<f32>,
+    channels: usize,
 }
 
-struct GroupNorm {
-    groups: usize,
-    eps: f64,
-    silu: bool,
+/// What a group norm knows beside its input.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct GroupNorm<'a> {
+    /// `[C]`.
+    pub(crate) weight: &'a [f32],
+    /// `[C]`.
+    pub(crate) bias: &'a [f32],
+    pub(crate) groups: usize,
+    pub(crate) eps: f64,
 }
 
-impl CustomOp3 for GroupNorm {
-    fn name(&self) -> &'static str {
-        "colora-group-norm"
+/// Pixels whose sums one task makes.
+const PIXELS: usize = 256;
+
+impl Affine {
+    pub(super) fn of(&self, sample: usize, channels: Range<usize>) -> (&[f32], &[f32]) {
+        let at = sample * self.channels + channels.start..sample * self.channels + channels.end;
+        (&self.scale[at.clone()], &self.shift[at])
     }
 
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-        s3: &CpuStorage,
-        l3: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (x, weight, bias) = (slice(s1, l1)?, slice(s2, l2)?, slice(s3, l3)?);
-        let dims = l1.shape().dims();
-        let channels = dims.get(1).copied().unwrap_or(0);
-        let fits = self.groups > 0
-            && channels > 0
-            && channels % self.groups == 0
-            && weight.len() == channels
-            && bias.len() == channels;
-        if !fits {
-            candle_core::bail!("group norm: {:?} in {} groups", l1.shape(), self.groups);
-        }
-        let pixels: usize = dims[2..].iter().product();
-        let width = channels / self.groups;
-        let mut out = vec![0f32; x.len()];
-        let size = (width * pixels).max(1);
-        out.par_chunks_mut(size).zip(x.par_chunks(size)).enumerate().for_each(|(index, (y, x))| {
-            let first = index % self.groups * width;
-            let (mean, variance) = moments(x);
-            let scale = 1.0 / (variance + self.eps).sqrt();
-            for (j, (y, x)) in y.chunks_mut(pixels.max(1)).zip(x.chunks(pixels.max(1))).enumerate()
-            {
-                let a = scale * f64::from(weight[first + j]);
-                let b = f64::from(bias[first + j]) - mean * a;
-                scale_shift(x, y, a as f32, b as f32, self.silu);
+    /// Group norm over channels and space, Wu and He (2018), of the channels of all `parts`.
+    ///
+    /// Sums are f32 over short stretches and f64 beyond, about the first pixel of each channel, so that
+    /// a large mean costs no digits.
+    pub(crate) fn group_norm(parts: &[Map], norm: GroupNorm<'_>) -> Self {
+        let (batch, pixels) = (parts[0].batch, parts[0].pixels());
+        let channels: usize = parts.iter().map(|part| part.channels).sum();
+        assert_eq!(norm.weight.len(), channels, "channels of a group norm");
+        let width = channels / norm.groups;
+        let mut affine = Self {
+            scale: Vec::with_capacity(batch * channels),
+            shift: Vec::with_capacity(batch * channels),
+            channels,
+        };
+        let sums: Vec<Vec<Channel>> = parts.iter().map(|part| sums(part)).collect();
+        for sample in 0..batch {
+            let of_sample: Vec<&Channel> = parts
+                .iter()
+                .zip(&sums)
+                .flat_map(|(part, sums)| &sums[sample * part.channels..][..part.channels])
+                .collect();
+            for (group, members) in of_sample.chunks_exact(width).enumerate() {
+                let count = (width * pixels).max(1) as f64;
+                let whole = |c: &&Channel| c.sum + c.first * pixels as f64;
+                let mean = members.iter().map(whole).sum::<f64>() / count;
+                let squares: f64 = members
+                    .iter()
+                    .map(|c| {
+                        let d = mean - c.first;
+                        c.squares - 2.0 * d * c.sum + d * d * pixels as f64
+                    })
+                    .sum();
+                let rate = 1.0 / (squares.max(0.0) / count + norm.eps).sqrt();
+                for channel in group * width..(group + 1) * width {
+                    let scale = rate * f64::from(norm.weight[channel]);
+                    affine.scale.push(scale as f32);
+                    affine.shift.push((f64::from(norm.bias[channel]) - mean * scale) as f32);
+                }
             }
-        });
-        Ok((CpuStorage::F32(out), l1.shape().clone()))
+        }
+        affine
     }
+}
+
+/// Sums of one channel of one sample, about its first pixel.
+#[derive(Debug, Clone, Copy, Default)]
+struct Channel {
+    first: f64,
+    sum: f64,
+    squares: f64,
+}
+
+fn sums(x: &Map) -> Vec<Channel> {
+    let (pixels, channels) = (x.pixels(), x.channels);
+    let chunks = pixels.div_ceil(PIXELS);
+    let partial: Vec<Vec<(f64, f64)>> = (0..x.batch * chunks)
+        .into_par_iter()
+        .map(|task| {
+            let (sample, start) = (task / chunks, task % chunks * PIXELS);
+            let sample = &x.values()[sample * pixels * channels..][..pixels * channels];
+            let end = (start + PIXELS).min(pixels);
+            let mut out = vec![(0.0, 0.0); channels];
+            channel_sums(&sample[start * channels..end * channels], &sample[..channels], &mut out);
+            out
+        })
+        .collect();
+    let mut all = vec![Channel::default(); x.batch * channels];
+    for (sample, all) in all.chunks_exact_mut(channels.max(1)).enumerate() {
+        for (c, channel) in all.iter_mut().enumerate() {
+            channel.first = f64::from(x.values()[sample * pixels * channels + c]);
+            for partial in &partial[sample * chunks..][..chunks] {
+                channel.sum += partial[c].0;
+                channel.squares += partial[c].1;
+            }
+        }
+    }
+    all
+}
+
+/// Layer norm of one token, Ba, Kiros and Hinton (2016).
+pub(super) fn layer_norm_row(
+    x: &[f32],
+    (weight, bias): (&[f32], &[f32]),
+    eps: f64,
+    out: &mut [f32],
+) {
+    let (mean, variance) = moments(x);
+    let rate = (1.0 / (variance + eps).sqrt()) as f32;
+    normalise(x, mean as f32, rate, weight, bias, out);
 }

@@ -1,56 +1,311 @@
-//! Floor 1. Products of plain slices, for the algebra of adapters.
+//! Floor 1. Products of an operand and a packed weight: linear layers, convolutions, and what is done
+//! with the sums while they are still in the cache.
+//!
+//! The order of a sum depends on the sizes of the weight alone, so results do not depend on the number
+//! of threads or on how work is cut.
 
 use super::Shared;
-use super::gemm::{Matrix, Target, multiply};
+use super::map::Map;
+use super::micro::{self, COLUMNS, LANES, ROWS, Segment, Tile};
+use super::operand::{Border, Operand};
+use super::packed::{Arrangement, Packed, Precision};
+use super::processor::Instructions;
+use super::vector::{Row, finish_rows, gate_row};
+use rayon::prelude::*;
 
-/// target ← target + amount · left · right, on the calling thread.
-///
-/// `left`: `[rows, inner]`, `right`: `[inner, columns]`, `target`: `[rows, columns]`, all row-major.
-///
-/// # Panics
-/// When a slice is not of the size that the other dimensions say.
-pub(crate) fn add_product(
-    target: &mut [f32],
-    columns: usize,
-    left: &[f32],
-    right: &[f32],
-    amount: f32,
+/// Words that are summed at once: 64 columns of them stay in the second-level cache.
+const DEPTH: usize = 512;
+/// Rows of one task at most.
+const TASK: usize = 44 * ROWS;
+
+/// Where the windows of a product lie in its operand.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Windows {
+    /// Output pixels.
+    pub(crate) height: usize,
+    pub(crate) width: usize,
+    pub(crate) stride: usize,
+    /// Row and column of the first window's first tap, in the padded operand.
+    pub(crate) origin: (usize, usize),
+    /// Write pixel (y, x) to (2y + row, 2x + column) of an image twice the size.
+    pub(crate) scatter: Option<(usize, usize)>,
+}
+
+/// What is added to the sums.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Finish<'a> {
+    /// `[outputs]`, or `[B, outputs]`.
+    pub(crate) bias: Option<&'a [f32]>,
+    /// A map of the output's shape.
+    pub(crate) add: Option<&'a Map>,
+    /// Factor of everything, at last; 0 stands for 1.
+    pub(crate) scale: f32,
+}
+
+/// Six rows of sums of up to 64 columns, all depth summed.
+struct Sums<'a> {
+    /// `[6, 64]`.
+    sums: &'a [f32],
+    /// Output pixel of each row, counted through all samples.
+    pixels: &'a [usize],
+    /// Sample of each row.
+    samples: &'a [usize],
+    panel: usize,
+}
+
+/// One tile's rows: where they begin in the operand, and where they go.
+struct Place {
+    offsets: [usize; ROWS],
+    pixels: [usize; ROWS],
+    samples: [usize; ROWS],
+    count: usize,
+}
+
+/// A piece of the depth.
+struct Block {
+    segments: Vec<Segment>,
+    from: usize,
+}
+
+/// The product with bias and residual: `[B, H', W', outputs]`.
+pub(crate) fn multiply(x: &Operand, w: &Packed, windows: Windows, finish: Finish<'_>) -> Map {
+    let factor = if windows.scatter.is_some() { 2 } else { 1 };
+    let shape = (x.batch, factor * windows.height, factor * windows.width, w.outputs());
+    Map::filled(shape, |out| multiply_into(x, w, windows, finish, out))
+}
+
+/// As [`multiply`], into `out`: of a scattered product every fourth pixel is written.
+pub(super) fn multiply_into(
+    x: &Operand,
+    w: &Packed,
+    windows: Windows,
+    finish: Finish<'_>,
+    out: &mut [f32],
 ) {
-    let rows = target.len().checked_div(columns).unwrap_or(0);
-    let inner = right.len().checked_div(columns).unwrap_or(0);
-    assert_eq!(target.len(), rows * columns, "size of the target");
-    assert_eq!(left.len(), rows * inner, "size of the left factor");
-    assert_eq!(right.len(), inner * columns, "size of the right factor");
-    if rows == 0 || inner == 0 {
+    let outputs = w.outputs();
+    let zeros;
+    let bias = match finish.bias {
+        Some(bias) => bias,
+        None => {
+            zeros = vec![0f32; outputs];
+            &zeros
+        }
+    };
+    let shared_bias = bias.len() == outputs;
+    let scale = if finish.scale == 0.0 { 1.0 } else { finish.scale };
+    let add = finish.add.map(Map::values);
+    assert!(add.is_none_or(|add| add.len() == out.len()), "size of a residual");
+    let target = Shared(out.as_mut_ptr());
+    product(x, w, windows, |done: Sums<'_>| {
+        let column = done.panel * COLUMNS;
+        let columns = COLUMNS.min(outputs - column);
+        let mut rows: [Row<'_>; ROWS] = Default::default();
+        for (r, row) in rows.iter_mut().enumerate().take(done.pixels.len()) {
+            let at = done.pixels[r] * outputs + column;
+            let sample = if shared_bias { 0 } else { done.samples[r] };
+            // SAFETY: every task writes the pixels and columns of its own sums, all inside `out`.
+            #[allow(unsafe_code)]
+            let out = unsafe { std::slice::from_raw_parts_mut(target.add(at).0, columns) };
+            *row = Row {
+                sums: &done.sums[r * COLUMNS..][..columns],
+                bias: &bias[sample * outputs + column..][..columns],
+                add: add.map_or(&[], |add| &add[at..at + columns]),
+                out,
+            };
+        }
+        finish_rows(&mut rows[..done.pixels.len()], scale);
+    });
+}
+
+/// value · GELU(gate) of a gated weight's product, as the operand of the next product.
+pub(crate) fn multiply_gated(
+    x: &Operand,
+    w: &Packed,
+    bias: &[f32],
+    precision: Precision,
+) -> Operand {
+    assert_eq!(w.arrangement, Arrangement::Gated, "the weight of a gated product");
+    let outputs = w.outputs();
+    let tokens = x.height * x.width;
+    let mut out = Operand::tokens(x.batch * tokens, outputs, precision);
+    let pixel = out.pixel();
+    let target = Shared(bytemuck::cast_slice_mut(out.words_mut()).as_mut_ptr());
+    product(x, w, Windows::all(x), |done: Sums<'_>| {
+        let column = done.panel * w.panel_width();
+        let columns = w.panel_width().min(outputs - column);
+        let mut gated = [0f32; COLUMNS / 2];
+        for (sums, pixel_index) in done.sums.chunks_exact(COLUMNS).zip(done.pixels) {
+            let (value, gate) = sums.split_at(COLUMNS / 2);
+            let (value, gate) = (&value[..columns], &gate[..columns]);
+            gate_row(
+                (value, gate),
+                (&bias[column..][..columns], &bias[outputs + column..][..columns]),
+                &mut gated[..columns],
+            );
+            let words = precision.words(columns);
+            // SAFETY: every task writes the words of its own sums; panels begin at even columns.
+            #[allow(unsafe_code)]
+            let out = unsafe {
+                let at = pixel_index * pixel + precision.words(column);
+                std::slice::from_raw_parts_mut(target.add(at).0.cast::<u32>(), words)
+            };
+            super::operand::store(&gated[..columns], precision, out);
+        }
+    });
+    (out.batch, out.height) = (x.batch, tokens);
+    out
+}
+
+/// value · GELU(gate) of tokens whose channels are values, then gates, as the operand of a product.
+pub(crate) fn gated(x: &Map, precision: Precision) -> Operand {
+    let (tokens, half) = (x.batch * x.pixels(), x.channels / 2);
+    let mut out = Operand::tokens(tokens, half, precision);
+    let pixel = out.pixel();
+    let zeros = vec![0f32; half];
+    let rows = out.words_mut().par_chunks_mut(pixel.max(1)).zip(x.values().par_chunks(2 * half));
+    rows.for_each_init(
+        || vec![0f32; half],
+        |gated, (out, x)| {
+            gate_row(x.split_at(half), (&zeros, &zeros), gated);
+            super::operand::store(gated, precision, out);
+        },
+    );
+    (out.batch, out.height) = (x.batch, x.pixels());
+    out
+}
+
+impl Windows {
+    /// Every pixel of `x` by itself: a linear layer.
+    pub(crate) fn all(x: &Operand) -> Self {
+        Self { height: x.height, width: x.width, stride: 1, origin: (0, 0), scatter: None }
+    }
+
+    /// Every pixel of `x` by itself, but for those of its border.
+    pub(crate) fn inside(x: &Operand, border: Border) -> Self {
+        let less = |side: usize| side.saturating_sub(border.near + border.far);
+        let origin = (border.near, border.near);
+        Self { height: less(x.height), width: less(x.width), stride: 1, origin, scatter: None }
+    }
+
+    /// Windows of `kernel`² pixels, `stride` apart, that fit into `x`.
+    pub(crate) fn sliding(x: &Operand, kernel: usize, stride: usize) -> Self {
+        let count = |side: usize| side.checked_sub(kernel).map_or(0, |room| room / stride + 1);
+        let (height, width) = (count(x.height), count(x.width));
+        Self { height, width, stride, origin: (0, 0), scatter: None }
+    }
+}
+
+/// Computes all sums and hands each tile over once.
+fn product(x: &Operand, w: &Packed, windows: Windows, finish: impl Fn(Sums<'_>) + Sync) {
+    assert_eq!((x.channels, x.precision), (w.shape.inputs, w.precision), "factors of a product");
+    let reach = |origin: usize, count: usize| origin + (count.max(1) - 1) * windows.stride + w.side;
+    let fits = reach(windows.origin.0, windows.height) <= x.height
+        && reach(windows.origin.1, windows.width) <= x.width;
+    let total = x.batch * windows.height * windows.width;
+    if total == 0 {
         return;
     }
-    let to = Target { pointer: Shared(target.as_mut_ptr()), row_stride: columns, accumulate: true };
-    let left = Matrix::rows(left, rows, inner, inner);
-    let right = Matrix::rows(right, inner, columns, columns);
-    // SAFETY: `target` has `rows` rows of `columns` elements and is borrowed mutably until the end.
-    #[allow(unsafe_code)]
-    unsafe {
-        multiply(to, left, right, amount);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn equals_the_sum_by_hand() {
-        let left: Vec<f32> = (0..6).map(|i| i as f32).collect(); // [3, 2]
-        let right: Vec<f32> = (0..8).map(|i| 1.0 - i as f32).collect(); // [2, 4]
-        let mut target = vec![1.0; 12];
-        add_product(&mut target, 4, &left, &right, 0.5);
-        for row in 0..3 {
-            for column in 0..4 {
-                let product: f32 = (0..2).map(|k| left[row * 2 + k] * right[k * 4 + column]).sum();
-                assert!((target[row * 4 + column] - 1.0 - 0.5 * product).abs() < 1e-6);
+    assert!(fits, "windows of a product reach beyond their operand");
+    let kernels = micro::kernels(w.precision, Instructions::used());
+    let blocks = blocks(x, w);
+    let cuts = total.div_ceil(TASK);
+    let rows = total.div_ceil(cuts).next_multiple_of(ROWS);
+    let cuts = total.div_ceil(rows);
+    // Few rows: cut the panels too, so that every thread gets some.
+    let panels = w.panels();
+    let groups = (4 * rayon::current_num_threads()).div_ceil(cuts).clamp(1, panels);
+    let group = panels.div_ceil(groups);
+    (0..cuts * groups).into_par_iter().for_each_init(Vec::new, |sums, task| {
+        let start = task / groups * rows;
+        let places: Vec<Place> = (start..(start + rows).min(total))
+            .step_by(ROWS)
+            .map(|first| Place::new(x, &windows, first, total.min(start + rows)))
+            .collect();
+        sums.resize(places.len() * ROWS * COLUMNS, 0f32);
+        let first = task % groups * group;
+        for panel in first..(first + group).min(panels) {
+            let kernel = kernels[w.vectors(panel) - 1];
+            for (b, block) in blocks.iter().enumerate() {
+                let weights = w.block(panel, block.from);
+                let tiles = sums.chunks_exact_mut(ROWS * COLUMNS).zip(&places);
+                for (sums, place) in tiles {
+                    let tile = Tile {
+                        rows: place.offsets.map(|at| x.words()[at..].as_ptr()),
+                        segments: &block.segments,
+                        weights: weights.as_ptr(),
+                        out: sums.as_mut_ptr(),
+                        stride: COLUMNS,
+                        add: b > 0,
+                    };
+                    // SAFETY: the windows fit into the operand, the panel holds the words of the
+                    // block, and the sums are this thread's own.
+                    #[allow(unsafe_code)]
+                    unsafe {
+                        kernel(tile);
+                    }
+                    if b + 1 == blocks.len() {
+                        let (pixels, samples) =
+                            (&place.pixels[..place.count], &place.samples[..place.count]);
+                        finish(Sums { sums, pixels, samples, panel });
+                    }
+                }
             }
         }
-        add_product(&mut [], 0, &[], &[], 1.0);
-        add_product(&mut [1.0], 1, &[], &[], 1.0);
+    });
+}
+
+impl Place {
+    /// Rows `first..` of all windows, six at most and below `end`.
+    fn new(x: &Operand, windows: &Windows, first: usize, end: usize) -> Self {
+        let mut place = Self {
+            offsets: [0; ROWS],
+            pixels: [0; ROWS],
+            samples: [0; ROWS],
+            count: ROWS.min(end - first),
+        };
+        let (height, width) = (windows.height, windows.width);
+        for r in 0..ROWS {
+            // Rows beyond the end repeat the last one; nobody reads their sums.
+            let index = (first + r).min(end - 1);
+            let (line, column) = (index / width, index % width);
+            let (sample, y) = (line / height, line % height);
+            let row = sample * x.height + windows.origin.0 + y * windows.stride;
+            place.offsets[r] =
+                (row * x.width + windows.origin.1 + column * windows.stride) * x.pixel();
+            place.samples[r] = sample;
+            place.pixels[r] = match windows.scatter {
+                None => index,
+                Some((dy, dx)) => (2 * line + dy) * 2 * width + 2 * column + dx,
+            };
+        }
+        place
     }
 }
+
+/// The depth in pieces of at most [`DEPTH`] words.
+fn blocks(x: &Operand, w: &Packed) -> Vec<Block> {
+    let (side, words) = (w.side, w.tap());
+    let mut blocks: Vec<Block> = Vec::new();
+    let mut room = 0;
+    for tap in 0..side * side {
+        let shift = (tap / side * x.width + tap % side) * words;
+        let mut done = 0;
+        while done < words {
+            // A tap is only cut when it is longer than a block.
+            let whole = words - done;
+            if room == 0 || (room < whole && whole <= DEPTH) {
+                blocks.push(Block { segments: Vec::new(), from: tap * words + done });
+                room = DEPTH;
+            }
+            let count = whole.min(room);
+            if let Some(block) = blocks.last_mut() {
+                block.segments.push(Segment { shift: shift + done, words: count });
+            }
+            room -= count;
+            done += count;
+        }
+    }
+    blocks
+}
+
+const _: () = assert!(COLUMNS == 4 * LANES);

@@ -3,12 +3,7 @@
 //! The bodies are plain loops that the compiler turns into vector code; each is compiled once for
 //! AVX-512, once for AVX2 with FMA and once for the build's own target.
 
-use super::slice;
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
-use rayon::prelude::*;
-
-/// Elements of one task.
-const CHUNK: usize = 1 << 14;
+use super::packed::round;
 
 /// Defines `$name` with one compiled body per vector unit.
 macro_rules! multiversion {
@@ -100,26 +95,6 @@ multiversion! {
 }
 
 multiversion! {
-    /// x ← e^(x − shift); returns the sum.
-    pub(super) fn exp_sum(x: &mut [f32], shift: f32) -> f32 {
-        let mut lanes = [0f32; 16];
-        let mut chunks = x.chunks_exact_mut(16);
-        for chunk in &mut chunks {
-            for (lane, value) in lanes.iter_mut().zip(chunk) {
-                *value = exp(*value - shift);
-                *lane += *value;
-            }
-        }
-        let mut sum: f32 = lanes.iter().sum();
-        for value in chunks.into_remainder() {
-            *value = exp(*value - shift);
-            sum += *value;
-        }
-        sum
-    }
-}
-
-multiversion! {
     /// Mean and variance, in f64 over short f32 sums.
     pub(super) fn moments(x: &[f32]) -> (f64, f64) {
         let count = x.len().max(1) as f64;
@@ -153,58 +128,291 @@ multiversion! {
     }
 }
 
+/// 2^x to about one unit in the last place, or to 1e-4 when `rough`; 0 below −126.
+#[allow(clippy::inline_always)]
+#[inline(always)]
+fn power(x: f32, rough: bool) -> f32 {
+    // Adding and subtracting 1.5·2²³ rounds to the nearest integer.
+    const ROUND: f32 = 12_582_912.0;
+    let clamped = if x < -126.0 { -126.0 } else { x };
+    let clamped = if clamped > 127.0 { 127.0 } else { clamped };
+    let n = (clamped + ROUND) - ROUND;
+    let r = clamped - n;
+    let y = if rough {
+        // Least squares on −0.5..0.5.
+        let y = 5.508_868_4e-2 * r + 2.426_040_5e-1;
+        (y * r + 6.932_762_4e-1) * r + 9.999_289_4e-1
+    } else {
+        let y = 1.540_353e-4 * r + 1.333_355_8e-3;
+        let y = y * r + 9.618_129e-3;
+        let y = y * r + 5.550_410_9e-2;
+        let y = y * r + 2.402_265e-1;
+        let y = y * r + std::f32::consts::LN_2;
+        y * r + 1.0
+    };
+    let y = y * f32::from_bits((((n as i32) + 127) << 23) as u32);
+    if x < -126.0 { 0.0 } else { y }
+}
+
 multiversion! {
-    /// y ← a·x + b, then SiLU when asked.
-    pub(super) fn scale_shift(x: &[f32], y: &mut [f32], a: f32, b: f32, silu: bool) {
-        if silu {
-            for (y, x) in y.iter_mut().zip(x) {
-                let v = a * *x + b;
-                *y = v / (1.0 + exp(-v));
+    /// out ← 2^(x − shift); returns the sum.
+    pub(super) fn powers(x: &[f32], shift: f32, out: &mut [f32]) -> f32 {
+        let mut lanes = [0f32; 16];
+        let whole = x.len() / 16 * 16;
+        for (x, out) in x[..whole].chunks_exact(16).zip(out.chunks_exact_mut(16)) {
+            for ((x, out), lane) in x.iter().zip(out).zip(&mut lanes) {
+                let y = power(*x - shift, false);
+                *out = y;
+                *lane += y;
+            }
+        }
+        let mut sum: f32 = lanes.iter().sum();
+        for (x, out) in x[whole..].iter().zip(&mut out[whole..]) {
+            *out = power(*x - shift, false);
+            sum += *out;
+        }
+        sum
+    }
+}
+
+multiversion! {
+    /// The same rounded to bf16; the sum is that of the numbers before rounding.
+    pub(super) fn powers_halves(x: &[f32], shift: f32, out: &mut [u16]) -> f32 {
+        let mut lanes = [0f32; 16];
+        let whole = x.len() / 16 * 16;
+        for (x, out) in x[..whole].chunks_exact(16).zip(out.chunks_exact_mut(16)) {
+            for ((x, out), lane) in x.iter().zip(out).zip(&mut lanes) {
+                let y = power(*x - shift, true);
+                *out = round(y);
+                *lane += y;
+            }
+        }
+        let mut sum: f32 = lanes.iter().sum();
+        for (x, out) in x[whole..].iter().zip(&mut out[whole..]) {
+            let y = power(*x - shift, true);
+            *out = round(y);
+            sum += y;
+        }
+        sum
+    }
+}
+
+multiversion! {
+    /// out ← factor · x.
+    pub(super) fn scaled(x: &[f32], factor: f32, out: &mut [f32]) {
+        for (out, x) in out.iter_mut().zip(x) {
+            *out = factor * *x;
+        }
+    }
+}
+
+multiversion! {
+    /// x ← factor · x.
+    pub(super) fn scale_by(x: &mut [f32], factor: f32) {
+        for x in x {
+            *x *= factor;
+        }
+    }
+}
+
+multiversion! {
+    /// out ← the bf16 of factor · x; what is left of `out` becomes 0.
+    pub(super) fn scaled_halves(x: &[f32], factor: f32, out: &mut [u16]) {
+        for (out, x) in out.iter_mut().zip(x) {
+            *out = round(factor * *x);
+        }
+        let rest = x.len().min(out.len());
+        out[rest..].fill(0);
+    }
+}
+
+multiversion! {
+    /// For each channel the sums of x − first and of its square, over pixels of `first.len()` channels.
+    pub(super) fn channel_sums(x: &[f32], first: &[f32], out: &mut [(f64, f64)]) {
+        let channels = first.len();
+        let mut sums = vec![0f32; channels];
+        let mut squares = vec![0f32; channels];
+        // Short stretches, so that f32 loses nothing that matters.
+        for stretch in x.chunks(channels * 64) {
+            sums.fill(0.0);
+            squares.fill(0.0);
+            for pixel in stretch.chunks_exact(channels) {
+                for (((x, first), sum), square) in
+                    pixel.iter().zip(first).zip(&mut sums).zip(&mut squares)
+                {
+                    let d = *x - *first;
+                    *sum += d;
+                    *square += d * d;
+                }
+            }
+            for ((out, sum), square) in out.iter_mut().zip(&sums).zip(&squares) {
+                out.0 += f64::from(*sum);
+                out.1 += f64::from(*square);
+            }
+        }
+    }
+}
+
+multiversion! {
+    /// out ← (x − mean) · rate · weight + bias.
+    pub(super) fn normalise(x: &[f32], mean: f32, rate: f32, weight: &[f32], bias: &[f32], out: &mut [f32]) {
+        for (((out, x), weight), bias) in out.iter_mut().zip(x).zip(weight).zip(bias) {
+            *out = (*x - mean) * rate * *weight + *bias;
+        }
+    }
+}
+
+/// What happens to each number of a pixel.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Change<'a> {
+    /// `[C]`, or empty for 1 and 0.
+    pub(super) scale: &'a [f32],
+    pub(super) shift: &'a [f32],
+    pub(super) silu: bool,
+}
+
+impl Change<'_> {
+    pub(super) const NONE: Change<'static> = Change { scale: &[], shift: &[], silu: false };
+}
+
+#[allow(clippy::inline_always)]
+#[inline(always)]
+fn silu(x: f32) -> f32 {
+    x / (1.0 + exp(-x))
+}
+
+/// Calls `f(out, y)` for every changed number of every pixel.
+#[allow(clippy::inline_always)]
+#[inline(always)]
+fn each_changed<T>(
+    x: &[f32],
+    change: &Change<'_>,
+    channels: usize,
+    out: &mut [T],
+    (stride, offset): (usize, usize),
+    f: impl Fn(f32) -> T,
+) {
+    for (x, out) in x.chunks_exact(channels).zip(out.chunks_mut(stride)) {
+        let out = &mut out[offset..offset + channels];
+        if change.scale.is_empty() {
+            for (out, x) in out.iter_mut().zip(x) {
+                *out = f(if change.silu { silu(*x) } else { *x });
             }
         } else {
-            for (y, x) in y.iter_mut().zip(x) {
-                *y = a * *x + b;
+            let changes = change.scale[..channels].iter().zip(&change.shift[..channels]);
+            if change.silu {
+                for ((out, x), (a, b)) in out.iter_mut().zip(x).zip(changes) {
+                    *out = f(silu(*a * *x + *b));
+                }
+            } else {
+                for ((out, x), (a, b)) in out.iter_mut().zip(x).zip(changes) {
+                    *out = f(*a * *x + *b);
+                }
             }
         }
     }
 }
 
 multiversion! {
-    fn geglu_row(value: &[f32], gate: &[f32], y: &mut [f32]) {
-        for ((y, v), g) in y.iter_mut().zip(value).zip(gate) {
-            *y = *v * *g * 0.5 * (1.0 + erf(*g * std::f32::consts::FRAC_1_SQRT_2));
+    /// Pixels of `channels` numbers, changed, into pixels (stride, offset) apart.
+    pub(super) fn prepare_floats(
+        x: &[f32],
+        change: &Change<'_>,
+        channels: usize,
+        out: &mut [f32],
+        place: (usize, usize)
+    ) {
+        each_changed(x, change, channels, out, place, |y| y);
+    }
+}
+
+multiversion! {
+    /// The same rounded to bf16. Behind an odd number of channels, which fill whole pixels, stands 0.
+    pub(super) fn prepare_halves(
+        x: &[f32],
+        change: &Change<'_>,
+        channels: usize,
+        out: &mut [u16],
+        place: (usize, usize)
+    ) {
+        each_changed(x, change, channels, out, place, round);
+        if channels % 2 == 1 {
+            for out in out.chunks_mut(place.0) {
+                out[place.1 + channels] = 0;
+            }
         }
     }
 }
 
-/// value · GELU(gate), the halves of the last dimension of `x`: `[.., 2·D]` → `[.., D]`.
-pub(crate) fn geglu(x: &Tensor) -> Result<Tensor> {
-    x.contiguous()?.apply_op1_no_bwd(&Geglu)
+/// One row of a finished tile.
+#[derive(Debug, Default)]
+pub(super) struct Row<'a> {
+    pub(super) sums: &'a [f32],
+    pub(super) bias: &'a [f32],
+    /// As long as the sums, or empty.
+    pub(super) add: &'a [f32],
+    pub(super) out: &'a mut [f32],
 }
 
-struct Geglu;
+multiversion! {
+    /// out ← (sums + bias + add) · scale, row by row.
+    pub(super) fn finish_rows(rows: &mut [Row<'_>], scale: f32) {
+        for row in rows {
+            let sums = row.sums.iter().zip(row.bias);
+            if row.add.is_empty() {
+                for (out, (sum, bias)) in row.out.iter_mut().zip(sums) {
+                    *out = (*sum + *bias) * scale;
+                }
+            } else {
+                for ((out, (sum, bias)), add) in row.out.iter_mut().zip(sums).zip(row.add) {
+                    *out = (*add + (*sum + *bias)) * scale;
+                }
+            }
+        }
+    }
+}
 
-impl CustomOp1 for Geglu {
-    fn name(&self) -> &'static str {
-        "colora-geglu"
+multiversion! {
+    /// out ← (value + bias) · GELU(gate + bias).
+    pub(super) fn gate_row(x: (&[f32], &[f32]), bias: (&[f32], &[f32]), out: &mut [f32]) {
+        let values = x.0.iter().zip(bias.0);
+        let gates = x.1.iter().zip(bias.1);
+        for ((out, (v, a)), (g, b)) in out.iter_mut().zip(values).zip(gates) {
+            let (v, g) = (*v + *a, *g + *b);
+            *out = v * g * 0.5 * (1.0 + erf(g * std::f32::consts::FRAC_1_SQRT_2));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn powers_of_two_are_exact_enough() {
+        for i in -1996..=200 {
+            let x = i as f32 * 0.0631;
+            let exact = f64::from(x).exp2();
+            let far = |y: f32| (f64::from(y) - exact).abs() / exact.max(1e-38);
+            assert!(far(power(x, false)) < 3e-7, "{x}");
+            assert!(far(power(x, true)) < 2e-4, "{x}");
+        }
+        assert_eq!((power(-1e30, true), power(f32::NEG_INFINITY, false)), (0.0, 0.0));
     }
 
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = slice(storage, layout)?;
-        let mut dims = layout.shape().dims().to_vec();
-        let Some(last) = dims.last_mut().filter(|d| **d > 0 && **d % 2 == 0) else {
-            candle_core::bail!("geglu: {:?} has no even last dimension", layout.shape());
-        };
-        *last /= 2;
-        let half = *last;
-        let mut out = vec![0f32; x.len() / 2];
-        let rows = (CHUNK / half).max(1);
-        out.par_chunks_mut(rows * half).zip(x.par_chunks(2 * rows * half)).for_each(|(y, x)| {
-            for (y, x) in y.chunks_exact_mut(half).zip(x.chunks_exact(2 * half)) {
-                let (value, gate) = x.split_at(half);
-                geglu_row(value, gate, y);
-            }
-        });
-        Ok((CpuStorage::F32(out), dims.into()))
+    #[test]
+    fn extreme_values_stay_finite() {
+        let x = [-1e30, -100.0, -0.0, 0.0, 100.0, 1e30];
+        let mut y = [0f32; 6];
+        let change = Change { silu: true, ..Change::NONE };
+        prepare_floats(&x, &change, 6, &mut y, (6, 0));
+        assert!(y.iter().all(|v| v.is_finite()), "{y:?}");
+        assert_eq!(&y[4..], &[100.0, 1e30]);
+        let (value, gate) = ([1f32, 1.0, 1.0], [-1e4, 1e4, f32::NAN]);
+        let zero = [0f32; 3];
+        let mut y = [0f32; 3];
+        gate_row((&value, &gate), (&zero, &zero), &mut y);
+        assert_eq!(&y[..2], &[0.0, 1e4]);
+        assert!(y[2].is_nan(), "a NaN must not be hidden");
     }
 }

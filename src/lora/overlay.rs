@@ -4,7 +4,9 @@ use super::delta::Delta;
 use super::merge::{self, Active};
 use super::{Dictionary, LoraStack, Method};
 use crate::error::{Error, Result};
-use crate::weights::{Branch, Site, Weight, WeightSource};
+use crate::weights::{
+    Arrangement, Branch, Packed, Precision, Products, Site, Weight, WeightSource,
+};
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -60,8 +62,15 @@ const SMALL: usize = 1 << 19;
 #[derive(Debug, Clone)]
 pub struct Overlay {
     base: Arc<dyn WeightSource>,
-    changed: BTreeMap<Site, Weight>,
+    changed: BTreeMap<Site, Change>,
     warnings: Vec<String>,
+}
+
+/// What stands in place of a weight of the base, or beside it.
+#[derive(Debug, Clone)]
+enum Change {
+    Merged(Tensor),
+    Beside(Vec<Branch>),
 }
 
 /// All changes of one weight or bias.
@@ -107,7 +116,7 @@ impl Overlay {
                 "the adapters change many weights by more than {HUGE} times their size; a weight or an alpha is probably wrong"
             ));
         }
-        let changed = done.into_iter().map(|done| (done.site, done.weight)).collect();
+        let changed = done.into_iter().map(|done| (done.site, done.change)).collect();
         Ok(Self { base, changed, warnings })
     }
 
@@ -130,7 +139,7 @@ impl Overlay {
 /// A computed weight.
 struct Done {
     site: Site,
-    weight: Weight,
+    change: Change,
     /// Size of the change beside the weight's; 0 where nobody looked.
     ratio: f64,
 }
@@ -193,18 +202,14 @@ impl Job<'_> {
             && let Some(branches) =
                 self.branches(base.dtype(self.site.component()), base.device())?
         {
-            let dense = Box::new(base.get(&self.site, &self.shape)?);
-            let weight = Weight::Factored { base: dense, branches: branches.into() };
-            return Ok(Done { site: self.site.clone(), weight, ratio: 0.0 });
+            let change = Change::Beside(branches);
+            return Ok(Done { site: self.site.clone(), change, ratio: 0.0 });
         }
         let plain = !look && self.exists && *method == Method::Sum;
         if plain && let Some(merged) = merge::streamed(&self.site, base, &self.shape, &self.active)?
         {
-            return Ok(Done {
-                site: self.site.clone(),
-                weight: self.weight(base, merged)?,
-                ratio: 0.0,
-            });
+            let change = self.merged(base, merged)?;
+            return Ok(Done { site: self.site.clone(), change, ratio: 0.0 });
         }
         let pristine = if self.exists {
             base.get_f32(&self.site, &self.shape)?
@@ -226,7 +231,7 @@ impl Job<'_> {
             }
             _ => 0.0,
         };
-        Ok(Done { site: self.site.clone(), weight: self.weight(base, merged)?, ratio })
+        Ok(Done { site: self.site.clone(), change: self.merged(base, merged)?, ratio })
     }
 
     fn is_bias(&self) -> bool {
@@ -237,10 +242,10 @@ impl Job<'_> {
         self.shape.iter().product::<usize>() <= SMALL
     }
 
-    fn weight(&self, base: &dyn WeightSource, values: Vec<f32>) -> Result<Weight> {
+    fn merged(&self, base: &dyn WeightSource, values: Vec<f32>) -> Result<Change> {
         let tensor = Tensor::from_vec(values, &self.shape[..], &Device::Cpu)?;
         let tensor = tensor.to_dtype(base.dtype(self.site.component()))?;
-        Ok(Weight::Dense(tensor.to_device(base.device())?))
+        Ok(Change::Merged(tensor.to_device(base.device())?))
     }
 
     /// The branches that do the same at run time; `None` when some change has no such form.
@@ -271,10 +276,16 @@ fn squares(values: &[f32]) -> f64 {
 
 impl WeightSource for Overlay {
     fn get(&self, site: &Site, shape: &[usize]) -> Result<Weight> {
-        let Some(weight) = self.changed.get(site) else { return self.base.get(site, shape) };
-        let tensor = weight.base();
+        let tensor = match self.changed.get(site) {
+            None => return self.base.get(site, shape),
+            Some(Change::Beside(branches)) => {
+                let base = Box::new(self.base.get(site, shape)?);
+                return Ok(Weight::Factored { base, branches: branches.as_slice().into() });
+            }
+            Some(Change::Merged(tensor)) => tensor,
+        };
         if tensor.dims() == shape {
-            return Ok(weight.clone());
+            return Ok(Weight::Dense(tensor.clone()));
         }
         if !crate::weights::shapes_agree(tensor.dims(), shape) {
             return Err(Error::ShapeMismatch {
@@ -284,18 +295,37 @@ impl WeightSource for Overlay {
                 file: "weights with adapters".to_owned(),
             });
         }
-        let reshaped = Weight::Dense(tensor.reshape(shape)?);
-        Ok(match weight {
-            Weight::Dense(_) => reshaped,
-            Weight::Factored { branches, .. } => {
-                Weight::Factored { base: Box::new(reshaped), branches: branches.clone() }
+        Ok(Weight::Dense(tensor.reshape(shape)?))
+    }
+
+    fn pack(
+        &self,
+        site: &Site,
+        shape: &[usize],
+        arrangement: Arrangement,
+        precision: Precision,
+    ) -> Result<Packed> {
+        match self.changed.get(site) {
+            Some(Change::Merged(_)) => {
+                let merged = self.get(site, shape)?;
+                Ok(Packed::from_tensor(merged.base(), shape, arrangement, precision)?)
             }
-        })
+            _ => self.base.pack(site, shape, arrangement, precision),
+        }
+    }
+
+    fn branches(&self, site: &Site) -> Vec<Branch> {
+        match self.changed.get(site) {
+            Some(Change::Beside(branches)) => branches.clone(),
+            _ => Vec::new(),
+        }
     }
 
     fn shape(&self, site: &Site) -> Option<Vec<usize>> {
-        let changed = self.changed.get(site).map(|weight| weight.base().dims().to_vec());
-        changed.or_else(|| self.base.shape(site))
+        match self.changed.get(site) {
+            Some(Change::Merged(tensor)) => Some(tensor.dims().to_vec()),
+            _ => self.base.shape(site),
+        }
     }
 
     fn sites(&self) -> Vec<Site> {
@@ -313,7 +343,7 @@ impl WeightSource for Overlay {
         self.base.dtype(component)
     }
 
-    fn half_products(&self, component: &str) -> bool {
-        self.base.half_products(component)
+    fn products(&self, component: &str) -> Products {
+        self.base.products(component)
     }
 }

@@ -3,8 +3,8 @@
 
 use super::config::TinyVaeConfig;
 use crate::error::{Error, Result};
-use crate::nn::{Conv2d, Geometry};
-use crate::weights::Scope;
+use crate::nn::{Around, Conv2d, Feature, Geometry};
+use crate::weights::{Products, Scope};
 use candle_core::{DType, Tensor};
 
 /// A tiny autoencoder; immutable.
@@ -14,14 +14,19 @@ pub struct TinyVae {
     decoder: Vec<Layer>,
     config: TinyVaeConfig,
     dtype: DType,
+    products: Products,
 }
 
 #[derive(Debug, Clone)]
 enum Layer {
     Conv(Conv2d),
     Relu,
-    Upsample(usize),
-    Block { convs: Box<[Conv2d; 3]>, skip: Option<Conv2d> },
+    /// Doubles the size for the convolution that follows.
+    Double,
+    Block {
+        convs: Box<[Conv2d; 3]>,
+        skip: Option<Conv2d>,
+    },
 }
 
 impl TinyVae {
@@ -33,40 +38,56 @@ impl TinyVae {
                 "relu is built, as in TAESD",
             ));
         }
+        if config.upsampling_scaling_factor != 2 {
+            return Err(Error::unsupported(
+                format!("a tiny VAE that grows by {}", config.upsampling_scaling_factor),
+                "factor 2 is built, as in TAESD",
+            ));
+        }
         let encoder = Builder::new(scope.at("encoder.layers")).encoder(config)?;
         let decoder = Builder::new(scope.at("decoder.layers")).decoder(config)?;
-        Ok(Self { encoder, decoder, config: config.clone(), dtype: scope.dtype() })
+        let products = scope.products();
+        Ok(Self { encoder, decoder, config: config.clone(), dtype: scope.dtype(), products })
     }
 
     /// `pictures`: `[B, 3, H, W]` in −1..1. Returns latents as the UNet sees them, `[B, C, h, w]`.
     pub fn encode(&self, pictures: &Tensor) -> Result<Tensor> {
         let x = ((pictures.to_dtype(self.dtype)? + 1.0)? / 2.0)?;
-        Ok((run(&self.encoder, x)?.to_dtype(DType::F32)? * self.config.scaling_factor)?)
+        Ok((run(&self.encoder, Feature::image(&x, self.products)?)?
+            .to_image()?
+            .to_dtype(DType::F32)?
+            * self.config.scaling_factor)?)
     }
 
     /// `latents`: `[B, C, h, w]` as the UNet gives them. Returns `[B, 3, 8·h, 8·w]`, f32, −1..1.
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
         let x = (latents.to_dtype(self.dtype)? / self.config.scaling_factor)?;
         let x = ((x / 3.0)?.tanh()? * 3.0)?; // soft clamp of outliers
-        let y = run(&self.decoder, x)?.to_dtype(DType::F32)?;
+        let y = run(&self.decoder, Feature::image(&x, self.products)?)?
+            .to_image()?
+            .to_dtype(DType::F32)?;
         Ok(((y * 2.0)? - 1.0)?)
     }
 }
 
-fn run(layers: &[Layer], mut x: Tensor) -> Result<Tensor> {
+fn run(layers: &[Layer], mut x: Feature) -> Result<Feature> {
+    let mut grown = None;
     for layer in layers {
         x = match layer {
-            Layer::Conv(conv) => conv.forward(&x)?,
+            Layer::Conv(conv) => {
+                conv.run(&x, Around { grown: grown.take(), ..Around::default() })?
+            }
             Layer::Relu => x.relu()?,
-            Layer::Upsample(factor) => {
-                let (_, _, height, width) = x.dims4()?;
-                x.upsample_nearest2d(height * factor, width * factor)?
+            Layer::Double => {
+                let (height, width) = x.sides()?;
+                grown = Some((2 * height, 2 * width));
+                x
             }
             Layer::Block { convs, skip } => {
                 let [a, b, c] = &**convs;
                 let y = b.forward(&a.forward(&x)?.relu()?)?.relu()?;
                 let x = skip.as_ref().map_or(Ok(x.clone()), |conv| conv.forward(&x))?;
-                (c.forward(&y)? + x)?.relu()?
+                c.run(&y, Around { add: Some(&x), ..Around::default() })?.relu()?
             }
         };
     }
@@ -130,7 +151,7 @@ impl<'a> Builder<'a> {
             }
             let last = i + 1 == widths.len();
             if !last {
-                self.layers.push(Layer::Upsample(config.upsampling_scaling_factor));
+                self.layers.push(Layer::Double);
             }
             let to = if last { 3 } else { width };
             self.conv(width, to, Geometry::SAME)?;

@@ -3,9 +3,9 @@
 use super::config::VaeConfig;
 use super::unet::resnet::{Downsample, Resnet, ResnetShape, Upsample};
 use crate::error::{Error, Result};
-use crate::nn::{Conv2d, Geometry, GroupNorm, Linear, attention};
+use crate::nn::{Around, Attend, Conv2d, Feature, Geometry, GroupNorm};
 use crate::size::VAE_FACTOR;
-use crate::weights::Scope;
+use crate::weights::{Products, Scope};
 use candle_core::{DType, Tensor};
 
 /// ε of every group norm in a VAE.
@@ -18,6 +18,7 @@ pub struct Vae {
     decoder: Decoder,
     config: VaeConfig,
     dtype: DType,
+    products: Products,
 }
 
 /// Mean and logarithm of the variance of encoded latents, both `[B, C, h, w]`, unscaled.
@@ -58,7 +59,8 @@ impl Vae {
             None
         };
         let decoder = Decoder::new(scope, config)?;
-        Ok(Self { encoder, decoder, config: config.clone(), dtype: scope.dtype() })
+        let products = scope.products();
+        Ok(Self { encoder, decoder, config: config.clone(), dtype: scope.dtype(), products })
     }
 
     /// The architecture.
@@ -76,7 +78,8 @@ impl Vae {
         let encoder = self.encoder.as_ref().ok_or_else(|| {
             Error::unsupported("encoding with a VAE that has only a decoder", "pass a whole --vae")
         })?;
-        let moments = encoder.forward(&pictures.to_dtype(self.dtype)?)?; // [B, 2·C, h, w]
+        let pictures = Feature::image(&pictures.to_dtype(self.dtype)?, self.products)?;
+        let moments = encoder.forward(&pictures)?.to_image()?; // [B, 2·C, h, w]
         let channels = self.config.latent_channels;
         let part = |start| moments.narrow(1, start, channels)?.to_dtype(DType::F32);
         Ok(Moments { mean: part(0)?, log_variance: part(channels)?.clamp(-30f32, 20f32)? })
@@ -94,7 +97,8 @@ impl Vae {
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
         let shift = self.config.shift_factor.unwrap_or(0.0);
         let latents = ((latents / self.config.scaling_factor)? + shift)?;
-        Ok(self.decoder.forward(&latents.to_dtype(self.dtype)?)?.to_dtype(DType::F32)?)
+        let latents = Feature::image(&latents.to_dtype(self.dtype)?, self.products)?;
+        Ok(self.decoder.forward(&latents)?.to_image()?.to_dtype(DType::F32)?)
     }
 
     /// Decodes tile by tile and blends, so that memory depends on the tile only.
@@ -218,7 +222,7 @@ impl Encoder {
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    fn forward(&self, x: &Feature) -> Result<Feature> {
         let mut x = self.conv_in.forward(x)?;
         for (resnets, downsample) in &self.levels {
             for resnet in resnets {
@@ -228,8 +232,8 @@ impl Encoder {
                 x = downsample.forward(&x)?;
             }
         }
-        let x = self.norm_out.forward_silu(&self.mid.forward(&x)?)?;
-        let x = self.conv_out.forward(&x)?;
+        let out = Around { norm: Some(&self.norm_out), silu: true, ..Around::default() };
+        let x = self.conv_out.run(&self.mid.forward(&x)?, out)?;
         self.quantise.as_ref().map_or(Ok(x.clone()), |conv| conv.forward(&x))
     }
 }
@@ -291,7 +295,7 @@ impl Decoder {
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    fn forward(&self, x: &Feature) -> Result<Feature> {
         let x = match &self.post_quantise {
             Some(conv) => conv.forward(x)?,
             None => x.clone(),
@@ -302,10 +306,12 @@ impl Decoder {
                 x = resnet.forward(&x, None)?;
             }
             if let Some(upsample) = upsample {
-                x = upsample.forward(&x, x.dim(2)? * 2, x.dim(3)? * 2)?;
+                let (height, width) = x.sides()?;
+                x = upsample.forward(&x, (2 * height, 2 * width))?;
             }
         }
-        self.conv_out.forward(&self.norm_out.forward_silu(&x)?)
+        let out = Around { norm: Some(&self.norm_out), silu: true, ..Around::default() };
+        self.conv_out.run(&x, out)
     }
 }
 
@@ -313,17 +319,8 @@ impl Decoder {
 #[derive(Debug, Clone)]
 struct Mid {
     first: Resnet,
-    attention: Option<MidAttention>,
+    attention: Option<(GroupNorm, Attend)>,
     second: Resnet,
-}
-
-#[derive(Debug, Clone)]
-struct MidAttention {
-    norm: GroupNorm,
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    out: Linear,
 }
 
 impl Mid {
@@ -331,40 +328,22 @@ impl Mid {
         let resnet =
             |j: usize| Resnet::new(&scope.at("resnets").at(j), width, width, shape(config));
         let attention = if config.mid_block_add_attention {
-            Some(MidAttention::new(&scope.at("attentions.0"), width, config.norm_num_groups)?)
+            let scope = scope.at("attentions.0");
+            let groups = config.norm_num_groups;
+            let norm = GroupNorm::new(&scope.at("group_norm"), width, groups, EPS)?;
+            Some((norm, Attend::new(&scope, width, width, 1)?))
         } else {
             None
         };
         Ok(Self { first: resnet(0)?, attention, second: resnet(1)? })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    fn forward(&self, x: &Feature) -> Result<Feature> {
         let mut x = self.first.forward(x, None)?;
-        if let Some(attention) = &self.attention {
-            x = attention.forward(&x)?;
+        if let Some((norm, attention)) = &self.attention {
+            x = attention.image(&x, norm)?;
         }
         self.second.forward(&x, None)
-    }
-}
-
-impl MidAttention {
-    fn new(scope: &Scope<'_>, width: usize, groups: usize) -> Result<Self> {
-        let linear = |name: &str| Linear::new(&scope.at(name), width, width);
-        Ok(Self {
-            norm: GroupNorm::new(&scope.at("group_norm"), width, groups, EPS)?,
-            q: linear("to_q")?,
-            k: linear("to_k")?,
-            v: linear("to_v")?,
-            out: linear("to_out.0")?,
-        })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let tokens = self.norm.forward(x)?.flatten_from(2)?.transpose(1, 2)?.contiguous()?; // [B, N, C]
-        let (q, k, v) =
-            (self.q.forward(&tokens)?, self.k.forward(&tokens)?, self.v.forward(&tokens)?);
-        let y = self.out.forward(&attention(&q, &k, &v, 1, None)?)?;
-        Ok((x + y.transpose(1, 2)?.reshape(x.shape())?)?)
     }
 }
 

@@ -1,7 +1,6 @@
-//! Floor 3. Activations.
+//! Floor 3. Activations of plain tensors.
 
 use crate::error::Result;
-use crate::kernels;
 use candle_core::{D, Tensor};
 
 /// GELU: exact (erf), or OpenAI's quick form x·σ(1.702·x).
@@ -12,10 +11,7 @@ pub fn gelu(x: &Tensor, quick: bool) -> Result<Tensor> {
 /// Gated GELU, Shazeer (2020): value · GELU(gate), the halves of the last dimension in this order.
 ///
 /// `x`: `[.., 2·D]`. Returns `[.., D]`.
-pub fn geglu(x: &Tensor) -> Result<Tensor> {
-    if kernels::usable(x) {
-        return Ok(kernels::geglu(x)?);
-    }
+pub(super) fn geglu(x: &Tensor) -> Result<Tensor> {
     let half = x.dim(D::Minus1)? / 2;
     let gate = x.narrow(D::Minus1, half, half)?.contiguous()?.gelu_erf()?;
     Ok((x.narrow(D::Minus1, 0, half)? * gate)?)

@@ -1,7 +1,6 @@
-//! Floor 3. Scaled dot-product attention.
+//! Floor 3. Scaled dot-product attention of plain tensors.
 
 use crate::error::Result;
-use crate::kernels;
 use candle_core::{DType, Device, Tensor};
 
 /// Most score entries held at once (f32: 256 MiB); larger attentions go in slices of queries.
@@ -18,9 +17,6 @@ pub fn attention(
     heads: usize,
     mask: Option<&Tensor>,
 ) -> Result<Tensor> {
-    if kernels::usable(q) && mask.is_none() {
-        return Ok(kernels::attention(q, k, v, heads)?);
-    }
     let (batch, queries, width) = q.dims3()?;
     let keys = k.dim(1)?;
     let head_width = width / heads;

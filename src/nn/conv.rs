@@ -1,8 +1,10 @@
 //! Floor 3. The convolution: the other place that looks inside a weight.
 
+use super::packed::{PackedLayer, floats};
+use super::{Feature, GroupNorm};
 use crate::error::Result;
-use crate::kernels::{self, PackedKernel};
-use crate::weights::{Branch, Scope};
+use crate::kernels::{Border, Finish, Preparation};
+use crate::weights::{Branch, Products, Scope};
 use candle_core::Tensor;
 use std::sync::Arc;
 
@@ -13,39 +15,56 @@ pub struct Geometry {
     pub kernel: usize,
     /// Stride.
     pub stride: usize,
-    /// Zero padding on every side.
+    /// Zero padding above and to the left.
     pub padding: usize,
+    /// Zero padding below and to the right.
+    pub far: usize,
 }
 
 impl Geometry {
     /// 3×3 that keeps the size.
-    pub const SAME: Geometry = Geometry { kernel: 3, stride: 1, padding: 1 };
+    pub const SAME: Geometry = Geometry { kernel: 3, stride: 1, padding: 1, far: 1 };
     /// 1×1.
-    pub const POINT: Geometry = Geometry { kernel: 1, stride: 1, padding: 0 };
+    pub const POINT: Geometry = Geometry { kernel: 1, stride: 1, padding: 0, far: 0 };
     /// 3×3 that halves the size.
-    pub const HALVE: Geometry = Geometry { kernel: 3, stride: 2, padding: 1 };
+    pub const HALVE: Geometry = Geometry { kernel: 3, stride: 2, padding: 1, far: 1 };
 
     /// A kernel that keeps the size.
     pub fn same(kernel: usize) -> Self {
-        Geometry { kernel, stride: 1, padding: kernel.saturating_sub(1) / 2 }
+        let padding = kernel.saturating_sub(1) / 2;
+        Geometry { kernel, stride: 1, padding, far: padding }
     }
+
+    pub(super) fn border(self) -> Border {
+        Border { near: self.padding, far: self.far }
+    }
+}
+
+/// What happens around a convolution, in this order; layers with packed weights do it in one pass.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Around<'a> {
+    /// Group norm of the input.
+    pub norm: Option<&'a GroupNorm>,
+    /// SiLU after the norm.
+    pub silu: bool,
+    /// Nearest neighbours: height and width to grow to, twice the input's or one less.
+    pub grown: Option<(usize, usize)>,
+    /// Added to every pixel of the output: `[B, outputs]`.
+    pub shift: Option<&'a Tensor>,
+    /// Added to the output.
+    pub add: Option<&'a Feature>,
+    /// What everything is divided by at last; 0 stands for 1.
+    pub divisor: f64,
 }
 
 /// A 2-D convolution, plus the low-rank branches of its weight if it has any.
 #[derive(Debug, Clone)]
-pub struct Conv2d {
-    kernel: Kernel,
-    branches: Arc<[Branch]>,
-    bias: Option<Tensor>,
-    geometry: Geometry,
-}
+pub struct Conv2d(Form);
 
-/// The weight as this layer multiplies by it.
 #[derive(Debug, Clone)]
-enum Kernel {
-    Dense(Tensor),
-    /// Rounded to bf16 and laid out for the processor.
-    Packed(PackedKernel),
+enum Form {
+    Plain { weight: Tensor, branches: Arc<[Branch]>, bias: Option<Tensor>, geometry: Geometry },
+    Packed(PackedLayer),
 }
 
 impl Conv2d {
@@ -56,8 +75,9 @@ impl Conv2d {
         outputs: usize,
         geometry: Geometry,
     ) -> Result<Self> {
-        let bias = Some(scope.tensor("bias", &[outputs])?);
-        Ok(Self { bias, ..Self::without_bias(scope, inputs, outputs, geometry)? })
+        // It says which one is missing.
+        scope.tensor("bias", &[outputs])?;
+        Self::without_bias(scope, inputs, outputs, geometry)
     }
 
     /// `weight [outputs, inputs, k, k]`; a bias is used if the source has one.
@@ -68,42 +88,120 @@ impl Conv2d {
         geometry: Geometry,
     ) -> Result<Self> {
         let shape = [outputs, inputs, geometry.kernel, geometry.kernel];
-        let weight = scope.weight("weight", &shape)?;
-        let kernel = if scope.half_products() && kernels::usable(weight.base()) {
-            let values = weight.base().flatten_all()?.to_vec1::<f32>()?;
-            Kernel::Packed(PackedKernel::new(&values, outputs, inputs, geometry.kernel))
-        } else {
-            Kernel::Dense(weight.base().clone())
-        };
-        let branches = weight.branches().into();
-        Ok(Self { kernel, branches, bias: scope.optional("bias", &[outputs])?, geometry })
+        Self::build(scope, &shape, geometry, false)
     }
 
-    /// `x`: `[B, inputs, H, W]`. Returns `[B, outputs, H', W']`.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let Geometry { padding, stride, .. } = self.geometry;
-        let mut y = match &self.kernel {
-            Kernel::Dense(weight) => convolve(x, weight, self.bias.as_ref(), self.geometry)?,
-            Kernel::Packed(packed) => packed.forward(x, self.bias.as_ref(), padding, stride)?,
-        };
-        for branch in &*self.branches {
-            y = (y + self.branch_output(x, branch)?)?;
+    /// A 3×3 convolution that keeps the size of images that grow first ([`Around::grown`]).
+    pub fn after_growth(scope: &Scope<'_>, channels: usize) -> Result<Self> {
+        scope.tensor("bias", &[channels])?;
+        Self::build(scope, &[channels, channels, 3, 3], Geometry::SAME, true)
+    }
+
+    /// A linear layer over the channels of every pixel: `weight [outputs, inputs]`.
+    pub fn pixelwise(scope: &Scope<'_>, inputs: usize, outputs: usize) -> Result<Self> {
+        scope.tensor("bias", &[outputs])?;
+        Self::build(scope, &[outputs, inputs], Geometry::POINT, false)
+    }
+
+    fn build(
+        scope: &Scope<'_>,
+        shape: &[usize],
+        geometry: Geometry,
+        doubled: bool,
+    ) -> Result<Self> {
+        if let Products::Packed(precision) = scope.products() {
+            let layer = PackedLayer::new(scope, shape, geometry, doubled, precision)?;
+            return Ok(Self(Form::Packed(layer)));
         }
-        Ok(y)
+        let weight = scope.weight("weight", shape)?;
+        let bias = scope.optional("bias", &shape[..1])?;
+        let branches = weight.branches().into();
+        Ok(Self(Form::Plain { weight: square(weight.base())?, branches, bias, geometry }))
     }
 
-    /// The spatial factor takes the geometry of the layer, the others are 1×1.
-    fn branch_output(&self, x: &Tensor, branch: &Branch) -> Result<Tensor> {
-        let hidden = match &branch.mid {
-            Some(mid) => {
-                let hidden = convolve(x, &square(&branch.down)?, None, Geometry::POINT)?;
-                convolve(&hidden, mid, None, self.geometry)?
-            }
-            None => convolve(x, &square(&branch.down)?, None, self.geometry)?, // [B, R, H', W']
-        };
-        let y = convolve(&hidden, &square(&branch.up)?, None, Geometry::POINT)?;
-        Ok((y * f64::from(branch.scale))?)
+    /// The convolution of images `[B, inputs, H, W]`.
+    pub fn forward(&self, x: &Feature) -> Result<Feature> {
+        self.run(x, Around::default())
     }
+
+    /// The convolution with what happens around it.
+    pub fn run(&self, x: &Feature, around: Around<'_>) -> Result<Feature> {
+        match &self.0 {
+            Form::Packed(layer) => run_packed(layer, x, around),
+            Form::Plain { weight, branches, bias, geometry } => {
+                let x = before(x.plain()?, around)?;
+                let mut y = convolve(&x, weight, bias.as_ref(), *geometry)?;
+                for branch in &**branches {
+                    y = (y + branch_output(&x, branch, *geometry)?)?;
+                }
+                Ok(Feature(super::feature::Form::Plain(after(y, around)?)))
+            }
+        }
+    }
+}
+
+fn run_packed(layer: &PackedLayer, x: &Feature, around: Around<'_>) -> Result<Feature> {
+    let parts = x.maps()?;
+    let affine = around.norm.map(|norm| norm.affine(parts)).transpose()?;
+    let how = Preparation {
+        affine: affine.as_ref(),
+        silu: around.silu,
+        grown: around.grown,
+        ..Preparation::default()
+    };
+    let bias = match around.shift {
+        Some(shift) => {
+            let shift = floats(shift)?;
+            Some(match &layer.bias {
+                Some(bias) => shift.iter().zip(bias.iter().cycle()).map(|(s, b)| s + b).collect(),
+                None => shift.to_vec(),
+            })
+        }
+        None => None,
+    };
+    let add = around.add.map(Feature::map).transpose()?;
+    let scale = if around.divisor == 0.0 { 1.0 } else { (1.0 / around.divisor) as f32 };
+    let finish = Finish { bias: bias.as_deref(), add: add.as_ref(), scale };
+    Ok(Feature::of_map(layer.run(parts, how, finish)))
+}
+
+/// What happens to the input, by plain tensors.
+fn before(x: &Tensor, around: Around<'_>) -> Result<Tensor> {
+    let x = match (around.norm, around.silu) {
+        (Some(norm), _) => norm.plain(x)?,
+        (None, _) => x.clone(),
+    };
+    let x = if around.silu { x.silu()? } else { x };
+    Ok(match around.grown {
+        Some((height, width)) => x.upsample_nearest2d(height, width)?,
+        None => x,
+    })
+}
+
+/// What happens to the output.
+fn after(y: Tensor, around: Around<'_>) -> Result<Tensor> {
+    let y = match around.shift {
+        Some(shift) => y.broadcast_add(&shift.unsqueeze(2)?.unsqueeze(3)?)?,
+        None => y,
+    };
+    let y = match around.add {
+        Some(add) => (add.plain()? + y)?,
+        None => y,
+    };
+    Ok(if [0.0, 1.0].contains(&around.divisor) { y } else { (y / around.divisor)? })
+}
+
+/// The spatial factor takes the geometry of the layer, the others are 1×1.
+fn branch_output(x: &Tensor, branch: &Branch, geometry: Geometry) -> Result<Tensor> {
+    let hidden = match &branch.mid {
+        Some(mid) => {
+            let hidden = convolve(x, &square(&branch.down)?, None, Geometry::POINT)?;
+            convolve(&hidden, mid, None, geometry)?
+        }
+        None => convolve(x, &square(&branch.down)?, None, geometry)?, // [B, R, H', W']
+    };
+    let y = convolve(&hidden, &square(&branch.up)?, None, Geometry::POINT)?;
+    Ok((y * f64::from(branch.scale))?)
 }
 
 /// A factor stored as a matrix is a 1×1 kernel.
@@ -117,11 +215,19 @@ fn convolve(
     bias: Option<&Tensor>,
     geometry: Geometry,
 ) -> Result<Tensor> {
-    let Geometry { padding, stride, .. } = geometry;
-    if kernels::usable(x) {
-        return Ok(kernels::conv2d(x, weight, bias, padding, stride)?);
-    }
-    let y = x.conv2d(weight, padding, stride, 1, 1)?;
+    let Geometry { kernel, padding, stride, far } = geometry;
+    let y = if geometry == Geometry::POINT {
+        // A product of matrices is faster than candle's convolution.
+        let (batch, _, height, width) = x.dims4()?;
+        let y = weight.flatten_from(1)?.broadcast_matmul(&x.flatten_from(2)?)?;
+        y.reshape((batch, (), height, width))?
+    } else if far == padding {
+        x.conv2d(weight, padding, stride, 1, 1)?
+    } else {
+        let x = x.pad_with_zeros(2, padding, far)?.pad_with_zeros(3, padding, far)?;
+        x.conv2d(weight, 0, stride, 1, 1)?
+    };
+    debug_assert_eq!(weight.dim(2)?, kernel);
     match bias {
         Some(bias) => Ok(y.broadcast_add(&bias.reshape((1, (), 1, 1))?)?),
         None => Ok(y),

@@ -1,63 +1,72 @@
 //! Floor 3. The linear layer: one of the two places that look inside a weight.
 
-use crate::error::Result;
-use crate::kernels::{self, PackedMatrix};
-use crate::weights::{Branch, Scope};
-use candle_core::Tensor;
+use super::Geometry;
+use super::packed::PackedLayer;
+use crate::error::{Error, Result};
+use crate::kernels::{Finish, Map, Operand, Preparation};
+use crate::weights::{Branch, Products, Scope};
+use candle_core::{DType, Tensor};
 use std::sync::Arc;
 
 /// y = x·Wᵀ + b, plus the low-rank branches of the weight if it has any.
 #[derive(Debug, Clone)]
-pub struct Linear {
-    matrix: Matrix,
-    branches: Arc<[Branch]>,
-    bias: Option<Tensor>,
-}
+pub struct Linear(Form);
 
-/// The weight as this layer multiplies by it.
 #[derive(Debug, Clone)]
-enum Matrix {
-    Dense(Tensor),
-    /// Rounded to bf16 and laid out for the processor.
-    Packed(PackedMatrix),
+enum Form {
+    Plain { weight: Tensor, branches: Arc<[Branch]>, bias: Option<Tensor> },
+    Packed(PackedLayer),
 }
 
 impl Linear {
     /// `weight [outputs, inputs]` and `bias [outputs]`.
     pub fn new(scope: &Scope<'_>, inputs: usize, outputs: usize) -> Result<Self> {
-        let bias = scope.tensor("bias", &[outputs])?;
-        Ok(Self { bias: Some(bias), ..Self::without_bias(scope, inputs, outputs)? })
+        // It says which one is missing.
+        scope.tensor("bias", &[outputs])?;
+        Self::without_bias(scope, inputs, outputs)
     }
 
     /// `weight [outputs, inputs]`; a bias is used if the source has one (adapters may add it).
     pub fn without_bias(scope: &Scope<'_>, inputs: usize, outputs: usize) -> Result<Self> {
-        let weight = scope.weight("weight", &[outputs, inputs])?;
-        let matrix = if scope.half_products() && kernels::usable(weight.base()) {
-            let values = weight.base().flatten_all()?.to_vec1::<f32>()?;
-            Matrix::Packed(PackedMatrix::new(&values, outputs, inputs))
-        } else {
-            Matrix::Dense(weight.base().clone())
-        };
+        let shape = [outputs, inputs];
+        if let Products::Packed(precision) = scope.products() {
+            let layer = PackedLayer::new(scope, &shape, Geometry::POINT, false, precision)?;
+            return Ok(Self(Form::Packed(layer)));
+        }
+        let weight = scope.weight("weight", &shape)?;
         let branches = weight.branches().into();
-        Ok(Self { matrix, branches, bias: scope.optional("bias", &[outputs])? })
+        let bias = scope.optional("bias", &[outputs])?;
+        Ok(Self(Form::Plain { weight: weight.base().clone(), branches, bias }))
     }
 
     /// `x`: `[.., inputs]`. Returns `[.., outputs]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let mut y = match &self.matrix {
-            Matrix::Dense(weight) => multiply(x, weight, self.bias.as_ref())?,
-            Matrix::Packed(packed) => {
-                let mut shape = x.dims().to_vec();
-                let inputs = shape.pop().unwrap_or(1);
-                let y = packed.forward(&x.reshape(((), inputs))?, self.bias.as_ref())?;
-                shape.push(y.dim(1)?);
-                y.reshape(shape)?
+        match &self.0 {
+            Form::Plain { weight, branches, bias } => {
+                let mut y = multiply(x, weight, bias.as_ref())?;
+                for branch in &**branches {
+                    y = (y + branch_output(x, branch)?)?;
+                }
+                Ok(y)
             }
-        };
-        for branch in &*self.branches {
-            y = (y + branch_output(x, branch)?)?;
+            Form::Packed(layer) => {
+                let map = Map::from_tokens(&x.to_dtype(DType::F32)?)?;
+                let operand = Operand::new(&[map], Preparation::default(), layer.precision);
+                let y = layer.multiply(&operand, Finish::default()).to_tokens()?;
+                let mut shape = x.dims().to_vec();
+                shape.pop();
+                shape.push(y.dim(2)?);
+                Ok(y.reshape(shape)?)
+            }
         }
-        Ok(y)
+    }
+
+    /// The packed weight of a layer that has one.
+    pub(super) fn packed(&self) -> Result<&PackedLayer> {
+        match &self.0 {
+            Form::Packed(layer) => Ok(layer),
+            Form::Plain { .. } => Err(Error::Internal("a plain layer among packed ones".into())),
+        }
     }
 }
 
@@ -65,13 +74,11 @@ impl Linear {
 fn multiply(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let mut shape = x.dims().to_vec();
     let inputs = shape.pop().unwrap_or(1);
-    let rows: usize = shape.iter().product();
     shape.push(weight.dim(0)?);
-    let x = x.reshape((rows, inputs))?;
+    let y = x.reshape(((), inputs))?.matmul(&weight.t()?)?;
     let y = match bias {
-        _ if kernels::usable(&x) => kernels::linear(&x, weight, bias)?,
-        Some(bias) => x.matmul(&weight.t()?)?.broadcast_add(bias)?,
-        None => x.matmul(&weight.t()?)?,
+        Some(bias) => y.broadcast_add(bias)?,
+        None => y,
     };
     Ok(y.reshape(shape)?)
 }

@@ -7,15 +7,22 @@
 //! cells, N tokens (h·w), T text tokens (77·k), D model width, A heads, K head width, R rank.
 
 mod activation;
+mod attend;
 mod attention;
 mod conv;
+mod feature;
+mod feed_forward;
 mod linear;
 mod norm;
+mod packed;
 mod time;
 
-pub use activation::{geglu, gelu};
+pub use activation::gelu;
+pub use attend::Attend;
 pub use attention::{attention, causal_mask};
-pub use conv::{Conv2d, Geometry};
+pub use conv::{Around, Conv2d, Geometry};
+pub use feature::Feature;
+pub use feed_forward::FeedForward;
 pub use linear::Linear;
 pub use norm::{GroupNorm, LayerNorm};
 pub use time::{TimeMlp, sinusoid};

@@ -1,78 +1,95 @@
-//! Floor 3. Normalisation; statistics in f32 whatever the tensor's type.
+//! Floor 3. Normalisation; statistics in f32 or finer, whatever the tensor's type.
 
+use super::packed::floats;
 use crate::error::Result;
-use crate::kernels;
-use crate::weights::Scope;
+use crate::kernels::{self, Affine, Map, Operand, Precision};
+use crate::weights::{Products, Scope};
 use candle_core::{D, DType, Tensor};
+use std::sync::Arc;
+
+/// Scale and shift of a norm.
+#[derive(Debug, Clone)]
+struct Parameters {
+    weight: Tensor,
+    bias: Tensor,
+    /// The same as numbers, for layers with packed weights.
+    numbers: (Arc<[f32]>, Arc<[f32]>),
+    eps: f64,
+}
+
+impl Parameters {
+    fn new(scope: &Scope<'_>, width: usize, eps: f64) -> Result<Self> {
+        let (weight, bias) = (scope.tensor("weight", &[width])?, scope.tensor("bias", &[width])?);
+        let numbers = match scope.products() {
+            Products::Packed(_) => (floats(&weight)?, floats(&bias)?),
+            Products::Plain => Default::default(),
+        };
+        Ok(Self { weight, bias, numbers, eps })
+    }
+}
 
 /// Layer norm over the last dimension.
 #[derive(Debug, Clone)]
-pub struct LayerNorm {
-    weight: Tensor,
-    bias: Tensor,
-    eps: f64,
-}
+pub struct LayerNorm(Parameters);
 
 impl LayerNorm {
     /// `weight` and `bias` `[width]`.
     pub fn new(scope: &Scope<'_>, width: usize, eps: f64) -> Result<Self> {
-        let (weight, bias) = (scope.tensor("weight", &[width])?, scope.tensor("bias", &[width])?);
-        Ok(Self { weight, bias, eps })
+        Ok(Self(Parameters::new(scope, width, eps)?))
     }
 
     /// `x`: `[.., width]`, same shape out.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(candle_nn::ops::layer_norm(&x.contiguous()?, &self.weight, &self.bias, self.eps as f32)?)
+        let Parameters { weight, bias, eps, .. } = &self.0;
+        Ok(candle_nn::ops::layer_norm(&x.contiguous()?, weight, bias, *eps as f32)?)
+    }
+
+    /// The normed tokens, ready for a product.
+    pub(super) fn operand(&self, x: &Map, precision: Precision) -> Operand {
+        let (weight, bias) = &self.0.numbers;
+        Operand::layer_norm(x, (weight, bias), self.0.eps, precision)
     }
 }
 
 /// Group norm over channels and space.
 #[derive(Debug, Clone)]
 pub struct GroupNorm {
-    weight: Tensor,
-    bias: Tensor,
+    parameters: Parameters,
     groups: usize,
-    eps: f64,
 }
 
 impl GroupNorm {
     /// `weight` and `bias` `[channels]`; `channels` is a multiple of `groups`.
     pub fn new(scope: &Scope<'_>, channels: usize, groups: usize, eps: f64) -> Result<Self> {
-        let weight = scope.tensor("weight", &[channels])?;
-        let bias = scope.tensor("bias", &[channels])?;
-        Ok(Self { weight, bias, groups, eps })
+        Ok(Self { parameters: Parameters::new(scope, channels, eps)?, groups })
+    }
+
+    /// Scale and shift of every channel of `parts` beside each other.
+    pub(super) fn affine(&self, parts: &[Map]) -> Result<Affine> {
+        let (weight, bias) = &self.parameters.numbers;
+        let channels: usize = parts.iter().map(|part| part.channels).sum();
+        if channels != weight.len() {
+            let why = format!("{channels} channels for a norm of {}", weight.len());
+            return Err(crate::error::Error::Internal(why));
+        }
+        let (groups, eps) = (self.groups, self.parameters.eps);
+        Ok(Affine::group_norm(parts, kernels::GroupNorm { weight, bias, groups, eps }))
     }
 
     /// `x`: `[B, C, ..]`, same shape out.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        if kernels::usable(x) {
-            let Self { weight, bias, groups, eps } = self;
-            return Ok(kernels::group_norm(x, weight, bias, *groups, *eps, false)?);
-        }
-        self.plain(x)
-    }
-
-    /// The norm followed by SiLU, in one pass where there is a kernel.
-    pub fn forward_silu(&self, x: &Tensor) -> Result<Tensor> {
-        if kernels::usable(x) {
-            let Self { weight, bias, groups, eps } = self;
-            return Ok(kernels::group_norm(x, weight, bias, *groups, *eps, true)?);
-        }
-        Ok(self.plain(x)?.silu()?)
-    }
-
-    fn plain(&self, x: &Tensor) -> Result<Tensor> {
+    pub(super) fn plain(&self, x: &Tensor) -> Result<Tensor> {
+        let Parameters { weight, bias, eps, .. } = &self.parameters;
         let (shape, dtype) = (x.shape().clone(), x.dtype());
         let (batch, channels) = (x.dim(0)?, x.dim(1)?);
         // f16 sums overflow on real activations.
         let grouped = x.to_dtype(DType::F32)?.reshape((batch, self.groups, ()))?; // [B, G, C/G·N]
         let centred = grouped.broadcast_sub(&grouped.mean_keepdim(D::Minus1)?)?;
         let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
-        let scale = (variance + self.eps)?.sqrt()?.recip()?;
+        let scale = (variance + *eps)?.sqrt()?.recip()?;
         let normed =
             centred.broadcast_mul(&scale)?.reshape((batch, channels, ()))?.to_dtype(dtype)?;
-        let weight = self.weight.reshape((1, channels, 1))?;
-        let bias = self.bias.reshape((1, channels, 1))?;
+        let weight = weight.reshape((1, channels, 1))?;
+        let bias = bias.reshape((1, channels, 1))?;
         Ok(normed.broadcast_mul(&weight)?.broadcast_add(&bias)?.reshape(shape)?)
     }
 }

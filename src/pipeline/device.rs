@@ -1,7 +1,6 @@
 //! Floor 5. Where and in which float type a model runs.
 
 use crate::error::{Error, Result};
-use crate::kernels::half_products_are_fast;
 use candle_core::{DType, Device};
 use std::str::FromStr;
 
@@ -117,12 +116,9 @@ impl DTypeChoice {
     /// [`Error::Unsupported`] for f16 on a CPU.
     pub fn resolve(choice: Option<Self>, device: &Device) -> Result<DType> {
         match (choice, device.is_cpu()) {
-            (Some(DTypeChoice::Bf16), true) if !half_products_are_fast() => Err(
-                Error::unsupported("bf16 on this CPU, which lacks AVX512-BF16,", "use --dtype f32"),
-            ),
             (Some(DTypeChoice::F16), true) => Err(Error::unsupported(
                 "f16 on the CPU",
-                "use --dtype bf16 (faster) or f32 (exact); f16 files are read by both",
+                "use --dtype bf16 (half the memory, faster with AVX512-BF16) or f32 (exact); f16 files are read by both",
             )),
             // On a CPU bf16 concerns the factors of products alone.
             (None | Some(DTypeChoice::F32 | DTypeChoice::Bf16), true) => Ok(DType::F32),

@@ -24,7 +24,7 @@ use crate::lora::{Dictionary, Lora, ReadOptions};
 use crate::models::{Tiling, UNet, Vae};
 use crate::picture::Picture;
 use crate::sampling::NoiseTable;
-use crate::weights::{Placement, Resident, Scope, WeightSource};
+use crate::weights::{Placement, Precision, Products, Resident, Scope, WeightSource};
 use cache::Recent;
 use candle_core::{DType, Device, Tensor};
 use std::path::{Path, PathBuf};
@@ -150,10 +150,14 @@ impl Options {
         let device = self.device.open()?;
         let dtype = DTypeChoice::resolve(self.dtype, &device)?;
         // On a CPU bf16 means products of bf16 numbers; everything between them stays f32.
-        let half_products = device.is_cpu() && self.dtype == Some(DTypeChoice::Bf16);
+        let products = match (device.is_cpu(), self.dtype) {
+            (false, _) => Products::Plain,
+            (true, Some(DTypeChoice::Bf16)) => Products::Packed(Precision::Bf16),
+            (true, _) => Products::Packed(Precision::F32),
+        };
         // SD's VAE overflows in f16 (its config says force_upcast); f32 costs little there.
         let vae_dtype = if dtype == DType::F16 { DType::F32 } else { dtype };
-        Ok(Placement { device, dtype, vae_dtype, half_products })
+        Ok(Placement { device, dtype, vae_dtype, products })
     }
 }
 

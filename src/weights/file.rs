@@ -261,15 +261,18 @@ impl CheckpointFile {
         let bytes = self.elements(view)?;
         let tensor = convert::tensor(&bytes, view.dtype, &view.shape, dtype, device)?
             .ok_or_else(|| self.unread(name, view))?;
-        if let Cow::Borrowed(bytes) = bytes {
-            self.forget(view.offset, bytes.len());
-        }
+        self.forget(view);
         Ok(tensor)
     }
 
     /// Takes the pages of a tensor that was copied off this process's account; the system may keep them.
-    fn forget(&self, offset: usize, length: usize) {
+    fn forget(&self, view: &View) {
         const LARGE: usize = 1 << 20;
+        if view.strides != dense_strides(&view.shape) {
+            return;
+        }
+        let length = view.shape.iter().product::<usize>() * (view.dtype.bitsize() / 8);
+        let offset = view.offset;
         #[cfg(unix)]
         if let Bytes::Mapped(map) = &self.0.bytes
             && length >= LARGE

@@ -1,6 +1,6 @@
 //! Floor 2. Weights that are already in memory: tests, and a base that many networks share.
 
-use super::{Placement, Site, Weight, WeightSource, shapes_agree};
+use super::{Placement, Products, Site, Weight, WeightSource, shapes_agree};
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use std::collections::BTreeMap;
@@ -38,7 +38,7 @@ impl MemorySource {
             device: source.device().clone(),
             dtype: source.dtype("unet"),
             vae_dtype: source.dtype("vae"),
-            half_products: source.half_products("unet"),
+            products: source.products("unet"),
         });
         for site in source.sites() {
             let shape = source.shape(&site).unwrap_or_default();
@@ -91,8 +91,8 @@ impl WeightSource for MemorySource {
         self.placement.dtype_of(component)
     }
 
-    fn half_products(&self, component: &str) -> bool {
-        self.placement.rounds(component)
+    fn products(&self, _: &str) -> Products {
+        self.placement.products
     }
 }
 

@@ -10,11 +10,13 @@ pub mod names;
 mod pickle;
 mod resident;
 
+pub use crate::kernels::{Arrangement, Instructions, Packed, Precision};
 pub use file::{Checkpoint, CheckpointFile, Inventory, Placement, TensorInfo};
 pub use memory::MemorySource;
 pub use resident::Resident;
 
 use crate::error::{Error, Result};
+use crate::kernels::WeightShape;
 use candle_core::{DType, Device, Tensor};
 use std::sync::Arc;
 
@@ -91,6 +93,16 @@ impl Weight {
     }
 }
 
+/// How layers multiply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Products {
+    /// As candle does, on whatever device the tensors are.
+    #[default]
+    Plain,
+    /// On the CPU, with weights packed in this precision.
+    Packed(Precision),
+}
+
 /// Gives weights by canonical name.
 ///
 /// Implementations are immutable and shared; `get` may read a file, convert and move to a device.
@@ -145,11 +157,47 @@ pub trait WeightSource: Send + Sync + std::fmt::Debug {
     /// Float type in which tensors of `component` are given.
     fn dtype(&self, component: &str) -> DType;
 
-    /// Whether layers of `component` may round weights and inputs to bf16 where that is faster; sums
-    /// stay f32.
-    fn half_products(&self, component: &str) -> bool {
+    /// How layers of `component` multiply.
+    fn products(&self, component: &str) -> Products {
         let _ = component;
-        false
+        Products::Plain
+    }
+
+    /// The plain weight at `site` as CPU layers read it, without its branches.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    fn pack(
+        &self,
+        site: &Site,
+        shape: &[usize],
+        arrangement: Arrangement,
+        precision: Precision,
+    ) -> Result<Packed> {
+        if !self.shape(site).is_some_and(|stored| shapes_agree(&stored, shape)) {
+            // It says what is wrong.
+            self.get(site, shape)?;
+        }
+        let [outputs, inputs] = *shape.first_chunk().ok_or_else(|| {
+            Error::Internal(format!("`{site}` with the shape {shape:?} is no matrix"))
+        })?;
+        let kernel = shape.get(2).copied().unwrap_or(1);
+        let shape = WeightShape { outputs, inputs, kernel };
+        let read = |first: usize, out: &mut [f32]| self.read_f32(site, first, out);
+        let packed = Packed::new(shape, arrangement, precision, read)?;
+        self.forget(site);
+        Ok(packed)
+    }
+
+    /// The low-rank branches beside the weight at `site`.
+    fn branches(&self, site: &Site) -> Vec<Branch> {
+        let _ = site;
+        Vec::new()
+    }
+
+    /// A hint: the stored numbers of `site` will not be needed soon.
+    fn forget(&self, site: &Site) {
+        let _ = site;
     }
 
     /// Whether `site` exists.
@@ -221,9 +269,25 @@ impl<'a> Scope<'a> {
         self.source.device()
     }
 
-    /// Whether layers of this scope may round weights and inputs to bf16.
-    pub fn half_products(&self) -> bool {
-        self.source.half_products(self.prefix.split('.').next().unwrap_or_default())
+    /// How layers of this scope multiply.
+    pub fn products(&self) -> Products {
+        self.source.products(self.prefix.split('.').next().unwrap_or_default())
+    }
+
+    /// The parameter `name` as CPU layers read it.
+    pub fn pack(
+        &self,
+        name: &str,
+        shape: &[usize],
+        arrangement: Arrangement,
+        precision: Precision,
+    ) -> Result<Packed> {
+        self.source.pack(&self.site(name), shape, arrangement, precision)
+    }
+
+    /// The low-rank branches beside the parameter `name`.
+    pub fn branches(&self, name: &str) -> Vec<Branch> {
+        self.source.branches(&self.site(name))
     }
 
     /// Float type of the tensors of this scope.

@@ -1,7 +1,8 @@
 //! Floor 2. A source that remembers what it gave, so that several networks share one copy.
 
-use super::{Site, Weight, WeightSource, shapes_agree};
+use super::{Arrangement, Packed, Precision, Products, Site, Weight, WeightSource, shapes_agree};
 use crate::error::Result;
+use crate::kernels::Kept;
 use candle_core::{DType, Device, Tensor};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,12 +12,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub struct Resident {
     inner: Arc<dyn WeightSource>,
     given: Mutex<HashMap<Site, Tensor>>,
+    /// Packed weights belong to the networks; here is only where they are.
+    packed: Mutex<HashMap<(Site, Arrangement, Precision), Kept>>,
 }
 
 impl Resident {
     /// Remembers what `inner` gives.
     pub fn new(inner: Arc<dyn WeightSource>) -> Self {
-        Self { inner, given: Mutex::default() }
+        Self { inner, given: Mutex::default(), packed: Mutex::default() }
     }
 
     /// Bytes of the tensors that are remembered.
@@ -42,11 +45,7 @@ impl WeightSource for Resident {
         }
         // Read without the lock: several threads may read different weights at once.
         let weight = self.inner.get(site, shape)?;
-        // Layers that pack their weights keep no tensor that could be shared.
-        let packed = shape.len() > 1 && self.half_products(site.component());
-        if let Weight::Dense(tensor) = &weight
-            && !packed
-        {
+        if let Weight::Dense(tensor) = &weight {
             let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
             given.insert(site.clone(), tensor.clone());
         }
@@ -79,8 +78,29 @@ impl WeightSource for Resident {
         self.inner.dtype(component)
     }
 
-    fn half_products(&self, component: &str) -> bool {
-        self.inner.half_products(component)
+    fn products(&self, component: &str) -> Products {
+        self.inner.products(component)
+    }
+
+    fn pack(
+        &self,
+        site: &Site,
+        shape: &[usize],
+        arrangement: Arrangement,
+        precision: Precision,
+    ) -> Result<Packed> {
+        let key = (site.clone(), arrangement, precision);
+        let lock = || self.packed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(packed) = lock().get(&key).and_then(Kept::get) {
+            return Ok(packed);
+        }
+        let packed = self.inner.pack(site, shape, arrangement, precision)?;
+        lock().insert(key, packed.kept());
+        Ok(packed)
+    }
+
+    fn forget(&self, site: &Site) {
+        self.inner.forget(site);
     }
 }
 

@@ -4,6 +4,7 @@ use super::resnet::{Downsample, Resnet, ResnetShape, Upsample};
 use super::transformer::{Transformer, TransformerShape};
 use crate::error::Result;
 use crate::models::config::{PerBlock, UNetConfig};
+use crate::nn::Feature;
 use crate::weights::Scope;
 use candle_core::Tensor;
 
@@ -12,7 +13,7 @@ pub(super) struct Context<'a> {
     /// Time embedding after SiLU, `[B, 4·C₀]`.
     pub time: &'a Tensor,
     /// Text features, `[B, T, D]`.
-    pub text: &'a Tensor,
+    pub text: &'a Feature,
 }
 
 /// One level on the way down.
@@ -53,10 +54,10 @@ impl Down {
     /// Pushes every intermediate sample onto `skips` for the way up.
     pub(super) fn forward(
         &self,
-        mut x: Tensor,
+        mut x: Feature,
         context: &Context<'_>,
-        skips: &mut Vec<Tensor>,
-    ) -> Result<Tensor> {
+        skips: &mut Vec<Feature>,
+    ) -> Result<Feature> {
         for (j, resnet) in self.resnets.iter().enumerate() {
             x = resnet.forward(&x, Some(context.time))?;
             if let Some(attention) = self.attentions.get(j) {
@@ -103,7 +104,7 @@ impl Mid {
         Ok(Self { resnets, attention })
     }
 
-    pub(super) fn forward(&self, mut x: Tensor, context: &Context<'_>) -> Result<Tensor> {
+    pub(super) fn forward(&self, mut x: Feature, context: &Context<'_>) -> Result<Feature> {
         for (j, resnet) in self.resnets.iter().enumerate() {
             if j == 1
                 && let Some(attention) = &self.attention
@@ -158,10 +159,10 @@ impl Up {
 
     pub(super) fn forward(
         &self,
-        mut x: Tensor,
+        mut x: Feature,
         context: &Context<'_>,
-        skips: &mut Vec<Tensor>,
-    ) -> Result<Tensor> {
+        skips: &mut Vec<Feature>,
+    ) -> Result<Feature> {
         for (j, resnet) in self.resnets.iter().enumerate() {
             let skip = skips.pop().ok_or_else(|| {
                 crate::Error::unsupported(
@@ -169,15 +170,18 @@ impl Up {
                     "check layers_per_block in unet/config.json",
                 )
             })?;
-            x = resnet.forward(&Tensor::cat(&[&x, &skip], 1)?, Some(context.time))?;
+            x = resnet.forward(&x.beside(&skip)?, Some(context.time))?;
             if let Some(attention) = self.attentions.get(j) {
                 x = attention.forward(&x, context.text)?;
             }
         }
         match (&self.upsample, skips.last()) {
             // Sizes that are not multiples of 2^levels were rounded up on the way down.
-            (Some(upsample), Some(skip)) => upsample.forward(&x, skip.dim(2)?, skip.dim(3)?),
-            (Some(upsample), None) => upsample.forward(&x, x.dim(2)? * 2, x.dim(3)? * 2),
+            (Some(upsample), Some(skip)) => upsample.forward(&x, skip.sides()?),
+            (Some(upsample), None) => {
+                let (height, width) = x.sides()?;
+                upsample.forward(&x, (2 * height, 2 * width))
+            }
             (None, _) => Ok(x),
         }
     }

@@ -7,8 +7,8 @@ mod transformer;
 
 use super::config::UNetConfig;
 use crate::error::{Error, Result};
-use crate::nn::{Conv2d, Geometry, GroupNorm, Linear, TimeMlp, sinusoid};
-use crate::weights::Scope;
+use crate::nn::{Around, Conv2d, Feature, Geometry, GroupNorm, Linear, TimeMlp, sinusoid};
+use crate::weights::{Products, Scope};
 use blocks::{Context, Down, Mid, Up};
 use candle_core::Tensor;
 
@@ -48,6 +48,7 @@ pub struct UNet {
     ups: Vec<Up>,
     norm_out: GroupNorm,
     conv_out: Conv2d,
+    products: Products,
     config: UNetConfig,
 }
 
@@ -104,6 +105,7 @@ impl UNet {
                 config.out_channels,
                 Geometry::same(kernel_out),
             )?,
+            products: scope.products(),
             config: config.clone(),
         })
     }
@@ -119,8 +121,9 @@ impl UNet {
     /// [`Error::Internal`] when a condition that the architecture needs is absent.
     pub fn forward(&self, input: UNetInput<'_>) -> Result<Tensor> {
         let time = self.embed_time(&input)?.silu()?; // every use is after SiLU
-        let context = Context { time: &time, text: input.context };
-        let mut x = self.conv_in.forward(input.latents)?;
+        let text = Feature::tokens(input.context, self.products)?;
+        let context = Context { time: &time, text: &text };
+        let mut x = self.conv_in.forward(&Feature::image(input.latents, self.products)?)?;
         let mut skips = vec![x.clone()];
         for down in &self.downs {
             x = down.forward(x, &context, &mut skips)?;
@@ -131,7 +134,8 @@ impl UNet {
         for up in &self.ups {
             x = up.forward(x, &context, &mut skips)?;
         }
-        self.conv_out.forward(&self.norm_out.forward_silu(&x)?)
+        let out = Around { norm: Some(&self.norm_out), silu: true, ..Around::default() };
+        self.conv_out.run(&x, out)?.to_image()
     }
 
     /// Time embedding plus SDXL's added conditions, `[B, 4·C₀]`.

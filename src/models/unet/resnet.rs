@@ -1,7 +1,7 @@
 //! Floor 4. The residual block and the samplers between levels; shared by UNet and VAE.
 
 use crate::error::Result;
-use crate::nn::{Conv2d, Geometry, GroupNorm, Linear};
+use crate::nn::{Around, Conv2d, Feature, Geometry, GroupNorm, Linear};
 use crate::weights::Scope;
 use candle_core::Tensor;
 
@@ -62,18 +62,20 @@ impl Resnet {
     }
 
     /// `x`: `[B, inputs, h, w]`; `time`: `[B, width]` after SiLU. Returns `[B, outputs, h, w]`.
-    pub(crate) fn forward(&self, x: &Tensor, time: Option<&Tensor>) -> Result<Tensor> {
-        let mut y = self.conv1.forward(&self.norm1.forward_silu(x)?)?;
-        if let (Some(project), Some(time)) = (&self.time, time) {
-            y = y.broadcast_add(&project.forward(time)?.unsqueeze(2)?.unsqueeze(3)?)?;
-        }
-        let y = self.conv2.forward(&self.norm2.forward_silu(&y)?)?;
-        let x = match &self.shortcut {
-            Some(conv) => conv.forward(x)?,
-            None => x.clone(),
+    pub(crate) fn forward(&self, x: &Feature, time: Option<&Tensor>) -> Result<Feature> {
+        let shift = match (&self.time, time) {
+            (Some(project), Some(time)) => Some(project.forward(time)?),
+            _ => None,
         };
-        let sum = (x + y)?;
-        Ok(if self.divisor == 1.0 { sum } else { (sum / self.divisor)? })
+        let normed = |norm| Around { norm: Some(norm), silu: true, ..Around::default() };
+        let first = Around { shift: shift.as_ref(), ..normed(&self.norm1) };
+        let y = self.conv1.run(x, first)?;
+        let x = match &self.shortcut {
+            Some(conv) => &conv.forward(x)?,
+            None => x,
+        };
+        let last = Around { add: Some(x), divisor: self.divisor, ..normed(&self.norm2) };
+        self.conv2.run(&y, last)
     }
 }
 
@@ -81,22 +83,16 @@ impl Resnet {
 #[derive(Debug, Clone)]
 pub(crate) struct Downsample {
     conv: Conv2d,
-    pad_far_side: bool,
 }
 
 impl Downsample {
     /// `padding` 0 means: pad only right and bottom, as autoencoders do.
     pub(crate) fn new(scope: &Scope<'_>, channels: usize, padding: usize) -> Result<Self> {
         let geometry = Geometry { padding, ..Geometry::HALVE };
-        let conv = Conv2d::new(&scope.at("conv"), channels, channels, geometry)?;
-        Ok(Self { conv, pad_far_side: padding == 0 })
+        Ok(Self { conv: Conv2d::new(&scope.at("conv"), channels, channels, geometry)? })
     }
 
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        if self.pad_far_side {
-            let x = x.pad_with_zeros(2, 0, 1)?.pad_with_zeros(3, 0, 1)?;
-            return self.conv.forward(&x);
-        }
+    pub(crate) fn forward(&self, x: &Feature) -> Result<Feature> {
         self.conv.forward(x)
     }
 }
@@ -109,11 +105,11 @@ pub(crate) struct Upsample {
 
 impl Upsample {
     pub(crate) fn new(scope: &Scope<'_>, channels: usize) -> Result<Self> {
-        Ok(Self { conv: Conv2d::new(&scope.at("conv"), channels, channels, Geometry::SAME)? })
+        Ok(Self { conv: Conv2d::after_growth(&scope.at("conv"), channels)? })
     }
 
-    /// Grows `x` to `height` × `width`, which is twice its size or one less.
-    pub(crate) fn forward(&self, x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
-        self.conv.forward(&x.upsample_nearest2d(height, width)?)
+    /// Grows `x` to height × width, which is twice its size or one less.
+    pub(crate) fn forward(&self, x: &Feature, size: (usize, usize)) -> Result<Feature> {
+        self.conv.run(x, Around { grown: Some(size), ..Around::default() })
     }
 }

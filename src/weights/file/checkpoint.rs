@@ -3,7 +3,7 @@
 use super::{CheckpointFile, View};
 use crate::error::{Error, Result};
 use crate::weights::names::Part;
-use crate::weights::{Site, Weight, WeightSource, shapes_agree};
+use crate::weights::{Precision, Products, Site, Weight, WeightSource, shapes_agree};
 use candle_core::{DType, Device, Tensor};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,14 +16,15 @@ pub struct Placement {
     pub dtype: DType,
     /// Float type of the autoencoder, which may overflow in f16.
     pub vae_dtype: DType,
-    /// Whether UNet and autoencoder may round the factors of products to bf16.
-    pub half_products: bool,
+    /// How layers multiply.
+    pub products: Products,
 }
 
 impl Default for Placement {
     /// The CPU, in f32.
     fn default() -> Self {
-        Self { device: Device::Cpu, dtype: DType::F32, vae_dtype: DType::F32, half_products: false }
+        let products = Products::Packed(Precision::F32);
+        Self { device: Device::Cpu, dtype: DType::F32, vae_dtype: DType::F32, products }
     }
 }
 
@@ -31,11 +32,6 @@ impl Placement {
     /// Float type of the tensors of `component`.
     pub fn dtype_of(&self, component: &str) -> DType {
         if component == "vae" { self.vae_dtype } else { self.dtype }
-    }
-
-    /// Whether products of `component` may round their factors; text encoders are too small to gain.
-    pub fn rounds(&self, component: &str) -> bool {
-        self.half_products && ["unet", "vae"].contains(&component)
     }
 }
 
@@ -212,7 +208,15 @@ impl WeightSource for Checkpoint {
         self.placement.dtype_of(component)
     }
 
-    fn half_products(&self, component: &str) -> bool {
-        self.placement.rounds(component)
+    fn products(&self, _: &str) -> Products {
+        self.placement.products
+    }
+
+    fn forget(&self, site: &Site) {
+        if let Some(piece) = self.pieces.get(site)
+            && let Ok(view) = piece.view()
+        {
+            piece.file.forget(&view);
+        }
     }
 }

@@ -1,0 +1,77 @@
+//! Floor 1. A 3×3 convolution of an image that was doubled first, without the doubled image.
+//!
+//! Where neighbours are copies of one pixel, their taps can be added up beforehand: each of the four
+//! parities of output pixels sees a 2×2 kernel on the small image, 16 products a pixel for 36.
+
+use super::map::Map;
+use super::operand::Operand;
+use super::packed::{Arrangement, Packed};
+use super::product::{Finish, Windows, multiply_into};
+use std::sync::{Arc, OnceLock};
+
+/// The kernels of the four parities. Cloning shares.
+#[derive(Debug, Clone)]
+pub(crate) struct Doubled {
+    /// By row, then column.
+    parities: [Packed; 4],
+    ordinary: Arc<OnceLock<Packed>>,
+}
+
+impl Doubled {
+    /// `pack(row, column)` packs the kernel in [`Arrangement::Doubled`].
+    ///
+    /// # Errors
+    /// What `pack` gives.
+    pub(crate) fn new<E>(pack: impl Fn(usize, usize) -> Result<Packed, E>) -> Result<Self, E> {
+        let parities = [pack(0, 0)?, pack(0, 1)?, pack(1, 0)?, pack(1, 1)?];
+        Ok(Self { parities, ordinary: Arc::default() })
+    }
+
+    /// `x`: the small image with a border of 1. Returns `[B, 2·H, 2·W, outputs]`.
+    pub(crate) fn multiply(&self, x: &Operand, finish: Finish<'_>) -> Map {
+        let (height, width) = (x.height - 2, x.width - 2);
+        let shape = (x.batch, 2 * height, 2 * width, self.parities[0].outputs());
+        Map::filled(shape, |out| {
+            for (i, kernel) in self.parities.iter().enumerate() {
+                let parity = (i / 2, i % 2);
+                let windows =
+                    Windows { height, width, stride: 1, origin: parity, scatter: Some(parity) };
+                multiply_into(x, kernel, windows, finish, out);
+            }
+        })
+    }
+
+    /// The kernel that was doubled, for images that grow to one pixel less; the sums are undone.
+    pub(crate) fn ordinary(&self) -> &Packed {
+        self.ordinary.get_or_init(|| {
+            let shape = self.parities[0].shape;
+            let first = &self.parities[0];
+            let filter = |output: usize| -> Vec<f32> {
+                let mut filter = vec![0.0; shape.inputs * 9];
+                for (at, value) in filter.iter_mut().enumerate() {
+                    let (channel, tap) = (at / 9, at % 9);
+                    for (row, sign_y) in undone(tap / 3) {
+                        for (column, sign_x) in undone(tap % 3) {
+                            let parity = &self.parities[2 * row.0 + column.0];
+                            let tap = 2 * row.1 + column.1;
+                            *value += sign_y * sign_x * parity.value(output, tap, channel);
+                        }
+                    }
+                }
+                filter
+            };
+            let values: Vec<f32> = (0..shape.outputs).flat_map(filter).collect();
+            Packed::of(shape, Arrangement::Plain, first.precision, &values)
+        })
+    }
+}
+
+/// The taps (parity, half) whose signed sum is tap `tap` of a row of three.
+fn undone(tap: usize) -> impl Iterator<Item = ((usize, usize), f32)> {
+    let all: &[((usize, usize), f32)] = match tap {
+        0 => &[((0, 0), 1.0)],
+        1 => &[((0, 1), 1.0), ((1, 1), -1.0)],
+        _ => &[((1, 1), 1.0)],
+    };
+    all.iter().copied()
+}

@@ -1,0 +1,182 @@
+//! Floor 1. The left side of products: activations as the innermost loops read them.
+
+use super::arena::Buffer;
+use super::map::Map;
+use super::norm::{self, Affine};
+use super::packed::Precision;
+use super::vector::{Change, prepare_floats, prepare_halves};
+use rayon::prelude::*;
+
+/// Pixels `[B, H, W]` of words, with their zero padding around.
+#[derive(Debug)]
+pub(crate) struct Operand {
+    data: Buffer,
+    pub(super) batch: usize,
+    /// Sizes with padding.
+    pub(super) height: usize,
+    pub(super) width: usize,
+    pub(super) channels: usize,
+    pub(super) precision: Precision,
+}
+
+/// Zero pixels on each side.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Border {
+    /// Above and to the left.
+    pub(crate) near: usize,
+    /// Below and to the right.
+    pub(crate) far: usize,
+}
+
+/// What happens to activations on their way into a product.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Preparation<'a> {
+    /// Scale and shift of every channel of every sample.
+    pub(crate) affine: Option<&'a Affine>,
+    /// SiLU, after the scale.
+    pub(crate) silu: bool,
+    /// Nearest neighbours: the size to grow to, which is twice the size or one less.
+    pub(crate) grown: Option<(usize, usize)>,
+    pub(crate) border: Border,
+}
+
+impl Operand {
+    /// Room for tokens `[B·N]` that somebody else writes.
+    pub(super) fn tokens(count: usize, channels: usize, precision: Precision) -> Self {
+        let data = Buffer::new(count * precision.words(channels));
+        Self { data, batch: 1, height: count, width: 1, channels, precision }
+    }
+
+    /// The channels of all `parts`, which have the same sizes.
+    pub(crate) fn new(parts: &[Map], how: Preparation<'_>, precision: Precision) -> Self {
+        // Halves of a word must come from one part.
+        let odd = precision == Precision::Bf16 && parts.iter().any(|p| p.channels % 2 == 1);
+        if parts.len() > 1 && odd {
+            return Self::new(&[Map::joined(parts)], how, precision);
+        }
+        let first = &parts[0];
+        let channels = parts.iter().map(|part| part.channels).sum();
+        let (inner_h, inner_w) = how.grown.unwrap_or((first.height, first.width));
+        let Border { near, far } = how.border;
+        let (height, width) = (inner_h + near + far, inner_w + near + far);
+        let pixel = precision.words(channels);
+        let mut data = Buffer::new(first.batch * height * width * pixel);
+        data.words_mut().par_chunks_mut((width * pixel).max(1)).enumerate().for_each(
+            |(row, words)| {
+                let (sample, y) = (row / height, row % height);
+                let Some(y) = y.checked_sub(near).filter(|y| *y < inner_h) else {
+                    words.fill(0);
+                    return;
+                };
+                words[..near * pixel].fill(0);
+                words[(near + inner_w) * pixel..].fill(0);
+                let inside = &mut words[near * pixel..][..inner_w * pixel];
+                match how.grown {
+                    None => line(parts, sample, y, how, precision, inside),
+                    Some(_) => {
+                        // Each pixel of the small image once, then its copies.
+                        let small = &mut vec![0; first.width * pixel];
+                        line(parts, sample, y / 2, how, precision, small);
+                        for (x, out) in inside.chunks_exact_mut(pixel).enumerate() {
+                            out.copy_from_slice(&small[x / 2 * pixel..][..pixel]);
+                        }
+                    }
+                }
+            },
+        );
+        Self { data, batch: first.batch, height, width, channels, precision }
+    }
+
+    /// Layer norm of tokens, over the channels.
+    pub(crate) fn layer_norm(
+        x: &Map,
+        (weight, bias): (&[f32], &[f32]),
+        eps: f64,
+        precision: Precision,
+    ) -> Self {
+        let channels = x.channels;
+        let mut out = Self::tokens(x.batch * x.pixels(), channels, precision);
+        let pixel = out.pixel();
+        let rows = out.data.words_mut().par_chunks_mut(TOKENS * pixel);
+        rows.zip(x.values().par_chunks(TOKENS * channels)).for_each_init(
+            || vec![0f32; channels],
+            |scratch, (out, x)| {
+                for (out, x) in out.chunks_exact_mut(pixel).zip(x.chunks_exact(channels)) {
+                    norm::layer_norm_row(x, (weight, bias), eps, scratch);
+                    write(scratch, Change::NONE, channels, precision, out, (pixel, 0));
+                }
+            },
+        );
+        (out.batch, out.height) = (x.batch, x.pixels());
+        out
+    }
+
+    /// Words of a pixel.
+    pub(super) fn pixel(&self) -> usize {
+        self.precision.words(self.channels)
+    }
+
+    pub(super) fn words(&self) -> &[u32] {
+        self.data.words()
+    }
+
+    pub(super) fn words_mut(&mut self) -> &mut [u32] {
+        self.data.words_mut()
+    }
+}
+
+/// Tokens of one task.
+const TOKENS: usize = 32;
+
+/// One row of pixels of all parts, without padding.
+fn line(
+    parts: &[Map],
+    sample: usize,
+    y: usize,
+    how: Preparation<'_>,
+    precision: Precision,
+    out: &mut [u32],
+) {
+    let total: usize = parts.iter().map(|part| part.channels).sum();
+    let pixel = precision.words(total);
+    let mut first = 0;
+    for part in parts {
+        let channels = part.channels;
+        let row = (sample * part.height + y) * part.width * channels;
+        let x = &part.values()[row..][..part.width * channels];
+        let (scale, shift) = match how.affine {
+            Some(affine) => affine.of(sample, first..first + channels),
+            None => (&[][..], &[][..]),
+        };
+        let change = Change { scale, shift, silu: how.silu };
+        write(x, change, channels, precision, out, (pixel, precision.words(first)));
+        first += channels;
+    }
+}
+
+/// Pixels of `channels` numbers into pixels `stride` words apart, from word `offset` of each on.
+fn write(
+    x: &[f32],
+    change: Change<'_>,
+    channels: usize,
+    precision: Precision,
+    out: &mut [u32],
+    (stride, offset): (usize, usize),
+) {
+    match precision {
+        Precision::F32 => {
+            let out = bytemuck::cast_slice_mut(out);
+            prepare_floats(x, &change, channels, out, (stride, offset));
+        }
+        Precision::Bf16 => {
+            let out = bytemuck::cast_slice_mut(out);
+            prepare_halves(x, &change, channels, out, (2 * stride, 2 * offset));
+        }
+    }
+}
+
+/// Neighbouring numbers as words.
+pub(super) fn store(x: &[f32], precision: Precision, out: &mut [u32]) {
+    let words = out.len();
+    write(x, Change::NONE, x.len(), precision, out, (words, 0));
+}

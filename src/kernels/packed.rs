@@ -1,0 +1,344 @@
+//! Floor 1. Weights laid out once for the products that use them.
+//!
+//! A panel holds up to 64 outputs side by side, and below each other the words that are multiplied one
+//! after the other: tap by tap, channel by channel. Nothing else of a weight is kept.
+
+use super::micro::{COLUMNS, LANES};
+use candle_core::{DType, Device, Tensor};
+use rayon::prelude::*;
+use std::sync::{Arc, Weak};
+
+/// In which numbers the factors of products are; sums are always f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Precision {
+    /// Exact f32.
+    F32,
+    /// Rounded to bf16: half the memory, and twice the speed where the processor multiplies bf16 pairs.
+    Bf16,
+}
+
+impl Precision {
+    /// Words that hold `channels` neighbouring numbers.
+    pub(super) fn words(self, channels: usize) -> usize {
+        match self {
+            Self::F32 => channels,
+            Self::Bf16 => channels.div_ceil(2),
+        }
+    }
+}
+
+/// Which outputs lie side by side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Arrangement {
+    /// 64 neighbours.
+    Plain,
+    /// 32 of the first half beside the same 32 of the second: values and their gates.
+    Gated,
+    /// A 3×3 kernel as pixels of this parity (row, column) see it when the image was doubled before:
+    /// 2×2, the taps that fall on the same pixel added up.
+    Doubled(usize, usize),
+}
+
+/// Sizes of a weight `[outputs, inputs, kernel, kernel]`; a matrix has a kernel of 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct WeightShape {
+    pub(crate) outputs: usize,
+    pub(crate) inputs: usize,
+    pub(crate) kernel: usize,
+}
+
+/// A weight as products read it. Cloning shares.
+#[derive(Debug, Clone)]
+pub struct Packed {
+    words: Arc<Vec<u32>>,
+    pub(super) shape: WeightShape,
+    /// Side of the kernel as packed.
+    pub(super) side: usize,
+    pub(super) precision: Precision,
+    pub(super) arrangement: Arrangement,
+}
+
+/// A packed weight that lives as long as somebody uses it.
+#[derive(Debug, Clone)]
+pub(crate) struct Kept {
+    words: Weak<Vec<u32>>,
+    rest: Packed,
+}
+
+impl Kept {
+    /// The weight, if it still lives.
+    pub(crate) fn get(&self) -> Option<Packed> {
+        Some(Packed { words: self.words.upgrade()?, ..self.rest.clone() })
+    }
+}
+
+impl Packed {
+    /// Packs the weight that `read` gives: `read(first, out)` fills `out` with its numbers from number
+    /// `first` on, row-major. It is called from several threads.
+    ///
+    /// # Errors
+    /// What `read` gives.
+    pub(crate) fn new<E: Send>(
+        shape: WeightShape,
+        arrangement: Arrangement,
+        precision: Precision,
+        read: impl Fn(usize, &mut [f32]) -> Result<(), E> + Sync,
+    ) -> Result<Self, E> {
+        let WeightShape { outputs, inputs, kernel } = shape;
+        let side = if matches!(arrangement, Arrangement::Doubled(..)) { 2 } else { kernel };
+        let mut packed = Self { words: Arc::default(), shape, side, precision, arrangement };
+        let depth = packed.depth();
+        let total: usize = (0..packed.panels()).map(|p| packed.vectors(p) * LANES * depth).sum();
+        let mut words = vec![0u32; total];
+        let filter = inputs * kernel * kernel;
+        words.par_chunks_mut((COLUMNS * depth).max(1)).enumerate().try_for_each_init(
+            Vec::new,
+            |rows, (panel, words)| {
+                let lanes = packed.vectors(panel) * LANES;
+                for (first, count, lane) in packed.sources(panel) {
+                    rows.resize(count * filter, 0.0);
+                    read(first * filter, rows)?;
+                    for (i, row) in rows.chunks_exact(filter.max(1)).enumerate() {
+                        packed.place(row, &mut words[lane + i..], lanes);
+                    }
+                }
+                Ok(())
+            },
+        )?;
+        debug_assert!(outputs == 0 || total > 0);
+        packed.words = Arc::new(words);
+        Ok(packed)
+    }
+
+    /// Packs numbers that are in memory.
+    pub(crate) fn of(
+        shape: WeightShape,
+        arrangement: Arrangement,
+        precision: Precision,
+        values: &[f32],
+    ) -> Self {
+        let read = |first: usize, out: &mut [f32]| -> Result<(), std::convert::Infallible> {
+            out.copy_from_slice(&values[first..first + out.len()]);
+            Ok(())
+        };
+        match Self::new(shape, arrangement, precision, read) {
+            Ok(packed) => packed,
+            Err(never) => match never {},
+        }
+    }
+
+    /// Packs a tensor on the CPU of `shape`: `[outputs, inputs]` or `[outputs, inputs, k, k]`.
+    ///
+    /// # Errors
+    /// When the tensor cannot be read as f32, or is no matrix.
+    pub fn from_tensor(
+        tensor: &Tensor,
+        shape: &[usize],
+        arrangement: Arrangement,
+        precision: Precision,
+    ) -> candle_core::Result<Self> {
+        let Some([outputs, inputs]) = shape.first_chunk().copied() else {
+            candle_core::bail!("a weight of shape {shape:?} is no matrix")
+        };
+        let kernel = shape.get(2).copied().unwrap_or(1);
+        let tensor = tensor.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.contiguous()?;
+        if tensor.elem_count() != outputs * inputs * kernel * kernel {
+            candle_core::bail!("a weight of shape {:?}, {shape:?} is needed", tensor.shape());
+        }
+        let shape = WeightShape { outputs, inputs, kernel };
+        super::map::read(&tensor, |values| Self::of(shape, arrangement, precision, values))
+    }
+
+    /// One number of the weight as packed.
+    pub(super) fn value(&self, output: usize, tap: usize, channel: usize) -> f32 {
+        let (panel, lane) = (output / COLUMNS, output % COLUMNS);
+        let per_word = if self.precision == Precision::F32 { 1 } else { 2 };
+        let row = tap * self.tap() + channel / per_word;
+        let word = self.block(panel, row)[lane];
+        match (self.precision, channel % per_word) {
+            (Precision::F32, _) => f32::from_bits(word),
+            (Precision::Bf16, 0) => f32::from_bits(word << 16),
+            (Precision::Bf16, _) => f32::from_bits(word & 0xffff_0000),
+        }
+    }
+
+    /// A note of this weight that does not keep it.
+    pub(crate) fn kept(&self) -> Kept {
+        Kept {
+            words: Arc::downgrade(&self.words),
+            rest: Self { words: Arc::default(), ..self.clone() },
+        }
+    }
+
+    /// Bytes that the packed weight takes.
+    pub fn bytes(&self) -> usize {
+        self.words.len() * size_of::<u32>()
+    }
+
+    /// Outputs of the product; of gated ones those after the gate.
+    pub(crate) fn outputs(&self) -> usize {
+        match self.arrangement {
+            Arrangement::Gated => self.shape.outputs / 2,
+            _ => self.shape.outputs,
+        }
+    }
+
+    /// Which outputs lie side by side.
+    pub(crate) fn arrangement(&self) -> Arrangement {
+        self.arrangement
+    }
+
+    /// Side of the kernel.
+    pub(crate) fn kernel(&self) -> usize {
+        self.side
+    }
+
+    /// Words of one tap.
+    pub(super) fn tap(&self) -> usize {
+        self.precision.words(self.shape.inputs)
+    }
+
+    /// Words that are summed for one output.
+    pub(super) fn depth(&self) -> usize {
+        self.side * self.side * self.tap()
+    }
+
+    /// Outputs of a full panel.
+    pub(super) fn panel_width(&self) -> usize {
+        match self.arrangement {
+            Arrangement::Gated => COLUMNS / 2,
+            _ => COLUMNS,
+        }
+    }
+
+    pub(super) fn panels(&self) -> usize {
+        self.outputs().div_ceil(self.panel_width())
+    }
+
+    /// Vectors beside each other in `panel`.
+    pub(super) fn vectors(&self, panel: usize) -> usize {
+        match self.arrangement {
+            Arrangement::Gated => COLUMNS / LANES,
+            _ => (self.shape.outputs - panel * COLUMNS).min(COLUMNS).div_ceil(LANES),
+        }
+    }
+
+    /// Words `from..` of `panel`: `[words, 16 · vectors]`.
+    pub(super) fn block(&self, panel: usize, from: usize) -> &[u32] {
+        &self.words[panel * COLUMNS * self.depth() + from * self.vectors(panel) * LANES..]
+    }
+
+    /// Outputs of `panel`: the first in the weight, how many, and the lane of the first.
+    fn sources(&self, panel: usize) -> Vec<(usize, usize, usize)> {
+        let width = self.panel_width();
+        let first = panel * width;
+        let count = width.min(self.outputs() - first);
+        match self.arrangement {
+            Arrangement::Gated => {
+                vec![(first, count, 0), (self.outputs() + first, count, width)]
+            }
+            _ => vec![(first, count, 0)],
+        }
+    }
+
+    /// Writes the filter of one output into its lane.
+    fn place(&self, filter: &[f32], lane: &mut [u32], lanes: usize) {
+        let (inputs, area) = (self.shape.inputs, self.shape.kernel * self.shape.kernel);
+        let words = self.tap();
+        for tap in 0..self.side * self.side {
+            let taps = self.taps(tap);
+            let value = |channel: usize| -> f32 {
+                taps.clone().into_iter().flatten().map(|t| filter[channel * area + t]).sum()
+            };
+            for word in 0..words {
+                lane[(tap * words + word) * lanes] = match self.precision {
+                    Precision::F32 => value(word).to_bits(),
+                    Precision::Bf16 => {
+                        let high = if 2 * word + 1 < inputs { value(2 * word + 1) } else { 0.0 };
+                        pair(value(2 * word), high)
+                    }
+                };
+            }
+        }
+    }
+
+    /// The taps of the weight that are added into tap `tap` of the packed one.
+    fn taps(&self, tap: usize) -> [Option<usize>; 4] {
+        let Arrangement::Doubled(row, column) = self.arrangement else {
+            return [Some(tap), None, None, None];
+        };
+        // Of even pixels the first tap falls on the neighbour before, the others on the pixel itself;
+        // of odd ones the last falls on the neighbour behind.
+        let falls = |parity: usize, half: usize| match (parity, half) {
+            (0, 0) => 0..1,
+            (0, _) => 1..3,
+            (_, 0) => 0..2,
+            _ => 2..3,
+        };
+        let mut all = [None; 4];
+        let pairs =
+            falls(row, tap / 2).flat_map(|y| falls(column, tap % 2).map(move |x| 3 * y + x));
+        for (slot, tap) in all.iter_mut().zip(pairs) {
+            *slot = Some(tap);
+        }
+        all
+    }
+}
+
+/// bf16 of a number, ties to even; NaN and infinities stay what they are up to the payload.
+#[allow(clippy::inline_always)]
+#[inline(always)]
+pub(super) fn round(value: f32) -> u16 {
+    let bits = value.to_bits();
+    (bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16) as u16
+}
+
+/// Two numbers as bf16 in one word, the first in the lower half.
+fn pair(low: f32, high: f32) -> u32 {
+    u32::from(round(low)) | u32::from(round(high)) << 16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use half::bf16;
+
+    #[test]
+    fn pairs_are_rounded_as_bf16() {
+        for (a, b) in [(1.0, -2.5), (0.1, 3.0e38), (1e-40, -0.0), (1.003_906_3, 257.0)] {
+            let word = pair(a, b);
+            assert_eq!(word as u16, bf16::from_f32(a).to_bits());
+            assert_eq!((word >> 16) as u16, bf16::from_f32(b).to_bits());
+        }
+    }
+
+    #[test]
+    fn panels_hold_every_number_once() {
+        for (outputs, inputs, kernel) in [(1, 1, 1), (70, 5, 3), (128, 8, 1), (200, 3, 2)] {
+            let shape = WeightShape { outputs, inputs, kernel };
+            let values: Vec<f32> =
+                (0..outputs * inputs * kernel * kernel).map(|i| i as f32 + 1.0).collect();
+            let packed = Packed::of(shape, Arrangement::Plain, Precision::F32, &values);
+            let mut found: Vec<f32> =
+                packed.words.iter().map(|w| f32::from_bits(*w)).filter(|v| *v != 0.0).collect();
+            found.sort_by(f32::total_cmp);
+            assert_eq!(found, values);
+            assert_eq!(packed.bytes() % (4 * LANES), 0);
+        }
+    }
+
+    #[test]
+    fn doubled_kernels_keep_the_sum_of_their_taps() {
+        let shape = WeightShape { outputs: 1, inputs: 1, kernel: 3 };
+        let values: Vec<f32> = (1..=9).map(|i| i as f32).collect();
+        for (row, column) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+            let kind = Arrangement::Doubled(row, column);
+            let packed = Packed::of(shape, kind, Precision::F32, &values);
+            let sum: f32 = packed.words.iter().map(|w| f32::from_bits(*w)).sum();
+            assert_eq!(sum, 45.0);
+        }
+        let packed = Packed::of(shape, Arrangement::Doubled(0, 1), Precision::F32, &values);
+        let tap = |i: usize| f32::from_bits(packed.words[i * LANES]);
+        assert_eq!([tap(0), tap(1), tap(2), tap(3)], [3.0, 3.0, 24.0, 15.0]);
+    }
+}

@@ -1,0 +1,74 @@
+//! Floor 1. Which vector instructions the products use.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// Instruction sets with kernels of their own, the narrowest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Instructions {
+    /// What every processor of the build's target has.
+    Portable,
+    /// AVX2 with FMA.
+    Avx2,
+    /// AVX-512 F, BW, DQ and VL.
+    Avx512,
+    /// AVX-512 with products of bf16 pairs.
+    Avx512Bf16,
+}
+
+/// The widest set that may be used; `u8::MAX` until somebody limits it.
+static LIMIT: AtomicU8 = AtomicU8::new(u8::MAX);
+
+impl Instructions {
+    /// Every set, the narrowest first.
+    pub const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16];
+
+    /// The name in settings and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+            Self::Avx512Bf16 => "avx512-bf16",
+        }
+    }
+
+    /// The widest set that this processor has.
+    pub fn detected() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::is_x86_feature_detected as has;
+            if !(has!("avx2") && has!("fma")) {
+                return Self::Portable;
+            }
+            if !(has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl")) {
+                return Self::Avx2;
+            }
+            if has!("avx512bf16") { Self::Avx512Bf16 } else { Self::Avx512 }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        Self::Portable
+    }
+
+    /// The set that the kernels use: what the processor has, unless limited.
+    pub fn used() -> Self {
+        let limit = LIMIT.load(Ordering::Relaxed);
+        let detected = Self::detected();
+        Self::ALL.into_iter().find(|set| *set as u8 == limit).map_or(detected, |l| l.min(detected))
+    }
+
+    /// Lets the kernels of the whole process use no wider set than this one, for measurements.
+    pub fn limit(self) {
+        LIMIT.store(self as u8, Ordering::Relaxed);
+    }
+}
+
+impl std::str::FromStr for Instructions {
+    type Err = crate::error::Error;
+
+    fn from_str(text: &str) -> crate::error::Result<Self> {
+        Self::ALL.into_iter().find(|set| set.name() == text).ok_or_else(|| {
+            let names = Self::ALL.map(Self::name).join(", ");
+            crate::error::Error::bad_request("cpu", text, format!("expected one of {names}"))
+        })
+    }
+}

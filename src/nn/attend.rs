@@ -1,0 +1,85 @@
+//! Floor 3. An attention layer with its norm and its residual.
+
+use super::feature::Form;
+use super::packed::PackedLayer;
+use super::{Feature, GroupNorm, LayerNorm, Linear, attention};
+use crate::error::Result;
+use crate::kernels::{self, Finish, Map, Operand, Preparation};
+use crate::weights::Scope;
+
+/// x + out(attention(q(norm(x)), k(y), v(y))), where y is norm(x) itself or a text.
+#[derive(Debug, Clone)]
+pub struct Attend {
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    out: Linear,
+    heads: usize,
+}
+
+impl Attend {
+    /// `to_q [width, width]`, `to_k` and `to_v [width, context]`, `to_out.0 [width, width]`; the first
+    /// three have no bias in a transformer.
+    pub fn new(scope: &Scope<'_>, width: usize, context: usize, heads: usize) -> Result<Self> {
+        Ok(Self {
+            q: Linear::without_bias(&scope.at("to_q"), width, width)?,
+            k: Linear::without_bias(&scope.at("to_k"), context, width)?,
+            v: Linear::without_bias(&scope.at("to_v"), context, width)?,
+            out: Linear::new(&scope.at("to_out.0"), width, width)?,
+            heads,
+        })
+    }
+
+    /// Tokens `[B, N, width]`, attending to themselves or to `context` `[B, T, context]`.
+    pub fn tokens(
+        &self,
+        x: &Feature,
+        norm: &LayerNorm,
+        context: Option<&Feature>,
+    ) -> Result<Feature> {
+        if let Form::Plain(x) = &x.0 {
+            let y = norm.forward(x)?;
+            let context = context.map_or(Ok(&y), Feature::plain)?;
+            let (q, k, v) =
+                (self.q.forward(&y)?, self.k.forward(context)?, self.v.forward(context)?);
+            let y = self.out.forward(&attention(&q, &k, &v, self.heads, None)?)?;
+            return Ok(Feature(Form::Plain((x + y)?)));
+        }
+        let (x, precision) = (x.map()?, self.q.packed()?.precision);
+        let y = norm.operand(&x, precision);
+        match context {
+            None => self.packed(&x, &y, &y),
+            Some(context) => {
+                let context = Operand::new(context.maps()?, Preparation::default(), precision);
+                self.packed(&x, &y, &context)
+            }
+        }
+    }
+
+    /// The pixels of images `[B, width, H, W]`, attending to themselves.
+    pub fn image(&self, x: &Feature, norm: &GroupNorm) -> Result<Feature> {
+        if let Form::Plain(x) = &x.0 {
+            let tokens = norm.plain(x)?.flatten_from(2)?.transpose(1, 2)?.contiguous()?; // [B, N, C]
+            let (q, k, v) =
+                (self.q.forward(&tokens)?, self.k.forward(&tokens)?, self.v.forward(&tokens)?);
+            let y = self.out.forward(&attention(&q, &k, &v, self.heads, None)?)?;
+            return Ok(Feature(Form::Plain((x + y.transpose(1, 2)?.reshape(x.shape())?)?)));
+        }
+        let maps = x.maps()?;
+        let affine = norm.affine(maps)?;
+        let how = Preparation { affine: Some(&affine), ..Preparation::default() };
+        let y = Operand::new(maps, how, self.q.packed()?.precision);
+        self.packed(&x.map()?, &y, &y)
+    }
+
+    fn packed(&self, x: &Map, y: &Operand, context: &Operand) -> Result<Feature> {
+        let product = |layer: &PackedLayer, x: &Operand| layer.multiply(x, Finish::default());
+        let q = product(self.q.packed()?, y);
+        let (k, v) = (product(self.k.packed()?, context), product(self.v.packed()?, context));
+        let out = self.out.packed()?;
+        let y = kernels::attention(&q, &k, &v, self.heads, out.precision);
+        let y = Operand::new(&[y], Preparation::default(), out.precision);
+        let finish = Finish { add: Some(x), ..Finish::default() };
+        Ok(Feature::of_map(out.multiply(&y, finish)))
+    }
+}

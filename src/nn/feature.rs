@@ -1,0 +1,146 @@
+//! Floor 3. What flows through the image networks: feature maps and tokens.
+
+use crate::error::Result;
+use crate::kernels::Map;
+use crate::weights::Products;
+use candle_core::{DType, Tensor};
+
+/// Feature maps or tokens, in the form in which the network's layers work. Cloning shares.
+#[derive(Debug, Clone)]
+pub struct Feature(pub(super) Form);
+
+#[derive(Debug, Clone)]
+pub(super) enum Form {
+    /// Images `[B, C, H, W]`, tokens `[B, N, C]`.
+    Plain(Tensor),
+    /// Channels last, on the CPU. Several maps stand for one with the channels of all.
+    Maps(Vec<Map>),
+}
+
+impl Feature {
+    /// Images `[B, C, H, W]` for layers that multiply in this way.
+    ///
+    /// # Errors
+    /// For a tensor of another rank.
+    pub fn image(x: &Tensor, products: Products) -> Result<Self> {
+        Ok(Self(match products {
+            Products::Plain => Form::Plain(x.clone()),
+            Products::Packed(_) => Form::Maps(vec![Map::from_image(&x.to_dtype(DType::F32)?)?]),
+        }))
+    }
+
+    /// Tokens `[B, N, C]` for layers that multiply in this way.
+    ///
+    /// # Errors
+    /// For a tensor of another rank.
+    pub fn tokens(x: &Tensor, products: Products) -> Result<Self> {
+        x.dims3()?;
+        Ok(Self(match products {
+            Products::Plain => Form::Plain(x.clone()),
+            Products::Packed(_) => Form::Maps(vec![Map::from_tokens(&x.to_dtype(DType::F32)?)?]),
+        }))
+    }
+
+    /// The images as a tensor `[B, C, H, W]`.
+    pub fn to_image(&self) -> Result<Tensor> {
+        match &self.0 {
+            Form::Plain(x) => Ok(x.clone()),
+            Form::Maps(maps) => Ok(Map::joined(maps).to_image()?),
+        }
+    }
+
+    /// The tokens as a tensor `[B, N, C]`.
+    pub fn to_tokens(&self) -> Result<Tensor> {
+        match &self.0 {
+            Form::Plain(x) => Ok(x.clone()),
+            Form::Maps(maps) => Ok(Map::joined(maps).to_tokens()?),
+        }
+    }
+
+    /// Height and width of images.
+    pub fn sides(&self) -> Result<(usize, usize)> {
+        match &self.0 {
+            Form::Plain(x) => {
+                let (_, _, height, width) = x.dims4()?;
+                Ok((height, width))
+            }
+            Form::Maps(maps) => Ok((maps[0].height, maps[0].width)),
+        }
+    }
+
+    /// Images whose channels are these and behind them those of `other`.
+    pub fn beside(&self, other: &Self) -> Result<Self> {
+        Ok(Self(match (&self.0, &other.0) {
+            (Form::Maps(a), Form::Maps(b)) => Form::Maps([a.as_slice(), b].concat()),
+            _ => Form::Plain(Tensor::cat(&[self.to_image()?, other.to_image()?], 1)?),
+        }))
+    }
+
+    /// Images as tokens, row by row.
+    pub fn into_tokens(self) -> Result<Self> {
+        Ok(Self(match self.0 {
+            Form::Plain(x) => Form::Plain(x.flatten_from(2)?.transpose(1, 2)?.contiguous()?),
+            maps @ Form::Maps(_) => maps,
+        }))
+    }
+
+    /// Tokens as images of this size.
+    pub fn into_image(self, (height, width): (usize, usize)) -> Result<Self> {
+        Ok(Self(match self.0 {
+            Form::Plain(x) => {
+                let (batch, _, channels) = x.dims3()?;
+                Form::Plain(x.transpose(1, 2)?.reshape((batch, channels, height, width))?)
+            }
+            Form::Maps(maps) => {
+                Form::Maps(maps.iter().map(|map| map.arranged(height, width)).collect())
+            }
+        }))
+    }
+
+    /// The larger of every number and 0.
+    pub fn relu(&self) -> Result<Self> {
+        Ok(Self(match &self.0 {
+            Form::Plain(x) => Form::Plain(x.relu()?),
+            Form::Maps(maps) => Form::Maps(maps.iter().map(|m| m.mapped(|v| v.max(0.0))).collect()),
+        }))
+    }
+
+    /// The sum of two of the same shape.
+    pub fn plus(&self, other: &Self) -> Result<Self> {
+        Ok(Self(match (&self.0, &other.0) {
+            (Form::Maps(a), Form::Maps(b)) => {
+                Form::Maps(vec![Map::joined(a).plus(&Map::joined(b))])
+            }
+            _ => Form::Plain((self.to_image()? + other.to_image()?)?),
+        }))
+    }
+
+    pub(super) fn of_map(map: Map) -> Self {
+        Self(Form::Maps(vec![map]))
+    }
+
+    /// The tensor of layers that multiply plainly.
+    pub(super) fn plain(&self) -> Result<&Tensor> {
+        match &self.0 {
+            Form::Plain(x) => Ok(x),
+            Form::Maps(_) => Err(mixed()),
+        }
+    }
+
+    /// The maps of layers with packed weights.
+    pub(super) fn maps(&self) -> Result<&[Map]> {
+        match &self.0 {
+            Form::Maps(maps) => Ok(maps),
+            Form::Plain(_) => Err(mixed()),
+        }
+    }
+
+    /// The only map of something that was never put beside another.
+    pub(super) fn map(&self) -> Result<Map> {
+        Ok(Map::joined(self.maps()?))
+    }
+}
+
+fn mixed() -> crate::error::Error {
+    crate::error::Error::Internal("features of one kind reached layers of the other".into())
+}

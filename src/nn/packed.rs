@@ -1,0 +1,172 @@
+//! Floor 3. A layer's weight on the CPU: packed, with its bias and its low-rank branches.
+
+use super::Geometry;
+use crate::error::Result;
+use crate::kernels::{
+    Arrangement, Border, Doubled, Finish, Map, Operand, Packed, Precision, Preparation, Windows,
+    multiply,
+};
+use crate::weights::{Branch, Scope};
+use candle_core::Tensor;
+use std::sync::Arc;
+
+/// Everything that a linear or convolution layer multiplies by. Cloning shares.
+#[derive(Debug, Clone)]
+pub(super) struct PackedLayer {
+    kernel: Kernel,
+    branches: Vec<PackedBranch>,
+    pub(super) bias: Option<Arc<[f32]>>,
+    pub(super) precision: Precision,
+    geometry: Geometry,
+}
+
+/// A convolution's weight; a matrix is one of 1×1.
+#[derive(Debug, Clone)]
+enum Kernel {
+    Once(Packed),
+    /// For images that are doubled first.
+    Doubled(Doubled),
+}
+
+/// `y += up(down(x))` or `y += up(mid(down(x)))`, the scale in `up`.
+#[derive(Debug, Clone)]
+struct PackedBranch {
+    /// 1×1 when there is a `mid`, else as the layer's.
+    down: Kernel,
+    mid: Option<Kernel>,
+    up: Packed,
+}
+
+impl PackedLayer {
+    /// Packs the parameter `weight` of `scope`, whose shape is `shape`, and takes `bias` if there is one.
+    pub(super) fn new(
+        scope: &Scope<'_>,
+        shape: &[usize],
+        geometry: Geometry,
+        doubled: bool,
+        precision: Precision,
+    ) -> Result<Self> {
+        let pack = |arrangement| scope.pack("weight", shape, arrangement, precision);
+        let kernel = if doubled {
+            Kernel::Doubled(Doubled::new(|y, x| pack(Arrangement::Doubled(y, x)))?)
+        } else {
+            Kernel::Once(pack(Arrangement::Plain)?)
+        };
+        let branches = scope.branches("weight");
+        let branches = branches.iter().map(|branch| PackedBranch::new(branch, doubled, precision));
+        let bias = match scope.optional("bias", &shape[..1])? {
+            Some(bias) => Some(floats(&bias)?),
+            None => None,
+        };
+        let branches = branches.collect::<Result<_>>()?;
+        Ok(Self { kernel, branches, bias, precision, geometry })
+    }
+
+    /// A linear layer whose outputs are values and gates: `[2·D, inputs]`.
+    ///
+    /// Gates with branches stay apart, because branches are added before the gate closes.
+    pub(super) fn gated(scope: &Scope<'_>, shape: &[usize], precision: Precision) -> Result<Self> {
+        if !scope.branches("weight").is_empty() {
+            return Self::new(scope, shape, Geometry::POINT, false, precision);
+        }
+        let kernel = Kernel::Once(scope.pack("weight", shape, Arrangement::Gated, precision)?);
+        let bias = Some(floats(&scope.tensor("bias", &shape[..1])?)?);
+        Ok(Self { kernel, branches: Vec::new(), bias, precision, geometry: Geometry::POINT })
+    }
+
+    /// The weight of a layer without doubling.
+    pub(super) fn once(&self) -> Option<&Packed> {
+        match &self.kernel {
+            Kernel::Once(packed) => Some(packed),
+            Kernel::Doubled(_) => None,
+        }
+    }
+
+    /// The layer over `parts` beside each other.
+    pub(super) fn run(&self, parts: &[Map], how: Preparation<'_>, finish: Finish<'_>) -> Map {
+        let twice = (2 * parts[0].height, 2 * parts[0].width);
+        let doubling = how.grown == Some(twice) && matches!(self.kernel, Kernel::Doubled(_));
+        let grown = if doubling { None } else { how.grown };
+        let how = Preparation { grown, border: self.geometry.border(), ..how };
+        let operand = Operand::new(parts, how, self.precision);
+        self.over(&operand, doubling, finish)
+    }
+
+    /// The layer over an operand that is ready, padding included.
+    pub(super) fn multiply(&self, x: &Operand, finish: Finish<'_>) -> Map {
+        self.over(x, false, finish)
+    }
+
+    /// Without a bias in `finish` the layer's own is added.
+    fn over(&self, x: &Operand, doubling: bool, finish: Finish<'_>) -> Map {
+        let bias = finish.bias.or(self.bias.as_deref());
+        // Branches are added before the whole is scaled.
+        let scale_after = |branches: usize| {
+            if branches == self.branches.len() { finish.scale } else { 1.0 }
+        };
+        let first = Finish { bias, scale: scale_after(0), ..finish };
+        let mut y = self.product(&self.kernel, x, doubling, first);
+        for (i, branch) in self.branches.iter().enumerate() {
+            let hidden = self.hidden(branch, x, doubling);
+            let operand = Operand::new(&[hidden], Preparation::default(), self.precision);
+            let finish = Finish { bias: None, add: Some(&y), scale: scale_after(i + 1) };
+            y = multiply(&operand, &branch.up, Windows::all(&operand), finish);
+        }
+        y
+    }
+
+    /// What a branch's `up` multiplies.
+    fn hidden(&self, branch: &PackedBranch, x: &Operand, doubling: bool) -> Map {
+        let (Some(mid), Kernel::Once(down)) = (&branch.mid, &branch.down) else {
+            return self.product(&branch.down, x, doubling, Finish::default());
+        };
+        // 1×1 comes first and commutes with doubling.
+        let border = if doubling { Border { near: 1, far: 1 } } else { self.geometry.border() };
+        let hidden = multiply(x, down, Windows::inside(x, border), Finish::default());
+        let how = Preparation { border, ..Preparation::default() };
+        let operand = Operand::new(&[hidden], how, self.precision);
+        self.product(mid, &operand, doubling, Finish::default())
+    }
+
+    fn product(&self, kernel: &Kernel, x: &Operand, doubling: bool, finish: Finish<'_>) -> Map {
+        let stride = self.geometry.stride;
+        match kernel {
+            Kernel::Once(packed) => {
+                multiply(x, packed, Windows::sliding(x, packed.kernel(), stride), finish)
+            }
+            Kernel::Doubled(doubled) if doubling => doubled.multiply(x, finish),
+            Kernel::Doubled(doubled) => {
+                multiply(x, doubled.ordinary(), Windows::sliding(x, 3, stride), finish)
+            }
+        }
+    }
+}
+
+impl PackedBranch {
+    fn new(branch: &Branch, doubled: bool, precision: Precision) -> Result<Self> {
+        let pack = |factor: &Tensor, arrangement| {
+            Packed::from_tensor(factor, factor.dims(), arrangement, precision)
+        };
+        let spatial = |factor: &Tensor| -> Result<Kernel> {
+            Ok(if doubled && factor.dims().get(2) == Some(&3) {
+                Kernel::Doubled(Doubled::new(|y, x| pack(factor, Arrangement::Doubled(y, x)))?)
+            } else {
+                Kernel::Once(pack(factor, Arrangement::Plain)?)
+            })
+        };
+        let (down, mid) = match &branch.mid {
+            Some(mid) => {
+                (Kernel::Once(pack(&branch.down, Arrangement::Plain)?), Some(spatial(mid)?))
+            }
+            None => (spatial(&branch.down)?, None),
+        };
+        let up = pack(&(&branch.up * f64::from(branch.scale))?, Arrangement::Plain)?;
+        Ok(Self { down, mid, up })
+    }
+}
+
+/// The numbers of a small tensor.
+pub(super) fn floats(x: &Tensor) -> Result<Arc<[f32]>> {
+    let x = x.to_dtype(candle_core::DType::F32)?.flatten_all()?;
+    Ok(x.to_vec1::<f32>()?.into())
+}
