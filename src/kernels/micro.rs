@@ -135,12 +135,11 @@ unsafe fn portable<const V: usize>(tile: Tile<'_>, product: impl Fn(u32, u32, f3
 mod x86 {
     use super::{LANES, ROWS, Tile};
     use std::arch::x86_64::{
-        __m256, __m512, __m512bh, __m512i, _mm256_add_ps, _mm256_and_si256, _mm256_castsi256_ps,
-        _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_set1_epi32, _mm256_set1_ps,
-        _mm256_setzero_ps, _mm256_slli_epi32, _mm256_storeu_ps, _mm512_add_ps, _mm512_and_si512,
-        _mm512_castsi512_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
-        _mm512_loadu_si512, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
-        _mm512_slli_epi32, _mm512_storeu_ps,
+        __m512bh, __m512i, _mm256_add_ps, _mm256_and_si256, _mm256_castsi256_ps, _mm256_fmadd_ps,
+        _mm256_loadu_ps, _mm256_loadu_si256, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps,
+        _mm256_slli_epi32, _mm256_storeu_ps, _mm512_add_ps, _mm512_and_si512, _mm512_castsi512_ps,
+        _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32,
+        _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_storeu_ps,
     };
 
     fn pairs(words: __m512i) -> __m512bh {
@@ -148,18 +147,51 @@ mod x86 {
         unsafe { std::mem::transmute(words) }
     }
 
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    unsafe fn store<const V: usize>(tile: &Tile<'_>, sums: &[[__m512; V]; ROWS]) {
-        for (r, sums) in sums.iter().enumerate() {
-            for (v, sum) in sums.iter().enumerate() {
-                // SAFETY: the caller's promise about `out`.
-                unsafe {
-                    let out = tile.out.add(r * tile.stride + v * LANES);
-                    let old = if tile.add { _mm512_loadu_ps(out) } else { _mm512_setzero_ps() };
-                    _mm512_storeu_ps(out, _mm512_add_ps(old, *sum));
+    /// Adds the sums to the tile or puts them there. A macro: as a function it would keep the sums in
+    /// memory through the whole loop.
+    macro_rules! store {
+        ($tile:ident, $sums:ident, $column:expr, $width:literal, $load:ident, $zero:ident, $add:ident, $store:ident) => {
+            for (r, sums) in $sums.into_iter().enumerate() {
+                for (v, sum) in sums.into_iter().enumerate() {
+                    // SAFETY: the caller's promise about `out`.
+                    unsafe {
+                        let out = $tile.out.add(r * $tile.stride + $column + v * $width);
+                        let old = if $tile.add { $load(out) } else { $zero() };
+                        $store(out, $add(old, sum));
+                    }
                 }
             }
-        }
+        };
+    }
+
+    macro_rules! store_wide {
+        ($tile:ident, $sums:ident) => {
+            store!(
+                $tile,
+                $sums,
+                0,
+                16,
+                _mm512_loadu_ps,
+                _mm512_setzero_ps,
+                _mm512_add_ps,
+                _mm512_storeu_ps
+            )
+        };
+    }
+
+    macro_rules! store_medium {
+        ($tile:ident, $sums:ident, $column:expr) => {
+            store!(
+                $tile,
+                $sums,
+                $column,
+                8,
+                _mm256_loadu_ps,
+                _mm256_setzero_ps,
+                _mm256_add_ps,
+                _mm256_storeu_ps
+            )
+        };
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
@@ -183,8 +215,7 @@ mod x86 {
                 }
             }
         }
-        // SAFETY: the caller's promise.
-        unsafe { store(&tile, &sums) };
+        store_wide!(tile, sums);
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
@@ -207,8 +238,7 @@ mod x86 {
                 }
             }
         }
-        // SAFETY: the caller's promise.
-        unsafe { store(&tile, &sums) };
+        store_wide!(tile, sums);
     }
 
     /// bf16 pairs by two products of f32.
@@ -241,22 +271,7 @@ mod x86 {
                 }
             }
         }
-        // SAFETY: the caller's promise.
-        unsafe { store(&tile, &sums) };
-    }
-
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn store_half(tile: &Tile<'_>, column: usize, sums: &[[__m256; 2]; ROWS]) {
-        for (r, sums) in sums.iter().enumerate() {
-            for (v, sum) in sums.iter().enumerate() {
-                // SAFETY: the caller's promise about `out`.
-                unsafe {
-                    let out = tile.out.add(r * tile.stride + column + v * 8);
-                    let old = if tile.add { _mm256_loadu_ps(out) } else { _mm256_setzero_ps() };
-                    _mm256_storeu_ps(out, _mm256_add_ps(old, *sum));
-                }
-            }
-        }
+        store_wide!(tile, sums);
     }
 
     /// 16 columns after the other: 12 sums, two weights and one input fill the 16 registers.
@@ -279,8 +294,7 @@ mod x86 {
                     weights = weights.wrapping_add(V * LANES);
                 }
             }
-            // SAFETY: the caller's promise.
-            unsafe { store_half(&tile, column, &sums) };
+            store_medium!(tile, sums, column);
         }
     }
 
@@ -314,8 +328,7 @@ mod x86 {
                     weights = weights.wrapping_add(V * LANES);
                 }
             }
-            // SAFETY: the caller's promise.
-            unsafe { store_half(&tile, column, &sums) };
+            store_medium!(tile, sums, column);
         }
     }
 }
