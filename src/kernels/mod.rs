@@ -18,6 +18,8 @@ mod packed;
 mod processor;
 mod product;
 mod vector;
+#[cfg(target_arch = "x86_64")]
+mod wide;
 
 pub(crate) use algebra::add_product;
 pub(crate) use arena::release;

@@ -4,6 +4,9 @@
 //! AVX-512, once for AVX2 with FMA and once for the build's own target.
 
 use super::packed::round;
+use super::processor::Instructions;
+#[cfg(target_arch = "x86_64")]
+use super::wide;
 
 /// Defines `$name` with one compiled body per vector unit.
 macro_rules! multiversion {
@@ -21,15 +24,13 @@ macro_rules! multiversion {
                 #[target_feature(enable = "avx2,fma")]
                 fn medium($($arg: $type),*) $(-> $out)? { body($($arg),*) }
 
-                if is_x86_feature_detected!("avx512f")
-                    && is_x86_feature_detected!("avx512dq")
-                    && is_x86_feature_detected!("avx512vl")
-                {
-                    // SAFETY: the features were just detected.
+                let used = Instructions::used();
+                if used >= Instructions::Avx512 {
+                    // SAFETY: the processor has the features.
                     return unsafe { wide($($arg),*) };
                 }
-                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                    // SAFETY: the features were just detected.
+                if used == Instructions::Avx2 {
+                    // SAFETY: as above.
                     return unsafe { medium($($arg),*) };
                 }
             }
@@ -156,7 +157,7 @@ fn power(x: f32, rough: bool) -> f32 {
 
 multiversion! {
     /// out ← 2^(x − shift); returns the sum.
-    pub(super) fn powers(x: &[f32], shift: f32, out: &mut [f32]) -> f32 {
+    fn powers_plain(x: &[f32], shift: f32, out: &mut [f32]) -> f32 {
         let mut lanes = [0f32; 16];
         let whole = x.len() / 16 * 16;
         for (x, out) in x[..whole].chunks_exact(16).zip(out.chunks_exact_mut(16)) {
@@ -177,7 +178,7 @@ multiversion! {
 
 multiversion! {
     /// The same rounded to bf16; the sum is that of the numbers before rounding.
-    pub(super) fn powers_halves(x: &[f32], shift: f32, out: &mut [u16]) -> f32 {
+    fn powers_halves_plain(x: &[f32], shift: f32, out: &mut [u16]) -> f32 {
         let mut lanes = [0f32; 16];
         let whole = x.len() / 16 * 16;
         for (x, out) in x[..whole].chunks_exact(16).zip(out.chunks_exact_mut(16)) {
@@ -315,7 +316,7 @@ fn each_changed<T>(
 
 multiversion! {
     /// Pixels of `channels` numbers, changed, into pixels (stride, offset) apart.
-    pub(super) fn prepare_floats(
+    fn prepare_floats_plain(
         x: &[f32],
         change: &Change<'_>,
         channels: usize,
@@ -328,7 +329,7 @@ multiversion! {
 
 multiversion! {
     /// The same rounded to bf16. Behind an odd number of channels, which fill whole pixels, stands 0.
-    pub(super) fn prepare_halves(
+    fn prepare_halves_plain(
         x: &[f32],
         change: &Change<'_>,
         channels: usize,
@@ -336,11 +337,6 @@ multiversion! {
         place: (usize, usize)
     ) {
         each_changed(x, change, channels, out, place, round);
-        if channels % 2 == 1 {
-            for out in out.chunks_mut(place.0) {
-                out[place.1 + channels] = 0;
-            }
-        }
     }
 }
 
@@ -374,13 +370,112 @@ multiversion! {
 
 multiversion! {
     /// out ← (value + bias) · GELU(gate + bias).
-    pub(super) fn gate_row(x: (&[f32], &[f32]), bias: (&[f32], &[f32]), out: &mut [f32]) {
+    fn gate_row_plain(x: (&[f32], &[f32]), bias: (&[f32], &[f32]), out: &mut [f32]) {
         let values = x.0.iter().zip(bias.0);
         let gates = x.1.iter().zip(bias.1);
         for ((out, (v, a)), (g, b)) in out.iter_mut().zip(values).zip(gates) {
             let (v, g) = (*v + *a, *g + *b);
             *out = v * g * 0.5 * (1.0 + erf(g * std::f32::consts::FRAC_1_SQRT_2));
         }
+    }
+}
+
+/// Defines `$name` as the loop for AVX-512 where the processor has it, else as the plain one.
+macro_rules! dispatched {
+    ($(#[$doc:meta])* fn $name:ident($($arg:ident: $type:ty),*) $(-> $out:ty)? { $wide:expr, $plain:expr }) => {
+        $(#[$doc])*
+        #[allow(unsafe_code)]
+        pub(super) fn $name($($arg: $type),*) $(-> $out)? {
+            #[cfg(target_arch = "x86_64")]
+            if Instructions::used() >= Instructions::Avx512 {
+                // SAFETY: the processor has the instructions.
+                return unsafe { $wide };
+            }
+            $plain
+        }
+    };
+}
+
+dispatched! {
+    /// out ← 2^(x − shift); returns the sum.
+    fn powers(x: &[f32], shift: f32, out: &mut [f32]) -> f32 {
+        wide::powers(x, shift, out), powers_plain(x, shift, out)
+    }
+}
+
+dispatched! {
+    /// The same rounded to bf16; the sum is that of the numbers before rounding.
+    fn powers_halves(x: &[f32], shift: f32, out: &mut [u16]) -> f32 {
+        wide::powers_halves(x, shift, out), powers_halves_plain(x, shift, out)
+    }
+}
+
+dispatched! {
+    /// out ← (value + bias) · GELU(gate + bias).
+    fn gate_row(x: (&[f32], &[f32]), bias: (&[f32], &[f32]), out: &mut [f32]) {
+        wide::gate_row(x, bias, out), gate_row_plain(x, bias, out)
+    }
+}
+
+/// Calls `$loop` with whether there is a scale, and whether there is SiLU, as constants.
+macro_rules! by_change {
+    ($loop:ident, $x:ident, $change:ident, $channels:ident, $out:ident, $place:ident) => {{
+        let affine = ($change.scale, $change.shift);
+        match ($change.scale.is_empty(), $change.silu) {
+            (true, false) => wide::$loop::<false, false>($x, affine, $channels, $out, $place),
+            (true, true) => wide::$loop::<false, true>($x, affine, $channels, $out, $place),
+            (false, false) => wide::$loop::<true, false>($x, affine, $channels, $out, $place),
+            (false, true) => wide::$loop::<true, true>($x, affine, $channels, $out, $place),
+        }
+    }};
+}
+
+dispatched! {
+    /// Pixels of `channels` numbers, changed, into pixels (stride, offset) apart.
+    fn prepare_floats(
+        x: &[f32],
+        change: &Change<'_>,
+        channels: usize,
+        out: &mut [f32],
+        place: (usize, usize)
+    ) {
+        by_change!(prepare_floats, x, change, channels, out, place),
+        prepare_floats_plain(x, change, channels, out, place)
+    }
+}
+
+/// The same rounded to bf16. Behind an odd number of channels, which fill whole pixels, stands 0.
+pub(super) fn prepare_halves(
+    x: &[f32],
+    change: &Change<'_>,
+    channels: usize,
+    out: &mut [u16],
+    place: (usize, usize),
+) {
+    check_change(change, channels);
+    prepare_rounded(x, change, channels, out, place);
+    if channels % 2 == 1 {
+        for out in out.chunks_mut(place.0) {
+            out[place.1 + channels] = 0;
+        }
+    }
+}
+
+fn check_change(change: &Change<'_>, channels: usize) {
+    let enough = |s: &[f32]| s.is_empty() || s.len() >= channels;
+    assert!(enough(change.scale) && change.scale.len() == change.shift.len(), "size of a change");
+}
+
+dispatched! {
+    fn prepare_rounded(
+        x: &[f32],
+        change: &Change<'_>,
+        channels: usize,
+        out: &mut [u16],
+        place: (usize, usize)
+    ) {
+        by_change!(prepare_halves, x, change, channels, out, place),
+        prepare_halves_plain(x, change, channels, out, place)
     }
 }
 
@@ -398,6 +493,43 @@ mod tests {
             assert!(far(power(x, true)) < 2e-4, "{x}");
         }
         assert_eq!((power(-1e30, true), power(f32::NEG_INFINITY, false)), (0.0, 0.0));
+    }
+
+    #[test]
+    fn loops_for_one_processor_equal_the_plain_ones() {
+        let x: Vec<f32> = (0..999).map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.37).collect();
+        let bias: Vec<f32> = x.iter().rev().map(|v| v * 0.1).collect();
+        let close = |a: &[f32], b: &[f32]| {
+            a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 2e-6 * b.abs().max(1e-3))
+        };
+        for count in [1, 15, 16, 17, 37, 96, 999] {
+            let (x, bias) = (&x[..count], &bias[..count]);
+            let (mut a, mut b) = (vec![0f32; count], vec![0f32; count]);
+            let sums = (powers(x, 20.0, &mut a), powers_plain(x, 20.0, &mut b));
+            assert!(close(&a, &b) && (sums.0 - sums.1).abs() <= 1e-5 * sums.1, "{count}");
+            let (mut c, mut d) = (vec![0u16; count], vec![0u16; count]);
+            let sums = (powers_halves(x, 20.0, &mut c), powers_halves_plain(x, 20.0, &mut d));
+            assert!((sums.0 - sums.1).abs() <= 1e-5 * sums.1, "{count}");
+            assert!(c.iter().zip(&d).all(|(a, b)| a.abs_diff(*b) <= 1), "{count}");
+            gate_row((x, bias), (bias, x), &mut a);
+            gate_row_plain((x, bias), (bias, x), &mut b);
+            assert!(
+                a.iter().zip(&b).all(|(a, b)| (a - b).abs() <= 3e-6 * b.abs().max(1.0)),
+                "{count}"
+            );
+            for silu in [false, true] {
+                for scale in [&[][..], x] {
+                    let shift = if scale.is_empty() { scale } else { bias };
+                    let change = Change { scale, shift, silu };
+                    prepare_floats(x, &change, count, &mut a, (count, 0));
+                    prepare_floats_plain(x, &change, count, &mut b, (count, 0));
+                    assert!(close(&a, &b), "{count} {silu}");
+                    prepare_rounded(x, &change, count, &mut c, (count, 0));
+                    prepare_halves_plain(x, &change, count, &mut d, (count, 0));
+                    assert!(c.iter().zip(&d).all(|(a, b)| a.abs_diff(*b) <= 1), "{count} {silu}");
+                }
+            }
+        }
     }
 
     #[test]
