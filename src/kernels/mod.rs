@@ -17,6 +17,7 @@ mod operand;
 mod packed;
 mod processor;
 mod product;
+mod quantised;
 mod vector;
 #[cfg(target_arch = "x86_64")]
 mod wide;
@@ -35,6 +36,8 @@ pub use packed::{Arrangement, Packed, Precision};
 pub(crate) use packed::{Kept, WeightShape};
 pub use processor::Instructions;
 pub(crate) use product::{Finish, Windows, gated, multiply, multiply_gated};
+pub(crate) use quantised::GROUP;
+pub use quantised::Quantisation;
 
 use candle_core::{CpuStorage, Layout};
 

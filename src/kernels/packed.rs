@@ -1,9 +1,11 @@
 //! Floor 1. Weights laid out once for the products that use them.
 //!
 //! A panel holds up to 64 outputs side by side, and below each other the words that are multiplied one
-//! after the other: tap by tap, channel by channel. Nothing else of a weight is kept.
+//! after the other: tap by tap, channel by channel. Nothing else of a weight is kept. A quantised panel
+//! holds them in blocks of 32 and unpacks a stretch of words when it is multiplied.
 
 use super::micro::{COLUMNS, LANES};
+use super::quantised::{Blocks, GROUP, Layout, Quantisation};
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 use std::sync::{Arc, Weak};
@@ -56,6 +58,7 @@ pub struct Packed {
     pub(super) side: usize,
     pub(super) precision: Precision,
     pub(super) arrangement: Arrangement,
+    quantised: Option<Quantisation>,
 }
 
 /// A packed weight that lives as long as somebody uses it.
@@ -76,38 +79,101 @@ impl Packed {
     /// Packs the weight that `read` gives: `read(first, out)` fills `out` with its numbers from number
     /// `first` on, row-major. It is called from several threads.
     ///
+    /// `quantised`: in which blocks to keep it; inputs that do not fill blocks stay plain.
+    ///
     /// # Errors
     /// What `read` gives.
     pub(crate) fn new<E: Send>(
         shape: WeightShape,
         arrangement: Arrangement,
         precision: Precision,
+        quantised: Option<Quantisation>,
         read: impl Fn(usize, &mut [f32]) -> Result<(), E> + Sync,
     ) -> Result<Self, E> {
-        let WeightShape { outputs, inputs, kernel } = shape;
-        let side = if matches!(arrangement, Arrangement::Doubled(..)) { 2 } else { kernel };
-        let mut packed = Self { words: Arc::default(), shape, side, precision, arrangement };
-        let depth = packed.depth();
-        let total: usize = (0..packed.panels()).map(|p| packed.vectors(p) * LANES * depth).sum();
-        let mut words = vec![0u32; total];
-        let filter = inputs * kernel * kernel;
-        words.par_chunks_mut((COLUMNS * depth).max(1)).enumerate().try_for_each_init(
-            Vec::new,
-            |rows, (panel, words)| {
-                let lanes = packed.vectors(panel) * LANES;
-                for (first, count, lane) in packed.sources(panel) {
-                    rows.resize(count * filter, 0.0);
-                    read(first * filter, rows)?;
-                    for (i, row) in rows.chunks_exact(filter.max(1)).enumerate() {
-                        packed.place(row, &mut words[lane + i..], lanes);
+        let quantised = quantised.filter(|_| shape.inputs.is_multiple_of(GROUP));
+        let mut packed = Self::empty(shape, arrangement, precision, quantised);
+        let filter = shape.inputs * shape.kernel * shape.kernel;
+        packed.fill(|packed, panel, words| {
+            let lanes = packed.vectors(panel) * LANES;
+            let mut rows = Vec::new();
+            for (first, count, lane) in packed.sources(panel) {
+                rows.resize(count * filter, 0.0);
+                read(first * filter, &mut rows)?;
+                for (i, row) in rows.chunks_exact(filter.max(1)).enumerate() {
+                    match quantised {
+                        None => packed.place(row, &mut words[lane + i..], lanes),
+                        Some(kind) => {
+                            let blocks = kind.quantise(&packed.ordered(row));
+                            packed.place_blocks(kind, &blocks, words, (lane + i, lanes));
+                        }
                     }
                 }
-                Ok(())
-            },
-        )?;
-        debug_assert!(outputs == 0 || total > 0);
-        packed.words = Arc::new(words);
+            }
+            Ok(())
+        })?;
         Ok(packed)
+    }
+
+    /// Packs blocks as they are: `read(first, out)` fills `out` with the weight's blocks from block
+    /// `first` on, in ggml's form, output by output, tap by tap. A doubled kernel cannot be had this way.
+    ///
+    /// # Errors
+    /// What `read` gives.
+    pub(crate) fn from_blocks<E: Send>(
+        shape: WeightShape,
+        arrangement: Arrangement,
+        precision: Precision,
+        kind: Quantisation,
+        read: impl Fn(usize, &mut [u8]) -> Result<(), E> + Sync,
+    ) -> Result<Self, E> {
+        let whole = shape.inputs.is_multiple_of(GROUP)
+            && !matches!(arrangement, Arrangement::Doubled(..));
+        assert!(whole, "blocks that can be packed as they are");
+        let mut packed = Self::empty(shape, arrangement, precision, Some(kind));
+        let filter = shape.inputs / GROUP * shape.kernel * shape.kernel;
+        packed.fill(|packed, panel, words| {
+            let lanes = packed.vectors(panel) * LANES;
+            let mut rows = Vec::new();
+            for (first, count, lane) in packed.sources(panel) {
+                rows.resize(count * filter * kind.block_bytes(), 0);
+                read(first * filter, &mut rows)?;
+                for (i, row) in rows.chunks_exact((filter * kind.block_bytes()).max(1)).enumerate()
+                {
+                    packed.place_blocks(kind, &kind.split(row), words, (lane + i, lanes));
+                }
+            }
+            Ok(())
+        })?;
+        Ok(packed)
+    }
+
+    fn empty(
+        shape: WeightShape,
+        arrangement: Arrangement,
+        precision: Precision,
+        quantised: Option<Quantisation>,
+    ) -> Self {
+        let doubled = matches!(arrangement, Arrangement::Doubled(..));
+        let side = if doubled { 2 } else { shape.kernel };
+        Self { words: Arc::default(), shape, side, precision, arrangement, quantised }
+    }
+
+    /// Makes the words, panel by panel.
+    fn fill<E: Send>(
+        &mut self,
+        panel: impl Fn(&Self, usize, &mut [u32]) -> Result<(), E> + Sync,
+    ) -> Result<(), E> {
+        let column = self.column_bytes();
+        let total: usize = (0..self.panels()).map(|p| self.vectors(p) * LANES * column / 4).sum();
+        let mut words = vec![0u32; total];
+        let this = &*self;
+        words
+            .par_chunks_mut((COLUMNS * column / 4).max(1))
+            .enumerate()
+            .try_for_each(|(index, words)| panel(this, index, words))?;
+        debug_assert!(self.shape.outputs == 0 || total > 0);
+        self.words = Arc::new(words);
+        Ok(())
     }
 
     /// Packs numbers that are in memory.
@@ -121,7 +187,7 @@ impl Packed {
             out.copy_from_slice(&values[first..first + out.len()]);
             Ok(())
         };
-        match Self::new(shape, arrangement, precision, read) {
+        match Self::new(shape, arrangement, precision, None, read) {
             Ok(packed) => packed,
             Err(never) => match never {},
         }
@@ -137,6 +203,20 @@ impl Packed {
         arrangement: Arrangement,
         precision: Precision,
     ) -> candle_core::Result<Self> {
+        Self::quantised_from_tensor(tensor, shape, arrangement, precision, None)
+    }
+
+    /// As [`from_tensor`](Self::from_tensor), kept in blocks where the inputs fill them.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn quantised_from_tensor(
+        tensor: &Tensor,
+        shape: &[usize],
+        arrangement: Arrangement,
+        precision: Precision,
+        quantised: Option<Quantisation>,
+    ) -> candle_core::Result<Self> {
         let Some([outputs, inputs]) = shape.first_chunk().copied() else {
             candle_core::bail!("a weight of shape {shape:?} is no matrix")
         };
@@ -146,12 +226,27 @@ impl Packed {
             candle_core::bail!("a weight of shape {:?}, {shape:?} is needed", tensor.shape());
         }
         let shape = WeightShape { outputs, inputs, kernel };
-        super::map::read(&tensor, |values| Self::of(shape, arrangement, precision, values))
+        super::map::read(&tensor, |values| {
+            let read = |first: usize, out: &mut [f32]| -> Result<(), std::convert::Infallible> {
+                out.copy_from_slice(&values[first..first + out.len()]);
+                Ok(())
+            };
+            match Self::new(shape, arrangement, precision, quantised, read) {
+                Ok(packed) => packed,
+                Err(never) => match never {},
+            }
+        })
     }
 
     /// One number of the weight as packed.
     pub(super) fn value(&self, output: usize, tap: usize, channel: usize) -> f32 {
         let (panel, lane) = (output / COLUMNS, output % COLUMNS);
+        if let Some(kind) = self.quantised {
+            let layout = self.layout(kind, panel);
+            let at = (tap * self.shape.inputs + channel) / GROUP * layout.group_bytes();
+            let group = &self.panel_bytes(panel)[at..at + layout.group_bytes()];
+            return layout.value(group, lane, channel % GROUP);
+        }
         let per_word = if self.precision == Precision::F32 { 1 } else { 2 };
         let row = tap * self.tap() + channel / per_word;
         let word = self.block(panel, row)[lane];
@@ -223,9 +318,52 @@ impl Packed {
         }
     }
 
-    /// Words `from..` of `panel`: `[words, 16 · vectors]`.
-    pub(super) fn block(&self, panel: usize, from: usize) -> &[u32] {
+    /// In which blocks the weight is kept.
+    pub fn quantised(&self) -> Option<Quantisation> {
+        self.quantised
+    }
+
+    /// Bytes of one lane through all the depth.
+    fn column_bytes(&self) -> usize {
+        match self.quantised {
+            None => self.depth() * size_of::<u32>(),
+            Some(kind) => {
+                self.side * self.side * self.shape.inputs / GROUP * kind.block_bytes()
+            }
+        }
+    }
+
+    /// The bytes of `panel` and of those behind it.
+    fn panel_bytes(&self, panel: usize) -> &[u8] {
+        &bytemuck::cast_slice(&self.words)[panel * COLUMNS * self.column_bytes()..]
+    }
+
+    fn layout(&self, kind: Quantisation, panel: usize) -> Layout {
+        Layout { kind, precision: self.precision, lanes: self.vectors(panel) * LANES }
+    }
+
+    /// Words `from..` of `panel` of a plain weight: `[words, 16 · vectors]`.
+    fn block(&self, panel: usize, from: usize) -> &[u32] {
         &self.words[panel * COLUMNS * self.depth() + from * self.vectors(panel) * LANES..]
+    }
+
+    /// `count` words from `from` on of `panel`: `[words, 16 · vectors]`. A quantised weight unpacks them
+    /// into `room`; both numbers are then multiples of what 32 inputs fill.
+    pub(super) fn unpacked<'a>(
+        &'a self,
+        panel: usize,
+        (from, count): (usize, usize),
+        room: &'a mut Vec<u32>,
+    ) -> &'a [u32] {
+        let Some(kind) = self.quantised else { return self.block(panel, from) };
+        let layout = self.layout(kind, panel);
+        let words = self.precision.words(GROUP);
+        assert!(from.is_multiple_of(words) && count.is_multiple_of(words), "whole blocks");
+        room.resize(count * layout.lanes, 0);
+        let bytes = layout.group_bytes();
+        let groups = &self.panel_bytes(panel)[from / words * bytes..][..count / words * bytes];
+        layout.unpack(groups, room);
+        room
     }
 
     /// Outputs of `panel`: the first in the weight, how many, and the lane of the first.
@@ -238,6 +376,35 @@ impl Packed {
                 vec![(first, count, 0), (self.outputs() + first, count, width)]
             }
             _ => vec![(first, count, 0)],
+        }
+    }
+
+    /// The numbers of one output in the order in which they are packed.
+    fn ordered(&self, filter: &[f32]) -> Vec<f32> {
+        let area = self.shape.kernel * self.shape.kernel;
+        let mut ordered = Vec::with_capacity(self.side * self.side * self.shape.inputs);
+        for tap in 0..self.side * self.side {
+            let taps = self.taps(tap);
+            ordered.extend(filter.chunks_exact(area).map(|filter| -> f32 {
+                taps.iter().flatten().map(|tap| filter[*tap]).sum()
+            }));
+        }
+        ordered
+    }
+
+    /// Writes the blocks of one output into its lane.
+    fn place_blocks(
+        &self,
+        kind: Quantisation,
+        blocks: &Blocks,
+        words: &mut [u32],
+        (lane, lanes): (usize, usize),
+    ) {
+        let layout = Layout { kind, precision: self.precision, lanes };
+        let groups = bytemuck::cast_slice_mut(words).chunks_exact_mut(layout.group_bytes());
+        let blocks = blocks.scales.iter().zip(blocks.numbers.chunks_exact(GROUP));
+        for (group, (scale, numbers)) in groups.zip(blocks) {
+            layout.put(group, lane, *scale, numbers);
         }
     }
 

@@ -65,6 +65,7 @@ struct Place {
 struct Block {
     segments: Vec<Segment>,
     from: usize,
+    words: usize,
 }
 
 /// The product with bias and residual: `[B, H', W', outputs]`.
@@ -215,18 +216,19 @@ fn product(x: &Operand, w: &Packed, windows: Windows, finish: impl Fn(Sums<'_>) 
     let panels = w.panels();
     let groups = (4 * rayon::current_num_threads()).div_ceil(cuts).clamp(1, panels);
     let group = panels.div_ceil(groups);
-    (0..cuts * groups).into_par_iter().for_each_init(Vec::new, |sums, task| {
+    (0..cuts * groups).into_par_iter().for_each_init(Default::default, |(sums, room), task| {
         let start = task / groups * rows;
         let places: Vec<Place> = (start..(start + rows).min(total))
             .step_by(ROWS)
             .map(|first| Place::new(x, &windows, first, total.min(start + rows)))
             .collect();
+        let sums: &mut Vec<f32> = sums;
         sums.resize(places.len() * ROWS * COLUMNS, 0f32);
         let first = task % groups * group;
         for panel in first..(first + group).min(panels) {
             let kernel = kernels[w.vectors(panel) - 1];
             for (b, block) in blocks.iter().enumerate() {
-                let weights = w.block(panel, block.from);
+                let weights = w.unpacked(panel, (block.from, block.words), room);
                 let tiles = sums.chunks_exact_mut(ROWS * COLUMNS).zip(&places);
                 for (sums, place) in tiles {
                     let tile = Tile {
@@ -294,12 +296,13 @@ fn blocks(x: &Operand, w: &Packed) -> Vec<Block> {
             // A tap is only cut when it is longer than a block.
             let whole = words - done;
             if room == 0 || (room < whole && whole <= DEPTH) {
-                blocks.push(Block { segments: Vec::new(), from: tap * words + done });
+                blocks.push(Block { segments: Vec::new(), from: tap * words + done, words: 0 });
                 room = DEPTH;
             }
             let count = whole.min(room);
             if let Some(block) = blocks.last_mut() {
                 block.segments.push(Segment { shift: shift + done, words: count });
+                block.words += count;
             }
             room -= count;
             done += count;

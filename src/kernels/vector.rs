@@ -38,6 +38,7 @@ macro_rules! multiversion {
         }
     };
 }
+pub(super) use multiversion;
 
 /// e^x to about 2 units in the last place, without branches; 0 below −87.3, finite above 88.3.
 ///

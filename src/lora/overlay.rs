@@ -5,7 +5,7 @@ use super::merge::{self, Active};
 use super::{Dictionary, LoraStack, Method};
 use crate::error::{Error, Result};
 use crate::weights::{
-    Arrangement, Branch, Packed, Precision, Products, Site, Weight, WeightSource,
+    Arrangement, Branch, Packed, Precision, Products, Quantisation, Site, Weight, WeightSource,
 };
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
@@ -308,7 +308,10 @@ impl WeightSource for Overlay {
         match self.changed.get(site) {
             Some(Change::Merged(_)) => {
                 let merged = self.get(site, shape)?;
-                Ok(Packed::from_tensor(merged.base(), shape, arrangement, precision)?)
+                let kind = self.base.requantised(site);
+                let merged = merged.base();
+                let pack = Packed::quantised_from_tensor;
+                Ok(pack(merged, shape, arrangement, precision, kind)?)
             }
             _ => self.base.pack(site, shape, arrangement, precision),
         }
@@ -341,6 +344,17 @@ impl WeightSource for Overlay {
 
     fn dtype(&self, component: &str) -> DType {
         self.base.dtype(component)
+    }
+
+    fn quantised(&self, site: &Site) -> Option<Quantisation> {
+        match self.changed.get(site) {
+            Some(Change::Merged(_)) => self.base.requantised(site),
+            _ => self.base.quantised(site),
+        }
+    }
+
+    fn requantised(&self, site: &Site) -> Option<Quantisation> {
+        self.base.requantised(site)
     }
 
     fn products(&self, component: &str) -> Products {
