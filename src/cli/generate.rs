@@ -109,7 +109,8 @@ fn open(
         .map_or_else(|| choice(settings, "dtype", config.dtype.as_deref()), |d| Ok(Some(d)))?;
     let options = Pipeline::options().device(device.unwrap_or_default()).dtype(dtype);
     let reading = ReadOptions { strict: flags.strict, allow_nan: flags.allow_nan_modules };
-    let options = options.quantize(flags.quantize).vae(flags.vae.clone().or_else(|| config.vae.clone()));
+    let options =
+        options.quantize(flags.quantize).vae(flags.vae.clone().or_else(|| config.vae.clone()));
     let options = options.shelf(Arc::new(shelf)).reading(reading);
     let model = store(settings).resolve(name, cancel, &|transfer| progress.transfer(transfer))?;
     Ok(open_found(options, model)?)

@@ -59,9 +59,8 @@ pub(super) fn checkpoint(file: &CheckpointFile) -> Result<Kind> {
         return Err(refuse(file));
     }
     // stable-diffusion.cpp gives open_clip's towers transformers' names.
-    let renamed = |name: &str| {
-        name.starts_with(prefix::SD1_TEXT) && name.contains(".self_attn.in_proj.")
-    };
+    let renamed =
+        |name: &str| name.starts_with(prefix::SD1_TEXT) && name.contains(".self_attn.in_proj.");
     let family = if has(prefix::SDXL_TEXT_2) || has(prefix::GGML_TEXT_2) {
         Family::Sdxl
     } else if has(prefix::REFINER_TEXT) {

@@ -47,16 +47,29 @@ pub(super) fn open_static(
     Reader { root: Path::new(name), files: Files::Static(files) }.parts(name, placement)
 }
 
+/// The settings and vocabularies that a quantised model holds, by their paths in the diffusers layout;
+/// none for other files.
+///
+/// # Errors
+/// What opening the file gives.
+pub fn held_files(path: &Path) -> Result<BTreeMap<String, String>> {
+    files_in(path, &CheckpointFile::open(path)?)
+}
+
+fn files_in(path: &Path, file: &CheckpointFile) -> Result<BTreeMap<String, String>> {
+    let text = file.metadata().get(quantised::FILES).map_or("{}", String::as_str);
+    serde_json::from_str(text).map_err(|e| {
+        Error::corrupt(path, format!("`{}` is not the expected JSON: {e}", quantised::FILES))
+    })
+}
+
 /// A quantised model in one file, which holds its settings.
 pub(super) fn open_held(
     path: &Path,
     file: &CheckpointFile,
     placement: Placement,
 ) -> Result<ModelParts> {
-    let text = file.metadata().get(quantised::FILES).map_or("{}", String::as_str);
-    let files: BTreeMap<String, String> = serde_json::from_str(text).map_err(|e| {
-        Error::corrupt(path, format!("`{}` is not the expected JSON: {e}", quantised::FILES))
-    })?;
+    let files = files_in(path, file)?;
     let architecture = Reader { root: path, files: Files::Held(&files) }.architecture()?;
     let mut checkpoint = Checkpoint::new(path.display().to_string(), placement);
     let names: Vec<String> = file.names().map(str::to_owned).collect();

@@ -11,6 +11,7 @@ mod towers;
 
 pub use blueprint::Blueprint;
 pub use convert::{Converted, quantise};
+pub use folder::held_files;
 
 use crate::conditioning::{ClipKind, Tokenizer, TokenizerFiles};
 use crate::error::{Error, Result};

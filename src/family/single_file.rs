@@ -37,6 +37,10 @@ pub(super) fn open_vae(
     family: Family,
 ) -> Result<(VaeConfig, Checkpoint)> {
     let file = CheckpointFile::open(path)?;
+    if quantised::is_own(file.metadata(), path)? {
+        let parts = folder::open_held(path, &file, placement)?;
+        return Ok((parts.vae, Checkpoint::clone(&parts.source)));
+    }
     let mut checkpoint = Checkpoint::new(path.display().to_string(), placement);
     let has = |start: &str| file.names().any(|name| name.starts_with(start));
     if has(prefix::VAE) {

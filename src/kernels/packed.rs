@@ -126,8 +126,8 @@ impl Packed {
         kind: Quantisation,
         read: impl Fn(usize, &mut [u8]) -> Result<(), E> + Sync,
     ) -> Result<Self, E> {
-        let whole = shape.inputs.is_multiple_of(GROUP)
-            && !matches!(arrangement, Arrangement::Doubled(..));
+        let whole =
+            shape.inputs.is_multiple_of(GROUP) && !matches!(arrangement, Arrangement::Doubled(..));
         assert!(whole, "blocks that can be packed as they are");
         let mut packed = Self::empty(shape, arrangement, precision, Some(kind));
         let filter = shape.inputs / GROUP * shape.kernel * shape.kernel;
@@ -327,9 +327,7 @@ impl Packed {
     fn column_bytes(&self) -> usize {
         match self.quantised {
             None => self.depth() * size_of::<u32>(),
-            Some(kind) => {
-                self.side * self.side * self.shape.inputs / GROUP * kind.block_bytes()
-            }
+            Some(kind) => self.side * self.side * self.shape.inputs / GROUP * kind.block_bytes(),
         }
     }
 
@@ -385,9 +383,11 @@ impl Packed {
         let mut ordered = Vec::with_capacity(self.side * self.side * self.shape.inputs);
         for tap in 0..self.side * self.side {
             let taps = self.taps(tap);
-            ordered.extend(filter.chunks_exact(area).map(|filter| -> f32 {
-                taps.iter().flatten().map(|tap| filter[*tap]).sum()
-            }));
+            ordered.extend(
+                filter
+                    .chunks_exact(area)
+                    .map(|filter| -> f32 { taps.iter().flatten().map(|tap| filter[*tap]).sum() }),
+            );
         }
         ordered
     }
@@ -415,7 +415,7 @@ impl Packed {
         for tap in 0..self.side * self.side {
             let taps = self.taps(tap);
             let value = |channel: usize| -> f32 {
-                taps.clone().into_iter().flatten().map(|t| filter[channel * area + t]).sum()
+                taps.into_iter().flatten().map(|t| filter[channel * area + t]).sum()
             };
             for word in 0..words {
                 lane[(tap * words + word) * lanes] = match self.precision {

@@ -143,7 +143,7 @@ multiversion! {
             for (number, value) in numbers.iter_mut().zip(values) {
                 *number = (value * inverse).round() as i8;
             }
-            *out = scale + finite;
+            *out = if finite.is_nan() { f32::NAN } else { scale };
         }
     }
 }
@@ -168,7 +168,7 @@ multiversion! {
             for (number, value) in numbers.iter_mut().zip(values) {
                 *number = ((value * inverse + 8.5) as i32).clamp(0, 15) as i8 - 8;
             }
-            *out = scale + finite;
+            *out = if finite.is_nan() { f32::NAN } else { scale };
         }
     }
 }
@@ -333,10 +333,9 @@ fn scale_of(bits: u16) -> f32 {
 mod wide {
     use super::{GROUP, Layout, Quantisation, WIDEST};
     use std::arch::x86_64::{
-        __m128i, __m512bh, __m512i, _mm_and_si128, _mm_loadu_si128, _mm_set1_epi8,
-        _mm_setr_epi8, _mm_shuffle_epi8, _mm_srli_epi16, _mm512_cvtepi8_epi32,
-        _mm512_cvtepi32_ps, _mm512_cvtne2ps_pbh, _mm512_loadu_ps, _mm512_mul_ps,
-        _mm512_storeu_si512,
+        __m128i, __m512bh, __m512i, _mm_and_si128, _mm_loadu_si128, _mm_set1_epi8, _mm_setr_epi8,
+        _mm_shuffle_epi8, _mm_srli_epi16, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps,
+        _mm512_cvtne2ps_pbh, _mm512_loadu_ps, _mm512_mul_ps, _mm512_storeu_si512,
     };
 
     /// As the loop that is compiled for every unit, with the processor's own rounding.

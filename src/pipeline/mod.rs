@@ -24,9 +24,7 @@ use crate::lora::{Dictionary, Lora, ReadOptions};
 use crate::models::{Tiling, UNet, Vae};
 use crate::picture::Picture;
 use crate::sampling::NoiseTable;
-use crate::weights::{
-    Placement, Precision, Products, Quantisation, Resident, Scope, WeightSource,
-};
+use crate::weights::{Placement, Precision, Products, Quantisation, Resident, Scope, WeightSource};
 use cache::Recent;
 use candle_core::{DType, Device, Tensor};
 use std::path::{Path, PathBuf};

@@ -210,7 +210,8 @@ impl CheckpointFile {
     pub(crate) fn data_start(&self) -> Option<usize> {
         let length = u64::from_le_bytes(*self.0.bytes.first_chunk::<8>()?);
         // A torch file begins with letters or a pickle's opcode, which no length of a header has.
-        let json = self.0.bytes.get(8) == Some(&b'{');
+        let gguf = self.0.bytes.starts_with(super::gguf::MAGIC);
+        let json = self.0.bytes.get(8) == Some(&b'{') && !gguf;
         json.then(|| usize::try_from(length).ok()?.checked_add(8)).flatten()
     }
 

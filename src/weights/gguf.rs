@@ -33,7 +33,8 @@ pub(super) fn read(bytes: &[u8], path: &Path) -> Result<Contents> {
     let version = input.u32()?;
     if !matches!(version, 2 | 3) {
         let big = matches!(version.swap_bytes(), 1..=3);
-        let what = if big { "with big-endian numbers".into() } else { format!("version {version}") };
+        let what =
+            if big { "with big-endian numbers".into() } else { format!("version {version}") };
         return Err(Error::unsupported(
             format!("the GGUF file {} ({what})", path.display()),
             "versions 2 and 3 with little-endian numbers are read; convert it again",
@@ -43,6 +44,9 @@ pub(super) fn read(bytes: &[u8], path: &Path) -> Result<Contents> {
     let values = input.u64()?;
     input.believe("metadata entries", values, LEAST_VALUE)?;
     input.believe("tensors", tensors, LEAST_TENSOR)?;
+    if tensors == 0 {
+        return Err(input.wrong("it holds no tensors"));
+    }
     let mut contents = Contents::default();
     let mut alignment = 32;
     for _ in 0..values {
@@ -80,7 +84,12 @@ struct Found {
 }
 
 /// Checks that tensors lie in the file and apart, and enters them.
-fn place(mut found: Vec<Found>, start: u64, contents: &mut Contents, input: &Input<'_>) -> Result<()> {
+fn place(
+    mut found: Vec<Found>,
+    start: u64,
+    contents: &mut Contents,
+    input: &Input<'_>,
+) -> Result<()> {
     found.sort_by_key(|tensor| tensor.offset);
     let mut free = 0;
     let mut last = String::new();
@@ -259,7 +268,8 @@ impl<'a> Input<'a> {
         let elements = shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d));
         let length = elements.and_then(|n| (n / size).checked_mul(bytes));
         let whole = shape[0].is_multiple_of(size) && elements != Some(0);
-        let Some(length) = length.filter(|length| whole && *length <= self.bytes.len() as u64) else {
+        let Some(length) = length.filter(|length| whole && *length <= self.bytes.len() as u64)
+        else {
             let why = format!("`{name}` cannot have the shape {shape:?} in blocks of {size}");
             return Err(self.wrong(&why));
         };

@@ -13,9 +13,9 @@ pub(crate) mod quantised;
 mod resident;
 
 pub use crate::kernels::{Arrangement, Instructions, Packed, Precision, Quantisation};
-pub use quantised::{BlockType, Blocks};
 pub use file::{Checkpoint, CheckpointFile, Inventory, Placement, TensorInfo};
 pub use memory::MemorySource;
+pub use quantised::{BlockType, Blocks};
 pub use resident::Resident;
 
 use crate::error::{Error, Result};

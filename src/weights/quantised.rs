@@ -322,10 +322,7 @@ fn six_bits(packed: &[u8], i: usize) -> (f32, f32) {
     let (scale, least) = if i < 4 {
         (packed[i] & 63, packed[i + 4] & 63)
     } else {
-        (
-            packed[i + 4] & 15 | packed[i - 4] >> 6 << 4,
-            packed[i + 4] >> 4 | packed[i] >> 6 << 4,
-        )
+        (packed[i + 4] & 15 | packed[i - 4] >> 6 << 4, packed[i + 4] >> 4 | packed[i] >> 6 << 4)
     };
     (f32::from(scale), f32::from(least))
 }

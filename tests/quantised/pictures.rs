@@ -1,6 +1,6 @@
 //! What quantised models hold, and what they draw.
 
-use crate::source::{BOTH, converted, describe, gguf, ldm_tensors, open, starter_parts};
+use crate::source::{BOTH, converted, gguf, ldm_tensors, open, starter_parts};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
 use colora::family::{self, ModelParts};
@@ -9,8 +9,8 @@ use colora::lora::{
     Strength,
 };
 use colora::weights::{
-    Arrangement, BlockType, CheckpointFile, MemorySource, Placement, Precision, Products,
-    Quantisation, Site, WeightSource,
+    Arrangement, CheckpointFile, MemorySource, Placement, Precision, Products, Quantisation, Site,
+    WeightSource,
 };
 use colora::{Cancel, DTypeChoice, Error, Fault, Picture, Pipeline, Request};
 use std::path::Path;
@@ -41,9 +41,7 @@ fn converted_models_hold_candles_numbers_and_their_own_settings() {
         assert_eq!((&after.text, &after.vae), (&before.text, &before.vae));
         assert_eq!(after.scheduler, before.scheduler);
         assert_eq!(after.defaults, before.defaults);
-        let tokens = |parts: &ModelParts| {
-            parts.tokenizers[0].open().unwrap().encode("a red apple").to_vec()
-        };
+        let tokens = |parts: &ModelParts| parts.tokenizers[0].open().unwrap().encode("a red apple");
         assert_eq!(tokens(&after), tokens(&before));
         let file = CheckpointFile::open(&path).unwrap();
         let (mut quantised, mut plain) = (0, 0);
@@ -156,7 +154,7 @@ fn pictures_stay_close_to_f32() {
     let exact = options(None).open_starter().unwrap();
     let prompts = ["a red apple", "a rocket", "a cat face"];
     let goal = prompts.map(|prompt| draw(&exact, prompt, &[], Apply::Auto));
-    for (kind, limit) in [(Quantisation::Q8_0, 35.0), (Quantisation::Q4_0, 12.0)] {
+    for (kind, limit) in [(Quantisation::Q8_0, 45.0), (Quantisation::Q4_0, 28.0)] {
         let path = converted(folder.path(), kind);
         for dtype in [None, Some(DTypeChoice::Bf16)] {
             let Ok(asked) = options(dtype).quantize(Some(kind)).open_starter() else { continue };
@@ -167,7 +165,10 @@ fn pictures_stay_close_to_f32() {
                 println!(
                     "{kind} {dtype:?} {prompt}: {stored:.1} dB from a file, {asked:.1} dB when read"
                 );
-                assert!(stored > limit && asked > limit, "{kind} {dtype:?}: {stored:.1} {asked:.1}");
+                assert!(
+                    stored > limit && asked > limit,
+                    "{kind} {dtype:?}: {stored:.1} {asked:.1}"
+                );
             }
         }
     }
@@ -175,9 +176,12 @@ fn pictures_stay_close_to_f32() {
 
 fn adapter(name: &str, dictionary: &Dictionary) -> LoraStack {
     let path = format!("{}/loras/{name}.safetensors", env!("CARGO_MANIFEST_DIR"));
-    let lora =
-        Lora::resolve(AdapterFile::open(path).unwrap(), dictionary, ReadOptions::default()).unwrap();
-    let entry = StackEntry { lora: Arc::new(lora), strength: Strength { unet: 0.8, ..Strength::default() } };
+    let lora = Lora::resolve(AdapterFile::open(path).unwrap(), dictionary, ReadOptions::default())
+        .unwrap();
+    let entry = StackEntry {
+        lora: Arc::new(lora),
+        strength: Strength { unet: 0.8, ..Strength::default() },
+    };
     LoraStack { entries: vec![entry], ..LoraStack::default() }
 }
 
@@ -236,7 +240,7 @@ fn adapters_on_quantised_models_draw_what_they_should() {
         for apply in [Apply::Merge, Apply::Bypass] {
             let distance = psnr(&draw(pipeline, "a cat face", &["flat"], apply), &goal);
             println!("q8_0 from {what}, {apply}: {distance:.1} dB");
-            assert!(distance > 33.0, "{what} {apply}: {distance:.1}");
+            assert!(distance > 45.0, "{what} {apply}: {distance:.1}");
         }
     }
 }
@@ -281,9 +285,6 @@ fn gguf_holds_what_stable_diffusion_cpp_wrote() {
             assert_eq!(parts.source.quantised(&site), kept, "{site}");
         }
     }
-    // Transposed parts, and those of fused projections, are found in blocks too.
-    let types: Vec<&str> = BlockType::ALL.iter().map(|kind| kind.name()).collect();
-    assert!(types.contains(&"q5_k"));
 }
 
 #[test]
@@ -294,14 +295,16 @@ fn gguf_draws() {
     gguf(&path, &tensors, GgmlDType::Q8_0);
     let exact = options(None).open_starter().unwrap();
     let goal = draw(&exact, "a rocket", &[], Apply::Auto);
-    let distance = psnr(&draw(&options(None).open(&path).unwrap(), "a rocket", &[], Apply::Auto), &goal);
+    let distance =
+        psnr(&draw(&options(None).open(&path).unwrap(), "a rocket", &[], Apply::Auto), &goal);
     println!("GGUF q8_0: {distance:.1} dB");
     assert!(distance > 35.0, "{distance:.1}");
     // And becomes an own file.
     let own = folder.path().join("own.safetensors");
     let written = family::quantise(&open(&path), Quantisation::Q8_0, &own, false).unwrap();
     assert!(written.quantised > 60 && written.plain > 100);
-    let distance = psnr(&draw(&options(None).open(&own).unwrap(), "a rocket", &[], Apply::Auto), &goal);
+    let distance =
+        psnr(&draw(&options(None).open(&own).unwrap(), "a rocket", &[], Apply::Auto), &goal);
     assert!(distance > 35.0, "{distance:.1}");
 }
 
@@ -324,7 +327,7 @@ fn gguf_of_sdxl_with_renamed_towers_opens() {
         let tensors = candle_core::safetensors::load(single, &Device::Cpu).unwrap();
         let renamed = tensors.into_iter().map(|(name, tensor)| (ggml_name(&name, renames), tensor));
         let path = folder.path().join(format!("{model}.gguf"));
-        gguf(&path, &renamed.collect(), GgmlDType::F32);
+        gguf(&path, &renamed.collect(), GgmlDType::Q8_0);
         let beside = path.with_extension("config");
         std::fs::remove_dir_all(&beside).unwrap();
         copy_settings(&golden.join(model), &beside);
@@ -333,7 +336,9 @@ fn gguf_of_sdxl_with_renamed_towers_opens() {
         assert_eq!(theirs.family, ours.family);
         for site in ours.source.sites() {
             let (a, b) = (values(&*ours.source, &site), values(&*theirs.source, &site));
-            let near = a.iter().zip(&b).all(|(a, b)| (a - b).abs() <= 1e-3 * a.abs() + 1e-6);
+            // Where rows fill blocks, within half a step of the largest number.
+            let step = a.iter().fold(0f32, |m, v| m.max(v.abs())) / 200.0;
+            let near = a.iter().zip(&b).all(|(a, b)| (a - b).abs() <= step);
             assert!(a.len() == b.len() && near, "{model}: {site}");
         }
     }
@@ -393,7 +398,18 @@ fn devices_without_packed_products_read_plain_numbers() {
     let shape = parts.source.shape(&site).unwrap();
     let weight = parts.source.get(&site, &shape).unwrap();
     assert_eq!((weight.base().dtype(), weight.base().dims()), (DType::F16, &shape[..]));
-    describe(&path);
-    let beside = open(&path);
-    assert_eq!(beside.unet, parts.unet, "what the file holds counts");
+    let error = Pipeline::options().quantize(Some(Quantisation::Q4_0)).open(&path);
+    assert!(error.is_ok(), "on a CPU");
+}
+
+#[test]
+fn a_vae_is_taken_from_a_quantised_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = converted(folder.path(), Quantisation::Q4_0);
+    let starter = colora::starter::open(Placement::default(), Some(&path)).unwrap();
+    let site = Site::new("vae.decoder.conv_in.weight");
+    assert_eq!(values(&*starter.source, &site), values(&*open(&path).source, &site));
+    let site = Site::new("unet.mid_block.resnets.0.conv1.weight");
+    assert_eq!(starter.source.quantised(&site), None);
+    assert!(family::held_files(&path).unwrap().contains_key("tokenizer/vocab.json"));
 }

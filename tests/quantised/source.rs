@@ -75,7 +75,7 @@ pub(crate) fn gguf(
 }
 
 /// The starter's settings beside a single file: its widths are not those of a family.
-pub(crate) fn describe(path: &Path) {
+fn describe(path: &Path) {
     for (name, bytes) in starter::settings() {
         let target = path.with_extension("config").join(name);
         fs::create_dir_all(target.parent().unwrap()).unwrap();

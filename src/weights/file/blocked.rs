@@ -30,9 +30,8 @@ pub(super) fn read(path: &Path, bytes: &[u8], view: &View, blocks: Blocks) -> Re
         return Ok(values);
     }
     // Rows and columns changed places.
-    let (rows, columns) = match view.shape[..] {
-        [rows, columns] => (rows, columns),
-        _ => return Err(Error::corrupt(path, "blocks of a tensor that is no matrix, transposed")),
+    let [rows, columns] = view.shape[..] else {
+        return Err(Error::corrupt(path, "blocks of a tensor that is no matrix, transposed"));
     };
     Ok((0..count).map(|i| values[i % columns * rows + i / columns]).collect())
 }

@@ -31,7 +31,13 @@ impl Default for Placement {
     /// The CPU, in f32.
     fn default() -> Self {
         let products = Products::Packed(Precision::F32);
-        Self { device: Device::Cpu, dtype: DType::F32, vae_dtype: DType::F32, products, quantise: None }
+        Self {
+            device: Device::Cpu,
+            dtype: DType::F32,
+            vae_dtype: DType::F32,
+            products,
+            quantise: None,
+        }
     }
 }
 
@@ -233,13 +239,14 @@ impl WeightSource for Checkpoint {
         precision: Precision,
     ) -> Result<Packed> {
         let sizes = weight_shape(self, site, shape)?;
-        let as_stored = self.quantised(site).zip(self.blocks(site)).filter(|(kind, (_, blocks))| {
-            // Taps that are added up, or lie in another order, make other blocks.
-            blocks.kind == BlockType::from(*kind)
-                && (blocks.taps_first || sizes.kernel == 1)
-                && !matches!(arrangement, Arrangement::Doubled(..))
-                && sizes.inputs.is_multiple_of(GROUP)
-        });
+        let as_stored =
+            self.quantised(site).zip(self.blocks(site)).filter(|(kind, (_, blocks))| {
+                // Taps that are added up, or lie in another order, make other blocks.
+                blocks.kind == BlockType::from(*kind)
+                    && (blocks.taps_first || sizes.kernel == 1)
+                    && !matches!(arrangement, Arrangement::Doubled(..))
+                    && sizes.inputs.is_multiple_of(GROUP)
+            });
         let Some((kind, (piece, _))) = as_stored else {
             return pack_numbers(self, site, shape, arrangement, precision);
         };

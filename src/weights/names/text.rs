@@ -148,7 +148,10 @@ mod tests {
         assert_eq!(text_names_of_ggml(whole, 5), [(whole.to_owned(), Part::Whole)]);
         let projection = text_names_of_ggml("text_model.text_projection", 5);
         assert_eq!(projection, [("text_projection.weight".to_owned(), Part::Transposed)]);
-        assert_eq!(text_names_of_ggml("text_model.encoder.layers.x.self_attn.in_proj.bias", 12), []);
+        assert_eq!(
+            text_names_of_ggml("text_model.encoder.layers.x.self_attn.in_proj.bias", 12),
+            []
+        );
         assert_eq!(text_names_of_ggml("logit_scale", 1), []);
     }
 
