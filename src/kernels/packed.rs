@@ -4,6 +4,7 @@
 //! after the other: tap by tap, channel by channel. Nothing else of a weight is kept.
 
 use super::micro::{COLUMNS, LANES};
+use super::winograd;
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 use std::sync::{Arc, Weak};
@@ -37,6 +38,8 @@ pub enum Arrangement {
     /// A 3×3 kernel as pixels of this parity (row, column) see it when the image was doubled before:
     /// 2×2, the taps that fall on the same pixel added up.
     Doubled(usize, usize),
+    /// A 3×3 kernel transformed for Winograd's convolution: 16 places for 9 taps.
+    Winograd,
 }
 
 /// Sizes of a weight `[outputs, inputs, kernel, kernel]`; a matrix has a kernel of 1.
@@ -85,7 +88,11 @@ impl Packed {
         read: impl Fn(usize, &mut [f32]) -> Result<(), E> + Sync,
     ) -> Result<Self, E> {
         let WeightShape { outputs, inputs, kernel } = shape;
-        let side = if matches!(arrangement, Arrangement::Doubled(..)) { 2 } else { kernel };
+        let side = match arrangement {
+            Arrangement::Doubled(..) => 2,
+            Arrangement::Winograd => 4,
+            Arrangement::Plain | Arrangement::Gated => kernel,
+        };
         let mut packed = Self { words: Arc::default(), shape, side, precision, arrangement };
         let depth = packed.depth();
         let total: usize = (0..packed.panels()).map(|p| packed.vectors(p) * LANES * depth).sum();
@@ -248,7 +255,11 @@ impl Packed {
         for tap in 0..self.side * self.side {
             let taps = self.taps(tap);
             let value = |channel: usize| -> f32 {
-                taps.clone().into_iter().flatten().map(|t| filter[channel * area + t]).sum()
+                let number = |t: usize| filter[channel * area + t];
+                if self.arrangement == Arrangement::Winograd {
+                    return winograd::kernel_place(tap, |y, x| number(3 * y + x));
+                }
+                taps.into_iter().flatten().map(number).sum()
             };
             for word in 0..words {
                 lane[(tap * words + word) * lanes] = match self.precision {

@@ -14,7 +14,7 @@ use super::vector::{Row, finish_rows, gate_row};
 use rayon::prelude::*;
 
 /// Words that are summed at once: 64 columns of them stay in the second-level cache.
-const DEPTH: usize = 512;
+pub(super) const DEPTH: usize = 512;
 /// Rows of one task at most.
 const TASK: usize = 44 * ROWS;
 

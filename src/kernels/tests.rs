@@ -127,6 +127,36 @@ fn doubling_before_a_convolution_is_folded_in() {
 }
 
 #[test]
+fn fast_convolutions_equal_the_plain_ones() {
+    for (b, i, o, h, w) in [
+        (1, 3, 5, 7, 9),
+        (2, 40, 70, 16, 12),
+        (1, 33, 130, 1, 1),
+        (2, 16, 16, 9, 4),
+        (1, 1100, 20, 4, 6),
+    ] {
+        let (x, weight, bias) = (random(&[b, i, h, w]), random(&[o, i, 3, 3]), random(&[o]));
+        let plain = x.conv2d(&weight, 1, 1, 1, 1).unwrap();
+        let plain = plain.broadcast_add(&bias.reshape((1, o, 1, 1)).unwrap()).unwrap();
+        let residual = random(plain.dims());
+        let plain = ((plain + &residual).unwrap() * 0.5).unwrap();
+        let border = Border { near: 1, far: winograd::far_border(h, w) };
+        let how = Preparation { border, ..Preparation::default() };
+        let operand = Operand::new(&[Map::from_image(&x).unwrap()], how, Precision::F32);
+        let (bias, residual) = (values(&bias), Map::from_image(&residual).unwrap());
+        let finish = Finish { bias: Some(&bias), add: Some(&residual), scale: 0.5 };
+        for precision in BOTH {
+            let weights = packed(&weight, Arrangement::Winograd, precision);
+            let ours = winograd::multiply(&operand, &weights, (h, w), finish);
+            let error = error(&ours.to_image().unwrap(), &plain);
+            println!("{i} -> {o}, {precision:?}: {error:.1e}");
+            // In bf16 both factors are rounded after their transforms.
+            assert!(error < if precision == Precision::F32 { 1e-5 } else { 1.5e-2 }, "{error}");
+        }
+    }
+}
+
+#[test]
 fn linear_layers_equal_the_plain_ones() {
     for (m, k, n) in [(1, 5, 3), (2, 320, 1280), (77, 64, 130), (1100, 33, 70)] {
         for precision in BOTH {

@@ -1,0 +1,324 @@
+//! Floor 1. 3×3 convolution with 16 products where the plain one takes 36: Winograd's F(2×2, 3×3),
+//! Lavin and Gray (2016).
+//!
+//! Each 2×2 square of outputs sees a 4×4 patch of inputs. Patches and kernels are transformed by sums of
+//! their numbers, multiplied number by number, which over all channels is a product of matrices for each
+//! of the 16 places, and the results are summed back. The factors of the transforms are 1 and ½, so that
+//! rounding errors stay those of a few more additions.
+
+use super::Shared;
+use super::map::Map;
+use super::micro::{self, COLUMNS, ROWS, Segment, Tile};
+use super::operand::Operand;
+use super::packed::{Arrangement, Packed, Precision, round};
+use super::processor::Instructions;
+use super::product::{DEPTH, Finish};
+use super::vector::{Row, finish_rows};
+use rayon::prelude::*;
+
+/// Places of a transformed patch.
+const PLACES: usize = 16;
+/// Squares of one task.
+const SQUARES: usize = 8 * ROWS;
+/// Channels that are transformed together.
+const LANES: usize = 16;
+
+/// Zero pixels that [`multiply`] needs below and to the right of images of this size; above and to the
+/// left it is 1.
+pub(crate) fn far_border(height: usize, width: usize) -> usize {
+    1 + (height % 2).max(width % 2)
+}
+
+/// The convolution of `x`: f32, with a border of 1 and [`far_border`]. Returns `[B, H, W, outputs]`.
+pub(crate) fn multiply(
+    x: &Operand,
+    w: &Packed,
+    (height, width): (usize, usize),
+    finish: Finish<'_>,
+) -> Map {
+    assert_eq!(w.arrangement, Arrangement::Winograd, "the weight of a fast convolution");
+    assert_eq!((x.channels, x.precision), (w.shape.inputs, Precision::F32), "its input");
+    let far = far_border(height, width);
+    assert_eq!((x.height, x.width), (height + 1 + far, width + 1 + far), "its border");
+    let outputs = w.outputs();
+    let zeros = vec![0f32; outputs];
+    let job = Job {
+        x,
+        w,
+        height,
+        width,
+        bias: finish.bias.unwrap_or(&zeros),
+        add: finish.add.map(Map::values),
+        scale: if finish.scale == 0.0 { 1.0 } else { finish.scale },
+    };
+    assert!(job.add.is_none_or(|add| add.len() == x.batch * height * width * outputs));
+    Map::filled((x.batch, height, width, outputs), |out| job.run(out))
+}
+
+struct Job<'a> {
+    x: &'a Operand,
+    w: &'a Packed,
+    height: usize,
+    width: usize,
+    bias: &'a [f32],
+    add: Option<&'a [f32]>,
+    scale: f32,
+}
+
+/// What one thread works in.
+#[derive(Default)]
+struct Scratch {
+    /// Transformed patches: `[16, squares, words]`.
+    patches: Vec<u32>,
+    /// Products: `[16, squares, 64]`.
+    products: Vec<f32>,
+}
+
+/// A 2×2 square: sample, row and column of squares.
+type Square = (usize, usize, usize);
+
+impl Job<'_> {
+    fn run(&self, out: &mut [f32]) {
+        let (rows, columns) = (self.height.div_ceil(2), self.width.div_ceil(2));
+        let total = self.x.batch * rows * columns;
+        let cuts = total.div_ceil(SQUARES).max(1);
+        let squares = total.div_ceil(cuts).next_multiple_of(ROWS);
+        let cuts = total.div_ceil(squares);
+        let panels = self.w.panels();
+        let groups = (4 * rayon::current_num_threads()).div_ceil(cuts).clamp(1, panels);
+        let group = panels.div_ceil(groups);
+        let target = Shared(out.as_mut_ptr());
+        (0..cuts * groups).into_par_iter().for_each_init(Scratch::default, |scratch, task| {
+            let start = task / groups * squares;
+            let list: Vec<Square> = (start..(start + squares).min(total))
+                .map(|i| (i / (rows * columns), i / columns % rows, i % columns))
+                .collect();
+            let first = task % groups * group;
+            let wanted = first..(first + group).min(panels);
+            if wanted.is_empty() {
+                return;
+            }
+            self.transform(&list, scratch);
+            for panel in wanted {
+                self.products(panel, list.len(), scratch);
+                self.finish(panel, &list, &scratch.products, target);
+            }
+        });
+    }
+
+    /// Transforms the patches of `list`; squares beyond it, which fill the last tile, are left as they are.
+    fn transform(&self, list: &[Square], scratch: &mut Scratch) {
+        let words = self.w.tap();
+        let place = list.len().next_multiple_of(ROWS) * words;
+        scratch.patches.resize(PLACES * place, 0);
+        let pixel = self.x.pixel();
+        let input: &[f32] = bytemuck::cast_slice(self.x.words());
+        for (i, &(sample, y, x)) in list.iter().enumerate() {
+            let corner = ((sample * self.x.height + 2 * y) * self.x.width + 2 * x) * pixel;
+            let patch = Patch { input: &input[corner..], row: self.x.width * pixel, pixel };
+            let out = &mut scratch.patches[i * words..];
+            match self.w.precision {
+                Precision::F32 => {
+                    transform_floats(&patch, bytemuck::cast_slice_mut(out), place);
+                }
+                Precision::Bf16 => {
+                    transform_halves(&patch, bytemuck::cast_slice_mut(out), 2 * place);
+                }
+            }
+        }
+    }
+
+    fn products(&self, panel: usize, squares: usize, scratch: &mut Scratch) {
+        let words = self.w.tap();
+        let padded = squares.next_multiple_of(ROWS);
+        scratch.products.resize(PLACES * padded * COLUMNS, 0.0);
+        let kernel =
+            micro::kernels(self.w.precision, Instructions::used())[self.w.vectors(panel) - 1];
+        for place in 0..PLACES {
+            for from in (0..words).step_by(DEPTH) {
+                let segment = [Segment { shift: from, words: DEPTH.min(words - from) }];
+                let weights = self.w.block(panel, place * words + from);
+                for first in (0..padded).step_by(ROWS) {
+                    let at = place * padded + first;
+                    let tile = Tile {
+                        rows: std::array::from_fn(|r| scratch.patches[(at + r) * words..].as_ptr()),
+                        segments: &segment,
+                        weights: weights.as_ptr(),
+                        out: scratch.products[at * COLUMNS..].as_mut_ptr(),
+                        stride: COLUMNS,
+                        add: from > 0,
+                    };
+                    // SAFETY: rows, weights and products hold what the tile asks for, padding included.
+                    #[allow(unsafe_code)]
+                    unsafe {
+                        kernel(tile);
+                    }
+                }
+            }
+        }
+    }
+
+    fn finish(&self, panel: usize, list: &[Square], products: &[f32], target: Shared) {
+        let outputs = self.w.outputs();
+        let column = panel * COLUMNS;
+        let columns = COLUMNS.min(outputs - column);
+        let place = list.len().next_multiple_of(ROWS) * COLUMNS;
+        let shared_bias = self.bias.len() == outputs;
+        let mut sums = [0f32; 4 * COLUMNS];
+        for (i, &(sample, y, x)) in list.iter().enumerate() {
+            gather(&products[i * COLUMNS..], place, &mut sums);
+            let mut rows: [Row<'_>; 4] = Default::default();
+            let mut count = 0;
+            for (quarter, sums) in sums.chunks_exact(COLUMNS).enumerate() {
+                let (y, x) = (2 * y + quarter / 2, 2 * x + quarter % 2);
+                if y >= self.height || x >= self.width {
+                    continue;
+                }
+                let pixel = (sample * self.height + y) * self.width + x;
+                let at = pixel * outputs + column;
+                let bias = if shared_bias { column } else { sample * outputs + column };
+                // SAFETY: every task writes the pixels and columns of its own squares, all inside.
+                #[allow(unsafe_code)]
+                let out = unsafe { std::slice::from_raw_parts_mut(target.add(at).0, columns) };
+                rows[count] = Row {
+                    sums: &sums[..columns],
+                    bias: &self.bias[bias..][..columns],
+                    add: self.add.map_or(&[], |add| &add[at..at + columns]),
+                    out,
+                };
+                count += 1;
+            }
+            finish_rows(&mut rows[..count], self.scale);
+        }
+    }
+}
+
+/// Where a patch lies.
+struct Patch<'a> {
+    /// From its first number on.
+    input: &'a [f32],
+    /// Numbers from row to row, and channels of a pixel.
+    row: usize,
+    pixel: usize,
+}
+
+/// The kernel's transform: place (i, j) of G·g·Gᵀ, where `tap(y, x)` gives g.
+pub(super) fn kernel_place(place: usize, tap: impl Fn(usize, usize) -> f32) -> f32 {
+    const G: [[f32; 3]; 4] = [[1.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.0, 0.0, 1.0]];
+    let (i, j) = (place / 4, place % 4);
+    let row = |y: usize| (0..3).map(|x| G[j][x] * tap(y, x)).sum::<f32>();
+    (0..3).map(|y| G[i][y] * row(y)).sum()
+}
+
+type Lanes = [f32; LANES];
+
+#[allow(clippy::inline_always)]
+#[inline(always)]
+fn plus(a: &Lanes, b: &Lanes) -> Lanes {
+    std::array::from_fn(|i| a[i] + b[i])
+}
+
+#[allow(clippy::inline_always)]
+#[inline(always)]
+fn minus(a: &Lanes, b: &Lanes) -> Lanes {
+    std::array::from_fn(|i| a[i] - b[i])
+}
+
+/// One row or column of Bᵀ·d.
+#[allow(clippy::inline_always)]
+#[inline(always)]
+fn spread(d: [&Lanes; 4]) -> [Lanes; 4] {
+    [minus(d[0], d[2]), plus(d[1], d[2]), minus(d[2], d[1]), minus(d[1], d[3])]
+}
+
+/// One row or column of Aᵀ·m.
+#[allow(clippy::inline_always)]
+#[inline(always)]
+fn collect(m: [&Lanes; 4]) -> [Lanes; 2] {
+    [plus(&plus(m[0], m[1]), m[2]), minus(&minus(m[1], m[2]), m[3])]
+}
+
+/// Bᵀ·d·B for all channels; `store(place, channel, numbers)` takes up to 16 of them.
+#[allow(clippy::inline_always)]
+#[inline(always)]
+fn transform(patch: &Patch<'_>, mut store: impl FnMut(usize, usize, &Lanes, usize)) {
+    for channel in (0..patch.pixel).step_by(LANES) {
+        let count = LANES.min(patch.pixel - channel);
+        let mut d = [[[0f32; LANES]; 4]; 4];
+        for (y, d) in d.iter_mut().enumerate() {
+            for (x, d) in d.iter_mut().enumerate() {
+                let from = &patch.input[y * patch.row + x * patch.pixel + channel..];
+                match from.first_chunk::<LANES>() {
+                    Some(from) if count == LANES => *d = *from,
+                    _ => d[..count].copy_from_slice(&from[..count]),
+                }
+            }
+        }
+        let rows: [[Lanes; 4]; 4] = {
+            let columns: [[Lanes; 4]; 4] =
+                std::array::from_fn(|x| spread([&d[0][x], &d[1][x], &d[2][x], &d[3][x]]));
+            std::array::from_fn(|y| {
+                spread([&columns[0][y], &columns[1][y], &columns[2][y], &columns[3][y]])
+            })
+        };
+        for (y, row) in rows.iter().enumerate() {
+            for (x, numbers) in row.iter().enumerate() {
+                store(4 * y + x, channel, numbers, count);
+            }
+        }
+    }
+}
+
+multiversion! {
+    fn transform_floats(patch: &Patch<'_>, out: &mut [f32], place: usize) {
+        transform(patch, |i, channel, numbers, count| {
+            let out = &mut out[i * place + channel..];
+            match out.first_chunk_mut::<LANES>() {
+                Some(out) if count == LANES => *out = *numbers,
+                _ => out[..count].copy_from_slice(&numbers[..count]),
+            }
+        });
+    }
+}
+
+multiversion! {
+    fn transform_halves(patch: &Patch<'_>, out: &mut [u16], place: usize) {
+        transform(patch, |i, channel, numbers, count| {
+            let out = &mut out[i * place + channel..];
+            match out.first_chunk_mut::<LANES>() {
+                Some(out) if count == LANES => *out = numbers.map(round),
+                _ => {
+                    for (out, number) in out.iter_mut().zip(&numbers[..count]) {
+                        *out = round(*number);
+                    }
+                    // The other half of the last word.
+                    if count % 2 == 1 {
+                        out[count] = 0;
+                    }
+                }
+            }
+        });
+    }
+}
+
+multiversion! {
+    /// Aᵀ·m·A: four pixels of 64 columns from 16 places, `place` numbers apart.
+    fn gather(products: &[f32], place: usize, out: &mut [f32; 4 * COLUMNS]) {
+        for column in (0..COLUMNS).step_by(LANES) {
+            let load = |i: usize| -> Lanes {
+                let from = &products[i * place + column..];
+                std::array::from_fn(|lane| from[..LANES][lane])
+            };
+            let rows: [[Lanes; 2]; 4] = std::array::from_fn(|y| {
+                let [a, b, c, d]: [Lanes; 4] = std::array::from_fn(|x| load(4 * y + x));
+                collect([&a, &b, &c, &d])
+            });
+            for x in 0..2 {
+                let pixels = collect([&rows[0][x], &rows[1][x], &rows[2][x], &rows[3][x]]);
+                for (y, pixel) in pixels.iter().enumerate() {
+                    out[(2 * y + x) * COLUMNS + column..][..LANES].copy_from_slice(pixel);
+                }
+            }
+        }
+    }
+}
