@@ -105,8 +105,8 @@ impl Packed {
                 for (first, count, lane) in packed.sources(panel) {
                     rows.resize(count * filter, 0.0);
                     read(first * filter, rows)?;
-                    for (i, row) in rows.chunks_exact(filter.max(1)).enumerate() {
-                        packed.place(row, &mut words[lane + i..], lanes);
+                    for (i, filters) in rows.chunks(LANES * filter.max(1)).enumerate() {
+                        packed.place(filters, &mut words[lane + i * LANES..], lanes);
                     }
                 }
                 Ok(())
@@ -248,27 +248,60 @@ impl Packed {
         }
     }
 
-    /// Writes the filter of one output into its lane.
-    fn place(&self, filter: &[f32], lane: &mut [u32], lanes: usize) {
-        let (inputs, area) = (self.shape.inputs, self.shape.kernel * self.shape.kernel);
-        let words = self.tap();
-        for tap in 0..self.side * self.side {
-            let taps = self.taps(tap);
-            let value = |channel: usize| -> f32 {
-                let number = |t: usize| filter[channel * area + t];
-                if self.arrangement == Arrangement::Winograd {
-                    return winograd::kernel_place(tap, |y, x| number(3 * y + x));
+    /// Writes the filters of up to 16 outputs into their lanes, 16 words at a time.
+    fn place(&self, filters: &[f32], out: &mut [u32], lanes: usize) {
+        let WeightShape { inputs, kernel, .. } = self.shape;
+        let (area, words) = (kernel * kernel, self.tap());
+        let filter = (inputs * area).max(1);
+        let count = (filters.len() / filter).min(LANES);
+        let per_word = if self.precision == Precision::F32 { 1 } else { 2 };
+        let taps: Vec<[Option<usize>; 4]> =
+            (0..self.side * self.side).map(|tap| self.taps(tap)).collect();
+        for word in 0..words {
+            let mut numbers = [[[0f32; LANES]; 2]; PLACES];
+            for half in 0..per_word {
+                let channel = per_word * word + half;
+                if channel >= inputs {
+                    continue;
                 }
-                taps.into_iter().flatten().map(number).sum()
-            };
-            for word in 0..words {
-                lane[(tap * words + word) * lanes] = match self.precision {
-                    Precision::F32 => value(word).to_bits(),
-                    Precision::Bf16 => {
-                        let high = if 2 * word + 1 < inputs { value(2 * word + 1) } else { 0.0 };
-                        pair(value(2 * word), high)
+                for lane in 0..count {
+                    let numbers_of = &filters[lane * filter + channel * area..][..area];
+                    self.spread(numbers_of, &taps, |tap, number| numbers[tap][half][lane] = number);
+                }
+            }
+            for (tap, [low, high]) in numbers.iter().enumerate().take(taps.len()) {
+                let at = (tap * words + word) * lanes;
+                for lane in 0..count {
+                    out[at + lane] = match self.precision {
+                        Precision::F32 => low[lane].to_bits(),
+                        Precision::Bf16 => pair(low[lane], high[lane]),
+                    };
+                }
+            }
+        }
+    }
+
+    /// The numbers of one channel of one filter, as this arrangement holds them.
+    #[allow(clippy::inline_always)]
+    #[inline(always)]
+    fn spread(&self, filter: &[f32], taps: &[[Option<usize>; 4]], mut put: impl FnMut(usize, f32)) {
+        match self.arrangement {
+            Arrangement::Plain | Arrangement::Gated => {
+                for (tap, number) in filter.iter().enumerate() {
+                    put(tap, *number);
+                }
+            }
+            Arrangement::Doubled(..) => {
+                for (tap, sources) in taps.iter().enumerate() {
+                    put(tap, sources.iter().flatten().map(|t| filter[*t]).sum());
+                }
+            }
+            Arrangement::Winograd => {
+                if let Some(filter) = filter.first_chunk() {
+                    for (place, number) in winograd::kernel_places(filter).iter().enumerate() {
+                        put(place, *number);
                     }
-                };
+                }
             }
         }
     }
@@ -295,6 +328,9 @@ impl Packed {
         all
     }
 }
+
+/// Taps of a packed kernel at most; larger kernels than 3×3 are rare, and of few channels.
+const PLACES: usize = 25;
 
 /// bf16 of a number, ties to even; NaN and infinities stay what they are up to the payload.
 #[allow(clippy::inline_always)]

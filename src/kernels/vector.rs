@@ -387,7 +387,7 @@ macro_rules! dispatched {
         #[allow(unsafe_code)]
         pub(super) fn $name($($arg: $type),*) $(-> $out)? {
             #[cfg(target_arch = "x86_64")]
-            if Instructions::used() >= Instructions::Avx512 {
+            if $crate::kernels::Instructions::used() >= $crate::kernels::Instructions::Avx512 {
                 // SAFETY: the processor has the instructions.
                 return unsafe { $wide };
             }

@@ -202,12 +202,19 @@ struct Patch<'a> {
     pixel: usize,
 }
 
-/// The kernel's transform: place (i, j) of G·g·Gᵀ, where `tap(y, x)` gives g.
-pub(super) fn kernel_place(place: usize, tap: impl Fn(usize, usize) -> f32) -> f32 {
-    const G: [[f32; 3]; 4] = [[1.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.0, 0.0, 1.0]];
-    let (i, j) = (place / 4, place % 4);
-    let row = |y: usize| (0..3).map(|x| G[j][x] * tap(y, x)).sum::<f32>();
-    (0..3).map(|y| G[i][y] * row(y)).sum()
+/// The kernel's transform, G·g·Gᵀ, row-major.
+#[allow(clippy::inline_always)]
+#[inline(always)]
+pub(super) fn kernel_places(g: &[f32; 9]) -> [f32; PLACES] {
+    let spread = |a: f32, b: f32, c: f32| [a, 0.5 * (a + b + c), 0.5 * (a - b + c), c];
+    let rows: [[f32; 4]; 3] = std::array::from_fn(|y| spread(g[3 * y], g[3 * y + 1], g[3 * y + 2]));
+    let mut places = [0f32; PLACES];
+    for x in 0..4 {
+        for (y, value) in spread(rows[0][x], rows[1][x], rows[2][x]).into_iter().enumerate() {
+            places[4 * y + x] = value;
+        }
+    }
+    places
 }
 
 type Lanes = [f32; LANES];
@@ -270,7 +277,7 @@ fn transform(patch: &Patch<'_>, mut store: impl FnMut(usize, usize, &Lanes, usiz
 }
 
 multiversion! {
-    fn transform_floats(patch: &Patch<'_>, out: &mut [f32], place: usize) {
+    fn transform_floats_plain(patch: &Patch<'_>, out: &mut [f32], place: usize) {
         transform(patch, |i, channel, numbers, count| {
             let out = &mut out[i * place + channel..];
             match out.first_chunk_mut::<LANES>() {
@@ -282,7 +289,7 @@ multiversion! {
 }
 
 multiversion! {
-    fn transform_halves(patch: &Patch<'_>, out: &mut [u16], place: usize) {
+    fn transform_halves_plain(patch: &Patch<'_>, out: &mut [u16], place: usize) {
         transform(patch, |i, channel, numbers, count| {
             let out = &mut out[i * place + channel..];
             match out.first_chunk_mut::<LANES>() {
@@ -303,7 +310,7 @@ multiversion! {
 
 multiversion! {
     /// Aᵀ·m·A: four pixels of 64 columns from 16 places, `place` numbers apart.
-    fn gather(products: &[f32], place: usize, out: &mut [f32; 4 * COLUMNS]) {
+    fn gather_plain(products: &[f32], place: usize, out: &mut [f32; 4 * COLUMNS]) {
         for column in (0..COLUMNS).step_by(LANES) {
             let load = |i: usize| -> Lanes {
                 let from = &products[i * place + column..];
@@ -319,6 +326,170 @@ multiversion! {
                     out[(2 * y + x) * COLUMNS + column..][..LANES].copy_from_slice(pixel);
                 }
             }
+        }
+    }
+}
+
+dispatched! {
+    /// Patches as f32, `place` numbers from place to place.
+    fn transform_floats(patch: &Patch<'_>, out: &mut [f32], place: usize) {
+        wide::transform_floats(patch, out, place), transform_floats_plain(patch, out, place)
+    }
+}
+
+dispatched! {
+    /// Patches rounded to bf16.
+    fn transform_halves(patch: &Patch<'_>, out: &mut [u16], place: usize) {
+        wide::transform_halves(patch, out, place), transform_halves_plain(patch, out, place)
+    }
+}
+
+dispatched! {
+    /// Four pixels of 64 columns from 16 places, `place` numbers apart.
+    fn gather(products: &[f32], place: usize, out: &mut [f32; 4 * COLUMNS]) {
+        wide::gather(products, place, out), gather_plain(products, place, out)
+    }
+}
+
+/// The same loops with the numbers kept in registers.
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+mod wide {
+    use super::{COLUMNS, LANES, PLACES, Patch};
+    use crate::kernels::wide::{halves, mask, store_halves};
+    use std::arch::x86_64::{
+        __m512, _mm256_storeu_si256, _mm512_add_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps,
+        _mm512_maskz_loadu_ps, _mm512_setzero_ps, _mm512_storeu_ps, _mm512_sub_ps,
+    };
+
+    /// Bᵀ·d·B of 16 channels.
+    ///
+    /// # Safety
+    /// The patch holds the channels of `mask` from `channel` on.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    unsafe fn transformed(patch: &Patch<'_>, channel: usize, mask: u16) -> [__m512; PLACES] {
+        let mut d = [_mm512_setzero_ps(); PLACES];
+        for y in 0..4 {
+            for x in 0..4 {
+                let at = y * patch.row + x * patch.pixel + channel;
+                // SAFETY: the caller's promise.
+                d[4 * y + x] = unsafe { _mm512_maskz_loadu_ps(mask, patch.input.as_ptr().add(at)) };
+            }
+        }
+        for x in 0..4 {
+            let (a, b, c, e) = (d[x], d[4 + x], d[8 + x], d[12 + x]);
+            d[x] = _mm512_sub_ps(a, c);
+            d[4 + x] = _mm512_add_ps(b, c);
+            d[8 + x] = _mm512_sub_ps(c, b);
+            d[12 + x] = _mm512_sub_ps(b, e);
+        }
+        for y in 0..4 {
+            let (a, b, c, e) = (d[4 * y], d[4 * y + 1], d[4 * y + 2], d[4 * y + 3]);
+            d[4 * y] = _mm512_sub_ps(a, c);
+            d[4 * y + 1] = _mm512_add_ps(b, c);
+            d[4 * y + 2] = _mm512_sub_ps(c, b);
+            d[4 * y + 3] = _mm512_sub_ps(b, e);
+        }
+        d
+    }
+
+    /// Whether `patch` lies inside its input and all places inside `out`.
+    fn fits(patch: &Patch<'_>, out: usize, place: usize) -> bool {
+        3 * patch.row + 4 * patch.pixel <= patch.input.len()
+            && (PLACES - 1) * place + patch.pixel <= out
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    pub(super) fn transform_floats(patch: &Patch<'_>, out: &mut [f32], place: usize) {
+        assert!(fits(patch, out.len(), place), "a patch beyond its image");
+        for channel in (0..patch.pixel).step_by(LANES) {
+            let mask = mask(patch.pixel - channel);
+            // SAFETY: masked to the channels of the patch, whose bounds were just checked.
+            unsafe {
+                for (i, numbers) in transformed(patch, channel, mask).into_iter().enumerate() {
+                    let out = out.as_mut_ptr().add(i * place + channel);
+                    _mm512_mask_storeu_ps(out, mask, numbers);
+                }
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    pub(super) fn transform_halves(patch: &Patch<'_>, out: &mut [u16], place: usize) {
+        assert!(fits(patch, out.len(), place), "a patch beyond its image");
+        for channel in (0..patch.pixel).step_by(LANES) {
+            let mask = mask(patch.pixel - channel);
+            // SAFETY: as above.
+            unsafe {
+                for (i, numbers) in transformed(patch, channel, mask).into_iter().enumerate() {
+                    let out = out.as_mut_ptr().add(i * place + channel);
+                    if mask == u16::MAX {
+                        _mm256_storeu_si256(out.cast(), halves(numbers));
+                    } else {
+                        store_halves(out, mask, numbers);
+                    }
+                }
+            }
+        }
+        if patch.pixel % 2 == 1 {
+            // The other half of the last word.
+            for i in 0..PLACES {
+                out[i * place + patch.pixel] = 0;
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    pub(super) fn gather(products: &[f32], place: usize, out: &mut [f32; 4 * COLUMNS]) {
+        assert!((PLACES - 1) * place + COLUMNS <= products.len(), "products of a square");
+        let collect = |a, b, c, e| {
+            [_mm512_add_ps(_mm512_add_ps(a, b), c), _mm512_sub_ps(_mm512_sub_ps(b, c), e)]
+        };
+        for column in (0..COLUMNS).step_by(LANES) {
+            let mut rows = [[_mm512_setzero_ps(); 2]; 4];
+            for (y, row) in rows.iter_mut().enumerate() {
+                // SAFETY: checked above.
+                let load = |x: usize| unsafe {
+                    _mm512_loadu_ps(products.as_ptr().add((4 * y + x) * place + column))
+                };
+                *row = collect(load(0), load(1), load(2), load(3));
+            }
+            for x in 0..2 {
+                let pixels = collect(rows[0][x], rows[1][x], rows[2][x], rows[3][x]);
+                for (y, pixel) in pixels.into_iter().enumerate() {
+                    // SAFETY: four pixels of 64 columns.
+                    unsafe {
+                        let at = (2 * y + x) * COLUMNS + column;
+                        _mm512_storeu_ps(out.as_mut_ptr().add(at), pixel);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loops_for_one_processor_equal_the_plain_ones() {
+        for pixel in [1, 16, 21, 64] {
+            let input: Vec<f32> = (0..6 * 5 * pixel).map(|i| (i * 7 % 31) as f32).collect();
+            let patch = Patch { input: &input, row: 5 * pixel, pixel };
+            let place = 70;
+            let (mut a, mut b) = (vec![0f32; PLACES * place], vec![0f32; PLACES * place]);
+            transform_floats(&patch, &mut a, place);
+            transform_floats_plain(&patch, &mut b, place);
+            assert_eq!(a, b);
+            let (mut c, mut d) = (vec![9u16; PLACES * place], vec![9u16; PLACES * place]);
+            transform_halves(&patch, &mut c, place);
+            transform_halves_plain(&patch, &mut d, place);
+            assert_eq!(c, d);
+            let (mut e, mut f) = ([0f32; 4 * COLUMNS], [0f32; 4 * COLUMNS]);
+            gather(&a, place, &mut e);
+            gather_plain(&a, place, &mut f);
+            assert_eq!(e, f);
         }
     }
 }

@@ -194,7 +194,7 @@ fn is_fast(shape: &[usize], geometry: Geometry) -> bool {
 }
 
 /// Largest product of inputs and outputs for which 3×3 kernels are kept in 16 places.
-const FAST: usize = 1280 * 1280;
+const FAST: usize = 1920 * 640;
 
 /// The numbers of a small tensor.
 pub(super) fn floats(x: &Tensor) -> Result<Arc<[f32]>> {
