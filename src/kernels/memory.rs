@@ -33,27 +33,6 @@ fn advise(buffer: &mut [f32]) {
     }
 }
 
-/// Tells glibc to keep freed memory for the next large buffer instead of giving it back.
-///
-/// A network frees and asks for the same few hundred megabytes in every step; having the system zero them
-/// each time costs a fifth of the work. For programs, not for libraries: it holds for the whole process.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-#[cfg(feature = "cli")]
-pub(crate) fn keep_freed() {
-    // SAFETY: these calls only set parameters of the allocator; unknown ones are refused.
-    #[allow(unsafe_code)]
-    unsafe {
-        libc::mallopt(libc::M_MMAP_MAX, 0);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
-        libc::mallopt(libc::M_TOP_PAD, 64 << 20);
-    }
-}
-
-/// Other allocators look after themselves.
-#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-#[cfg(feature = "cli")]
-pub(crate) fn keep_freed() {}
-
 #[cfg(not(target_os = "linux"))]
 fn advise(_: &mut [f32]) {}
 

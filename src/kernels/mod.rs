@@ -29,8 +29,6 @@ pub(crate) use arena::release;
 pub(crate) use attention::attention;
 pub(crate) use doubled::Doubled;
 pub(crate) use map::Map;
-#[cfg(feature = "cli")]
-pub(crate) use memory::keep_freed;
 pub(crate) use memory::zeros;
 pub(crate) use norm::{Affine, GroupNorm};
 pub(crate) use operand::{Border, Operand, Preparation};

@@ -3,6 +3,8 @@
 //! A panel holds up to 64 outputs side by side, and below each other the words that are multiplied one
 //! after the other: tap by tap, channel by channel. Nothing else of a weight is kept.
 
+use super::arena::Buffer;
+use super::memory::zeros;
 use super::micro::{COLUMNS, LANES};
 use super::winograd;
 use candle_core::{DType, Device, Tensor};
@@ -96,14 +98,14 @@ impl Packed {
         let mut packed = Self { words: Arc::default(), shape, side, precision, arrangement };
         let depth = packed.depth();
         let total: usize = (0..packed.panels()).map(|p| packed.vectors(p) * LANES * depth).sum();
-        let mut words = vec![0u32; total];
+        let mut words: Vec<u32> = bytemuck::cast_vec(zeros(total));
         let filter = inputs * kernel * kernel;
         words.par_chunks_mut((COLUMNS * depth).max(1)).enumerate().try_for_each_init(
-            Vec::new,
+            || Buffer::new(COLUMNS * filter),
             |rows, (panel, words)| {
                 let lanes = packed.vectors(panel) * LANES;
                 for (first, count, lane) in packed.sources(panel) {
-                    rows.resize(count * filter, 0.0);
+                    let rows = &mut rows.floats_mut()[..count * filter];
                     read(first * filter, rows)?;
                     for (i, filters) in rows.chunks(LANES * filter.max(1)).enumerate() {
                         packed.place(filters, &mut words[lane + i * LANES..], lanes);

@@ -5,6 +5,7 @@
 //! of threads or on how work is cut.
 
 use super::Shared;
+use super::arena::Buffer;
 use super::map::Map;
 use super::micro::{self, COLUMNS, LANES, ROWS, Segment, Tile};
 use super::operand::{Border, Operand};
@@ -215,43 +216,46 @@ fn product(x: &Operand, w: &Packed, windows: Windows, finish: impl Fn(Sums<'_>) 
     let panels = w.panels();
     let groups = (4 * rayon::current_num_threads()).div_ceil(cuts).clamp(1, panels);
     let group = panels.div_ceil(groups);
-    (0..cuts * groups).into_par_iter().for_each_init(Vec::new, |sums, task| {
-        let start = task / groups * rows;
-        let places: Vec<Place> = (start..(start + rows).min(total))
-            .step_by(ROWS)
-            .map(|first| Place::new(x, &windows, first, total.min(start + rows)))
-            .collect();
-        sums.resize(places.len() * ROWS * COLUMNS, 0f32);
-        let first = task % groups * group;
-        for panel in first..(first + group).min(panels) {
-            let kernel = kernels[w.vectors(panel) - 1];
-            for (b, block) in blocks.iter().enumerate() {
-                let weights = w.block(panel, block.from);
-                let tiles = sums.chunks_exact_mut(ROWS * COLUMNS).zip(&places);
-                for (sums, place) in tiles {
-                    let tile = Tile {
-                        rows: place.offsets.map(|at| x.words()[at..].as_ptr()),
-                        segments: &block.segments,
-                        weights: weights.as_ptr(),
-                        out: sums.as_mut_ptr(),
-                        stride: COLUMNS,
-                        add: b > 0,
-                    };
-                    // SAFETY: the windows fit into the operand, the panel holds the words of the
-                    // block, and the sums are this thread's own.
-                    #[allow(unsafe_code)]
-                    unsafe {
-                        kernel(tile);
-                    }
-                    if b + 1 == blocks.len() {
-                        let (pixels, samples) =
-                            (&place.pixels[..place.count], &place.samples[..place.count]);
-                        finish(Sums { sums, pixels, samples, panel });
+    (0..cuts * groups).into_par_iter().for_each_init(
+        || Buffer::new(rows * COLUMNS),
+        |sums, task| {
+            let start = task / groups * rows;
+            let places: Vec<Place> = (start..(start + rows).min(total))
+                .step_by(ROWS)
+                .map(|first| Place::new(x, &windows, first, total.min(start + rows)))
+                .collect();
+            let sums = sums.floats_mut();
+            let first = task % groups * group;
+            for panel in first..(first + group).min(panels) {
+                let kernel = kernels[w.vectors(panel) - 1];
+                for (b, block) in blocks.iter().enumerate() {
+                    let weights = w.block(panel, block.from);
+                    let tiles = sums.chunks_exact_mut(ROWS * COLUMNS).zip(&places);
+                    for (sums, place) in tiles {
+                        let tile = Tile {
+                            rows: place.offsets.map(|at| x.words()[at..].as_ptr()),
+                            segments: &block.segments,
+                            weights: weights.as_ptr(),
+                            out: sums.as_mut_ptr(),
+                            stride: COLUMNS,
+                            add: b > 0,
+                        };
+                        // SAFETY: the windows fit into the operand, the panel holds the words of the
+                        // block, and the sums are this thread's own.
+                        #[allow(unsafe_code)]
+                        unsafe {
+                            kernel(tile);
+                        }
+                        if b + 1 == blocks.len() {
+                            let (pixels, samples) =
+                                (&place.pixels[..place.count], &place.samples[..place.count]);
+                            finish(Sums { sums, pixels, samples, panel });
+                        }
                     }
                 }
             }
-        }
-    });
+        },
+    );
 }
 
 impl Place {

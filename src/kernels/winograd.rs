@@ -7,6 +7,7 @@
 //! rounding errors stay those of a few more additions.
 
 use super::Shared;
+use super::arena::Buffer;
 use super::map::Map;
 use super::micro::{self, COLUMNS, ROWS, Segment, Tile};
 use super::operand::Operand;
@@ -66,12 +67,19 @@ struct Job<'a> {
 }
 
 /// What one thread works in.
-#[derive(Default)]
 struct Scratch {
     /// Transformed patches: `[16, squares, words]`.
-    patches: Vec<u32>,
+    patches: Buffer,
     /// Products: `[16, squares, 64]`.
-    products: Vec<f32>,
+    products: Buffer,
+}
+
+impl Scratch {
+    /// For `squares` squares of `words` words.
+    fn new(squares: usize, words: usize) -> Self {
+        let patches = Buffer::new(PLACES * squares * words);
+        Self { patches, products: Buffer::new(PLACES * squares * COLUMNS) }
+    }
 }
 
 /// A 2×2 square: sample, row and column of squares.
@@ -88,35 +96,37 @@ impl Job<'_> {
         let groups = (4 * rayon::current_num_threads()).div_ceil(cuts).clamp(1, panels);
         let group = panels.div_ceil(groups);
         let target = Shared(out.as_mut_ptr());
-        (0..cuts * groups).into_par_iter().for_each_init(Scratch::default, |scratch, task| {
-            let start = task / groups * squares;
-            let list: Vec<Square> = (start..(start + squares).min(total))
-                .map(|i| (i / (rows * columns), i / columns % rows, i % columns))
-                .collect();
-            let first = task % groups * group;
-            let wanted = first..(first + group).min(panels);
-            if wanted.is_empty() {
-                return;
-            }
-            self.transform(&list, scratch);
-            for panel in wanted {
-                self.products(panel, list.len(), scratch);
-                self.finish(panel, &list, &scratch.products, target);
-            }
-        });
+        (0..cuts * groups).into_par_iter().for_each_init(
+            || Scratch::new(squares, self.w.tap()),
+            |scratch, task| {
+                let start = task / groups * squares;
+                let list: Vec<Square> = (start..(start + squares).min(total))
+                    .map(|i| (i / (rows * columns), i / columns % rows, i % columns))
+                    .collect();
+                let first = task % groups * group;
+                let wanted = first..(first + group).min(panels);
+                if wanted.is_empty() {
+                    return;
+                }
+                self.transform(&list, scratch);
+                for panel in wanted {
+                    self.products(panel, list.len(), scratch);
+                    self.finish(panel, &list, scratch.products.floats(), target);
+                }
+            },
+        );
     }
 
     /// Transforms the patches of `list`; squares beyond it, which fill the last tile, are left as they are.
     fn transform(&self, list: &[Square], scratch: &mut Scratch) {
         let words = self.w.tap();
         let place = list.len().next_multiple_of(ROWS) * words;
-        scratch.patches.resize(PLACES * place, 0);
         let pixel = self.x.pixel();
         let input: &[f32] = bytemuck::cast_slice(self.x.words());
         for (i, &(sample, y, x)) in list.iter().enumerate() {
             let corner = ((sample * self.x.height + 2 * y) * self.x.width + 2 * x) * pixel;
             let patch = Patch { input: &input[corner..], row: self.x.width * pixel, pixel };
-            let out = &mut scratch.patches[i * words..];
+            let out = &mut scratch.patches.words_mut()[i * words..];
             match self.w.precision {
                 Precision::F32 => {
                     transform_floats(&patch, bytemuck::cast_slice_mut(out), place);
@@ -131,7 +141,7 @@ impl Job<'_> {
     fn products(&self, panel: usize, squares: usize, scratch: &mut Scratch) {
         let words = self.w.tap();
         let padded = squares.next_multiple_of(ROWS);
-        scratch.products.resize(PLACES * padded * COLUMNS, 0.0);
+        let (patches, products) = (scratch.patches.words(), scratch.products.floats_mut());
         let kernel =
             micro::kernels(self.w.precision, Instructions::used())[self.w.vectors(panel) - 1];
         for place in 0..PLACES {
@@ -141,10 +151,10 @@ impl Job<'_> {
                 for first in (0..padded).step_by(ROWS) {
                     let at = place * padded + first;
                     let tile = Tile {
-                        rows: std::array::from_fn(|r| scratch.patches[(at + r) * words..].as_ptr()),
+                        rows: std::array::from_fn(|r| patches[(at + r) * words..].as_ptr()),
                         segments: &segment,
                         weights: weights.as_ptr(),
-                        out: scratch.products[at * COLUMNS..].as_mut_ptr(),
+                        out: products[at * COLUMNS..].as_mut_ptr(),
                         stride: COLUMNS,
                         add: from > 0,
                     };
@@ -194,7 +204,7 @@ impl Job<'_> {
 }
 
 /// Where a patch lies.
-struct Patch<'a> {
+pub(super) struct Patch<'a> {
     /// From its first number on.
     input: &'a [f32],
     /// Numbers from row to row, and channels of a pixel.
