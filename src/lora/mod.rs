@@ -9,6 +9,7 @@
 mod delta;
 mod describe;
 mod dictionary;
+mod distilled;
 mod factor;
 mod file;
 mod foreign;
@@ -28,6 +29,7 @@ pub mod write;
 
 pub use describe::ModuleInfo;
 pub use dictionary::Dictionary;
+pub use distilled::Distilled;
 pub use file::{AdapterFile, Hashes};
 pub use inversion::Inversion;
 pub use method::Method;

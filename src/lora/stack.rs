@@ -107,6 +107,16 @@ impl LoraStack {
         super::file::letters(&Sha256::digest(text.as_bytes()))
     }
 
+    /// Places of the adapters, sorted by content: an order that does not depend on the user's.
+    pub(super) fn by_content(&self) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.entries.len()).collect();
+        order.sort_by_cached_key(|i| {
+            let entry = &self.entries[*i];
+            (entry.lora.fingerprint().to_owned(), entry.strength.to_string())
+        });
+        order
+    }
+
     /// What is said of every adapter by component and block, checked against the base.
     ///
     /// # Errors

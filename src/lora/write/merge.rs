@@ -110,7 +110,9 @@ fn check(stack: &LoraStack, law: Law) -> Result<()> {
 fn jobs<'a>(names: &Dictionary, stack: &'a LoraStack) -> Result<Vec<Job<'a>>> {
     let multipliers = stack.multipliers(names)?;
     let mut jobs: BTreeMap<&str, Vec<Active<'a>>> = BTreeMap::new();
-    for (adapter, (entry, multiplier)) in stack.entries.iter().zip(&multipliers).enumerate() {
+    let order = stack.by_content();
+    for (i, (entry, multiplier)) in stack.entries.iter().zip(&multipliers).enumerate() {
+        let adapter = order.iter().position(|place| *place == i).unwrap_or(i);
         for (module, changes) in &entry.lora.modules {
             let m = multiplier.of(module);
             if m != 0.0 {
