@@ -222,6 +222,29 @@ fn the_card_says_the_weight_that_the_user_does_not() {
 }
 
 #[test]
+fn a_lora_of_the_hub_is_found_in_the_shared_cache() {
+    let world = World::new();
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    let repo = "hf/hub/models--o--santa";
+    let santa = fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/loras/santa.safetensors")).unwrap();
+    world.write(&format!("{repo}/snapshots/{commit}/pytorch_lora_weights.safetensors"), santa);
+    world.write(&format!("{repo}/refs/main"), commit);
+    let run = |name: &str, out: &str| {
+        let flags = ["-m", "starter", "-q", "-S1", "-s3", "--no-metadata", "-o", out, "santa"];
+        let mut command = world.command(&[&["-l", name], &flags[..]].concat());
+        command.env("HF_HOME", world.path("hf")).env("HF_HUB_OFFLINE", "1").output().unwrap()
+    };
+    assert!(run("hub:o/santa:0.5", "hub.png").status.success());
+    let named = draw(&world, "named.png", &["-l", "santa:0.5", "santa"]);
+    assert_eq!(fs::read(world.path("hub.png")).unwrap(), named);
+    let code = if cfg!(feature = "hub") { 4 } else { 5 };
+    let error = world::failed(&run("hub:o/other", "x.png"), code);
+    assert!(error.contains(if code == 4 { "HF_HUB_OFFLINE" } else { "--features hub" }), "{error}");
+    let error = world::failed(&run("hub:other", "x.png"), 2);
+    assert!(error.contains("owner/name"), "{error}");
+}
+
+#[test]
 fn adapters_for_few_steps_say_so() {
     let world = World::new();
     fs::copy(ZOO, world.path("sd15_lightning_4step_lora.safetensors")).unwrap();

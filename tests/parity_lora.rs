@@ -281,6 +281,22 @@ fn new_words_reach_the_text_encoder() {
 }
 
 #[test]
+fn new_words_reach_both_text_encoders() {
+    let pipeline = Pipeline::open(golden("sdxl")).unwrap();
+    // Nothing but the words acts.
+    let words = || vec![lora("good/sdxl-onetrainer.safetensors", 0.0)];
+    let with = |prompt: &str, loras| {
+        latents(&pipeline, &Request { prompt: prompt.into(), ..request(loras) })
+    };
+    let plain = "a photo of a cat";
+    assert_eq!(bits(&with(plain, words())), bits(&with(plain, Vec::new())));
+    for word in ["my token", "v1.5 style"] {
+        let prompt = format!("a photo of {word}");
+        assert!(apart(&with(&prompt, words()), &with(&prompt, Vec::new())) > 1e-4, "{word}");
+    }
+}
+
+#[test]
 fn the_same_word_of_two_files_does_not_depend_on_order() {
     let folder = tempfile::tempdir().unwrap();
     let cpu = candle_core::Device::Cpu;
