@@ -43,8 +43,15 @@ impl Distilled {
     }
 }
 
+impl std::fmt::Display for Distilled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (steps, guidance) = (range(self.steps.0, self.steps.1), self.guidance);
+        write!(f, "{steps} steps, guidance {} ({})", range(guidance.0, guidance.1), self.method)
+    }
+}
+
 /// Two ends as people write them.
-fn range<T: PartialEq + std::fmt::Display>(low: T, high: T) -> String {
+fn range<T: Copy + PartialEq + std::fmt::Display>(low: T, high: T) -> String {
     if low == high { low.to_string() } else { format!("{low} to {high}") }
 }
 

@@ -92,11 +92,7 @@ fn text(
     for word in lora.inversions() {
         lines.push(format!("new word  {} ({} vectors)", word.token, word.len()));
     }
-    lines.extend(file.distilled().map(|d| {
-        let ((few, many), (least, most)) = (d.steps, d.guidance);
-        let method = d.method;
-        format!("made for  {few} to {many} steps, guidance {least} to {most} ({method})")
-    }));
+    lines.extend(file.distilled().map(|distilled| format!("made for  {distilled}")));
     let metadata = file.metadata();
     for (label, key) in
         [("title", "modelspec.title"), ("trained", "ss_network_module"), ("on", "ss_sd_model_name")]
