@@ -36,7 +36,7 @@ pub use method::Method;
 pub use overlay::{Apply, Overlay};
 pub use read::{ReadOptions, Report};
 pub use reference::{Block, BlockFactors, BlockWeights, Layout, LoraRef, StepWindow, Strength};
-pub use stack::{LoraStack, StackEntry};
+pub use stack::{LoraStack, StackEntry, Words};
 
 use crate::error::Result;
 use crate::weights::{Site, WeightSource};

@@ -239,22 +239,9 @@ impl Pipeline {
     fn words(&self, stack: &LoraStack) -> Result<Vec<Word>> {
         let components = self.parts.text_components();
         let mut words: Vec<Word> = Vec::new();
-        // By content, not by the user's order, on which no sum depends.
-        let mut entries: Vec<&StackEntry> = stack.entries.iter().collect();
-        entries.sort_by_key(|entry| entry.lora.fingerprint());
-        entries.dedup_by_key(|entry| entry.lora.fingerprint());
-        let all = entries.iter().flat_map(|entry| {
-            entry.lora.inversions().iter().map(|inversion| (entry.lora.name(), inversion))
-        });
-        for (lora, inversion) in all {
-            let same = |word: &Word| word.token.eq_ignore_ascii_case(&inversion.token);
-            if words.iter().any(same) {
-                let token = &inversion.token;
-                tracing::warn!(
-                    "{lora}: another LoRA brings the word `{token}` too; this one's is not used"
-                );
-                continue;
-            }
+        let all = stack.words();
+        all.warnings().for_each(|warning| tracing::warn!("{warning}"));
+        for inversion in all.used {
             let vectors = |component: &&str| -> Result<Option<Tensor>> {
                 let Some((values, rows)) = inversion.vectors(component)? else { return Ok(None) };
                 let width = values.len().checked_div(rows).unwrap_or(0);
