@@ -40,7 +40,11 @@ impl Base {
 
     /// Whether the attentions of an up block are there, which decides where its upsampler stands.
     fn up_has_attention(&self, block: usize) -> bool {
-        if self.family == Family::Sdxl { block < 2 } else { block > 0 }
+        match self.family {
+            Family::Sdxl => block < 2,
+            Family::SdxlRefiner => (1..3).contains(&block),
+            _ => block > 0,
+        }
     }
 
     /// The original code's name of a module of the UNet.
@@ -151,9 +155,11 @@ impl Base {
 #[test]
 fn every_spelling_of_every_module_leads_to_it() {
     for (family, modules, least) in [
-        (Family::Sd1, 391 + 72 + 28, 8_500),
-        (Family::Sd2, 391 + 138 + 48, 9_000),
-        (Family::Sdxl, 1050 + 72 + 28, 23_000),
+        (Family::Sd1, 391 + 72 + 28, 10_000),
+        (Family::Sd2, 391 + 138 + 48, 11_500),
+        (Family::Sdxl, 1050 + 264 + 96, 27_500),
+        // Four levels, one text encoder, which is the second of SDXL.
+        (Family::SdxlRefiner, 1000, 19_000),
     ] {
         let base = Base::new(family);
         let all = base.dictionary.modules();
