@@ -3,7 +3,7 @@
 //!
 //! An [`AdapterFile`] is opened without knowing any model; a [`Lora`] is the same resolved against
 //! a [`Dictionary`], the names of one base; a [`LoraStack`] says which of them act and how strongly;
-//! an [`Overlay`] is the [`WeightSource`](crate::weights::WeightSource) of base and stack together.
+//! an [`Overlay`] is the [`WeightSource`] of base and stack together.
 //! Layers and networks never hear of any of this.
 
 mod delta;
