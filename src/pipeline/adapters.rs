@@ -146,7 +146,7 @@ impl Pipeline {
         for (text, unet) in &wanted {
             let conditioning = self.condition_with(text, plan, apply, observer, &mut cast)?;
             let begin = Instant::now();
-            let unet = self.unet_with(unet, apply, observer, &mut cast.compose)?;
+            let unet = self.unet_with(unet, plan, apply, observer, &mut cast.compose)?;
             cast.load += begin.elapsed();
             cast.phases.push((unet, Arc::new(conditioning)));
         }
@@ -196,6 +196,7 @@ impl Pipeline {
     fn unet_with(
         &self,
         stack: &LoraStack,
+        plan: &Plan,
         apply: Apply,
         observer: &dyn Observer,
         compose: &mut Duration,
@@ -205,6 +206,10 @@ impl Pipeline {
         }
         let key = format!("{apply:?} {}", stack.fingerprint());
         self.unets.get(&key, || {
+            // Said once a network, not once a picture.
+            stack.entries.iter().filter_map(|entry| advice(&entry.lora, plan)).for_each(|advice| {
+                tracing::warn!("{advice}");
+            });
             let source = self.overlay(stack, apply, observer, compose, |part| part == "unet")?;
             observer.event(&Event::Loading { component: "UNet" });
             UNet::new(&Scope::new(&*source, "unet"), &self.parts.unet)
@@ -234,10 +239,9 @@ impl Pipeline {
     fn words(&self, stack: &LoraStack) -> Result<Vec<Word>> {
         let components = self.parts.text_components();
         let mut words: Vec<Word> = Vec::new();
-        for inversion in stack.entries.iter().flat_map(|entry| entry.lora.inversions()) {
-            if words.iter().any(|word| word.token == inversion.token) {
-                continue;
-            }
+        let all = stack.words();
+        all.warnings().for_each(|warning| tracing::warn!("{warning}"));
+        for inversion in all.used {
             let vectors = |component: &&str| -> Result<Option<Tensor>> {
                 let Some((values, rows)) = inversion.vectors(component)? else { return Ok(None) };
                 let width = values.len().checked_div(rows).unwrap_or(0);
@@ -274,6 +278,12 @@ fn acting(stack: &LoraStack, step: usize, steps: usize) -> Vec<(LoraStack, LoraS
         // Features are computed once: a step window acts on the UNet alone.
         _ => vec![(whole(), stack.at_step(step, steps))],
     }
+}
+
+/// What is amiss with a plan for an adapter that makes a model draw in few steps.
+fn advice(lora: &Lora, plan: &Plan) -> Option<String> {
+    let advice = lora.file().distilled()?.advice(plan.steps, plan.guidance_scale)?;
+    Some(format!("{}: {advice}", lora.name()))
 }
 
 /// A file that was trained for another kind of prediction loads; it seldom does what it should.
