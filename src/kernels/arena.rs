@@ -1,18 +1,18 @@
 //! Floor 1. Buffers that are used again: a network asks for the same few hundred megabytes in every
 //! step, and fresh pages cost as much as the work that fills them.
 
-use super::memory::zeros;
+use super::memory::Pages;
 use std::sync::{Mutex, PoisonError};
 
 /// Buffers that wait for their next use, the smallest first.
-static FREE: Mutex<Vec<Vec<f32>>> = Mutex::new(Vec::new());
+static FREE: Mutex<Vec<Pages>> = Mutex::new(Vec::new());
 
 /// A buffer of 32-bit words, seen as floats or as packed pairs. It goes back to the pool when dropped.
 ///
 /// Its first contents are left from its last use: whoever takes one writes every word that is read.
 #[derive(Debug)]
 pub(crate) struct Buffer {
-    data: Vec<f32>,
+    data: Pages,
     len: usize,
 }
 
@@ -26,7 +26,7 @@ impl Buffer {
             return Self { data: free.remove(fit), len };
         }
         drop(free);
-        Self { data: zeros(len), len }
+        Self { data: Pages::new(len), len }
     }
 
     pub(super) fn floats(&self) -> &[f32] {

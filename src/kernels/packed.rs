@@ -4,7 +4,7 @@
 //! after the other: tap by tap, channel by channel. Nothing else of a weight is kept.
 
 use super::arena::Buffer;
-use super::memory::zeros;
+use super::memory::Pages;
 use super::micro::{COLUMNS, LANES};
 use super::winograd;
 use candle_core::{DType, Device, Tensor};
@@ -55,7 +55,7 @@ pub(crate) struct WeightShape {
 /// A weight as products read it. Cloning shares.
 #[derive(Debug, Clone)]
 pub struct Packed {
-    words: Arc<Vec<u32>>,
+    words: Arc<Pages>,
     pub(super) shape: WeightShape,
     /// Side of the kernel as packed.
     pub(super) side: usize,
@@ -66,7 +66,7 @@ pub struct Packed {
 /// A packed weight that lives as long as somebody uses it.
 #[derive(Debug, Clone)]
 pub(crate) struct Kept {
-    words: Weak<Vec<u32>>,
+    words: Weak<Pages>,
     rest: Packed,
 }
 
@@ -98,7 +98,8 @@ impl Packed {
         let mut packed = Self { words: Arc::default(), shape, side, precision, arrangement };
         let depth = packed.depth();
         let total: usize = (0..packed.panels()).map(|p| packed.vectors(p) * LANES * depth).sum();
-        let mut words: Vec<u32> = bytemuck::cast_vec(zeros(total));
+        let mut pages = Pages::new(total);
+        let words: &mut [u32] = bytemuck::cast_slice_mut(&mut pages);
         let filter = inputs * kernel * kernel;
         words.par_chunks_mut((COLUMNS * depth).max(1)).enumerate().try_for_each_init(
             || Buffer::new(COLUMNS * filter),
@@ -115,7 +116,7 @@ impl Packed {
             },
         )?;
         debug_assert!(outputs == 0 || total > 0);
-        packed.words = Arc::new(words);
+        packed.words = Arc::new(pages);
         Ok(packed)
     }
 
@@ -234,7 +235,8 @@ impl Packed {
 
     /// Words `from..` of `panel`: `[words, 16 · vectors]`.
     pub(super) fn block(&self, panel: usize, from: usize) -> &[u32] {
-        &self.words[panel * COLUMNS * self.depth() + from * self.vectors(panel) * LANES..]
+        let words: &[u32] = bytemuck::cast_slice(&self.words);
+        &words[panel * COLUMNS * self.depth() + from * self.vectors(panel) * LANES..]
     }
 
     /// Outputs of `panel`: the first in the weight, how many, and the lane of the first.
@@ -368,8 +370,7 @@ mod tests {
             let values: Vec<f32> =
                 (0..outputs * inputs * kernel * kernel).map(|i| i as f32 + 1.0).collect();
             let packed = Packed::of(shape, Arrangement::Plain, Precision::F32, &values);
-            let mut found: Vec<f32> =
-                packed.words.iter().map(|w| f32::from_bits(*w)).filter(|v| *v != 0.0).collect();
+            let mut found: Vec<f32> = packed.words.iter().copied().filter(|v| *v != 0.0).collect();
             found.sort_by(f32::total_cmp);
             assert_eq!(found, values);
             assert_eq!(packed.bytes() % (4 * LANES), 0);
@@ -383,11 +384,11 @@ mod tests {
         for (row, column) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
             let kind = Arrangement::Doubled(row, column);
             let packed = Packed::of(shape, kind, Precision::F32, &values);
-            let sum: f32 = packed.words.iter().map(|w| f32::from_bits(*w)).sum();
+            let sum: f32 = packed.words.iter().sum();
             assert_eq!(sum, 45.0);
         }
         let packed = Packed::of(shape, Arrangement::Doubled(0, 1), Precision::F32, &values);
-        let tap = |i: usize| f32::from_bits(packed.words[i * LANES]);
+        let tap = |i: usize| packed.words[i * LANES];
         assert_eq!([tap(0), tap(1), tap(2), tap(3)], [3.0, 3.0, 24.0, 15.0]);
     }
 }

@@ -140,14 +140,12 @@ fn fast_convolutions_equal_the_plain_ones() {
         let plain = plain.broadcast_add(&bias.reshape((1, o, 1, 1)).unwrap()).unwrap();
         let residual = random(plain.dims());
         let plain = ((plain + &residual).unwrap() * 0.5).unwrap();
-        let border = Border { near: 1, far: winograd::far_border(h, w) };
-        let how = Preparation { border, ..Preparation::default() };
-        let operand = Operand::new(&[Map::from_image(&x).unwrap()], how, Precision::F32);
+        let map = Map::from_image(&x).unwrap();
         let (bias, residual) = (values(&bias), Map::from_image(&residual).unwrap());
         let finish = Finish { bias: Some(&bias), add: Some(&residual), scale: 0.5 };
         for precision in BOTH {
             let weights = packed(&weight, Arrangement::Winograd, precision);
-            let ours = winograd::multiply(&operand, &weights, (h, w), finish);
+            let ours = winograd::multiply(&[map.clone()], Preparation::default(), &weights, finish);
             let error = error(&ours.to_image().unwrap(), &plain);
             println!("{i} -> {o}, {precision:?}: {error:.1e}");
             // In bf16 both factors are rounded after their transforms.

@@ -10,7 +10,7 @@ use super::Shared;
 use super::arena::Buffer;
 use super::map::Map;
 use super::micro::{self, COLUMNS, ROWS, Segment, Tile};
-use super::operand::Operand;
+use super::operand::{Border, Preparation, segment};
 use super::packed::{Arrangement, Packed, Precision, round};
 use super::processor::Instructions;
 use super::product::{DEPTH, Finish};
@@ -21,30 +21,26 @@ use rayon::prelude::*;
 const PLACES: usize = 16;
 /// Squares of one task.
 const SQUARES: usize = 8 * ROWS;
+/// Squares whose pixels are prepared together.
+const STRIP: usize = 12;
 /// Channels that are transformed together.
 const LANES: usize = 16;
 
-/// Zero pixels that [`multiply`] needs below and to the right of images of this size; above and to the
-/// left it is 1.
-pub(crate) fn far_border(height: usize, width: usize) -> usize {
-    1 + (height % 2).max(width % 2)
-}
-
-/// The convolution of `x`: f32, with a border of 1 and [`far_border`]. Returns `[B, H, W, outputs]`.
-pub(crate) fn multiply(
-    x: &Operand,
-    w: &Packed,
-    (height, width): (usize, usize),
-    finish: Finish<'_>,
-) -> Map {
+/// The convolution of the channels of all `parts`, prepared as `how` says but for its border.
+///
+/// Returns `[B, H, W, outputs]`. Patches are prepared where they are used, so no prepared image is held.
+pub(crate) fn multiply(parts: &[Map], how: Preparation<'_>, w: &Packed, finish: Finish<'_>) -> Map {
+    let how = Preparation { border: Border { near: 1, far: 1 }, ..how };
+    let (batch, (height, width)) = (parts[0].batch, how.size(parts));
+    let channels: usize = parts.iter().map(|part| part.channels).sum();
     assert_eq!(w.arrangement, Arrangement::Winograd, "the weight of a fast convolution");
-    assert_eq!((x.channels, x.precision), (w.shape.inputs, Precision::F32), "its input");
-    let far = far_border(height, width);
-    assert_eq!((x.height, x.width), (height + 1 + far, width + 1 + far), "its border");
+    assert_eq!(channels, w.shape.inputs, "channels of a fast convolution");
     let outputs = w.outputs();
     let zeros = vec![0f32; outputs];
     let job = Job {
-        x,
+        parts,
+        how,
+        channels,
         w,
         height,
         width,
@@ -52,12 +48,15 @@ pub(crate) fn multiply(
         add: finish.add.map(Map::values),
         scale: if finish.scale == 0.0 { 1.0 } else { finish.scale },
     };
-    assert!(job.add.is_none_or(|add| add.len() == x.batch * height * width * outputs));
-    Map::filled((x.batch, height, width, outputs), |out| job.run(out))
+    let size = batch * height * width * outputs;
+    assert!(job.add.is_none_or(|add| add.len() == size), "size of a residual");
+    Map::filled((batch, height, width, outputs), |out| job.run(out))
 }
 
 struct Job<'a> {
-    x: &'a Operand,
+    parts: &'a [Map],
+    how: Preparation<'a>,
+    channels: usize,
     w: &'a Packed,
     height: usize,
     width: usize,
@@ -68,6 +67,8 @@ struct Job<'a> {
 
 /// What one thread works in.
 struct Scratch {
+    /// Prepared pixels of a few squares: `[4, pixels, channels]`.
+    strip: Buffer,
     /// Transformed patches: `[16, squares, words]`.
     patches: Buffer,
     /// Products: `[16, squares, 64]`.
@@ -76,9 +77,12 @@ struct Scratch {
 
 impl Scratch {
     /// For `squares` squares of `words` words.
-    fn new(squares: usize, words: usize) -> Self {
-        let patches = Buffer::new(PLACES * squares * words);
-        Self { patches, products: Buffer::new(PLACES * squares * COLUMNS) }
+    fn new(squares: usize, words: usize, channels: usize) -> Self {
+        Self {
+            strip: Buffer::new(4 * (2 * STRIP + 2) * channels),
+            patches: Buffer::new(PLACES * squares * words),
+            products: Buffer::new(PLACES * squares * COLUMNS),
+        }
     }
 }
 
@@ -88,7 +92,7 @@ type Square = (usize, usize, usize);
 impl Job<'_> {
     fn run(&self, out: &mut [f32]) {
         let (rows, columns) = (self.height.div_ceil(2), self.width.div_ceil(2));
-        let total = self.x.batch * rows * columns;
+        let total = self.parts[0].batch * rows * columns;
         let cuts = total.div_ceil(SQUARES).max(1);
         let squares = total.div_ceil(cuts).next_multiple_of(ROWS);
         let cuts = total.div_ceil(squares);
@@ -97,7 +101,7 @@ impl Job<'_> {
         let group = panels.div_ceil(groups);
         let target = Shared(out.as_mut_ptr());
         (0..cuts * groups).into_par_iter().for_each_init(
-            || Scratch::new(squares, self.w.tap()),
+            || Scratch::new(squares, self.w.tap(), self.channels),
             |scratch, task| {
                 let start = task / groups * squares;
                 let list: Vec<Square> = (start..(start + squares).min(total))
@@ -119,14 +123,39 @@ impl Job<'_> {
 
     /// Transforms the patches of `list`; squares beyond it, which fill the last tile, are left as they are.
     fn transform(&self, list: &[Square], scratch: &mut Scratch) {
+        let mut done = 0;
+        while done < list.len() {
+            let (sample, y, x) = list[done];
+            let rest = list[done..].iter().take(STRIP);
+            let count = rest.take_while(|square| (square.0, square.1) == (sample, y)).count();
+            let pixels = 2 * count + 2;
+            let row = pixels * self.channels;
+            let strip = &mut scratch.strip.words_mut()[..4 * row];
+            for (i, out) in strip.chunks_exact_mut(row.max(1)).enumerate() {
+                let start = (2 * y + i, 2 * x);
+                segment(self.parts, self.how, sample, start, Precision::F32, out);
+            }
+            self.transform_strip(done, count, row, list.len(), scratch);
+            done += count;
+        }
+    }
+
+    /// Transforms squares `first..` from the strip, whose rows are `row` numbers long.
+    fn transform_strip(
+        &self,
+        first: usize,
+        count: usize,
+        row: usize,
+        squares: usize,
+        scratch: &mut Scratch,
+    ) {
         let words = self.w.tap();
-        let place = list.len().next_multiple_of(ROWS) * words;
-        let pixel = self.x.pixel();
-        let input: &[f32] = bytemuck::cast_slice(self.x.words());
-        for (i, &(sample, y, x)) in list.iter().enumerate() {
-            let corner = ((sample * self.x.height + 2 * y) * self.x.width + 2 * x) * pixel;
-            let patch = Patch { input: &input[corner..], row: self.x.width * pixel, pixel };
-            let out = &mut scratch.patches.words_mut()[i * words..];
+        let place = squares.next_multiple_of(ROWS) * words;
+        let strip = scratch.strip.floats();
+        for i in 0..count {
+            let input = &strip[2 * i * self.channels..];
+            let patch = Patch { input, row, pixel: self.channels };
+            let out = &mut scratch.patches.words_mut()[(first + i) * words..];
             match self.w.precision {
                 Precision::F32 => {
                     transform_floats(&patch, bytemuck::cast_slice_mut(out), place);

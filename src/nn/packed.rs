@@ -96,11 +96,7 @@ impl PackedLayer {
             let operand = Operand::new(parts, how, self.precision);
             return self.over(&operand, doubling, finish);
         };
-        let (height, width) = how.grown.unwrap_or((parts[0].height, parts[0].width));
-        let border = Border { near: 1, far: winograd::far_border(height, width) };
-        let operand = Operand::new(parts, Preparation { border, ..how }, Precision::F32);
-        let y = winograd::multiply(&operand, packed, (height, width), self.first(finish));
-        drop(operand);
+        let y = winograd::multiply(parts, how, packed, self.first(finish));
         if self.branches.is_empty() {
             return y;
         }
