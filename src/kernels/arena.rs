@@ -7,6 +7,9 @@ use std::sync::{Mutex, PoisonError};
 /// Buffers that wait for their next use, the smallest first.
 static FREE: Mutex<Vec<Pages>> = Mutex::new(Vec::new());
 
+/// Words from which a buffer is large: 16 MiB.
+const LARGE: usize = 4 << 20;
+
 /// A buffer of 32-bit words, seen as floats or as packed pairs. It goes back to the pool when dropped.
 ///
 /// Its first contents are left from its last use: whoever takes one writes every word that is read.
@@ -24,6 +27,11 @@ impl Buffer {
         // A buffer far too large is better kept for a large use.
         if free.get(fit).is_some_and(|buffer| buffer.len() <= len + len / 2 + 1024) {
             return Self { data: free.remove(fit), len };
+        }
+        // The larger the sizes become, the less the small ones are needed: in a decoder each stage is
+        // four times the one before.
+        if len >= LARGE {
+            free.retain(|buffer| buffer.len() < LARGE || buffer.len() >= len);
         }
         drop(free);
         Self { data: Pages::new(len), len }

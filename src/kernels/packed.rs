@@ -109,7 +109,7 @@ impl Packed {
                     let rows = &mut rows.floats_mut()[..count * filter];
                     read(first * filter, rows)?;
                     for (i, filters) in rows.chunks(LANES * filter.max(1)).enumerate() {
-                        packed.place(filters, &mut words[lane + i * LANES..], lanes);
+                        place(&packed, filters, &mut words[lane + i * LANES..], lanes);
                     }
                 }
                 Ok(())
@@ -253,6 +253,8 @@ impl Packed {
     }
 
     /// Writes the filters of up to 16 outputs into their lanes, 16 words at a time.
+    #[allow(clippy::inline_always)]
+    #[inline(always)]
     fn place(&self, filters: &[f32], out: &mut [u32], lanes: usize) {
         let WeightShape { inputs, kernel, .. } = self.shape;
         let (area, words) = (kernel * kernel, self.tap());
@@ -261,11 +263,13 @@ impl Packed {
         let per_word = if self.precision == Precision::F32 { 1 } else { 2 };
         let taps: Vec<[Option<usize>; 4]> =
             (0..self.side * self.side).map(|tap| self.taps(tap)).collect();
+        // Lower and upper halves of the words of every tap.
+        let mut numbers = vec![[[0f32; LANES]; 2]; taps.len()];
         for word in 0..words {
-            let mut numbers = [[[0f32; LANES]; 2]; PLACES];
             for half in 0..per_word {
                 let channel = per_word * word + half;
                 if channel >= inputs {
+                    numbers.iter_mut().for_each(|tap| tap[half] = [0.0; LANES]);
                     continue;
                 }
                 for lane in 0..count {
@@ -273,13 +277,16 @@ impl Packed {
                     self.spread(numbers_of, &taps, |tap, number| numbers[tap][half][lane] = number);
                 }
             }
-            for (tap, [low, high]) in numbers.iter().enumerate().take(taps.len()) {
-                let at = (tap * words + word) * lanes;
-                for lane in 0..count {
-                    out[at + lane] = match self.precision {
-                        Precision::F32 => low[lane].to_bits(),
-                        Precision::Bf16 => pair(low[lane], high[lane]),
-                    };
+            for (tap, [low, high]) in numbers.iter().enumerate() {
+                let out = &mut out[(tap * words + word) * lanes..];
+                let packed: [u32; LANES] = match self.precision {
+                    Precision::F32 => low.map(f32::to_bits),
+                    Precision::Bf16 => std::array::from_fn(|lane| pair(low[lane], high[lane])),
+                };
+                match out.first_chunk_mut() {
+                    // Lanes without an output hold zeros, as they should.
+                    Some(out) => *out = packed,
+                    None => out[..count].copy_from_slice(&packed[..count]),
                 }
             }
         }
@@ -333,8 +340,11 @@ impl Packed {
     }
 }
 
-/// Taps of a packed kernel at most; larger kernels than 3×3 are rare, and of few channels.
-const PLACES: usize = 25;
+multiversion! {
+    fn place(packed: &Packed, filters: &[f32], out: &mut [u32], lanes: usize) {
+        packed.place(filters, out, lanes);
+    }
+}
 
 /// bf16 of a number, ties to even; NaN and infinities stay what they are up to the payload.
 #[allow(clippy::inline_always)]

@@ -4,7 +4,6 @@
 //! AVX-512, once for AVX2 with FMA and once for the build's own target.
 
 use super::packed::round;
-use super::processor::Instructions;
 #[cfg(target_arch = "x86_64")]
 use super::wide;
 
@@ -24,12 +23,12 @@ macro_rules! multiversion {
                 #[target_feature(enable = "avx2,fma")]
                 fn medium($($arg: $type),*) $(-> $out)? { body($($arg),*) }
 
-                let used = Instructions::used();
-                if used >= Instructions::Avx512 {
+                let used = $crate::kernels::Instructions::used();
+                if used >= $crate::kernels::Instructions::Avx512 {
                     // SAFETY: the processor has the features.
                     return unsafe { wide($($arg),*) };
                 }
-                if used == Instructions::Avx2 {
+                if used == $crate::kernels::Instructions::Avx2 {
                     // SAFETY: as above.
                     return unsafe { medium($($arg),*) };
                 }

@@ -143,12 +143,16 @@ impl Pipeline {
             Apply::Auto => Apply::Merge,
             chosen => chosen,
         };
-        for (text, unet) in &wanted {
-            let conditioning = self.condition_with(text, plan, apply, observer, &mut cast)?;
+        let mut conditions = Vec::with_capacity(wanted.len());
+        for (text, _) in &wanted {
+            conditions.push(self.condition_with(text, plan, apply, observer, &mut cast)?);
+        }
+        self.texts_done();
+        for ((_, unet), conditioning) in wanted.iter().zip(conditions) {
             let begin = Instant::now();
             let unet = self.unet_with(unet, plan, apply, observer, &mut cast.compose)?;
             cast.load += begin.elapsed();
-            cast.phases.push((unet, Arc::new(conditioning)));
+            cast.phases.push((unet, conditioning));
         }
         cast.load = cast.load.saturating_sub(cast.compose);
         Ok(cast)
@@ -161,15 +165,20 @@ impl Pipeline {
         apply: Apply,
         observer: &dyn Observer,
         cast: &mut Cast,
-    ) -> Result<Conditioning> {
-        let begin = Instant::now();
-        let towers = self.towers_with(stack, apply, observer, &mut cast.compose)?;
-        cast.load += begin.elapsed();
-        let begin = Instant::now();
-        observer.event(&Event::Encoding);
-        let conditioning = self.condition(&towers, plan)?;
-        cast.encode += begin.elapsed();
-        Ok(conditioning)
+    ) -> Result<Arc<Conditioning>> {
+        let texts = [&plan.prompt, &plan.negative_prompt];
+        let settings = (plan.guided(), plan.clip_skip, plan.width, plan.height);
+        let key = format!("{texts:?} {settings:?} {apply:?} {}", stack.fingerprint());
+        self.conditions.get(&key, || {
+            let begin = Instant::now();
+            let towers = self.towers_with(stack, apply, observer, &mut cast.compose)?;
+            cast.load += begin.elapsed();
+            let begin = Instant::now();
+            observer.event(&Event::Encoding);
+            let conditioning = self.condition(&towers, plan)?;
+            cast.encode += begin.elapsed();
+            Ok(conditioning)
+        })
     }
 
     /// The text towers with a stack; the plain ones for an empty one.
