@@ -269,7 +269,9 @@ impl Packed {
             for half in 0..per_word {
                 let channel = per_word * word + half;
                 if channel >= inputs {
-                    numbers.iter_mut().for_each(|tap| tap[half] = [0.0; LANES]);
+                    for tap in &mut numbers {
+                        tap[half] = [0.0; LANES];
+                    }
                     continue;
                 }
                 for lane in 0..count {

@@ -44,7 +44,7 @@ pub(crate) struct Finish<'a> {
 }
 
 /// Six rows of sums of up to 64 columns, all depth summed.
-struct Sums<'a> {
+struct Done<'a> {
     /// `[6, 64]`.
     sums: &'a [f32],
     /// Output pixel of each row, counted through all samples.
@@ -84,20 +84,14 @@ pub(super) fn multiply_into(
     out: &mut [f32],
 ) {
     let outputs = w.outputs();
-    let zeros;
-    let bias = match finish.bias {
-        Some(bias) => bias,
-        None => {
-            zeros = vec![0f32; outputs];
-            &zeros
-        }
-    };
+    let zeros = vec![0f32; outputs];
+    let bias = finish.bias.unwrap_or(&zeros);
     let shared_bias = bias.len() == outputs;
     let scale = if finish.scale == 0.0 { 1.0 } else { finish.scale };
     let add = finish.add.map(Map::values);
     assert!(add.is_none_or(|add| add.len() == out.len()), "size of a residual");
     let target = Shared(out.as_mut_ptr());
-    product(x, w, windows, |done: Sums<'_>| {
+    product(x, w, windows, |done: Done<'_>| {
         let column = done.panel * COLUMNS;
         let columns = COLUMNS.min(outputs - column);
         let mut rows: [Row<'_>; ROWS] = Default::default();
@@ -131,7 +125,7 @@ pub(crate) fn multiply_gated(
     let mut out = Operand::tokens(x.batch * tokens, outputs, precision);
     let pixel = out.pixel();
     let target = Shared(bytemuck::cast_slice_mut(out.words_mut()).as_mut_ptr());
-    product(x, w, Windows::all(x), |done: Sums<'_>| {
+    product(x, w, Windows::all(x), |done: Done<'_>| {
         let column = done.panel * w.panel_width();
         let columns = w.panel_width().min(outputs - column);
         let mut gated = [0f32; COLUMNS / 2];
@@ -197,7 +191,7 @@ impl Windows {
 }
 
 /// Computes all sums and hands each tile over once.
-fn product(x: &Operand, w: &Packed, windows: Windows, finish: impl Fn(Sums<'_>) + Sync) {
+fn product(x: &Operand, w: &Packed, windows: Windows, finish: impl Fn(Done<'_>) + Sync) {
     assert_eq!((x.channels, x.precision), (w.shape.inputs, w.precision), "factors of a product");
     let reach = |origin: usize, count: usize| origin + (count.max(1) - 1) * windows.stride + w.side;
     let fits = reach(windows.origin.0, windows.height) <= x.height
@@ -249,7 +243,7 @@ fn product(x: &Operand, w: &Packed, windows: Windows, finish: impl Fn(Sums<'_>) 
                         if b + 1 == blocks.len() {
                             let (pixels, samples) =
                                 (&place.pixels[..place.count], &place.samples[..place.count]);
-                            finish(Sums { sums, pixels, samples, panel });
+                            finish(Done { sums, pixels, samples, panel });
                         }
                     }
                 }

@@ -104,7 +104,7 @@ fn doubling_before_a_convolution_is_folded_in() {
         let map = Map::from_image(&x).unwrap();
         let border = Border { near: 1, far: 1 };
         let operand = Operand::new(
-            &[map.clone()],
+            std::slice::from_ref(&map),
             Preparation { border, ..Preparation::default() },
             precision,
         );
@@ -145,7 +145,12 @@ fn fast_convolutions_equal_the_plain_ones() {
         let finish = Finish { bias: Some(&bias), add: Some(&residual), scale: 0.5 };
         for precision in BOTH {
             let weights = packed(&weight, Arrangement::Winograd, precision);
-            let ours = winograd::multiply(&[map.clone()], Preparation::default(), &weights, finish);
+            let ours = winograd::multiply(
+                std::slice::from_ref(&map),
+                Preparation::default(),
+                &weights,
+                finish,
+            );
             let error = error(&ours.to_image().unwrap(), &plain);
             println!("{i} -> {o}, {precision:?}: {error:.1e}");
             // In bf16 both factors are rounded after their transforms.

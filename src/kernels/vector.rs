@@ -141,11 +141,11 @@ fn power(x: f32, rough: bool) -> f32 {
     let y = if rough {
         // Least squares on −0.5..0.5.
         let y = 5.508_868_4e-2 * r + 2.426_040_5e-1;
-        (y * r + 6.932_762_4e-1) * r + 9.999_289_4e-1
+        (y * r + 6.932_762e-1) * r + 9.999_289_4e-1
     } else {
         let y = 1.540_353e-4 * r + 1.333_355_8e-3;
         let y = y * r + 9.618_129e-3;
-        let y = y * r + 5.550_410_9e-2;
+        let y = y * r + 5.550_411e-2;
         let y = y * r + 2.402_265e-1;
         let y = y * r + std::f32::consts::LN_2;
         y * r + 1.0

@@ -23,12 +23,12 @@ fn power<const ROUGH: bool>(x: __m512) -> __m512 {
     let r = _mm512_sub_ps(x, n);
     let y = if ROUGH {
         let y = _mm512_fmadd_ps(set(5.508_868_4e-2), r, set(2.426_040_5e-1));
-        let y = _mm512_fmadd_ps(y, r, set(6.932_762_4e-1));
+        let y = _mm512_fmadd_ps(y, r, set(6.932_762e-1));
         _mm512_fmadd_ps(y, r, set(9.999_289_4e-1))
     } else {
         let y = _mm512_fmadd_ps(set(1.540_353e-4), r, set(1.333_355_8e-3));
         let y = _mm512_fmadd_ps(y, r, set(9.618_129e-3));
-        let y = _mm512_fmadd_ps(y, r, set(5.550_410_9e-2));
+        let y = _mm512_fmadd_ps(y, r, set(5.550_411e-2));
         let y = _mm512_fmadd_ps(y, r, set(2.402_265e-1));
         let y = _mm512_fmadd_ps(y, r, set(std::f32::consts::LN_2));
         _mm512_fmadd_ps(y, r, set(1.0))

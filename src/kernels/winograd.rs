@@ -359,7 +359,7 @@ multiversion! {
                 let [a, b, c, d]: [Lanes; 4] = std::array::from_fn(|x| load(4 * y + x));
                 collect([&a, &b, &c, &d])
             });
-            for x in 0..2 {
+            for x in [0, 1] {
                 let pixels = collect([&rows[0][x], &rows[1][x], &rows[2][x], &rows[3][x]]);
                 for (y, pixel) in pixels.iter().enumerate() {
                     out[(2 * y + x) * COLUMNS + column..][..LANES].copy_from_slice(pixel);
@@ -493,7 +493,7 @@ mod wide {
                 };
                 *row = collect(load(0), load(1), load(2), load(3));
             }
-            for x in 0..2 {
+            for x in [0, 1] {
                 let pixels = collect(rows[0][x], rows[1][x], rows[2][x], rows[3][x]);
                 for (y, pixel) in pixels.into_iter().enumerate() {
                     // SAFETY: four pixels of 64 columns.
