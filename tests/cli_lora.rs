@@ -181,6 +181,109 @@ fn wrong_loras_end_with_their_codes() {
 }
 
 #[test]
+fn bad_files_are_refused_by_the_program() {
+    let world = World::new();
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/tests");
+    let list = fs::read_to_string(format!("{root}/zoo/zoo.json")).unwrap();
+    let list: Value = serde_json::from_str(&list).unwrap();
+    let text = |entry: &Value, key: &str| entry[key].as_str().unwrap().to_owned();
+    let entries = list["bad"].as_array().unwrap();
+    for entry in entries {
+        let file = format!("{root}/zoo/{}", text(entry, "file"));
+        let model = format!("{root}/goldens/{}", text(entry, "base"));
+        let output = world.command(&["lora", "check", &file, "-m", &model]).output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        // 5: a kind or container that exists but is not supported.
+        let code = output.status.code();
+        assert!(matches!(code, Some(3 | 5)), "{file}: {code:?} {error}");
+        assert!(error.starts_with("error: ") && !error.contains("panicked"), "{file}: {error}");
+        let words: Vec<String> = serde_json::from_value(entry["error"].clone()).unwrap();
+        let lower = error.to_lowercase();
+        assert!(words.iter().any(|word| lower.contains(&word.to_lowercase())), "{file}: {error}");
+    }
+    assert!(entries.len() > 90);
+    // Nothing is drawn with such a file, and nothing is left behind.
+    for bad in ["truncated-data.safetensors", "pickle-call.pt", "nan-up.safetensors"] {
+        let file = format!("{root}/zoo/bad/{bad}");
+        world.fail(3, &["generate", "-q", "-s1", "-l", &file, "-o", "x.png", "x"]);
+    }
+    assert!(world.files().is_empty());
+}
+
+#[test]
+fn the_card_says_the_weight_that_the_user_does_not() {
+    let world = World::new();
+    fs::create_dir(world.path("loras")).unwrap();
+    let santa = concat!(env!("CARGO_MANIFEST_DIR"), "/loras/santa.safetensors");
+    world.run(&["lora", "add", santa, "--name", "half-santa", "--weight", "0.5"]);
+    let by_card = draw(&world, "card.png", &["-l", "half-santa", "santa"]);
+    assert_eq!(by_card, draw(&world, "half.png", &["-l", "half-santa:0.5", "santa"]));
+    assert_ne!(by_card, draw(&world, "whole.png", &["-l", "half-santa:1", "santa"]));
+}
+
+#[test]
+fn a_lora_of_the_hub_is_found_in_the_shared_cache() {
+    let world = World::new();
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    let repo = "hf/hub/models--o--santa";
+    let santa = fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/loras/santa.safetensors")).unwrap();
+    world.write(&format!("{repo}/snapshots/{commit}/pytorch_lora_weights.safetensors"), santa);
+    world.write(&format!("{repo}/refs/main"), commit);
+    let run = |name: &str, out: &str| {
+        let flags = ["-m", "starter", "-q", "-S1", "-s3", "--no-metadata", "-o", out, "santa"];
+        let mut command = world.command(&[&["-l", name], &flags[..]].concat());
+        command.env("HF_HOME", world.path("hf")).env("HF_HUB_OFFLINE", "1").output().unwrap()
+    };
+    assert!(run("hub:o/santa:0.5", "hub.png").status.success());
+    let named = draw(&world, "named.png", &["-l", "santa:0.5", "santa"]);
+    assert_eq!(fs::read(world.path("hub.png")).unwrap(), named);
+    let code = if cfg!(feature = "hub") { 4 } else { 5 };
+    let error = world::failed(&run("hub:o/other", "x.png"), code);
+    assert!(error.contains(if code == 4 { "HF_HUB_OFFLINE" } else { "--features hub" }), "{error}");
+    let error = world::failed(&run("hub:other", "x.png"), 2);
+    assert!(error.contains("owner/name"), "{error}");
+}
+
+#[test]
+fn adapters_for_few_steps_say_so() {
+    let world = World::new();
+    fs::copy(ZOO, world.path("sd15_lightning_4step_lora.safetensors")).unwrap();
+    let name = "sd15_lightning_4step_lora.safetensors";
+    let output = world.command(&["-s1", "-g1", "-l", name, "-o", "a.png", "x"]).output().unwrap();
+    let talk = String::from_utf8(output.stderr).unwrap();
+    assert!(talk.contains("for 4 steps and a guidance of 1, not 1 and 1"), "{talk}");
+    let output = world.command(&["-s4", "-g1", "-l", name, "-o", "b.png", "x"]).output().unwrap();
+    let talk = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && !talk.contains("guidance"), "{talk}");
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/sd15");
+    let text = world.run(&["lora", "inspect", name, "-m", model]);
+    assert!(text.contains("made for  4 steps, guidance 1 (Lightning)"), "{text}");
+}
+
+#[test]
+fn inspecting_says_what_does_not_match_and_why() {
+    let world = World::new();
+    let stray = ZOO.replace("sd15-kohya", "sd15-unmatched");
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/sd15");
+    let text = world.run(&["lora", "inspect", &stray, "-m", model]);
+    for part in [
+        "unmatched  3 (the model has no such module)",
+        "    lora_unet_no_such_module.alpha",
+        "unmatched  1 (no adapter has keys that end like this)",
+        "    something.else",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let text = world.run(&["lora", "inspect", "--json", &stray, "-m", model]);
+    let json: Value = serde_json::from_str(&text).unwrap();
+    let reasons = &json["report"]["reasons"];
+    assert_eq!(reasons["the model has no such module"].as_array().unwrap().len(), 3);
+    let sum = json["sha256"].as_str().unwrap();
+    assert_eq!(json["auto_v2"].as_str().unwrap(), &sum[..10]);
+    assert_eq!(json["auto_v3"].as_str().unwrap().len(), 12);
+}
+
+#[test]
 fn a_lora_is_looked_into_and_checked() {
     let world = World::new();
     let text = world.run(&["lora", "inspect", "santa"]);

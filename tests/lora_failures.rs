@@ -11,6 +11,7 @@ use colora::lora::{
     AdapterFile, Apply, Dictionary, Lora, LoraStack, Overlay, ReadOptions, StackEntry, Strength,
 };
 use colora::weights::{MemorySource, Placement, Site, Weight, WeightSource};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -44,6 +45,24 @@ fn stack(entries: &[(&Arc<Lora>, f32)]) -> LoraStack {
         strength: Strength { unet: *w, text: *w, ..Strength::default() },
     };
     LoraStack::new(entries.iter().map(entry).collect())
+}
+
+/// A copy of a file of the zoo with some tensors changed, named anew or added.
+fn edited(name: &str, edit: impl FnOnce(&mut HashMap<String, Tensor>)) -> AdapterFile {
+    let mut tensors = candle_core::safetensors::load(zoo(name), &Device::Cpu).unwrap();
+    edit(&mut tensors);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("edited.safetensors");
+    candle_core::safetensors::save(&tensors, &path).unwrap();
+    AdapterFile::from_vec(std::fs::read(path).unwrap(), "edited.safetensors").unwrap()
+}
+
+fn resolve(file: AdapterFile, base: &Base) -> Result<Arc<Lora>, Error> {
+    Lora::resolve(file, &base.dictionary, ReadOptions::default()).map(Arc::new)
+}
+
+fn number(value: f32) -> Tensor {
+    Tensor::new(value, &Device::Cpu).unwrap()
 }
 
 fn compose(base: &Base, stack: &LoraStack) -> Overlay {
@@ -192,4 +211,157 @@ fn stacks_over_one_base_run_side_by_side() {
     for (a, b) in alone.iter().zip(&together) {
         assert_eq!(apart(a, b), 0.0);
     }
+}
+
+#[test]
+fn an_alpha_beyond_reason_warns() {
+    let base = base("sd15");
+    let mut key = String::new();
+    let file = edited("good/sd15-kohya", |tensors| {
+        key = tensors
+            .keys()
+            .filter(|key| key.split('.').next_back() == Some("alpha"))
+            .min()
+            .unwrap()
+            .clone();
+        tensors.insert(key.clone(), number(1e7));
+    });
+    let lora = resolve(file, &base).unwrap();
+    warns(&lora, "alpha is 10000000, which is hardly meant");
+    warns(&lora, key.trim_end_matches(".alpha"));
+}
+
+#[test]
+fn keys_without_meaning_are_silent() {
+    let base = base("sd15");
+    let file = edited("good/sd15-kohya", |tensors| {
+        for key in [
+            "lora_te1_text_projection.alpha",
+            "lora_te_text_model_embeddings.position_ids",
+            "lora_unet_mid_block_resnets_0_norm1.num_batches_tracked",
+        ] {
+            tensors.insert(key.into(), number(1.0));
+        }
+    });
+    let report = resolve(file, &base).unwrap().report().clone();
+    assert_eq!((report.unmatched.len(), report.keys), (0, report.used + 3));
+    assert!(report.warnings.is_empty(), "{:?}", report.warnings);
+}
+
+#[test]
+fn unmatched_keys_come_with_their_reasons() {
+    let base = base("sd15");
+    let report = read("good/sd15-unmatched", &base).report().clone();
+    let found: Vec<(&str, usize)> =
+        report.reasons.iter().map(|(why, keys)| (*why, keys.len())).collect();
+    let expected =
+        [("no adapter has keys that end like this", 1), ("the model has no such module", 3)];
+    assert_eq!(found, expected);
+    let mut keys = report.reasons.values().flatten().cloned().collect::<Vec<_>>();
+    keys.sort();
+    assert_eq!(keys, report.unmatched);
+}
+
+#[test]
+fn without_a_text_encoder_the_unet_part_loads_and_says_so() {
+    let whole = base("sd15");
+    let mut unet = MemorySource::new(Placement::default());
+    for site in whole.source.sites().into_iter().filter(|s| s.component() == "unet") {
+        let shape = whole.source.shape(&site).unwrap();
+        let Weight::Dense(weight) = whole.source.get(&site, &shape).unwrap() else {
+            unreachable!()
+        };
+        unet.insert(site, &weight).unwrap();
+    }
+    let dictionary = Dictionary::new(&unet, "SD 1.x");
+    let source: Arc<dyn WeightSource> = Arc::new(unet);
+    let bare = Base { source, dictionary };
+    let lora = read("good/sd15-kohya", &bare);
+    assert!(lora.modules().count() > 5 && lora.modules().all(|m| m.starts_with("unet.")));
+    warns(&lora, "unmatched keys");
+    let left = &lora.report().reasons["the model has no such text encoder"];
+    assert_eq!(left.len(), lora.report().unmatched.len());
+    assert!(left.iter().all(|key| key.starts_with("lora_te_")), "{left:?}");
+}
+
+#[test]
+fn rare_prefixes_mean_the_same() {
+    let base = base("sd15");
+    for (name, from, to) in [
+        ("good/sd15-kohya", "lora_unet_", "lora_unet__"),
+        ("good/sd15-kohya", "lora_unet_", "oft_unet_"),
+        ("good/sd15-kohya", "lora_te_", "oft_te_"),
+        ("good/sd15-kohya", "lora_te_", "lora_te1_"),
+        ("good/sd15-dotted", "text_encoder.", "te."),
+        ("good/sd15-dotted", "text_encoder.", "te1."),
+        ("good/sd15-dotted", "text_encoder.", "cond_stage_model.transformer."),
+        ("good/sd15-dotted", "text_encoder.", "conditioner.embedders.0.transformer."),
+        ("good/sd15-dotted", "text_encoder.", "base_model.model.text_encoder."),
+        ("good/sd15-dotted", "unet.", "base_model.model.unet."),
+        ("good/sd15-dotted", "unet.", "model.diffusion_model."),
+    ] {
+        let plain = resolve(edited(name, |_| ()), &base).unwrap();
+        let mut renamed = 0;
+        let file = edited(name, |tensors| {
+            let other = |(key, tensor): (String, Tensor)| {
+                let rest = key.strip_prefix(from).map(|rest| format!("{to}{rest}"));
+                renamed += usize::from(rest.is_some());
+                (rest.unwrap_or(key), tensor)
+            };
+            *tensors = std::mem::take(tensors).into_iter().map(other).collect();
+        });
+        let lora = resolve(file, &base).unwrap();
+        assert!(renamed > 2, "{name} has no key with {from}");
+        assert_eq!(lora.report().unmatched, plain.report().unmatched, "{to}");
+        let composed = |lora| compose(&base, &stack(&[(lora, 1.0)]));
+        assert_eq!(apart(&composed(&lora), &composed(&plain)), 0.0, "{to}");
+    }
+}
+
+#[test]
+fn families_are_told_apart_without_plain_factors() {
+    let refused = |file: AdapterFile, model: &str| {
+        let error = resolve(file, &base(model)).unwrap_err();
+        assert!(matches!(error, Error::WrongFamily { .. }), "{model}: {error}");
+        error.to_string()
+    };
+    // Self-attention alone says no width, and many of its shapes are in both families.
+    let own = edited("good/sd15-kohya-full", |tensors| {
+        tensors.retain(|key, _| key.contains("attn1"));
+        assert!(tensors.len() > 100);
+    });
+    let message = refused(own, "sdxl");
+    assert!(message.contains("SD 1.x or 2.x"), "{message}");
+    for (name, model, width) in [
+        ("good/sd15-lyco-lokr", "sd2", "32 wide"),
+        ("good/sd15-lyco-glora", "sd2", "32 wide"),
+        ("good/sd15-glora-old", "sd2", "32 wide"),
+        ("good/sd2-lyco-lokr-dora", "sd15", "24 wide"),
+        ("good/sd2-lyco-loha", "sd15", "24 wide"),
+    ] {
+        let message = refused(edited(name, |_| ()), model);
+        assert!(message.contains(width), "{name} on {model}: {message}");
+    }
+}
+
+#[test]
+fn fused_projections_of_another_size_are_the_files_fault() {
+    let base = base("sd2");
+    let mut tried = 0;
+    for end in ["diff", "diff_b", "w_norm", "b_norm", "lora_up.bias"] {
+        for shape in [vec![5], vec![], vec![5, 5]] {
+            let file = edited("good/sd2-openclip-fused", |tensors| {
+                let fused = |key: &String| key.contains("in_proj") && key.contains("lora_up");
+                let key = tensors.keys().find(|key| fused(key)).unwrap();
+                let key = key.replace("lora_up.weight", end);
+                let tensor = Tensor::ones(shape.clone(), DType::F32, &Device::Cpu).unwrap();
+                tensors.insert(key, tensor);
+            });
+            let error = resolve(file, &base).unwrap_err();
+            assert_eq!(error.fault(), colora::Fault::File, "{end} {shape:?}: {error}");
+            assert!(error.to_string().contains("shape"), "{end}: {error}");
+            tried += 1;
+        }
+    }
+    assert_eq!(tried, 15);
 }

@@ -165,6 +165,34 @@ fn changing_weights_goes_back_to_the_pristine_base() {
 }
 
 #[test]
+fn stacks_draw_side_by_side_over_one_base() {
+    let stacks = || {
+        vec![
+            vec![],
+            vec![lora(A, 0.7)],
+            vec![lora(B, 1.0)],
+            vec![lora(A, 0.4), lora(B, -0.6)],
+            vec![lora("good/sd15-lyco-loha.safetensors", 1.0), lora(A, 1.0)],
+        ]
+    };
+    for apply in [Apply::Merge, Apply::Bypass] {
+        let draw = |pipeline: &Pipeline, loras| {
+            bits(&latents(pipeline, &Request { apply, ..request(loras) }))
+        };
+        let alone: Vec<_> = stacks().into_iter().map(|stack| draw(&sd15(), stack)).collect();
+        let pipeline = sd15();
+        let together: Vec<_> = std::thread::scope(|scope| {
+            let (pipeline, draw) = (&pipeline, &draw);
+            let run = |stack| scope.spawn(move || draw(pipeline, stack));
+            let threads: Vec<_> = stacks().into_iter().map(run).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(together == alone, "{apply}: stacks disturb each other");
+        assert!((1..alone.len()).all(|i| alone[i] != alone[i - 1]), "the stacks draw alike");
+    }
+}
+
+#[test]
 fn step_windows_switch_the_adapter_on_and_off() {
     let pipeline = sd15();
     let windowed = |steps: Option<StepWindow>| {
@@ -253,6 +281,43 @@ fn new_words_reach_the_text_encoder() {
 }
 
 #[test]
+fn new_words_reach_both_text_encoders() {
+    let pipeline = Pipeline::open(golden("sdxl")).unwrap();
+    // Nothing but the words acts.
+    let words = || vec![lora("good/sdxl-onetrainer.safetensors", 0.0)];
+    let with = |prompt: &str, loras| {
+        latents(&pipeline, &Request { prompt: prompt.into(), ..request(loras) })
+    };
+    let plain = "a photo of a cat";
+    assert_eq!(bits(&with(plain, words())), bits(&with(plain, Vec::new())));
+    for word in ["my token", "v1.5 style"] {
+        let prompt = format!("a photo of {word}");
+        assert!(apart(&with(&prompt, words()), &with(&prompt, Vec::new())) > 1e-4, "{word}");
+    }
+}
+
+#[test]
+fn the_same_word_of_two_files_does_not_depend_on_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let cpu = candle_core::Device::Cpu;
+    let first = zoo("good/sd15-bundle-only.safetensors");
+    let words = candle_core::safetensors::load(&first, &cpu).unwrap();
+    let turned = words.into_iter().map(|(key, values)| (key, values.neg().unwrap()));
+    let second = folder.path().join("turned.safetensors");
+    candle_core::safetensors::save(&turned.collect(), &second).unwrap();
+    let draw = |files: &[&Path]| {
+        let named = |path: &&Path| LoraRef::new(path.to_str().unwrap());
+        let loras = files.iter().map(named).collect();
+        let prompt = "a photo of old-star".into();
+        bits(&latents(&sd15(), &Request { prompt, ..request(loras) }))
+    };
+    let both = draw(&[&first, &second]);
+    assert_eq!(both, draw(&[&second, &first]));
+    let (one, other) = (draw(&[&first]), draw(&[&second]));
+    assert!(one != other && (both == one || both == other), "one of the two words is used");
+}
+
+#[test]
 fn files_of_other_families_are_refused_before_anything_runs() {
     let pipeline = sd15();
     let wrong = request(vec![lora("good/sdxl-uniform-a.safetensors", 1.0)]);
@@ -279,5 +344,9 @@ fn methods_of_task_arithmetic() {
         assert!(apart(&run(other), &sum) > 1e-3, "{other}");
     }
     assert_eq!(bits(&run("dare:seed=3")), bits(&run("dare:seed=3")));
+    // Nor does the order of the adapters choose other entries.
+    let turned = stack().into_iter().rev().collect();
+    let turned = Request { lora_method: "dare:seed=3".parse().unwrap(), ..request(turned) };
+    assert_eq!(bits(&latents(&sd15(), &turned)), bits(&run("dare:seed=3")));
     assert!(apart(&run("dare:seed=3"), &run("dare:seed=4")) > 1e-3);
 }

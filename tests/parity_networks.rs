@@ -6,7 +6,7 @@ mod support;
 
 use candle_core::{DType, Device, Tensor};
 use colora::family::ModelParts;
-use colora::models::{AddedCondition, ClipTower, TinyVae, UNet, UNetInput, Vae};
+use colora::models::{AddedCondition, ClipTower, Tiling, TinyVae, UNet, UNetInput, Vae};
 use colora::weights::names::Part;
 use colora::weights::{Checkpoint, CheckpointFile, Placement, Scope, Site};
 use std::collections::{BTreeSet, HashMap};
@@ -169,4 +169,41 @@ fn autoencoders() {
             assert_close(&what, &moments.log_variance, &goldens[&key("logvar")], TOLERANCE);
         }
     }
+}
+
+/// Large pictures are decoded in tiles: where no other tile reaches, a tile's pixels are its own.
+#[test]
+fn tiles_are_put_where_they_belong() {
+    let parts = open("sd15");
+    let vae = Vae::new(&Scope::new(&*parts.source, "vae"), &parts.vae).unwrap();
+    let (height, width) = (20, 28);
+    let latents = Tensor::randn(0f32, 1.0, (1, 4, height, width), &Device::Cpu).unwrap();
+    let whole = vae.decode(&latents).unwrap();
+    let one = vae.decode_tiled(&latents, Tiling::default(), |_, _| Ok(())).unwrap();
+    assert_close("one tile", &one, &whole, 1e-6);
+    let tiling = Tiling { tile: 12, overlap: 4 };
+    let mut seen = Vec::new();
+    let tiled = vae.decode_tiled(&latents, tiling, |at, of| {
+        seen.push((at, of));
+        Ok(())
+    });
+    let tiled = tiled.unwrap();
+    assert_eq!(seen, (0..6).map(|at| (at, 6)).collect::<Vec<_>>());
+    assert_eq!(tiled.dims(), [1, 3, 8 * height, 8 * width]);
+    let cut = |t: &Tensor, y: usize, x: usize, side: usize| {
+        t.narrow(2, y, side).unwrap().narrow(3, x, side).unwrap().contiguous().unwrap()
+    };
+    // The first cells of the first tile, and the last of the last.
+    let (tile, own) = (tiling.tile, 8 * (tiling.tile - tiling.overlap));
+    for (y, x, within) in [(0, 0, 0), (height - tile, width - tile, 8 * tiling.overlap)] {
+        let alone = vae.decode(&cut(&latents, y, x, tile)).unwrap();
+        let (ours, theirs) =
+            (cut(&tiled, 8 * y + within, 8 * x + within, own), cut(&alone, within, within, own));
+        assert_close(&format!("tile at {y}, {x}"), &ours, &theirs, 1e-5);
+    }
+    let stopped = vae.decode_tiled(&latents, tiling, |at, _| match at {
+        2 => Err(colora::Error::Cancelled),
+        _ => Ok(()),
+    });
+    assert!(matches!(stopped, Err(colora::Error::Cancelled)));
 }

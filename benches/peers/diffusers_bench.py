@@ -19,28 +19,44 @@ def main():
     parser.add_argument("model")
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--dtype", choices=["f32", "bf16"], default="f32")
+    parser.add_argument("--dtype", choices=["f32", "bf16", "f16"], default="f32")
     parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--compile", action="store_true", help="torch.compile of UNet and decoder")
     args = parser.parse_args()
-    dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[args.dtype]
+    dtype = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}[args.dtype]
     start = time.perf_counter()
-    pipe = DiffusionPipeline.from_pretrained(args.model, torch_dtype=dtype)
+    pipe = DiffusionPipeline.from_pretrained(args.model, torch_dtype=dtype).to(args.device)
     if args.channels_last:
         pipe.unet.to(memory_format=torch.channels_last)
         pipe.vae.to(memory_format=torch.channels_last)
+    if args.compile:
+        pipe.unet = torch.compile(pipe.unet)
+        pipe.vae.decode = torch.compile(pipe.vae.decode)
     loaded = time.perf_counter()
     pipe.set_progress_bar_config(disable=True)
+    wait = torch.cuda.synchronize if args.device.startswith("cuda") else lambda: None
     marks = []
+
+    def mark(_pipe, _index, _timestep, values):
+        wait()
+        marks.append(time.perf_counter())
+        return values
+
+    if args.device != "cpu":  # the first picture tunes and compiles
+        pipe("warm", num_inference_steps=2, guidance_scale=7.5, height=args.size, width=args.size)
     latents = pipe("a red fox in the snow", negative_prompt="blurry", num_inference_steps=args.steps,
                    guidance_scale=7.5, height=args.size, width=args.size, output_type="latent",
-                   callback_on_step_end=lambda _p, _i, _t, kw: marks.append(time.perf_counter()) or kw).images
+                   callback_on_step_end=mark).images
     begin = time.perf_counter()
     with torch.no_grad():
         pipe.vae.decode(latents / pipe.vae.config.scaling_factor)
+    wait()
     decoded = time.perf_counter()
     steps = [b - a for a, b in zip(marks, marks[1:])]
     print(json.dumps({
         "peer": "diffusers", "dtype": args.dtype, "channels_last": args.channels_last,
+        "device": args.device, "compile": args.compile,
         "load_s": round(loaded - start, 2), "step_s": [round(s, 2) for s in steps],
         "decode_s": round(decoded - begin, 2),
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}))

@@ -1,8 +1,12 @@
-//! A file of any bytes as an adapter of a small base: it is refused, or its report accounts for every key, and
+//! A file of any bytes as an adapter of two small bases: it is refused, or its report accounts for every key, and
 //! composing it gives finite weights or an error. Never a panic.
+//!
+//! One base has a handful of modules; the other is the tiny SD 1.5 of the tests, which the files of the zoo fit,
+//! so that they are useful to begin from.
 #![no_main]
 
 use candle_core::{Device, Tensor};
+use colora::family::ModelParts;
 use colora::lora::{
     AdapterFile, Apply, Dictionary, Lora, LoraStack, Overlay, ReadOptions, StackEntry, Strength,
 };
@@ -10,8 +14,10 @@ use colora::weights::{MemorySource, Placement, Site, WeightSource};
 use libfuzzer_sys::fuzz_target;
 use std::sync::{Arc, LazyLock};
 
+type Base = (Arc<dyn WeightSource>, Dictionary);
+
 /// A base with a module of every kind.
-static BASE: LazyLock<(Arc<dyn WeightSource>, Dictionary)> = LazyLock::new(|| {
+static SMALL: LazyLock<Base> = LazyLock::new(|| {
     let mut base = MemorySource::new(Placement::default());
     let attention = "unet.down_blocks.0.attentions.0";
     let block = format!("{attention}.transformer_blocks.0");
@@ -23,6 +29,8 @@ static BASE: LazyLock<(Arc<dyn WeightSource>, Dictionary)> = LazyLock::new(|| {
         (format!("{block}.attn1.to_q"), vec![8, 8], false),
         (format!("{block}.attn2.to_k"), vec![8, 32], false),
         (format!("{layer}.self_attn.q_proj"), vec![32, 32], true),
+        (format!("{layer}.self_attn.k_proj"), vec![32, 32], true),
+        (format!("{layer}.self_attn.v_proj"), vec![32, 32], true),
         ("text_encoder.text_model.embeddings.token_embedding".into(), vec![50, 32], false),
     ] {
         let parts = [("weight", shape.clone()), ("bias", vec![shape[0]])];
@@ -36,8 +44,21 @@ static BASE: LazyLock<(Arc<dyn WeightSource>, Dictionary)> = LazyLock::new(|| {
     (Arc::new(base), dictionary)
 });
 
+/// The tiny SD 1.5.
+static TINY: LazyLock<Base> = LazyLock::new(|| {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/goldens/sd15");
+    let parts = ModelParts::open(folder.as_ref(), Placement::default(), None).expect("the goldens");
+    let base = MemorySource::resident(&*parts.source).expect("its weights");
+    let dictionary = Dictionary::new(&base, "SD 1.x");
+    (Arc::new(base), dictionary)
+});
+
 fuzz_target!(|bytes: &[u8]| {
-    let (base, dictionary) = &*BASE;
+    try_on(&SMALL, bytes);
+    try_on(&TINY, bytes);
+});
+
+fn try_on((base, dictionary): &Base, bytes: &[u8]) {
     let Ok(file) = AdapterFile::from_vec(bytes.to_vec(), "fuzz.safetensors") else { return };
     for allow_nan in [false, true] {
         let options = ReadOptions { strict: false, allow_nan };
@@ -59,4 +80,4 @@ fuzz_target!(|bytes: &[u8]| {
             }
         }
     }
-});
+}

@@ -6,7 +6,7 @@ use crate::lora::{Apply, LoraRef, Method};
 use crate::pipeline::{DTypeChoice, DeviceChoice, Request};
 use crate::sampling::{Sampler, Schedule};
 use crate::size::ImageSize;
-use crate::weights::Quantisation;
+use crate::weights::{Instructions, Quantisation};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueHint};
 use std::path::PathBuf;
@@ -114,6 +114,12 @@ pub(crate) struct Flags {
     /// Worker threads on the CPU [default: one a core]
     #[arg(long, value_name = "N", help_heading = "Machine")]
     pub(crate) threads: Option<usize>,
+    /// Use no wider vector instructions than portable, avx2, avx512 or avx512-bf16 [default: the widest]
+    #[arg(long, value_name = "SET", help_heading = "Machine")]
+    pub(crate) cpu: Option<Instructions>,
+    /// Keep one network in memory at a time: slower when there are several pictures
+    #[arg(long, help_heading = "Machine")]
+    pub(crate) low_memory: bool,
     /// A VAE to use instead of the model's own
     #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath, help_heading = "Machine")]
     pub(crate) vae: Option<PathBuf>,

@@ -11,7 +11,9 @@ use crate::error::Error;
 use crate::family::Defaults;
 use crate::lora::{Apply, Method, ReadOptions};
 use crate::picture::{Picture, png};
-use crate::pipeline::{Cancel, Event, Generated, Observer, Options, Pipeline, Plan, Request};
+use crate::pipeline::{
+    Cancel, Event, Generated, Memory, Observer, Options, Pipeline, Plan, Request,
+};
 use crate::store::{Model, STARTER};
 use anyhow::Result;
 use candle_core::DeviceLocation;
@@ -107,7 +109,13 @@ fn open(
     let dtype = flags
         .dtype
         .map_or_else(|| choice(settings, "dtype", config.dtype.as_deref()), |d| Ok(Some(d)))?;
-    let options = Pipeline::options().device(device.unwrap_or_default()).dtype(dtype);
+    if let Some(set) = flags.cpu {
+        set.limit();
+    }
+    // One request is all that this process serves.
+    let memory = if flags.low_memory { Memory::Low } else { Memory::Save };
+    let options =
+        Pipeline::options().device(device.unwrap_or_default()).dtype(dtype).memory(memory);
     let reading = ReadOptions { strict: flags.strict, allow_nan: flags.allow_nan_modules };
     let options =
         options.quantize(flags.quantize).vae(flags.vae.clone().or_else(|| config.vae.clone()));

@@ -88,7 +88,6 @@ enum Command {
 
 /// Runs the program on the process's arguments.
 pub fn run() -> ExitCode {
-    crate::kernels::keep_freed();
     let arguments: Vec<OsString> = std::env::args_os().collect();
     if arguments.len() < 2 {
         style::say(&format!(

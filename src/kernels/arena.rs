@@ -1,18 +1,21 @@
 //! Floor 1. Buffers that are used again: a network asks for the same few hundred megabytes in every
 //! step, and fresh pages cost as much as the work that fills them.
 
-use super::memory::zeros;
+use super::memory::Pages;
 use std::sync::{Mutex, PoisonError};
 
 /// Buffers that wait for their next use, the smallest first.
-static FREE: Mutex<Vec<Vec<f32>>> = Mutex::new(Vec::new());
+static FREE: Mutex<Vec<Pages>> = Mutex::new(Vec::new());
+
+/// Words from which a buffer is large: 16 MiB.
+const LARGE: usize = 4 << 20;
 
 /// A buffer of 32-bit words, seen as floats or as packed pairs. It goes back to the pool when dropped.
 ///
 /// Its first contents are left from its last use: whoever takes one writes every word that is read.
 #[derive(Debug)]
 pub(crate) struct Buffer {
-    data: Vec<f32>,
+    data: Pages,
     len: usize,
 }
 
@@ -25,8 +28,13 @@ impl Buffer {
         if free.get(fit).is_some_and(|buffer| buffer.len() <= len + len / 2 + 1024) {
             return Self { data: free.remove(fit), len };
         }
+        // The larger the sizes become, the less the small ones are needed: in a decoder each stage is
+        // four times the one before.
+        if len >= LARGE {
+            free.retain(|buffer| buffer.len() < LARGE || buffer.len() >= len);
+        }
         drop(free);
-        Self { data: zeros(len), len }
+        Self { data: Pages::new(len), len }
     }
 
     pub(super) fn floats(&self) -> &[f32] {

@@ -47,7 +47,7 @@ pub(crate) fn attention(q: &Map, k: &Map, v: &Map, heads: usize, precision: Prec
                         let row = target.add(first + i * stride).0;
                         std::slice::from_raw_parts_mut(row, sizes.width)
                     };
-                    let row = &scratch.out[i * sizes.padded_width()..][..sizes.width];
+                    let row = &scratch.out.floats()[i * sizes.padded_width()..][..sizes.width];
                     scaled(row, 1.0 / sum, out);
                 }
             },
@@ -143,26 +143,26 @@ fn word_of(precision: Precision, word: usize, number: impl Fn(usize) -> f32) -> 
 /// What one thread works in.
 struct Scratch {
     /// `[queries, words]`.
-    queries: Vec<u32>,
+    queries: Buffer,
     /// `[6, KEYS]`.
-    scores: Vec<f32>,
+    scores: Box<[f32]>,
     /// `[6, words of KEYS]`.
-    weights: Vec<u32>,
-    highest: Vec<f32>,
-    sums: Vec<f32>,
+    weights: Box<[u32]>,
+    highest: [f32; QUERIES],
+    sums: [f32; QUERIES],
     /// `[queries, padded width]`.
-    out: Vec<f32>,
+    out: Buffer,
 }
 
 impl Scratch {
     fn new(sizes: &Sizes) -> Self {
         Self {
-            queries: vec![0; QUERIES * sizes.query()],
-            scores: vec![0.0; ROWS * KEYS],
-            weights: vec![0; ROWS * sizes.precision.words(KEYS)],
-            highest: vec![0.0; QUERIES],
-            sums: vec![0.0; QUERIES],
-            out: vec![0.0; QUERIES * sizes.padded_width()],
+            queries: Buffer::new(QUERIES * sizes.query()),
+            scores: vec![0.0; ROWS * KEYS].into(),
+            weights: vec![0; ROWS * sizes.precision.words(KEYS)].into(),
+            highest: [0.0; QUERIES],
+            sums: [0.0; QUERIES],
+            out: Buffer::new(QUERIES * sizes.padded_width()),
         }
     }
 }
@@ -182,7 +182,7 @@ impl Task<'_> {
         let sizes = &self.sizes;
         // Powers of two are cheaper than those of e.
         let scale = std::f32::consts::LOG2_E / (sizes.width as f32).sqrt();
-        for (i, words) in scratch.queries.chunks_exact_mut(sizes.query()).enumerate() {
+        for (i, words) in scratch.queries.words_mut().chunks_exact_mut(sizes.query()).enumerate() {
             if i >= self.count {
                 words.fill(0);
                 continue;
@@ -195,7 +195,7 @@ impl Task<'_> {
         }
         scratch.highest.fill(f32::NEG_INFINITY);
         scratch.sums.fill(0.0);
-        scratch.out.fill(0.0);
+        scratch.out.floats_mut().fill(0.0);
         for start in (0..sizes.keys).step_by(KEYS) {
             for first in (0..self.count).step_by(ROWS) {
                 self.tile(start, first, scratch);
@@ -210,7 +210,7 @@ impl Task<'_> {
         let count = KEYS.min(sizes.keys - start);
         let query = sizes.query();
         let segment = [Segment { shift: 0, words: query }];
-        let rows = std::array::from_fn(|r| scratch.queries[(first + r) * query..].as_ptr());
+        let rows = std::array::from_fn(|r| scratch.queries.words()[(first + r) * query..].as_ptr());
         for column in (0..count).step_by(COLUMNS) {
             let key = start + column;
             let lanes = COLUMNS.min(sizes.padded_keys() - key);
@@ -245,7 +245,7 @@ impl Task<'_> {
             scratch.sums[first + r] = scratch.sums[first + r] * shrink + sum;
             if start > 0 && shrink < 1.0 {
                 let width = sizes.padded_width();
-                scale_by(&mut scratch.out[(first + r) * width..][..width], shrink);
+                scale_by(&mut scratch.out.floats_mut()[(first + r) * width..][..width], shrink);
             }
         }
         let segment = [Segment { shift: 0, words }];
@@ -258,7 +258,7 @@ impl Task<'_> {
                 rows,
                 segments: &segment,
                 weights: self.values[panel..].as_ptr(),
-                out: scratch.out[first * sizes.padded_width() + column..].as_mut_ptr(),
+                out: scratch.out.floats_mut()[first * sizes.padded_width() + column..].as_mut_ptr(),
                 stride: sizes.padded_width(),
                 add: true,
             };

@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 #[derive(Debug, Clone)]
 pub(crate) struct Doubled {
     /// By row, then column.
-    parities: [Packed; 4],
+    parities: Arc<[Packed; 4]>,
     ordinary: Arc<OnceLock<Packed>>,
 }
 
@@ -24,7 +24,7 @@ impl Doubled {
     /// What `pack` gives.
     pub(crate) fn new<E>(pack: impl Fn(usize, usize) -> Result<Packed, E>) -> Result<Self, E> {
         let parities = [pack(0, 0)?, pack(0, 1)?, pack(1, 0)?, pack(1, 1)?];
-        Ok(Self { parities, ordinary: Arc::default() })
+        Ok(Self { parities: Arc::new(parities), ordinary: Arc::default() })
     }
 
     /// `x`: the small image with a border of 1. Returns `[B, 2·H, 2·W, outputs]`.

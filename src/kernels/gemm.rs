@@ -18,17 +18,6 @@ impl<'a> Matrix<'a> {
         Self { data, rows, columns, row_stride, column_stride: 1 }.checked()
     }
 
-    /// The transpose of a row-major matrix.
-    pub(super) fn transposed(self) -> Self {
-        Self {
-            rows: self.columns,
-            columns: self.rows,
-            row_stride: self.column_stride,
-            column_stride: self.row_stride,
-            ..self
-        }
-    }
-
     fn checked(self) -> Self {
         assert!(
             span(self.rows, self.columns, self.row_stride, self.column_stride) <= self.data.len(),

@@ -33,32 +33,77 @@ fn advise(buffer: &mut [f32]) {
     }
 }
 
-/// Tells glibc to keep freed memory for the next large buffer instead of giving it back.
-///
-/// A network frees and asks for the same few hundred megabytes in every step; having the system zero them
-/// each time costs a fifth of the work. For programs, not for libraries: it holds for the whole process.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-#[cfg(feature = "cli")]
-pub(crate) fn keep_freed() {
-    // SAFETY: these calls only set parameters of the allocator; unknown ones are refused.
-    #[allow(unsafe_code)]
-    unsafe {
-        libc::mallopt(libc::M_MMAP_MAX, 0);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
-        libc::mallopt(libc::M_TOP_PAD, 64 << 20);
-    }
-}
-
-/// Other allocators look after themselves.
-#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-#[cfg(feature = "cli")]
-pub(crate) fn keep_freed() {}
-
 #[cfg(not(target_os = "linux"))]
 fn advise(_: &mut [f32]) {}
 
+/// Numbers that are zero at first, in memory of their own: it goes back to the system when dropped.
+pub(super) struct Pages(Inner);
+
+enum Inner {
+    Small(Vec<f32>),
+    Mapped(memmap2::MmapMut),
+}
+
+/// Bytes from which memory is mapped. The allocator would zero what it gives a second time.
+const MAPPED: usize = 1 << 20;
+
+impl Pages {
+    pub(super) fn new(count: usize) -> Self {
+        let bytes = count * size_of::<f32>();
+        if bytes >= MAPPED
+            && let Ok(mut map) = memmap2::MmapMut::map_anon(bytes)
+        {
+            advise(bytemuck::cast_slice_mut(&mut map));
+            return Self(Inner::Mapped(map));
+        }
+        Self(Inner::Small(zeros(count)))
+    }
+}
+
+impl std::ops::Deref for Pages {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        match &self.0 {
+            Inner::Small(numbers) => numbers,
+            Inner::Mapped(map) => bytemuck::cast_slice(map),
+        }
+    }
+}
+
+impl std::ops::DerefMut for Pages {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        match &mut self.0 {
+            Inner::Small(numbers) => numbers,
+            Inner::Mapped(map) => bytemuck::cast_slice_mut(map),
+        }
+    }
+}
+
+impl Default for Pages {
+    fn default() -> Self {
+        Self(Inner::Small(Vec::new()))
+    }
+}
+
+impl std::fmt::Debug for Pages {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} numbers", self.len())
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn pages_are_zero_and_writable() {
+        for count in [0, 1, 1000, 300_000, 3_000_001] {
+            let mut pages = super::Pages::new(count);
+            assert!(pages.len() == count && pages.iter().all(|v| *v == 0.0));
+            pages.fill(1.0);
+            assert_eq!(pages.iter().sum::<f32>(), count as f32);
+        }
+    }
+
     #[test]
     fn buffers_are_zero() {
         for count in [0, 1, 5_000_000] {

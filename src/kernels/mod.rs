@@ -4,6 +4,9 @@
 //! Work is cut into tiles of fixed size, and the order of every sum depends on sizes alone, so results do
 //! not depend on the number of threads. Plain candle serves other devices, and is the tests' oracle.
 
+#[macro_use]
+mod vector;
+
 mod algebra;
 mod arena;
 mod attention;
@@ -18,17 +21,15 @@ mod packed;
 mod processor;
 mod product;
 mod quantised;
-mod vector;
 #[cfg(target_arch = "x86_64")]
 mod wide;
+pub(crate) mod winograd;
 
 pub(crate) use algebra::add_product;
 pub(crate) use arena::release;
 pub(crate) use attention::attention;
 pub(crate) use doubled::Doubled;
 pub(crate) use map::Map;
-#[cfg(feature = "cli")]
-pub(crate) use memory::keep_freed;
 pub(crate) use memory::zeros;
 pub(crate) use norm::{Affine, GroupNorm};
 pub(crate) use operand::{Border, Operand, Preparation};

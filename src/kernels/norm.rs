@@ -47,7 +47,7 @@ impl Affine {
             shift: Vec::with_capacity(batch * channels),
             channels,
         };
-        let sums: Vec<Vec<Channel>> = parts.iter().map(|part| sums(part)).collect();
+        let sums: Vec<Vec<Channel>> = parts.iter().map(sums).collect();
         for sample in 0..batch {
             let of_sample: Vec<&Channel> = parts
                 .iter()

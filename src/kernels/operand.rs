@@ -6,6 +6,7 @@ use super::norm::{self, Affine};
 use super::packed::Precision;
 use super::vector::{Change, prepare_floats, prepare_halves};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Pixels `[B, H, W]` of words, with their zero padding around.
 #[derive(Debug)]
@@ -56,7 +57,7 @@ impl Operand {
         }
         let first = &parts[0];
         let channels = parts.iter().map(|part| part.channels).sum();
-        let (inner_h, inner_w) = how.grown.unwrap_or((first.height, first.width));
+        let (inner_h, inner_w) = how.size(parts);
         let Border { near, far } = how.border;
         let (height, width) = (inner_h + near + far, inner_w + near + far);
         let pixel = precision.words(channels);
@@ -64,24 +65,7 @@ impl Operand {
         data.words_mut().par_chunks_mut((width * pixel).max(1)).enumerate().for_each(
             |(row, words)| {
                 let (sample, y) = (row / height, row % height);
-                let Some(y) = y.checked_sub(near).filter(|y| *y < inner_h) else {
-                    words.fill(0);
-                    return;
-                };
-                words[..near * pixel].fill(0);
-                words[(near + inner_w) * pixel..].fill(0);
-                let inside = &mut words[near * pixel..][..inner_w * pixel];
-                match how.grown {
-                    None => line(parts, sample, y, how, precision, inside),
-                    Some(_) => {
-                        // Each pixel of the small image once, then its copies.
-                        let small = &mut vec![0; first.width * pixel];
-                        line(parts, sample, y / 2, how, precision, small);
-                        for (x, out) in inside.chunks_exact_mut(pixel).enumerate() {
-                            out.copy_from_slice(&small[x / 2 * pixel..][..pixel]);
-                        }
-                    }
-                }
+                segment(parts, how, sample, (y, 0), precision, words);
             },
         );
         Self { data, batch: first.batch, height, width, channels, precision }
@@ -128,12 +112,61 @@ impl Operand {
 /// Tokens of one task.
 const TOKENS: usize = 32;
 
-/// One row of pixels of all parts, without padding.
+impl Preparation<'_> {
+    /// Height and width after growing, without the border.
+    pub(super) fn size(&self, parts: &[Map]) -> (usize, usize) {
+        self.grown.unwrap_or((parts[0].height, parts[0].width))
+    }
+}
+
+/// Prepared pixels of one row, from row and column `start` of the image with its border on; what lies
+/// outside of the image is 0. `out` holds whole pixels.
+pub(super) fn segment(
+    parts: &[Map],
+    how: Preparation<'_>,
+    sample: usize,
+    start: (usize, usize),
+    precision: Precision,
+    out: &mut [u32],
+) {
+    let channels: usize = parts.iter().map(|part| part.channels).sum();
+    let pixel = precision.words(channels);
+    let (height, width) = how.size(parts);
+    let near = how.border.near;
+    let Some(y) = start.0.checked_sub(near).filter(|y| *y < height) else {
+        out.fill(0);
+        return;
+    };
+    let wanted = start.1..start.1 + out.len() / pixel.max(1);
+    let inside = wanted.start.max(near)..wanted.end.min(near + width);
+    if inside.is_empty() {
+        out.fill(0);
+        return;
+    }
+    let (before, rest) = out.split_at_mut((inside.start - wanted.start) * pixel);
+    let (middle, behind) = rest.split_at_mut(inside.len() * pixel);
+    before.fill(0);
+    behind.fill(0);
+    let columns = inside.start - near..inside.end - near;
+    if how.grown.is_none() {
+        line(parts, how, (sample, y), columns, precision, middle);
+        return;
+    }
+    // Each pixel of the small image once, then its copies.
+    let small = columns.start / 2..columns.end.div_ceil(2);
+    let mut pixels = vec![0; small.len() * pixel];
+    line(parts, how, (sample, y / 2), small.clone(), precision, &mut pixels);
+    for (x, out) in columns.zip(middle.chunks_exact_mut(pixel)) {
+        out.copy_from_slice(&pixels[(x / 2 - small.start) * pixel..][..pixel]);
+    }
+}
+
+/// Pixels `columns` of one row of all parts.
 fn line(
     parts: &[Map],
-    sample: usize,
-    y: usize,
     how: Preparation<'_>,
+    (sample, y): (usize, usize),
+    columns: Range<usize>,
     precision: Precision,
     out: &mut [u32],
 ) {
@@ -142,8 +175,8 @@ fn line(
     let mut first = 0;
     for part in parts {
         let channels = part.channels;
-        let row = (sample * part.height + y) * part.width * channels;
-        let x = &part.values()[row..][..part.width * channels];
+        let row = (sample * part.height + y) * part.width + columns.start;
+        let x = &part.values()[row * channels..][..columns.len() * channels];
         let (scale, shift) = match how.affine {
             Some(affine) => affine.of(sample, first..first + channels),
             None => (&[][..], &[][..]),

@@ -4,8 +4,11 @@
 //! after the other: tap by tap, channel by channel. Nothing else of a weight is kept. A quantised panel
 //! holds them in blocks of 32 and unpacks a stretch of words when it is multiplied.
 
+use super::arena::Buffer;
+use super::memory::Pages;
 use super::micro::{COLUMNS, LANES};
 use super::quantised::{Blocks, GROUP, Layout, Quantisation};
+use super::winograd;
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 use std::sync::{Arc, Weak};
@@ -39,6 +42,8 @@ pub enum Arrangement {
     /// A 3×3 kernel as pixels of this parity (row, column) see it when the image was doubled before:
     /// 2×2, the taps that fall on the same pixel added up.
     Doubled(usize, usize),
+    /// A 3×3 kernel transformed for Winograd's convolution: 16 places for 9 taps.
+    Winograd,
 }
 
 /// Sizes of a weight `[outputs, inputs, kernel, kernel]`; a matrix has a kernel of 1.
@@ -52,7 +57,7 @@ pub(crate) struct WeightShape {
 /// A weight as products read it. Cloning shares.
 #[derive(Debug, Clone)]
 pub struct Packed {
-    words: Arc<Vec<u32>>,
+    words: Arc<Pages>,
     pub(super) shape: WeightShape,
     /// Side of the kernel as packed.
     pub(super) side: usize,
@@ -64,7 +69,7 @@ pub struct Packed {
 /// A packed weight that lives as long as somebody uses it.
 #[derive(Debug, Clone)]
 pub(crate) struct Kept {
-    words: Weak<Vec<u32>>,
+    words: Weak<Pages>,
     rest: Packed,
 }
 
@@ -95,14 +100,18 @@ impl Packed {
         let filter = shape.inputs * shape.kernel * shape.kernel;
         packed.fill(|packed, panel, words| {
             let lanes = packed.vectors(panel) * LANES;
-            let mut rows = Vec::new();
+            let mut rows = Buffer::new(packed.panel_width() * filter);
             for (first, count, lane) in packed.sources(panel) {
-                rows.resize(count * filter, 0.0);
-                read(first * filter, &mut rows)?;
-                for (i, row) in rows.chunks_exact(filter.max(1)).enumerate() {
-                    match quantised {
-                        None => packed.place(row, &mut words[lane + i..], lanes),
-                        Some(kind) => {
+                let rows = &mut rows.floats_mut()[..count * filter];
+                read(first * filter, rows)?;
+                match quantised {
+                    None => {
+                        for (i, filters) in rows.chunks(LANES * filter.max(1)).enumerate() {
+                            place(packed, filters, &mut words[lane + i * LANES..], lanes);
+                        }
+                    }
+                    Some(kind) => {
+                        for (i, row) in rows.chunks_exact(filter.max(1)).enumerate() {
                             let blocks = kind.quantise(&packed.ordered(row));
                             packed.place_blocks(kind, &blocks, words, (lane + i, lanes));
                         }
@@ -153,8 +162,12 @@ impl Packed {
         precision: Precision,
         quantised: Option<Quantisation>,
     ) -> Self {
-        let doubled = matches!(arrangement, Arrangement::Doubled(..));
-        let side = if doubled { 2 } else { shape.kernel };
+        let side = match arrangement {
+            Arrangement::Doubled(..) => 2,
+            // Blocks hold the taps themselves; places are made of them when they are multiplied.
+            Arrangement::Winograd if quantised.is_none() => 4,
+            Arrangement::Winograd | Arrangement::Plain | Arrangement::Gated => shape.kernel,
+        };
         Self { words: Arc::default(), shape, side, precision, arrangement, quantised }
     }
 
@@ -165,14 +178,15 @@ impl Packed {
     ) -> Result<(), E> {
         let column = self.column_bytes();
         let total: usize = (0..self.panels()).map(|p| self.vectors(p) * LANES * column / 4).sum();
-        let mut words = vec![0u32; total];
+        let mut pages = Pages::new(total);
+        let words: &mut [u32] = bytemuck::cast_slice_mut(&mut pages);
         let this = &*self;
         words
             .par_chunks_mut((COLUMNS * column / 4).max(1))
             .enumerate()
             .try_for_each(|(index, words)| panel(this, index, words))?;
         debug_assert!(self.shape.outputs == 0 || total > 0);
-        self.words = Arc::new(words);
+        self.words = Arc::new(pages);
         Ok(())
     }
 
@@ -333,7 +347,7 @@ impl Packed {
 
     /// The bytes of `panel` and of those behind it.
     fn panel_bytes(&self, panel: usize) -> &[u8] {
-        &bytemuck::cast_slice(&self.words)[panel * COLUMNS * self.column_bytes()..]
+        &bytemuck::cast_slice::<f32, u8>(&self.words)[panel * COLUMNS * self.column_bytes()..]
     }
 
     fn layout(&self, kind: Quantisation, panel: usize) -> Layout {
@@ -341,8 +355,9 @@ impl Packed {
     }
 
     /// Words `from..` of `panel` of a plain weight: `[words, 16 · vectors]`.
-    fn block(&self, panel: usize, from: usize) -> &[u32] {
-        &self.words[panel * COLUMNS * self.depth() + from * self.vectors(panel) * LANES..]
+    pub(super) fn block(&self, panel: usize, from: usize) -> &[u32] {
+        let words: &[u32] = bytemuck::cast_slice(&self.words);
+        &words[panel * COLUMNS * self.depth() + from * self.vectors(panel) * LANES..]
     }
 
     /// `count` words from `from` on of `panel`: `[words, 16 · vectors]`. A quantised weight unpacks them
@@ -361,6 +376,29 @@ impl Packed {
         let bytes = layout.group_bytes();
         let groups = &self.panel_bytes(panel)[from / words * bytes..][..count / words * bytes];
         layout.unpack(groups, room);
+        room
+    }
+
+    /// As [`unpacked`](Self::unpacked), of a quantised weight for Winograd's products: the words of each of
+    /// the 16 places, one after the other; words are counted within a tap.
+    pub(super) fn unpacked_places<'a>(
+        &self,
+        kind: Quantisation,
+        panel: usize,
+        (from, count): (usize, usize),
+        (taps, room): (&mut Vec<f32>, &'a mut Vec<u32>),
+    ) -> &'a [u32] {
+        let layout = self.layout(kind, panel);
+        let (words, bytes) = (self.precision.words(GROUP), layout.group_bytes());
+        assert!(from.is_multiple_of(words) && count.is_multiple_of(words), "whole blocks");
+        let numbers = count / words * GROUP * layout.lanes;
+        taps.resize(9 * numbers, 0.0);
+        room.resize(16 * count * layout.lanes, 0);
+        for (tap, numbers) in taps.chunks_exact_mut(numbers.max(1)).enumerate() {
+            let at = (tap * self.tap() + from) / words * bytes;
+            layout.unpack_floats(&self.panel_bytes(panel)[at..][..count / words * bytes], numbers);
+        }
+        winograd::places(taps, self.precision, room);
         room
     }
 
@@ -408,23 +446,69 @@ impl Packed {
         }
     }
 
-    /// Writes the filter of one output into its lane.
-    fn place(&self, filter: &[f32], lane: &mut [u32], lanes: usize) {
-        let (inputs, area) = (self.shape.inputs, self.shape.kernel * self.shape.kernel);
-        let words = self.tap();
-        for tap in 0..self.side * self.side {
-            let taps = self.taps(tap);
-            let value = |channel: usize| -> f32 {
-                taps.into_iter().flatten().map(|t| filter[channel * area + t]).sum()
-            };
-            for word in 0..words {
-                lane[(tap * words + word) * lanes] = match self.precision {
-                    Precision::F32 => value(word).to_bits(),
-                    Precision::Bf16 => {
-                        let high = if 2 * word + 1 < inputs { value(2 * word + 1) } else { 0.0 };
-                        pair(value(2 * word), high)
+    /// Writes the filters of up to 16 outputs into their lanes, 16 words at a time.
+    #[allow(clippy::inline_always)]
+    #[inline(always)]
+    fn place(&self, filters: &[f32], out: &mut [u32], lanes: usize) {
+        let WeightShape { inputs, kernel, .. } = self.shape;
+        let (area, words) = (kernel * kernel, self.tap());
+        let filter = (inputs * area).max(1);
+        let count = (filters.len() / filter).min(LANES);
+        let per_word = if self.precision == Precision::F32 { 1 } else { 2 };
+        let taps: Vec<[Option<usize>; 4]> =
+            (0..self.side * self.side).map(|tap| self.taps(tap)).collect();
+        // Lower and upper halves of the words of every tap.
+        let mut numbers = vec![[[0f32; LANES]; 2]; taps.len()];
+        for word in 0..words {
+            for half in 0..per_word {
+                let channel = per_word * word + half;
+                if channel >= inputs {
+                    for tap in &mut numbers {
+                        tap[half] = [0.0; LANES];
                     }
+                    continue;
+                }
+                for lane in 0..count {
+                    let numbers_of = &filters[lane * filter + channel * area..][..area];
+                    self.spread(numbers_of, &taps, |tap, number| numbers[tap][half][lane] = number);
+                }
+            }
+            for (tap, [low, high]) in numbers.iter().enumerate() {
+                let out = &mut out[(tap * words + word) * lanes..];
+                let packed: [u32; LANES] = match self.precision {
+                    Precision::F32 => low.map(f32::to_bits),
+                    Precision::Bf16 => std::array::from_fn(|lane| pair(low[lane], high[lane])),
                 };
+                match out.first_chunk_mut() {
+                    // Lanes without an output hold zeros, as they should.
+                    Some(out) => *out = packed,
+                    None => out[..count].copy_from_slice(&packed[..count]),
+                }
+            }
+        }
+    }
+
+    /// The numbers of one channel of one filter, as this arrangement holds them.
+    #[allow(clippy::inline_always)]
+    #[inline(always)]
+    fn spread(&self, filter: &[f32], taps: &[[Option<usize>; 4]], mut put: impl FnMut(usize, f32)) {
+        match self.arrangement {
+            Arrangement::Plain | Arrangement::Gated => {
+                for (tap, number) in filter.iter().enumerate() {
+                    put(tap, *number);
+                }
+            }
+            Arrangement::Doubled(..) => {
+                for (tap, sources) in taps.iter().enumerate() {
+                    put(tap, sources.iter().flatten().map(|t| filter[*t]).sum());
+                }
+            }
+            Arrangement::Winograd => {
+                if let Some(filter) = filter.first_chunk() {
+                    for (place, number) in winograd::kernel_places(filter).iter().enumerate() {
+                        put(place, *number);
+                    }
+                }
             }
         }
     }
@@ -449,6 +533,12 @@ impl Packed {
             *slot = Some(tap);
         }
         all
+    }
+}
+
+multiversion! {
+    fn place(packed: &Packed, filters: &[f32], out: &mut [u32], lanes: usize) {
+        packed.place(filters, out, lanes);
     }
 }
 
@@ -486,8 +576,7 @@ mod tests {
             let values: Vec<f32> =
                 (0..outputs * inputs * kernel * kernel).map(|i| i as f32 + 1.0).collect();
             let packed = Packed::of(shape, Arrangement::Plain, Precision::F32, &values);
-            let mut found: Vec<f32> =
-                packed.words.iter().map(|w| f32::from_bits(*w)).filter(|v| *v != 0.0).collect();
+            let mut found: Vec<f32> = packed.words.iter().copied().filter(|v| *v != 0.0).collect();
             found.sort_by(f32::total_cmp);
             assert_eq!(found, values);
             assert_eq!(packed.bytes() % (4 * LANES), 0);
@@ -501,11 +590,11 @@ mod tests {
         for (row, column) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
             let kind = Arrangement::Doubled(row, column);
             let packed = Packed::of(shape, kind, Precision::F32, &values);
-            let sum: f32 = packed.words.iter().map(|w| f32::from_bits(*w)).sum();
+            let sum: f32 = packed.words.iter().sum();
             assert_eq!(sum, 45.0);
         }
         let packed = Packed::of(shape, Arrangement::Doubled(0, 1), Precision::F32, &values);
-        let tap = |i: usize| f32::from_bits(packed.words[i * LANES]);
+        let tap = |i: usize| packed.words[i * LANES];
         assert_eq!([tap(0), tap(1), tap(2), tap(3)], [3.0, 3.0, 24.0, 15.0]);
     }
 }

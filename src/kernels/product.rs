@@ -5,6 +5,7 @@
 //! of threads or on how work is cut.
 
 use super::Shared;
+use super::arena::Buffer;
 use super::map::Map;
 use super::micro::{self, COLUMNS, LANES, ROWS, Segment, Tile};
 use super::operand::{Border, Operand};
@@ -14,7 +15,7 @@ use super::vector::{Row, finish_rows, gate_row};
 use rayon::prelude::*;
 
 /// Words that are summed at once: 64 columns of them stay in the second-level cache.
-const DEPTH: usize = 512;
+pub(super) const DEPTH: usize = 512;
 /// Rows of one task at most.
 const TASK: usize = 44 * ROWS;
 
@@ -43,7 +44,7 @@ pub(crate) struct Finish<'a> {
 }
 
 /// Six rows of sums of up to 64 columns, all depth summed.
-struct Sums<'a> {
+struct Done<'a> {
     /// `[6, 64]`.
     sums: &'a [f32],
     /// Output pixel of each row, counted through all samples.
@@ -84,20 +85,14 @@ pub(super) fn multiply_into(
     out: &mut [f32],
 ) {
     let outputs = w.outputs();
-    let zeros;
-    let bias = match finish.bias {
-        Some(bias) => bias,
-        None => {
-            zeros = vec![0f32; outputs];
-            &zeros
-        }
-    };
+    let zeros = vec![0f32; outputs];
+    let bias = finish.bias.unwrap_or(&zeros);
     let shared_bias = bias.len() == outputs;
     let scale = if finish.scale == 0.0 { 1.0 } else { finish.scale };
     let add = finish.add.map(Map::values);
     assert!(add.is_none_or(|add| add.len() == out.len()), "size of a residual");
     let target = Shared(out.as_mut_ptr());
-    product(x, w, windows, |done: Sums<'_>| {
+    product(x, w, windows, |done: Done<'_>| {
         let column = done.panel * COLUMNS;
         let columns = COLUMNS.min(outputs - column);
         let mut rows: [Row<'_>; ROWS] = Default::default();
@@ -131,7 +126,7 @@ pub(crate) fn multiply_gated(
     let mut out = Operand::tokens(x.batch * tokens, outputs, precision);
     let pixel = out.pixel();
     let target = Shared(bytemuck::cast_slice_mut(out.words_mut()).as_mut_ptr());
-    product(x, w, Windows::all(x), |done: Sums<'_>| {
+    product(x, w, Windows::all(x), |done: Done<'_>| {
         let column = done.panel * w.panel_width();
         let columns = w.panel_width().min(outputs - column);
         let mut gated = [0f32; COLUMNS / 2];
@@ -197,7 +192,7 @@ impl Windows {
 }
 
 /// Computes all sums and hands each tile over once.
-fn product(x: &Operand, w: &Packed, windows: Windows, finish: impl Fn(Sums<'_>) + Sync) {
+fn product(x: &Operand, w: &Packed, windows: Windows, finish: impl Fn(Done<'_>) + Sync) {
     assert_eq!((x.channels, x.precision), (w.shape.inputs, w.precision), "factors of a product");
     let reach = |origin: usize, count: usize| origin + (count.max(1) - 1) * windows.stride + w.side;
     let fits = reach(windows.origin.0, windows.height) <= x.height
@@ -216,44 +211,46 @@ fn product(x: &Operand, w: &Packed, windows: Windows, finish: impl Fn(Sums<'_>) 
     let panels = w.panels();
     let groups = (4 * rayon::current_num_threads()).div_ceil(cuts).clamp(1, panels);
     let group = panels.div_ceil(groups);
-    (0..cuts * groups).into_par_iter().for_each_init(Default::default, |(sums, room), task| {
-        let start = task / groups * rows;
-        let places: Vec<Place> = (start..(start + rows).min(total))
-            .step_by(ROWS)
-            .map(|first| Place::new(x, &windows, first, total.min(start + rows)))
-            .collect();
-        let sums: &mut Vec<f32> = sums;
-        sums.resize(places.len() * ROWS * COLUMNS, 0f32);
-        let first = task % groups * group;
-        for panel in first..(first + group).min(panels) {
-            let kernel = kernels[w.vectors(panel) - 1];
-            for (b, block) in blocks.iter().enumerate() {
-                let weights = w.unpacked(panel, (block.from, block.words), room);
-                let tiles = sums.chunks_exact_mut(ROWS * COLUMNS).zip(&places);
-                for (sums, place) in tiles {
-                    let tile = Tile {
-                        rows: place.offsets.map(|at| x.words()[at..].as_ptr()),
-                        segments: &block.segments,
-                        weights: weights.as_ptr(),
-                        out: sums.as_mut_ptr(),
-                        stride: COLUMNS,
-                        add: b > 0,
-                    };
-                    // SAFETY: the windows fit into the operand, the panel holds the words of the
-                    // block, and the sums are this thread's own.
-                    #[allow(unsafe_code)]
-                    unsafe {
-                        kernel(tile);
-                    }
-                    if b + 1 == blocks.len() {
-                        let (pixels, samples) =
-                            (&place.pixels[..place.count], &place.samples[..place.count]);
-                        finish(Sums { sums, pixels, samples, panel });
+    (0..cuts * groups).into_par_iter().for_each_init(
+        || (Buffer::new(rows * COLUMNS), Vec::new()),
+        |(sums, room), task| {
+            let start = task / groups * rows;
+            let places: Vec<Place> = (start..(start + rows).min(total))
+                .step_by(ROWS)
+                .map(|first| Place::new(x, &windows, first, total.min(start + rows)))
+                .collect();
+            let sums = sums.floats_mut();
+            let first = task % groups * group;
+            for panel in first..(first + group).min(panels) {
+                let kernel = kernels[w.vectors(panel) - 1];
+                for (b, block) in blocks.iter().enumerate() {
+                    let weights = w.unpacked(panel, (block.from, block.words), room);
+                    let tiles = sums.chunks_exact_mut(ROWS * COLUMNS).zip(&places);
+                    for (sums, place) in tiles {
+                        let tile = Tile {
+                            rows: place.offsets.map(|at| x.words()[at..].as_ptr()),
+                            segments: &block.segments,
+                            weights: weights.as_ptr(),
+                            out: sums.as_mut_ptr(),
+                            stride: COLUMNS,
+                            add: b > 0,
+                        };
+                        // SAFETY: the windows fit into the operand, the panel holds the words of the
+                        // block, and the sums are this thread's own.
+                        #[allow(unsafe_code)]
+                        unsafe {
+                            kernel(tile);
+                        }
+                        if b + 1 == blocks.len() {
+                            let (pixels, samples) =
+                                (&place.pixels[..place.count], &place.samples[..place.count]);
+                            finish(Done { sums, pixels, samples, panel });
+                        }
                     }
                 }
             }
-        }
-    });
+        },
+    );
 }
 
 impl Place {

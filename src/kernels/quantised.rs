@@ -11,7 +11,6 @@
 
 use super::packed::{Precision, round};
 use super::processor::Instructions;
-use super::vector::multiversion;
 use crate::error::{Error, Result};
 use half::f16;
 
@@ -241,6 +240,11 @@ impl Layout {
                 unpack_halves(self, groups, out);
             }
         }
+    }
+
+    /// Every number of neighbouring groups, in the order of its halves or words.
+    pub(super) fn unpack_floats(self, groups: &[u8], out: &mut [f32]) {
+        unpack_floats(self, groups, out);
     }
 
     /// The scales of a group as the numbers use them, one after another; returns how many.

@@ -34,6 +34,8 @@ fn packed(weight: &Tensor, arrangement: Arrangement, precision: Precision) -> Pa
     Packed::of(shape, arrangement, precision, &values(weight))
 }
 
+static SETTINGS: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
 const BOTH: [Precision; 2] = [Precision::F32, Precision::Bf16];
 
 #[test]
@@ -75,7 +77,8 @@ fn convolutions_equal_the_plain_ones() {
 
 #[test]
 fn every_instruction_set_convolves() {
-    // The sets are a setting of the process, which other tests share: they only get slower.
+    // The sets are a setting of the process: tests that compare bits wait, others only get slower.
+    let _alone = SETTINGS.lock().unwrap();
     let (x, weight) = (random(&[1, 20, 9, 7]), random(&[70, 20, 3, 3]));
     for set in Instructions::ALL {
         set.limit();
@@ -94,6 +97,41 @@ fn every_instruction_set_convolves() {
 }
 
 #[test]
+fn results_do_not_depend_on_the_number_of_threads() {
+    let _alone = SETTINGS.lock().unwrap();
+    let (x, weight) = (random(&[2, 96, 20, 22]), random(&[130, 96, 3, 3]));
+    let q = random(&[2, 300, 80]);
+    let run = |precision| {
+        let map = Map::from_image(&x).unwrap();
+        let norm = GroupNorm { weight: &[1.0; 96], bias: &[0.5; 96], groups: 32, eps: 1e-5 };
+        let affine = Affine::group_norm(std::slice::from_ref(&map), norm);
+        let border = Border { near: 1, far: 1 };
+        let how =
+            Preparation { affine: Some(&affine), silu: true, border, ..Preparation::default() };
+        let operand = Operand::new(std::slice::from_ref(&map), how, precision);
+        let plain = packed(&weight, Arrangement::Plain, precision);
+        let windows = Windows::sliding(&operand, 3, 1);
+        let fast = packed(&weight, Arrangement::Winograd, precision);
+        let tokens = Map::from_tokens(&q).unwrap();
+        [
+            values(&multiply(&operand, &plain, windows, Finish::default()).to_image().unwrap()),
+            values(&winograd::multiply(&[map], how, &fast, Finish::default()).to_image().unwrap()),
+            values(&attention(&tokens, &tokens, &tokens, 2, precision).to_tokens().unwrap()),
+        ]
+    };
+    for precision in BOTH {
+        let with = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| run(precision))
+        };
+        let one = with(1);
+        for threads in [2, 3, 7] {
+            assert!(with(threads) == one, "{threads} threads");
+        }
+    }
+}
+
+#[test]
 fn doubling_before_a_convolution_is_folded_in() {
     for precision in BOTH {
         let x = seen(&random(&[2, 10, 5, 6]), precision);
@@ -104,7 +142,7 @@ fn doubling_before_a_convolution_is_folded_in() {
         let map = Map::from_image(&x).unwrap();
         let border = Border { near: 1, far: 1 };
         let operand = Operand::new(
-            &[map.clone()],
+            std::slice::from_ref(&map),
             Preparation { border, ..Preparation::default() },
             precision,
         );
@@ -123,6 +161,39 @@ fn doubling_before_a_convolution_is_folded_in() {
         let windows = Windows::sliding(&operand, 3, 1);
         let ours = multiply(&operand, doubled.ordinary(), windows, Finish::default());
         assert!(error(&ours.to_image().unwrap(), &plain) < 1e-5);
+    }
+}
+
+#[test]
+fn fast_convolutions_equal_the_plain_ones() {
+    for (b, i, o, h, w) in [
+        (1, 3, 5, 7, 9),
+        (2, 40, 70, 16, 12),
+        (1, 33, 130, 1, 1),
+        (2, 16, 16, 9, 4),
+        (1, 1100, 20, 4, 6),
+    ] {
+        let (x, weight, bias) = (random(&[b, i, h, w]), random(&[o, i, 3, 3]), random(&[o]));
+        let plain = x.conv2d(&weight, 1, 1, 1, 1).unwrap();
+        let plain = plain.broadcast_add(&bias.reshape((1, o, 1, 1)).unwrap()).unwrap();
+        let residual = random(plain.dims());
+        let plain = ((plain + &residual).unwrap() * 0.5).unwrap();
+        let map = Map::from_image(&x).unwrap();
+        let (bias, residual) = (values(&bias), Map::from_image(&residual).unwrap());
+        let finish = Finish { bias: Some(&bias), add: Some(&residual), scale: 0.5 };
+        for precision in BOTH {
+            let weights = packed(&weight, Arrangement::Winograd, precision);
+            let ours = winograd::multiply(
+                std::slice::from_ref(&map),
+                Preparation::default(),
+                &weights,
+                finish,
+            );
+            let error = error(&ours.to_image().unwrap(), &plain);
+            println!("{i} -> {o}, {precision:?}: {error:.1e}");
+            // In bf16 both factors are rounded after their transforms.
+            assert!(error < if precision == Precision::F32 { 1e-5 } else { 1.5e-2 }, "{error}");
+        }
     }
 }
 

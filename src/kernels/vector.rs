@@ -4,7 +4,6 @@
 //! AVX-512, once for AVX2 with FMA and once for the build's own target.
 
 use super::packed::round;
-use super::processor::Instructions;
 #[cfg(target_arch = "x86_64")]
 use super::wide;
 
@@ -24,12 +23,12 @@ macro_rules! multiversion {
                 #[target_feature(enable = "avx2,fma")]
                 fn medium($($arg: $type),*) $(-> $out)? { body($($arg),*) }
 
-                let used = Instructions::used();
-                if used >= Instructions::Avx512 {
+                let used = $crate::kernels::Instructions::used();
+                if used >= $crate::kernels::Instructions::Avx512 {
                     // SAFETY: the processor has the features.
                     return unsafe { wide($($arg),*) };
                 }
-                if used == Instructions::Avx2 {
+                if used == $crate::kernels::Instructions::Avx2 {
                     // SAFETY: as above.
                     return unsafe { medium($($arg),*) };
                 }
@@ -38,7 +37,6 @@ macro_rules! multiversion {
         }
     };
 }
-pub(super) use multiversion;
 
 /// e^x to about 2 units in the last place, without branches; 0 below −87.3, finite above 88.3.
 ///
@@ -143,11 +141,11 @@ fn power(x: f32, rough: bool) -> f32 {
     let y = if rough {
         // Least squares on −0.5..0.5.
         let y = 5.508_868_4e-2 * r + 2.426_040_5e-1;
-        (y * r + 6.932_762_4e-1) * r + 9.999_289_4e-1
+        (y * r + 6.932_762e-1) * r + 9.999_289_4e-1
     } else {
         let y = 1.540_353e-4 * r + 1.333_355_8e-3;
         let y = y * r + 9.618_129e-3;
-        let y = y * r + 5.550_410_9e-2;
+        let y = y * r + 5.550_411e-2;
         let y = y * r + 2.402_265e-1;
         let y = y * r + std::f32::consts::LN_2;
         y * r + 1.0
@@ -388,7 +386,7 @@ macro_rules! dispatched {
         #[allow(unsafe_code)]
         pub(super) fn $name($($arg: $type),*) $(-> $out)? {
             #[cfg(target_arch = "x86_64")]
-            if Instructions::used() >= Instructions::Avx512 {
+            if $crate::kernels::Instructions::used() >= $crate::kernels::Instructions::Avx512 {
                 // SAFETY: the processor has the instructions.
                 return unsafe { $wide };
             }

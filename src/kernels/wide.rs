@@ -11,7 +11,7 @@ use std::arch::x86_64::{
 };
 
 /// Mask of the numbers that are left.
-fn mask(left: usize) -> u16 {
+pub(super) fn mask(left: usize) -> u16 {
     if left >= 16 { u16::MAX } else { (1u16 << left) - 1 }
 }
 
@@ -23,12 +23,12 @@ fn power<const ROUGH: bool>(x: __m512) -> __m512 {
     let r = _mm512_sub_ps(x, n);
     let y = if ROUGH {
         let y = _mm512_fmadd_ps(set(5.508_868_4e-2), r, set(2.426_040_5e-1));
-        let y = _mm512_fmadd_ps(y, r, set(6.932_762_4e-1));
+        let y = _mm512_fmadd_ps(y, r, set(6.932_762e-1));
         _mm512_fmadd_ps(y, r, set(9.999_289_4e-1))
     } else {
         let y = _mm512_fmadd_ps(set(1.540_353e-4), r, set(1.333_355_8e-3));
         let y = _mm512_fmadd_ps(y, r, set(9.618_129e-3));
-        let y = _mm512_fmadd_ps(y, r, set(5.550_410_9e-2));
+        let y = _mm512_fmadd_ps(y, r, set(5.550_411e-2));
         let y = _mm512_fmadd_ps(y, r, set(2.402_265e-1));
         let y = _mm512_fmadd_ps(y, r, set(std::f32::consts::LN_2));
         _mm512_fmadd_ps(y, r, set(1.0))
@@ -47,7 +47,7 @@ fn inverse(x: __m512) -> __m512 {
 
 /// bf16 of sixteen numbers, ties to even.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn halves(x: __m512) -> __m256i {
+pub(super) fn halves(x: __m512) -> __m256i {
     let bits = _mm512_castps_si512(x);
     let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
     let bits = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
@@ -112,7 +112,7 @@ pub(super) fn powers_halves(x: &[f32], shift: f32, out: &mut [u16]) -> f32 {
 /// `out` is valid for the numbers of `mask`.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 #[allow(unsafe_code)]
-unsafe fn store_halves(out: *mut u16, mask: u16, x: __m512) {
+pub(super) unsafe fn store_halves(out: *mut u16, mask: u16, x: __m512) {
     let bits = _mm512_castps_si512(x);
     let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
     let bits = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));

@@ -28,6 +28,17 @@ pub(super) enum Unknown {
     Ambiguous,
 }
 
+impl Unknown {
+    /// The reason in words, behind a key.
+    pub(super) fn why(self) -> &'static str {
+        match self {
+            Unknown::Module => "the model has no such module",
+            Unknown::Component => "the model has no such text encoder",
+            Unknown::Ambiguous => "several parts of the model have such a module",
+        }
+    }
+}
+
 /// A part of the base that adapters speak of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Component {

@@ -130,14 +130,14 @@ impl AdapterFile {
         Ok(self.hashes.get_or_init(|| hashes))
     }
 
-    /// A short identity of the contents, cheap for files of any size: the table of contents and
-    /// samples of the data.
+    /// A short identity of the contents, cheap for files of any size: the table of contents, small
+    /// tensors, and samples of every large one.
     pub fn fingerprint(&self) -> String {
         let mut hash = Sha256::new();
         for file in
             [Some(&self.main), self.text.as_ref(), self.words.as_ref()].into_iter().flatten()
         {
-            sample(file.bytes(), &mut hash);
+            sample(file, &mut hash);
         }
         // Configurations beside the file change what it means.
         hash.update(format!("{:?}", self.tunings).as_bytes());
@@ -145,17 +145,27 @@ impl AdapterFile {
     }
 }
 
-/// Feeds the size, the beginning, the end and 64 blocks between into `hash`.
-fn sample(bytes: &[u8], hash: &mut Sha256) {
-    const BLOCK: usize = 4096;
+/// Feeds the size, the beginning, the end, and something of every tensor into `hash`: files of one
+/// trainer differ in nothing else, and one that was edited perhaps in a single alpha.
+fn sample(file: &CheckpointFile, hash: &mut Sha256) {
+    const BLOCK: usize = 512;
     const HEAD: usize = 1 << 20;
+    let bytes = file.bytes();
     hash.update((bytes.len() as u64).to_le_bytes());
-    hash.update(&bytes[..bytes.len().min(HEAD)]);
-    let step = (bytes.len() / 64).max(BLOCK);
-    for start in (HEAD..bytes.len()).step_by(step) {
-        hash.update(&bytes[start..bytes.len().min(start + BLOCK)]);
-    }
+    hash.update(&bytes[..bytes.len().min(file.data_start().unwrap_or(HEAD).min(HEAD))]);
     hash.update(&bytes[bytes.len().saturating_sub(BLOCK)..]);
+    for name in file.names() {
+        // What cannot be read is refused where it is used.
+        let Ok(data) = file.raw(name, None) else { continue };
+        hash.update(name);
+        if data.len() <= 3 * BLOCK {
+            hash.update(&data);
+            continue;
+        }
+        for start in [0, data.len() / 2, data.len() - BLOCK] {
+            hash.update(&data[start..start + BLOCK]);
+        }
+    }
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -174,4 +184,52 @@ fn inside(folder: &Path) -> Result<PathBuf> {
         let names = FOLDER_FILES.join(", ");
         Error::corrupt(folder, format!("a folder without an adapter; expected one of {names}"))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// A file of 4 MB with an alpha between two large factors, at no round place.
+    fn file(alpha: f32, metadata: &str) -> AdapterFile {
+        let (down, up) = ((2 << 20) + 20_000, 2 << 20);
+        let entry = |kind: &str, size: usize, start: usize, end: usize| {
+            let shape = [(end - start) / size];
+            json!({ "dtype": kind, "shape": shape, "data_offsets": [start, end] })
+        };
+        let header = json!({
+            "__metadata__": { "note": metadata },
+            "a.lora_down.weight": entry("F16", 2, 0, down),
+            "a.alpha": entry("F32", 4, down, down + 4),
+            "a.lora_up.weight": entry("F16", 2, down + 4, down + 4 + up),
+        });
+        let header = serde_json::to_vec(&header).unwrap();
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(&header);
+        bytes.resize(bytes.len() + down, 0);
+        bytes.extend(alpha.to_le_bytes());
+        bytes.resize(bytes.len() + up, 0);
+        AdapterFile::from_vec(bytes, "x.safetensors").unwrap()
+    }
+
+    #[test]
+    fn one_other_number_is_another_file() {
+        let print = |alpha| file(alpha, "").fingerprint();
+        assert_eq!(print(4.0), print(4.0));
+        assert_ne!(print(4.0), print(8.0));
+    }
+
+    #[test]
+    fn hashes_are_those_of_the_communities() {
+        let (plain, noted) = (file(4.0, ""), file(4.0, "edited"));
+        let (a, b) = (plain.hashes().unwrap(), noted.hashes().unwrap());
+        assert_ne!(a.sha256, b.sha256);
+        // AutoV3 leaves out the header, so that editing metadata does not change it.
+        assert_eq!(a.auto_v3(), b.auto_v3());
+        let bytes = plain.main.bytes();
+        let start = 8 + u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize;
+        assert_eq!(a.auto_v2(), &letters(&Sha256::digest(bytes))[..10]);
+        assert_eq!(a.auto_v3(), Some(&letters(&Sha256::digest(&bytes[start..]))[..12]));
+    }
 }

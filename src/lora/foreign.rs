@@ -14,12 +14,13 @@ const FAMILIES: [(&str, &str); 46] = [
     (".channelwise", "Stable Cascade (Würstchen)"),
     ("_channelwise", "Stable Cascade (Würstchen)"),
     ("joint_blocks", "SD3"),
-    ("img_mod", "Qwen-Image"),
-    ("txt_mlp", "Qwen-Image"),
-    ("img_mlp.net", "Qwen-Image"),
+    // FLUX too has modules called `img_mod` and `txt_mlp`, inside of these.
     ("double_blocks", "FLUX, Chroma or HunyuanVideo"),
     ("single_blocks", "FLUX, Chroma or HunyuanVideo"),
     ("single_transformer_blocks", "FLUX"),
+    ("img_mod", "Qwen-Image"),
+    ("txt_mlp", "Qwen-Image"),
+    ("img_mlp.net", "Qwen-Image"),
     ("img_attn", "FLUX, Chroma or HunyuanVideo"),
     ("txt_attn", "FLUX, Chroma or HunyuanVideo"),
     ("hydit", "HunyuanDiT"),
@@ -54,6 +55,15 @@ const FAMILIES: [(&str, &str); 46] = [
     ("oft_transformer_", "a transformer model (FLUX, SD3 or newer)"),
 ];
 
+/// How keys of transformers begin that stand without a prefix, and what follows somewhere.
+const BARE: [(&str, &str, &str); 5] = [
+    ("blocks.", ".self_attn.", "Wan, Cosmos or Anima"),
+    ("blocks.", ".cross_attn.", "Wan, Cosmos or Anima"),
+    ("layers.", ".attention.", "Lumina 2 or Z-Image"),
+    ("lora_unet_layers_", "_attention_", "Lumina 2 or Z-Image"),
+    ("transformer_blocks.", ".", "SD3 or a newer transformer model"),
+];
+
 /// The error for a file that is something else; `None` for what may be an adapter.
 pub(super) fn refusal(file: &CheckpointFile) -> Option<Error> {
     let wrong = |found: &str| {
@@ -79,10 +89,20 @@ pub(super) fn refusal(file: &CheckpointFile) -> Option<Error> {
 /// The family whose keys the file has, by the pieces above.
 fn family(file: &CheckpointFile) -> Option<&'static str> {
     // `down_blocks` and the like contain "blocks." too: only keys of no UNet are looked at.
-    FAMILIES.iter().find_map(|(piece, family)| {
+    let known = FAMILIES.iter().find_map(|(piece, family)| {
         let has = |key: &str| key.contains(piece) && !is_unet_block(key, piece);
         file.names().any(has).then_some(*family)
-    })
+    });
+    let bare = || {
+        BARE.iter().find_map(|(start, piece, family)| {
+            let has = |key: &str| {
+                let path = key.strip_prefix("base_model.model.").unwrap_or(key);
+                path.starts_with(start) && path.contains(piece)
+            };
+            file.names().any(has).then_some(*family)
+        })
+    };
+    known.or_else(bare)
 }
 
 /// Whether `piece` stands in `key` only as the tail of a UNet's `down_blocks.` and the like.
@@ -118,4 +138,93 @@ fn is_checkpoint(file: &CheckpointFile) -> bool {
     let blocks =
         ["down_blocks", "input_blocks", "mid_block", "middle_block", "resblocks", "encoder"];
     plain > 0 && file.names().any(|name| blocks.iter().any(|block| name.contains(block)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Map, Value, json};
+
+    /// A file with tensors of one number under these keys.
+    fn file(keys: &[&str]) -> CheckpointFile {
+        let entry = |(i, key): (usize, &&str)| {
+            let offsets = [4 * i, 4 * i + 4];
+            let entry = json!({ "dtype": "F32", "shape": [1], "data_offsets": offsets });
+            ((*key).to_owned(), entry)
+        };
+        let header: Map<String, Value> = keys.iter().enumerate().map(entry).collect();
+        let header = serde_json::to_vec(&header).unwrap();
+        let data = vec![0; 4 * keys.len()];
+        let bytes = [&(header.len() as u64).to_le_bytes()[..], &header, &data].concat();
+        CheckpointFile::from_vec(bytes, "x.safetensors").unwrap()
+    }
+
+    #[test]
+    fn other_families_are_named_by_any_of_their_keys() {
+        for (key, family) in [
+            ("lora_unet_double_blocks_0_img_attn_proj.lora_down.weight", "FLUX"),
+            ("lora_unet_double_blocks_0_img_mod_lin.lora_down.weight", "FLUX"),
+            ("double_blocks.3.txt_mlp.0.lora_A.weight", "FLUX"),
+            ("lora_unet_single_blocks_9_linear1.lora_up.weight", "FLUX"),
+            ("transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight", "FLUX"),
+            ("lora_transformer_single_transformer_blocks_0_attn_to_q.alpha", "FLUX"),
+            ("lora_unet_joint_blocks_0_x_block_attn_qkv.lora_down.weight", "SD3"),
+            ("transformer.transformer_blocks.0.attn.add_q_proj.lora_A.weight", "SD3"),
+            ("transformer_blocks.0.attn.to_q.lora_A.weight", "SD3"),
+            ("transformer_blocks.0.img_mod.1.lora_A.weight", "Qwen"),
+            ("transformer_blocks.7.txt_mlp.net.2.lora_B.weight", "Qwen"),
+            ("lora_prior_unet_down_blocks_0_3_channelwise_0.lora_up.weight", "Cascade"),
+            ("lora_prior_te_text_model_encoder_layers_0_mlp_fc1.alpha", "Cascade"),
+            ("down_blocks.0.1.channelwise.0.lora_A.weight", "Cascade"),
+            ("blocks.0.self_attn.q.lora_A.weight", "Wan"),
+            ("base_model.model.blocks.0.cross_attn.k.lora_A.weight", "Wan"),
+            ("diffusion_model.blocks.0.ffn.0.lora_down.weight", "Wan"),
+            ("lora_unet_blocks_0_self_attn_q.lora_down.weight", "Wan"),
+            ("lora_unet__blocks_0_self_attn_q.lora_down.weight", "Anima"),
+            ("layers.0.attention.to_q.lora_A.weight", "Lumina"),
+            ("diffusion_model.layers.0.attention.qkv.lora_A.weight", "Z-Image"),
+            ("lora_unet_layers_0_attention_to_q.lora_down.weight", "Z-Image"),
+            ("context_refiner.0.attention.to_k.lora_A.weight", "Lumina"),
+            ("noise_refiner.1.attention.to_k.lora_A.weight", "Z-Image"),
+            ("adaln_single.linear.lora_A.weight", "PixArt"),
+            ("transformer.caption_projection.linear_1.lora_A.weight", "LTX"),
+            ("lora_hydit_blocks_0_attn1_to_q.lora_down.weight", "Hunyuan"),
+            ("lora_te1_bert_encoder_layer_0_output_dense.alpha", "Hunyuan"),
+            ("lora_te3_encoder_block_0_layer_0_SelfAttention_q.alpha", "T5"),
+            ("text_encoders.t5xxl.transformer.encoder.block.0.lora_up.weight", "T5"),
+            (
+                "down_blocks.0.motion_modules.0.temporal_transformer.proj_in.lora_A.weight",
+                "Animate",
+            ),
+            ("lora_controlnet", "Control-LoRA"),
+            ("zero_convs.0.0.weight", "Control-LoRA"),
+            ("lllite_unet_input_blocks_4_1_attn1_to_q.down.0.weight", "LLLite"),
+            ("ip_adapter.1.to_k_ip.weight", "IP-Adapter"),
+            ("image_proj.proj.weight", "IP-Adapter"),
+            ("unet.mid_block.attn.processor.to_k_custom_diffusion.weight", "Custom Diffusion"),
+            ("model.diffusion_model.input_blocks.0.0.weight", "full checkpoint"),
+            ("emb_params", "textual inversion"),
+            ("clip_g", "textual inversion"),
+        ] {
+            let error = refusal(&file(&[key])).map(|e| e.to_string()).unwrap_or_default();
+            assert!(error.contains(family), "{key}: `{error}` does not name {family}");
+        }
+    }
+
+    #[test]
+    fn adapters_of_stable_diffusion_are_none_of_these() {
+        for key in [
+            "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q.lora_up.weight",
+            "unet.mid_block.attentions.0.transformer_blocks.9.ff.net.0.proj.lora_A.weight",
+            "diffusion_model.output_blocks.3.1.transformer_blocks.0.attn2.to_k.lora_up.weight",
+            "up_blocks.1.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora.up.weight",
+            "base_model.model.encoder.layers.0.self_attn.q_proj.lora_A.weight",
+            "base_model.model.down_blocks.0.resnets.0.conv1.lora_A.weight",
+            "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.alpha",
+            "unet:3:up",
+            "bundle_emb.star.clip_g",
+        ] {
+            assert!(refusal(&file(&[key])).is_none(), "{key}");
+        }
+    }
 }

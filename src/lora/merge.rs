@@ -16,7 +16,8 @@ pub(super) struct Active<'a> {
     pub(super) module: &'a Module,
     /// Strength of the component times the block's weight.
     pub(super) m: f32,
-    /// Which adapter of the stack.
+    /// Which adapter of the stack, counted in an order that does not depend on the user's unless the method
+    /// does: random choices follow it.
     pub(super) adapter: usize,
 }
 

@@ -3,12 +3,13 @@
 //!
 //! An [`AdapterFile`] is opened without knowing any model; a [`Lora`] is the same resolved against
 //! a [`Dictionary`], the names of one base; a [`LoraStack`] says which of them act and how strongly;
-//! an [`Overlay`] is the [`WeightSource`](crate::weights::WeightSource) of base and stack together.
+//! an [`Overlay`] is the [`WeightSource`] of base and stack together.
 //! Layers and networks never hear of any of this.
 
 mod delta;
 mod describe;
 mod dictionary;
+mod distilled;
 mod factor;
 mod file;
 mod foreign;
@@ -28,13 +29,14 @@ pub mod write;
 
 pub use describe::ModuleInfo;
 pub use dictionary::Dictionary;
+pub use distilled::Distilled;
 pub use file::{AdapterFile, Hashes};
 pub use inversion::Inversion;
 pub use method::Method;
 pub use overlay::{Apply, Overlay};
 pub use read::{ReadOptions, Report};
 pub use reference::{Block, BlockFactors, BlockWeights, Layout, LoraRef, StepWindow, Strength};
-pub use stack::{LoraStack, StackEntry};
+pub use stack::{LoraStack, StackEntry, Words};
 
 use crate::error::Result;
 use crate::weights::{Site, WeightSource};

@@ -207,6 +207,17 @@ impl Taking<'_, '_, '_> {
         if self.context.pads && same_kernel { factor.padded(base[1]) } else { factor }
     }
 
+    /// This module's rows of a tensor for three modules at once; the tensor itself for a single one.
+    fn third(&self, factor: Factor, role: Role) -> Result<Factor> {
+        let Some(rows) = self.context.rows.clone() else { return Ok(factor) };
+        let whole = rows.len() * 3;
+        if factor.shape().first() != Some(&whole) {
+            let (word, shape) = (role.word(), factor.shape());
+            return Err(self.error(&format!("{word} has shape {shape:?}, expected {whole} rows")));
+        }
+        Ok(factor.rows(rows))
+    }
+
     fn dora(&mut self) -> Result<Option<Dora>> {
         let (factor, always_output) = match (self.take(Role::DoraScale), self.take(Role::Magnitude))
         {
@@ -291,14 +302,7 @@ impl Taking<'_, '_, '_> {
         };
         self.take(Role::SparseSize);
         let mut low = LowRank { down, up, mid: self.take(Role::Mid), sparse };
-        if let Some(rows) = self.context.rows.clone() {
-            let whole = rows.len() * 3;
-            if low.up.dim(0) != whole {
-                let shape = low.up.shape().to_vec();
-                return Err(self.error(&format!("up has shape {shape:?}, expected {whole} rows")));
-            }
-            low.up = low.up.rows(rows);
-        }
+        low.up = self.third(low.up, Role::Up)?;
         let scale = self.scale(low.rank())?;
         if low.rank() == 0 {
             return Ok(Some(WeightChange { delta: Delta::LowRank(low), scale, dora: None }));
@@ -492,9 +496,7 @@ impl Taking<'_, '_, '_> {
         let mut changes = Vec::new();
         for role in [Role::Diff, Role::NormWeight, Role::SetWeight] {
             let Some(mut factor) = self.take(role) else { continue };
-            if let Some(rows) = self.context.rows.clone() {
-                factor = factor.rows(rows);
-            }
+            factor = self.third(factor, role)?;
             factor = self.pad(factor);
             let expected = self.shape().to_vec();
             let found = factor.shape();
@@ -517,9 +519,7 @@ impl Taking<'_, '_, '_> {
         let mut biases = Vec::new();
         for role in [Role::UpBias, Role::DiffBias, Role::NormBias] {
             let Some(mut values) = self.take(role) else { continue };
-            if let Some(rows) = self.context.rows.clone() {
-                values = values.rows(rows);
-            }
+            values = self.third(values, role)?;
             if values.elements() != self.context.outputs {
                 let (found, outputs) = (values.shape().to_vec(), self.context.outputs);
                 let word = role.word();

@@ -152,19 +152,16 @@ fn jobs<'a>(
     select: impl Fn(&str) -> bool,
 ) -> Result<Vec<Job<'a>>> {
     let multipliers = stack.multipliers(dictionary)?;
-    let mut order: Vec<usize> = (0..stack.entries.len()).collect();
-    if !stack.method.is_ordered() {
-        // By content: sums are then equal to the bit in whatever order the user names adapters.
-        let key = |i: &usize| {
-            let entry = &stack.entries[*i];
-            (entry.lora.fingerprint().to_owned(), entry.strength.to_string())
-        };
-        order.sort_by_cached_key(key);
-    }
+    // By content: sums are then equal to the bit in whatever order the user names adapters.
+    let order = if stack.method.is_ordered() {
+        (0..stack.entries.len()).collect()
+    } else {
+        stack.by_content()
+    };
     let mut jobs: BTreeMap<Site, Job<'a>> = BTreeMap::new();
-    for adapter in order {
-        for (module, changes) in &stack.entries[adapter].lora.modules {
-            let m = multipliers[adapter].of(module);
+    for (adapter, entry) in order.into_iter().enumerate() {
+        for (module, changes) in &stack.entries[entry].lora.modules {
+            let m = multipliers[entry].of(module);
             if m == 0.0 || !select(module.split('.').next().unwrap_or_default()) {
                 continue;
             }

@@ -29,6 +29,8 @@ pub struct Report {
     pub used: usize,
     /// Keys that fit nothing, sorted.
     pub unmatched: Vec<String>,
+    /// The same keys by the reason why they fit nothing.
+    pub reasons: BTreeMap<&'static str, Vec<String>>,
     /// Modules of rank 0.
     pub empty: usize,
     /// Modules that were left out because their numbers are not finite.
@@ -88,7 +90,8 @@ struct Reading<'a> {
     file: &'a AdapterFile,
     base: &'a Dictionary,
     used: BTreeSet<String>,
-    unmatched: BTreeSet<String>,
+    /// Keys that fit nothing, and why.
+    unmatched: BTreeMap<String, &'static str>,
     report: Report,
 }
 
@@ -97,7 +100,7 @@ impl<'a> Reading<'a> {
         let files = [Some(&file.main), file.text.as_ref(), file.words.as_ref()];
         let keys = files.into_iter().flatten().map(crate::weights::CheckpointFile::len).sum();
         let report = Report { keys, ..Report::default() };
-        Reading { file, base, used: BTreeSet::new(), unmatched: BTreeSet::new(), report }
+        Reading { file, base, used: BTreeSet::new(), unmatched: BTreeMap::new(), report }
     }
 
     fn corrupt(&self, why: impl Into<String>) -> Error {
@@ -157,7 +160,7 @@ impl<'a> Reading<'a> {
                 continue;
             }
             let Some(key) = keys::split(name) else {
-                self.unmatched.insert(name.to_owned());
+                self.unmatched.insert(name.to_owned(), "no adapter has keys that end like this");
                 continue;
             };
             if key.gain {
@@ -186,7 +189,7 @@ impl<'a> Reading<'a> {
                     }
                 }
                 Err(why) => {
-                    self.unmatched.insert(name.to_owned());
+                    self.unmatched.insert(name.to_owned(), why.why());
                     let entry = groups.unknown.entry(key.stem).or_insert((why, BTreeMap::new()));
                     entry.1.insert(key.role, factor.shape().to_vec());
                 }
@@ -194,7 +197,8 @@ impl<'a> Reading<'a> {
         }
         // A scale of no tensor is a key that fits nothing.
         let companions = gains.into_values().map(|(_, companion)| companion);
-        self.unmatched.extend(companions.filter(|key| !self.used.contains(key)));
+        let lonely = companions.filter(|key| !self.used.contains(key));
+        self.unmatched.extend(lonely.map(|key| (key, "the tensor that it scales is missing")));
         Ok(groups)
     }
 
@@ -293,6 +297,11 @@ impl<'a> Reading<'a> {
                     "an adapter for SDXL (it speaks of a second text encoder, te2, or of deeper blocks)".into(),
                 ));
             }
+            if self.base.deep() && groups.unknown.keys().any(|stem| is_shallow(stem)) {
+                let found =
+                    "an adapter for SD 1.x or 2.x (it speaks of blocks that SDXL does not have)";
+                return Err(self.wrong_family(found.into()));
+            }
             return Ok(());
         };
         if width != context {
@@ -334,7 +343,8 @@ impl<'a> Reading<'a> {
         for role in left {
             if let Some(factor) = group.roles.get(&role) {
                 self.used.remove(factor.name());
-                self.unmatched.insert(factor.name().to_owned());
+                let why = "it belongs to no other tensor of its module";
+                self.unmatched.insert(factor.name().to_owned(), why);
             }
         }
         let rank = |m: &Module| m.weight.as_ref().and_then(|change| change.delta.rank());
@@ -352,7 +362,10 @@ impl<'a> Reading<'a> {
     ) -> Result<()> {
         self.report.used += self.used.len();
         let benign = |key: &String| BENIGN.iter().any(|piece| key.contains(piece));
-        self.report.unmatched = self.unmatched.iter().filter(|key| !benign(key)).cloned().collect();
+        for (key, why) in self.unmatched.iter().filter(|(key, _)| !benign(key)) {
+            self.report.unmatched.push(key.clone());
+            self.report.reasons.entry(why).or_default().push(key.clone());
+        }
         let count = self.report.unmatched.len();
         let (total, family) = (self.report.keys, self.base.family());
         if modules.is_empty() && words.is_empty() && self.report.empty == 0 {
@@ -423,7 +436,35 @@ fn listened_width(stem: &str, shapes: &BTreeMap<Role, Vec<usize>>) -> Option<usi
         return None;
     }
     let by = |role: Role| shapes.get(&role).and_then(|shape| shape.get(1)).copied();
-    by(Role::Down).or_else(|| by(Role::HadaW1B)).or_else(|| by(Role::Diff)).filter(|w| *w > 1)
+    let either = |a: Role, b: Role| by(a).or_else(|| by(b));
+    // A Kronecker product is as wide as its factors multiplied.
+    let kron = || {
+        let (left, right) = (Role::LokrW1, Role::LokrW2);
+        Some(either(left, Role::LokrW1B)? * either(right, Role::LokrW2B)?)
+    };
+    // Both layouts of GLoRA have this width in one of the two, and the rank in the other.
+    let glora = || Some(by(Role::GloraB1)?.max(by(Role::GloraB2)?));
+    let plain = [Role::Down, Role::HadaW1B, Role::Diff, Role::SetWeight].into_iter().find_map(by);
+    plain.or_else(kron).or_else(glora).filter(|width| *width > 1)
+}
+
+/// Whether a stem names a module that SDXL does not have: in the fourth level, or attention in the first.
+fn is_shallow(stem: &str) -> bool {
+    let stem = stem.replace('_', ".");
+    let starts = [
+        "down.blocks.3.",
+        "up.blocks.3.",
+        "down.blocks.0.attentions.",
+        "input.blocks.1.1.",
+        "input.blocks.2.1.",
+        "input.blocks.9.",
+        "input.blocks.10.",
+        "input.blocks.11.",
+        "output.blocks.9.",
+        "output.blocks.10.",
+        "output.blocks.11.",
+    ];
+    starts.iter().any(|start| stem.contains(start))
 }
 
 fn family_of_width(width: usize) -> Option<&'static str> {

@@ -1,7 +1,7 @@
 //! Floor 3. A stack: which adapters act, how strongly, and how they are put together.
 
 use super::reference::{Block, BlockFactors, Layout, Strength};
-use super::{Dictionary, Lora, Method};
+use super::{Dictionary, Inversion, Lora, Method};
 use crate::error::Result;
 use crate::weights::names::UNetNames;
 use sha2::{Digest, Sha256};
@@ -107,12 +107,66 @@ impl LoraStack {
         super::file::letters(&Sha256::digest(text.as_bytes()))
     }
 
+    /// The new words of all adapters.
+    ///
+    /// Two adapters may bring the same word (case does not matter); which of them counts depends on their
+    /// contents alone, as sums do.
+    pub fn words(&self) -> Words<'_> {
+        let mut words = Words::default();
+        let mut known = Vec::new();
+        for place in self.by_content() {
+            let lora = &*self.entries[place].lora;
+            // The same file twice brings nothing new.
+            if known.contains(&lora.fingerprint()) {
+                continue;
+            }
+            known.push(lora.fingerprint());
+            for word in lora.inversions() {
+                let same = |other: &&Inversion| other.token.eq_ignore_ascii_case(&word.token);
+                if words.used.iter().any(same) {
+                    words.lost.push((lora.name(), word.token.as_str()));
+                } else {
+                    words.used.push(word);
+                }
+            }
+        }
+        words
+    }
+
+    /// Places of the adapters, sorted by content: an order that does not depend on the user's.
+    pub(super) fn by_content(&self) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.entries.len()).collect();
+        order.sort_by_cached_key(|i| {
+            let entry = &self.entries[*i];
+            (entry.lora.fingerprint().to_owned(), entry.strength.to_string())
+        });
+        order
+    }
+
     /// What is said of every adapter by component and block, checked against the base.
     ///
     /// # Errors
     /// [`Error::BadRequest`](crate::Error::BadRequest) for block weights of another layout.
     pub(super) fn multipliers<'a>(&'a self, base: &'a Dictionary) -> Result<Vec<Multiplier<'a>>> {
         self.entries.iter().map(|entry| Multiplier::new(&entry.strength, base)).collect()
+    }
+}
+
+/// The new words of a stack.
+#[derive(Debug, Default)]
+pub struct Words<'a> {
+    /// Those that stand in prompts.
+    pub used: Vec<&'a Inversion>,
+    /// Adapters and words of theirs that another adapter brings too, and whose vectors are not used.
+    pub lost: Vec<(String, &'a str)>,
+}
+
+impl Words<'_> {
+    /// What to say of the words that are not used.
+    pub fn warnings(&self) -> impl Iterator<Item = String> {
+        self.lost.iter().map(|(lora, word)| {
+            format!("{lora}: another LoRA brings the word `{word}` too; this one's is not used")
+        })
     }
 }
 

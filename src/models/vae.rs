@@ -15,7 +15,7 @@ const EPS: f64 = 1e-6;
 #[derive(Debug, Clone)]
 pub struct Vae {
     encoder: Option<Encoder>,
-    decoder: Decoder,
+    decoder: Option<Decoder>,
     config: VaeConfig,
     dtype: DType,
     products: Products,
@@ -52,15 +52,33 @@ impl Vae {
     /// # Errors
     /// [`Error::Unsupported`] for a config that is not built, or what reading a weight gives.
     pub fn new(scope: &Scope<'_>, config: &VaeConfig) -> Result<Self> {
+        let has_encoder = scope.has("encoder.conv_in.weight");
+        let encoder = if has_encoder { Self::encoder(scope, config)?.encoder } else { None };
+        Ok(Self { encoder, ..Self::decoder(scope, config)? })
+    }
+
+    /// Only the half that encodes.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn encoder(scope: &Scope<'_>, config: &VaeConfig) -> Result<Self> {
+        let vae = Self::empty(scope, config)?;
+        Ok(Self { encoder: Some(Encoder::new(scope, config)?), ..vae })
+    }
+
+    /// Only the half that decodes.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn decoder(scope: &Scope<'_>, config: &VaeConfig) -> Result<Self> {
+        let vae = Self::empty(scope, config)?;
+        Ok(Self { decoder: Some(Decoder::new(scope, config)?), ..vae })
+    }
+
+    fn empty(scope: &Scope<'_>, config: &VaeConfig) -> Result<Self> {
         config.validate()?;
-        let encoder = if scope.has("encoder.conv_in.weight") {
-            Some(Encoder::new(scope, config)?)
-        } else {
-            None
-        };
-        let decoder = Decoder::new(scope, config)?;
-        let products = scope.products();
-        Ok(Self { encoder, decoder, config: config.clone(), dtype: scope.dtype(), products })
+        let (config, dtype, products) = (config.clone(), scope.dtype(), scope.products());
+        Ok(Self { encoder: None, decoder: None, config, dtype, products })
     }
 
     /// The architecture.
@@ -94,11 +112,17 @@ impl Vae {
     /// Decodes latents as the UNet gives them.
     ///
     /// `latents`: `[B, C, h, w]`, scaled. Returns `[B, 3, 8·h, 8·w]`, f32, about −1..1.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when only the other half was built.
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
+        let decoder = self.decoder.as_ref().ok_or_else(|| {
+            Error::Internal("decoding with the half of a VAE that encodes".into())
+        })?;
         let shift = self.config.shift_factor.unwrap_or(0.0);
         let latents = ((latents / self.config.scaling_factor)? + shift)?;
         let latents = Feature::image(&latents.to_dtype(self.dtype)?, self.products)?;
-        Ok(self.decoder.forward(&latents)?.to_image()?.to_dtype(DType::F32)?)
+        Ok(decoder.forward(&latents)?.to_image()?.to_dtype(DType::F32)?)
     }
 
     /// Decodes tile by tile and blends, so that memory depends on the tile only.

@@ -64,7 +64,7 @@ pub struct Conv2d(Form);
 #[derive(Debug, Clone)]
 enum Form {
     Plain { weight: Tensor, branches: Arc<[Branch]>, bias: Option<Tensor>, geometry: Geometry },
-    Packed(PackedLayer),
+    Packed(Box<PackedLayer>),
 }
 
 impl Conv2d {
@@ -111,7 +111,7 @@ impl Conv2d {
     ) -> Result<Self> {
         if let Products::Packed(precision) = scope.products() {
             let layer = PackedLayer::new(scope, shape, geometry, doubled, precision)?;
-            return Ok(Self(Form::Packed(layer)));
+            return Ok(Self(Form::Packed(Box::new(layer))));
         }
         let weight = scope.weight("weight", shape)?;
         let bias = scope.optional("bias", &shape[..1])?;

@@ -15,7 +15,7 @@ pub struct Linear(Form);
 #[derive(Debug, Clone)]
 enum Form {
     Plain { weight: Tensor, branches: Arc<[Branch]>, bias: Option<Tensor> },
-    Packed(PackedLayer),
+    Packed(Box<PackedLayer>),
 }
 
 impl Linear {
@@ -31,7 +31,7 @@ impl Linear {
         let shape = [outputs, inputs];
         if let Products::Packed(precision) = scope.products() {
             let layer = PackedLayer::new(scope, &shape, Geometry::POINT, false, precision)?;
-            return Ok(Self(Form::Packed(layer)));
+            return Ok(Self(Form::Packed(Box::new(layer))));
         }
         let weight = scope.weight("weight", &shape)?;
         let branches = weight.branches().into();

@@ -4,7 +4,7 @@ use super::Geometry;
 use crate::error::Result;
 use crate::kernels::{
     Arrangement, Border, Doubled, Finish, Map, Operand, Packed, Precision, Preparation, Windows,
-    multiply,
+    multiply, winograd,
 };
 use crate::weights::{Branch, Scope};
 use candle_core::Tensor;
@@ -26,6 +26,8 @@ enum Kernel {
     Once(Packed),
     /// For images that are doubled first.
     Doubled(Doubled),
+    /// 3×3 by fewer products.
+    Fast(Packed),
 }
 
 /// `y += up(down(x))` or `y += up(mid(down(x)))`, the scale in `up`.
@@ -49,6 +51,8 @@ impl PackedLayer {
         let pack = |arrangement| scope.pack("weight", shape, arrangement, precision);
         let kernel = if doubled {
             Kernel::Doubled(Doubled::new(|y, x| pack(Arrangement::Doubled(y, x)))?)
+        } else if is_fast(shape, geometry) {
+            Kernel::Fast(pack(Arrangement::Winograd)?)
         } else {
             Kernel::Once(pack(Arrangement::Plain)?)
         };
@@ -78,7 +82,7 @@ impl PackedLayer {
     pub(super) fn once(&self) -> Option<&Packed> {
         match &self.kernel {
             Kernel::Once(packed) => Some(packed),
-            Kernel::Doubled(_) => None,
+            Kernel::Doubled(_) | Kernel::Fast(_) => None,
         }
     }
 
@@ -88,8 +92,15 @@ impl PackedLayer {
         let doubling = how.grown == Some(twice) && matches!(self.kernel, Kernel::Doubled(_));
         let grown = if doubling { None } else { how.grown };
         let how = Preparation { grown, border: self.geometry.border(), ..how };
-        let operand = Operand::new(parts, how, self.precision);
-        self.over(&operand, doubling, finish)
+        let Kernel::Fast(packed) = &self.kernel else {
+            let operand = Operand::new(parts, how, self.precision);
+            return self.over(&operand, doubling, finish);
+        };
+        let y = winograd::multiply(parts, how, packed, self.first(finish));
+        if self.branches.is_empty() {
+            return y;
+        }
+        self.branched(y, &Operand::new(parts, how, self.precision), false, finish)
     }
 
     /// The layer over an operand that is ready, padding included.
@@ -97,19 +108,25 @@ impl PackedLayer {
         self.over(x, false, finish)
     }
 
-    /// Without a bias in `finish` the layer's own is added.
     fn over(&self, x: &Operand, doubling: bool, finish: Finish<'_>) -> Map {
-        let bias = finish.bias.or(self.bias.as_deref());
-        // Branches are added before the whole is scaled.
-        let scale_after = |branches: usize| {
-            if branches == self.branches.len() { finish.scale } else { 1.0 }
-        };
-        let first = Finish { bias, scale: scale_after(0), ..finish };
-        let mut y = self.product(&self.kernel, x, doubling, first);
+        let y = self.product(&self.kernel, x, doubling, self.first(finish));
+        self.branched(y, x, doubling, finish)
+    }
+
+    /// What is added to the layer's own product: its bias, if there is no other; branches are added
+    /// before the whole is scaled.
+    fn first<'a>(&'a self, finish: Finish<'a>) -> Finish<'a> {
+        let scale = if self.branches.is_empty() { finish.scale } else { 1.0 };
+        Finish { bias: finish.bias.or(self.bias.as_deref()), scale, ..finish }
+    }
+
+    /// `y` and the branches over `x`.
+    fn branched(&self, mut y: Map, x: &Operand, doubling: bool, finish: Finish<'_>) -> Map {
         for (i, branch) in self.branches.iter().enumerate() {
             let hidden = self.hidden(branch, x, doubling);
             let operand = Operand::new(&[hidden], Preparation::default(), self.precision);
-            let finish = Finish { bias: None, add: Some(&y), scale: scale_after(i + 1) };
+            let scale = if i + 1 == self.branches.len() { finish.scale } else { 1.0 };
+            let finish = Finish { bias: None, add: Some(&y), scale };
             y = multiply(&operand, &branch.up, Windows::all(&operand), finish);
         }
         y
@@ -131,7 +148,7 @@ impl PackedLayer {
     fn product(&self, kernel: &Kernel, x: &Operand, doubling: bool, finish: Finish<'_>) -> Map {
         let stride = self.geometry.stride;
         match kernel {
-            Kernel::Once(packed) => {
+            Kernel::Once(packed) | Kernel::Fast(packed) => {
                 multiply(x, packed, Windows::sliding(x, packed.kernel(), stride), finish)
             }
             Kernel::Doubled(doubled) if doubling => doubled.multiply(x, finish),
@@ -164,6 +181,16 @@ impl PackedBranch {
         Ok(Self { down, mid, up })
     }
 }
+
+/// Whether fewer products pay: for 3×3 kernels that keep the size, not too few channels to fill the
+/// vectors, and not so many that the larger weight costs more than it saves.
+fn is_fast(shape: &[usize], geometry: Geometry) -> bool {
+    let (outputs, inputs) = (shape[0], shape[1]);
+    geometry == Geometry::SAME && inputs >= 32 && outputs >= 32 && inputs * outputs <= FAST
+}
+
+/// Largest product of inputs and outputs for which 3×3 kernels are kept in 16 places.
+const FAST: usize = 1920 * 640;
 
 /// The numbers of a small tensor.
 pub(super) fn floats(x: &Tensor) -> Result<Arc<[f32]>> {

@@ -143,12 +143,16 @@ impl Pipeline {
             Apply::Auto => Apply::Merge,
             chosen => chosen,
         };
-        for (text, unet) in &wanted {
-            let conditioning = self.condition_with(text, plan, apply, observer, &mut cast)?;
+        let mut conditions = Vec::with_capacity(wanted.len());
+        for (text, _) in &wanted {
+            conditions.push(self.condition_with(text, plan, apply, observer, &mut cast)?);
+        }
+        self.texts_done();
+        for ((_, unet), conditioning) in wanted.iter().zip(conditions) {
             let begin = Instant::now();
-            let unet = self.unet_with(unet, apply, observer, &mut cast.compose)?;
+            let unet = self.unet_with(unet, plan, apply, observer, &mut cast.compose)?;
             cast.load += begin.elapsed();
-            cast.phases.push((unet, Arc::new(conditioning)));
+            cast.phases.push((unet, conditioning));
         }
         cast.load = cast.load.saturating_sub(cast.compose);
         Ok(cast)
@@ -161,15 +165,20 @@ impl Pipeline {
         apply: Apply,
         observer: &dyn Observer,
         cast: &mut Cast,
-    ) -> Result<Conditioning> {
-        let begin = Instant::now();
-        let towers = self.towers_with(stack, apply, observer, &mut cast.compose)?;
-        cast.load += begin.elapsed();
-        let begin = Instant::now();
-        observer.event(&Event::Encoding);
-        let conditioning = self.condition(&towers, plan)?;
-        cast.encode += begin.elapsed();
-        Ok(conditioning)
+    ) -> Result<Arc<Conditioning>> {
+        let texts = [&plan.prompt, &plan.negative_prompt];
+        let settings = (plan.guided(), plan.clip_skip, plan.width, plan.height);
+        let key = format!("{texts:?} {settings:?} {apply:?} {}", stack.fingerprint());
+        self.conditions.get(&key, || {
+            let begin = Instant::now();
+            let towers = self.towers_with(stack, apply, observer, &mut cast.compose)?;
+            cast.load += begin.elapsed();
+            let begin = Instant::now();
+            observer.event(&Event::Encoding);
+            let conditioning = self.condition(&towers, plan)?;
+            cast.encode += begin.elapsed();
+            Ok(conditioning)
+        })
     }
 
     /// The text towers with a stack; the plain ones for an empty one.
@@ -196,6 +205,7 @@ impl Pipeline {
     fn unet_with(
         &self,
         stack: &LoraStack,
+        plan: &Plan,
         apply: Apply,
         observer: &dyn Observer,
         compose: &mut Duration,
@@ -205,6 +215,10 @@ impl Pipeline {
         }
         let key = format!("{apply:?} {}", stack.fingerprint());
         self.unets.get(&key, || {
+            // Said once a network, not once a picture.
+            stack.entries.iter().filter_map(|entry| advice(&entry.lora, plan)).for_each(|advice| {
+                tracing::warn!("{advice}");
+            });
             let source = self.overlay(stack, apply, observer, compose, |part| part == "unet")?;
             observer.event(&Event::Loading { component: "UNet" });
             UNet::new(&Scope::new(&*source, "unet"), &self.parts.unet)
@@ -234,10 +248,9 @@ impl Pipeline {
     fn words(&self, stack: &LoraStack) -> Result<Vec<Word>> {
         let components = self.parts.text_components();
         let mut words: Vec<Word> = Vec::new();
-        for inversion in stack.entries.iter().flat_map(|entry| entry.lora.inversions()) {
-            if words.iter().any(|word| word.token == inversion.token) {
-                continue;
-            }
+        let all = stack.words();
+        all.warnings().for_each(|warning| tracing::warn!("{warning}"));
+        for inversion in all.used {
             let vectors = |component: &&str| -> Result<Option<Tensor>> {
                 let Some((values, rows)) = inversion.vectors(component)? else { return Ok(None) };
                 let width = values.len().checked_div(rows).unwrap_or(0);
@@ -274,6 +287,12 @@ fn acting(stack: &LoraStack, step: usize, steps: usize) -> Vec<(LoraStack, LoraS
         // Features are computed once: a step window acts on the UNet alone.
         _ => vec![(whole(), stack.at_step(step, steps))],
     }
+}
+
+/// What is amiss with a plan for an adapter that makes a model draw in few steps.
+fn advice(lora: &Lora, plan: &Plan) -> Option<String> {
+    let advice = lora.file().distilled()?.advice(plan.steps, plan.guidance_scale)?;
+    Some(format!("{}: {advice}", lora.name()))
 }
 
 /// A file that was trained for another kind of prediction loads; it seldom does what it should.

@@ -29,6 +29,11 @@ impl<T> Recent<T> {
         Ok(value)
     }
 
+    /// Lets every value go.
+    pub(super) fn clear(&self) {
+        self.values.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// The value of `key`, which becomes the most recent.
     fn touch(&self, key: &str) -> Option<Arc<T>> {
         let mut values = self.values.lock().unwrap_or_else(PoisonError::into_inner);

@@ -20,6 +20,7 @@ pub use steps::{StepView, Steps};
 use crate::conditioning::{Conditioning, TextTowers, Texts};
 use crate::error::{Error, Result};
 use crate::family::{ModelParts, Summary};
+use crate::kernels;
 use crate::lora::{Dictionary, Lora, ReadOptions};
 use crate::models::{Tiling, UNet, Vae};
 use crate::picture::Picture;
@@ -47,6 +48,19 @@ pub struct Options {
     shelf: Arc<dyn Shelf>,
     reading: ReadOptions,
     stacks: usize,
+    memory: Memory,
+}
+
+/// What is kept in memory for the next request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Memory {
+    /// Every network, once built.
+    #[default]
+    Keep,
+    /// Each network goes when no part of the plan needs it any more.
+    Save,
+    /// Every network goes when its part of the picture is done.
+    Low,
 }
 
 impl Default for Options {
@@ -59,6 +73,7 @@ impl Default for Options {
             shelf: Arc::new(Paths),
             reading: ReadOptions::default(),
             stacks: 2,
+            memory: Memory::default(),
         }
     }
 }
@@ -116,6 +131,13 @@ impl Options {
         self
     }
 
+    /// What is kept for the next request; default [`Memory::Keep`].
+    #[must_use]
+    pub fn memory(mut self, memory: Memory) -> Self {
+        self.memory = memory;
+        self
+    }
+
     /// Opens a diffusers folder or a single-file checkpoint. Weights are read when first needed.
     ///
     /// # Errors
@@ -145,7 +167,8 @@ impl Options {
             table,
             text: Lazy::new(),
             unet: Lazy::new(),
-            vae: Lazy::new(),
+            encoder: Lazy::new(),
+            decoder: Lazy::new(),
             names: Lazy::new(),
             shelf: self.shelf,
             reading: self.reading,
@@ -153,6 +176,9 @@ impl Options {
             loras: Recent::new(32),
             towers: Recent::new(self.stacks),
             unets: Recent::new(self.stacks),
+            // Features are small beside networks.
+            conditions: Recent::new(16),
+            memory: self.memory,
         })
     }
 
@@ -224,6 +250,11 @@ impl<T> Lazy<T> {
         *slot = Some(value.clone());
         Ok(value)
     }
+
+    /// Lets the value go; it is built again when it is needed again.
+    fn clear(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
 }
 
 /// An opened model.
@@ -235,13 +266,16 @@ pub struct Pipeline {
     table: NoiseTable,
     text: Lazy<TextTowers>,
     unet: Lazy<UNet>,
-    vae: Lazy<Vae>,
+    encoder: Lazy<Vae>,
+    decoder: Lazy<Vae>,
     names: Lazy<Dictionary>,
     shelf: Arc<dyn Shelf>,
     reading: ReadOptions,
     loras: Recent<Lora>,
     towers: Recent<TextTowers>,
     unets: Recent<UNet>,
+    conditions: Recent<Conditioning>,
+    memory: Memory,
 }
 
 impl Pipeline {
@@ -384,11 +418,43 @@ impl Pipeline {
         })
     }
 
-    fn vae(&self, observer: &dyn Observer) -> Result<Arc<Vae>> {
-        self.vae.get(|| {
+    /// The half of the autoencoder that makes latents of pictures.
+    fn encoder(&self) -> Result<Arc<Vae>> {
+        self.encoder.get(|| Vae::encoder(&Scope::new(&*self.base, "vae"), &self.parts.vae))
+    }
+
+    /// The half that makes pictures of latents.
+    fn decoder(&self, observer: &dyn Observer) -> Result<Arc<Vae>> {
+        self.decoder.get(|| {
             observer.event(&Event::Loading { component: "VAE" });
-            Vae::new(&Scope::new(&*self.base, "vae"), &self.parts.vae)
+            Vae::decoder(&Scope::new(&*self.base, "vae"), &self.parts.vae)
         })
+    }
+
+    /// All texts of a picture are encoded.
+    fn texts_done(&self) {
+        if self.memory != Memory::Keep {
+            self.text.clear();
+            self.towers.clear();
+        }
+        kernels::release();
+    }
+
+    /// All steps of a picture are done; `last`: of the plan's last picture.
+    fn steps_done(&self, last: bool) {
+        if self.memory == Memory::Low || (self.memory == Memory::Save && last) {
+            self.unet.clear();
+            self.unets.clear();
+        }
+        kernels::release();
+    }
+
+    /// A picture is decoded.
+    fn picture_done(&self) {
+        if self.memory == Memory::Low {
+            self.decoder.clear();
+        }
+        kernels::release();
     }
 
     /// Decodes one sample.
@@ -399,7 +465,7 @@ impl Pipeline {
         observer: &dyn Observer,
         mut progress: impl FnMut(usize, usize) -> Result<()>,
     ) -> Result<Picture> {
-        let vae = self.vae(observer)?;
+        let vae = self.decoder(observer)?;
         let pixels = if tile {
             vae.decode_tiled(latents, Tiling::default(), progress)?
         } else {

@@ -54,6 +54,8 @@ pub struct Steps<'a> {
     done: usize,
     failed: bool,
     index: usize,
+    /// Whether this is the plan's last image.
+    last: bool,
     seed: u64,
     tile: bool,
     cancel: Cancel,
@@ -98,6 +100,7 @@ impl<'a> Steps<'a> {
             done: 0,
             failed: false,
             index,
+            last: index + 1 >= plan.count,
             seed,
             tile: plan.tile,
             cancel,
@@ -139,6 +142,11 @@ impl<'a> Steps<'a> {
             return Err(Error::Internal("finish was called after a failed step".into()));
         }
         let latents = self.latents()?;
+        self.denoisers.clear();
+        self.pipeline.steps_done(self.last);
+        let begin = Instant::now();
+        self.pipeline.decoder(observer)?;
+        self.timings.load += begin.elapsed();
         let begin = Instant::now();
         let image = self.index;
         let picture = self.pipeline.decode(&latents, self.tile, observer, |tile, tiles| {
@@ -147,6 +155,7 @@ impl<'a> Steps<'a> {
             Ok(())
         })?;
         self.timings.decode = begin.elapsed();
+        self.pipeline.picture_done();
         Ok(Generated { picture, index: image, seed: self.seed, timings: self.timings })
     }
 
@@ -231,7 +240,7 @@ fn extra_channels(pipeline: &Pipeline, unet: &UNet, x: &Tensor) -> Result<Option
         Some(extra) if extra == channels + 1 => {
             let size = (1, 3, height * crate::size::VAE_FACTOR, width * crate::size::VAE_FACTOR);
             let grey = Tensor::zeros(size, DType::F32, x.device())?;
-            let vae = pipeline.vae(&Silent)?;
+            let vae = pipeline.encoder()?;
             let latents = vae.scale(&vae.encode(&grey)?.mean)?;
             let mask = Tensor::ones((1, 1, height, width), DType::F32, x.device())?;
             Ok(Some(Tensor::cat(&[mask, latents], 1)?)) // [1, 5, h, w]

@@ -150,6 +150,22 @@ fn threads_and_previews() {
 }
 
 #[test]
+fn tiles_make_pictures_of_any_size() {
+    let world = World::new();
+    let draw = |name: &str, flags: &[&str]| {
+        world.run(&[flags, &["-s1", "-S1", "-o", name, "x"]].concat());
+        world.pixels(name)
+    };
+    // One tile is the whole picture.
+    let whole = draw("whole.png", &["--no-tile"]);
+    assert_eq!(whole, draw("one.png", &["--tile"]));
+    let wide = draw("wide.png", &["--tile", "--size", "640x64"]);
+    assert_eq!(wide.len(), 640 * 64 * 3);
+    let plain = draw("plain.png", &["--no-tile", "--size", "640x64"]);
+    assert!(wide != plain, "two tiles have statistics of their own");
+}
+
+#[test]
 fn a_dry_run_tells_and_does_nothing() {
     let world = World::new();
     let text = world.run(&["--dry-run", "-S18446744073709551615", "-o", "new/x.png", "x"]);

@@ -38,6 +38,20 @@ fn nonsense_is_refused_before_anything_runs() {
 }
 
 #[test]
+fn devices_that_this_build_has_not_are_explained() {
+    let world = World::new();
+    let devices = [("cuda", cfg!(feature = "cuda")), ("metal", cfg!(feature = "metal"))];
+    for (name, _) in devices.into_iter().filter(|(_, built)| !built) {
+        let error = world.fail(5, &["--device", name, "-s1", "-o", "x.png", "x"]);
+        assert!(error.contains(&format!("--features {name}")), "{error}");
+        let output =
+            world.command(&["-s1", "-o", "x.png", "x"]).env("COLORA_DEVICE", name).output();
+        failed(&output.unwrap(), 5);
+    }
+    assert!(world.files().is_empty());
+}
+
+#[test]
 fn without_arguments_a_short_help() {
     let world = World::new();
     let error = world.fail(2, &[]);

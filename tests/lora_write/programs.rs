@@ -122,3 +122,38 @@ fn verbs_print_paths_or_json_and_never_overwrite() {
     assert_eq!(refused.status.code(), Some(5), "{refused:?}");
     assert!(!at.join("p").exists());
 }
+
+#[test]
+fn merging_keeps_words_and_refuses_what_a_file_cannot_say() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let (base, plain) = (golden("sd15"), zoo("good/sd15-kohya.safetensors"));
+    let bundle = zoo("good/sd15-bundle.safetensors");
+    let (base, plain, bundle) = (text(&base), text(&plain), text(&bundle));
+    let names = |file: &str| {
+        let lora = Base::named("sd15").load(&at.join(file)).unwrap();
+        lora.inversions().iter().map(|word| word.token.clone()).collect::<Vec<_>>()
+    };
+    result(at, &["merge", plain, bundle, "-m", base, "-o", "m.safetensors"]);
+    assert_eq!(names("m.safetensors"), ["old-star", "params", "single"]);
+    result(at, &["resize", "m.safetensors", "--rank", "1", "-m", base, "-o", "r.safetensors"]);
+    assert_eq!(names("r.safetensors"), ["old-star", "params", "single"]);
+    // The same words with other vectors: which of them are kept is said.
+    let both =
+        ["merge", bundle, "r.safetensors", "-m", base, "-o", "b.safetensors", "--dtype", "f16"];
+    let said = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    let output = run(at, &both);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(said(&output).matches("brings the word").count(), 3, "{}", said(&output));
+    let whole = ["merge", bundle, "--checkpoint", "-m", base, "-o", "w.safetensors"];
+    let output = run(at, &whole);
+    assert!(said(&output).contains("3 words (textual inversions) are left out"), "{output:?}");
+    let windowed = format!("{plain}:0.5:steps=0..0.5");
+    for end in [&[][..], &["--checkpoint"]] {
+        let arguments = [&["merge", &windowed, "-m", base, "-o", "x.safetensors"], end].concat();
+        let output = run(at, &arguments);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(said(&output).contains("leave the window out"), "{output:?}");
+    }
+    assert!(!at.join("x.safetensors").exists());
+}

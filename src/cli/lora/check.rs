@@ -38,7 +38,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         let value = serde_json::json!({
             "schema": SCHEMA, "event": "check", "name": lora.name(), "base": against.name,
             "changed": overlay.changed(), "keys": report.keys, "used": report.used,
-            "unmatched": report.unmatched, "warnings": warnings,
+            "unmatched": report.unmatched, "reasons": report.reasons, "warnings": warnings,
         });
         result_line(&value.to_string())?;
     } else if report.unmatched.is_empty() {
@@ -56,7 +56,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
     if report.unmatched.is_empty() {
         return Ok(());
     }
-    let (count, keys) = (report.unmatched.len(), report.unmatched.join(", "));
-    let why = format!("{count} keys fit nothing in {}: {keys}", against.name);
+    let count = report.unmatched.len();
+    let groups = report.reasons.iter().map(|(why, keys)| format!("{why}: {}", keys.join(", ")));
+    let groups = groups.collect::<Vec<_>>().join("; ");
+    let why = format!("{count} keys fit nothing in {}: {groups}", against.name);
     Err(Error::corrupt(file.path(), why).into())
 }

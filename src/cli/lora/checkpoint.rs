@@ -33,6 +33,12 @@ pub(super) fn run(args: &Args, method: Method, talk: Talk) -> anyhow::Result<()>
     let placement = Placement { dtype, ..Placement::default() };
     let base = open::base(args.model.as_deref(), placement, talk, &cancel)?;
     let stack = args.stack(&base, method, talk)?;
+    let words = stack.words().used.len();
+    if words > 0 {
+        talk.say(&format!(
+            "warning: {words} words (textual inversions) are left out; a checkpoint has no place for them"
+        ));
+    }
     let everything = |_: &str| true;
     let overlay =
         Overlay::compose(base.source.clone(), &base.names, &stack, Apply::Merge, everything)?;

@@ -28,7 +28,7 @@ pub(super) struct Args {
 const BAR: usize = 32;
 /// Most trigger words that are shown.
 const WORDS: usize = 8;
-/// Most keys that are shown of those that fit nothing.
+/// Most keys that are shown of those that fit nothing for one reason.
 const KEYS: usize = 5;
 
 /// Runs `colora lora inspect`.
@@ -59,7 +59,7 @@ fn as_json(
         "schema": SCHEMA, "event": "lora", "name": lora.name(), "path": file.path(),
         "base": against.name, "family": against.dictionary.family(),
         "sha256": hashes.sha256, "auto_v2": hashes.auto_v2(), "auto_v3": hashes.auto_v3(),
-        "trigger_words": triggers(file), "embeddings": words, "report": lora.report(),
+        "trigger_words": triggers(file), "distilled": file.distilled(), "embeddings": words, "report": lora.report(),
         "modules": modules, "metadata": file.metadata(),
     }))
 }
@@ -92,6 +92,7 @@ fn text(
     for word in lora.inversions() {
         lines.push(format!("new word  {} ({} vectors)", word.token, word.len()));
     }
+    lines.extend(file.distilled().map(|distilled| format!("made for  {distilled}")));
     let metadata = file.metadata();
     for (label, key) in
         [("title", "modelspec.title"), ("trained", "ss_network_module"), ("on", "ss_sd_model_name")]
@@ -176,9 +177,12 @@ fn label(module: &str, names: &UNetNames) -> (usize, String) {
 fn report(lora: &Lora) -> Vec<String> {
     let report = lora.report();
     let mut lines = vec![format!("keys      {} of {} used", report.used, report.keys)];
-    lines.extend(report.unmatched.iter().take(KEYS).map(|key| format!("  unmatched  {key}")));
-    if report.unmatched.len() > KEYS {
-        lines.push(format!("  and {} more", report.unmatched.len() - KEYS));
+    for (why, keys) in &report.reasons {
+        lines.push(format!("  unmatched  {} ({why})", keys.len()));
+        lines.extend(keys.iter().take(KEYS).map(|key| format!("    {key}")));
+        if keys.len() > KEYS {
+            lines.push(format!("    and {} more", keys.len() - KEYS));
+        }
     }
     lines.extend(report.warnings.iter().map(|warning| format!("warning: {warning}")));
     lines

@@ -2,7 +2,7 @@
 
 use super::{checkpoint, open};
 use crate::cli::output::SCHEMA;
-use crate::cli::style::{Talk, result_line};
+use crate::cli::style::{Talk, clean, result_line};
 use crate::cli::{settings, store};
 use crate::error::Error;
 use crate::lora::write::{Law, MergeOptions, Precision, merge};
@@ -71,6 +71,9 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
     }
     let base = open::base(args.model.as_deref(), Placement::default(), talk, &open::cancel()?)?;
     let stack = args.stack(&base, Method::Sum, talk)?;
+    for warning in stack.words().warnings() {
+        talk.say(&clean(&format!("warning: {warning}")));
+    }
     let precision = args.dtype.unwrap_or_default();
     let options = MergeOptions { law, precision, force: args.force };
     let kept = merge(&*base.source, &base.names, &stack, &args.output, &options)?;
@@ -141,6 +144,10 @@ impl Args {
         }
         let entry = |wanted: &LoraRef| {
             let strength = wanted.strength(None);
+            if let Some(steps) = strength.steps {
+                let why = "what is merged works at all steps; leave the window out";
+                return Err(Error::bad_request("steps", steps, why));
+            }
             let lora = Arc::new(open::adapter(&wanted.name, base, talk)?);
             Ok(StackEntry { lora, strength })
         };

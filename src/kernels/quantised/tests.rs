@@ -1,6 +1,6 @@
 use super::super::packed::{Arrangement, Packed, WeightShape};
 use super::super::{Border, Doubled, Finish, Map, Operand, Preparation, Windows};
-use super::super::{multiply, multiply_gated};
+use super::super::{multiply, multiply_gated, winograd};
 use super::*;
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
@@ -134,6 +134,27 @@ fn products_of_blocks_equal_those_of_their_numbers() {
         }
     }
     Instructions::Avx512Bf16.limit();
+}
+
+#[test]
+fn fast_convolutions_of_blocks_equal_those_of_their_numbers() {
+    for precision in [Precision::F32, Precision::Bf16] {
+        for kind in Quantisation::ALL {
+            for (inputs, outputs) in [(32, 5), (160, 70), (96, 128)] {
+                let shape = WeightShape { outputs, inputs, kernel: 3 };
+                let (ours, plain) = both(shape, Arrangement::Winograd, precision, kind);
+                let blocks = outputs.next_multiple_of(16) * 9 * inputs / 32 * kind.block_bytes();
+                assert_eq!((ours.quantised(), ours.bytes()), (Some(kind), blocks));
+                let image = Tensor::randn(0f32, 1.0, (2, inputs, 7, 9), &Device::Cpu).unwrap();
+                let parts = [Map::from_image(&image).unwrap()];
+                let multiply = |w: &Packed| {
+                    winograd::multiply(&parts, Preparation::default(), w, Finish::default())
+                };
+                let error = worst(&multiply(&ours), &multiply(&plain));
+                assert!(error < 1e-5, "{precision:?} {kind}: {error}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::lora::delta::{Delta, Dora, Rotation};
 use crate::lora::keys::{self, Role};
 use crate::lora::module::{BiasChange, Module, WeightChange};
-use crate::lora::{Dictionary, Lora};
+use crate::lora::{Dictionary, Inversion, Lora};
 use safetensors::Dtype;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -171,7 +171,8 @@ impl<'a> Plan<'a> {
             }
         }
         if self.options.component.is_none() {
-            self.tensors.extend(words(self.lora, self.wanted()));
+            let inversions = self.lora.inversions().iter().map(AsRef::as_ref);
+            self.tensors.extend(words(inversions, self.wanted()));
         }
         Ok(())
     }
@@ -302,9 +303,12 @@ fn kohya_magnitude(dora: &Dora, weight: &[usize]) -> Vec<usize> {
 }
 
 /// Words that travel in the file, under the names that every tool knows.
-pub(super) fn words(lora: &Lora, wanted: Option<Precision>) -> Vec<(String, Entry<'_>)> {
+pub(super) fn words<'a>(
+    inversions: impl IntoIterator<Item = &'a Inversion>,
+    wanted: Option<Precision>,
+) -> Vec<(String, Entry<'a>)> {
     let mut words = Vec::new();
-    for word in lora.inversions() {
+    for word in inversions {
         let two = word.factors().len() > 1;
         for (component, factor) in word.factors() {
             let inner = match (two, *component) {

@@ -4,7 +4,7 @@
 //! `cat`, `linear` and `svd` are PEFT 0.21's `add_weighted_adapter`; with another mix than the sum `svd`
 //! is its `ties_svd`, `dare_linear_svd` and so on.
 
-use super::convert::kind;
+use super::convert::{kind, words};
 use super::file::{Entry, Metadata, Precision, check_free, passed_on, save};
 use super::made::{Kept, Made, Tally, shared};
 use crate::error::{Error, Result};
@@ -55,7 +55,7 @@ type Job<'a> = (&'a str, Vec<Active<'a>>);
 
 /// Writes the adapters of `stack`, at their strengths, as one LoRA in kohya's grammar.
 ///
-/// The method of the stack itself is not looked at.
+/// The method of the stack itself is not looked at. New words come along; see [`LoraStack::words`].
 ///
 /// # Errors
 /// [`Error::Unsupported`] for kinds that the law cannot take, naming them; [`Error::BadRequest`] for
@@ -73,7 +73,9 @@ pub fn merge(
     let law = options.law;
     let made: Vec<(Made, f64, f64)> =
         jobs.par_iter().map(|job| one(base, job, law)).collect::<Result<_>>()?;
-    let (mut tensors, mut tally, mut ranks) = (BTreeMap::new(), Tally::default(), Vec::new());
+    let (mut tally, mut ranks) = (Tally::default(), Vec::new());
+    let mut tensors: BTreeMap<String, Entry<'_>> =
+        words(stack.words().used, Some(options.precision)).into_iter().collect();
     for ((module, _), (made, held, energy)) in jobs.iter().zip(&made) {
         made.write(module, names, options.precision, &mut tensors)?;
         if let Some(low) = &made.low {
@@ -81,7 +83,7 @@ pub fn merge(
             ranks.push(low.rank);
         }
     }
-    save(out, &tensors as &BTreeMap<String, Entry<'_>>, &notes(stack, &ranks), options.force)?;
+    save(out, &tensors, &notes(stack, &ranks), options.force)?;
     Ok(tally.finish())
 }
 
@@ -110,7 +112,9 @@ fn check(stack: &LoraStack, law: Law) -> Result<()> {
 fn jobs<'a>(names: &Dictionary, stack: &'a LoraStack) -> Result<Vec<Job<'a>>> {
     let multipliers = stack.multipliers(names)?;
     let mut jobs: BTreeMap<&str, Vec<Active<'a>>> = BTreeMap::new();
-    for (adapter, (entry, multiplier)) in stack.entries.iter().zip(&multipliers).enumerate() {
+    let order = stack.by_content();
+    for (i, (entry, multiplier)) in stack.entries.iter().zip(&multipliers).enumerate() {
+        let adapter = order.iter().position(|place| *place == i).unwrap_or(i);
         for (module, changes) in &entry.lora.modules {
             let m = multiplier.of(module);
             if m != 0.0 {

@@ -69,8 +69,9 @@ pub fn resize(
         .map(|(module, changes)| one(module, changes, options))
         .collect::<Result<_>>()?;
     let precision = options.precision.unwrap_or_else(|| own_precision(lora));
+    let inversions = lora.inversions().iter().map(AsRef::as_ref);
     let mut tensors: BTreeMap<String, Entry<'_>> =
-        words(lora, options.precision).into_iter().collect();
+        words(inversions, options.precision).into_iter().collect();
     let (mut tally, mut modules, mut ranks) = (Tally::default(), Vec::new(), Vec::new());
     for ((module, _), (made, row, energy)) in changes.iter().zip(made) {
         made.write(module, names, precision, &mut tensors)?;
