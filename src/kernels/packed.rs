@@ -379,27 +379,31 @@ impl Packed {
         room
     }
 
-    /// As [`unpacked`](Self::unpacked), of a quantised weight for Winograd's products: the words of each of
-    /// the 16 places, one after the other; words are counted within a tap.
-    pub(super) fn unpacked_places<'a>(
+    /// `panel` of a quantised weight as Winograd's products want it: `[16, words of a tap, 16 · vectors]`.
+    pub(super) fn unpack_places(
         &self,
         kind: Quantisation,
         panel: usize,
-        (from, count): (usize, usize),
-        (taps, room): (&mut Vec<f32>, &'a mut Vec<u32>),
-    ) -> &'a [u32] {
+        taps: &mut Vec<f32>,
+        out: &mut [u32],
+    ) {
+        // Words that are unpacked together: their taps stay in the second-level cache.
+        const SHORT: usize = 64;
         let layout = self.layout(kind, panel);
         let (words, bytes) = (self.precision.words(GROUP), layout.group_bytes());
-        assert!(from.is_multiple_of(words) && count.is_multiple_of(words), "whole blocks");
-        let numbers = count / words * GROUP * layout.lanes;
-        taps.resize(9 * numbers, 0.0);
-        room.resize(16 * count * layout.lanes, 0);
-        for (tap, numbers) in taps.chunks_exact_mut(numbers.max(1)).enumerate() {
-            let at = (tap * self.tap() + from) / words * bytes;
-            layout.unpack_floats(&self.panel_bytes(panel)[at..][..count / words * bytes], numbers);
+        let bytes_of = |count: usize| count / words * bytes;
+        let panel = self.panel_bytes(panel);
+        for from in (0..self.tap()).step_by(SHORT) {
+            let count = SHORT.min(self.tap() - from);
+            let numbers = count / words * GROUP * layout.lanes;
+            taps.resize(9 * numbers, 0.0);
+            for (tap, numbers) in taps.chunks_exact_mut(numbers.max(1)).enumerate() {
+                let at = bytes_of(tap * self.tap() + from);
+                layout.unpack_floats(&panel[at..][..bytes_of(count)], numbers);
+            }
+            let out = &mut out[from * layout.lanes..];
+            winograd::places(taps, self.precision, out, self.tap() * layout.lanes);
         }
-        winograd::places(taps, self.precision, room);
-        room
     }
 
     /// Outputs of `panel`: the first in the weight, how many, and the lane of the first.

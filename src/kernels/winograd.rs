@@ -14,6 +14,7 @@ use super::operand::{Border, Preparation, segment};
 use super::packed::{Arrangement, Packed, Precision, round};
 use super::processor::Instructions;
 use super::product::{DEPTH, Finish};
+use super::quantised::Quantisation;
 use super::vector::{Row, finish_rows};
 use rayon::prelude::*;
 
@@ -23,8 +24,6 @@ const PLACES: usize = 16;
 const SQUARES: usize = 8 * ROWS;
 /// Squares whose pixels are prepared together.
 const STRIP: usize = 12;
-/// Words whose places are made of quantised taps together.
-const SHORT: usize = 64;
 /// Channels that are transformed together.
 const LANES: usize = 16;
 
@@ -44,6 +43,7 @@ pub(crate) fn multiply(parts: &[Map], how: Preparation<'_>, w: &Packed, finish: 
         how,
         channels,
         w,
+        unpacked: w.quantised().map(|kind| unpacked(kind, w)),
         height,
         width,
         bias: finish.bias.unwrap_or(&zeros),
@@ -55,11 +55,22 @@ pub(crate) fn multiply(parts: &[Map], how: Preparation<'_>, w: &Packed, finish: 
     Map::filled((batch, height, width, outputs), |out| job.run(out))
 }
 
+/// All panels of a quantised weight in 16 places.
+fn unpacked(kind: Quantisation, w: &Packed) -> Buffer {
+    let lanes: usize = (0..w.panels()).map(|panel| w.vectors(panel) * LANES).sum();
+    let mut all = Buffer::new(lanes * PLACES * w.tap());
+    let panels = all.words_mut().par_chunks_mut((COLUMNS * PLACES * w.tap()).max(1)).enumerate();
+    panels.for_each_init(Vec::new, |taps, (panel, out)| w.unpack_places(kind, panel, taps, out));
+    all
+}
+
 struct Job<'a> {
     parts: &'a [Map],
     how: Preparation<'a>,
     channels: usize,
     w: &'a Packed,
+    /// The places of a quantised weight, while it is multiplied: tasks are short and share them.
+    unpacked: Option<Buffer>,
     height: usize,
     width: usize,
     bias: &'a [f32],
@@ -75,8 +86,6 @@ struct Scratch {
     patches: Buffer,
     /// Products: `[16, squares, 64]`.
     products: Buffer,
-    /// Taps and places of a few words of a quantised weight.
-    unpacked: (Vec<f32>, Vec<u32>),
 }
 
 impl Scratch {
@@ -86,7 +95,6 @@ impl Scratch {
             strip: Buffer::new(4 * (2 * STRIP + 2) * channels),
             patches: Buffer::new(PLACES * squares * words),
             products: Buffer::new(PLACES * squares * COLUMNS),
-            unpacked: (Vec::new(), Vec::new()),
         }
     }
 }
@@ -178,42 +186,35 @@ impl Job<'_> {
         let (patches, products) = (scratch.patches.words(), scratch.products.floats_mut());
         let kernel =
             micro::kernels(self.w.precision, Instructions::used())[self.w.vectors(panel) - 1];
-        let mut run = |place: usize, from: usize, count: usize, weights: &[u32]| {
-            let segment = [Segment { shift: from, words: count }];
-            for first in (0..padded).step_by(ROWS) {
-                let at = place * padded + first;
-                let tile = Tile {
-                    rows: std::array::from_fn(|r| patches[(at + r) * words..].as_ptr()),
-                    segments: &segment,
-                    weights: weights.as_ptr(),
-                    out: products[at * COLUMNS..].as_mut_ptr(),
-                    stride: COLUMNS,
-                    add: from > 0,
-                };
-                // SAFETY: rows, weights and products hold what the tile asks for, padding included.
-                #[allow(unsafe_code)]
-                unsafe {
-                    kernel(tile);
-                }
-            }
-        };
-        if let Some(kind) = self.w.quantised() {
-            let (taps, room) = &mut scratch.unpacked;
-            for from in (0..words).step_by(SHORT) {
-                let count = SHORT.min(words - from);
-                let places = self.w.unpacked_places(kind, panel, (from, count), (taps, room));
-                for (place, weights) in places.chunks_exact(places.len() / PLACES).enumerate() {
-                    run(place, from, count, weights);
-                }
-            }
-            return;
-        }
         for place in 0..PLACES {
             for from in (0..words).step_by(DEPTH) {
-                let weights = self.w.block(panel, place * words + from);
-                run(place, from, DEPTH.min(words - from), weights);
+                let segment = [Segment { shift: from, words: DEPTH.min(words - from) }];
+                let weights = self.block(panel, place * words + from);
+                for first in (0..padded).step_by(ROWS) {
+                    let at = place * padded + first;
+                    let tile = Tile {
+                        rows: std::array::from_fn(|r| patches[(at + r) * words..].as_ptr()),
+                        segments: &segment,
+                        weights: weights.as_ptr(),
+                        out: products[at * COLUMNS..].as_mut_ptr(),
+                        stride: COLUMNS,
+                        add: from > 0,
+                    };
+                    // SAFETY: rows, weights and products hold what the tile asks for, padding included.
+                    #[allow(unsafe_code)]
+                    unsafe {
+                        kernel(tile);
+                    }
+                }
             }
         }
+    }
+
+    /// Words `from..` of `panel`.
+    fn block(&self, panel: usize, from: usize) -> &[u32] {
+        let Some(unpacked) = &self.unpacked else { return self.w.block(panel, from) };
+        let vectors = self.w.vectors(panel);
+        &unpacked.words()[panel * COLUMNS * PLACES * self.w.tap() + from * vectors * LANES..]
     }
 
     fn finish(&self, panel: usize, list: &[Square], products: &[f32], target: Shared) {
@@ -260,48 +261,70 @@ pub(super) struct Patch<'a> {
     pixel: usize,
 }
 
-/// The places of many kernels: of taps `[9, numbers]` words `[16, ..]`.
-pub(super) fn places(taps: &[f32], precision: Precision, out: &mut [u32]) {
+/// The places of many kernels: of taps `[9, numbers]` words `[16, ..]`, places `stride` words apart. Numbers
+/// are a multiple of 64, as 32 inputs of 16 outputs are.
+pub(super) fn places(taps: &[f32], precision: Precision, out: &mut [u32], stride: usize) {
     match precision {
-        Precision::F32 => places_floats(taps, bytemuck::cast_slice_mut(out)),
-        Precision::Bf16 => places_halves(taps, bytemuck::cast_slice_mut(out)),
+        Precision::F32 => places_floats(taps, bytemuck::cast_slice_mut(out), stride),
+        Precision::Bf16 => places_halves(taps, bytemuck::cast_slice_mut(out), 2 * stride),
     }
 }
 
-/// Calls `put` with 16 numbers of each place and where they belong.
+/// Numbers of a place that are made at once.
+const STRETCH: usize = 64;
+
+type Stretch = [f32; STRETCH];
+
+/// One direction of the kernel's transform.
 #[allow(clippy::inline_always)]
 #[inline(always)]
-fn each_place(taps: &[f32], mut put: impl FnMut(usize, Lanes)) {
+fn spread_taps(a: &Stretch, b: &Stretch, c: &Stretch, out: &mut [Stretch; 4]) {
+    let [first, second, third, fourth] = out;
+    for i in 0..STRETCH {
+        let outer = a[i] + c[i];
+        second[i] = 0.5 * (outer + b[i]);
+        third[i] = 0.5 * (outer - b[i]);
+    }
+    *first = *a;
+    *fourth = *c;
+}
+
+/// Calls `put` with a stretch of numbers of each place and where they belong.
+#[allow(clippy::inline_always)]
+#[inline(always)]
+fn each_place(taps: &[f32], stride: usize, mut put: impl FnMut(usize, &Stretch)) {
     let count = taps.len() / 9;
-    let spread = |a: Lanes, b: Lanes, c: Lanes| -> [Lanes; 4] {
-        let sum: Lanes = std::array::from_fn(|i| 0.5 * (a[i] + b[i] + c[i]));
-        let difference: Lanes = std::array::from_fn(|i| 0.5 * (a[i] - b[i] + c[i]));
-        [a, sum, difference, c]
-    };
-    for at in (0..count).step_by(LANES) {
-        let tap = |t: usize| -> Lanes {
-            taps[t * count + at..].first_chunk().copied().unwrap_or([0.0; LANES])
-        };
-        let rows: [[Lanes; 4]; 3] =
-            std::array::from_fn(|y| spread(tap(3 * y), tap(3 * y + 1), tap(3 * y + 2)));
+    let mut rows = [[[0f32; STRETCH]; 4]; 3];
+    let mut column = [[0f32; STRETCH]; 4];
+    for at in (0..count).step_by(STRETCH) {
+        for (y, row) in rows.iter_mut().enumerate() {
+            let tap = |x: usize| taps[(3 * y + x) * count + at..].first_chunk();
+            if let (Some(a), Some(b), Some(c)) = (tap(0), tap(1), tap(2)) {
+                spread_taps(a, b, c, row);
+            }
+        }
         for x in 0..4 {
-            let column = spread(rows[0][x], rows[1][x], rows[2][x]);
-            for (y, numbers) in column.into_iter().enumerate() {
-                put((4 * y + x) * count + at, numbers);
+            spread_taps(&rows[0][x], &rows[1][x], &rows[2][x], &mut column);
+            for (y, numbers) in column.iter().enumerate() {
+                put((4 * y + x) * stride + at, numbers);
             }
         }
     }
 }
 
 multiversion! {
-    fn places_floats(taps: &[f32], out: &mut [f32]) {
-        each_place(taps, |at, numbers| out[at..at + LANES].copy_from_slice(&numbers));
+    fn places_floats(taps: &[f32], out: &mut [f32], stride: usize) {
+        each_place(taps, stride, |at, numbers| out[at..at + STRETCH].copy_from_slice(numbers));
     }
 }
 
 multiversion! {
-    fn places_halves(taps: &[f32], out: &mut [u16]) {
-        each_place(taps, |at, numbers| out[at..at + LANES].copy_from_slice(&numbers.map(round)));
+    fn places_halves(taps: &[f32], out: &mut [u16], stride: usize) {
+        each_place(taps, stride, |at, numbers| {
+            for (out, number) in out[at..at + STRETCH].iter_mut().zip(numbers) {
+                *out = round(*number);
+            }
+        });
     }
 }
 
