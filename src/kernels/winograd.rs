@@ -303,8 +303,9 @@ fn each_place(taps: &[f32], stride: usize, mut put: impl FnMut(usize, &Stretch))
                 spread_taps(a, b, c, row);
             }
         }
-        for x in 0..4 {
-            spread_taps(&rows[0][x], &rows[1][x], &rows[2][x], &mut column);
+        let [first, second, third] = &rows;
+        for (x, ((a, b), c)) in first.iter().zip(second).zip(third).enumerate() {
+            spread_taps(a, b, c, &mut column);
             for (y, numbers) in column.iter().enumerate() {
                 put((4 * y + x) * stride + at, numbers);
             }
