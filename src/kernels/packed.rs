@@ -456,6 +456,15 @@ impl Packed {
     fn place(&self, filters: &[f32], out: &mut [u32], lanes: usize) {
         let WeightShape { inputs, kernel, .. } = self.shape;
         let (area, words) = (kernel * kernel, self.tap());
+        let ordinary = matches!(self.arrangement, Arrangement::Plain | Arrangement::Gated);
+        let even = inputs.is_multiple_of(2) && filters.len() == LANES * inputs * area;
+        if ordinary && even && self.precision == Precision::Bf16 {
+            match kernel {
+                1 if inputs.is_multiple_of(2 * LANES) => return place_rows(filters, out, lanes),
+                3 => return place_kernels::<9>(filters, out, lanes),
+                _ => {}
+            }
+        }
         let filter = (inputs * area).max(1);
         let count = (filters.len() / filter).min(LANES);
         let per_word = if self.precision == Precision::F32 { 1 } else { 2 };
@@ -540,6 +549,41 @@ impl Packed {
     }
 }
 
+/// Sixteen rows of bf16 pairs, 16 words of each at a time. The most common weight, written out.
+#[allow(clippy::inline_always)]
+#[inline(always)]
+fn place_rows(rows: &[f32], out: &mut [u32], lanes: usize) {
+    let inputs = rows.len() / LANES;
+    for word in (0..inputs / 2).step_by(LANES) {
+        let block: [[u32; LANES]; LANES] = std::array::from_fn(|lane| {
+            let x = &rows[lane * inputs + 2 * word..][..2 * LANES];
+            std::array::from_fn(|i| pair(x[2 * i], x[2 * i + 1]))
+        });
+        for i in 0..LANES {
+            let words: [u32; LANES] = std::array::from_fn(|lane| block[lane][i]);
+            out[(word + i) * lanes..][..LANES].copy_from_slice(&words);
+        }
+    }
+}
+
+/// Sixteen kernels of `AREA` taps as bf16 pairs of channels.
+#[allow(clippy::inline_always)]
+#[inline(always)]
+fn place_kernels<const AREA: usize>(filters: &[f32], out: &mut [u32], lanes: usize) {
+    let filter = filters.len() / LANES;
+    let words = filter / AREA / 2;
+    for word in 0..words {
+        let block: [[u32; AREA]; LANES] = std::array::from_fn(|lane| {
+            let x = &filters[lane * filter + 2 * word * AREA..][..2 * AREA];
+            std::array::from_fn(|tap| pair(x[tap], x[AREA + tap]))
+        });
+        for tap in 0..AREA {
+            let packed: [u32; LANES] = std::array::from_fn(|lane| block[lane][tap]);
+            out[(tap * words + word) * lanes..][..LANES].copy_from_slice(&packed);
+        }
+    }
+}
+
 multiversion! {
     fn place(packed: &Packed, filters: &[f32], out: &mut [u32], lanes: usize) {
         packed.place(filters, out, lanes);
@@ -555,6 +599,8 @@ pub(super) fn round(value: f32) -> u16 {
 }
 
 /// Two numbers as bf16 in one word, the first in the lower half.
+#[allow(clippy::inline_always)]
+#[inline(always)]
 fn pair(low: f32, high: f32) -> u32 {
     u32::from(round(low)) | u32::from(round(high)) << 16
 }
@@ -584,6 +630,25 @@ mod tests {
             found.sort_by(f32::total_cmp);
             assert_eq!(found, values);
             assert_eq!(packed.bytes() % (4 * LANES), 0);
+        }
+    }
+
+    #[test]
+    fn common_weights_are_packed_as_all_others() {
+        for (outputs, inputs, kernel) in [(40, 64, 1), (64, 32, 3), (20, 6, 3), (33, 96, 1)] {
+            let shape = WeightShape { outputs, inputs, kernel };
+            let area = kernel * kernel;
+            let values: Vec<f32> =
+                (0..outputs * inputs * area).map(|i| ((i * 37) % 401) as f32 - 200.0).collect();
+            let packed = Packed::of(shape, Arrangement::Plain, Precision::Bf16, &values);
+            for output in 0..outputs {
+                for channel in 0..inputs {
+                    for tap in 0..area {
+                        let stored = values[(output * inputs + channel) * area + tap];
+                        assert_eq!(packed.value(output, tap, channel), stored);
+                    }
+                }
+            }
         }
     }
 
