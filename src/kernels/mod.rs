@@ -10,6 +10,7 @@ mod vector;
 mod algebra;
 mod arena;
 mod attention;
+mod ceiling;
 mod doubled;
 mod gemm;
 mod map;
@@ -23,10 +24,12 @@ mod product;
 #[cfg(target_arch = "x86_64")]
 mod wide;
 pub(crate) mod winograd;
+mod work;
 
 pub(crate) use algebra::add_product;
 pub(crate) use arena::release;
 pub(crate) use attention::attention;
+pub use ceiling::Ceilings;
 pub(crate) use doubled::Doubled;
 pub(crate) use map::Map;
 pub(crate) use memory::zeros;
@@ -36,6 +39,7 @@ pub use packed::{Arrangement, Packed, Precision};
 pub(crate) use packed::{Kept, WeightShape};
 pub use processor::Instructions;
 pub(crate) use product::{Finish, Windows, gated, multiply, multiply_gated};
+pub(crate) use work::done as work_done;
 
 use candle_core::{CpuStorage, Layout};
 
