@@ -32,13 +32,13 @@ Examples:
   colora bench --json | jq .summary.step.median
 
 The work is the same every time: one picture of one prompt, guidance on, Euler. With --repeat the
-model is opened anew, from memory if the system kept its file; minimum, median and maximum are of all
-runs together. Nothing is saved.
+model is opened anew, from memory if the system kept its file; minimum, median and maximum are
+of all runs together. Nothing is saved.
 
 Operations (GFLOP) are counted by the plain algorithms, a multiplication and an addition as two.
-Convolutions that need fewer products (Winograd's) may therefore exceed the ceiling, which is the rate
-of the innermost kernel on numbers in the first-level cache. Peak memory counts pages of mapped files.
-Other work on the machine makes everything slower: compare runs beside each other.";
+Convolutions that need fewer products (Winograd's) may therefore exceed the ceiling, which is
+the rate of the innermost kernel on numbers in the first-level cache. Peak memory counts pages
+of mapped files. Other work on the machine makes everything slower: compare runs side by side.";
 
 /// Most runs.
 const MOST: usize = 1000;
