@@ -133,7 +133,7 @@ pub(super) fn open_found(options: Options, model: Model) -> Result<Pipeline, Err
 }
 
 /// Parses a setting; the error says where it was set.
-fn choice<T>(settings: &Settings, key: &str, value: Option<&str>) -> Result<Option<T>>
+pub(super) fn choice<T>(settings: &Settings, key: &str, value: Option<&str>) -> Result<Option<T>>
 where
     T: std::str::FromStr<Err = Error>,
 {

@@ -9,9 +9,10 @@ use super::arena::Buffer;
 use super::map::Map;
 use super::micro::{self, COLUMNS, LANES, ROWS, Segment, Tile};
 use super::operand::{Border, Operand};
-use super::packed::{Arrangement, Packed, Precision};
+use super::packed::{Arrangement, Packed, Precision, WeightShape};
 use super::processor::Instructions;
 use super::vector::{Row, finish_rows, gate_row};
+use super::work;
 use rayon::prelude::*;
 
 /// Words that are summed at once: 64 columns of them stay in the second-level cache.
@@ -202,6 +203,8 @@ fn product(x: &Operand, w: &Packed, windows: Windows, finish: impl Fn(Done<'_>) 
         return;
     }
     assert!(fits, "windows of a product reach beyond their operand");
+    let WeightShape { outputs, inputs, kernel } = w.shape;
+    work::add(&[total, outputs, inputs, kernel * kernel]);
     let kernels = micro::kernels(w.precision, Instructions::used());
     let blocks = blocks(x, w);
     let cuts = total.div_ceil(TASK);

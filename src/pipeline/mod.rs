@@ -8,12 +8,15 @@ mod adapters;
 mod cache;
 mod device;
 mod event;
+mod measure;
 mod request;
 mod steps;
 
+pub use crate::kernels::Ceilings;
 pub use adapters::{Found, Paths, Shelf};
 pub use device::{DTypeChoice, DeviceChoice};
 pub use event::{Cancel, Event, Observer, Silent};
+pub use measure::{Measured, peak_memory, reset_peak_memory};
 pub use request::{MAX_COUNT, Plan, Request};
 pub use steps::{StepView, Steps};
 
