@@ -2,7 +2,7 @@
 
 use super::progress::ProgressKind;
 use crate::config::Config;
-use crate::lora::{Apply, LoraRef, Method};
+use crate::lora::{Apply, LoraRef, Method, StepWindow};
 use crate::pipeline::{DTypeChoice, DeviceChoice, Request};
 use crate::sampling::{Sampler, Schedule};
 use crate::size::ImageSize;
@@ -101,6 +101,15 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "WxH", conflicts_with_all = ["width", "height"], help_heading = "Picture")]
     pub(crate) size: Option<ImageSize>,
 
+    /// Steps at which guidance acts: fractions of the run (0.2..0.8) or steps from 0 (4..16); at others the
+    /// prompt alone is evaluated, in half the time [default: all]
+    #[arg(long, value_name = "A..B", value_parser = window, help_heading = "Step savers")]
+    pub(crate) guidance_interval: Option<StepWindow>,
+    /// Evaluate the whole network every N steps and its finest layers alone between (DeepCache); 3 is
+    /// usual with 20 steps or more [default: 1, always the whole]
+    #[arg(long, value_name = "N", alias = "deepcache", help_heading = "Step savers")]
+    pub(crate) reuse: Option<usize>,
+
     /// auto, cpu, cuda, cuda:1 or metal [env: COLORA_DEVICE]
     #[arg(long, value_name = "DEVICE", help_heading = "Machine")]
     pub(crate) device: Option<DeviceChoice>,
@@ -179,6 +188,14 @@ impl std::str::FromStr for Seed {
     }
 }
 
+/// A window of steps; its error without the name of the field, which clap says as the flag's.
+fn window(text: &str) -> Result<StepWindow, String> {
+    text.parse().map_err(|error| match error {
+        crate::Error::BadRequest { why, .. } => why,
+        other => other.to_string(),
+    })
+}
+
 fn sampler() -> impl TypedValueParser<Value = Sampler> {
     PossibleValuesParser::new(Sampler::ALL.map(Sampler::name))
         .try_map(|name| name.parse::<Sampler>())
@@ -211,6 +228,8 @@ impl Flags {
             height: height.or(from.height).or(config.height),
             steps: self.steps.or(from.steps).or(config.steps),
             guidance_scale: self.guidance.or(from.guidance_scale).or(config.guidance_scale),
+            guidance_interval: self.guidance_interval.or(from.guidance_interval),
+            reuse: self.reuse.unwrap_or(from.reuse),
             sampler: self.sampler.or(from.sampler).or(config.sampler),
             schedule: self.schedule.or(from.schedule).or(config.schedule),
             seed: match self.seed {
@@ -258,13 +277,19 @@ mod tests {
             steps: Some(4),
             width: Some(128),
             seed: Some(9),
+            guidance_interval: window("0..0.5").ok(),
+            reuse: 2,
             ..Request::default()
         };
-        let given = flags("x|--from|p.png|-W|8|--no-tile|new").unwrap();
+        let given = flags("x|--from|p.png|-W|8|--no-tile|--deepcache|4|new").unwrap();
         let request = given.request(given.prompt.clone(), from.clone(), &config);
         assert_eq!((request.prompt.as_str(), request.negative_prompt.as_str()), ("new", "fog"));
         assert_eq!((request.width, request.steps, request.clip_skip), (Some(8), Some(4), Some(2)));
         assert_eq!((request.seed, request.tile), (Some(9), Some(false)));
+        assert_eq!(
+            (request.reuse, request.guidance_interval),
+            (4, Some(window("0..0.5").unwrap()))
+        );
         let again =
             flags("x|--from|p.png|-S|random|--size|16x8").unwrap().request(None, from, &config);
         assert_eq!((again.prompt.as_str(), again.seed), ("old", None));
@@ -289,6 +314,9 @@ mod tests {
             "x|p|--json|-0",
             "x|p|--device|gpu",
             "x|p|-s|-3",
+            "x|p|--guidance-interval|0.5",
+            "x|p|--guidance-interval|0.8..0.2",
+            "x|p|--reuse|x",
         ] {
             assert!(flags(bad).is_err(), "{bad}");
         }

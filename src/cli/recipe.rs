@@ -94,6 +94,7 @@ fn own(json: &str, parameters: Parameters, path: &Path) -> Result<Recipe> {
 /// The request behind the settings of another program.
 fn foreign(parameters: Parameters) -> Recipe {
     let number = |name: &str| parameters.get(name).and_then(|v| v.trim().parse::<u64>().ok());
+    let count = |name: &str| number(name).and_then(|n| usize::try_from(n).ok());
     let size = parameters.get("Size").and_then(|v| v.parse::<ImageSize>().ok());
     let (sampler, schedule, unknown_sampler) = integrator(&parameters);
     let request = Request {
@@ -101,12 +102,14 @@ fn foreign(parameters: Parameters) -> Recipe {
         negative_prompt: parameters.negative_prompt.clone(),
         width: size.map(ImageSize::width),
         height: size.map(ImageSize::height),
-        steps: number("Steps").and_then(|n| usize::try_from(n).ok()),
+        steps: count("Steps"),
         guidance_scale: parameters.get("CFG scale").and_then(|v| v.parse().ok()),
+        guidance_interval: parameters.get("Guidance interval").and_then(|v| v.parse().ok()),
+        reuse: count("Feature reuse").filter(|n| *n > 0).unwrap_or(1),
         sampler,
         schedule,
         seed: number("Seed"),
-        clip_skip: number("Clip skip").and_then(|n| usize::try_from(n).ok()),
+        clip_skip: count("Clip skip"),
         ..Request::default()
     };
     let named = UNFOLLOWED.iter().filter(|name| parameters.get(name).is_some());
@@ -153,6 +156,8 @@ mod tests {
             prompt: "a\nfox é".into(),
             count: 2,
             clip_skip: Some(2),
+            guidance_interval: "0.1..0.75".parse().ok(),
+            reuse: 3,
             ..Request::default()
         };
         request.plan(&Defaults::default(), u64::MAX).unwrap()

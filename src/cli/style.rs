@@ -153,6 +153,7 @@ fn split(error: &Error) -> (String, Option<String>) {
 fn flag(field: &str) -> Option<&'static str> {
     Some(match field {
         "guidance_scale" => "--guidance",
+        "reuse" => "--reuse",
         "clip_skip" => "--clip-skip",
         "width" => "--width",
         "height" => "--height",

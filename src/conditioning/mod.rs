@@ -171,6 +171,18 @@ impl TextTowers {
 }
 
 impl Conditioning {
+    /// The prompt's part alone.
+    pub fn positive(&self) -> Result<Self> {
+        let last = |x: &Tensor| x.narrow(0, x.dim(0)?.saturating_sub(1), 1);
+        let added = match &self.added {
+            Some(added) => {
+                Some(AddedCondition { pooled: last(&added.pooled)?, micro: last(&added.micro)? })
+            }
+            None => None,
+        };
+        Ok(Self { context: last(&self.context)?, added })
+    }
+
     /// The conditioning in another float type; sizes stay f32 because they are embedded in it.
     pub fn to_dtype(&self, dtype: DType) -> Result<Self> {
         let added = match &self.added {

@@ -9,6 +9,7 @@ mod cache;
 mod device;
 mod event;
 mod measure;
+mod network;
 mod request;
 mod steps;
 

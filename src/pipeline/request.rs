@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::family::Defaults;
-use crate::lora::{Apply, LoraRef, Method};
+use crate::lora::{Apply, LoraRef, Method, StepWindow};
 use crate::picture::Parameters;
 use crate::prompt::{extract_tags, underlined};
 use crate::sampling::{Sampler, Schedule};
@@ -33,6 +33,13 @@ pub struct Request {
     pub steps: Option<usize>,
     /// Classifier-free guidance, at least 1; 1 = off.
     pub guidance_scale: Option<f64>,
+    /// The steps at which guidance acts; at others the prompt alone is evaluated. `None` = at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guidance_interval: Option<StepWindow>,
+    /// Evaluate the whole network every so many steps, and its finest layers alone between; 1 = always
+    /// the whole.
+    #[serde(skip_serializing_if = "is_one")]
+    pub reuse: usize,
     /// Integrator.
     pub sampler: Option<Sampler>,
     /// Spacing of noise levels.
@@ -64,6 +71,8 @@ impl Default for Request {
             height: None,
             steps: None,
             guidance_scale: None,
+            guidance_interval: None,
+            reuse: 1,
             sampler: None,
             schedule: None,
             seed: None,
@@ -93,6 +102,12 @@ pub struct Plan {
     pub steps: usize,
     /// Classifier-free guidance; 1 = off.
     pub guidance_scale: f64,
+    /// The steps at which guidance acts; `None` = at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guidance_interval: Option<StepWindow>,
+    /// Steps from one evaluation of the whole network to the next; 1 = always the whole.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub reuse: usize,
     /// Integrator.
     pub sampler: Sampler,
     /// Spacing of noise levels.
@@ -118,6 +133,16 @@ pub struct Plan {
 /// Pictures above this many pixels are decoded in tiles unless the request says otherwise.
 const TILE_ABOVE: usize = 1024 * 1536;
 
+/// Settings that save nothing are not written, so that older programs read the rest.
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde asks for it
+fn is_one(number: &usize) -> bool {
+    *number == 1
+}
+
+fn one() -> usize {
+    1
+}
+
 impl Request {
     /// Fills in the model's defaults and checks every field.
     ///
@@ -138,6 +163,13 @@ impl Request {
             let why = "expected 1 (off) to 1000; 5 to 8 is usual";
             return Err(Error::bad_request("guidance_scale", guidance_scale, why));
         }
+        if self.reuse == 0 {
+            return Err(Error::bad_request(
+                "reuse",
+                0,
+                "1 evaluates the whole network at every step",
+            ));
+        }
         if self.count == 0 || self.count > MAX_COUNT {
             let why = format!("expected 1 to {MAX_COUNT}");
             return Err(Error::bad_request("count", self.count, why));
@@ -154,6 +186,8 @@ impl Request {
             height,
             steps,
             guidance_scale,
+            guidance_interval: self.guidance_interval,
+            reuse: self.reuse,
             sampler: self.sampler.unwrap_or(defaults.sampler),
             schedule: self.schedule.unwrap_or(defaults.schedule),
             seed: self.seed.unwrap_or(random_seed),
@@ -203,6 +237,8 @@ impl Plan {
             height: Some(self.height),
             steps: Some(self.steps),
             guidance_scale: Some(self.guidance_scale),
+            guidance_interval: self.guidance_interval,
+            reuse: self.reuse,
             sampler: Some(self.sampler),
             schedule: Some(self.schedule),
             seed: Some(self.seed.wrapping_add(index as u64)),
@@ -240,6 +276,12 @@ impl Plan {
         if self.clip_skip > 1 {
             fields.push(("Clip skip", self.clip_skip.to_string()));
         }
+        if let Some(window) = self.guidance_interval {
+            fields.push(("Guidance interval", window.to_string()));
+        }
+        if self.reuse > 1 {
+            fields.push(("Feature reuse", self.reuse.to_string()));
+        }
         fields.push(("Version", format!("colora {}", env!("CARGO_PKG_VERSION"))));
         let tags =
             self.loras.iter().fold(String::new(), |tags, lora| format!("{tags} <lora:{lora}>"));
@@ -261,12 +303,13 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_by_field() {
-        let cases: [(&str, Request); 7] = [
+        let cases: [(&str, Request); 8] = [
             ("steps", Request { steps: Some(0), ..Request::default() }),
             ("width", Request { width: Some(0), ..Request::default() }),
             ("height", Request { height: Some(12), ..Request::default() }),
             ("guidance_scale", Request { guidance_scale: Some(0.0), ..Request::default() }),
             ("guidance_scale", Request { guidance_scale: Some(f64::NAN), ..Request::default() }),
+            ("reuse", Request { reuse: 0, ..Request::default() }),
             ("count", Request { count: 0, ..Request::default() }),
             ("clip_skip", Request { clip_skip: Some(0), ..Request::default() }),
         ];
@@ -277,8 +320,30 @@ mod tests {
     }
 
     #[test]
+    fn settings_from_before_there_were_savers() {
+        let plain = serde_json::to_value(plan(&Request::default()).unwrap()).unwrap();
+        for field in ["guidance_interval", "reuse"] {
+            assert!(plain.get(field).is_none(), "{field} says nothing");
+        }
+        let read: Plan = serde_json::from_value(plain).unwrap();
+        assert_eq!((read.guidance_interval, read.reuse), (None, 1));
+        let window = "0.2..0.8".parse().unwrap();
+        let saving = Request { guidance_interval: Some(window), reuse: 3, ..Request::default() };
+        let json = serde_json::to_string(&saving).unwrap();
+        assert_eq!(serde_json::from_str::<Request>(&json).unwrap(), saving);
+        assert_eq!(serde_json::from_str::<Request>("{}").unwrap(), Request::default());
+    }
+
+    #[test]
     fn a_plan_reproduces_itself() {
-        let first = plan(&Request { prompt: "x".into(), count: 3, ..Request::default() }).unwrap();
+        let first = Request {
+            prompt: "x".into(),
+            count: 3,
+            reuse: 2,
+            guidance_interval: "0..0.5".parse().ok(),
+            ..Request::default()
+        };
+        let first = plan(&first).unwrap();
         let again = plan(&first.request_for(2)).unwrap();
         assert_eq!(again.seed, 9);
         assert_eq!(Plan { seed: 7, count: 3, ..again }, first);

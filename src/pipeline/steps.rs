@@ -1,19 +1,14 @@
 //! Floor 5. One image on its way, as an iterator of steps.
 
 use super::adapters::Cast;
+use super::network::{Clock, Network};
 use super::{Cancel, Event, Generated, Observer, Pipeline, Plan, Silent, Timings};
-use crate::conditioning::Conditioning;
 use crate::error::{Error, Result};
-use crate::models::{UNet, UNetInput};
-use crate::nn::sinusoid;
+use crate::lora::StepWindow;
 use crate::picture::Picture;
 use crate::rng::{Noise, TorchCpu};
-use crate::sampling::{
-    Denoiser, Guidance, Integrator, Mean, NoiseModel, PredictionKind, Predictor, Sigmas,
-};
-use crate::weights::WeightSource;
-use candle_core::{DType, Tensor};
-use std::sync::Arc;
+use crate::sampling::{Denoiser, Integrator, Mean, Sigmas};
+use candle_core::Tensor;
 use std::time::Instant;
 
 /// What a step leaves to look at.
@@ -45,10 +40,14 @@ pub struct StepView {
 pub struct Steps<'a> {
     pipeline: &'a Pipeline,
     /// One for each phase of the plan's LoRAs.
-    denoisers: Vec<Box<dyn Denoiser + 'a>>,
-    /// For each step the denoisers whose estimates are averaged.
+    networks: Vec<Network<'a>>,
+    /// For each step the networks whose estimates are averaged.
     acting: Vec<Vec<usize>>,
     integrator: Box<dyn Integrator>,
+    /// When guidance acts.
+    interval: Option<StepWindow>,
+    /// Tells the networks which step it is.
+    clock: Clock,
     sigmas: Sigmas,
     x: Tensor,
     done: usize,
@@ -85,16 +84,19 @@ impl<'a> Steps<'a> {
         let noise = Tensor::from_vec(noise, shape, pipeline.device())?; // [1, 4, h, w], f32
         let x = (noise * sigmas.init_scale)?;
         let Cast { phases, steps: acting, compose, load, encode } = cast;
-        let denoisers = phases
+        let clock = Clock::default();
+        let networks = phases
             .iter()
-            .map(|(unet, features)| denoiser(pipeline, plan, unet.clone(), features, &sigmas, &x))
+            .map(|phase| Network::new(pipeline, plan, phase, (&sigmas, &clock), &x))
             .collect::<Result<_>>()?;
         let timings = Timings { load, compose, encode, ..Timings::default() };
         Ok(Self {
             pipeline,
-            denoisers,
+            networks,
             acting,
             integrator: plan.sampler.integrator(),
+            interval: plan.guidance_interval,
+            clock,
             sigmas,
             x,
             done: 0,
@@ -142,7 +144,7 @@ impl<'a> Steps<'a> {
             return Err(Error::Internal("finish was called after a failed step".into()));
         }
         let latents = self.latents()?;
-        self.denoisers.clear();
+        self.networks.clear();
         self.pipeline.steps_done(self.last);
         let begin = Instant::now();
         self.pipeline.decoder(observer)?;
@@ -162,10 +164,12 @@ impl<'a> Steps<'a> {
     fn step(&mut self) -> Result<StepView> {
         self.cancel.check()?;
         let begin = Instant::now();
+        self.clock.set(self.done);
+        let guided = self.interval.is_none_or(|w| w.active(self.done, self.sigmas.steps()));
         let acting: Vec<&dyn Denoiser> = self
             .acting
             .get(self.done)
-            .map(|phases| phases.iter().map(|i| &*self.denoisers[*i]).collect())
+            .map(|phases| phases.iter().map(|i| self.networks[*i].denoiser(guided)).collect())
             .unwrap_or_default();
         let step = match acting[..] {
             [only] => self.integrator.step(only, &self.x, &self.sigmas, self.done)?,
@@ -193,91 +197,5 @@ impl Iterator for Steps<'_> {
         let view = self.step();
         self.failed = view.is_err();
         Some(view)
-    }
-}
-
-/// The chain network → prediction → guidance.
-fn denoiser<'a>(
-    pipeline: &'a Pipeline,
-    plan: &Plan,
-    unet: Arc<UNet>,
-    conditioning: &Conditioning,
-    sigmas: &Sigmas,
-    x: &Tensor,
-) -> Result<Box<dyn Denoiser + 'a>> {
-    let dtype = pipeline.parts.source.dtype("unet");
-    // LCM-distilled networks take the guidance as a number instead of a second evaluation.
-    let guidance = match unet.config().time_cond_proj_dim {
-        Some(width) => {
-            let weight = Tensor::new(&[(plan.guidance_scale - 1.0) as f32 * 1000.0], x.device())?;
-            Some(sinusoid(&weight, width, false, 1.0)?)
-        }
-        None => None,
-    };
-    let embedded = guidance.is_some();
-    let model = BoundUNet {
-        extra: extra_channels(pipeline, &unet, x)?,
-        unet,
-        conditioning: conditioning.to_dtype(dtype)?,
-        guidance,
-        dtype,
-    };
-    let kind: PredictionKind = pipeline.parts.scheduler.prediction_type;
-    let predictor = Predictor::new(model, kind, pipeline.table.clone(), sigmas);
-    Ok(if plan.guided() && !embedded {
-        Box::new(Guidance::new(predictor, plan.guidance_scale))
-    } else {
-        Box::new(predictor)
-    })
-}
-
-/// Channels beside the latents: an inpainting network draws from text alone when its mask is all
-/// ones and the picture behind the mask is grey.
-fn extra_channels(pipeline: &Pipeline, unet: &UNet, x: &Tensor) -> Result<Option<Tensor>> {
-    let (_, channels, height, width) = x.dims4()?;
-    match unet.config().in_channels.checked_sub(channels) {
-        Some(0) => Ok(None),
-        Some(extra) if extra == channels + 1 => {
-            let size = (1, 3, height * crate::size::VAE_FACTOR, width * crate::size::VAE_FACTOR);
-            let grey = Tensor::zeros(size, DType::F32, x.device())?;
-            let vae = pipeline.encoder()?;
-            let latents = vae.scale(&vae.encode(&grey)?.mean)?;
-            let mask = Tensor::ones((1, 1, height, width), DType::F32, x.device())?;
-            Ok(Some(Tensor::cat(&[mask, latents], 1)?)) // [1, 5, h, w]
-        }
-        _ => Err(Error::unsupported(
-            format!("drawing from text with a {}-channel UNet", unet.config().in_channels),
-            "this network edits a picture; use a 4-channel (or inpainting) model",
-        )),
-    }
-}
-
-/// A UNet with everything but latents and timestep filled in.
-struct BoundUNet {
-    unet: Arc<UNet>,
-    conditioning: Conditioning,
-    guidance: Option<Tensor>,
-    extra: Option<Tensor>,
-    dtype: DType,
-}
-
-impl NoiseModel for BoundUNet {
-    fn predict(&self, x: &Tensor, timestep: f64) -> Result<Tensor> {
-        let batch = x.dim(0)?;
-        let x = match &self.extra {
-            Some(extra) => {
-                let (_, c, h, w) = extra.dims4()?;
-                Tensor::cat(&[x, &extra.broadcast_as((batch, c, h, w))?.contiguous()?], 1)?
-            }
-            None => x.clone(),
-        };
-        let timesteps = Tensor::full(timestep as f32, batch, x.device())?;
-        self.unet.forward(UNetInput {
-            latents: &x.to_dtype(self.dtype)?,
-            timesteps: &timesteps,
-            context: &self.conditioning.context,
-            added: self.conditioning.added.as_ref(),
-            guidance: self.guidance.as_ref(),
-        })
     }
 }

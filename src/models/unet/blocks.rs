@@ -7,6 +7,7 @@ use crate::models::config::{PerBlock, UNetConfig};
 use crate::nn::Feature;
 use crate::weights::Scope;
 use candle_core::Tensor;
+use std::ops::Range;
 
 /// Everything a forward pass carries beside the sample.
 pub(super) struct Context<'a> {
@@ -15,6 +16,10 @@ pub(super) struct Context<'a> {
     /// Text features, `[B, T, D]`.
     pub text: &'a Feature,
 }
+
+/// Layers on the way up, and as many on the way down less one, that are evaluated at every step when
+/// the rest is reused.
+const SHALLOW: usize = 2;
 
 /// One level on the way down.
 #[derive(Debug, Clone)]
@@ -54,19 +59,31 @@ impl Down {
     /// Pushes every intermediate sample onto `skips` for the way up.
     pub(super) fn forward(
         &self,
+        x: Feature,
+        context: &Context<'_>,
+        skips: &mut Vec<Feature>,
+    ) -> Result<Feature> {
+        let mut x = self.layers(0..self.resnets.len(), x, context, skips)?;
+        if let Some(downsample) = &self.downsample {
+            x = downsample.forward(&x)?;
+            skips.push(x.clone());
+        }
+        Ok(x)
+    }
+
+    /// As [`forward`](Self::forward), some layers alone.
+    pub(super) fn layers(
+        &self,
+        layers: Range<usize>,
         mut x: Feature,
         context: &Context<'_>,
         skips: &mut Vec<Feature>,
     ) -> Result<Feature> {
-        for (j, resnet) in self.resnets.iter().enumerate() {
+        for (j, resnet) in self.resnets.iter().enumerate().take(layers.end).skip(layers.start) {
             x = resnet.forward(&x, Some(context.time))?;
             if let Some(attention) = self.attentions.get(j) {
                 x = attention.forward(&x, context.text)?;
             }
-            skips.push(x.clone());
-        }
-        if let Some(downsample) = &self.downsample {
-            x = downsample.forward(&x)?;
             skips.push(x.clone());
         }
         Ok(x)
@@ -157,13 +174,48 @@ impl Up {
         Ok(Self { resnets, attentions, upsample })
     }
 
+    /// Layers.
+    pub(super) fn count(&self) -> usize {
+        self.resnets.len()
+    }
+
+    /// Of the finest level: the layers that are evaluated at every step.
+    pub(super) fn shallow(&self) -> usize {
+        SHALLOW.min(self.count()).max(1)
+    }
+
+    /// Of the finest level: the layers before those.
+    pub(super) fn deep(&self) -> usize {
+        self.count().saturating_sub(self.shallow())
+    }
+
     pub(super) fn forward(
         &self,
+        x: Feature,
+        context: &Context<'_>,
+        skips: &mut Vec<Feature>,
+    ) -> Result<Feature> {
+        let x = self.layers(0..self.count(), x, context, skips)?;
+        match (&self.upsample, skips.last()) {
+            // Sizes that are not multiples of 2^levels were rounded up on the way down.
+            (Some(upsample), Some(skip)) => upsample.forward(&x, skip.sides()?),
+            (Some(upsample), None) => {
+                let (height, width) = x.sides()?;
+                upsample.forward(&x, (2 * height, 2 * width))
+            }
+            (None, _) => Ok(x),
+        }
+    }
+
+    /// Some layers alone, without the upsampling behind the last.
+    pub(super) fn layers(
+        &self,
+        layers: Range<usize>,
         mut x: Feature,
         context: &Context<'_>,
         skips: &mut Vec<Feature>,
     ) -> Result<Feature> {
-        for (j, resnet) in self.resnets.iter().enumerate() {
+        for (j, resnet) in self.resnets.iter().enumerate().take(layers.end).skip(layers.start) {
             let skip = skips.pop().ok_or_else(|| {
                 crate::Error::unsupported(
                     "a UNet config whose up blocks have more layers than its down blocks",
@@ -175,15 +227,7 @@ impl Up {
                 x = attention.forward(&x, context.text)?;
             }
         }
-        match (&self.upsample, skips.last()) {
-            // Sizes that are not multiples of 2^levels were rounded up on the way down.
-            (Some(upsample), Some(skip)) => upsample.forward(&x, skip.sides()?),
-            (Some(upsample), None) => {
-                let (height, width) = x.sides()?;
-                upsample.forward(&x, (2 * height, 2 * width))
-            }
-            (None, _) => Ok(x),
-        }
+        Ok(x)
     }
 }
 

@@ -36,6 +36,11 @@ pub struct UNetInput<'a> {
     pub guidance: Option<&'a Tensor>,
 }
 
+/// What the deeper layers of a full evaluation gave, for evaluations of the finest layers alone. Cloning
+/// shares.
+#[derive(Debug, Clone)]
+pub struct Deep(Feature);
+
 /// A UNet; immutable.
 #[derive(Debug, Clone)]
 pub struct UNet {
@@ -120,8 +125,44 @@ impl UNet {
     /// # Errors
     /// [`Error::Internal`] when a condition that the architecture needs is absent.
     pub fn forward(&self, input: UNetInput<'_>) -> Result<Tensor> {
-        let time = self.embed_time(&input)?.silu()?; // every use is after SiLU
-        let text = Feature::tokens(input.context, self.products)?;
+        self.full(input, |_| {})
+    }
+
+    /// As [`forward`](Self::forward), with what [`forward_shallow`](Self::forward_shallow) starts from.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn forward_keeping(&self, input: UNetInput<'_>) -> Result<(Tensor, Deep)> {
+        let mut deep = None;
+        let out = self.full(input, |x| deep = Some(Deep(x.clone())))?;
+        let deep = deep.ok_or_else(|| Error::Internal("a UNet without levels".into()))?;
+        Ok((out, deep))
+    }
+
+    /// The prediction of the finest layers over `deep` features of an evaluation at another timestep with
+    /// the same batch and sizes.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    ///
+    /// # Source
+    /// `DeepCache`, Ma, Fang and Wang (2023), section 3.2.
+    pub fn forward_shallow(&self, input: UNetInput<'_>, deep: &Deep) -> Result<Tensor> {
+        let (time, text) = self.conditions(&input)?;
+        let context = Context { time: &time, text: &text };
+        let (Some(down), Some(up)) = (self.downs.first(), self.ups.last()) else {
+            return Err(Error::Internal("a UNet without levels".into()));
+        };
+        let x = self.conv_in.forward(&Feature::image(input.latents, self.products)?)?;
+        let mut skips = vec![x.clone()];
+        down.layers(0..up.shallow() - 1, x, &context, &mut skips)?;
+        let x = up.layers(up.deep()..up.count(), deep.0.clone(), &context, &mut skips)?;
+        self.finish(&x)
+    }
+
+    /// `keep` gets what the finest layers on the way up start from.
+    fn full(&self, input: UNetInput<'_>, keep: impl FnOnce(&Feature)) -> Result<Tensor> {
+        let (time, text) = self.conditions(&input)?;
         let context = Context { time: &time, text: &text };
         let mut x = self.conv_in.forward(&Feature::image(input.latents, self.products)?)?;
         let mut skips = vec![x.clone()];
@@ -131,11 +172,26 @@ impl UNet {
         if let Some(mid) = &self.mid {
             x = mid.forward(x, &context)?;
         }
-        for up in &self.ups {
-            x = up.forward(x, &context, &mut skips)?;
+        if let Some((last, ups)) = self.ups.split_last() {
+            for up in ups {
+                x = up.forward(x, &context, &mut skips)?;
+            }
+            x = last.layers(0..last.deep(), x, &context, &mut skips)?;
+            keep(&x);
+            x = last.layers(last.deep()..last.count(), x, &context, &mut skips)?;
         }
+        self.finish(&x)
+    }
+
+    /// Time embedding after SiLU, which every use of it asks for, and text.
+    fn conditions(&self, input: &UNetInput<'_>) -> Result<(Tensor, Feature)> {
+        let text = Feature::tokens(input.context, self.products)?;
+        Ok((self.embed_time(input)?.silu()?, text))
+    }
+
+    fn finish(&self, x: &Feature) -> Result<Tensor> {
         let out = Around { norm: Some(&self.norm_out), silu: true, ..Around::default() };
-        self.conv_out.run(&x, out)?.to_image()
+        self.conv_out.run(x, out)?.to_image()
     }
 
     /// Time embedding plus SDXL's added conditions, `[B, 4·C₀]`.
