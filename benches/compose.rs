@@ -46,7 +46,9 @@ fn run(model: &Path, precision: Precision, files: &[PathBuf]) {
     let parts = ModelParts::open(model, placement, None).unwrap();
     let base = Arc::new(Resident::new(parts.source.clone()));
     let (plain, built) = timed(|| networks(&parts, &*base));
-    files.iter().for_each(|file| evict(file));
+    for file in files {
+        evict(file);
+    }
     let before = resident();
     let ((dictionary, loras), opened) = timed(|| {
         let dictionary = Dictionary::new(&*parts.source, parts.family.to_string());

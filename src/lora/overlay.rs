@@ -4,9 +4,9 @@ use super::delta::Delta;
 use super::merge::{self, Active, Summed};
 use super::{Dictionary, LoraStack, Method};
 use crate::error::{Error, Result};
-use crate::kernels::WeightShape;
 use crate::weights::{
     Arrangement, Branch, Packed, Precision, Products, Quantisation, Site, Weight, WeightSource,
+    pack_numbers,
 };
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
@@ -334,30 +334,16 @@ impl WeightSource for Overlay {
         arrangement: Arrangement,
         precision: Precision,
     ) -> Result<Packed> {
-        match (self.changed.get(site), shape) {
-            (Some(Change::Merged(_)), _) => {
-                let merged = self.get(site, shape)?;
-                let kind = self.base.requantised(site);
-                let merged = merged.base();
-                let pack = Packed::quantised_from_tensor;
-                Ok(pack(merged, shape, arrangement, precision, kind)?)
-            }
-            (Some(Change::Summed(summed)), &[outputs, inputs, ..]) => {
-                let stored = self.base.shape(site).unwrap_or_default();
-                if !crate::weights::shapes_agree(&stored, shape) {
-                    // It says what is wrong.
-                    self.get(site, shape)?;
-                }
-                let kernel = shape.get(2).copied().unwrap_or(1);
-                let shape = WeightShape { outputs, inputs, kernel };
-                let base = &*self.base;
-                let read = |first: usize, out: &mut [f32]| summed.read(site, base, first, out);
-                let packed = Packed::new(shape, arrangement, precision, read)?;
-                base.forget(site);
-                Ok(packed)
+        match self.changed.get(site) {
+            Some(Change::Merged(_) | Change::Summed(_)) => {
+                pack_numbers(self, site, shape, arrangement, precision)
             }
             _ => self.base.pack(site, shape, arrangement, precision),
         }
+    }
+
+    fn forget(&self, site: &Site) {
+        self.base.forget(site);
     }
 
     fn branches(&self, site: &Site) -> Vec<Branch> {
@@ -391,7 +377,7 @@ impl WeightSource for Overlay {
 
     fn quantised(&self, site: &Site) -> Option<Quantisation> {
         match self.changed.get(site) {
-            Some(Change::Merged(_)) => self.base.requantised(site),
+            Some(Change::Merged(_) | Change::Summed(_)) => self.base.requantised(site),
             _ => self.base.quantised(site),
         }
     }

@@ -211,7 +211,7 @@ pub trait WeightSource: Send + Sync + std::fmt::Debug {
 }
 
 /// The weight at `site` packed from its numbers.
-fn pack_numbers<S: WeightSource + ?Sized>(
+pub(crate) fn pack_numbers<S: WeightSource + ?Sized>(
     source: &S,
     site: &Site,
     shape: &[usize],
