@@ -61,6 +61,7 @@ impl<'a> Network<'a> {
                 guidance: guidance.clone(),
                 extra: extra.clone(),
                 dtype,
+                merge_tokens: plan.merge_tokens,
                 reuse: (plan.reuse > 1).then(|| Reuse::new(plan.reuse, clock.clone())),
             };
             let kind: PredictionKind = pipeline.parts.scheduler.prediction_type;
@@ -115,6 +116,7 @@ struct BoundUNet {
     extra: Option<Tensor>,
     dtype: DType,
     reuse: Option<Reuse>,
+    merge_tokens: f64,
 }
 
 /// Deep features from one full evaluation to the next.
@@ -162,6 +164,7 @@ impl NoiseModel for BoundUNet {
             context: &self.conditioning.context,
             added: self.conditioning.added.as_ref(),
             guidance: self.guidance.as_ref(),
+            merge_tokens: self.merge_tokens,
         };
         match &self.reuse {
             Some(reuse) => reuse.predict(&self.unet, input),
