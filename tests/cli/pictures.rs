@@ -151,6 +151,7 @@ fn step_savers_save_or_do_nothing() {
             &["--reuse", "1"][..],
             &["--guidance-interval", "0..1"],
             &["--merge-tokens", "0"],
+            &["--low-memory"],
             &["--deepcache=1", "--guidance-interval=0..6", "--merge-tokens=0.0"],
         ] {
             assert_eq!(draw("same", &[nothing, &[dtype]].concat()), plain, "{nothing:?}");
