@@ -73,7 +73,9 @@ impl Merging {
         let places: Vec<usize> = stands.iter().map(|token| place[*token]).collect();
         // Counting sort by place; a token that is kept comes among its members in its own order.
         let mut ends = vec![0; self.kept];
-        places.iter().for_each(|place| ends[*place] += 1);
+        for place in &places {
+            ends[*place] += 1;
+        }
         let mut starts = Vec::with_capacity(self.kept);
         let mut sum = 0;
         for end in &mut ends {
@@ -112,7 +114,9 @@ impl Merging {
                     }
                 }
                 let share = 1.0 / members.len() as f32;
-                out.iter_mut().for_each(|out| *out *= share);
+                for out in out.iter_mut() {
+                    *out *= share;
+                }
             });
         })
     }
@@ -230,7 +234,7 @@ mod tests {
         let whole = |x: &Map, weights: &dyn Fn(usize) -> f32| -> f32 {
             x.values().iter().enumerate().map(|(i, v)| v * weights(i / 3)).sum()
         };
-        let mut members = vec![0; 12];
+        let mut members = [0; 12];
         merging.places.iter().for_each(|place| members[*place] += 1);
         let (a, b) = (whole(&merged, &|i| members[i] as f32), whole(&tokens, &|_| 1.0));
         assert!((a - b).abs() < 1e-3, "{a} {b}");
