@@ -3,14 +3,18 @@
 //!     COLORA_BENCH_MODEL=sd15 COLORA_BENCH_LORAS=loras cargo bench --bench compose
 //!
 //! The model and the files are made by `benches/peers/make_fullsize.py` and `make_loras.py`; without them
-//! the bench says so and stops. One JSON line for 1, 2, 4 and 8 LoRAs of rank 16 and a LoCon of rank 64.
+//! the bench says so and stops. One JSON line for 1, 2, 4 and 8 LoRAs of rank 16 and a LoCon of rank 64, in bf16
+//! and in f32; the files are dropped from the page cache before they are opened.
 #![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used)]
 
+use colora::conditioning::TextTowers;
 use colora::family::ModelParts;
 use colora::lora::{
     AdapterFile, Apply, Dictionary, Lora, LoraStack, Overlay, ReadOptions, StackEntry, Strength,
 };
-use colora::weights::{Placement, Resident, WeightSource};
+use colora::models::UNet;
+use colora::pipeline::{peak_memory, reset_peak_memory};
+use colora::weights::{Placement, Precision, Products, Resident, Scope, WeightSource};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -25,59 +29,108 @@ fn main() {
     };
     let many: Vec<PathBuf> = (0..8).map(|i| loras.join(format!("r16-{i}.safetensors"))).collect();
     let locon = [loras.join("locon64.safetensors")];
-    for files in [&many[..1], &many[..2], &many[..4], &many[..], &locon[..]] {
-        run(&model, files);
+    for precision in [Precision::Bf16, Precision::F32] {
+        for files in [&many[..1], &many[..2], &many[..4], &many[..], &locon[..]] {
+            run(&model, precision, files);
+        }
     }
 }
 
-/// One stack, cold and then changed.
-fn run(model: &Path, files: &[PathBuf]) {
-    let parts = ModelParts::open(model, Placement::default(), None).unwrap();
-    let begin = Instant::now();
-    let dictionary = Dictionary::new(&*parts.source, parts.family.to_string());
-    let loras: Vec<Arc<Lora>> = files
-        .iter()
-        .map(|path| {
+/// One stack in one precision: cold, and then with one strength changed again and again.
+///
+/// The network of the base stays, as in a program that draws with and without adapters; networks with
+/// adapters share with it what no adapter touches.
+fn run(model: &Path, precision: Precision, files: &[PathBuf]) {
+    let products = Products::Packed(precision);
+    let placement = Placement { products, ..Placement::default() };
+    let parts = ModelParts::open(model, placement, None).unwrap();
+    let base = Arc::new(Resident::new(parts.source.clone()));
+    let (plain, built) = timed(|| networks(&parts, &*base));
+    files.iter().for_each(|file| evict(file));
+    let before = resident();
+    let ((dictionary, loras), opened) = timed(|| {
+        let dictionary = Dictionary::new(&*parts.source, parts.family.to_string());
+        let open = |path: &PathBuf| {
             let file = AdapterFile::open(path).unwrap();
             Arc::new(Lora::resolve(file, &dictionary, ReadOptions::default()).unwrap())
-        })
-        .collect();
-    let opened = begin.elapsed();
-    let base = Arc::new(Resident::new(parts.source.clone()));
-    let stack = |first: f32| {
+        };
+        let loras: Vec<Arc<Lora>> = files.iter().map(open).collect();
+        (dictionary, loras)
+    });
+    let compose = |first: f32| {
         let strength = |w| Strength { unet: w, text: w, ..Strength::default() };
         let entry = |(i, lora): (usize, &Arc<Lora>)| StackEntry {
             lora: lora.clone(),
             strength: strength(if i == 0 { first } else { 0.8 }),
         };
-        LoraStack::new(loras.iter().enumerate().map(entry).collect())
-    };
-    let compose = |first: f32| {
-        let begin = Instant::now();
+        let stack = LoraStack::new(loras.iter().enumerate().map(entry).collect());
         let source: Arc<dyn WeightSource> = base.clone();
-        let overlay =
-            Overlay::compose(source, &dictionary, &stack(first), Apply::Merge, |_| true).unwrap();
-        (overlay, begin.elapsed())
+        Overlay::compose(source, &dictionary, &stack, Apply::Merge, |_| true).unwrap()
     };
-    let (overlay, composed) = compose(0.8);
+    reset_peak_memory();
+    let (overlay, composed) = timed(|| compose(0.8));
     let changed = overlay.changed();
+    let (network, packed) = timed(|| networks(&parts, &overlay));
     drop(overlay);
-    let again: Vec<f64> = (0..5)
+    let (peak, after) = (peak_memory().unwrap_or(0), resident());
+    drop(network);
+    let again: Vec<(f64, f64)> = (0..5)
         .map(|i| {
-            let (overlay, time) = compose(0.1 * i as f32 + 0.1);
-            drop(overlay);
-            time.as_secs_f64()
+            let (overlay, composed) = timed(|| compose(0.1 * i as f32 + 0.1));
+            let (_network, packed) = timed(|| networks(&parts, &overlay));
+            (composed, packed)
         })
         .collect();
-    let best = again.iter().copied().fold(f64::INFINITY, f64::min);
+    let middle = |time: fn(&(f64, f64)) -> f64| {
+        let mut times: Vec<f64> = again.iter().map(time).collect();
+        times.sort_by(f64::total_cmp);
+        times[times.len() / 2]
+    };
+    drop(plain);
     let names: Vec<_> = files.iter().map(|f| f.file_stem().unwrap().to_string_lossy()).collect();
+    let megabytes = |bytes: u64| bytes.saturating_sub(before) / 1_000_000;
     println!(
         "{}",
         serde_json::json!({
-            "peer": "colora", "files": names, "open_s": opened.as_secs_f64(),
-            "compose_s": composed.as_secs_f64(),
-            "total_s": (opened + composed).as_secs_f64(),
-            "reweight_s": best, "sites": changed,
+            "peer": "colora", "precision": format!("{precision:?}"), "files": names, "sites": changed,
+            "base_build_s": built, "open_s": opened, "compose_s": composed, "build_s": packed,
+            "open_compose_s": opened + composed, "total_s": opened + composed + packed,
+            "recompose_s": middle(|t| t.0), "rebuild_s": middle(|t| t.1), "reweight_s": middle(|t| t.0 + t.1),
+            "peak_extra_mb": megabytes(peak), "kept_extra_mb": megabytes(after),
         })
     );
 }
+
+/// The networks that adapters change.
+fn networks(parts: &ModelParts, source: &dyn WeightSource) -> (UNet, TextTowers) {
+    let unet = UNet::new(&Scope::new(source, "unet"), &parts.unet).unwrap();
+    (unet, parts.text_towers(source).unwrap())
+}
+
+fn timed<T>(work: impl FnOnce() -> T) -> (T, f64) {
+    let begin = Instant::now();
+    let done = work();
+    (done, begin.elapsed().as_secs_f64())
+}
+
+/// Bytes of the process that are in memory now, mapped files included.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+/// Drops a file from the page cache.
+#[cfg(target_os = "linux")]
+fn evict(path: &Path) {
+    use std::os::fd::AsRawFd;
+    let file = std::fs::File::open(path).unwrap();
+    // SAFETY: advice about an open file changes nothing in memory.
+    #[allow(unsafe_code)]
+    unsafe {
+        libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED);
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn evict(_: &Path) {}

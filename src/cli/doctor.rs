@@ -6,6 +6,7 @@ use super::{env, settings, store};
 use crate::config::files;
 use crate::error::Error;
 use crate::pipeline::{DeviceChoice, Pipeline};
+use crate::weights::Instructions;
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -56,6 +57,7 @@ fn report(starter: &Result<Pipeline, Error>) -> Result<Map<String, Value>> {
     put("target", format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS).into());
     put("features", features().into());
     put("cpu", cpu().into());
+    put("kernels", Instructions::used().name().into());
     put("cores", cores.into());
     put("memory", memory().unwrap_or_else(|| "unknown".to_owned()).into());
     put("devices", devices().into());

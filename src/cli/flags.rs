@@ -6,7 +6,7 @@ use crate::lora::{Apply, LoraRef, Method, StepWindow};
 use crate::pipeline::{DTypeChoice, DeviceChoice, Request};
 use crate::sampling::{Sampler, Schedule};
 use crate::size::ImageSize;
-use crate::weights::Instructions;
+use crate::weights::{Instructions, Quantisation};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueHint};
 use std::path::PathBuf;
@@ -121,6 +121,9 @@ pub(crate) struct Flags {
     /// faster and smaller, f32 exact
     #[arg(long, value_name = "TYPE", help_heading = "Machine")]
     pub(crate) dtype: Option<DTypeChoice>,
+    /// Keep the UNet in q8_0 (half of bf16's memory) or q4_0 (a quarter) [default: as the file holds it]
+    #[arg(long, value_name = "KIND", help_heading = "Machine")]
+    pub(crate) quantize: Option<Quantisation>,
     /// Worker threads on the CPU [default: one a core]
     #[arg(long, value_name = "N", help_heading = "Machine")]
     pub(crate) threads: Option<usize>,

@@ -117,7 +117,8 @@ fn open(
     let options =
         Pipeline::options().device(device.unwrap_or_default()).dtype(dtype).memory(memory);
     let reading = ReadOptions { strict: flags.strict, allow_nan: flags.allow_nan_modules };
-    let options = options.vae(flags.vae.clone().or_else(|| config.vae.clone()));
+    let options =
+        options.quantize(flags.quantize).vae(flags.vae.clone().or_else(|| config.vae.clone()));
     let options = options.shelf(Arc::new(shelf)).reading(reading);
     let model = store(settings).resolve(name, cancel, &|transfer| progress.transfer(transfer))?;
     Ok(open_found(options, model)?)
@@ -132,7 +133,7 @@ pub(super) fn open_found(options: Options, model: Model) -> Result<Pipeline, Err
 }
 
 /// Parses a setting; the error says where it was set.
-fn choice<T>(settings: &Settings, key: &str, value: Option<&str>) -> Result<Option<T>>
+pub(super) fn choice<T>(settings: &Settings, key: &str, value: Option<&str>) -> Result<Option<T>>
 where
     T: std::str::FromStr<Err = Error>,
 {

@@ -1,5 +1,6 @@
 //! Floor 7. The command line: one file a sub-command, [`run`] for the program.
 
+mod bench;
 mod completions;
 mod config;
 mod doctor;
@@ -78,6 +79,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Show or write settings files
     Config(config::Args),
+    /// Measure this machine and a model on it
+    Bench(bench::Args),
     /// Check devices, folders and the built-in model
     Doctor(doctor::Args),
     /// Print completions for a shell
@@ -119,6 +122,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         Command::Lora(args) => lora::run(args, cli.talk),
         Command::Inspect(args) => inspect::run(&args),
         Command::Config(args) => config::run(&args),
+        Command::Bench(args) => bench::run(&args, cli.talk),
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => completions::man(&args),

@@ -51,8 +51,8 @@ fn help(arguments: &[OsString], at: usize) -> Vec<OsString> {
 
 /// Whether `word` is a lower-case word one slip away from `verb`, two for long verbs.
 fn is_slip(word: &str, verb: &str) -> bool {
-    // Short verbs are near too many words that someone may want to see drawn.
-    let long_enough = verb.len() > 4 && word.len() > 3;
+    // Short verbs are near too many words that someone may want to see drawn; beaches are near `bench`.
+    let long_enough = verb.len() > 4 && word.len() > 3 && verb != "bench";
     let allowed = if verb.len() > 6 { 2 } else { 1 };
     long_enough && word.bytes().all(|b| b.is_ascii_lowercase()) && distance(word, verb) <= allowed
 }
@@ -101,7 +101,8 @@ mod tests {
             let error = completed(&format!("{word}|x")).unwrap_err();
             assert!(error.to_string().contains(&format!("colora {verb}`")), "{error}");
         }
-        for word in ["van", "fan", "Model", "mountain", "dog", "poster", "flora"] {
+        for word in ["van", "fan", "Model", "mountain", "dog", "poster", "flora", "beach", "bunch"]
+        {
             assert!(completed(word).is_ok(), "{word}");
         }
     }

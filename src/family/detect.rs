@@ -58,11 +58,14 @@ pub(super) fn checkpoint(file: &CheckpointFile) -> Result<Kind> {
     if !has(&format!("{}input_blocks.", prefix::UNET)) {
         return Err(refuse(file));
     }
-    let family = if has(prefix::SDXL_TEXT_2) {
+    // stable-diffusion.cpp gives open_clip's towers transformers' names.
+    let renamed =
+        |name: &str| name.starts_with(prefix::SD1_TEXT) && name.contains(".self_attn.in_proj.");
+    let family = if has(prefix::SDXL_TEXT_2) || has(prefix::GGML_TEXT_2) {
         Family::Sdxl
     } else if has(prefix::REFINER_TEXT) {
         Family::SdxlRefiner
-    } else if has(prefix::SD2_TEXT) {
+    } else if has(prefix::SD2_TEXT) || file.names().any(renamed) {
         Family::Sd2
     } else if has(prefix::SD1_TEXT) || has("cond_stage_model.text_model.") {
         Family::Sd1

@@ -1,12 +1,13 @@
 //! Floor 5. Models in the diffusers layout: a folder per component, architectures as JSON.
 
 use super::{Architecture, Defaults, Family, ModelParts, TokenizerSource};
+use crate::conditioning::ClipKind;
 use crate::error::{Error, Result};
 use crate::models::{ClipConfig, UNetConfig, VaeConfig};
 use crate::sampling::SchedulerConfig;
 use crate::size::ImageSize;
 use crate::weights::names::{self, Part};
-use crate::weights::{Checkpoint, CheckpointFile, Placement, Site};
+use crate::weights::{Checkpoint, CheckpointFile, Placement, Site, quantised};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,17 +19,18 @@ const MAX_TEXT: u64 = 16 << 20;
 /// Weight files of a component, in the order of preference.
 const WEIGHT_FILES: [&str; 2] = ["diffusion_pytorch_model", "model"];
 
-/// A folder, or a folder inside the program.
+/// A folder, a folder inside the program, or the settings inside a weight file.
 #[derive(Debug, Clone, Copy)]
-enum Files {
+enum Files<'a> {
     Folder,
     Static(&'static [(&'static str, &'static [u8])]),
+    Held(&'a BTreeMap<String, String>),
 }
 
 /// Reads the files of one model.
 struct Reader<'a> {
     root: &'a Path,
-    files: Files,
+    files: Files<'a>,
 }
 
 pub(super) fn open(root: &Path, placement: Placement) -> Result<ModelParts> {
@@ -43,6 +45,39 @@ pub(super) fn open_static(
     placement: Placement,
 ) -> Result<ModelParts> {
     Reader { root: Path::new(name), files: Files::Static(files) }.parts(name, placement)
+}
+
+/// The settings and vocabularies that a quantised model holds, by their paths in the diffusers layout;
+/// none for other files.
+///
+/// # Errors
+/// What opening the file gives.
+pub fn held_files(path: &Path) -> Result<BTreeMap<String, String>> {
+    files_in(path, &CheckpointFile::open(path)?)
+}
+
+fn files_in(path: &Path, file: &CheckpointFile) -> Result<BTreeMap<String, String>> {
+    let text = file.metadata().get(quantised::FILES).map_or("{}", String::as_str);
+    serde_json::from_str(text).map_err(|e| {
+        Error::corrupt(path, format!("`{}` is not the expected JSON: {e}", quantised::FILES))
+    })
+}
+
+/// A quantised model in one file, which holds its settings.
+pub(super) fn open_held(
+    path: &Path,
+    file: &CheckpointFile,
+    placement: Placement,
+) -> Result<ModelParts> {
+    let files = files_in(path, file)?;
+    let architecture = Reader { root: path, files: Files::Held(&files) }.architecture()?;
+    let mut checkpoint = Checkpoint::new(path.display().to_string(), placement);
+    let names: Vec<String> = file.names().map(str::to_owned).collect();
+    for name in names {
+        checkpoint.insert(Site::new(&name), file, &name, Part::Whole)?;
+    }
+    let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(architecture.with(name, checkpoint))
 }
 
 /// A VAE alone: a folder with `config.json` and weights, or a model folder that holds `vae`.
@@ -131,7 +166,8 @@ impl Reader<'_> {
             let config: ClipConfig = self.part_json(tower, "config.json")?;
             config.validate()?;
             text.push(config);
-            tokenizers.push(self.tokenizer(&tower.replace("text_encoder", "tokenizer")));
+            let folder = tower.replace("text_encoder", "tokenizer");
+            tokenizers.push(self.tokenizer(&folder, family));
         }
         let defaults = self.defaults(family, &unet, &scheduler)?;
         Ok(Architecture {
@@ -213,8 +249,23 @@ impl Reader<'_> {
         })
     }
 
-    fn tokenizer(&self, folder: &str) -> TokenizerSource {
+    fn tokenizer(&self, folder: &str, family: Family) -> TokenizerSource {
         match self.files {
+            Files::Held(files) => {
+                let prefix = format!("{folder}/");
+                let inside = |(path, text): (&String, &String)| {
+                    Some((path.strip_prefix(prefix.as_str())?.to_owned(), text.clone()))
+                };
+                let files: Vec<_> = files.iter().filter_map(inside).collect();
+                if files.is_empty() {
+                    // As of single files, which leave CLIP's own vocabulary out.
+                    let open_clip = family == Family::Sd2 || folder == "tokenizer_2";
+                    let kind = if open_clip { ClipKind::OpenClip } else { ClipKind::OpenAi };
+                    return TokenizerSource::Clip(kind);
+                }
+                let name = format!("{}/{folder}", self.root.display());
+                TokenizerSource::Held { name, files }
+            }
             Files::Folder => TokenizerSource::Folder(self.root.join(folder)),
             Files::Static(files) => {
                 let prefix = format!("{folder}/");
@@ -297,7 +348,7 @@ impl Reader<'_> {
     fn weights(&self, file: &str) -> Result<CheckpointFile> {
         match self.files {
             Files::Folder => CheckpointFile::open(self.root.join(file)),
-            Files::Static(_) => {
+            Files::Static(_) | Files::Held(_) => {
                 let bytes = self.static_bytes(file).unwrap_or_default();
                 CheckpointFile::from_static(bytes, self.root.join(file))
             }
@@ -306,7 +357,7 @@ impl Reader<'_> {
 
     fn static_bytes(&self, file: &str) -> Option<&'static [u8]> {
         match self.files {
-            Files::Folder => None,
+            Files::Folder | Files::Held(_) => None,
             Files::Static(files) => files.iter().find(|(path, _)| *path == file).map(|(_, b)| *b),
         }
     }
@@ -315,12 +366,16 @@ impl Reader<'_> {
         match self.files {
             Files::Folder => self.root.join(file).is_file(),
             Files::Static(_) => self.static_bytes(file).is_some(),
+            Files::Held(files) => files.contains_key(file),
         }
     }
 
     fn text(&self, file: &str) -> Result<String> {
         if let Some(bytes) = self.static_bytes(file) {
             return Ok(String::from_utf8_lossy(bytes).into_owned());
+        }
+        if let Files::Held(files) = self.files {
+            return Ok(files.get(file).cloned().unwrap_or_default());
         }
         let path = self.root.join(file);
         let length = std::fs::metadata(&path).map_err(|e| Error::io(&path, e))?.len();

@@ -2,6 +2,7 @@
 //! files become [`ModelParts`].
 
 mod blueprint;
+mod convert;
 mod detect;
 mod folder;
 mod shapes;
@@ -9,6 +10,8 @@ mod single_file;
 mod towers;
 
 pub use blueprint::Blueprint;
+pub use convert::{Converted, quantise};
+pub use folder::held_files;
 
 use crate::conditioning::{ClipKind, Tokenizer, TokenizerFiles};
 use crate::error::{Error, Result};
@@ -120,6 +123,13 @@ pub enum TokenizerSource {
         /// Name and contents of each file.
         files: Vec<(&'static str, &'static [u8])>,
     },
+    /// Files that a quantised model holds, by name within the folder.
+    Held {
+        /// Stands for the folder in messages.
+        name: String,
+        /// Name and text of each file.
+        files: Vec<(String, String)>,
+    },
 }
 
 impl TokenizerSource {
@@ -131,19 +141,29 @@ impl TokenizerSource {
         match self {
             TokenizerSource::Folder(path) => Tokenizer::open(path),
             TokenizerSource::Clip(kind) => Tokenizer::embedded(*kind),
-            TokenizerSource::Static { name, files } => {
-                let file = |wanted: &str| files.iter().find(|(n, _)| *n == wanted).map(|(_, b)| *b);
-                let files = TokenizerFiles {
-                    vocab: file("vocab.json"),
-                    merges: file("merges.txt"),
-                    tokenizer: file("tokenizer.json"),
-                    config: file("tokenizer_config.json"),
-                    special_tokens: file("special_tokens_map.json"),
-                };
-                Tokenizer::from_bytes(&files, name)
-            }
+            TokenizerSource::Static { name, files } => from_files(name, |wanted| {
+                files.iter().find(|(n, _)| *n == wanted).map(|(_, bytes)| *bytes)
+            }),
+            TokenizerSource::Held { name, files } => from_files(name, |wanted| {
+                files.iter().find(|(n, _)| *n == wanted).map(|(_, text)| text.as_bytes())
+            }),
         }
     }
+}
+
+/// What a tokenizer is read from.
+const TOKENIZER_FILES: [&str; 5] = [
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+];
+
+fn from_files<'a>(name: &str, file: impl Fn(&str) -> Option<&'a [u8]>) -> Result<Tokenizer> {
+    let [vocab, merges, tokenizer, config, special_tokens] = TOKENIZER_FILES.map(file);
+    let files = TokenizerFiles { vocab, merges, tokenizer, config, special_tokens };
+    Tokenizer::from_bytes(&files, name)
 }
 
 /// An opened model: architectures, vocabularies and a source of weights. Nothing is built yet.

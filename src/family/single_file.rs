@@ -8,11 +8,14 @@ use crate::error::{Error, Result};
 use crate::models::VaeConfig;
 use crate::sampling::PredictionKind;
 use crate::weights::names::{self, Part, UNetNames, VaeNames, prefix};
-use crate::weights::{Checkpoint, CheckpointFile, Placement, Site, WeightSource};
+use crate::weights::{Checkpoint, CheckpointFile, Placement, Site, WeightSource, quantised};
 use std::path::Path;
 
 pub(super) fn open(path: &Path, placement: Placement) -> Result<ModelParts> {
     let file = CheckpointFile::open(path)?;
+    if quantised::is_own(file.metadata(), path)? {
+        return folder::open_held(path, &file, placement);
+    }
     let kind = detect::checkpoint(&file)?;
     let mut checkpoint = Checkpoint::new(path.display().to_string(), placement);
     insert_unet(&mut checkpoint, &file)?;
@@ -34,6 +37,10 @@ pub(super) fn open_vae(
     family: Family,
 ) -> Result<(VaeConfig, Checkpoint)> {
     let file = CheckpointFile::open(path)?;
+    if quantised::is_own(file.metadata(), path)? {
+        let parts = folder::open_held(path, &file, placement)?;
+        return Ok((parts.vae, Checkpoint::clone(&parts.source)));
+    }
     let mut checkpoint = Checkpoint::new(path.display().to_string(), placement);
     let has = |start: &str| file.names().any(|name| name.starts_with(start));
     if has(prefix::VAE) {
@@ -98,8 +105,13 @@ fn insert_text(checkpoint: &mut Checkpoint, file: &CheckpointFile, family: Famil
             // Some converters left the `transformer` out.
             insert_hf(checkpoint, file, "cond_stage_model.", "text_encoder")
         }
-        Family::Sd2 => insert_open_clip(checkpoint, file, prefix::SD2_TEXT, "text_encoder"),
+        Family::Sd2 => {
+            insert_hf(checkpoint, file, prefix::SD1_TEXT, "text_encoder")?;
+            insert_open_clip(checkpoint, file, prefix::SD2_TEXT, "text_encoder")
+        }
         Family::Sdxl => {
+            insert_hf(checkpoint, file, prefix::SD1_TEXT, "text_encoder")?;
+            insert_hf(checkpoint, file, prefix::GGML_TEXT_2, "text_encoder_2")?;
             insert_hf(checkpoint, file, prefix::SDXL_TEXT, "text_encoder")?;
             insert_open_clip(checkpoint, file, prefix::SDXL_TEXT_2, "text_encoder_2")
         }
@@ -116,8 +128,10 @@ fn insert_hf(
     component: &str,
 ) -> Result<()> {
     for name in owned_names(file) {
-        let Some(site) = name.strip_prefix(start).and_then(names::hf_text_name) else { continue };
-        checkpoint.insert(Site::new(format!("{component}.{site}")), file, &name, Part::Whole)?;
+        let Some(inner) = name.strip_prefix(start) else { continue };
+        for (site, part) in names::text_names_of_ggml(inner, rows(file, &name)) {
+            checkpoint.insert(Site::new(format!("{component}.{site}")), file, &name, part)?;
+        }
     }
     Ok(())
 }
@@ -130,12 +144,16 @@ fn insert_open_clip(
 ) -> Result<()> {
     for name in owned_names(file) {
         let Some(inner) = name.strip_prefix(start) else { continue };
-        let rows = file.info(&name).and_then(|info| info.shape.first().copied()).unwrap_or(0);
-        for (site, part) in names::text_names_of_open_clip(inner, rows) {
+        for (site, part) in names::text_names_of_open_clip(inner, rows(file, &name)) {
             checkpoint.insert(Site::new(format!("{component}.{site}")), file, &name, part)?;
         }
     }
     Ok(())
+}
+
+/// Length of a tensor's first dimension.
+fn rows(file: &CheckpointFile, name: &str) -> usize {
+    file.info(name).and_then(|info| info.shape.first().copied()).unwrap_or(0)
 }
 
 /// The architecture that the shapes tell.

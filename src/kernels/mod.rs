@@ -10,6 +10,7 @@ mod vector;
 mod algebra;
 mod arena;
 mod attention;
+mod ceiling;
 mod doubled;
 mod gemm;
 mod map;
@@ -21,13 +22,16 @@ mod operand;
 mod packed;
 mod processor;
 mod product;
+mod quantised;
 #[cfg(target_arch = "x86_64")]
 mod wide;
 pub(crate) mod winograd;
+mod work;
 
 pub(crate) use algebra::add_product;
 pub(crate) use arena::release;
 pub(crate) use attention::attention;
+pub use ceiling::Ceilings;
 pub(crate) use doubled::Doubled;
 pub(crate) use map::Map;
 pub(crate) use memory::zeros;
@@ -38,6 +42,9 @@ pub use packed::{Arrangement, Packed, Precision};
 pub(crate) use packed::{Kept, WeightShape};
 pub use processor::Instructions;
 pub(crate) use product::{Finish, Windows, gated, multiply, multiply_gated};
+pub(crate) use quantised::GROUP;
+pub use quantised::Quantisation;
+pub(crate) use work::done as work_done;
 
 use candle_core::{CpuStorage, Layout};
 

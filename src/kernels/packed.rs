@@ -1,11 +1,13 @@
 //! Floor 1. Weights laid out once for the products that use them.
 //!
 //! A panel holds up to 64 outputs side by side, and below each other the words that are multiplied one
-//! after the other: tap by tap, channel by channel. Nothing else of a weight is kept.
+//! after the other: tap by tap, channel by channel. Nothing else of a weight is kept. A quantised panel
+//! holds them in blocks of 32 and unpacks a stretch of words when it is multiplied.
 
 use super::arena::Buffer;
 use super::memory::Pages;
 use super::micro::{COLUMNS, LANES};
+use super::quantised::{Blocks, GROUP, Layout, Quantisation};
 use super::winograd;
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
@@ -61,6 +63,7 @@ pub struct Packed {
     pub(super) side: usize,
     pub(super) precision: Precision,
     pub(super) arrangement: Arrangement,
+    quantised: Option<Quantisation>,
 }
 
 /// A packed weight that lives as long as somebody uses it.
@@ -81,43 +84,110 @@ impl Packed {
     /// Packs the weight that `read` gives: `read(first, out)` fills `out` with its numbers from number
     /// `first` on, row-major. It is called from several threads.
     ///
+    /// `quantised`: in which blocks to keep it; inputs that do not fill blocks stay plain.
+    ///
     /// # Errors
     /// What `read` gives.
     pub(crate) fn new<E: Send>(
         shape: WeightShape,
         arrangement: Arrangement,
         precision: Precision,
+        quantised: Option<Quantisation>,
         read: impl Fn(usize, &mut [f32]) -> Result<(), E> + Sync,
     ) -> Result<Self, E> {
-        let WeightShape { outputs, inputs, kernel } = shape;
-        let side = match arrangement {
-            Arrangement::Doubled(..) => 2,
-            Arrangement::Winograd => 4,
-            Arrangement::Plain | Arrangement::Gated => kernel,
-        };
-        let mut packed = Self { words: Arc::default(), shape, side, precision, arrangement };
-        let depth = packed.depth();
-        let total: usize = (0..packed.panels()).map(|p| packed.vectors(p) * LANES * depth).sum();
-        let mut pages = Pages::new(total);
-        let words: &mut [u32] = bytemuck::cast_slice_mut(&mut pages);
-        let filter = inputs * kernel * kernel;
-        words.par_chunks_mut((COLUMNS * depth).max(1)).enumerate().try_for_each_init(
-            || Buffer::new(COLUMNS * filter),
-            |rows, (panel, words)| {
-                let lanes = packed.vectors(panel) * LANES;
-                for (first, count, lane) in packed.sources(panel) {
-                    let rows = &mut rows.floats_mut()[..count * filter];
-                    read(first * filter, rows)?;
-                    for (i, filters) in rows.chunks(LANES * filter.max(1)).enumerate() {
-                        place(&packed, filters, &mut words[lane + i * LANES..], lanes);
+        let quantised = quantised.filter(|_| shape.inputs.is_multiple_of(GROUP));
+        let mut packed = Self::empty(shape, arrangement, precision, quantised);
+        let filter = shape.inputs * shape.kernel * shape.kernel;
+        packed.fill(|packed, panel, words| {
+            let lanes = packed.vectors(panel) * LANES;
+            let mut rows = Buffer::new(packed.panel_width() * filter);
+            for (first, count, lane) in packed.sources(panel) {
+                let rows = &mut rows.floats_mut()[..count * filter];
+                read(first * filter, rows)?;
+                match quantised {
+                    None => {
+                        for (i, filters) in rows.chunks(LANES * filter.max(1)).enumerate() {
+                            place(packed, filters, &mut words[lane + i * LANES..], lanes);
+                        }
+                    }
+                    Some(kind) => {
+                        for (i, row) in rows.chunks_exact(filter.max(1)).enumerate() {
+                            let blocks = kind.quantise(&packed.ordered(row));
+                            packed.place_blocks(kind, &blocks, words, (lane + i, lanes));
+                        }
                     }
                 }
-                Ok(())
-            },
-        )?;
-        debug_assert!(outputs == 0 || total > 0);
-        packed.words = Arc::new(pages);
+            }
+            Ok(())
+        })?;
         Ok(packed)
+    }
+
+    /// Packs blocks as they are: `read(first, out)` fills `out` with the weight's blocks from block
+    /// `first` on, in ggml's form, output by output, tap by tap. A doubled kernel cannot be had this way.
+    ///
+    /// # Errors
+    /// What `read` gives.
+    pub(crate) fn from_blocks<E: Send>(
+        shape: WeightShape,
+        arrangement: Arrangement,
+        precision: Precision,
+        kind: Quantisation,
+        read: impl Fn(usize, &mut [u8]) -> Result<(), E> + Sync,
+    ) -> Result<Self, E> {
+        let whole =
+            shape.inputs.is_multiple_of(GROUP) && !matches!(arrangement, Arrangement::Doubled(..));
+        assert!(whole, "blocks that can be packed as they are");
+        let mut packed = Self::empty(shape, arrangement, precision, Some(kind));
+        let filter = shape.inputs / GROUP * shape.kernel * shape.kernel;
+        packed.fill(|packed, panel, words| {
+            let lanes = packed.vectors(panel) * LANES;
+            let mut rows = Vec::new();
+            for (first, count, lane) in packed.sources(panel) {
+                rows.resize(count * filter * kind.block_bytes(), 0);
+                read(first * filter, &mut rows)?;
+                for (i, row) in rows.chunks_exact((filter * kind.block_bytes()).max(1)).enumerate()
+                {
+                    packed.place_blocks(kind, &kind.split(row), words, (lane + i, lanes));
+                }
+            }
+            Ok(())
+        })?;
+        Ok(packed)
+    }
+
+    fn empty(
+        shape: WeightShape,
+        arrangement: Arrangement,
+        precision: Precision,
+        quantised: Option<Quantisation>,
+    ) -> Self {
+        let side = match arrangement {
+            Arrangement::Doubled(..) => 2,
+            // Blocks hold the taps themselves; places are made of them when they are multiplied.
+            Arrangement::Winograd if quantised.is_none() => 4,
+            Arrangement::Winograd | Arrangement::Plain | Arrangement::Gated => shape.kernel,
+        };
+        Self { words: Arc::default(), shape, side, precision, arrangement, quantised }
+    }
+
+    /// Makes the words, panel by panel.
+    fn fill<E: Send>(
+        &mut self,
+        panel: impl Fn(&Self, usize, &mut [u32]) -> Result<(), E> + Sync,
+    ) -> Result<(), E> {
+        let column = self.column_bytes();
+        let total: usize = (0..self.panels()).map(|p| self.vectors(p) * LANES * column / 4).sum();
+        let mut pages = Pages::new(total);
+        let words: &mut [u32] = bytemuck::cast_slice_mut(&mut pages);
+        let this = &*self;
+        words
+            .par_chunks_mut((COLUMNS * column / 4).max(1))
+            .enumerate()
+            .try_for_each(|(index, words)| panel(this, index, words))?;
+        debug_assert!(self.shape.outputs == 0 || total > 0);
+        self.words = Arc::new(pages);
+        Ok(())
     }
 
     /// Packs numbers that are in memory.
@@ -131,7 +201,7 @@ impl Packed {
             out.copy_from_slice(&values[first..first + out.len()]);
             Ok(())
         };
-        match Self::new(shape, arrangement, precision, read) {
+        match Self::new(shape, arrangement, precision, None, read) {
             Ok(packed) => packed,
             Err(never) => match never {},
         }
@@ -147,6 +217,20 @@ impl Packed {
         arrangement: Arrangement,
         precision: Precision,
     ) -> candle_core::Result<Self> {
+        Self::quantised_from_tensor(tensor, shape, arrangement, precision, None)
+    }
+
+    /// As [`from_tensor`](Self::from_tensor), kept in blocks where the inputs fill them.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn quantised_from_tensor(
+        tensor: &Tensor,
+        shape: &[usize],
+        arrangement: Arrangement,
+        precision: Precision,
+        quantised: Option<Quantisation>,
+    ) -> candle_core::Result<Self> {
         let Some([outputs, inputs]) = shape.first_chunk().copied() else {
             candle_core::bail!("a weight of shape {shape:?} is no matrix")
         };
@@ -156,12 +240,27 @@ impl Packed {
             candle_core::bail!("a weight of shape {:?}, {shape:?} is needed", tensor.shape());
         }
         let shape = WeightShape { outputs, inputs, kernel };
-        super::map::read(&tensor, |values| Self::of(shape, arrangement, precision, values))
+        super::map::read(&tensor, |values| {
+            let read = |first: usize, out: &mut [f32]| -> Result<(), std::convert::Infallible> {
+                out.copy_from_slice(&values[first..first + out.len()]);
+                Ok(())
+            };
+            match Self::new(shape, arrangement, precision, quantised, read) {
+                Ok(packed) => packed,
+                Err(never) => match never {},
+            }
+        })
     }
 
     /// One number of the weight as packed.
     pub(super) fn value(&self, output: usize, tap: usize, channel: usize) -> f32 {
         let (panel, lane) = (output / COLUMNS, output % COLUMNS);
+        if let Some(kind) = self.quantised {
+            let layout = self.layout(kind, panel);
+            let at = (tap * self.shape.inputs + channel) / GROUP * layout.group_bytes();
+            let group = &self.panel_bytes(panel)[at..at + layout.group_bytes()];
+            return layout.value(group, lane, channel % GROUP);
+        }
         let per_word = if self.precision == Precision::F32 { 1 } else { 2 };
         let row = tap * self.tap() + channel / per_word;
         let word = self.block(panel, row)[lane];
@@ -233,10 +332,78 @@ impl Packed {
         }
     }
 
-    /// Words `from..` of `panel`: `[words, 16 · vectors]`.
+    /// In which blocks the weight is kept.
+    pub fn quantised(&self) -> Option<Quantisation> {
+        self.quantised
+    }
+
+    /// Bytes of one lane through all the depth.
+    fn column_bytes(&self) -> usize {
+        match self.quantised {
+            None => self.depth() * size_of::<u32>(),
+            Some(kind) => self.side * self.side * self.shape.inputs / GROUP * kind.block_bytes(),
+        }
+    }
+
+    /// The bytes of `panel` and of those behind it.
+    fn panel_bytes(&self, panel: usize) -> &[u8] {
+        &bytemuck::cast_slice::<f32, u8>(&self.words)[panel * COLUMNS * self.column_bytes()..]
+    }
+
+    fn layout(&self, kind: Quantisation, panel: usize) -> Layout {
+        Layout { kind, precision: self.precision, lanes: self.vectors(panel) * LANES }
+    }
+
+    /// Words `from..` of `panel` of a plain weight: `[words, 16 · vectors]`.
     pub(super) fn block(&self, panel: usize, from: usize) -> &[u32] {
         let words: &[u32] = bytemuck::cast_slice(&self.words);
         &words[panel * COLUMNS * self.depth() + from * self.vectors(panel) * LANES..]
+    }
+
+    /// `count` words from `from` on of `panel`: `[words, 16 · vectors]`. A quantised weight unpacks them
+    /// into `room`; both numbers are then multiples of what 32 inputs fill.
+    pub(super) fn unpacked<'a>(
+        &'a self,
+        panel: usize,
+        (from, count): (usize, usize),
+        room: &'a mut Vec<u32>,
+    ) -> &'a [u32] {
+        let Some(kind) = self.quantised else { return self.block(panel, from) };
+        let layout = self.layout(kind, panel);
+        let words = self.precision.words(GROUP);
+        assert!(from.is_multiple_of(words) && count.is_multiple_of(words), "whole blocks");
+        room.resize(count * layout.lanes, 0);
+        let bytes = layout.group_bytes();
+        let groups = &self.panel_bytes(panel)[from / words * bytes..][..count / words * bytes];
+        layout.unpack(groups, room);
+        room
+    }
+
+    /// `panel` of a quantised weight as Winograd's products want it: `[16, words of a tap, 16 · vectors]`.
+    pub(super) fn unpack_places(
+        &self,
+        kind: Quantisation,
+        panel: usize,
+        taps: &mut Vec<f32>,
+        out: &mut [u32],
+    ) {
+        // Words that are unpacked together: their taps stay in the second-level cache.
+        const SHORT: usize = 64;
+        let layout = self.layout(kind, panel);
+        let (words, bytes) = (self.precision.words(GROUP), layout.group_bytes());
+        let bytes_of = |count: usize| count / words * bytes;
+        let panel = self.panel_bytes(panel);
+        for from in (0..self.tap()).step_by(SHORT) {
+            let count = SHORT.min(self.tap() - from);
+            let numbers = count / words * GROUP * layout.lanes;
+            taps.resize(9 * numbers, 0.0);
+            for (tap, numbers) in taps.chunks_exact_mut(numbers.max(1)).enumerate() {
+                let at = bytes_of(tap * self.tap() + from);
+                layout.unpack_floats(&panel[at..][..bytes_of(count)], numbers);
+            }
+            let out = &mut out[from * layout.lanes..];
+            winograd::places(taps, self.precision, out, self.tap() * layout.lanes);
+        }
     }
 
     /// Outputs of `panel`: the first in the weight, how many, and the lane of the first.
@@ -252,12 +419,52 @@ impl Packed {
         }
     }
 
+    /// The numbers of one output in the order in which they are packed.
+    fn ordered(&self, filter: &[f32]) -> Vec<f32> {
+        let area = self.shape.kernel * self.shape.kernel;
+        let mut ordered = Vec::with_capacity(self.side * self.side * self.shape.inputs);
+        for tap in 0..self.side * self.side {
+            let taps = self.taps(tap);
+            ordered.extend(
+                filter
+                    .chunks_exact(area)
+                    .map(|filter| -> f32 { taps.iter().flatten().map(|tap| filter[*tap]).sum() }),
+            );
+        }
+        ordered
+    }
+
+    /// Writes the blocks of one output into its lane.
+    fn place_blocks(
+        &self,
+        kind: Quantisation,
+        blocks: &Blocks,
+        words: &mut [u32],
+        (lane, lanes): (usize, usize),
+    ) {
+        let layout = Layout { kind, precision: self.precision, lanes };
+        let groups = bytemuck::cast_slice_mut(words).chunks_exact_mut(layout.group_bytes());
+        let blocks = blocks.scales.iter().zip(blocks.numbers.chunks_exact(GROUP));
+        for (group, (scale, numbers)) in groups.zip(blocks) {
+            layout.put(group, lane, *scale, numbers);
+        }
+    }
+
     /// Writes the filters of up to 16 outputs into their lanes, 16 words at a time.
     #[allow(clippy::inline_always)]
     #[inline(always)]
     fn place(&self, filters: &[f32], out: &mut [u32], lanes: usize) {
         let WeightShape { inputs, kernel, .. } = self.shape;
         let (area, words) = (kernel * kernel, self.tap());
+        let ordinary = matches!(self.arrangement, Arrangement::Plain | Arrangement::Gated);
+        let even = inputs.is_multiple_of(2) && filters.len() == LANES * inputs * area;
+        if ordinary && even && self.precision == Precision::Bf16 {
+            match kernel {
+                1 if inputs.is_multiple_of(2 * LANES) => return place_rows(filters, out, lanes),
+                3 => return place_kernels::<9>(filters, out, lanes),
+                _ => {}
+            }
+        }
         let filter = (inputs * area).max(1);
         let count = (filters.len() / filter).min(LANES);
         let per_word = if self.precision == Precision::F32 { 1 } else { 2 };
@@ -342,6 +549,41 @@ impl Packed {
     }
 }
 
+/// Sixteen rows of bf16 pairs, 16 words of each at a time. The most common weight, written out.
+#[allow(clippy::inline_always)]
+#[inline(always)]
+fn place_rows(rows: &[f32], out: &mut [u32], lanes: usize) {
+    let inputs = rows.len() / LANES;
+    for word in (0..inputs / 2).step_by(LANES) {
+        let block: [[u32; LANES]; LANES] = std::array::from_fn(|lane| {
+            let x = &rows[lane * inputs + 2 * word..][..2 * LANES];
+            std::array::from_fn(|i| pair(x[2 * i], x[2 * i + 1]))
+        });
+        for i in 0..LANES {
+            let words: [u32; LANES] = std::array::from_fn(|lane| block[lane][i]);
+            out[(word + i) * lanes..][..LANES].copy_from_slice(&words);
+        }
+    }
+}
+
+/// Sixteen kernels of `AREA` taps as bf16 pairs of channels.
+#[allow(clippy::inline_always)]
+#[inline(always)]
+fn place_kernels<const AREA: usize>(filters: &[f32], out: &mut [u32], lanes: usize) {
+    let filter = filters.len() / LANES;
+    let words = filter / AREA / 2;
+    for word in 0..words {
+        let block: [[u32; AREA]; LANES] = std::array::from_fn(|lane| {
+            let x = &filters[lane * filter + 2 * word * AREA..][..2 * AREA];
+            std::array::from_fn(|tap| pair(x[tap], x[AREA + tap]))
+        });
+        for tap in 0..AREA {
+            let packed: [u32; LANES] = std::array::from_fn(|lane| block[lane][tap]);
+            out[(tap * words + word) * lanes..][..LANES].copy_from_slice(&packed);
+        }
+    }
+}
+
 multiversion! {
     fn place(packed: &Packed, filters: &[f32], out: &mut [u32], lanes: usize) {
         packed.place(filters, out, lanes);
@@ -357,6 +599,8 @@ pub(super) fn round(value: f32) -> u16 {
 }
 
 /// Two numbers as bf16 in one word, the first in the lower half.
+#[allow(clippy::inline_always)]
+#[inline(always)]
 fn pair(low: f32, high: f32) -> u32 {
     u32::from(round(low)) | u32::from(round(high)) << 16
 }
@@ -386,6 +630,25 @@ mod tests {
             found.sort_by(f32::total_cmp);
             assert_eq!(found, values);
             assert_eq!(packed.bytes() % (4 * LANES), 0);
+        }
+    }
+
+    #[test]
+    fn common_weights_are_packed_as_all_others() {
+        for (outputs, inputs, kernel) in [(40, 64, 1), (64, 32, 3), (20, 6, 3), (33, 96, 1)] {
+            let shape = WeightShape { outputs, inputs, kernel };
+            let area = kernel * kernel;
+            let values: Vec<f32> =
+                (0..outputs * inputs * area).map(|i| ((i * 37) % 401) as f32 - 200.0).collect();
+            let packed = Packed::of(shape, Arrangement::Plain, Precision::Bf16, &values);
+            for output in 0..outputs {
+                for channel in 0..inputs {
+                    for tap in 0..area {
+                        let stored = values[(output * inputs + channel) * area + tap];
+                        assert_eq!(packed.value(output, tap, channel), stored);
+                    }
+                }
+            }
         }
     }
 

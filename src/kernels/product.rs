@@ -9,9 +9,10 @@ use super::arena::Buffer;
 use super::map::Map;
 use super::micro::{self, COLUMNS, LANES, ROWS, Segment, Tile};
 use super::operand::{Border, Operand};
-use super::packed::{Arrangement, Packed, Precision};
+use super::packed::{Arrangement, Packed, Precision, WeightShape};
 use super::processor::Instructions;
 use super::vector::{Row, finish_rows, gate_row};
+use super::work;
 use rayon::prelude::*;
 
 /// Words that are summed at once: 64 columns of them stay in the second-level cache.
@@ -66,6 +67,7 @@ struct Place {
 struct Block {
     segments: Vec<Segment>,
     from: usize,
+    words: usize,
 }
 
 /// The product with bias and residual: `[B, H', W', outputs]`.
@@ -201,6 +203,8 @@ fn product(x: &Operand, w: &Packed, windows: Windows, finish: impl Fn(Done<'_>) 
         return;
     }
     assert!(fits, "windows of a product reach beyond their operand");
+    let WeightShape { outputs, inputs, kernel } = w.shape;
+    work::add(&[total, outputs, inputs, kernel * kernel]);
     let kernels = micro::kernels(w.precision, Instructions::used());
     let blocks = blocks(x, w);
     let cuts = total.div_ceil(TASK);
@@ -211,8 +215,8 @@ fn product(x: &Operand, w: &Packed, windows: Windows, finish: impl Fn(Done<'_>) 
     let groups = (4 * rayon::current_num_threads()).div_ceil(cuts).clamp(1, panels);
     let group = panels.div_ceil(groups);
     (0..cuts * groups).into_par_iter().for_each_init(
-        || Buffer::new(rows * COLUMNS),
-        |sums, task| {
+        || (Buffer::new(rows * COLUMNS), Vec::new()),
+        |(sums, room), task| {
             let start = task / groups * rows;
             let places: Vec<Place> = (start..(start + rows).min(total))
                 .step_by(ROWS)
@@ -223,7 +227,7 @@ fn product(x: &Operand, w: &Packed, windows: Windows, finish: impl Fn(Done<'_>) 
             for panel in first..(first + group).min(panels) {
                 let kernel = kernels[w.vectors(panel) - 1];
                 for (b, block) in blocks.iter().enumerate() {
-                    let weights = w.block(panel, block.from);
+                    let weights = w.unpacked(panel, (block.from, block.words), room);
                     let tiles = sums.chunks_exact_mut(ROWS * COLUMNS).zip(&places);
                     for (sums, place) in tiles {
                         let tile = Tile {
@@ -292,12 +296,13 @@ fn blocks(x: &Operand, w: &Packed) -> Vec<Block> {
             // A tap is only cut when it is longer than a block.
             let whole = words - done;
             if room == 0 || (room < whole && whole <= DEPTH) {
-                blocks.push(Block { segments: Vec::new(), from: tap * words + done });
+                blocks.push(Block { segments: Vec::new(), from: tap * words + done, words: 0 });
                 room = DEPTH;
             }
             let count = whole.min(room);
             if let Some(block) = blocks.last_mut() {
                 block.segments.push(Segment { shift: shift + done, words: count });
+                block.words += count;
             }
             room -= count;
             done += count;

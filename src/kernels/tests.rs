@@ -34,6 +34,8 @@ fn packed(weight: &Tensor, arrangement: Arrangement, precision: Precision) -> Pa
     Packed::of(shape, arrangement, precision, &values(weight))
 }
 
+static SETTINGS: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
 const BOTH: [Precision; 2] = [Precision::F32, Precision::Bf16];
 
 #[test]
@@ -75,7 +77,8 @@ fn convolutions_equal_the_plain_ones() {
 
 #[test]
 fn every_instruction_set_convolves() {
-    // The sets are a setting of the process, which other tests share: they only get slower.
+    // The sets are a setting of the process: tests that compare bits wait, others only get slower.
+    let _alone = SETTINGS.lock().unwrap();
     let (x, weight) = (random(&[1, 20, 9, 7]), random(&[70, 20, 3, 3]));
     for set in Instructions::ALL {
         set.limit();
@@ -89,6 +92,41 @@ fn every_instruction_set_convolves() {
             let ours = multiply(&operand, &weights, windows, Finish::default());
             let plain = x.conv2d(&weight, 1, 1, 1, 1).unwrap();
             assert!(error(&ours.to_image().unwrap(), &plain) < 1e-5);
+        }
+    }
+}
+
+#[test]
+fn results_do_not_depend_on_the_number_of_threads() {
+    let _alone = SETTINGS.lock().unwrap();
+    let (x, weight) = (random(&[2, 96, 20, 22]), random(&[130, 96, 3, 3]));
+    let q = random(&[2, 300, 80]);
+    let run = |precision| {
+        let map = Map::from_image(&x).unwrap();
+        let norm = GroupNorm { weight: &[1.0; 96], bias: &[0.5; 96], groups: 32, eps: 1e-5 };
+        let affine = Affine::group_norm(std::slice::from_ref(&map), norm);
+        let border = Border { near: 1, far: 1 };
+        let how =
+            Preparation { affine: Some(&affine), silu: true, border, ..Preparation::default() };
+        let operand = Operand::new(std::slice::from_ref(&map), how, precision);
+        let plain = packed(&weight, Arrangement::Plain, precision);
+        let windows = Windows::sliding(&operand, 3, 1);
+        let fast = packed(&weight, Arrangement::Winograd, precision);
+        let tokens = Map::from_tokens(&q).unwrap();
+        [
+            values(&multiply(&operand, &plain, windows, Finish::default()).to_image().unwrap()),
+            values(&winograd::multiply(&[map], how, &fast, Finish::default()).to_image().unwrap()),
+            values(&attention(&tokens, &tokens, &tokens, 2, precision).to_tokens().unwrap()),
+        ]
+    };
+    for precision in BOTH {
+        let with = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| run(precision))
+        };
+        let one = with(1);
+        for threads in [2, 3, 7] {
+            assert!(with(threads) == one, "{threads} threads");
         }
     }
 }

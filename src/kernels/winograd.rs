@@ -14,7 +14,9 @@ use super::operand::{Border, Preparation, segment};
 use super::packed::{Arrangement, Packed, Precision, round};
 use super::processor::Instructions;
 use super::product::{DEPTH, Finish};
+use super::quantised::Quantisation;
 use super::vector::{Row, finish_rows};
+use super::work;
 use rayon::prelude::*;
 
 /// Places of a transformed patch.
@@ -42,6 +44,7 @@ pub(crate) fn multiply(parts: &[Map], how: Preparation<'_>, w: &Packed, finish: 
         how,
         channels,
         w,
+        unpacked: w.quantised().map(|kind| unpacked(kind, w)),
         height,
         width,
         bias: finish.bias.unwrap_or(&zeros),
@@ -50,7 +53,17 @@ pub(crate) fn multiply(parts: &[Map], how: Preparation<'_>, w: &Packed, finish: 
     };
     let size = batch * height * width * outputs;
     assert!(job.add.is_none_or(|add| add.len() == size), "size of a residual");
+    work::add(&[size, channels, 9]);
     Map::filled((batch, height, width, outputs), |out| job.run(out))
+}
+
+/// All panels of a quantised weight in 16 places.
+fn unpacked(kind: Quantisation, w: &Packed) -> Buffer {
+    let lanes: usize = (0..w.panels()).map(|panel| w.vectors(panel) * LANES).sum();
+    let mut all = Buffer::new(lanes * PLACES * w.tap());
+    let panels = all.words_mut().par_chunks_mut((COLUMNS * PLACES * w.tap()).max(1)).enumerate();
+    panels.for_each_init(Vec::new, |taps, (panel, out)| w.unpack_places(kind, panel, taps, out));
+    all
 }
 
 struct Job<'a> {
@@ -58,6 +71,8 @@ struct Job<'a> {
     how: Preparation<'a>,
     channels: usize,
     w: &'a Packed,
+    /// The places of a quantised weight, while it is multiplied: tasks are short and share them.
+    unpacked: Option<Buffer>,
     height: usize,
     width: usize,
     bias: &'a [f32],
@@ -176,7 +191,7 @@ impl Job<'_> {
         for place in 0..PLACES {
             for from in (0..words).step_by(DEPTH) {
                 let segment = [Segment { shift: from, words: DEPTH.min(words - from) }];
-                let weights = self.w.block(panel, place * words + from);
+                let weights = self.block(panel, place * words + from);
                 for first in (0..padded).step_by(ROWS) {
                     let at = place * padded + first;
                     let tile = Tile {
@@ -195,6 +210,13 @@ impl Job<'_> {
                 }
             }
         }
+    }
+
+    /// Words `from..` of `panel`.
+    fn block(&self, panel: usize, from: usize) -> &[u32] {
+        let Some(unpacked) = &self.unpacked else { return self.w.block(panel, from) };
+        let vectors = self.w.vectors(panel);
+        &unpacked.words()[panel * COLUMNS * PLACES * self.w.tap() + from * vectors * LANES..]
     }
 
     fn finish(&self, panel: usize, list: &[Square], products: &[f32], target: Shared) {
@@ -239,6 +261,74 @@ pub(super) struct Patch<'a> {
     /// Numbers from row to row, and channels of a pixel.
     row: usize,
     pixel: usize,
+}
+
+/// The places of many kernels: of taps `[9, numbers]` words `[16, ..]`, places `stride` words apart. Numbers
+/// are a multiple of 64, as 32 inputs of 16 outputs are.
+pub(super) fn places(taps: &[f32], precision: Precision, out: &mut [u32], stride: usize) {
+    match precision {
+        Precision::F32 => places_floats(taps, bytemuck::cast_slice_mut(out), stride),
+        Precision::Bf16 => places_halves(taps, bytemuck::cast_slice_mut(out), 2 * stride),
+    }
+}
+
+/// Numbers of a place that are made at once.
+const STRETCH: usize = 64;
+
+type Stretch = [f32; STRETCH];
+
+/// One direction of the kernel's transform.
+#[allow(clippy::inline_always)]
+#[inline(always)]
+fn spread_taps(a: &Stretch, b: &Stretch, c: &Stretch, out: &mut [Stretch; 4]) {
+    let [first, second, third, fourth] = out;
+    for i in 0..STRETCH {
+        let outer = a[i] + c[i];
+        second[i] = 0.5 * (outer + b[i]);
+        third[i] = 0.5 * (outer - b[i]);
+    }
+    *first = *a;
+    *fourth = *c;
+}
+
+/// Calls `put` with a stretch of numbers of each place and where they belong.
+#[allow(clippy::inline_always)]
+#[inline(always)]
+fn each_place(taps: &[f32], stride: usize, mut put: impl FnMut(usize, &Stretch)) {
+    let count = taps.len() / 9;
+    let mut rows = [[[0f32; STRETCH]; 4]; 3];
+    let mut column = [[0f32; STRETCH]; 4];
+    for at in (0..count).step_by(STRETCH) {
+        for (y, row) in rows.iter_mut().enumerate() {
+            let tap = |x: usize| taps[(3 * y + x) * count + at..].first_chunk();
+            if let (Some(a), Some(b), Some(c)) = (tap(0), tap(1), tap(2)) {
+                spread_taps(a, b, c, row);
+            }
+        }
+        let [first, second, third] = &rows;
+        for (x, ((a, b), c)) in first.iter().zip(second).zip(third).enumerate() {
+            spread_taps(a, b, c, &mut column);
+            for (y, numbers) in column.iter().enumerate() {
+                put((4 * y + x) * stride + at, numbers);
+            }
+        }
+    }
+}
+
+multiversion! {
+    fn places_floats(taps: &[f32], out: &mut [f32], stride: usize) {
+        each_place(taps, stride, |at, numbers| out[at..at + STRETCH].copy_from_slice(numbers));
+    }
+}
+
+multiversion! {
+    fn places_halves(taps: &[f32], out: &mut [u16], stride: usize) {
+        each_place(taps, stride, |at, numbers| {
+            for (out, number) in out[at..at + STRETCH].iter_mut().zip(numbers) {
+                *out = round(*number);
+            }
+        });
+    }
 }
 
 /// The kernel's transform, G·g·Gᵀ, row-major.

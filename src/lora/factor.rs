@@ -80,10 +80,11 @@ impl Factor {
         &self.name
     }
 
-    /// The file's type of the elements; `None` when they mean something only with a companion (fp8).
+    /// The file's type of the elements; `None` when they mean something only with a companion (fp8), or
+    /// share scales in blocks.
     pub(super) fn stored(&self) -> Option<Dtype> {
         let info = self.file.info(&self.name)?;
-        (self.gain == 1.0).then_some(info.dtype)
+        (self.gain == 1.0 && info.blocks.is_none()).then_some(info.dtype)
     }
 
     /// The elements, row-major, as the file holds them.

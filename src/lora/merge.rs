@@ -46,35 +46,77 @@ pub(super) fn weight(
     Ok(merged)
 }
 
-/// W' of low-rank changes alone, the common case: the base is read, changed and checked in blocks that
-/// stay in the cache. `None` when some change is of another kind.
-pub(super) fn streamed(
-    site: &Site,
-    base: &dyn WeightSource,
-    shape: &[usize],
-    active: &[Active<'_>],
-) -> Result<Option<Vec<f32>>> {
-    let mut stacked = Stacked::default();
-    for a in active {
-        let Some(change) = &a.module.weight else { return Ok(None) };
-        match low_rank(change)? {
-            Some(matrices) => stacked.push(matrices, a.m * change.scale),
-            None => return Ok(None),
+/// Low-rank changes of one weight, the common case, as one product that is added where the weight is read.
+#[derive(Debug, Clone)]
+pub(super) struct Summed {
+    /// `[rows, rank]`.
+    up: Vec<f32>,
+    /// `[rank, columns]`.
+    down: Vec<f32>,
+    rank: usize,
+    columns: usize,
+    /// Whether sums cannot overflow. Scanning every weight would cost a tenth of the work; a bound on the
+    /// factors nearly always does.
+    pub(super) safe: bool,
+}
+
+impl Summed {
+    /// `None` when some change is of another kind.
+    pub(super) fn new(shape: &[usize], active: &[Active<'_>]) -> Result<Option<Self>> {
+        let mut stacked = Stacked::default();
+        for a in active {
+            let Some(change) = &a.module.weight else { return Ok(None) };
+            match low_rank(change)? {
+                Some(matrices) => stacked.push(matrices, a.m * change.scale),
+                None => return Ok(None),
+            }
         }
+        let columns = shape.iter().skip(1).product();
+        let (up, down, rank) = stacked.joined();
+        let safe = largest(&up) * largest(&down) * (rank as f32) < f32::MAX / 2.0;
+        Ok(Some(Self { up, down, rank, columns, safe }))
     }
-    let columns: usize = shape.iter().skip(1).product();
-    let (up, down, rank) = stacked.joined();
-    let mut out = zeros(shape.iter().product());
-    let rows = (BLOCK / columns.max(1)).max(ROWS);
-    // Scanning every weight would cost a tenth of the work; a bound on the factors nearly always does.
-    let safe = largest(&up) * largest(&down) * (rank as f32) < f32::MAX / 2.0;
-    out.par_chunks_mut((rows * columns).max(1)).enumerate().try_for_each(|(i, block)| {
-        base.read_f32(site, i * rows * columns, block)?;
-        let up = &up[i * rows * rank..][..block.len() / columns * rank];
-        add_product(block, columns, up, &down, 1.0);
-        if safe { Ok(()) } else { finite(site.as_str(), active, block) }
-    })?;
-    Ok(Some(out))
+
+    /// Fills `out` with the numbers of the changed weight from number `first` on.
+    pub(super) fn read(
+        &self,
+        site: &Site,
+        base: &dyn WeightSource,
+        first: usize,
+        out: &mut [f32],
+    ) -> Result<()> {
+        let columns = self.columns.max(1);
+        let (before, last) = (first % columns, (first + out.len()).next_multiple_of(columns));
+        if before > 0 || last > first + out.len() {
+            // Products are of whole rows.
+            let mut rows = vec![0.0; last - (first - before)];
+            self.read(site, base, first - before, &mut rows)?;
+            out.copy_from_slice(&rows[before..before + out.len()]);
+            return Ok(());
+        }
+        base.read_f32(site, first, out)?;
+        let up = &self.up[first / columns * self.rank..][..out.len() / columns * self.rank];
+        add_product(out, self.columns, up, &self.down, 1.0);
+        Ok(())
+    }
+
+    /// The whole changed weight: read, changed and checked in blocks that stay in the cache.
+    pub(super) fn whole(
+        &self,
+        site: &Site,
+        base: &dyn WeightSource,
+        active: &[Active<'_>],
+    ) -> Result<Vec<f32>> {
+        let total = self.up.len().checked_div(self.rank).unwrap_or(0) * self.columns;
+        let mut out = zeros(total);
+        let rows = (BLOCK / self.columns.max(1)).max(ROWS);
+        let block = (rows * self.columns).max(1);
+        out.par_chunks_mut(block).enumerate().try_for_each(|(i, out)| {
+            self.read(site, base, i * block, out)?;
+            if self.safe { Ok(()) } else { finite(site.as_str(), active, out) }
+        })?;
+        Ok(out)
+    }
 }
 
 /// Elements of a block: half of a second-level cache.

@@ -1,11 +1,12 @@
 //! Floor 3. A base and a stack of adapters as one source of weights.
 
 use super::delta::Delta;
-use super::merge::{self, Active};
+use super::merge::{self, Active, Summed};
 use super::{Dictionary, LoraStack, Method};
 use crate::error::{Error, Result};
+use crate::kernels::WeightShape;
 use crate::weights::{
-    Arrangement, Branch, Packed, Precision, Products, Site, Weight, WeightSource,
+    Arrangement, Branch, Packed, Precision, Products, Quantisation, Site, Weight, WeightSource,
 };
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
@@ -70,6 +71,8 @@ pub struct Overlay {
 #[derive(Debug, Clone)]
 enum Change {
     Merged(Tensor),
+    /// Computed where it is read: layers that pack their weights hold no other copy of it.
+    Summed(Summed),
     Beside(Vec<Branch>),
 }
 
@@ -84,7 +87,10 @@ struct Job<'a> {
 }
 
 impl Overlay {
-    /// Computes every weight that `stack` changes, in parallel, from the pristine base.
+    /// Prepares every weight that `stack` changes, in parallel, from the pristine base.
+    ///
+    /// Sums of low-rank changes are added while layers pack the weight; everything else, and everything
+    /// for layers that do not pack, is computed here.
     ///
     /// `select`: whether the weights of a component are wanted. The whole stack is taken as it is:
     /// step windows and methods that keep adapters apart are the caller's business.
@@ -203,9 +209,13 @@ impl Job<'_> {
             return Ok(Done { site: self.site.clone(), change, ratio: 0.0 });
         }
         let plain = !look && self.exists && *method == Method::Sum;
-        if plain && let Some(merged) = merge::streamed(&self.site, base, &self.shape, &self.active)?
-        {
-            let change = self.merged(base, merged)?;
+        if plain && let Some(summed) = Summed::new(&self.shape, &self.active)? {
+            let packed = base.products(self.site.component()) != Products::Plain;
+            let change = if packed && summed.safe && !self.is_bias() {
+                Change::Summed(summed)
+            } else {
+                self.merged(base, summed.whole(&self.site, base, &self.active)?)?
+            };
             return Ok(Done { site: self.site.clone(), change, ratio: 0.0 });
         }
         let pristine = if self.exists {
@@ -273,6 +283,7 @@ fn squares(values: &[f32]) -> f64 {
 
 impl WeightSource for Overlay {
     fn get(&self, site: &Site, shape: &[usize]) -> Result<Weight> {
+        let summed;
         let tensor = match self.changed.get(site) {
             None => return self.base.get(site, shape),
             Some(Change::Beside(branches)) => {
@@ -280,6 +291,14 @@ impl WeightSource for Overlay {
                 return Ok(Weight::Factored { base, branches: branches.as_slice().into() });
             }
             Some(Change::Merged(tensor)) => tensor,
+            Some(Change::Summed(sum)) => {
+                let values = sum.whole(site, &*self.base, &[])?;
+                let stored = self.base.shape(site).unwrap_or_default();
+                let tensor = Tensor::from_vec(values, stored, &Device::Cpu)?;
+                let tensor = tensor.to_dtype(self.base.dtype(site.component()))?;
+                summed = tensor.to_device(self.base.device())?;
+                &summed
+            }
         };
         if tensor.dims() == shape {
             return Ok(Weight::Dense(tensor.clone()));
@@ -295,6 +314,19 @@ impl WeightSource for Overlay {
         Ok(Weight::Dense(tensor.reshape(shape)?))
     }
 
+    fn read_f32(&self, site: &Site, first: usize, out: &mut [f32]) -> Result<()> {
+        match self.changed.get(site) {
+            None | Some(Change::Beside(_)) => self.base.read_f32(site, first, out),
+            Some(Change::Summed(summed)) => summed.read(site, &*self.base, first, out),
+            Some(Change::Merged(tensor)) => {
+                let part = tensor.flatten_all()?.narrow(0, first, out.len())?;
+                let part = part.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+                out.copy_from_slice(&part.to_vec1::<f32>()?);
+                Ok(())
+            }
+        }
+    }
+
     fn pack(
         &self,
         site: &Site,
@@ -302,10 +334,27 @@ impl WeightSource for Overlay {
         arrangement: Arrangement,
         precision: Precision,
     ) -> Result<Packed> {
-        match self.changed.get(site) {
-            Some(Change::Merged(_)) => {
+        match (self.changed.get(site), shape) {
+            (Some(Change::Merged(_)), _) => {
                 let merged = self.get(site, shape)?;
-                Ok(Packed::from_tensor(merged.base(), shape, arrangement, precision)?)
+                let kind = self.base.requantised(site);
+                let merged = merged.base();
+                let pack = Packed::quantised_from_tensor;
+                Ok(pack(merged, shape, arrangement, precision, kind)?)
+            }
+            (Some(Change::Summed(summed)), &[outputs, inputs, ..]) => {
+                let stored = self.base.shape(site).unwrap_or_default();
+                if !crate::weights::shapes_agree(&stored, shape) {
+                    // It says what is wrong.
+                    self.get(site, shape)?;
+                }
+                let kernel = shape.get(2).copied().unwrap_or(1);
+                let shape = WeightShape { outputs, inputs, kernel };
+                let base = &*self.base;
+                let read = |first: usize, out: &mut [f32]| summed.read(site, base, first, out);
+                let packed = Packed::new(shape, arrangement, precision, read)?;
+                base.forget(site);
+                Ok(packed)
             }
             _ => self.base.pack(site, shape, arrangement, precision),
         }
@@ -338,6 +387,17 @@ impl WeightSource for Overlay {
 
     fn dtype(&self, component: &str) -> DType {
         self.base.dtype(component)
+    }
+
+    fn quantised(&self, site: &Site) -> Option<Quantisation> {
+        match self.changed.get(site) {
+            Some(Change::Merged(_)) => self.base.requantised(site),
+            _ => self.base.quantised(site),
+        }
+    }
+
+    fn requantised(&self, site: &Site) -> Option<Quantisation> {
+        self.base.requantised(site)
     }
 
     fn products(&self, component: &str) -> Products {

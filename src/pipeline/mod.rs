@@ -8,13 +8,16 @@ mod adapters;
 mod cache;
 mod device;
 mod event;
+mod measure;
 mod network;
 mod request;
 mod steps;
 
+pub use crate::kernels::Ceilings;
 pub use adapters::{Found, Paths, Shelf};
 pub use device::{DTypeChoice, DeviceChoice};
 pub use event::{Cancel, Event, Observer, Silent};
+pub use measure::{Measured, peak_memory, reset_peak_memory};
 pub use request::{MAX_COUNT, Plan, Request};
 pub use steps::{StepView, Steps};
 
@@ -26,7 +29,7 @@ use crate::lora::{Dictionary, Lora, ReadOptions};
 use crate::models::{Tiling, UNet, Vae};
 use crate::picture::Picture;
 use crate::sampling::NoiseTable;
-use crate::weights::{Placement, Precision, Products, Resident, Scope, WeightSource};
+use crate::weights::{Placement, Precision, Products, Quantisation, Resident, Scope, WeightSource};
 use cache::Recent;
 use candle_core::{DType, Device, Tensor};
 use std::path::{Path, PathBuf};
@@ -44,6 +47,7 @@ use std::time::Duration;
 pub struct Options {
     device: DeviceChoice,
     dtype: Option<DTypeChoice>,
+    quantise: Option<Quantisation>,
     vae: Option<PathBuf>,
     shelf: Arc<dyn Shelf>,
     reading: ReadOptions,
@@ -69,6 +73,7 @@ impl Default for Options {
         Self {
             device: DeviceChoice::default(),
             dtype: None,
+            quantise: None,
             vae: None,
             shelf: Arc::new(Paths),
             reading: ReadOptions::default(),
@@ -90,6 +95,14 @@ impl Options {
     #[must_use]
     pub fn dtype(mut self, dtype: Option<DTypeChoice>) -> Self {
         self.dtype = dtype;
+        self
+    }
+
+    /// Keep the UNet's weights in blocks of so many bits, which takes half to a quarter of their memory;
+    /// default as the files hold them. On the CPU only.
+    #[must_use]
+    pub fn quantize(mut self, kind: Option<Quantisation>) -> Self {
+        self.quantise = kind;
         self
     }
 
@@ -185,7 +198,14 @@ impl Options {
         };
         // SD's VAE overflows in f16 (its config says force_upcast); f32 costs little there.
         let vae_dtype = if dtype == DType::F16 { DType::F32 } else { dtype };
-        Ok(Placement { device, dtype, vae_dtype, products })
+        let quantise = self.quantise;
+        if let (Some(kind), Products::Plain) = (quantise, products) {
+            return Err(Error::unsupported(
+                format!("{kind} weights on a GPU"),
+                "use --device cpu, or leave --quantize out",
+            ));
+        }
+        Ok(Placement { device, dtype, vae_dtype, products, quantise })
     }
 }
 

@@ -15,6 +15,8 @@ pub enum Kind {
     Safetensors,
     /// One `.ckpt` file.
     Ckpt,
+    /// One `.gguf` file.
+    Gguf,
     /// A folder with a component each.
     Diffusers,
 }
@@ -25,6 +27,7 @@ impl std::fmt::Display for Kind {
             Kind::Starter => "built in",
             Kind::Safetensors => "safetensors",
             Kind::Ckpt => "ckpt",
+            Kind::Gguf => "gguf",
             Kind::Diffusers => "diffusers",
         })
     }
@@ -114,6 +117,7 @@ fn kind_of<'a>(path: &Path, name: &'a str) -> Option<(&'a str, Kind)> {
     match name.rsplit_once('.')? {
         (stem, "safetensors") => Some((stem, Kind::Safetensors)),
         (stem, "ckpt") => Some((stem, Kind::Ckpt)),
+        (stem, "gguf") => Some((stem, Kind::Gguf)),
         _ => None,
     }
 }

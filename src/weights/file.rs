@@ -1,15 +1,17 @@
-//! Floor 2. One weight file, opened by what it contains: safetensors, or a torch pickle.
+//! Floor 2. One weight file, opened by what it contains: safetensors, GGUF, or a torch pickle.
 //!
 //! Opening reads only the table of contents; a tensor's bytes are touched when it is asked for and
 //! are converted straight from the memory map. fp8 tensors are read as they are: a companion
 //! `….scale_weight` is an ordinary tensor here, and multiplying by it is the caller's matter.
 
+mod blocked;
 mod checkpoint;
 mod convert;
 mod header;
 
 pub use checkpoint::{Checkpoint, Inventory, Placement};
 
+use super::quantised::Blocks;
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use safetensors::Dtype;
@@ -22,10 +24,12 @@ use std::sync::Arc;
 /// Type and shape of one tensor, as stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorInfo {
-    /// Element type in the file.
+    /// Element type in the file; of a tensor in blocks that of its bytes.
     pub dtype: Dtype,
     /// Dimensions, outermost first; empty for a scalar.
     pub shape: Vec<usize>,
+    /// Set when elements share scales in blocks.
+    pub blocks: Option<Blocks>,
 }
 
 impl TensorInfo {
@@ -37,7 +41,20 @@ impl TensorInfo {
 
     /// Bytes of the elements, without gaps.
     pub fn bytes(&self) -> usize {
-        self.elements().saturating_mul(self.dtype.bitsize()) / 8
+        self.bytes_of(self.elements())
+    }
+
+    /// Bytes of so many of its elements.
+    pub(super) fn bytes_of(&self, elements: usize) -> usize {
+        match self.blocks {
+            Some(Blocks { kind, .. }) => (elements / kind.size()).saturating_mul(kind.bytes()),
+            None => elements.saturating_mul(self.dtype.bitsize()) / 8,
+        }
+    }
+
+    /// The element type, or that of the blocks, as people call it.
+    pub fn type_name(&self) -> String {
+        self.blocks.map_or_else(|| self.dtype.to_string(), |blocks| blocks.kind.to_string())
     }
 }
 
@@ -106,8 +123,8 @@ impl CheckpointFile {
     /// [`Error::Io`] when it cannot be opened; [`Error::Corrupt`] when it is truncated, damaged or
     /// something else altogether (a web page, a git-lfs pointer, an empty file, JSON);
     /// [`Error::UnsafePickle`] for a pickle that asks for more than tensors; [`Error::Unsupported`]
-    /// for GGUF and for torch archives that are compressed or big-endian; [`Error::Limit`] for
-    /// tables of contents beyond all reason.
+    /// for torch archives that are compressed or big-endian, and for GGUF of versions or element types
+    /// that are not read; [`Error::Limit`] for tables of contents beyond all reason.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let kind = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
@@ -193,7 +210,8 @@ impl CheckpointFile {
     pub(crate) fn data_start(&self) -> Option<usize> {
         let length = u64::from_le_bytes(*self.0.bytes.first_chunk::<8>()?);
         // A torch file begins with letters or a pickle's opcode, which no length of a header has.
-        let json = self.0.bytes.get(8) == Some(&b'{');
+        let gguf = self.0.bytes.starts_with(super::gguf::MAGIC);
+        let json = self.0.bytes.get(8) == Some(&b'{') && !gguf;
         json.then(|| usize::try_from(length).ok()?.checked_add(8)).flatten()
     }
 
@@ -213,15 +231,22 @@ impl CheckpointFile {
     /// # Errors
     /// As [`read_f32`](Self::read_f32).
     pub(crate) fn raw(&self, name: &str, rows: Option<Range<usize>>) -> Result<Cow<'_, [u8]>> {
-        self.elements(&self.view(name)?.rows(rows)?)
+        let view = self.view(name)?.rows(rows)?;
+        if view.blocks.is_some() { Err(self.unread(name, &view)) } else { self.elements(&view) }
     }
 
     fn load_f32(&self, name: &str, view: &View) -> Result<Vec<f32>> {
+        if let Some(blocks) = view.blocks {
+            return blocked::read(&self.0.path, &self.0.bytes, view, blocks);
+        }
         convert::read(&self.elements(view)?, view.dtype).ok_or_else(|| self.unread(name, view))
     }
 
     /// Fills `out` with the elements of `view` from number `first` on, on the calling thread.
     fn load_f32_into(&self, name: &str, view: &View, first: usize, out: &mut [f32]) -> Result<()> {
+        if let Some(blocks) = view.blocks {
+            return blocked::read_into(&self.0.path, &self.0.bytes, view, blocks, first, out);
+        }
         let bytes = self.elements(view)?;
         let size = view.dtype.bitsize() / 8;
         let part = bytes
@@ -254,10 +279,17 @@ impl CheckpointFile {
         })?;
         let shape = entry.info.shape.clone();
         let strides = entry.strides.clone().unwrap_or_else(|| dense_strides(&shape));
-        Ok(View { dtype: entry.info.dtype, shape, strides, offset: entry.offset })
+        let TensorInfo { dtype, blocks, .. } = entry.info;
+        Ok(View { dtype, shape, strides, offset: entry.offset, blocks })
     }
 
     fn load(&self, name: &str, view: &View, dtype: DType, device: &Device) -> Result<Tensor> {
+        if let Some(blocks) = view.blocks {
+            let values = blocked::read(&self.0.path, &self.0.bytes, view, blocks)?;
+            self.forget(view);
+            let tensor = Tensor::from_vec(values, &view.shape[..], &Device::Cpu)?;
+            return Ok(tensor.to_dtype(dtype)?.to_device(device)?);
+        }
         let bytes = self.elements(view)?;
         let tensor = convert::tensor(&bytes, view.dtype, &view.shape, dtype, device)?
             .ok_or_else(|| self.unread(name, view))?;
@@ -271,7 +303,7 @@ impl CheckpointFile {
         if view.strides != dense_strides(&view.shape) {
             return;
         }
-        let length = view.shape.iter().product::<usize>() * (view.dtype.bitsize() / 8);
+        let length = view.bytes_of(view.shape.iter().product());
         let offset = view.offset;
         #[cfg(unix)]
         if let Bytes::Mapped(map) = &self.0.bytes
@@ -332,9 +364,18 @@ struct View {
     shape: Vec<usize>,
     strides: Vec<usize>,
     offset: usize,
+    blocks: Option<Blocks>,
 }
 
 impl View {
+    /// Bytes of so many neighbouring elements, which fill blocks.
+    fn bytes_of(&self, elements: usize) -> usize {
+        match self.blocks {
+            Some(Blocks { kind, .. }) => elements / kind.size() * kind.bytes(),
+            None => elements * (self.dtype.bitsize() / 8),
+        }
+    }
+
     fn rows(mut self, rows: Option<Range<usize>>) -> Result<Self> {
         let Some(rows) = rows else { return Ok(self) };
         let (Some(dim), Some(stride)) = (self.shape.first_mut(), self.strides.first()) else {
@@ -344,7 +385,11 @@ impl View {
             return Err(Error::Internal(format!("rows {rows:?} of {dim}")));
         }
         *dim = rows.len();
-        self.offset += rows.start * stride * (self.dtype.bitsize() / 8);
+        let (start, stride) = (rows.start, *stride);
+        if self.blocks.is_some_and(|b| !(start * stride).is_multiple_of(b.kind.size())) {
+            return Err(Error::Internal(format!("rows {rows:?} cut a block")));
+        }
+        self.offset += self.bytes_of(start * stride);
         Ok(self)
     }
 

@@ -1,6 +1,7 @@
 //! Floor 2. Weights that are already in memory: tests, and a base that many networks share.
 
-use super::{Placement, Products, Site, Weight, WeightSource, shapes_agree};
+use super::quantised::is_quantisable;
+use super::{Placement, Products, Quantisation, Site, Weight, WeightSource, shapes_agree};
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use std::collections::BTreeMap;
@@ -39,6 +40,7 @@ impl MemorySource {
             dtype: source.dtype("unet"),
             vae_dtype: source.dtype("vae"),
             products: source.products("unet"),
+            quantise: None,
         });
         for site in source.sites() {
             let shape = source.shape(&site).unwrap_or_default();
@@ -93,6 +95,15 @@ impl WeightSource for MemorySource {
 
     fn products(&self, _: &str) -> Products {
         self.placement.products
+    }
+
+    fn quantised(&self, site: &Site) -> Option<Quantisation> {
+        self.requantised(site)
+    }
+
+    fn requantised(&self, site: &Site) -> Option<Quantisation> {
+        let kind = self.placement.quantise?;
+        is_quantisable(site, self.tensors.get(site)?.dims()).then_some(kind)
     }
 }
 

@@ -5,14 +5,17 @@
 //! overlay of adapters answered. This module knows no layer.
 
 mod file;
+mod gguf;
 mod memory;
 pub mod names;
 mod pickle;
+pub(crate) mod quantised;
 mod resident;
 
-pub use crate::kernels::{Arrangement, Instructions, Packed, Precision};
+pub use crate::kernels::{Arrangement, Instructions, Packed, Precision, Quantisation};
 pub use file::{Checkpoint, CheckpointFile, Inventory, Placement, TensorInfo};
 pub use memory::MemorySource;
+pub use quantised::{BlockType, Blocks};
 pub use resident::Resident;
 
 use crate::error::{Error, Result};
@@ -174,19 +177,20 @@ pub trait WeightSource: Send + Sync + std::fmt::Debug {
         arrangement: Arrangement,
         precision: Precision,
     ) -> Result<Packed> {
-        if !self.shape(site).is_some_and(|stored| shapes_agree(&stored, shape)) {
-            // It says what is wrong.
-            self.get(site, shape)?;
-        }
-        let [outputs, inputs] = *shape.first_chunk().ok_or_else(|| {
-            Error::Internal(format!("`{site}` with the shape {shape:?} is no matrix"))
-        })?;
-        let kernel = shape.get(2).copied().unwrap_or(1);
-        let shape = WeightShape { outputs, inputs, kernel };
-        let read = |first: usize, out: &mut [f32]| self.read_f32(site, first, out);
-        let packed = Packed::new(shape, arrangement, precision, read)?;
-        self.forget(site);
-        Ok(packed)
+        pack_numbers(self, site, shape, arrangement, precision)
+    }
+
+    /// In which blocks CPU layers keep the weight at `site`; `None` for plain numbers.
+    fn quantised(&self, site: &Site) -> Option<Quantisation> {
+        let _ = site;
+        None
+    }
+
+    /// The same for a weight that takes the place of the one at `site`: only what somebody asked for, as
+    /// the blocks of a file are not made for other numbers.
+    fn requantised(&self, site: &Site) -> Option<Quantisation> {
+        let _ = site;
+        None
     }
 
     /// The low-rank branches beside the weight at `site`.
@@ -204,6 +208,38 @@ pub trait WeightSource: Send + Sync + std::fmt::Debug {
     fn has(&self, site: &Site) -> bool {
         self.shape(site).is_some()
     }
+}
+
+/// The weight at `site` packed from its numbers.
+fn pack_numbers<S: WeightSource + ?Sized>(
+    source: &S,
+    site: &Site,
+    shape: &[usize],
+    arrangement: Arrangement,
+    precision: Precision,
+) -> Result<Packed> {
+    let sizes = weight_shape(source, site, shape)?;
+    let read = |first: usize, out: &mut [f32]| source.read_f32(site, first, out);
+    let packed = Packed::new(sizes, arrangement, precision, source.quantised(site), read)?;
+    source.forget(site);
+    Ok(packed)
+}
+
+/// The sizes of `shape`, which the weight at `site` must have.
+fn weight_shape<S: WeightSource + ?Sized>(
+    source: &S,
+    site: &Site,
+    shape: &[usize],
+) -> Result<WeightShape> {
+    if !source.shape(site).is_some_and(|stored| shapes_agree(&stored, shape)) {
+        // It says what is wrong.
+        source.get(site, shape)?;
+    }
+    let [outputs, inputs] = *shape.first_chunk().ok_or_else(|| {
+        Error::Internal(format!("`{site}` with the shape {shape:?} is no matrix"))
+    })?;
+    let kernel = shape.get(2).copied().unwrap_or(1);
+    Ok(WeightShape { outputs, inputs, kernel })
 }
 
 /// A cursor into a [`WeightSource`]: a prefix that grows on the way down a network.

@@ -14,7 +14,7 @@ mod text;
 mod unet;
 mod vae;
 
-pub use text::{hf_text_name, open_clip_name, text_names_of_open_clip};
+pub use text::{hf_text_name, open_clip_name, text_names_of_ggml, text_names_of_open_clip};
 pub use unet::UNetNames;
 pub use vae::{VaeNames, modern_vae_name};
 
@@ -48,6 +48,9 @@ pub mod prefix {
     pub const SDXL_TEXT: &str = "conditioner.embedders.0.transformer.";
     /// SDXL: OpenCLIP-bigG, open_clip names.
     pub const SDXL_TEXT_2: &str = "conditioner.embedders.1.model.";
+    /// SDXL as stable-diffusion.cpp renames it: OpenCLIP-bigG, transformers names. The first tower lies
+    /// where that of SD 1.x does.
+    pub const GGML_TEXT_2: &str = "cond_stage_model.1.transformer.";
     /// SDXL refiner: OpenCLIP-bigG, open_clip names.
     pub const REFINER_TEXT: &str = "conditioner.embedders.0.model.";
 }

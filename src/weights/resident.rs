@@ -1,6 +1,9 @@
 //! Floor 2. A source that remembers what it gave, so that several networks share one copy.
 
-use super::{Arrangement, Packed, Precision, Products, Site, Weight, WeightSource, shapes_agree};
+use super::{
+    Arrangement, Packed, Precision, Products, Quantisation, Site, Weight, WeightSource,
+    shapes_agree,
+};
 use crate::error::Result;
 use crate::kernels::Kept;
 use candle_core::{DType, Device, Tensor};
@@ -97,6 +100,14 @@ impl WeightSource for Resident {
         let packed = self.inner.pack(site, shape, arrangement, precision)?;
         lock().insert(key, packed.kept());
         Ok(packed)
+    }
+
+    fn quantised(&self, site: &Site) -> Option<Quantisation> {
+        self.inner.quantised(site)
+    }
+
+    fn requantised(&self, site: &Site) -> Option<Quantisation> {
+        self.inner.requantised(site)
     }
 
     fn forget(&self, site: &Site) {

@@ -53,11 +53,12 @@ fn completions_and_manual_pages() {
 fn help_is_as_recorded() {
     let world = World::new();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cli_snapshots");
-    let pages: [(&str, &[&str]); 6] = [
+    let pages: [(&str, &[&str]); 7] = [
         ("help", &["-h"]),
         ("long", &["--help"]),
         ("generate", &["generate", "-h"]),
         ("model", &["help", "model"]),
+        ("bench", &["bench", "-h"]),
         ("inspect", &["inspect", "--help"]),
         ("config", &["config", "--help"]),
     ];
@@ -72,6 +73,41 @@ fn help_is_as_recorded() {
         assert!(text.lines().all(|line| line.chars().count() <= 100), "{name} is too wide");
     }
     assert!(world.run(&["--version"]).starts_with("colora "));
+}
+
+#[test]
+fn models_are_converted_to_blocks() {
+    let world = World::new();
+    let convert = |kind: &str, more: &[&str]| {
+        let base = ["model", "convert", "starter", "--quantize", kind, "-o", "small.safetensors"];
+        base.iter().chain(more).map(|word| (*word).to_owned()).collect::<Vec<_>>()
+    };
+    let run = |words: &[String]| world.run(&words.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(run(&convert("q4_0", &[])), "small.safetensors\n");
+    let words = convert("q8_0", &[]);
+    let again = world.fail(2, &words.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(again.contains("exists already"), "{again}");
+    let value = json(&run(&convert("q8_0", &["--force", "--json"])));
+    assert_eq!((&value["event"], &value["kind"]), (&"converted".into(), &"q8_0".into()));
+    assert_eq!(value["bytes"], fs::metadata(world.path("small.safetensors")).unwrap().len());
+    let text = world.run(&["model", "inspect", "./small.safetensors"]);
+    assert!(text.contains("F16, q8_0"), "{text}");
+    let draw = |name: &str, more: &[&str]| {
+        let base = ["-s2", "-S1", "-o", name, "a red apple"];
+        let words: Vec<&str> = base.into_iter().chain(more.iter().copied()).collect();
+        world.run(&words);
+        world.pixels(&format!("{name}.png"))
+    };
+    let exact = draw("a", &["-m", "starter"]);
+    let near = |pixels: Vec<u8>, most: u8| {
+        pixels.len() == exact.len()
+            && pixels != exact
+            && pixels.iter().zip(&exact).all(|(a, b)| a.abs_diff(*b) <= most)
+    };
+    assert!(near(draw("b", &["-m", "./small.safetensors"]), 24));
+    assert!(near(draw("c", &["-m", "starter", "--quantize", "q8_0"]), 24));
+    let error = world.fail(2, &["--quantize", "q5_k", "x"]);
+    assert!(error.contains("expected q8_0 or q4_0"), "{error}");
 }
 
 #[test]

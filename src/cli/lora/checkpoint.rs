@@ -5,7 +5,7 @@ use super::open::{self, Base};
 use crate::cli::output::SCHEMA;
 use crate::cli::style::{Talk, clean, result_line};
 use crate::error::{Error, Result};
-use crate::family::ModelParts;
+use crate::family::{ModelParts, held_files};
 use crate::lora::write::{CheckpointOptions, Metadata, Precision, check_free, checkpoint};
 use crate::lora::{Apply, Method, Overlay};
 use crate::sampling::PredictionKind;
@@ -108,7 +108,12 @@ fn describe(base: &Base, file: &Path) -> Result<bool> {
             }
         }
         Some(path) if path.is_dir() => copy(path, &folder)?,
-        Some(path) => copy(&path.with_extension("config"), &folder)?,
+        Some(path) => {
+            for (name, text) in held_files(path)? {
+                write(&folder.join(name), text.as_bytes())?;
+            }
+            copy(&path.with_extension("config"), &folder)?;
+        }
     }
     ModelParts::open(file, Placement::default(), None)?;
     Ok(true)

@@ -132,6 +132,15 @@ impl<'a> Entry<'a> {
         Ok(Self { dtype: precision.dtype(), shape, bytes })
     }
 
+    /// A tensor whose bytes are made when it is written.
+    pub fn bytes(
+        shape: Vec<usize>,
+        dtype: Dtype,
+        bytes: impl Fn() -> Result<Vec<u8>> + 'a,
+    ) -> Self {
+        Self { dtype, shape, bytes: Box::new(move || Ok(Cow::Owned(bytes()?))) }
+    }
+
     /// A tensor of a file, copied bit by bit unless another precision is wanted.
     pub(super) fn copy(factor: &'a Factor, shape: Vec<usize>, wanted: Option<Precision>) -> Self {
         match (wanted, factor.stored()) {

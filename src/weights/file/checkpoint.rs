@@ -2,8 +2,13 @@
 
 use super::{CheckpointFile, View};
 use crate::error::{Error, Result};
+use crate::kernels::GROUP;
 use crate::weights::names::Part;
-use crate::weights::{Precision, Products, Site, Weight, WeightSource, shapes_agree};
+use crate::weights::quantised::{Blocks, is_quantisable};
+use crate::weights::{
+    Arrangement, BlockType, Packed, Precision, Products, Quantisation, Site, Weight, WeightSource,
+    pack_numbers, shapes_agree, weight_shape,
+};
 use candle_core::{DType, Device, Tensor};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,13 +23,21 @@ pub struct Placement {
     pub vae_dtype: DType,
     /// How layers multiply.
     pub products: Products,
+    /// In which blocks packed UNet weights are kept; `None` for those of the file, if it has any.
+    pub quantise: Option<Quantisation>,
 }
 
 impl Default for Placement {
     /// The CPU, in f32.
     fn default() -> Self {
         let products = Products::Packed(Precision::F32);
-        Self { device: Device::Cpu, dtype: DType::F32, vae_dtype: DType::F32, products }
+        Self {
+            device: Device::Cpu,
+            dtype: DType::F32,
+            vae_dtype: DType::F32,
+            products,
+            quantise: None,
+        }
     }
 }
 
@@ -153,10 +166,16 @@ impl Checkpoint {
             let elements = piece.shape.iter().product::<usize>() as u64;
             total.tensors += 1;
             total.parameters += elements;
-            total.bytes += elements * info.dtype.bitsize() as u64 / 8;
-            total.dtypes.insert(info.dtype.to_string());
+            total.bytes += info.bytes_of(elements as usize) as u64;
+            total.dtypes.insert(info.type_name());
         }
         total
+    }
+
+    /// How the whole tensor that is the weight `site` is stored in blocks.
+    fn blocks(&self, site: &Site) -> Option<(&Piece, Blocks)> {
+        let piece = self.pieces.get(site).filter(|piece| piece.part == Part::Whole)?;
+        Some((piece, piece.file.info(&piece.name)?.blocks?))
     }
 
     fn piece(&self, site: &Site) -> Result<&Piece> {
@@ -210,6 +229,52 @@ impl WeightSource for Checkpoint {
 
     fn products(&self, _: &str) -> Products {
         self.placement.products
+    }
+
+    fn pack(
+        &self,
+        site: &Site,
+        shape: &[usize],
+        arrangement: Arrangement,
+        precision: Precision,
+    ) -> Result<Packed> {
+        let sizes = weight_shape(self, site, shape)?;
+        let as_stored =
+            self.quantised(site).zip(self.blocks(site)).filter(|(kind, (_, blocks))| {
+                // Taps that are added up, or lie in another order, make other blocks.
+                blocks.kind == BlockType::from(*kind)
+                    && (blocks.taps_first || sizes.kernel == 1)
+                    && !matches!(arrangement, Arrangement::Doubled(..))
+                    && sizes.inputs.is_multiple_of(GROUP)
+            });
+        let Some((kind, (piece, _))) = as_stored else {
+            return pack_numbers(self, site, shape, arrangement, precision);
+        };
+        let view = piece.view()?;
+        let read = |first: usize, out: &mut [u8]| {
+            let start = view.offset + first * kind.block_bytes();
+            let blocks = piece.file.bytes().get(start..start + out.len());
+            out.copy_from_slice(blocks.ok_or_else(|| {
+                Error::corrupt(piece.file.path(), "a tensor lies outside of the file")
+            })?);
+            Ok::<_, Error>(())
+        };
+        let packed = Packed::from_blocks(sizes, arrangement, precision, kind, read)?;
+        self.forget(site);
+        Ok(packed)
+    }
+
+    fn quantised(&self, site: &Site) -> Option<Quantisation> {
+        let stored = || {
+            let (piece, blocks) = self.blocks(site)?;
+            is_quantisable(site, &piece.shape).then(|| blocks.kind.kept())
+        };
+        self.requantised(site).or_else(stored)
+    }
+
+    fn requantised(&self, site: &Site) -> Option<Quantisation> {
+        let kind = self.placement.quantise?;
+        is_quantisable(site, &self.pieces.get(site)?.shape).then_some(kind)
     }
 
     fn forget(&self, site: &Site) {

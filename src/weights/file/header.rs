@@ -2,7 +2,7 @@
 
 use super::{Contents, Entry, TensorInfo};
 use crate::error::{Error, Result};
-use crate::weights::pickle;
+use crate::weights::{gguf, pickle, quantised};
 use safetensors::tensor::Metadata;
 use std::path::Path;
 
@@ -21,6 +21,9 @@ pub(super) fn read(bytes: &[u8], path: &Path) -> Result<Contents> {
     // Pickle protocols 2 to 5; the second byte keeps binary headers of other formats out.
     if matches!(bytes, [0x80, 2..=5, ..]) && !is_length(bytes) {
         return pickle::read_legacy(bytes, path);
+    }
+    if bytes.starts_with(gguf::MAGIC) {
+        return gguf::read(bytes, path);
     }
     match header_length(bytes) {
         Some(length) => safetensors(bytes, length, path),
@@ -78,14 +81,16 @@ fn safetensors(bytes: &[u8], length: u64, path: &Path) -> Result<Contents> {
         return Err(Error::corrupt(path, format!("{more} unknown bytes follow the last tensor")));
     }
     let entries = table.tensors().into_iter().map(|(name, tensor)| {
-        let info = TensorInfo { dtype: tensor.dtype, shape: tensor.shape.clone() };
+        let info = TensorInfo { dtype: tensor.dtype, shape: tensor.shape.clone(), blocks: None };
         (name, Entry { info, offset: start + tensor.data_offsets.0, strides: None })
     });
     let metadata = table.metadata().iter().flatten();
-    Ok(Contents {
+    let mut contents = Contents {
         entries: entries.collect(),
         metadata: metadata.map(|(key, value)| (key.clone(), value.clone())).collect(),
-    })
+    };
+    quantised::apply(&mut contents, path)?;
+    Ok(contents)
 }
 
 fn truncated(path: &Path, expected: usize, have: usize, bound: &str) -> Error {
@@ -99,12 +104,6 @@ fn truncated(path: &Path, expected: usize, have: usize, bound: &str) -> Error {
 fn unknown(bytes: &[u8], path: &Path) -> Error {
     let start = bytes.trim_ascii_start();
     let start = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start);
-    if bytes.starts_with(b"GGUF") {
-        return Error::unsupported(
-            format!("the GGUF file {}", path.display()),
-            "use the safetensors version of the same model",
-        );
-    }
     let why = if start.starts_with(b"version https://git-lfs") {
         "this is a git-lfs pointer, not the weights; run `git lfs pull` in its folder".into()
     } else if start.starts_with(b"<") {
@@ -118,7 +117,7 @@ fn unknown(bytes: &[u8], path: &Path) -> Error {
     } else {
         let first: Vec<String> = bytes.iter().take(8).map(|b| format!("{b:02x}")).collect();
         format!(
-            "neither a safetensors nor a torch file (it begins with the bytes {})",
+            "neither a safetensors, a GGUF nor a torch file (it begins with the bytes {})",
             first.join(" ")
         )
     };

@@ -85,6 +85,27 @@ pub fn text_names_of_open_clip(name: &str, rows: usize) -> Vec<(String, Part)> {
     }
 }
 
+/// The canonical weights in a tensor with transformers' names; of open_clip towers stable-diffusion.cpp
+/// renames tensors and leaves them what they are.
+///
+/// `rows`: length of the tensor's first dimension.
+pub fn text_names_of_ggml(name: &str, rows: usize) -> Vec<(String, Part)> {
+    if name == "text_model.text_projection" {
+        return vec![("text_projection.weight".into(), Part::Transposed)];
+    }
+    if let Some((layer, end)) = name.split_once(".self_attn.in_proj") {
+        let layer = layer.strip_prefix("text_model.encoder.layers.").and_then(index);
+        let Some((layer, "")) = layer.filter(|_| rows.is_multiple_of(3)) else { return Vec::new() };
+        let len = rows / 3;
+        let third = |(i, which): (usize, &&str)| {
+            let name = format!("text_model.encoder.layers.{layer}.self_attn.{which}{end}");
+            (name, Part::Rows { start: i * len, len })
+        };
+        return FUSED.iter().enumerate().map(third).collect();
+    }
+    hf_text_name(name).map(|name| (name, Part::Whole)).into_iter().collect()
+}
+
 /// The open_clip tensor, and the part of it, that holds a canonical weight of a text tower.
 ///
 /// `width`: the tower's width, a third of the rows of the fused projections.
@@ -114,6 +135,25 @@ pub fn open_clip_name(name: &str, width: usize) -> Option<(String, Part)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ggml_keeps_open_clips_tensors() {
+        let thirds = text_names_of_ggml("text_model.encoder.layers.3.self_attn.in_proj.bias", 12);
+        let third = |which: &str, start| {
+            let name = format!("text_model.encoder.layers.3.self_attn.{which}.bias");
+            (name, Part::Rows { start, len: 4 })
+        };
+        assert_eq!(thirds, [third("q_proj", 0), third("k_proj", 4), third("v_proj", 8)]);
+        let whole = "text_model.encoder.layers.3.mlp.fc1.weight";
+        assert_eq!(text_names_of_ggml(whole, 5), [(whole.to_owned(), Part::Whole)]);
+        let projection = text_names_of_ggml("text_model.text_projection", 5);
+        assert_eq!(projection, [("text_projection.weight".to_owned(), Part::Transposed)]);
+        assert_eq!(
+            text_names_of_ggml("text_model.encoder.layers.x.self_attn.in_proj.bias", 12),
+            []
+        );
+        assert_eq!(text_names_of_ggml("logit_scale", 1), []);
+    }
 
     #[test]
     fn open_clip_names_are_one_to_one() {

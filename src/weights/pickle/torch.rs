@@ -164,7 +164,7 @@ impl<'a> TensorData<'a> {
         let offset = if elements > 0 { region.start + first * element } else { region.start };
         let dense = self.strides == dense_strides(&self.shape) || elements <= 1;
         Ok(Entry {
-            info: TensorInfo { dtype: self.dtype, shape: self.shape.clone() },
+            info: TensorInfo { dtype: self.dtype, shape: self.shape.clone(), blocks: None },
             offset,
             strides: (!dense).then(|| self.strides.clone()),
         })

@@ -1,0 +1,404 @@
+//! Floor 7. `colora bench`: what this machine gives at most, and what a model gets of it.
+
+use super::generate::{choice, open_found};
+use super::output::SCHEMA;
+use super::progress::{Progress, ProgressKind};
+use super::style::{Talk, bytes, clean, result_line};
+use super::{interrupt, settings, shelf, store, threads};
+use crate::config::{Config, Settings};
+use crate::error::Error;
+use crate::lora::LoraRef;
+use crate::pipeline::{
+    Cancel, Ceilings, DTypeChoice, DeviceChoice, Measured, Memory, Options, Pipeline, Plan,
+    Request, peak_memory, reset_peak_memory,
+};
+use crate::sampling::{Sampler, Schedule};
+use crate::size::ImageSize;
+use crate::store::{Model, STARTER};
+use crate::weights::{Instructions, Precision};
+use anyhow::Result;
+use candle_core::DeviceLocation;
+use clap::ValueHint;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const EXAMPLES: &str = "\
+Examples:
+  colora bench                                     the starter model
+  colora bench -m dreamshaper --dtype bf16 --repeat 3
+  colora bench -l flat -l wizard                   what LoRAs cost
+  colora bench --cpu avx2                          with narrower vector instructions
+  colora bench --json | jq .summary.step.median
+
+The work is the same every time: one picture of one prompt, guidance on, Euler. With --repeat the
+model is opened anew, from memory if the system kept its file; minimum, median and maximum are
+of all runs together. Nothing is saved.
+
+Operations (GFLOP) are counted by the plain algorithms, a multiplication and an addition as two.
+Convolutions that need fewer products (Winograd's) may therefore exceed the ceiling, which is
+the rate of the innermost kernel on numbers in the first-level cache. Peak memory counts pages
+of mapped files. Other work on the machine makes everything slower: compare runs side by side.";
+
+/// Most runs.
+const MOST: usize = 1000;
+
+/// What `colora bench` accepts.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// Model: a name, a file, a folder or hub:owner/name [env: COLORA_MODEL] [default: starter]
+    #[arg(short, long, value_name = "MODEL", value_hint = ValueHint::AnyPath)]
+    model: Option<String>,
+    /// A LoRA, as of generate; repeat for more
+    #[arg(short, long = "lora", value_name = "NAME[:W]", value_parser = LoraRef::parse_flag, value_hint = ValueHint::AnyPath)]
+    loras: Vec<LoraRef>,
+    /// Width and height [default: by model]
+    #[arg(long, value_name = "WxH")]
+    size: Option<ImageSize>,
+    /// Sampling steps
+    #[arg(short, long, value_name = "N", default_value_t = 3)]
+    steps: usize,
+    /// How often all is done
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    repeat: usize,
+    /// auto, cpu, cuda, cuda:1 or metal [env: COLORA_DEVICE]
+    #[arg(long, value_name = "DEVICE", help_heading = "Machine")]
+    device: Option<DeviceChoice>,
+    /// f32, f16 or bf16 [env: COLORA_DTYPE] [default: by device]
+    #[arg(long, value_name = "TYPE", help_heading = "Machine")]
+    dtype: Option<DTypeChoice>,
+    /// Worker threads on the CPU [default: one a core]
+    #[arg(long, value_name = "N", help_heading = "Machine")]
+    threads: Option<usize>,
+    /// Use no wider vector instructions than portable, avx2, avx512 or avx512-bf16 [default: the widest]
+    #[arg(long, value_name = "SET", help_heading = "Machine")]
+    cpu: Option<Instructions>,
+    /// Keep one network in memory at a time
+    #[arg(long, help_heading = "Machine")]
+    low_memory: bool,
+    /// Print one JSON object
+    #[arg(long, help_heading = "Output")]
+    json: bool,
+}
+
+/// Runs `colora bench`.
+pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
+    let settings = settings()?;
+    threads::limit(args.threads.or(settings.config.threads))?;
+    if !(1..=MOST).contains(&args.repeat) {
+        let why = format!("expected 1 to {MOST}");
+        return Err(Error::bad_request("repeat", args.repeat, why).into());
+    }
+    let request = args.request();
+    request.plan(&crate::family::Defaults::default(), 0)?;
+    if let Some(set) = args.cpu {
+        set.limit();
+    }
+    let cancel = Cancel::new();
+    interrupt::install(&cancel)?;
+    let progress = Progress::new(ProgressKind::Auto, talk, args.json);
+    let job = Job { args, request, settings: &settings, cancel: &cancel, progress: &progress };
+    let report = job.run();
+    progress.finish();
+    let report = report?;
+    if args.json {
+        return result_line(&report.json().to_string());
+    }
+    report.lines().iter().try_for_each(|line| result_line(line))
+}
+
+impl Args {
+    fn request(&self) -> Request {
+        Request {
+            prompt: "a red fox in the snow".into(),
+            negative_prompt: "blurry".into(),
+            width: self.size.map(ImageSize::width),
+            height: self.size.map(ImageSize::height),
+            steps: Some(self.steps),
+            guidance_scale: Some(7.5),
+            sampler: Some(Sampler::Euler),
+            schedule: Some(Schedule::Discrete),
+            seed: Some(1),
+            loras: self.loras.clone(),
+            ..Request::default()
+        }
+    }
+
+    fn model(&self, config: &Config) -> String {
+        let name = self.model.clone().or_else(|| config.model.clone());
+        name.filter(|name| !name.is_empty()).unwrap_or_else(|| STARTER.to_owned())
+    }
+}
+
+/// What is to be measured.
+struct Job<'a> {
+    args: &'a Args,
+    request: Request,
+    settings: &'a Settings,
+    cancel: &'a Cancel,
+    progress: &'a Progress,
+}
+
+/// One time through all of it.
+struct Round {
+    open: Duration,
+    measured: Measured,
+    peak: Option<u64>,
+}
+
+/// Everything that was found.
+struct Report {
+    model: String,
+    plan: Plan,
+    place: Place,
+    ceilings: Option<Ceilings>,
+    rounds: Vec<Round>,
+}
+
+/// Where it ran.
+struct Place {
+    device: String,
+    /// How the UNet multiplies, on a CPU.
+    precision: Option<Precision>,
+    dtype: &'static str,
+}
+
+impl Place {
+    fn of(pipeline: &Pipeline, asked: Option<DTypeChoice>) -> Self {
+        let precision = pipeline.precision();
+        let dtype = match (precision, asked) {
+            (Some(Precision::F32), _) | (None, Some(DTypeChoice::F32)) => "f32",
+            (Some(Precision::Bf16), _) | (None, Some(DTypeChoice::Bf16)) => "bf16",
+            (None, _) => "f16",
+        };
+        let device = match pipeline.device().location() {
+            DeviceLocation::Cpu => "cpu".to_owned(),
+            DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+            DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+        };
+        Self { device, precision, dtype }
+    }
+}
+
+impl Job<'_> {
+    fn run(&self) -> Result<Report> {
+        let config = &self.settings.config;
+        let device = match self.args.device {
+            Some(device) => Some(device),
+            None => choice(self.settings, "device", config.device.as_deref())?,
+        };
+        let dtype = match self.args.dtype {
+            Some(dtype) => Some(dtype),
+            None => choice(self.settings, "dtype", config.dtype.as_deref())?,
+        };
+        let name = self.args.model(config);
+        let transfer = |transfer: &_| self.progress.transfer(transfer);
+        let found = store(self.settings).resolve(&name, self.cancel, &transfer)?;
+        let options = || self.options(device, dtype);
+        let shelf = shelf::StoreShelf::new(store(self.settings), self.cancel);
+        shelf.fetch(&self.request.loras, &transfer)?;
+        // Mistakes are found before anything is measured.
+        let pipeline = open_found(options(), found.clone())?;
+        let plan = pipeline.plan(&self.request, 0)?;
+        let place = Place::of(&pipeline, dtype);
+        let model = pipeline.model_name().to_owned();
+        drop(pipeline);
+        let ceilings = place.precision.map(|_| Ceilings::measure());
+        let rounds = (0..self.args.repeat).map(|_| self.round(options(), &found));
+        let rounds = rounds.collect::<Result<_, Error>>()?;
+        Ok(Report { model, plan, place, ceilings, rounds })
+    }
+
+    fn options(&self, device: Option<DeviceChoice>, dtype: Option<DTypeChoice>) -> Options {
+        let memory = if self.args.low_memory { Memory::Low } else { Memory::Save };
+        let shelf = shelf::StoreShelf::new(store(self.settings), self.cancel);
+        let options = Pipeline::options().device(device.unwrap_or_default()).dtype(dtype);
+        options.memory(memory).shelf(Arc::new(shelf))
+    }
+
+    fn round(&self, options: Options, found: &Model) -> Result<Round, Error> {
+        let counted = reset_peak_memory();
+        let begin = Instant::now();
+        let pipeline = open_found(options, found.clone())?;
+        let plan = pipeline.plan(&self.request, 0)?;
+        let open = begin.elapsed();
+        let measured = pipeline.measure(&plan, self.progress, self.cancel)?;
+        Ok(Round { open, measured, peak: peak_memory().filter(|_| counted) })
+    }
+}
+
+/// Smallest, middle and largest of some times, in seconds.
+struct Spread {
+    min: f64,
+    median: f64,
+    max: f64,
+}
+
+impl Spread {
+    fn of(times: impl Iterator<Item = Duration>) -> Self {
+        let mut times: Vec<f64> = times.map(|time| time.as_secs_f64()).collect();
+        times.sort_by(f64::total_cmp);
+        let at = |i: usize| times.get(i).copied().unwrap_or_default();
+        let half = times.len() / 2;
+        // Of an even number the mean of the middle two.
+        let median = if times.len().is_multiple_of(2) {
+            f64::midpoint(at(half.wrapping_sub(1)), at(half))
+        } else {
+            at(half)
+        };
+        Self { min: at(0), median, max: at(times.len().saturating_sub(1)) }
+    }
+
+    fn json(&self) -> Value {
+        json!({ "min": self.min, "median": self.median, "max": self.max })
+    }
+}
+
+/// A part of the work: what it took, and the operations of those parts that are mostly products.
+struct Part {
+    name: &'static str,
+    spread: Spread,
+    operations: Option<u64>,
+    /// Operations a second in the median, and their share of the ceiling.
+    rate: Option<f64>,
+    share: Option<f64>,
+}
+
+impl Report {
+    fn parts(&self) -> Vec<Part> {
+        let all = |time: fn(&Round) -> Duration| Spread::of(self.rounds.iter().map(time));
+        let steps = Spread::of(self.rounds.iter().flat_map(|round| round.measured.steps.clone()));
+        let first = self.rounds.first().map(|round| &round.measured);
+        let parts = [
+            ("open", all(|round| round.open), None),
+            ("load", all(|round| round.measured.timings.load), None),
+            ("compose", all(|round| round.measured.timings.compose), None),
+            ("encode", all(|round| round.measured.timings.encode), None),
+            ("step", steps, first.and_then(|measured| measured.step_operations)),
+            (
+                "decode",
+                all(|round| round.measured.timings.decode),
+                first.and_then(|measured| measured.decode_operations),
+            ),
+        ];
+        let ceiling = self.place.precision.zip(self.ceilings).map(|(p, c)| c.rate(p));
+        let part = |(name, spread, operations): (_, Spread, Option<u64>)| {
+            let timed = operations.filter(|_| spread.median > 0.0);
+            let rate = timed.map(|count| count as f64 / spread.median);
+            let share = rate.zip(ceiling).map(|(rate, ceiling)| rate / ceiling);
+            Part { name, spread, operations, rate, share }
+        };
+        parts.into_iter().map(part).collect()
+    }
+
+    fn peak(&self) -> Option<u64> {
+        self.rounds.iter().filter_map(|round| round.peak).max()
+    }
+
+    fn json(&self) -> Value {
+        let mut summary = serde_json::Map::new();
+        for part in self.parts() {
+            let mut value = part.spread.json();
+            if let (Some(object), Some(operations)) = (value.as_object_mut(), part.operations) {
+                object.insert("operations".into(), operations.into());
+                object.insert("operations_per_second".into(), part.rate.into());
+                object.insert("share_of_ceiling".into(), part.share.into());
+            }
+            summary.insert(part.name.into(), value);
+        }
+        let ceilings = self.ceilings.map(|ceilings| {
+            json!({
+                "f32_operations_per_second": ceilings.f32,
+                "bf16_operations_per_second": ceilings.bf16,
+                "read_bytes_per_second": ceilings.read,
+                "copy_bytes_per_second": ceilings.copy,
+            })
+        });
+        let runs: Vec<Value> = self.rounds.iter().map(Round::json).collect();
+        json!({
+            "schema": SCHEMA, "event": "bench", "version": env!("CARGO_PKG_VERSION"),
+            "model": self.model, "width": self.plan.width, "height": self.plan.height,
+            "steps": self.plan.steps, "loras": self.plan.loras.len(),
+            "device": self.place.device, "dtype": self.place.dtype,
+            "instructions": self.place.precision.map(|_| Instructions::used().name()),
+            "threads": rayon::current_num_threads(),
+            "ceilings": ceilings, "summary": summary, "peak_bytes": self.peak(), "runs": runs,
+        })
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let Place { device, precision, dtype } = &self.place;
+        let on = match precision {
+            Some(_) => {
+                let threads = rayon::current_num_threads();
+                format!("{device}, {}, {threads} threads", Instructions::used().name())
+            }
+            None => device.clone(),
+        };
+        let plan = &self.plan;
+        let mut head =
+            format!("{}  {}x{}  {dtype} on {on}", clean(&self.model), plan.width, plan.height);
+        if !plan.loras.is_empty() {
+            head += &format!("  LoRAs: {}", plan.loras.len());
+        }
+        let mut lines = vec![head];
+        if let Some(Ceilings { f32, bf16, read, copy }) = self.ceilings {
+            lines.push(format!(
+                "ceilings  f32 {:.0} GFLOP/s  bf16 {:.0} GFLOP/s  memory read {:.0} GB/s  copy {:.0} GB/s",
+                f32 / 1e9,
+                bf16 / 1e9,
+                read / 1e9,
+                copy / 1e9
+            ));
+        }
+        lines.push(String::new());
+        lines.push("seconds      min  median     max    GFLOP  GFLOP/s  of ceiling".into());
+        for part in self.parts() {
+            let Spread { min, median, max } = part.spread;
+            let mut line = format!("{:8} {min:7.3} {median:7.3} {max:7.3}", part.name);
+            if let (Some(operations), Some(rate)) = (part.operations, part.rate) {
+                line += &format!(" {:8.1} {:8.1}", operations as f64 / 1e9, rate / 1e9);
+            }
+            if let Some(share) = part.share {
+                line += &format!(" {:9.0} %", 100.0 * share);
+            }
+            lines.push(line);
+        }
+        if let Some(peak) = self.peak() {
+            lines.push(format!("memory   {} at most", bytes(peak)));
+        }
+        lines
+    }
+}
+
+impl Round {
+    fn json(&self) -> Value {
+        let timings = self.measured.timings;
+        let steps: Vec<f64> = self.measured.steps.iter().map(Duration::as_secs_f64).collect();
+        json!({
+            "open": self.open.as_secs_f64(), "load": timings.load.as_secs_f64(),
+            "compose": timings.compose.as_secs_f64(), "encode": timings.encode.as_secs_f64(),
+            "steps": steps, "decode": timings.decode.as_secs_f64(), "peak_bytes": self.peak,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_middle_of_times() {
+        let of = |times: &[u64]| Spread::of(times.iter().map(|t| Duration::from_secs(*t)));
+        for (times, expected) in [
+            (&[3, 1, 2][..], (1.0, 2.0, 3.0)),
+            (&[4, 1, 2, 3], (1.0, 2.5, 4.0)),
+            (&[5], (5.0, 5.0, 5.0)),
+            (&[], (0.0, 0.0, 0.0)),
+        ] {
+            let spread = of(times);
+            assert_eq!((spread.min, spread.median, spread.max), expected);
+        }
+    }
+}

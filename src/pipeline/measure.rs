@@ -1,0 +1,107 @@
+//! Floor 5. One picture, measured: what each part took, how much was multiplied, how much memory it needed.
+
+use super::{Cancel, Observer, Pipeline, Plan, Timings};
+use crate::error::Result;
+use crate::kernels;
+use crate::weights::{Precision, Products, WeightSource};
+use std::time::{Duration, Instant};
+
+/// What one picture took.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Measured {
+    /// Every part; its `sample` is the sum of the steps.
+    pub timings: Timings,
+    /// Each step.
+    pub steps: Vec<Duration>,
+    /// Operations of the last step, by the plain algorithms (a multiplication and an addition are 2);
+    /// nothing where the layers do not count them, on GPUs.
+    pub step_operations: Option<u64>,
+    /// Operations of the decoding.
+    pub decode_operations: Option<u64>,
+}
+
+impl Pipeline {
+    /// How the UNet multiplies on a CPU; nothing elsewhere.
+    pub fn precision(&self) -> Option<Precision> {
+        match self.parts.source.products("unet") {
+            Products::Packed(precision) => Some(precision),
+            Products::Plain => None,
+        }
+    }
+
+    /// Makes the first image of `plan` and says what it took.
+    ///
+    /// Operations are those of the whole process: nothing else may be generated meanwhile.
+    ///
+    /// # Errors
+    /// As [`Pipeline::generate`].
+    pub fn measure(
+        &self,
+        plan: &Plan,
+        observer: &dyn Observer,
+        cancel: &Cancel,
+    ) -> Result<Measured> {
+        let counted = |since: u64| Some(kernels::work_done() - since).filter(|count| *count > 0);
+        let mut running = self.steps_observed(plan, 0, observer, cancel)?;
+        let (mut steps, mut step_operations) = (Vec::with_capacity(plan.steps), None);
+        loop {
+            let (before, begin) = (kernels::work_done(), Instant::now());
+            let Some(view) = running.next() else { break };
+            view?;
+            // A GPU is told what to do long before it is done.
+            self.device().synchronize()?;
+            steps.push(begin.elapsed());
+            step_operations = counted(before);
+        }
+        let before = kernels::work_done();
+        let generated = running.finish_observed(observer, cancel)?;
+        let timings = Timings { sample: steps.iter().sum(), ..generated.timings };
+        Ok(Measured { timings, steps, step_operations, decode_operations: counted(before) })
+    }
+}
+
+/// Forgets the peak of the memory in use, so that [`peak_memory`] counts from here; Linux only.
+pub fn reset_peak_memory() -> bool {
+    std::fs::write("/proc/self/clear_refs", "5").is_ok()
+}
+
+/// The most bytes that the process had in memory at once, pages of mapped files included; Linux only.
+pub fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kilobytes: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::{Request, Silent};
+
+    #[test]
+    fn the_parts_of_a_picture() {
+        let pipeline = Pipeline::options().device("cpu".parse().unwrap()).open_starter().unwrap();
+        let request = Request {
+            prompt: "a fox".into(),
+            steps: Some(2),
+            width: Some(64),
+            height: Some(64),
+            ..Request::default()
+        };
+        let plan = pipeline.plan(&request, 0).unwrap();
+        let found = pipeline.measure(&plan, &Silent, &Cancel::new()).unwrap();
+        assert_eq!((found.steps.len(), pipeline.precision()), (2, Some(Precision::F32)));
+        assert!(found.steps.iter().all(|step| *step <= found.timings.sample));
+        assert!(found.step_operations > Some(1_000_000), "{found:?}");
+        let cancel = Cancel::new();
+        cancel.cancel();
+        assert!(pipeline.measure(&plan, &Silent, &cancel).is_err());
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_peak_of_memory() {
+        assert!(peak_memory() > Some(1 << 20));
+        assert!(reset_peak_memory());
+    }
+}
