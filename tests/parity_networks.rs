@@ -77,16 +77,23 @@ fn check_unet(
             pooled: pooled.clone(),
             micro: get("time_ids").unwrap().clone(),
         });
-        let out = unet
-            .forward(UNetInput {
-                latents: get("sample").unwrap(),
-                timesteps: get("timestep").unwrap(),
-                context: get("context").unwrap(),
-                added: added.as_ref(),
-                guidance: get("timestep_cond"),
-            })
-            .unwrap();
+        let input = UNetInput {
+            latents: get("sample").unwrap(),
+            timesteps: get("timestep").unwrap(),
+            context: get("context").unwrap(),
+            added: added.as_ref(),
+            guidance: get("timestep_cond"),
+            merge_tokens: 0.0,
+        };
+        let out = unet.forward(input).unwrap();
         assert_close(&format!("{name} {prefix} {case}"), &out, get("out").unwrap(), TOLERANCE);
+        // The finest layers over the deep features of the same input are the whole network.
+        let (kept, deep) = unet.forward_keeping(input).unwrap();
+        let shallow = unet.forward_shallow(input, &deep).unwrap();
+        for (what, other) in [("keeping", kept), ("shallow", shallow)] {
+            let numbers = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert_eq!(numbers(&other), numbers(&out), "{name} {prefix} {case}, {what}");
+        }
     }
 }
 

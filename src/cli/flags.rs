@@ -109,6 +109,10 @@ pub(crate) struct Flags {
     /// usual with 20 steps or more [default: 1, always the whole]
     #[arg(long, value_name = "N", alias = "deepcache", help_heading = "Step savers")]
     pub(crate) reuse: Option<usize>,
+    /// Merge this part of the tokens of the finest self-attention with others like them (ToMe), 0 to
+    /// 0.75; pays for large pictures [default: 0]
+    #[arg(long, value_name = "R", help_heading = "Step savers")]
+    pub(crate) merge_tokens: Option<f64>,
 
     /// auto, cpu, cuda, cuda:1 or metal [env: COLORA_DEVICE]
     #[arg(long, value_name = "DEVICE", help_heading = "Machine")]
@@ -126,7 +130,8 @@ pub(crate) struct Flags {
     /// Use no wider vector instructions than portable, avx2, avx512 or avx512-bf16 [default: the widest]
     #[arg(long, value_name = "SET", help_heading = "Machine")]
     pub(crate) cpu: Option<Instructions>,
-    /// Keep one network in memory at a time: slower when there are several pictures
+    /// Keep one network in memory at a time, and evaluate prompt and negative prompt one after the other:
+    /// slower, above all when there are several pictures
     #[arg(long, help_heading = "Machine")]
     pub(crate) low_memory: bool,
     /// A VAE to use instead of the model's own
@@ -230,6 +235,7 @@ impl Flags {
             guidance_scale: self.guidance.or(from.guidance_scale).or(config.guidance_scale),
             guidance_interval: self.guidance_interval.or(from.guidance_interval),
             reuse: self.reuse.unwrap_or(from.reuse),
+            merge_tokens: self.merge_tokens.unwrap_or(from.merge_tokens),
             sampler: self.sampler.or(from.sampler).or(config.sampler),
             schedule: self.schedule.or(from.schedule).or(config.schedule),
             seed: match self.seed {

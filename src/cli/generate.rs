@@ -265,6 +265,7 @@ pub(super) fn as_command(request: &Request, model: Option<&str>) -> String {
     flag("guidance", request.guidance_scale.map(|x| x.to_string()));
     flag("guidance-interval", request.guidance_interval.map(|w| w.to_string()));
     flag("reuse", Some(request.reuse).filter(|n| *n > 1).map(|n| n.to_string()));
+    flag("merge-tokens", Some(request.merge_tokens).filter(|r| *r > 0.0).map(|r| r.to_string()));
     flag("sampler", request.sampler.map(|s| s.to_string()));
     flag("schedule", request.schedule.map(|s| s.to_string()));
     flag("clip-skip", request.clip_skip.filter(|n| *n > 1).map(|n| n.to_string()));

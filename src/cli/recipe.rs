@@ -95,6 +95,8 @@ fn own(json: &str, parameters: Parameters, path: &Path) -> Result<Recipe> {
 fn foreign(parameters: Parameters) -> Recipe {
     let number = |name: &str| parameters.get(name).and_then(|v| v.trim().parse::<u64>().ok());
     let count = |name: &str| number(name).and_then(|n| usize::try_from(n).ok());
+    // What A1111 calls it too.
+    let merged = parameters.get("Token merging ratio").and_then(|v| v.parse::<f64>().ok());
     let size = parameters.get("Size").and_then(|v| v.parse::<ImageSize>().ok());
     let (sampler, schedule, unknown_sampler) = integrator(&parameters);
     let request = Request {
@@ -106,6 +108,7 @@ fn foreign(parameters: Parameters) -> Recipe {
         guidance_scale: parameters.get("CFG scale").and_then(|v| v.parse().ok()),
         guidance_interval: parameters.get("Guidance interval").and_then(|v| v.parse().ok()),
         reuse: count("Feature reuse").filter(|n| *n > 0).unwrap_or(1),
+        merge_tokens: merged.filter(|r| (0.0..=0.75).contains(r)).unwrap_or(0.0),
         sampler,
         schedule,
         seed: number("Seed"),
@@ -158,6 +161,7 @@ mod tests {
             clip_skip: Some(2),
             guidance_interval: "0.1..0.75".parse().ok(),
             reuse: 3,
+            merge_tokens: 0.25,
             ..Request::default()
         };
         request.plan(&Defaults::default(), u64::MAX).unwrap()

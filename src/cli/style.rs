@@ -154,6 +154,7 @@ fn flag(field: &str) -> Option<&'static str> {
     Some(match field {
         "guidance_scale" => "--guidance",
         "reuse" => "--reuse",
+        "merge_tokens" => "--merge-tokens",
         "clip_skip" => "--clip-skip",
         "width" => "--width",
         "height" => "--height",

@@ -173,14 +173,23 @@ impl TextTowers {
 impl Conditioning {
     /// The prompt's part alone.
     pub fn positive(&self) -> Result<Self> {
-        let last = |x: &Tensor| x.narrow(0, x.dim(0)?.saturating_sub(1), 1);
+        self.one(self.context.dim(0)?.saturating_sub(1))
+    }
+
+    /// The negative prompt's part alone; the prompt's when there is no other.
+    pub fn negative(&self) -> Result<Self> {
+        self.one(0)
+    }
+
+    fn one(&self, index: usize) -> Result<Self> {
+        let one = |x: &Tensor| x.narrow(0, index, 1);
         let added = match &self.added {
             Some(added) => {
-                Some(AddedCondition { pooled: last(&added.pooled)?, micro: last(&added.micro)? })
+                Some(AddedCondition { pooled: one(&added.pooled)?, micro: one(&added.micro)? })
             }
             None => None,
         };
-        Ok(Self { context: last(&self.context)?, added })
+        Ok(Self { context: one(&self.context)?, added })
     }
 
     /// The conditioning in another float type; sizes stay f32 because they are embedded in it.

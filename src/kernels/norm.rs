@@ -112,6 +112,15 @@ fn sums(x: &Map) -> Vec<Channel> {
     all
 }
 
+/// Layer norm of tokens, over the channels.
+pub(crate) fn layer_norm(x: &Map, parameters: (&[f32], &[f32]), eps: f64) -> Map {
+    let channels = x.channels.max(1);
+    Map::filled((x.batch, x.height, x.width, x.channels), |out| {
+        let rows = out.par_chunks_mut(channels).zip(x.values().par_chunks(channels));
+        rows.with_min_len(PIXELS).for_each(|(out, x)| layer_norm_row(x, parameters, eps, out));
+    })
+}
+
 /// Layer norm of one token, Ba, Kiros and Hinton (2016).
 pub(super) fn layer_norm_row(
     x: &[f32],

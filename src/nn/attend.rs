@@ -3,8 +3,8 @@
 use super::feature::Form;
 use super::packed::PackedLayer;
 use super::{Feature, GroupNorm, LayerNorm, Linear, attention};
-use crate::error::Result;
-use crate::kernels::{self, Finish, Map, Operand, Preparation};
+use crate::error::{Error, Result};
+use crate::kernels::{self, Finish, Map, Merging, Operand, Preparation};
 use crate::weights::Scope;
 
 /// x + out(attention(q(norm(x)), k(y), v(y))), where y is norm(x) itself or a text.
@@ -56,6 +56,37 @@ impl Attend {
         }
     }
 
+    /// As [`tokens`](Self::tokens) of images of `sides`, attending to themselves, but with up to the
+    /// `ratio` of them that are most like others merged with those.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for layers that multiply plainly.
+    ///
+    /// # Source
+    /// Token merging for Stable Diffusion, Bolya and Hoffman (2023), with fixed targets.
+    pub fn merged(
+        &self,
+        x: &Feature,
+        norm: &LayerNorm,
+        sides: (usize, usize),
+        ratio: f64,
+    ) -> Result<Feature> {
+        if let Form::Plain(_) = &x.0 {
+            return Err(Error::unsupported(
+                "merging tokens on this device",
+                "leave --merge-tokens out, or use --device cpu",
+            ));
+        }
+        let (x, precision) = (x.map()?, self.q.packed()?.precision);
+        let y = norm.map(&x);
+        let Some(merging) = Merging::new(&y, sides, ratio, precision) else {
+            return self.tokens(&Feature::of_map(x), norm, None);
+        };
+        let y = Operand::new(&[merging.merge(&y)], Preparation::default(), precision);
+        let y = self.attention(&y, &y, None)?;
+        Ok(Feature::of_map(merging.unmerge(&y, &x)))
+    }
+
     /// The pixels of images `[B, width, H, W]`, attending to themselves.
     pub fn image(&self, x: &Feature, norm: &GroupNorm) -> Result<Feature> {
         if let Form::Plain(x) = &x.0 {
@@ -73,13 +104,16 @@ impl Attend {
     }
 
     fn packed(&self, x: &Map, y: &Operand, context: &Operand) -> Result<Feature> {
+        Ok(Feature::of_map(self.attention(y, context, Some(x))?))
+    }
+
+    fn attention(&self, y: &Operand, context: &Operand, add: Option<&Map>) -> Result<Map> {
         let product = |layer: &PackedLayer, x: &Operand| layer.multiply(x, Finish::default());
         let q = product(self.q.packed()?, y);
         let (k, v) = (product(self.k.packed()?, context), product(self.v.packed()?, context));
         let out = self.out.packed()?;
         let y = kernels::attention(&q, &k, &v, self.heads, out.precision);
         let y = Operand::new(&[y], Preparation::default(), out.precision);
-        let finish = Finish { add: Some(x), ..Finish::default() };
-        Ok(Feature::of_map(out.multiply(&y, finish)))
+        Ok(out.multiply(&y, Finish { add, ..Finish::default() }))
     }
 }

@@ -44,6 +44,12 @@ impl LayerNorm {
         Ok(candle_nn::ops::layer_norm(&x.contiguous()?, weight, bias, *eps as f32)?)
     }
 
+    /// The normed tokens.
+    pub(super) fn map(&self, x: &Map) -> Map {
+        let (weight, bias) = &self.0.numbers;
+        kernels::layer_norm(x, (weight, bias), self.0.eps)
+    }
+
     /// The normed tokens, ready for a product.
     pub(super) fn operand(&self, x: &Map, precision: Precision) -> Operand {
         let (weight, bias) = &self.0.numbers;

@@ -63,7 +63,8 @@ pub enum Memory {
     Keep,
     /// Each network goes when no part of the plan needs it any more.
     Save,
-    /// Every network goes when its part of the picture is done.
+    /// Every network goes when its part of the picture is done; prompt and negative prompt are evaluated
+    /// one after the other.
     Low,
 }
 

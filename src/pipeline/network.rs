@@ -1,12 +1,14 @@
 //! Floor 5. The network of one phase as a denoiser: conditioned, guided, and with what it remembers from
 //! step to step.
 
-use super::{Pipeline, Plan};
+use super::{Memory, Pipeline, Plan};
 use crate::conditioning::Conditioning;
 use crate::error::{Error, Result};
 use crate::models::{Deep, UNet, UNetInput};
 use crate::nn::sinusoid;
-use crate::sampling::{Denoiser, Guidance, NoiseModel, PredictionKind, Predictor, Sigmas};
+use crate::sampling::{
+    Denoiser, Guidance, GuidanceApart, NoiseModel, PredictionKind, Predictor, Sigmas,
+};
 use crate::weights::WeightSource;
 use candle_core::{DType, Tensor};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -61,20 +63,27 @@ impl<'a> Network<'a> {
                 guidance: guidance.clone(),
                 extra: extra.clone(),
                 dtype,
+                merge_tokens: plan.merge_tokens,
                 reuse: (plan.reuse > 1).then(|| Reuse::new(plan.reuse, clock.clone())),
             };
             let kind: PredictionKind = pipeline.parts.scheduler.prediction_type;
             Ok(Predictor::new(model, kind, pipeline.table.clone(), sigmas))
         };
-        let whole = predictor(conditioning)?;
         if !guided {
-            return Ok(Self { whole: Box::new(whole), alone: None });
+            return Ok(Self { whole: Box::new(predictor(conditioning)?), alone: None });
         }
+        let scale = plan.guidance_scale;
+        let whole: Box<dyn Denoiser + 'a> = if pipeline.memory == Memory::Low {
+            let negative = predictor(&conditioning.negative()?)?;
+            Box::new(GuidanceApart::new(negative, predictor(&conditioning.positive()?)?, scale))
+        } else {
+            Box::new(Guidance::new(predictor(conditioning)?, scale))
+        };
         let alone: Option<Box<dyn Denoiser + 'a>> = match plan.guidance_interval {
             Some(_) => Some(Box::new(predictor(&conditioning.positive()?)?)),
             None => None,
         };
-        Ok(Self { whole: Box::new(Guidance::new(whole, plan.guidance_scale)), alone })
+        Ok(Self { whole, alone })
     }
 
     /// What denoises a step at which guidance acts, or does not.
@@ -115,6 +124,7 @@ struct BoundUNet {
     extra: Option<Tensor>,
     dtype: DType,
     reuse: Option<Reuse>,
+    merge_tokens: f64,
 }
 
 /// Deep features from one full evaluation to the next.
@@ -162,6 +172,7 @@ impl NoiseModel for BoundUNet {
             context: &self.conditioning.context,
             added: self.conditioning.added.as_ref(),
             guidance: self.guidance.as_ref(),
+            merge_tokens: self.merge_tokens,
         };
         match &self.reuse {
             Some(reuse) => reuse.predict(&self.unet, input),

@@ -40,6 +40,9 @@ pub struct Request {
     /// the whole.
     #[serde(skip_serializing_if = "is_one")]
     pub reuse: usize,
+    /// Which part of the tokens of the finest self-attention is merged with others like them, 0 to 0.75.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub merge_tokens: f64,
     /// Integrator.
     pub sampler: Option<Sampler>,
     /// Spacing of noise levels.
@@ -73,6 +76,7 @@ impl Default for Request {
             guidance_scale: None,
             guidance_interval: None,
             reuse: 1,
+            merge_tokens: 0.0,
             sampler: None,
             schedule: None,
             seed: None,
@@ -108,6 +112,9 @@ pub struct Plan {
     /// Steps from one evaluation of the whole network to the next; 1 = always the whole.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub reuse: usize,
+    /// Which part of the tokens of the finest self-attention is merged with others like them, 0 to 0.75.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub merge_tokens: f64,
     /// Integrator.
     pub sampler: Sampler,
     /// Spacing of noise levels.
@@ -130,6 +137,9 @@ pub struct Plan {
     pub apply: Apply,
 }
 
+/// One token of every 2×2 stays.
+const MOST_MERGED: f64 = 0.75;
+
 /// Pictures above this many pixels are decoded in tiles unless the request says otherwise.
 const TILE_ABOVE: usize = 1024 * 1536;
 
@@ -137,6 +147,11 @@ const TILE_ABOVE: usize = 1024 * 1536;
 #[allow(clippy::trivially_copy_pass_by_ref)] // serde asks for it
 fn is_one(number: &usize) -> bool {
     *number == 1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde asks for it
+fn is_zero(number: &f64) -> bool {
+    *number == 0.0
 }
 
 fn one() -> usize {
@@ -170,6 +185,10 @@ impl Request {
                 "1 evaluates the whole network at every step",
             ));
         }
+        if !(0.0..=MOST_MERGED).contains(&self.merge_tokens) {
+            let why = format!("expected 0 (none) to {MOST_MERGED} of the tokens; 0.5 is usual");
+            return Err(Error::bad_request("merge_tokens", self.merge_tokens, why));
+        }
         if self.count == 0 || self.count > MAX_COUNT {
             let why = format!("expected 1 to {MAX_COUNT}");
             return Err(Error::bad_request("count", self.count, why));
@@ -188,6 +207,7 @@ impl Request {
             guidance_scale,
             guidance_interval: self.guidance_interval,
             reuse: self.reuse,
+            merge_tokens: self.merge_tokens,
             sampler: self.sampler.unwrap_or(defaults.sampler),
             schedule: self.schedule.unwrap_or(defaults.schedule),
             seed: self.seed.unwrap_or(random_seed),
@@ -239,6 +259,7 @@ impl Plan {
             guidance_scale: Some(self.guidance_scale),
             guidance_interval: self.guidance_interval,
             reuse: self.reuse,
+            merge_tokens: self.merge_tokens,
             sampler: Some(self.sampler),
             schedule: Some(self.schedule),
             seed: Some(self.seed.wrapping_add(index as u64)),
@@ -282,6 +303,9 @@ impl Plan {
         if self.reuse > 1 {
             fields.push(("Feature reuse", self.reuse.to_string()));
         }
+        if self.merge_tokens > 0.0 {
+            fields.push(("Token merging ratio", self.merge_tokens.to_string()));
+        }
         fields.push(("Version", format!("colora {}", env!("CARGO_PKG_VERSION"))));
         let tags =
             self.loras.iter().fold(String::new(), |tags, lora| format!("{tags} <lora:{lora}>"));
@@ -303,13 +327,15 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_by_field() {
-        let cases: [(&str, Request); 8] = [
+        let cases: [(&str, Request); 10] = [
             ("steps", Request { steps: Some(0), ..Request::default() }),
             ("width", Request { width: Some(0), ..Request::default() }),
             ("height", Request { height: Some(12), ..Request::default() }),
             ("guidance_scale", Request { guidance_scale: Some(0.0), ..Request::default() }),
             ("guidance_scale", Request { guidance_scale: Some(f64::NAN), ..Request::default() }),
             ("reuse", Request { reuse: 0, ..Request::default() }),
+            ("merge_tokens", Request { merge_tokens: 0.8, ..Request::default() }),
+            ("merge_tokens", Request { merge_tokens: f64::NAN, ..Request::default() }),
             ("count", Request { count: 0, ..Request::default() }),
             ("clip_skip", Request { clip_skip: Some(0), ..Request::default() }),
         ];
@@ -322,13 +348,18 @@ mod tests {
     #[test]
     fn settings_from_before_there_were_savers() {
         let plain = serde_json::to_value(plan(&Request::default()).unwrap()).unwrap();
-        for field in ["guidance_interval", "reuse"] {
+        for field in ["guidance_interval", "reuse", "merge_tokens"] {
             assert!(plain.get(field).is_none(), "{field} says nothing");
         }
         let read: Plan = serde_json::from_value(plain).unwrap();
-        assert_eq!((read.guidance_interval, read.reuse), (None, 1));
+        assert_eq!((read.guidance_interval, read.reuse, read.merge_tokens), (None, 1, 0.0));
         let window = "0.2..0.8".parse().unwrap();
-        let saving = Request { guidance_interval: Some(window), reuse: 3, ..Request::default() };
+        let saving = Request {
+            guidance_interval: Some(window),
+            reuse: 3,
+            merge_tokens: 0.5,
+            ..Request::default()
+        };
         let json = serde_json::to_string(&saving).unwrap();
         assert_eq!(serde_json::from_str::<Request>(&json).unwrap(), saving);
         assert_eq!(serde_json::from_str::<Request>("{}").unwrap(), Request::default());

@@ -27,7 +27,33 @@ impl<D: Denoiser> Denoiser for Guidance<D> {
         let batch = x.dim(0)?;
         let negative = both.narrow(0, 0, batch)?;
         let positive = both.narrow(0, batch, batch)?;
-        Ok((&negative + ((positive - &negative)? * self.scale)?)?)
+        guide(&negative, &positive, self.scale)
+    }
+}
+
+fn guide(negative: &Tensor, positive: &Tensor, scale: f64) -> Result<Tensor> {
+    Ok((negative + ((positive - negative)? * scale)?)?)
+}
+
+/// As [`Guidance`], with one evaluation after the other: half the activations at a time.
+#[derive(Debug)]
+pub struct GuidanceApart<D> {
+    negative: D,
+    positive: D,
+    scale: f64,
+}
+
+impl<D: Denoiser> GuidanceApart<D> {
+    /// Guidance of strength `scale` away from what `negative` estimates.
+    pub fn new(negative: D, positive: D, scale: f64) -> Self {
+        Self { negative, positive, scale }
+    }
+}
+
+impl<D: Denoiser> Denoiser for GuidanceApart<D> {
+    fn denoise(&self, x: &Tensor, sigma: f64) -> Result<Tensor> {
+        let negative = self.negative.denoise(x, sigma)?;
+        guide(&negative, &self.positive.denoise(x, sigma)?, self.scale)
     }
 }
 

@@ -10,7 +10,7 @@ pub mod guidance;
 pub mod prediction;
 pub mod schedule;
 
-pub use guidance::{Guidance, Mean};
+pub use guidance::{Guidance, GuidanceApart, Mean};
 pub use prediction::{NoiseModel, PredictionKind, Predictor};
 pub use schedule::{NoiseTable, Schedule, SchedulerConfig, Sigmas};
 

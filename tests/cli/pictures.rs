@@ -138,6 +138,51 @@ fn a_picture_makes_itself_again() {
 }
 
 #[test]
+fn step_savers_save_or_do_nothing() {
+    let world = World::new();
+    let draw = |name: &str, flags: &[&str]| {
+        let always = ["-s6", "-S3", "-g5", "-N", "fog", "-o", name, "--force", "a fox"];
+        world.run(&[&always, flags].concat());
+        world.pixels(&format!("{name}.png"))
+    };
+    for dtype in ["--dtype=f32", "--dtype=bf16"] {
+        let plain = draw("plain", &[dtype]);
+        for nothing in [
+            &["--reuse", "1"][..],
+            &["--guidance-interval", "0..1"],
+            &["--merge-tokens", "0"],
+            &["--low-memory"],
+            &["--deepcache=1", "--guidance-interval=0..6", "--merge-tokens=0.0"],
+        ] {
+            assert_eq!(draw("same", &[nothing, &[dtype]].concat()), plain, "{nothing:?}");
+        }
+        let mut seen = vec![plain];
+        for flags in [
+            &["--reuse", "2"][..],
+            &["--reuse", "3"],
+            &["--guidance-interval", "0.2..0.8"],
+            &["--merge-tokens", "0.5"],
+            &["--reuse=2", "--guidance-interval=..4", "--merge-tokens=0.75"],
+        ] {
+            let other = draw("other", &[flags, &[dtype]].concat());
+            assert!(!seen.contains(&other), "{flags:?}");
+            seen.push(other);
+        }
+    }
+    // The last picture says how it was made, to us and to others.
+    world.run(&["--from=other.png", "-m", MODEL, "-o=again", "--dtype=bf16"]);
+    assert_eq!(world.pixels("again.png"), world.pixels("other.png"));
+    let command = world.run(&["inspect", "--as-command", "other.png"]);
+    assert!(command.contains("--guidance-interval=..4 --reuse=2 --merge-tokens=0.75"), "{command}");
+    // Guidance at no step is guidance of 1; without guidance an interval does nothing.
+    let never = draw("never", &["--guidance-interval", "6.."]);
+    world.run(&["-s6", "-S3", "-g1", "-oone", "a fox"]);
+    assert_eq!(never, world.pixels("one.png"));
+    world.run(&["-s6", "-S3", "-g1", "--guidance-interval=0..0.5", "-otwo", "a fox"]);
+    assert_eq!(never, world.pixels("two.png"));
+}
+
+#[test]
 fn threads_and_previews() {
     let world = World::new();
     world.run(&["--threads", "1", "-s2", "-S1", "-o", "one", "x"]);

@@ -15,6 +15,8 @@ pub(super) struct Context<'a> {
     pub time: &'a Tensor,
     /// Text features, `[B, T, D]`.
     pub text: &'a Feature,
+    /// Which part of the tokens of the finest self-attention is merged.
+    pub merge: f64,
 }
 
 /// Layers on the way up, and as many on the way down less one, that are evaluated at every step when
@@ -82,7 +84,7 @@ impl Down {
         for (j, resnet) in self.resnets.iter().enumerate().take(layers.end).skip(layers.start) {
             x = resnet.forward(&x, Some(context.time))?;
             if let Some(attention) = self.attentions.get(j) {
-                x = attention.forward(&x, context.text)?;
+                x = attention.forward(&x, context)?;
             }
             skips.push(x.clone());
         }
@@ -126,7 +128,7 @@ impl Mid {
             if j == 1
                 && let Some(attention) = &self.attention
             {
-                x = attention.forward(&x, context.text)?;
+                x = attention.forward(&x, context)?;
             }
             x = resnet.forward(&x, Some(context.time))?;
         }
@@ -224,7 +226,7 @@ impl Up {
             })?;
             x = resnet.forward(&x.beside(&skip)?, Some(context.time))?;
             if let Some(attention) = self.attentions.get(j) {
-                x = attention.forward(&x, context.text)?;
+                x = attention.forward(&x, context)?;
             }
         }
         Ok(x)
@@ -248,6 +250,8 @@ fn transformer_shape(config: &UNetConfig, level: usize, depth: usize) -> Result<
         depth,
         groups: config.norm_num_groups,
         linear_projection: config.use_linear_projection,
+        finest: config.down_block_types.iter().position(|t| t.starts_with("CrossAttn"))
+            == Some(level),
     })
 }
 

@@ -34,6 +34,8 @@ pub struct UNetInput<'a> {
     pub added: Option<&'a AddedCondition>,
     /// Embedded guidance weight of LCM-distilled networks, `[B, time_cond_proj_dim]`.
     pub guidance: Option<&'a Tensor>,
+    /// Which part of the tokens of the finest self-attention is merged with others like them; 0 = none.
+    pub merge_tokens: f64,
 }
 
 /// What the deeper layers of a full evaluation gave, for evaluations of the finest layers alone. Cloning
@@ -149,7 +151,7 @@ impl UNet {
     /// `DeepCache`, Ma, Fang and Wang (2023), section 3.2.
     pub fn forward_shallow(&self, input: UNetInput<'_>, deep: &Deep) -> Result<Tensor> {
         let (time, text) = self.conditions(&input)?;
-        let context = Context { time: &time, text: &text };
+        let context = Context { time: &time, text: &text, merge: input.merge_tokens };
         let (Some(down), Some(up)) = (self.downs.first(), self.ups.last()) else {
             return Err(Error::Internal("a UNet without levels".into()));
         };
@@ -163,7 +165,7 @@ impl UNet {
     /// `keep` gets what the finest layers on the way up start from.
     fn full(&self, input: UNetInput<'_>, keep: impl FnOnce(&Feature)) -> Result<Tensor> {
         let (time, text) = self.conditions(&input)?;
-        let context = Context { time: &time, text: &text };
+        let context = Context { time: &time, text: &text, merge: input.merge_tokens };
         let mut x = self.conv_in.forward(&Feature::image(input.latents, self.products)?)?;
         let mut skips = vec![x.clone()];
         for down in &self.downs {

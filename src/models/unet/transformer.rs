@@ -1,6 +1,7 @@
 //! Floor 4. The transformer between residual blocks: self-attention, cross-attention to the text,
 //! gated MLP.
 
+use super::blocks::Context;
 use crate::error::Result;
 use crate::nn::{Around, Attend, Conv2d, Feature, FeedForward, Geometry, GroupNorm, LayerNorm};
 use crate::weights::Scope;
@@ -14,6 +15,8 @@ pub(crate) struct TransformerShape {
     pub depth: usize,
     pub groups: usize,
     pub linear_projection: bool,
+    /// Whether no attention of the network has more tokens.
+    pub finest: bool,
 }
 
 /// diffusers' Transformer2DModel.
@@ -23,6 +26,7 @@ pub(crate) struct Transformer {
     project_in: Conv2d,
     blocks: Vec<Block>,
     project_out: Conv2d,
+    finest: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -54,16 +58,18 @@ impl Transformer {
                 .map(|i| Block::new(&scope.at("transformer_blocks").at(i), shape))
                 .collect::<Result<_>>()?,
             project_out: project("proj_out")?,
+            finest: shape.finest,
         })
     }
 
-    /// `x`: `[B, C, h, w]`; `context`: `[B, T, D]`. Returns the shape of `x`.
-    pub(crate) fn forward(&self, x: &Feature, context: &Feature) -> Result<Feature> {
+    /// `x`: `[B, C, h, w]`. Returns the same shape.
+    pub(super) fn forward(&self, x: &Feature, context: &Context<'_>) -> Result<Feature> {
         let sides = x.sides()?;
+        let merge = (self.finest && context.merge > 0.0).then_some((sides, context.merge));
         let into = Around { norm: Some(&self.norm), ..Around::default() };
         let mut y = self.project_in.run(x, into)?.into_tokens()?;
         for block in &self.blocks {
-            y = block.forward(&y, context)?;
+            y = block.forward(&y, context.text, merge)?;
         }
         let out = Around { add: Some(x), ..Around::default() };
         self.project_out.run(&y.into_image(sides)?, out)
@@ -86,9 +92,17 @@ impl Block {
         })
     }
 
-    /// `x`: `[B, N, C]`, same out.
-    fn forward(&self, x: &Feature, context: &Feature) -> Result<Feature> {
-        let x = self.self_attention.tokens(x, &self.norm1, None)?;
+    /// `x`: `[B, N, C]`, same out. `merge`: sides of the images, and which part of their tokens is merged.
+    fn forward(
+        &self,
+        x: &Feature,
+        context: &Feature,
+        merge: Option<((usize, usize), f64)>,
+    ) -> Result<Feature> {
+        let x = match merge {
+            Some((sides, ratio)) => self.self_attention.merged(x, &self.norm1, sides, ratio)?,
+            None => self.self_attention.tokens(x, &self.norm1, None)?,
+        };
         let x = self.cross_attention.tokens(&x, &self.norm2, Some(context))?;
         self.feed_forward.forward(&x, &self.norm3)
     }
