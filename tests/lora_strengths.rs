@@ -8,7 +8,7 @@ use colora::family::ModelParts;
 use colora::lora::{
     AdapterFile, Apply, Dictionary, Lora, LoraStack, Overlay, ReadOptions, StackEntry, Strength,
 };
-use colora::weights::{Placement, Site, WeightSource};
+use colora::weights::{Arrangement, Packed, Placement, Precision, Site, WeightSource};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -155,5 +155,27 @@ fn unet_and_text_encoders_are_weighted_apart() {
     for site in world.lora.sites() {
         let wanted = if site.as_str().starts_with("unet.") { -0.5 } else { 1.5 };
         assert!((world.factor(&overlay, &site) - wanted).abs() < 1e-3, "{site}");
+    }
+}
+
+#[test]
+fn parts_of_a_changed_weight_are_parts_of_the_whole() {
+    let world = World::new("sd15");
+    let overlay = world.compose("0.7");
+    for site in overlay.changed_sites() {
+        let shape = world.source.shape(site).unwrap();
+        let whole = overlay.get_f32(site, &shape).unwrap();
+        let middle = whole.len() / 3;
+        // Whole rows, and pieces that begin and end within one.
+        for (first, count) in [(0, whole.len()), (middle, middle + 1), (whole.len() - 1, 1)] {
+            let mut part = vec![0f32; count];
+            overlay.read_f32(site, first, &mut part).unwrap();
+            assert_eq!(part, &whole[first..first + count], "{site}");
+        }
+        let &[outputs, inputs, ..] = &shape[..] else { continue };
+        let packed = overlay.pack(site, &shape, Arrangement::Plain, Precision::F32).unwrap();
+        let merged = overlay.get(site, &shape).unwrap();
+        let same = Packed::from_tensor(merged.base(), &shape, Arrangement::Plain, Precision::F32);
+        assert_eq!(packed.bytes(), same.unwrap().bytes(), "{site} of {outputs} x {inputs}");
     }
 }

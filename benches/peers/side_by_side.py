@@ -123,10 +123,21 @@ def contenders(args):
     return {name: measure for name, measure in all.items() if not args.only or name in args.only}
 
 
+def wait(args):
+    """Returns when others kept less than half a core busy for two seconds, or after --patience seconds."""
+    end = time.monotonic() + args.patience
+    while time.monotonic() < end:
+        before, start = busy(), time.monotonic()
+        time.sleep(2)
+        if busy() - before < 0.5 * (time.monotonic() - start):
+            return
+
+
 def quiet(args, measure, name):
     """A measurement that nothing disturbed, or the least disturbed one."""
     best = None
     for _ in range(args.retries + 1):
+        wait(args)
         found = measure()
         if best is None or found["others"] < best["others"]:
             best = found
@@ -177,6 +188,7 @@ def main():
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="a contender; default: all")
     parser.add_argument("--disturbed", type=float, default=0.1, metavar="CORES")
     parser.add_argument("--retries", type=int, default=0)
+    parser.add_argument("--patience", type=float, default=0, metavar="SECONDS", help="wait so long for a quiet machine")
     parser.add_argument("--sdcpp", help="stable-diffusion.cpp's program")
     parser.add_argument("--sdcpp-model", help="the same model as GGUF or safetensors")
     parser.add_argument("--json", help="a file for every single number")
