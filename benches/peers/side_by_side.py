@@ -5,9 +5,10 @@
     python side_by_side.py MODEL --colora ... --only "colora bf16" --only "colora bf16 + 4 LoRAs" --lora A --lora B ...
 
 MODEL is a diffusers folder. In each round every contender runs once, each in a process of its own, so that a slow hour of
-the machine hits all alike. Seconds are minimum / median / maximum over all rounds (all steps of them); the ratio is of
-medians, to the fastest diffusers; above 1 is faster. `others` is how many cores other processes kept busy meanwhile, at
-most: above 0.1 distrust the line. A run with more than --disturbed is thrown away and repeated, at most --retries times.
+the machine hits all alike. Seconds are median (minimum-maximum) over all rounds (all steps of them); the ratio is of
+medians, to the fastest diffusers of the same precision; above 1 is faster. `others` is how many cores other processes
+kept busy meanwhile, at most: above 0.1 distrust the line. A run with more than --disturbed is repeated, at most --retries
+times, and the least disturbed one counts.
 """
 
 import argparse
@@ -160,10 +161,18 @@ def cell(values, digits):
     return f"**{middle:.{digits}f}** ({low:.{digits}f}-{high:.{digits}f})"
 
 
+def precision(name):
+    return "bf16" if "bf16" in name else "f32"
+
+
+def best(results, name, key):
+    """The least median of diffusers in the precision of `name`; stable-diffusion.cpp counts as f32."""
+    peers = [numbers(runs, key) for peer, runs in results.items()
+             if peer.startswith("diffusers") and precision(peer) == precision(name)]
+    return min((statistics.median(values) for values in peers if values), default=None)
+
+
 def table(results):
-    peers = {name: runs for name, runs in results.items() if name.startswith("diffusers")}
-    best = {key: min((statistics.median(v) for runs in peers.values() if (v := numbers(runs, key))), default=None)
-            for key in ROWS}
     print("| | UNet step s | ratio | VAE decode s | ratio | text s | load s | peak MB | others |")
     print("|---|---|---|---|---|---|---|---|---|")
     for name, runs in results.items():
@@ -172,7 +181,8 @@ def table(results):
             values = numbers(runs, key)
             cells.append(cell(values, 0 if key == "peak" else 3 if key == "text" else 2))
             if key in ("step", "decode"):
-                cells.append(f"{best[key] / statistics.median(values):.2f}" if best[key] and values else "-")
+                peer = best(results, name, key)
+                cells.append(f"{peer / statistics.median(values):.2f}" if peer and values else "-")
         cells.append(f"{max(numbers(runs, 'others')):.2f}")
         print("| " + " | ".join(cells) + " |")
 
