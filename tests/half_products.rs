@@ -3,28 +3,8 @@
 
 mod support;
 
-use colora::{Cancel, DTypeChoice, Picture, Pipeline, Request};
-use support::golden;
-
-fn draw(pipeline: &Pipeline, request: &Request) -> Picture {
-    let plan = pipeline.plan(request, 0).unwrap();
-    let mut picture = None;
-    let silent = |_: &colora::Event| {};
-    let mut sink = |image: colora::Generated| {
-        picture = Some(image.picture);
-        Ok(())
-    };
-    pipeline.generate(&plan, &silent, &Cancel::new(), &mut sink).unwrap();
-    picture.unwrap()
-}
-
-/// Peak signal-to-noise ratio in dB.
-fn psnr(a: &Picture, b: &Picture) -> f64 {
-    assert_eq!(a.bytes().len(), b.bytes().len());
-    let squares: f64 =
-        a.bytes().iter().zip(b.bytes()).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum();
-    10.0 * (255.0f64.powi(2) * a.bytes().len() as f64 / squares.max(1e-9)).log10()
-}
+use colora::{DTypeChoice, Pipeline, Request};
+use support::{draw, golden, psnr};
 
 #[test]
 fn pictures_stay_close_to_f32() {

@@ -8,7 +8,7 @@ mod support;
 use candle_core::{DType, Device};
 use colora::family::ModelParts;
 use colora::weights::{Placement, Products};
-use colora::{Cancel, DeviceChoice, Event, Picture, Pipeline, Request};
+use colora::{DeviceChoice, Picture, Pipeline, Request};
 use support::golden;
 
 /// Largest difference of a pixel's colour in f32.
@@ -41,22 +41,13 @@ fn draw(model: &str, placement: Placement) -> Picture {
         seed: Some(7),
         ..Request::default()
     };
-    let plan = pipeline.plan(&request, 0).unwrap();
-    let mut picture = None;
-    let mut sink = |image: colora::Generated| {
-        picture = Some(image.picture);
-        Ok(())
-    };
-    pipeline.generate(&plan, &|_: &Event| {}, &Cancel::new(), &mut sink).unwrap();
-    picture.unwrap()
+    support::draw(&pipeline, &request)
 }
 
-fn differences(a: &Picture, b: &Picture) -> (i32, f64) {
-    assert_eq!(a.bytes().len(), b.bytes().len());
-    let each = || a.bytes().iter().zip(b.bytes()).map(|(a, b)| i32::from(*a) - i32::from(*b));
-    let squares: f64 = each().map(|d| f64::from(d * d)).sum();
-    let psnr = 10.0 * (255f64.powi(2) * a.bytes().len() as f64 / squares.max(1e-9)).log10();
-    (each().map(i32::abs).max().unwrap_or(0), psnr)
+/// Largest difference of a pixel's colour.
+fn difference(a: &Picture, b: &Picture) -> i32 {
+    let each = a.bytes().iter().zip(b.bytes()).map(|(a, b)| i32::from(*a) - i32::from(*b));
+    each.map(i32::abs).max().unwrap_or(0)
 }
 
 #[test]
@@ -69,7 +60,8 @@ fn plain_tensors_draw_what_the_cpu_operators_draw() {
                 products: Products::Plain,
                 ..Placement::default()
             };
-            let (worst, psnr) = differences(&draw(model, placement.clone()), &ours);
+            let picture = draw(model, placement.clone());
+            let (worst, psnr) = (difference(&picture, &ours), support::psnr(&picture, &ours));
             println!("{model} on {name}, f32: largest difference {worst}/255, {psnr:.1} dB");
             assert!(worst <= PIXEL, "{model} on {name}: {worst}/255");
             if device.is_cpu() {
@@ -77,7 +69,7 @@ fn plain_tensors_draw_what_the_cpu_operators_draw() {
             }
             for dtype in [DType::F16, DType::BF16] {
                 let placement = Placement { dtype, ..placement.clone() };
-                let (_, psnr) = differences(&draw(model, placement), &ours);
+                let psnr = support::psnr(&draw(model, placement), &ours);
                 println!("{model} on {name}, {dtype:?}: {psnr:.1} dB");
                 assert!(psnr >= HALF, "{model} on {name}, {dtype:?}: {psnr:.1} dB");
             }

@@ -7,3 +7,4 @@ mod hostile;
 mod pictures;
 #[path = "quantised/source.rs"]
 mod source;
+mod support;

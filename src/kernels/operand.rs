@@ -42,10 +42,14 @@ pub(crate) struct Preparation<'a> {
 }
 
 impl Operand {
-    /// Room for tokens `[B·N]` that somebody else writes.
-    pub(super) fn tokens(count: usize, channels: usize, precision: Precision) -> Self {
-        let data = Buffer::new(count * precision.words(channels));
-        Self { data, batch: 1, height: count, width: 1, channels, precision }
+    /// Room for tokens `[B, N]` that somebody else writes.
+    pub(super) fn tokens(
+        (batch, count): (usize, usize),
+        channels: usize,
+        precision: Precision,
+    ) -> Self {
+        let data = Buffer::new(batch * count * precision.words(channels));
+        Self { data, batch, height: count, width: 1, channels, precision }
     }
 
     /// The channels of all `parts`, which have the same sizes.
@@ -79,7 +83,7 @@ impl Operand {
         precision: Precision,
     ) -> Self {
         let channels = x.channels;
-        let mut out = Self::tokens(x.batch * x.pixels(), channels, precision);
+        let mut out = Self::tokens((x.batch, x.pixels()), channels, precision);
         let pixel = out.pixel();
         let rows = out.data.words_mut().par_chunks_mut(TOKENS * pixel);
         rows.zip(x.values().par_chunks(TOKENS * channels)).for_each_init(
@@ -91,7 +95,6 @@ impl Operand {
                 }
             },
         );
-        (out.batch, out.height) = (x.batch, x.pixels());
         out
     }
 

@@ -197,11 +197,22 @@ impl Packed {
         precision: Precision,
         values: &[f32],
     ) -> Self {
+        Self::quantised_of(shape, arrangement, precision, None, values)
+    }
+
+    /// The same, kept in blocks where the inputs fill them.
+    pub(super) fn quantised_of(
+        shape: WeightShape,
+        arrangement: Arrangement,
+        precision: Precision,
+        quantised: Option<Quantisation>,
+        values: &[f32],
+    ) -> Self {
         let read = |first: usize, out: &mut [f32]| -> Result<(), std::convert::Infallible> {
             out.copy_from_slice(&values[first..first + out.len()]);
             Ok(())
         };
-        match Self::new(shape, arrangement, precision, None, read) {
+        match Self::new(shape, arrangement, precision, quantised, read) {
             Ok(packed) => packed,
             Err(never) => match never {},
         }
@@ -217,20 +228,6 @@ impl Packed {
         arrangement: Arrangement,
         precision: Precision,
     ) -> candle_core::Result<Self> {
-        Self::quantised_from_tensor(tensor, shape, arrangement, precision, None)
-    }
-
-    /// As [`from_tensor`](Self::from_tensor), kept in blocks where the inputs fill them.
-    ///
-    /// # Errors
-    /// As there.
-    pub(crate) fn quantised_from_tensor(
-        tensor: &Tensor,
-        shape: &[usize],
-        arrangement: Arrangement,
-        precision: Precision,
-        quantised: Option<Quantisation>,
-    ) -> candle_core::Result<Self> {
         let Some([outputs, inputs]) = shape.first_chunk().copied() else {
             candle_core::bail!("a weight of shape {shape:?} is no matrix")
         };
@@ -240,16 +237,7 @@ impl Packed {
             candle_core::bail!("a weight of shape {:?}, {shape:?} is needed", tensor.shape());
         }
         let shape = WeightShape { outputs, inputs, kernel };
-        super::map::read(&tensor, |values| {
-            let read = |first: usize, out: &mut [f32]| -> Result<(), std::convert::Infallible> {
-                out.copy_from_slice(&values[first..first + out.len()]);
-                Ok(())
-            };
-            match Self::new(shape, arrangement, precision, quantised, read) {
-                Ok(packed) => packed,
-                Err(never) => match never {},
-            }
-        })
+        super::map::read(&tensor, |values| Self::of(shape, arrangement, precision, values))
     }
 
     /// One number of the weight as packed.

@@ -15,8 +15,8 @@ pub enum Instructions {
     Avx512Bf16,
 }
 
-/// The widest set that may be used; `u8::MAX` until somebody limits it.
-static LIMIT: AtomicU8 = AtomicU8::new(u8::MAX);
+/// Index of the set that the kernels use; `u8::MAX` until the processor was asked.
+static USED: AtomicU8 = AtomicU8::new(u8::MAX);
 
 impl Instructions {
     /// Every set, the narrowest first.
@@ -51,14 +51,21 @@ impl Instructions {
 
     /// The set that the kernels use: what the processor has, unless limited.
     pub fn used() -> Self {
-        let limit = LIMIT.load(Ordering::Relaxed);
+        // The processor is asked once: the smallest loops come here for every row.
+        if let Some(set) = Self::ALL.get(usize::from(USED.load(Ordering::Relaxed))) {
+            return *set;
+        }
         let detected = Self::detected();
-        Self::ALL.into_iter().find(|set| *set as u8 == limit).map_or(detected, |l| l.min(detected))
+        // A limit that was set meanwhile stays.
+        match USED.compare_exchange(u8::MAX, detected as u8, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => detected,
+            Err(_) => Self::used(),
+        }
     }
 
     /// Lets the kernels of the whole process use no wider set than this one, for measurements.
     pub fn limit(self) {
-        LIMIT.store(self as u8, Ordering::Relaxed);
+        USED.store(self.min(Self::detected()) as u8, Ordering::Relaxed);
     }
 }
 

@@ -34,14 +34,20 @@ pub(crate) struct Windows {
 }
 
 /// What is added to the sums.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Finish<'a> {
     /// `[outputs]`, or `[B, outputs]`.
     pub(crate) bias: Option<&'a [f32]>,
     /// A map of the output's shape.
     pub(crate) add: Option<&'a Map>,
-    /// Factor of everything, at last; 0 stands for 1.
+    /// Factor of everything, at last.
     pub(crate) scale: f32,
+}
+
+impl Default for Finish<'_> {
+    fn default() -> Self {
+        Self { bias: None, add: None, scale: 1.0 }
+    }
 }
 
 /// Six rows of sums of up to 64 columns, all depth summed.
@@ -89,7 +95,6 @@ pub(super) fn multiply_into(
     let zeros = vec![0f32; outputs];
     let bias = finish.bias.unwrap_or(&zeros);
     let shared_bias = bias.len() == outputs;
-    let scale = if finish.scale == 0.0 { 1.0 } else { finish.scale };
     let add = finish.add.map(Map::values);
     assert!(add.is_none_or(|add| add.len() == out.len()), "size of a residual");
     let target = Shared(out.as_mut_ptr());
@@ -110,7 +115,7 @@ pub(super) fn multiply_into(
                 out,
             };
         }
-        finish_rows(&mut rows[..done.pixels.len()], scale);
+        finish_rows(&mut rows[..done.pixels.len()], finish.scale);
     });
 }
 
@@ -123,8 +128,7 @@ pub(crate) fn multiply_gated(
 ) -> Operand {
     assert_eq!(w.arrangement, Arrangement::Gated, "the weight of a gated product");
     let outputs = w.outputs();
-    let tokens = x.height * x.width;
-    let mut out = Operand::tokens(x.batch * tokens, outputs, precision);
+    let mut out = Operand::tokens((x.batch, x.height * x.width), outputs, precision);
     let pixel = out.pixel();
     let target = Shared(bytemuck::cast_slice_mut(out.words_mut()).as_mut_ptr());
     product(x, w, Windows::all(x), |done: Done<'_>| {
@@ -149,14 +153,13 @@ pub(crate) fn multiply_gated(
             super::operand::store(&gated[..columns], precision, out);
         }
     });
-    (out.batch, out.height) = (x.batch, tokens);
     out
 }
 
 /// value · GELU(gate) of tokens whose channels are values, then gates, as the operand of a product.
 pub(crate) fn gated(x: &Map, precision: Precision) -> Operand {
-    let (tokens, half) = (x.batch * x.pixels(), x.channels / 2);
-    let mut out = Operand::tokens(tokens, half, precision);
+    let half = x.channels / 2;
+    let mut out = Operand::tokens((x.batch, x.pixels()), half, precision);
     let pixel = out.pixel();
     let zeros = vec![0f32; half];
     let rows = out.words_mut().par_chunks_mut(pixel.max(1)).zip(x.values().par_chunks(2 * half));
@@ -167,14 +170,13 @@ pub(crate) fn gated(x: &Map, precision: Precision) -> Operand {
             super::operand::store(gated, precision, out);
         },
     );
-    (out.batch, out.height) = (x.batch, x.pixels());
     out
 }
 
 impl Windows {
     /// Every pixel of `x` by itself: a linear layer.
     pub(crate) fn all(x: &Operand) -> Self {
-        Self { height: x.height, width: x.width, stride: 1, origin: (0, 0), scatter: None }
+        Self::inside(x, Border::default())
     }
 
     /// Every pixel of `x` by itself, but for those of its border.
@@ -195,6 +197,7 @@ impl Windows {
 /// Computes all sums and hands each tile over once.
 fn product(x: &Operand, w: &Packed, windows: Windows, finish: impl Fn(Done<'_>) + Sync) {
     assert_eq!((x.channels, x.precision), (w.shape.inputs, w.precision), "factors of a product");
+    assert_ne!(w.arrangement, Arrangement::Winograd, "places are multiplied by `winograd` alone");
     let reach = |origin: usize, count: usize| origin + (count.max(1) - 1) * windows.stride + w.side;
     let fits = reach(windows.origin.0, windows.height) <= x.height
         && reach(windows.origin.1, windows.width) <= x.width;

@@ -2,12 +2,12 @@
 //! as a refined estimate. The loops of [`vector`](super::vector) are what they must equal.
 
 use std::arch::x86_64::{
-    __m256i, __m512, _mm256_storeu_si256, _mm512_abs_ps, _mm512_add_epi32, _mm512_add_ps,
-    _mm512_and_ps, _mm512_and_si512, _mm512_castps_si512, _mm512_cvtepi32_epi16, _mm512_fmadd_ps,
-    _mm512_fnmadd_ps, _mm512_loadu_ps, _mm512_mask_cvtepi32_storeu_epi16, _mm512_mask_storeu_ps,
-    _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_or_ps, _mm512_rcp14_ps, _mm512_reduce_add_ps,
-    _mm512_roundscale_ps, _mm512_scalef_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
-    _mm512_srli_epi32, _mm512_storeu_ps, _mm512_sub_ps,
+    __m256i, __m512, _mm256_mask_storeu_epi16, _mm256_storeu_si256, _mm512_abs_ps,
+    _mm512_add_epi32, _mm512_add_ps, _mm512_and_ps, _mm512_and_si512, _mm512_castps_si512,
+    _mm512_cvtepi32_epi16, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_loadu_ps, _mm512_mask_add_ps,
+    _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_or_ps, _mm512_rcp14_ps,
+    _mm512_reduce_add_ps, _mm512_roundscale_ps, _mm512_scalef_ps, _mm512_set1_epi32,
+    _mm512_set1_ps, _mm512_setzero_ps, _mm512_srli_epi32, _mm512_storeu_ps, _mm512_sub_ps,
 };
 
 /// Mask of the numbers that are left.
@@ -47,7 +47,7 @@ fn inverse(x: __m512) -> __m512 {
 
 /// bf16 of sixteen numbers, ties to even.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) fn halves(x: __m512) -> __m256i {
+fn halves(x: __m512) -> __m256i {
     let bits = _mm512_castps_si512(x);
     let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
     let bits = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
@@ -67,8 +67,7 @@ pub(super) fn powers(x: &[f32], shift: f32, out: &mut [f32]) -> f32 {
             let v = _mm512_maskz_loadu_ps(mask, x.as_ptr().add(start));
             let y = power::<false>(_mm512_sub_ps(v, _mm512_set1_ps(shift)));
             _mm512_mask_storeu_ps(out.as_mut_ptr().add(start), mask, y);
-            let kept = _mm512_maskz_loadu_ps(mask, out.as_ptr().add(start));
-            sum = _mm512_add_ps(sum, kept);
+            sum = _mm512_mask_add_ps(sum, mask, sum, y);
         }
     }
     _mm512_reduce_add_ps(sum)
@@ -108,16 +107,22 @@ pub(super) fn powers_halves(x: &[f32], shift: f32, out: &mut [u16]) -> f32 {
     sum
 }
 
+/// Stores the bf16 of the numbers of `mask`.
+///
 /// # Safety
-/// `out` is valid for the numbers of `mask`.
+/// `out` is valid for them.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 #[allow(unsafe_code)]
 pub(super) unsafe fn store_halves(out: *mut u16, mask: u16, x: __m512) {
-    let bits = _mm512_castps_si512(x);
-    let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
-    let bits = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    let halves = halves(x);
     // SAFETY: the caller's promise.
-    unsafe { _mm512_mask_cvtepi32_storeu_epi16(out.cast(), mask, _mm512_srli_epi32::<16>(bits)) };
+    unsafe {
+        if mask == u16::MAX {
+            _mm256_storeu_si256(out.cast(), halves);
+        } else {
+            _mm256_mask_storeu_epi16(out.cast(), mask, halves);
+        }
+    }
 }
 
 /// out ← (value + bias) · GELU(gate + bias).
@@ -201,11 +206,7 @@ pub(super) fn prepare_halves<const AFFINE: bool, const SILU: bool>(
             // SAFETY: masked to what is left of the pixel.
             unsafe {
                 let y = changed::<AFFINE, SILU>(x, change, at, mask);
-                if mask == u16::MAX {
-                    _mm256_storeu_si256(out.as_mut_ptr().add(at).cast(), halves(y));
-                } else {
-                    store_halves(out.as_mut_ptr().add(at), mask, y);
-                }
+                store_halves(out.as_mut_ptr().add(at), mask, y);
             }
         }
     }

@@ -49,7 +49,7 @@ pub(crate) fn multiply(parts: &[Map], how: Preparation<'_>, w: &Packed, finish: 
         width,
         bias: finish.bias.unwrap_or(&zeros),
         add: finish.add.map(Map::values),
-        scale: if finish.scale == 0.0 { 1.0 } else { finish.scale },
+        scale: finish.scale,
     };
     let size = batch * height * width * outputs;
     assert!(job.add.is_none_or(|add| add.len() == size), "size of a residual");
@@ -485,10 +485,10 @@ dispatched! {
 #[allow(unsafe_code)]
 mod wide {
     use super::{COLUMNS, LANES, PLACES, Patch};
-    use crate::kernels::wide::{halves, mask, store_halves};
+    use crate::kernels::wide::{mask, store_halves};
     use std::arch::x86_64::{
-        __m512, _mm256_storeu_si256, _mm512_add_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps,
-        _mm512_maskz_loadu_ps, _mm512_setzero_ps, _mm512_storeu_ps, _mm512_sub_ps,
+        __m512, _mm512_add_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps,
+        _mm512_setzero_ps, _mm512_storeu_ps, _mm512_sub_ps,
     };
 
     /// Bᵀ·d·B of 16 channels.
@@ -552,11 +552,7 @@ mod wide {
             unsafe {
                 for (i, numbers) in transformed(patch, channel, mask).into_iter().enumerate() {
                     let out = out.as_mut_ptr().add(i * place + channel);
-                    if mask == u16::MAX {
-                        _mm256_storeu_si256(out.cast(), halves(numbers));
-                    } else {
-                        store_halves(out, mask, numbers);
-                    }
+                    store_halves(out, mask, numbers);
                 }
             }
         }

@@ -250,9 +250,7 @@ impl Job<'_> {
     }
 
     fn merged(&self, base: &dyn WeightSource, values: Vec<f32>) -> Result<Change> {
-        let tensor = Tensor::from_vec(values, &self.shape[..], &Device::Cpu)?;
-        let tensor = tensor.to_dtype(base.dtype(self.site.component()))?;
-        Ok(Change::Merged(tensor.to_device(base.device())?))
+        Ok(Change::Merged(placed(base, &self.site, &self.shape, values)?))
     }
 
     /// The branches that do the same at run time; `None` when some change has no such form.
@@ -277,6 +275,17 @@ impl Job<'_> {
     }
 }
 
+/// A changed weight where and as the base keeps its own.
+fn placed(
+    base: &dyn WeightSource,
+    site: &Site,
+    shape: &[usize],
+    values: Vec<f32>,
+) -> Result<Tensor> {
+    let tensor = Tensor::from_vec(values, shape, &Device::Cpu)?;
+    Ok(tensor.to_dtype(base.dtype(site.component()))?.to_device(base.device())?)
+}
+
 fn squares(values: &[f32]) -> f64 {
     values.iter().map(|v| f64::from(*v).powi(2)).sum()
 }
@@ -294,9 +303,7 @@ impl WeightSource for Overlay {
             Some(Change::Summed(sum)) => {
                 let values = sum.whole(site, &*self.base, &[])?;
                 let stored = self.base.shape(site).unwrap_or_default();
-                let tensor = Tensor::from_vec(values, stored, &Device::Cpu)?;
-                let tensor = tensor.to_dtype(self.base.dtype(site.component()))?;
-                summed = tensor.to_device(self.base.device())?;
+                summed = placed(&*self.base, site, &stored, values)?;
                 &summed
             }
         };

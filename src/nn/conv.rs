@@ -41,7 +41,7 @@ impl Geometry {
 }
 
 /// What happens around a convolution, in this order; layers with packed weights do it in one pass.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub struct Around<'a> {
     /// Group norm of the input.
     pub norm: Option<&'a GroupNorm>,
@@ -53,8 +53,15 @@ pub struct Around<'a> {
     pub shift: Option<&'a Tensor>,
     /// Added to the output.
     pub add: Option<&'a Feature>,
-    /// What everything is divided by at last; 0 stands for 1.
+    /// What everything is divided by at last.
     pub divisor: f64,
+}
+
+impl Default for Around<'_> {
+    fn default() -> Self {
+        let (norm, silu, grown, shift, add) = (None, false, None, None, None);
+        Self { norm, silu, grown, shift, add, divisor: 1.0 }
+    }
 }
 
 /// A 2-D convolution, plus the low-rank branches of its weight if it has any.
@@ -160,7 +167,7 @@ fn run_packed(layer: &PackedLayer, x: &Feature, around: Around<'_>) -> Result<Fe
         None => None,
     };
     let add = around.add.map(Feature::map).transpose()?;
-    let scale = if around.divisor == 0.0 { 1.0 } else { (1.0 / around.divisor) as f32 };
+    let scale = (1.0 / around.divisor) as f32;
     let finish = Finish { bias: bias.as_deref(), add: add.as_ref(), scale };
     Ok(Feature::of_map(layer.run(parts, how, finish)))
 }
@@ -188,7 +195,7 @@ fn after(y: Tensor, around: Around<'_>) -> Result<Tensor> {
         Some(add) => (add.plain()? + y)?,
         None => y,
     };
-    Ok(if [0.0, 1.0].contains(&around.divisor) { y } else { (y / around.divisor)? })
+    Ok(if around.divisor == 1.0 { y } else { (y / around.divisor)? })
 }
 
 /// The spatial factor takes the geometry of the layer, the others are 1×1.

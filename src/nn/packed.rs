@@ -3,8 +3,8 @@
 use super::Geometry;
 use crate::error::Result;
 use crate::kernels::{
-    Arrangement, Border, Doubled, Finish, Map, Operand, Packed, Precision, Preparation, Windows,
-    multiply, winograd,
+    Arrangement, Doubled, Finish, Map, Operand, Packed, Precision, Preparation, Windows, multiply,
+    winograd,
 };
 use crate::weights::{Branch, Scope};
 use candle_core::Tensor;
@@ -137,8 +137,8 @@ impl PackedLayer {
         let (Some(mid), Kernel::Once(down)) = (&branch.mid, &branch.down) else {
             return self.product(&branch.down, x, doubling, Finish::default());
         };
-        // 1×1 comes first and commutes with doubling.
-        let border = if doubling { Border { near: 1, far: 1 } } else { self.geometry.border() };
+        // 1×1 comes first and commutes with doubling; both see the border of the layer.
+        let border = self.geometry.border();
         let hidden = multiply(x, down, Windows::inside(x, border), Finish::default());
         let how = Preparation { border, ..Preparation::default() };
         let operand = Operand::new(&[hidden], how, self.precision);

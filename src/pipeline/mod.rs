@@ -450,6 +450,7 @@ impl Pipeline {
         if self.memory == Memory::Low || (self.memory == Memory::Save && last) {
             self.unet.clear();
             self.unets.clear();
+            self.encoder.clear();
         }
         kernels::release();
     }

@@ -1,6 +1,7 @@
 //! What quantised models hold, and what they draw.
 
 use crate::source::{BOTH, converted, gguf, ldm_tensors, open, starter_parts};
+use crate::support::{self, psnr};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor};
 use colora::family::{self, ModelParts};
@@ -12,7 +13,7 @@ use colora::weights::{
     Arrangement, CheckpointFile, MemorySource, Placement, Precision, Products, Quantisation, Site,
     WeightSource,
 };
-use colora::{Cancel, DTypeChoice, Error, Fault, Picture, Pipeline, Request};
+use colora::{DTypeChoice, Error, Fault, Picture, Pipeline, Request};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -129,23 +130,7 @@ fn draw(pipeline: &Pipeline, prompt: &str, loras: &[&str], apply: Apply) -> Pict
         apply,
         ..Request::default()
     };
-    let plan = pipeline.plan(&request, 0).unwrap();
-    let mut picture = None;
-    let silent = |_: &colora::Event| {};
-    let mut sink = |image: colora::Generated| {
-        picture = Some(image.picture);
-        Ok(())
-    };
-    pipeline.generate(&plan, &silent, &Cancel::new(), &mut sink).unwrap();
-    picture.unwrap()
-}
-
-/// Peak signal-to-noise ratio in dB.
-fn psnr(a: &Picture, b: &Picture) -> f64 {
-    assert_eq!(a.bytes().len(), b.bytes().len());
-    let squares: f64 =
-        a.bytes().iter().zip(b.bytes()).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum();
-    10.0 * (255.0f64.powi(2) * a.bytes().len() as f64 / squares.max(1e-9)).log10()
+    support::draw(pipeline, &request)
 }
 
 #[test]

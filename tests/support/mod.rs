@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, clippy::print_stdout, clippy::unwrap_used)] // each test file uses a part
 
 use candle_core::{Device, Tensor};
+use colora::{Cancel, Event, Picture, Pipeline, Request};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,26 @@ pub fn golden(name: &str) -> PathBuf {
     let root = std::env::var_os("COLORA_ROOT");
     let root = root.map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).into(), PathBuf::from);
     root.join("tests/goldens").join(name)
+}
+
+/// The only picture of a request.
+pub fn draw(pipeline: &Pipeline, request: &Request) -> Picture {
+    let plan = pipeline.plan(request, 0).unwrap();
+    let mut picture = None;
+    let mut sink = |image: colora::Generated| {
+        picture = Some(image.picture);
+        Ok(())
+    };
+    pipeline.generate(&plan, &|_: &Event| {}, &Cancel::new(), &mut sink).unwrap();
+    picture.unwrap()
+}
+
+/// Peak signal-to-noise ratio in dB.
+pub fn psnr(a: &Picture, b: &Picture) -> f64 {
+    assert_eq!(a.bytes().len(), b.bytes().len());
+    let squares: f64 =
+        a.bytes().iter().zip(b.bytes()).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum();
+    10.0 * (255.0f64.powi(2) * a.bytes().len() as f64 / squares.max(1e-9)).log10()
 }
 
 /// All tensors of a golden safetensors file.

@@ -179,13 +179,12 @@ fn gated_blocks_equal_their_numbers() {
 fn doubled_kernels_are_quantised_after_their_taps_were_added() {
     let shape = WeightShape { outputs: 40, inputs: 64, kernel: 3 };
     let values = random(40 * 64 * 9, 0.05);
-    let tensor = Tensor::from_slice(&values, (40, 64, 3, 3), &Device::Cpu).unwrap();
     let pack = |quantised| {
         Doubled::new(|y, x| {
             let arrangement = Arrangement::Doubled(y, x);
-            let dims = [40, 64, 3, 3];
             let precision = Precision::F32;
-            Packed::quantised_from_tensor(&tensor, &dims, arrangement, precision, quantised)
+            let packed = Packed::quantised_of(shape, arrangement, precision, quantised, &values);
+            Ok::<_, std::convert::Infallible>(packed)
         })
         .unwrap()
     };
