@@ -1,7 +1,7 @@
 //! Floor 1. Buffers that are used again: a network asks for the same few hundred megabytes in every
 //! step, and fresh pages cost as much as the work that fills them.
 
-use super::memory::Pages;
+use super::memory::{self, Pages};
 use std::sync::{Mutex, PoisonError};
 
 /// Buffers that wait for their next use, the smallest first.
@@ -66,9 +66,10 @@ impl Drop for Buffer {
     }
 }
 
-/// Gives the waiting buffers back to the system: a stage of the work is over.
+/// Gives the waiting buffers, and the memory that waits for weights, back to the system: a stage of the work is over.
 pub(crate) fn release() {
     FREE.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    memory::release();
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! holds them in blocks of 32 and unpacks a stretch of words when it is multiplied.
 
 use super::arena::Buffer;
+use super::lanes::{self, Lanes};
 use super::memory::Pages;
 use super::micro::{COLUMNS, LANES};
 use super::quantised::{Blocks, GROUP, Layout, Quantisation};
@@ -12,6 +13,11 @@ use super::winograd;
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 use std::sync::{Arc, Weak};
+
+/// Numbers of a vector that are placed together: a third of a first-level cache.
+const STRETCH: usize = 256;
+/// Numbers of the rows that are read together.
+const CACHED: usize = 128 << 10;
 
 /// In which numbers the factors of products are; sums are always f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -100,8 +106,15 @@ impl Packed {
         let filter = shape.inputs * shape.kernel * shape.kernel;
         packed.fill(|packed, panel, words| {
             let lanes = packed.vectors(panel) * LANES;
-            let mut rows = Buffer::new(packed.panel_width() * filter);
-            for (first, count, lane) in packed.sources(panel) {
+            // As many rows as stay in the second-level cache, but whole vectors of them.
+            let width = packed.panel_width();
+            let at_once = if width * filter <= CACHED { width } else { LANES };
+            let mut rows = Buffer::new(at_once * filter);
+            let pieces = packed.sources(panel).into_iter().flat_map(|(first, count, lane)| {
+                let starts = (0..count).step_by(at_once);
+                starts.map(move |done| (first + done, at_once.min(count - done), lane + done))
+            });
+            for (first, count, lane) in pieces {
                 let rows = &mut rows.floats_mut()[..count * filter];
                 read(first * filter, rows)?;
                 match quantised {
@@ -178,13 +191,20 @@ impl Packed {
     ) -> Result<(), E> {
         let column = self.column_bytes();
         let total: usize = (0..self.panels()).map(|p| self.vectors(p) * LANES * column / 4).sum();
-        let mut pages = Pages::new(total);
+        let mut pages = Pages::of_weight(total);
         let words: &mut [u32] = bytemuck::cast_slice_mut(&mut pages);
         let this = &*self;
-        words
-            .par_chunks_mut((COLUMNS * column / 4).max(1))
-            .enumerate()
-            .try_for_each(|(index, words)| panel(this, index, words))?;
+        words.par_chunks_mut((COLUMNS * column / 4).max(1)).enumerate().try_for_each(
+            |(index, words)| {
+                // Lanes without an output hold zeros; of whole panels every word is written.
+                let whole =
+                    this.sources(index).iter().all(|(_, count, _)| *count == this.panel_width());
+                if !whole {
+                    words.fill(0);
+                }
+                panel(this, index, words)
+            },
+        )?;
         debug_assert!(self.shape.outputs == 0 || total > 0);
         self.words = Arc::new(pages);
         Ok(())
@@ -438,80 +458,64 @@ impl Packed {
         }
     }
 
-    /// Writes the filters of up to 16 outputs into their lanes, 16 words at a time.
+    /// Writes the filters of up to 16 outputs into their lanes. Lanes without an output get zeros.
     #[allow(clippy::inline_always)]
     #[inline(always)]
     fn place(&self, filters: &[f32], out: &mut [u32], lanes: usize) {
         let WeightShape { inputs, kernel, .. } = self.shape;
-        let (area, words) = (kernel * kernel, self.tap());
-        let ordinary = matches!(self.arrangement, Arrangement::Plain | Arrangement::Gated);
-        let even = inputs.is_multiple_of(2) && filters.len() == LANES * inputs * area;
-        if ordinary && even && self.precision == Precision::Bf16 {
-            match kernel {
-                1 if inputs.is_multiple_of(2 * LANES) => return place_rows(filters, out, lanes),
-                3 => return place_kernels::<9>(filters, out, lanes),
-                _ => {}
-            }
-        }
-        let filter = (inputs * area).max(1);
-        let count = (filters.len() / filter).min(LANES);
+        let (area, places) = (kernel * kernel, self.side * self.side);
         let per_word = if self.precision == Precision::F32 { 1 } else { 2 };
-        let taps: Vec<[Option<usize>; 4]> =
-            (0..self.side * self.side).map(|tap| self.taps(tap)).collect();
-        // Lower and upper halves of the words of every tap.
-        let mut numbers = vec![[[0f32; LANES]; 2]; taps.len()];
-        for word in 0..words {
-            for half in 0..per_word {
-                let channel = per_word * word + half;
-                if channel >= inputs {
-                    for tap in &mut numbers {
-                        tap[half] = [0.0; LANES];
-                    }
-                    continue;
-                }
-                for lane in 0..count {
-                    let numbers_of = &filters[lane * filter + channel * area..][..area];
-                    self.spread(numbers_of, &taps, |tap, number| numbers[tap][half][lane] = number);
-                }
-            }
-            for (tap, [low, high]) in numbers.iter().enumerate() {
-                let out = &mut out[(tap * words + word) * lanes..];
-                let packed: [u32; LANES] = match self.precision {
-                    Precision::F32 => low.map(f32::to_bits),
-                    Precision::Bf16 => std::array::from_fn(|lane| pair(low[lane], high[lane])),
-                };
-                match out.first_chunk_mut() {
-                    // Lanes without an output hold zeros, as they should.
-                    Some(out) => *out = packed,
-                    None => out[..count].copy_from_slice(&packed[..count]),
+        // Whole words of channels whose numbers stay in the first-level cache.
+        let stretch = (STRETCH / places.max(area)).next_multiple_of(2).max(2);
+        let mut turned = vec![[0f32; LANES]; stretch * area];
+        let mut made = vec![[0f32; LANES]; stretch * places];
+        for from in (0..inputs).step_by(stretch) {
+            let count = stretch.min(inputs - from);
+            let turned = &mut turned[..count * area];
+            lanes::turn(filters, inputs * area, from * area, turned);
+            let numbers = self.spread(turned, &mut made[..count * places]);
+            for place in 0..places {
+                let row = place * self.tap() + from / per_word;
+                let words = out[row * lanes..].chunks_mut(lanes).take(count.div_ceil(per_word));
+                for (i, words) in words.enumerate() {
+                    let low = &numbers[i * per_word * places + place];
+                    let packed = match self.precision {
+                        Precision::F32 => low.map(f32::to_bits),
+                        Precision::Bf16 => {
+                            let high = numbers.get((2 * i + 1) * places + place);
+                            let high = high.unwrap_or(&[0.0; LANES]);
+                            std::array::from_fn(|lane| pair(low[lane], high[lane]))
+                        }
+                    };
+                    words[..LANES].copy_from_slice(&packed);
                 }
             }
         }
     }
 
-    /// The numbers of one channel of one filter, as this arrangement holds them.
+    /// The numbers of some channels as this arrangement holds them: `[channels, places]` of `[channels, taps]`.
     #[allow(clippy::inline_always)]
     #[inline(always)]
-    fn spread(&self, filter: &[f32], taps: &[[Option<usize>; 4]], mut put: impl FnMut(usize, f32)) {
+    fn spread<'a>(&self, taps: &'a [Lanes], made: &'a mut [Lanes]) -> &'a [Lanes] {
         match self.arrangement {
-            Arrangement::Plain | Arrangement::Gated => {
-                for (tap, number) in filter.iter().enumerate() {
-                    put(tap, *number);
-                }
-            }
+            Arrangement::Plain | Arrangement::Gated => return taps,
             Arrangement::Doubled(..) => {
-                for (tap, sources) in taps.iter().enumerate() {
-                    put(tap, sources.iter().flatten().map(|t| filter[*t]).sum());
-                }
-            }
-            Arrangement::Winograd => {
-                if let Some(filter) = filter.first_chunk() {
-                    for (place, number) in winograd::kernel_places(filter).iter().enumerate() {
-                        put(place, *number);
+                for (taps, made) in taps.chunks_exact(9).zip(made.chunks_exact_mut(4)) {
+                    for (tap, made) in made.iter_mut().enumerate() {
+                        *made = [0.0; LANES];
+                        for source in self.taps(tap).into_iter().flatten() {
+                            made.iter_mut().zip(taps[source]).for_each(|(sum, tap)| *sum += tap);
+                        }
                     }
                 }
             }
+            Arrangement::Winograd => {
+                for (taps, made) in taps.as_chunks().0.iter().zip(made.as_chunks_mut().0) {
+                    *made = winograd::kernel_places(taps);
+                }
+            }
         }
+        made
     }
 
     /// The taps of the weight that are added into tap `tap` of the packed one.
@@ -534,41 +538,6 @@ impl Packed {
             *slot = Some(tap);
         }
         all
-    }
-}
-
-/// Sixteen rows of bf16 pairs, 16 words of each at a time. The most common weight, written out.
-#[allow(clippy::inline_always)]
-#[inline(always)]
-fn place_rows(rows: &[f32], out: &mut [u32], lanes: usize) {
-    let inputs = rows.len() / LANES;
-    for word in (0..inputs / 2).step_by(LANES) {
-        let block: [[u32; LANES]; LANES] = std::array::from_fn(|lane| {
-            let x = &rows[lane * inputs + 2 * word..][..2 * LANES];
-            std::array::from_fn(|i| pair(x[2 * i], x[2 * i + 1]))
-        });
-        for i in 0..LANES {
-            let words: [u32; LANES] = std::array::from_fn(|lane| block[lane][i]);
-            out[(word + i) * lanes..][..LANES].copy_from_slice(&words);
-        }
-    }
-}
-
-/// Sixteen kernels of `AREA` taps as bf16 pairs of channels.
-#[allow(clippy::inline_always)]
-#[inline(always)]
-fn place_kernels<const AREA: usize>(filters: &[f32], out: &mut [u32], lanes: usize) {
-    let filter = filters.len() / LANES;
-    let words = filter / AREA / 2;
-    for word in 0..words {
-        let block: [[u32; AREA]; LANES] = std::array::from_fn(|lane| {
-            let x = &filters[lane * filter + 2 * word * AREA..][..2 * AREA];
-            std::array::from_fn(|tap| pair(x[tap], x[AREA + tap]))
-        });
-        for tap in 0..AREA {
-            let packed: [u32; LANES] = std::array::from_fn(|lane| block[lane][tap]);
-            out[(tap * words + word) * lanes..][..LANES].copy_from_slice(&packed);
-        }
     }
 }
 

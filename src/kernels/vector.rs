@@ -4,8 +4,11 @@
 //! AVX-512, once for AVX2 with FMA and once for the build's own target.
 
 use super::packed::round;
+use super::processor::Instructions;
 #[cfg(target_arch = "x86_64")]
 use super::wide;
+use half::f16;
+use half::slice::HalfFloatSliceExt;
 
 /// Defines `$name` with one compiled body per vector unit.
 macro_rules! multiversion {
@@ -36,6 +39,24 @@ macro_rules! multiversion {
             body($($arg),*)
         }
     };
+}
+
+/// Fills `out` from as many f16 numbers, little-endian.
+pub(crate) fn widen(bytes: &[u8], out: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if Instructions::used() >= Instructions::Avx512 && bytes.len() >= 2 * out.len() {
+        // SAFETY: the processor has the features.
+        #[allow(unsafe_code)]
+        return unsafe { wide::widen(bytes, out) };
+    }
+    let mut bits = [f16::ZERO; 1024];
+    for (bytes, out) in bytes.chunks(2 * bits.len()).zip(out.chunks_mut(bits.len())) {
+        let bits = &mut bits[..out.len()];
+        for (bytes, bits) in bytes.as_chunks().0.iter().zip(&mut *bits) {
+            *bits = f16::from_le_bytes(*bytes);
+        }
+        bits.convert_to_f32_slice(out);
+    }
 }
 
 /// e^x to about 2 units in the last place, without branches; 0 below −87.3, finite above 88.3.

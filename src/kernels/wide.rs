@@ -2,12 +2,14 @@
 //! as a refined estimate. The loops of [`vector`](super::vector) are what they must equal.
 
 use std::arch::x86_64::{
-    __m256i, __m512, _mm256_mask_storeu_epi16, _mm256_storeu_si256, _mm512_abs_ps,
-    _mm512_add_epi32, _mm512_add_ps, _mm512_and_ps, _mm512_and_si512, _mm512_castps_si512,
-    _mm512_cvtepi32_epi16, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_loadu_ps, _mm512_mask_add_ps,
+    __m256i, __m512, _mm256_mask_storeu_epi16, _mm256_maskz_loadu_epi16, _mm256_storeu_si256,
+    _mm512_abs_ps, _mm512_add_epi32, _mm512_add_ps, _mm512_and_ps, _mm512_and_si512,
+    _mm512_castpd_ps, _mm512_castps_pd, _mm512_castps_si512, _mm512_cvtepi32_epi16,
+    _mm512_cvtph_ps, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_loadu_ps, _mm512_mask_add_ps,
     _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_or_ps, _mm512_rcp14_ps,
     _mm512_reduce_add_ps, _mm512_roundscale_ps, _mm512_scalef_ps, _mm512_set1_epi32,
-    _mm512_set1_ps, _mm512_setzero_ps, _mm512_srli_epi32, _mm512_storeu_ps, _mm512_sub_ps,
+    _mm512_set1_ps, _mm512_setzero_ps, _mm512_shuffle_f32x4, _mm512_srli_epi32, _mm512_storeu_ps,
+    _mm512_sub_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
 };
 
 /// Mask of the numbers that are left.
@@ -235,6 +237,72 @@ pub(super) fn prepare_floats<const AFFINE: bool, const SILU: bool>(
                     _mm512_mask_storeu_ps(out.as_mut_ptr().add(at), mask, y);
                 }
             }
+        }
+    }
+}
+
+/// Sixteen rows of `length` numbers, turned: out\[i\]\[lane\] ← rows\[lane · length + from + i\].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+#[allow(unsafe_code)]
+pub(super) fn turn(rows: &[f32], length: usize, from: usize, out: &mut [[f32; 16]]) {
+    assert!(rows.len() >= 16 * length && from + out.len() <= length, "rows to turn");
+    for (block, out) in out.chunks_mut(16).enumerate() {
+        let (at, mask) = (from + 16 * block, mask(out.len()));
+        // SAFETY: masked to what is left of the rows, which the assertion holds to their length.
+        let loaded: [__m512; 16] = std::array::from_fn(|lane| unsafe {
+            _mm512_maskz_loadu_ps(mask, rows.as_ptr().add(lane * length + at))
+        });
+        for (out, turned) in out.iter_mut().zip(turned(loaded)) {
+            // SAFETY: `out` is sixteen numbers.
+            unsafe { _mm512_storeu_ps(out.as_mut_ptr(), turned) };
+        }
+    }
+}
+
+/// A square of sixteen vectors, transposed.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn turned(rows: [__m512; 16]) -> [__m512; 16] {
+    // Squares of 2 and of 4 inside of each quarter of a vector, then quarters between vectors.
+    let pairs: [__m512; 16] = std::array::from_fn(|i| {
+        let (a, b) = (rows[i / 2 * 2], rows[i / 2 * 2 + 1]);
+        if i % 2 == 0 { _mm512_unpacklo_ps(a, b) } else { _mm512_unpackhi_ps(a, b) }
+    });
+    // fours[4g + c]: numbers c, c + 4, c + 8, c + 12 of rows 4g to 4g + 3.
+    let fours: [__m512; 16] = std::array::from_fn(|i| {
+        let (group, column) = (i / 4 * 4, i % 4);
+        let (a, b) = (pairs[group + column / 2], pairs[group + column / 2 + 2]);
+        let (a, b) = (_mm512_castps_pd(a), _mm512_castps_pd(b));
+        _mm512_castpd_ps(if column % 2 == 0 {
+            _mm512_unpacklo_pd(a, b)
+        } else {
+            _mm512_unpackhi_pd(a, b)
+        })
+    });
+    let mut out = rows;
+    for column in 0..4 {
+        let [a, b, c, d] = std::array::from_fn(|group| fours[4 * group + column]);
+        let (low, high) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
+        let (low2, high2) =
+            (_mm512_shuffle_f32x4::<0x88>(c, d), _mm512_shuffle_f32x4::<0xdd>(c, d));
+        out[column] = _mm512_shuffle_f32x4::<0x88>(low, low2);
+        out[column + 4] = _mm512_shuffle_f32x4::<0x88>(high, high2);
+        out[column + 8] = _mm512_shuffle_f32x4::<0xdd>(low, low2);
+        out[column + 12] = _mm512_shuffle_f32x4::<0xdd>(high, high2);
+    }
+    out
+}
+
+/// Fills `out` from as many f16 numbers.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+#[allow(unsafe_code)]
+pub(super) fn widen(bytes: &[u8], out: &mut [f32]) {
+    assert!(bytes.len() >= 2 * out.len(), "bytes to widen");
+    for start in (0..out.len()).step_by(16) {
+        let mask = mask(out.len() - start);
+        // SAFETY: masked to what is left of both slices.
+        unsafe {
+            let halves = _mm256_maskz_loadu_epi16(mask, bytes.as_ptr().add(2 * start).cast());
+            _mm512_mask_storeu_ps(out.as_mut_ptr().add(start), mask, _mm512_cvtph_ps(halves));
         }
     }
 }

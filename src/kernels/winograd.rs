@@ -8,6 +8,7 @@
 
 use super::Shared;
 use super::arena::Buffer;
+use super::lanes::Lanes;
 use super::map::Map;
 use super::micro::{self, COLUMNS, ROWS, Segment, Tile};
 use super::operand::{Border, Preparation, segment};
@@ -280,9 +281,9 @@ type Stretch = [f32; STRETCH];
 /// One direction of the kernel's transform.
 #[allow(clippy::inline_always)]
 #[inline(always)]
-fn spread_taps(a: &Stretch, b: &Stretch, c: &Stretch, out: &mut [Stretch; 4]) {
+fn spread_taps<const N: usize>(a: &[f32; N], b: &[f32; N], c: &[f32; N], out: &mut [[f32; N]; 4]) {
     let [first, second, third, fourth] = out;
-    for i in 0..STRETCH {
+    for i in 0..N {
         let outer = a[i] + c[i];
         second[i] = 0.5 * (outer + b[i]);
         third[i] = 0.5 * (outer - b[i]);
@@ -331,22 +332,24 @@ multiversion! {
     }
 }
 
-/// The kernel's transform, G·g·Gᵀ, row-major.
+/// The transform G·g·Gᵀ of sixteen kernels, row-major.
 #[allow(clippy::inline_always)]
 #[inline(always)]
-pub(super) fn kernel_places(g: &[f32; 9]) -> [f32; PLACES] {
-    let spread = |a: f32, b: f32, c: f32| [a, 0.5 * (a + b + c), 0.5 * (a - b + c), c];
-    let rows: [[f32; 4]; 3] = std::array::from_fn(|y| spread(g[3 * y], g[3 * y + 1], g[3 * y + 2]));
-    let mut places = [0f32; PLACES];
+pub(super) fn kernel_places(taps: &[Lanes; 9]) -> [Lanes; PLACES] {
+    let mut rows = [[[0f32; LANES]; 4]; 3];
+    for (row, taps) in rows.iter_mut().zip(taps.as_chunks::<3>().0) {
+        spread_taps(&taps[0], &taps[1], &taps[2], row);
+    }
+    let mut places = [[0f32; LANES]; PLACES];
+    let mut column = [[0f32; LANES]; 4];
     for x in 0..4 {
-        for (y, value) in spread(rows[0][x], rows[1][x], rows[2][x]).into_iter().enumerate() {
-            places[4 * y + x] = value;
+        spread_taps(&rows[0][x], &rows[1][x], &rows[2][x], &mut column);
+        for (y, numbers) in column.iter().enumerate() {
+            places[4 * y + x] = *numbers;
         }
     }
     places
 }
-
-type Lanes = [f32; LANES];
 
 #[allow(clippy::inline_always)]
 #[inline(always)]

@@ -6,7 +6,7 @@ use super::method::Method;
 use super::module::{Module, WeightChange};
 use super::spectrum::{Factors, Spectrum};
 use crate::error::{Error, Result};
-use crate::kernels::{add_product, zeros};
+use crate::kernels::{LowRank, add_product, zeros};
 use crate::weights::{Site, WeightSource};
 use rayon::prelude::*;
 
@@ -49,11 +49,7 @@ pub(super) fn weight(
 /// Low-rank changes of one weight, the common case, as one product that is added where the weight is read.
 #[derive(Debug, Clone)]
 pub(super) struct Summed {
-    /// `[rows, rank]`.
-    up: Vec<f32>,
-    /// `[rank, columns]`.
-    down: Vec<f32>,
-    rank: usize,
+    product: LowRank,
     columns: usize,
     /// Whether sums cannot overflow. Scanning every weight would cost a tenth of the work; a bound on the
     /// factors nearly always does.
@@ -74,7 +70,7 @@ impl Summed {
         let columns = shape.iter().skip(1).product();
         let (up, down, rank) = stacked.joined();
         let safe = largest(&up) * largest(&down) * (rank as f32) < f32::MAX / 2.0;
-        Ok(Some(Self { up, down, rank, columns, safe }))
+        Ok(Some(Self { product: LowRank::new(up, &down, rank, columns), columns, safe }))
     }
 
     /// Fills `out` with the numbers of the changed weight from number `first` on.
@@ -95,8 +91,7 @@ impl Summed {
             return Ok(());
         }
         base.read_f32(site, first, out)?;
-        let up = &self.up[first / columns * self.rank..][..out.len() / columns * self.rank];
-        add_product(out, self.columns, up, &self.down, 1.0);
+        self.product.add_to(first / columns, out);
         Ok(())
     }
 
@@ -107,9 +102,8 @@ impl Summed {
         base: &dyn WeightSource,
         active: &[Active<'_>],
     ) -> Result<Vec<f32>> {
-        let total = self.up.len().checked_div(self.rank).unwrap_or(0) * self.columns;
-        let mut out = zeros(total);
-        let rows = (BLOCK / self.columns.max(1)).max(ROWS);
+        let mut out = zeros(self.product.len());
+        let rows = (BLOCK / self.columns.max(1)).max(1);
         let block = (rows * self.columns).max(1);
         out.par_chunks_mut(block).enumerate().try_for_each(|(i, out)| {
             self.read(site, base, i * block, out)?;
@@ -121,8 +115,6 @@ impl Summed {
 
 /// Elements of a block: half of a second-level cache.
 const BLOCK: usize = 128 << 10;
-/// Least rows of a block: every block packs all of `down` again.
-const ROWS: usize = 64;
 
 fn largest(values: &[f32]) -> f32 {
     values.iter().fold(0.0, |max, v| max.max(v.abs()))

@@ -1,5 +1,6 @@
 //! Floor 4. CLIP text towers: CLIP-L (SD 1.x, SDXL), OpenCLIP-H (SD 2.x) and -bigG (SDXL).
 
+use super::built;
 use super::config::ClipConfig;
 use crate::error::{Error, Result};
 use crate::nn::{LayerNorm, Linear, attention, causal_mask, gelu};
@@ -51,9 +52,9 @@ impl ClipTower {
         let width = config.hidden_size;
         let text = scope.at("text_model");
         let embeddings = text.at("embeddings");
-        let layers = (0..config.num_hidden_layers)
-            .map(|i| Layer::new(&text.at("encoder.layers").at(i), config))
-            .collect::<Result<Vec<_>>>()?;
+        let layers = built(config.num_hidden_layers, |i| {
+            Layer::new(&text.at("encoder.layers").at(i), config)
+        })?;
         let projection = scope.at("text_projection");
         let projection = if config.projects() && projection.has("weight") {
             Some(Linear::without_bias(&projection, width, config.projection_dim)?)

@@ -5,6 +5,7 @@ mod blocks;
 pub(crate) mod resnet;
 mod transformer;
 
+use super::built;
 use super::config::UNetConfig;
 use crate::error::{Error, Result};
 use crate::nn::{Around, Conv2d, Feature, Geometry, GroupNorm, Linear, TimeMlp, sinusoid};
@@ -93,13 +94,9 @@ impl UNet {
             time: TimeMlp::new(&scope.at("time_embedding"), first, time_dim)?,
             guidance,
             added,
-            downs: (0..levels)
-                .map(|i| Down::new(&scope.at("down_blocks").at(i), config, i))
-                .collect::<Result<_>>()?,
+            downs: built(levels, |i| Down::new(&scope.at("down_blocks").at(i), config, i))?,
             mid,
-            ups: (0..levels)
-                .map(|i| Up::new(&scope.at("up_blocks").at(i), config, i))
-                .collect::<Result<_>>()?,
+            ups: built(levels, |i| Up::new(&scope.at("up_blocks").at(i), config, i))?,
             norm_out: GroupNorm::new(
                 &scope.at("conv_norm_out"),
                 first,

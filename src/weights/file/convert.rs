@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use candle_core::{DType, Device, Tensor, WithDType};
-use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 use safetensors::Dtype;
@@ -87,14 +87,7 @@ fn reader(stored: Dtype) -> Option<Reader> {
     let read: fn(&[u8], &mut [f32]) = match stored {
         Dtype::F32 => by_value!(f32, f32::from),
         Dtype::F64 => by_value!(f64, |v| v as f32),
-        Dtype::F16 => |bytes, out| {
-            let mut bits = [0u16; BLOCK];
-            for (bytes, out) in bytes.chunks(2 * BLOCK).zip(out.chunks_mut(BLOCK)) {
-                let bits = &mut bits[..out.len()];
-                copy_bits(bytes, bits);
-                bits.reinterpret_cast::<f16>().convert_to_f32_slice(out);
-            }
-        },
+        Dtype::F16 => crate::kernels::widen,
         Dtype::BF16 => |bytes, out| {
             for (bytes, out) in bytes.as_chunks().0.iter().zip(out) {
                 *out = f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16);

@@ -1,0 +1,115 @@
+//! Floor 1. A product of two thin factors that is added to rows of a matrix wherever they are read.
+
+use super::micro::{self, COLUMNS, LANES, ROWS, Segment, Tile};
+use super::processor::Instructions;
+use super::{Precision, memory::zeros};
+
+/// `up · down`, in f32.
+#[derive(Debug, Clone)]
+pub(crate) struct LowRank {
+    /// `[rows, rank]`.
+    up: Vec<f32>,
+    /// `down` in panels of 64 columns or, at the end, of so many vectors: `[rank, columns of the panel]`.
+    panels: Vec<f32>,
+    rank: usize,
+    columns: usize,
+}
+
+impl LowRank {
+    /// Of `up [rows, rank]` and `down [rank, columns]`, row-major.
+    pub(crate) fn new(up: Vec<f32>, down: &[f32], rank: usize, columns: usize) -> Self {
+        assert!(down.len() == rank * columns, "size of the lower factor");
+        assert!(rank == 0 || up.len().is_multiple_of(rank), "size of the upper factor");
+        let mut panels = zeros(rank * columns.next_multiple_of(LANES));
+        for (i, panel) in panels.chunks_mut((rank * COLUMNS).max(1)).enumerate() {
+            let width = panel.len() / rank;
+            let used = width.min(columns - i * COLUMNS);
+            for (row, panel) in down.chunks_exact(columns).zip(panel.chunks_exact_mut(width)) {
+                panel[..used].copy_from_slice(&row[i * COLUMNS..][..used]);
+            }
+        }
+        Self { up, panels, rank, columns }
+    }
+
+    /// Numbers of the whole product.
+    pub(crate) fn len(&self) -> usize {
+        self.up.len().checked_div(self.rank).unwrap_or(0) * self.columns
+    }
+
+    /// Adds the rows from `first` on to the whole rows in `out`.
+    pub(crate) fn add_to(&self, first: usize, out: &mut [f32]) {
+        let Some(rows) = out.len().checked_div(self.columns) else { return };
+        assert_eq!(out.len(), rows * self.columns, "whole rows");
+        if self.rank == 0 || rows == 0 {
+            return;
+        }
+        let up = &self.up[first * self.rank..][..rows * self.rank];
+        let kernels = micro::kernels(Precision::F32, Instructions::used());
+        let whole = Segment { shift: 0, words: self.rank };
+        for (i, weights) in self.panels.chunks(self.rank * COLUMNS).enumerate() {
+            let vectors = weights.len() / self.rank / LANES;
+            let used = COLUMNS.min(self.columns - i * COLUMNS);
+            for row in (0..rows).step_by(ROWS) {
+                let count = ROWS.min(rows - row);
+                // Rows beyond the end repeat the last one.
+                let rows: [&[f32]; ROWS] = std::array::from_fn(|r| {
+                    &up[(row + r.min(count - 1)) * self.rank..][..self.rank]
+                });
+                let mut sums = [0f32; ROWS * COLUMNS];
+                let direct = count == ROWS && used == vectors * LANES;
+                let at = row * self.columns + i * COLUMNS;
+                let (target, stride) = if direct {
+                    let tile = &mut out[at..][..(ROWS - 1) * self.columns + used];
+                    (tile.as_mut_ptr(), self.columns)
+                } else {
+                    (sums.as_mut_ptr(), COLUMNS)
+                };
+                let tile = Tile {
+                    rows: rows.map(|row| row.as_ptr().cast()),
+                    segments: &[whole],
+                    weights: weights.as_ptr().cast(),
+                    out: target,
+                    stride,
+                    add: direct,
+                };
+                // SAFETY: rows and panel hold `rank` words each; the target has six rows of as many
+                // columns as the panel, and is borrowed mutably here.
+                #[allow(unsafe_code)]
+                unsafe {
+                    kernels[vectors - 1](tile);
+                }
+                if !direct {
+                    for (r, sums) in sums.chunks_exact(COLUMNS).enumerate().take(count) {
+                        let out = &mut out[at + r * self.columns..][..used];
+                        out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equals_the_plain_product() {
+        for (rows, rank, columns) in [(1, 1, 1), (13, 4, 64), (12, 3, 200), (7, 9, 33), (5, 0, 8)] {
+            let up: Vec<f32> = (0..rows * rank).map(|i| (i * 7 % 13) as f32 - 6.0).collect();
+            let down: Vec<f32> = (0..rank * columns).map(|i| (i * 5 % 11) as f32 - 5.0).collect();
+            let mut expected: Vec<f32> = (0..rows * columns).map(|i| i as f32).collect();
+            let start = expected.clone();
+            super::super::add_product(&mut expected, columns, &up, &down, 1.0);
+            let product = LowRank::new(up, &down, rank, columns);
+            let mut out = start.clone();
+            product.add_to(0, &mut out);
+            // Whole numbers: every order of sums is exact.
+            assert_eq!(out, expected);
+            let first = rows / 2;
+            let mut out = start[first * columns..].to_vec();
+            product.add_to(first, &mut out);
+            assert_eq!(out, expected[first * columns..]);
+        }
+    }
+}
