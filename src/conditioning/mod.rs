@@ -82,10 +82,20 @@ impl Tower {
     }
 }
 
-/// Features of one text.
+/// Features of some texts.
 struct Encoded {
+    /// `[B, T, D]`.
     context: Tensor,
+    /// `[B, P]`.
     pooled: Tensor,
+}
+
+impl Encoded {
+    /// The texts of `other`, and then these.
+    fn behind(&self, other: &Self) -> Result<Self> {
+        let context = Tensor::cat(&[&other.context, &self.context], 0)?;
+        Ok(Self { context, pooled: Tensor::cat(&[&other.pooled, &self.pooled], 0)? })
+    }
 }
 
 impl TextTowers {
@@ -108,28 +118,31 @@ impl TextTowers {
     /// # Errors
     /// [`Error::BadRequest`] when `clip_skip` exceeds the tower's depth.
     pub fn encode(&self, texts: &Texts<'_>) -> Result<Conditioning> {
-        let positive = self.encode_one(texts.prompt, texts.clip_skip)?;
-        let mut contexts = vec![positive.context.clone()];
-        let mut pooled = vec![positive.pooled.clone()];
-        let mut scores = vec![AESTHETIC_SCORE];
-        if let Some(negative) = texts.negative {
-            let encoded = if negative.is_empty() && self.rules.zero_empty_negative {
-                Encoded {
+        // diffusers reads negative prompts at the last layer whatever the prompt's skip is.
+        let Encoded { context, pooled } = match texts.negative {
+            None => self.encode_batch(&[texts.prompt], texts.clip_skip)?,
+            Some("") if self.rules.zero_empty_negative => {
+                let positive = self.encode_batch(&[texts.prompt], texts.clip_skip)?;
+                positive.behind(&Encoded {
                     context: positive.context.zeros_like()?,
                     pooled: positive.pooled.zeros_like()?,
-                }
-            } else {
-                // diffusers reads negative prompts at the last layer whatever the prompt's skip is.
-                self.encode_one(negative, 1)?
-            };
-            contexts.insert(0, encoded.context);
-            pooled.insert(0, encoded.pooled);
-            scores.insert(0, NEGATIVE_AESTHETIC_SCORE);
-        }
-        let context = Tensor::cat(&contexts, 0)?; // [B, T, D]
+                })?
+            }
+            Some(negative) if texts.clip_skip <= 1 => {
+                self.encode_batch(&[negative, texts.prompt], 1)?
+            }
+            Some(negative) => {
+                let positive = self.encode_batch(&[texts.prompt], texts.clip_skip)?;
+                positive.behind(&self.encode_batch(&[negative], 1)?)?
+            }
+        };
         let added = if self.rules.added {
-            let micro = self.micro(texts.size, &scores, context.device())?;
-            Some(AddedCondition { pooled: Tensor::cat(&pooled, 0)?, micro })
+            let scores = [NEGATIVE_AESTHETIC_SCORE, AESTHETIC_SCORE];
+            let scores = &scores[usize::from(texts.negative.is_none())..];
+            Some(AddedCondition {
+                pooled,
+                micro: self.micro(texts.size, scores, context.device())?,
+            })
         } else {
             None
         };
@@ -152,16 +165,19 @@ impl TextTowers {
         Ok(Tensor::new(rows, device)?)
     }
 
-    /// One text through every tower; features side by side, pooled from the last tower.
-    fn encode_one(&self, text: &str, clip_skip: usize) -> Result<Encoded> {
+    /// Texts through every tower; features side by side, pooled from the last tower.
+    fn encode_batch(&self, texts: &[&str], clip_skip: usize) -> Result<Encoded> {
         let mut contexts = Vec::with_capacity(self.towers.len());
         let mut pooled = None;
         for tower in &self.towers {
-            let mut ids = tower.ids(text);
-            ids.truncate(tower.window().saturating_sub(2));
-            let ids = tower.tokenizer.pad_to_window(&ids);
+            let window = |text: &&str| {
+                let mut ids = tower.ids(text);
+                ids.truncate(tower.window().saturating_sub(2));
+                tower.tokenizer.pad_to_window(&ids)
+            };
+            let ids: Vec<Vec<u32>> = texts.iter().map(window).collect();
             let skip = self.rules.base_skip + clip_skip.saturating_sub(1);
-            let output = tower.network.forward(&[ids], skip, self.rules.normalise)?;
+            let output = tower.network.forward(&ids, skip, self.rules.normalise)?;
             contexts.push(output.hidden);
             pooled = Some(output.pooled);
         }

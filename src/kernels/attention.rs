@@ -15,11 +15,20 @@ const KEYS: usize = 512;
 /// Queries of one task.
 const QUERIES: usize = 16 * ROWS;
 
-/// softmax(q·kᵀ/√K)·v over `heads` heads, Milakov and Gimelshein (2018) for the running softmax.
+/// How an attention is divided, and who sees whom.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Heads {
+    pub(crate) count: usize,
+    /// Whether each query sees only the keys up to its own place.
+    pub(crate) causal: bool,
+}
+
+/// softmax(q·kᵀ/√K)·v over all heads, Milakov and Gimelshein (2018) for the running softmax.
 ///
 /// `q`: tokens `[B, N, D]`; `k`, `v`: `[B, T, D]`. Returns `[B, N, D]`. In bf16 queries, keys, values and
 /// weights of the average are rounded; scores and sums are f32.
-pub(crate) fn attention(q: &Map, k: &Map, v: &Map, heads: usize, precision: Precision) -> Map {
+pub(crate) fn attention(q: &Map, k: &Map, v: &Map, how: Heads, precision: Precision) -> Map {
+    let heads = how.count;
     let fits = k.pixels() == v.pixels() && [k, v].iter().all(|m| m.batch == q.batch);
     let whole = heads > 0 && q.channels.is_multiple_of(heads);
     assert!(fits && whole && k.pixels() > 0, "shapes of an attention");
@@ -41,7 +50,8 @@ pub(crate) fn attention(q: &Map, k: &Map, v: &Map, heads: usize, precision: Prec
                 let first = (head / heads * queries + start) * stride + head % heads * sizes.width;
                 let head = &packed.words()[head * sizes.head()..][..sizes.head()];
                 let (keys, values) = head.split_at(sizes.keys_words());
-                let task = Task { kernels, sizes, keys, values, count };
+                let place = how.causal.then_some(start);
+                let task = Task { kernels, sizes, keys, values, count, place };
                 task.run(&q.values()[first..], stride, scratch);
                 for (i, sum) in scratch.sums[..count].iter().enumerate() {
                     // SAFETY: these columns of these rows are this task's own and lie inside `out`.
@@ -177,6 +187,8 @@ struct Task<'a> {
     keys: &'a [u32],
     values: &'a [u32],
     count: usize,
+    /// Place of the first query, when later keys are hidden.
+    place: Option<usize>,
 }
 
 impl Task<'_> {
@@ -231,7 +243,11 @@ impl Task<'_> {
         let words = sizes.precision.words(count);
         let room = sizes.precision.words(KEYS);
         for r in 0..ROWS {
-            let scores = &scratch.scores[r * KEYS..][..count];
+            let scores = &mut scratch.scores[r * KEYS..][..count];
+            if let Some(place) = self.place {
+                let seen = (place + first + r + 1).saturating_sub(start).min(count);
+                scores[seen..].fill(f32::NEG_INFINITY);
+            }
             let before = scratch.highest[first + r];
             let highest = maximum(scores).max(before);
             let weights = &mut scratch.weights[r * room..][..words];

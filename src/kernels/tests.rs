@@ -116,7 +116,11 @@ fn results_do_not_depend_on_the_number_of_threads() {
         [
             values(&multiply(&operand, &plain, windows, Finish::default()).to_image().unwrap()),
             values(&winograd::multiply(&[map], how, &fast, Finish::default()).to_image().unwrap()),
-            values(&attention(&tokens, &tokens, &tokens, 2, precision).to_tokens().unwrap()),
+            values(
+                &attention(&tokens, &tokens, &tokens, Heads { count: 2, causal: false }, precision)
+                    .to_tokens()
+                    .unwrap(),
+            ),
         ]
     };
     for precision in BOTH {
@@ -243,12 +247,14 @@ fn gated_products_equal_the_plain_ones() {
 
 #[test]
 fn attention_equals_the_plain_one() {
-    for (b, n, t, heads, width) in [
-        (1, 3, 5, 1, 4),
-        (2, 150, 2100, 2, 40),
-        (1, 257, 77, 8, 16),
-        (1, 40, 600, 1, 200),
-        (1, 9, 9, 3, 5),
+    for (b, n, t, heads, width, causal) in [
+        (1, 3, 5, 1, 4, false),
+        (2, 150, 2100, 2, 40, false),
+        (1, 257, 77, 8, 16, false),
+        (1, 40, 600, 1, 200, false),
+        (1, 9, 9, 3, 5, false),
+        (2, 77, 77, 3, 16, true),
+        (1, 700, 700, 1, 8, true),
     ] {
         let q = random(&[b, n, heads * width]);
         let (k, v) = (random(&[b, t, heads * width]), random(&[b, t, heads * width]));
@@ -258,12 +264,18 @@ fn attention_equals_the_plain_one() {
         };
         let scores = split(&q, n).matmul(&split(&k, t).t().unwrap()).unwrap();
         let scores = (scores / (width as f64).sqrt()).unwrap();
+        let hidden =
+            |i: u32| if causal && i % t as u32 > i / t as u32 { f32::NEG_INFINITY } else { 0.0 };
+        let mask: Vec<f32> = (0..(n * t) as u32).map(hidden).collect();
+        let mask = Tensor::from_vec(mask, (n, t), &Device::Cpu).unwrap();
+        let scores = scores.broadcast_add(&mask).unwrap();
         let weights = candle_nn::ops::softmax_last_dim(&scores).unwrap();
         let plain = weights.matmul(&split(&v, t)).unwrap().transpose(1, 2).unwrap();
         let plain = plain.reshape((b, n, heads * width)).unwrap();
         for precision in BOTH {
             let map = |x: &Tensor| Map::from_tokens(x).unwrap();
-            let ours = attention(&map(&q), &map(&k), &map(&v), heads, precision);
+            let ours =
+                attention(&map(&q), &map(&k), &map(&v), Heads { count: heads, causal }, precision);
             let limit = if precision == Precision::F32 { 1e-5 } else { 2e-2 };
             let error = error(&ours.to_tokens().unwrap(), &plain);
             assert!(error < limit, "{b} {n} {t} {heads} {width}: {error}");

@@ -101,6 +101,21 @@ fn erf(x: f32) -> f32 {
 }
 
 multiversion! {
+    /// out ← GELU(x), exact or quick.
+    pub(super) fn gelu_row(x: &[f32], quick: bool, out: &mut [f32]) {
+        if quick {
+            for (out, x) in out.iter_mut().zip(x) {
+                *out = x / (1.0 + exp(-1.702 * x));
+            }
+        } else {
+            for (out, x) in out.iter_mut().zip(x) {
+                *out = 0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2));
+            }
+        }
+    }
+}
+
+multiversion! {
     /// The largest element; −∞ of none.
     pub(super) fn maximum(x: &[f32]) -> f32 {
         let mut lanes = [f32::NEG_INFINITY; 16];

@@ -3,8 +3,8 @@
 use super::built;
 use super::config::ClipConfig;
 use crate::error::{Error, Result};
-use crate::nn::{LayerNorm, Linear, attention, causal_mask, gelu};
-use crate::weights::Scope;
+use crate::nn::{Attend, Feature, LayerNorm, Linear, Mlp};
+use crate::weights::{Products, Scope};
 use candle_core::{DType, Tensor};
 
 /// What a tower says about a batch of token windows.
@@ -27,19 +27,16 @@ pub struct ClipTower {
     projection: Option<Linear>,
     /// Rows of `tokens`: the config's, and those of new words.
     vocabulary: usize,
+    products: Products,
     config: ClipConfig,
 }
 
 #[derive(Debug, Clone)]
 struct Layer {
     norm1: LayerNorm,
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    out: Linear,
+    attend: Attend,
     norm2: LayerNorm,
-    fc1: Linear,
-    fc2: Linear,
+    mlp: Mlp,
 }
 
 impl ClipTower {
@@ -69,6 +66,7 @@ impl ClipTower {
             final_norm: LayerNorm::new(&text.at("final_layer_norm"), width, config.layer_norm_eps)?,
             projection,
             vocabulary: config.vocab_size,
+            products: scope.products(),
             config: config.clone(),
         })
     }
@@ -116,17 +114,16 @@ impl ClipTower {
             ));
         }
         let (batch, length) = (ids.len(), ids.first().map_or(0, Vec::len));
-        let mut x = self.embed(ids, length)?; // [B, T, D]
-        let mask = causal_mask(length, x.dtype(), x.device())?;
+        let mut x = Feature::tokens(&self.embed(ids, length)?, self.products)?;
         let mut hidden = None;
         for (index, layer) in self.layers.iter().enumerate() {
             if index + skip == self.depth() {
                 hidden = Some(x.clone());
             }
-            x = layer.forward(&x, &mask, self.config.num_attention_heads, self.quick())?;
+            x = layer.mlp.forward(&layer.attend.tokens(&x, &layer.norm1, None)?, &layer.norm2)?;
         }
-        let hidden = hidden.unwrap_or_else(|| x.clone());
-        let last = self.final_norm.forward(&x)?;
+        let hidden = hidden.unwrap_or_else(|| x.clone()).to_tokens()?; // [B, T, D]
+        let last = self.final_norm.forward(&x.to_tokens()?)?;
         let ends = (0..batch)
             .map(|b| Ok(last.get(b)?.narrow(0, self.end_of_text(&ids[b]), 1)?))
             .collect::<Result<Vec<_>>>()?;
@@ -141,10 +138,6 @@ impl ClipTower {
             (false, _) => hidden,
         };
         Ok(ClipOutput { hidden, pooled })
-    }
-
-    fn quick(&self) -> bool {
-        self.config.hidden_act == "quick_gelu"
     }
 
     fn embed(&self, ids: &[Vec<u32>], length: usize) -> Result<Tensor> {
@@ -183,28 +176,14 @@ impl ClipTower {
 impl Layer {
     fn new(scope: &Scope<'_>, config: &ClipConfig) -> Result<Self> {
         let (width, inner) = (config.hidden_size, config.intermediate_size);
-        let attention = scope.at("self_attn");
-        let square = |name: &str| Linear::new(&attention.at(name), width, width);
         let norm = |name: &str| LayerNorm::new(&scope.at(name), width, config.layer_norm_eps);
+        let quick = config.hidden_act == "quick_gelu";
         Ok(Self {
             norm1: norm("layer_norm1")?,
-            q: square("q_proj")?,
-            k: square("k_proj")?,
-            v: square("v_proj")?,
-            out: square("out_proj")?,
+            attend: Attend::causal(&scope.at("self_attn"), width, config.num_attention_heads)?,
             norm2: norm("layer_norm2")?,
-            fc1: Linear::new(&scope.at("mlp.fc1"), width, inner)?,
-            fc2: Linear::new(&scope.at("mlp.fc2"), inner, width)?,
+            mlp: Mlp::new(&scope.at("mlp"), width, inner, quick)?,
         })
-    }
-
-    /// `x`: `[B, T, D]`, same out.
-    fn forward(&self, x: &Tensor, mask: &Tensor, heads: usize, quick: bool) -> Result<Tensor> {
-        let y = self.norm1.forward(x)?;
-        let (q, k, v) = (self.q.forward(&y)?, self.k.forward(&y)?, self.v.forward(&y)?);
-        let x = (x + self.out.forward(&attention(&q, &k, &v, heads, Some(mask))?)?)?;
-        let y = self.fc1.forward(&self.norm2.forward(&x)?)?;
-        Ok((&x + self.fc2.forward(&gelu(&y, quick)?)?)?)
     }
 }
 

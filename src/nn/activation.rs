@@ -4,7 +4,7 @@ use crate::error::Result;
 use candle_core::{D, Tensor};
 
 /// GELU: exact (erf), or OpenAI's quick form x·σ(1.702·x).
-pub fn gelu(x: &Tensor, quick: bool) -> Result<Tensor> {
+pub(super) fn gelu(x: &Tensor, quick: bool) -> Result<Tensor> {
     if quick { Ok((x * candle_nn::ops::sigmoid(&(x * 1.702)?)?)?) } else { Ok(x.gelu_erf()?) }
 }
 

@@ -1,10 +1,11 @@
 //! Floor 3. An attention layer with its norm and its residual.
 
+use super::attention::{attention, causal_mask};
 use super::feature::Form;
 use super::packed::PackedLayer;
-use super::{Feature, GroupNorm, LayerNorm, Linear, attention};
+use super::{Feature, GroupNorm, LayerNorm, Linear};
 use crate::error::{Error, Result};
-use crate::kernels::{self, Finish, Map, Merging, Operand, Preparation};
+use crate::kernels::{self, Finish, Heads, Map, Merging, Operand, Precision, Preparation};
 use crate::weights::Scope;
 
 /// x + out(attention(q(norm(x)), k(y), v(y))), where y is norm(x) itself or a text.
@@ -15,6 +16,8 @@ pub struct Attend {
     v: Linear,
     out: Linear,
     heads: usize,
+    /// Whether tokens see only those before them and themselves.
+    causal: bool,
 }
 
 impl Attend {
@@ -27,7 +30,16 @@ impl Attend {
             v: Linear::without_bias(&scope.at("to_v"), context, width)?,
             out: Linear::new(&scope.at("to_out.0"), width, width)?,
             heads,
+            causal: false,
         })
+    }
+
+    /// `q_proj`, `k_proj`, `v_proj` and `out_proj` `[width, width]`, all with bias: a text, each token of
+    /// which sees only those before it and itself.
+    pub fn causal(scope: &Scope<'_>, width: usize, heads: usize) -> Result<Self> {
+        let square = |name: &str| Linear::new(&scope.at(name), width, width);
+        let (q, k, v) = (square("q_proj")?, square("k_proj")?, square("v_proj")?);
+        Ok(Self { q, k, v, out: square("out_proj")?, heads, causal: true })
     }
 
     /// Tokens `[B, N, width]`, attending to themselves or to `context` `[B, T, context]`.
@@ -42,7 +54,12 @@ impl Attend {
             let context = context.map_or(Ok(&y), Feature::plain)?;
             let (q, k, v) =
                 (self.q.forward(&y)?, self.k.forward(context)?, self.v.forward(context)?);
-            let y = self.out.forward(&attention(&q, &k, &v, self.heads, None)?)?;
+            let mask = if self.causal {
+                Some(causal_mask(x.dim(1)?, x.dtype(), x.device())?)
+            } else {
+                None
+            };
+            let y = self.out.forward(&attention(&q, &k, &v, self.heads, mask.as_ref())?)?;
             return Ok(Feature(Form::Plain((x + y)?)));
         }
         let (x, precision) = (x.map()?, self.q.packed()?.precision);
@@ -112,7 +129,10 @@ impl Attend {
         let q = product(self.q.packed()?, y);
         let (k, v) = (product(self.k.packed()?, context), product(self.v.packed()?, context));
         let out = self.out.packed()?;
-        let y = kernels::attention(&q, &k, &v, self.heads, out.precision);
+        let heads = Heads { count: self.heads, causal: self.causal };
+        // Texts are short: exact scores cost nothing there.
+        let precision = if self.causal { Precision::F32 } else { out.precision };
+        let y = kernels::attention(&q, &k, &v, heads, precision);
         let y = Operand::new(&[y], Preparation::default(), out.precision);
         Ok(out.multiply(&y, Finish { add, ..Finish::default() }))
     }

@@ -52,7 +52,7 @@ fn softmax(scores: &Tensor) -> Result<Tensor> {
 }
 
 /// A mask that hides later tokens: `[tokens, tokens]`, 0 or −∞.
-pub fn causal_mask(tokens: usize, dtype: DType, device: &Device) -> Result<Tensor> {
+pub(super) fn causal_mask(tokens: usize, dtype: DType, device: &Device) -> Result<Tensor> {
     let mask: Vec<f32> = (0..tokens)
         .flat_map(|i| (0..tokens).map(move |j| if j > i { f32::NEG_INFINITY } else { 0.0 }))
         .collect();

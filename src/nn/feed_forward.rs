@@ -1,11 +1,11 @@
-//! Floor 3. The gated MLP of a transformer block, with its norm and its residual.
+//! Floor 3. The MLPs of transformer blocks, with their norm and their residual.
 
-use super::activation::geglu;
+use super::activation::{geglu, gelu};
 use super::feature::Form;
 use super::packed::PackedLayer;
 use super::{Feature, LayerNorm, Linear};
 use crate::error::Result;
-use crate::kernels::{Arrangement, Finish, gated, multiply_gated};
+use crate::kernels::{Arrangement, Finish, Gelu, activated, gated, multiply_gated};
 use crate::weights::{Products, Scope};
 
 /// x + down(value · GELU(gate)), value and gate being halves of one linear layer over norm(x).
@@ -56,5 +56,34 @@ impl FeedForward {
                 Ok(Feature::of_map(down.multiply(&y, finish)))
             }
         }
+    }
+}
+
+/// x + fc2(GELU(fc1(norm(x)))).
+#[derive(Debug, Clone)]
+pub struct Mlp {
+    fc1: Linear,
+    fc2: Linear,
+    quick: bool,
+}
+
+impl Mlp {
+    /// `fc1 [inner, width]` and `fc2 [width, inner]`, both with bias; `quick`: OpenAI's x·σ(1.702·x).
+    pub fn new(scope: &Scope<'_>, width: usize, inner: usize, quick: bool) -> Result<Self> {
+        let fc1 = Linear::new(&scope.at("fc1"), width, inner)?;
+        Ok(Self { fc1, fc2: Linear::new(&scope.at("fc2"), inner, width)?, quick })
+    }
+
+    /// Tokens `[B, N, width]`, same out.
+    pub fn forward(&self, x: &Feature, norm: &LayerNorm) -> Result<Feature> {
+        if let Form::Plain(x) = &x.0 {
+            let y = gelu(&self.fc1.forward(&norm.forward(x)?)?, self.quick)?;
+            return Ok(Feature(Form::Plain((x + self.fc2.forward(&y)?)?)));
+        }
+        let (x, fc1, fc2) = (x.map()?, self.fc1.packed()?, self.fc2.packed()?);
+        let kind = if self.quick { Gelu::Quick } else { Gelu::Exact };
+        let y = fc1.multiply(&norm.operand(&x, fc1.precision), Finish::default());
+        let y = activated(&y, kind, fc2.precision);
+        Ok(Feature::of_map(fc2.multiply(&y, Finish { add: Some(&x), ..Finish::default() })))
     }
 }

@@ -17,12 +17,11 @@ mod norm;
 mod packed;
 mod time;
 
-pub use activation::gelu;
 pub use attend::Attend;
-pub use attention::{attention, causal_mask};
+pub use attention::attention;
 pub use conv::{Around, Conv2d, Geometry};
 pub use feature::Feature;
-pub use feed_forward::FeedForward;
+pub use feed_forward::{FeedForward, Mlp};
 pub use linear::Linear;
 pub use norm::{GroupNorm, LayerNorm};
 pub use time::{TimeMlp, sinusoid};

@@ -1,0 +1,54 @@
+//! Floor 1. GELU between two products.
+
+use super::map::Map;
+use super::operand::{Operand, store};
+use super::packed::Precision;
+use super::vector::gelu_row;
+use rayon::prelude::*;
+
+/// Which GELU, Hendrycks and Gimpel (2016).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Gelu {
+    /// x·Φ(x), by erf.
+    Exact,
+    /// OpenAI's x·σ(1.702·x).
+    Quick,
+}
+
+/// GELU of tokens, as the operand of a product.
+pub(crate) fn activated(x: &Map, kind: Gelu, precision: Precision) -> Operand {
+    let channels = x.channels;
+    let mut out = Operand::tokens((x.batch, x.pixels()), channels, precision);
+    let pixel = out.pixel();
+    let rows = out.words_mut().par_chunks_mut(pixel.max(1)).zip(x.values().par_chunks(channels));
+    rows.for_each_init(
+        || vec![0f32; channels],
+        |row, (out, x)| {
+            gelu_row(x, kind == Gelu::Quick, row);
+            store(row, precision, out);
+        },
+    );
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{Device, Tensor};
+
+    #[test]
+    fn equals_the_plain_ones() {
+        let x = Tensor::randn(0f32, 3.0, (2, 5, 37), &Device::Cpu).unwrap();
+        let exact = x.gelu_erf().unwrap();
+        let quick = (&x * candle_nn::ops::sigmoid(&(&x * 1.702).unwrap()).unwrap()).unwrap();
+        let map = Map::from_tokens(&x).unwrap();
+        for (kind, expected) in [(Gelu::Exact, exact), (Gelu::Quick, quick)] {
+            let ours = activated(&map, kind, Precision::F32);
+            let ours: &[f32] = bytemuck::cast_slice(ours.words());
+            let expected = expected.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            for (a, b) in ours.iter().zip(&expected) {
+                assert!((a - b).abs() <= 1e-6 * b.abs().max(1.0), "{kind:?}: {a} for {b}");
+            }
+        }
+    }
+}
