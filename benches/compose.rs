@@ -3,8 +3,9 @@
 //!     COLORA_BENCH_MODEL=sd15 COLORA_BENCH_LORAS=loras cargo bench --bench compose
 //!
 //! The model and the files are made by `benches/peers/make_fullsize.py` and `make_loras.py`; without them
-//! the bench says so and stops. One JSON line for 1, 2, 4 and 8 LoRAs of rank 16 and a LoCon of rank 64, in bf16
-//! and in f32; the files are dropped from the page cache before they are opened.
+//! the bench says so and stops. One JSON line for 1, 2, 4 and 8 LoRAs of rank 16, a LoCon of rank 64, and one of
+//! each, in bf16 and in f32, each measured in a process of its own, whose memory is as fresh as that of a program that
+//! just started; the files are dropped from the page cache before they are opened.
 #![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used)]
 
 use colora::conditioning::TextTowers;
@@ -29,12 +30,21 @@ fn main() {
     };
     let many: Vec<PathBuf> = (0..8).map(|i| loras.join(format!("r16-{i}.safetensors"))).collect();
     let locon = [loras.join("locon64.safetensors")];
-    for precision in [Precision::Bf16, Precision::F32] {
-        for files in [&many[..1], &many[..2], &many[..4], &many[..], &locon[..]] {
-            run(&model, precision, files);
-        }
+    // The weight that changes is the first file's.
+    let both = [many[0].clone(), locon[0].clone()];
+    let stacks = [&many[..1], &many[..2], &many[..4], &many[..], &locon[..], &both[..]];
+    let precisions = [Precision::Bf16, Precision::F32];
+    if let Some(case) = std::env::var(CASE).ok().and_then(|case| case.parse::<usize>().ok()) {
+        return run(&model, precisions[case / stacks.len()], stacks[case % stacks.len()]);
+    }
+    for case in 0..precisions.len() * stacks.len() {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        assert!(child.env(CASE, case.to_string()).status().unwrap().success(), "case {case}");
     }
 }
+
+/// Which case a child measures.
+const CASE: &str = "COLORA_BENCH_CASE";
 
 /// One stack in one precision: cold, and then with one strength changed again and again.
 ///
@@ -75,13 +85,19 @@ fn run(model: &Path, precision: Precision, files: &[PathBuf]) {
     let (network, packed) = timed(|| networks(&parts, &overlay));
     drop(overlay);
     let (peak, after) = (peak_memory().unwrap_or(0), resident());
-    drop(network);
-    let again: Vec<(f64, f64)> = (0..5)
+    // As in a pipeline, the last stack stays while the next one is made, and the one before goes first.
+    let mut last = network;
+    let mut before_last = None;
+    let again: Vec<(f64, f64)> = (0..7)
         .map(|i| {
+            drop(before_last.take());
             let (overlay, composed) = timed(|| compose(0.1 * i as f32 + 0.1));
-            let (_network, packed) = timed(|| networks(&parts, &overlay));
+            let (network, packed) = timed(|| networks(&parts, &overlay));
+            before_last = Some(std::mem::replace(&mut last, network));
             (composed, packed)
         })
+        // The first one takes fresh memory.
+        .skip(2)
         .collect();
     let middle = |time: fn(&(f64, f64)) -> f64| {
         let mut times: Vec<f64> = again.iter().map(time).collect();

@@ -1,7 +1,7 @@
 //! Floor 1. Buffers that are used again: a network asks for the same few hundred megabytes in every
 //! step, and fresh pages cost as much as the work that fills them.
 
-use super::memory::{self, Pages};
+use super::memory::Pages;
 use std::sync::{Mutex, PoisonError};
 
 /// Buffers that wait for their next use, the smallest first.
@@ -66,10 +66,9 @@ impl Drop for Buffer {
     }
 }
 
-/// Gives the waiting buffers, and the memory that waits for weights, back to the system: a stage of the work is over.
-pub(crate) fn release() {
+/// Gives the waiting buffers back to the system: a stage of the work is over.
+pub(crate) fn release_buffers() {
     FREE.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    memory::release();
 }
 
 #[cfg(test)]
@@ -84,6 +83,6 @@ mod tests {
             buffer.floats_mut().fill(1.0);
             assert!(buffer.words().iter().all(|word| *word == 1f32.to_bits()));
         }
-        release();
+        release_buffers();
     }
 }

@@ -148,7 +148,7 @@ impl Drop for Slab {
 }
 
 /// Gives the memory that waits for weights back to the system; the next weights begin a slab of their own.
-pub(super) fn release() {
+pub(crate) fn release_weights() {
     let mut slabs = slabs();
     let open = slabs.open.take();
     drop(slabs);
@@ -236,7 +236,7 @@ mod tests {
             }
             if round == 1 {
                 drop(parts);
-                release();
+                release_weights();
             }
         }
     }

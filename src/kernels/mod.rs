@@ -32,14 +32,14 @@ pub(crate) mod winograd;
 mod work;
 
 pub(crate) use algebra::add_product;
-pub(crate) use arena::release;
+pub(crate) use arena::release_buffers;
 pub(crate) use attention::{Heads, attention};
 pub use ceiling::Ceilings;
 pub(crate) use doubled::Doubled;
 pub(crate) use gelu::{Gelu, activated};
 pub(crate) use low_rank::LowRank;
 pub(crate) use map::Map;
-pub(crate) use memory::zeros;
+pub(crate) use memory::{release_weights, zeros};
 pub(crate) use merge::Merging;
 pub(crate) use norm::{Affine, GroupNorm, layer_norm};
 pub(crate) use operand::{Border, Operand, Preparation};

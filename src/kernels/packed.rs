@@ -84,6 +84,11 @@ impl Kept {
     pub(crate) fn get(&self) -> Option<Packed> {
         Some(Packed { words: self.words.upgrade()?, ..self.rest.clone() })
     }
+
+    /// Whether the weight still lives.
+    pub(crate) fn is_used(&self) -> bool {
+        self.words.strong_count() > 0
+    }
 }
 
 impl Packed {

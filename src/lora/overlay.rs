@@ -72,7 +72,11 @@ pub struct Overlay {
 enum Change {
     Merged(Tensor),
     /// Computed where it is read: layers that pack their weights hold no other copy of it.
-    Summed(Summed),
+    Summed {
+        sum: Summed,
+        /// Which changes of which files with which multipliers.
+        variant: String,
+    },
     Beside(Vec<Branch>),
 }
 
@@ -84,6 +88,8 @@ struct Job<'a> {
     /// Whether the base has the site.
     exists: bool,
     active: Vec<Active<'a>>,
+    /// Which changes of which files with which multipliers.
+    variant: String,
 }
 
 impl Overlay {
@@ -181,8 +187,11 @@ fn jobs<'a>(
                         weight.unwrap_or_default().into_iter().take(1).collect()
                     };
                     let exists = shape.is_some();
-                    Job { site, shape: shape.unwrap_or_else(outputs), exists, active: Vec::new() }
+                    let shape = shape.unwrap_or_else(outputs);
+                    Job { site, shape, exists, active: Vec::new(), variant: String::new() }
                 });
+                let (file, stem) = (stack.entries[entry].lora.fingerprint(), &change.stem);
+                job.variant += &format!("{file} {stem} {:08x}\n", m.to_bits());
                 job.active.push(Active { module: change, m, adapter });
             }
         }
@@ -212,7 +221,7 @@ impl Job<'_> {
         if plain && let Some(summed) = Summed::new(&self.shape, &self.active)? {
             let packed = base.products(self.site.component()) != Products::Plain;
             let change = if packed && summed.safe && !self.is_bias() {
-                Change::Summed(summed)
+                Change::Summed { sum: summed, variant: self.variant.clone() }
             } else {
                 self.merged(base, summed.whole(&self.site, base, &self.active)?)?
             };
@@ -300,7 +309,7 @@ impl WeightSource for Overlay {
                 return Ok(Weight::Factored { base, branches: branches.as_slice().into() });
             }
             Some(Change::Merged(tensor)) => tensor,
-            Some(Change::Summed(sum)) => {
+            Some(Change::Summed { sum, .. }) => {
                 let values = sum.whole(site, &*self.base, &[])?;
                 let stored = self.base.shape(site).unwrap_or_default();
                 summed = placed(&*self.base, site, &stored, values)?;
@@ -324,7 +333,7 @@ impl WeightSource for Overlay {
     fn read_f32(&self, site: &Site, first: usize, out: &mut [f32]) -> Result<()> {
         match self.changed.get(site) {
             None | Some(Change::Beside(_)) => self.base.read_f32(site, first, out),
-            Some(Change::Summed(summed)) => summed.read(site, &*self.base, first, out),
+            Some(Change::Summed { sum, .. }) => sum.read(site, &*self.base, first, out),
             Some(Change::Merged(tensor)) => {
                 let part = tensor.flatten_all()?.narrow(0, first, out.len())?;
                 let part = part.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
@@ -342,8 +351,11 @@ impl WeightSource for Overlay {
         precision: Precision,
     ) -> Result<Packed> {
         match self.changed.get(site) {
-            Some(Change::Merged(_) | Change::Summed(_)) => {
-                pack_numbers(self, site, shape, arrangement, precision)
+            Some(Change::Merged(_)) => pack_numbers(self, site, shape, arrangement, precision),
+            // A stack in which another adapter has a new weight may leave this one as it is.
+            Some(Change::Summed { variant, .. }) => {
+                let make = || pack_numbers(self, site, shape, arrangement, precision);
+                self.base.shared(site, variant, arrangement, precision, &make)
             }
             _ => self.base.pack(site, shape, arrangement, precision),
         }
@@ -384,7 +396,7 @@ impl WeightSource for Overlay {
 
     fn quantised(&self, site: &Site) -> Option<Quantisation> {
         match self.changed.get(site) {
-            Some(Change::Merged(_) | Change::Summed(_)) => self.base.requantised(site),
+            Some(Change::Merged(_) | Change::Summed { .. }) => self.base.requantised(site),
             _ => self.base.quantised(site),
         }
     }

@@ -22,16 +22,28 @@ impl<T> Recent<T> {
         if let Some(value) = self.touch(key) {
             return Ok(value);
         }
+        // First, so that the new one can be made in its memory.
+        self.shorten(self.limit - 1);
         let value = Arc::new(make()?);
         let mut values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
         values.insert(0, (key.to_owned(), value.clone()));
-        values.truncate(self.limit);
+        drop(values);
+        self.shorten(self.limit);
         Ok(value)
     }
 
     /// Lets every value go.
     pub(super) fn clear(&self) {
-        self.values.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.shorten(0);
+    }
+
+    /// Lets all values go but the `count` most recent.
+    fn shorten(&self, count: usize) {
+        let mut values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = count.min(values.len());
+        let gone = values.split_off(kept);
+        drop(values);
+        drop(gone);
     }
 
     /// The value of `key`, which becomes the most recent.

@@ -442,7 +442,7 @@ impl Pipeline {
             self.text.clear();
             self.towers.clear();
         }
-        kernels::release();
+        self.release();
     }
 
     /// All steps of a picture are done; `last`: of the plan's last picture.
@@ -452,7 +452,7 @@ impl Pipeline {
             self.unets.clear();
             self.encoder.clear();
         }
-        kernels::release();
+        self.release();
     }
 
     /// A picture is decoded.
@@ -460,7 +460,16 @@ impl Pipeline {
         if self.memory == Memory::Low {
             self.decoder.clear();
         }
-        kernels::release();
+        self.release();
+    }
+
+    /// Gives memory back that the next stage can hardly use.
+    fn release(&self) {
+        kernels::release_buffers();
+        // The next stack of adapters is made where the last one was.
+        if self.memory != Memory::Keep {
+            kernels::release_weights();
+        }
     }
 
     /// Decodes one sample.

@@ -180,6 +180,23 @@ pub trait WeightSource: Send + Sync + std::fmt::Debug {
         pack_numbers(self, site, shape, arrangement, precision)
     }
 
+    /// A packed weight that stands for the one at `site`, made by `make` unless somebody still uses one of
+    /// the same `variant`: a text that says everything that made it.
+    ///
+    /// # Errors
+    /// What `make` gives.
+    fn shared(
+        &self,
+        site: &Site,
+        variant: &str,
+        arrangement: Arrangement,
+        precision: Precision,
+        make: &dyn Fn() -> Result<Packed>,
+    ) -> Result<Packed> {
+        let _ = (site, variant, arrangement, precision);
+        make()
+    }
+
     /// In which blocks CPU layers keep the weight at `site`; `None` for plain numbers.
     fn quantised(&self, site: &Site) -> Option<Quantisation> {
         let _ = site;

@@ -8,27 +8,41 @@ use crate::error::Result;
 use crate::kernels::Kept;
 use candle_core::{DType, Device, Tensor};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Site, variant (empty for the weight itself) and form of a packed weight.
+type Key = (Site, Box<str>, Arrangement, Precision);
 
 /// A [`WeightSource`] over another one; every tensor is read once and then shared.
 #[derive(Debug)]
 pub struct Resident {
     inner: Arc<dyn WeightSource>,
     given: Mutex<HashMap<Site, Tensor>>,
-    /// Packed weights belong to the networks; here is only where they are.
-    packed: Mutex<HashMap<(Site, Arrangement, Precision), Kept>>,
+    /// Packed weights belong to the networks; here is only where they are, by site and variant.
+    packed: Mutex<HashMap<Key, Kept>>,
+    /// How many notes there were when they were last looked through.
+    notes: AtomicUsize,
 }
+
+/// Fewer notes than these are not looked through.
+const NOTES: usize = 1 << 11;
 
 impl Resident {
     /// Remembers what `inner` gives.
     pub fn new(inner: Arc<dyn WeightSource>) -> Self {
-        Self { inner, given: Mutex::default(), packed: Mutex::default() }
+        let notes = AtomicUsize::new(NOTES);
+        Self { inner, given: Mutex::default(), packed: Mutex::default(), notes }
     }
 
     /// Bytes of the tensors that are remembered.
     pub fn bytes(&self) -> usize {
         let given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
         given.values().map(|t| t.elem_count() * t.dtype().size_in_bytes()).sum()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Kept>> {
+        self.packed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn known(&self, site: &Site) -> Option<Tensor> {
@@ -92,13 +106,30 @@ impl WeightSource for Resident {
         arrangement: Arrangement,
         precision: Precision,
     ) -> Result<Packed> {
-        let key = (site.clone(), arrangement, precision);
-        let lock = || self.packed.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(packed) = lock().get(&key).and_then(Kept::get) {
+        let make = || self.inner.pack(site, shape, arrangement, precision);
+        self.shared(site, "", arrangement, precision, &make)
+    }
+
+    fn shared(
+        &self,
+        site: &Site,
+        variant: &str,
+        arrangement: Arrangement,
+        precision: Precision,
+        make: &dyn Fn() -> Result<Packed>,
+    ) -> Result<Packed> {
+        let key = (site.clone(), variant.into(), arrangement, precision);
+        if let Some(packed) = self.lock().get(&key).and_then(Kept::get) {
             return Ok(packed);
         }
-        let packed = self.inner.pack(site, shape, arrangement, precision)?;
-        lock().insert(key, packed.kept());
+        let packed = make()?;
+        let mut known = self.lock();
+        known.insert(key, packed.kept());
+        // Every stack of adapters leaves notes of weights that are gone.
+        if known.len() > 2 * self.notes.load(Ordering::Relaxed) {
+            known.retain(|_, kept| kept.is_used());
+            self.notes.store(known.len().max(NOTES), Ordering::Relaxed);
+        }
         Ok(packed)
     }
 
