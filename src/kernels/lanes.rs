@@ -37,6 +37,40 @@ multiversion! {
     }
 }
 
+/// Whether [`put`] can write vectors of `out` past the caches: lines must be whole.
+pub(super) fn can_pass_caches(out: &[u32]) -> bool {
+    cfg!(target_arch = "x86_64")
+        && Instructions::used() >= Instructions::Avx512
+        && out.as_ptr().cast::<[u32; LANES]>().align_offset(size_of::<[u32; LANES]>()) == 0
+}
+
+/// Writes sixteen words to the beginning of `out`. `past_caches`: as [`can_pass_caches`] says of `out` or of
+/// what lies whole vectors before it. Weights are larger than any cache, and what is written past them need
+/// not be read first.
+#[allow(clippy::inline_always)]
+#[inline(always)]
+pub(super) fn put(words: [u32; LANES], out: &mut [u32], past_caches: bool) {
+    let out = &mut out[..LANES];
+    #[cfg(target_arch = "x86_64")]
+    if past_caches {
+        // SAFETY: the processor has the feature, and `out` is a whole aligned line.
+        #[allow(unsafe_code)]
+        return unsafe { wide::stream(words, out) };
+    }
+    let _ = past_caches;
+    out.copy_from_slice(&words);
+}
+
+/// Makes what [`put`] wrote past the caches visible to other threads.
+pub(super) fn settle() {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 processor has it, and it has no operands.
+    #[allow(unsafe_code)]
+    unsafe {
+        std::arch::x86_64::_mm_sfence();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

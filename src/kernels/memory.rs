@@ -78,8 +78,8 @@ impl Pages {
 
 /// Numbers of a slab: 64 MiB.
 const SLAB: usize = 16 << 20;
-/// Slabs that wait for their next use at most: 1 GiB, some more than adapters of all attention take in f32.
-const WAITING: usize = 16;
+/// Slabs that wait for their next use at most: 4 GiB, what a network with adapters everywhere takes in f32.
+const WAITING: usize = 64;
 
 /// Memory for many weights.
 struct Slab {

@@ -470,6 +470,7 @@ impl Packed {
         let WeightShape { inputs, kernel, .. } = self.shape;
         let (area, places) = (kernel * kernel, self.side * self.side);
         let per_word = if self.precision == Precision::F32 { 1 } else { 2 };
+        let past_caches = lanes::can_pass_caches(out);
         // Whole words of channels whose numbers stay in the first-level cache.
         let stretch = (STRETCH / places.max(area)).next_multiple_of(2).max(2);
         let mut turned = vec![[0f32; LANES]; stretch * area];
@@ -492,7 +493,7 @@ impl Packed {
                             std::array::from_fn(|lane| pair(low[lane], high[lane]))
                         }
                     };
-                    words[..LANES].copy_from_slice(&packed);
+                    lanes::put(packed, words, past_caches);
                 }
             }
         }
@@ -549,6 +550,7 @@ impl Packed {
 multiversion! {
     fn place(packed: &Packed, filters: &[f32], out: &mut [u32], lanes: usize) {
         packed.place(filters, out, lanes);
+        lanes::settle();
     }
 }
 

@@ -9,7 +9,8 @@ use std::arch::x86_64::{
     _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_or_ps, _mm512_rcp14_ps,
     _mm512_reduce_add_ps, _mm512_roundscale_ps, _mm512_scalef_ps, _mm512_set1_epi32,
     _mm512_set1_ps, _mm512_setzero_ps, _mm512_shuffle_f32x4, _mm512_srli_epi32, _mm512_storeu_ps,
-    _mm512_sub_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
+    _mm512_stream_ps, _mm512_sub_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd,
+    _mm512_unpacklo_ps,
 };
 
 /// Mask of the numbers that are left.
@@ -304,5 +305,20 @@ pub(super) fn widen(bytes: &[u8], out: &mut [f32]) {
             let halves = _mm256_maskz_loadu_epi16(mask, bytes.as_ptr().add(2 * start).cast());
             _mm512_mask_storeu_ps(out.as_mut_ptr().add(start), mask, _mm512_cvtph_ps(halves));
         }
+    }
+}
+
+/// Writes a whole line past the caches.
+///
+/// # Safety
+/// `out` is sixteen words that begin a line.
+#[target_feature(enable = "avx512f")]
+#[allow(unsafe_code)]
+#[inline]
+pub(super) unsafe fn stream(words: [u32; 16], out: &mut [u32]) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let words = _mm512_loadu_ps(words.as_ptr().cast());
+        _mm512_stream_ps(out.as_mut_ptr().cast(), words);
     }
 }

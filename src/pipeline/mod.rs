@@ -283,6 +283,20 @@ pub struct Pipeline {
     memory: Memory,
 }
 
+impl Drop for Pipeline {
+    /// Networks go first, and then the memory that they leave for others.
+    fn drop(&mut self) {
+        self.text.clear();
+        self.towers.clear();
+        self.unet.clear();
+        self.unets.clear();
+        self.encoder.clear();
+        self.decoder.clear();
+        kernels::release_buffers();
+        kernels::release_weights();
+    }
+}
+
 impl Pipeline {
     /// Opens a model with default options.
     ///
