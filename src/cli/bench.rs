@@ -9,8 +9,8 @@ use crate::config::{Config, Settings};
 use crate::error::Error;
 use crate::lora::LoraRef;
 use crate::pipeline::{
-    Cancel, Ceilings, DTypeChoice, DeviceChoice, Measured, Memory, Options, Pipeline, Plan,
-    Request, peak_memory, reset_peak_memory,
+    Cancel, Ceilings, DTypeChoice, DeviceChoice, KernelKind, Measured, Memory, Options, Pipeline,
+    Plan, Request, Work, peak_memory, reset_peak_memory,
 };
 use crate::sampling::{Sampler, Schedule};
 use crate::size::ImageSize;
@@ -275,21 +275,34 @@ impl Report {
             ("load", all(|round| round.measured.timings.load), None),
             ("compose", all(|round| round.measured.timings.compose), None),
             ("encode", all(|round| round.measured.timings.encode), None),
-            ("step", steps, first.and_then(|measured| measured.step_operations)),
+            ("step", steps, first.and_then(|measured| measured.step_work)),
             (
                 "decode",
                 all(|round| round.measured.timings.decode),
-                first.and_then(|measured| measured.decode_operations),
+                first.and_then(|measured| measured.decode_work),
             ),
         ];
         let ceiling = self.place.precision.zip(self.ceilings).map(|(p, c)| c.rate(p));
-        let part = |(name, spread, operations): (_, Spread, Option<u64>)| {
+        let part = |(name, spread, work): (_, Spread, Option<Work>)| {
+            let operations = work.map(|work| work.operations());
             let timed = operations.filter(|_| spread.median > 0.0);
             let rate = timed.map(|count| count as f64 / spread.median);
             let share = rate.zip(ceiling).map(|(rate, ceiling)| rate / ceiling);
             Part { name, spread, operations, rate, share }
         };
         parts.into_iter().map(part).collect()
+    }
+
+    /// Where the last step and the decoding of the first round spent their time, the longest first.
+    fn kernels(&self) -> Vec<(&'static str, Vec<Kernel>)> {
+        let Some(Round { measured, .. }) = self.rounds.first() else { return Vec::new() };
+        let step = measured.steps.last().copied().unwrap_or_default();
+        let parts = [
+            ("step", measured.step_work, step),
+            ("decode", measured.decode_work, measured.timings.decode),
+        ];
+        let known = parts.into_iter().filter_map(|(name, work, whole)| Some((name, work?, whole)));
+        known.map(|(name, work, whole)| (name, Kernel::all(&work, whole))).collect()
     }
 
     fn peak(&self) -> Option<u64> {
@@ -307,6 +320,10 @@ impl Report {
             }
             summary.insert(part.name.into(), value);
         }
+        let mut kernels = serde_json::Map::new();
+        for (name, parts) in self.kernels() {
+            kernels.insert(name.into(), parts.iter().map(Kernel::json).collect());
+        }
         let ceilings = self.ceilings.map(|ceilings| {
             json!({
                 "f32_operations_per_second": ceilings.f32,
@@ -323,7 +340,7 @@ impl Report {
             "device": self.place.device, "dtype": self.place.dtype,
             "instructions": self.place.precision.map(|_| Instructions::used().name()),
             "threads": rayon::current_num_threads(),
-            "ceilings": ceilings, "summary": summary, "peak_bytes": self.peak(), "runs": runs,
+            "ceilings": ceilings, "summary": summary, "peak_bytes": self.peak(), "kernels": kernels, "runs": runs,
         })
     }
 
@@ -365,10 +382,63 @@ impl Report {
             }
             lines.push(line);
         }
+        for (name, kernels) in self.kernels() {
+            lines.push(String::new());
+            lines.push(format!("{name:<22} seconds  GFLOP/s"));
+            lines.extend(kernels.iter().map(Kernel::line));
+        }
         if let Some(peak) = self.peak() {
             lines.push(format!("memory   {} at most", bytes(peak)));
         }
         lines
+    }
+}
+
+/// The operators of one kind.
+struct Kernel {
+    name: &'static str,
+    seconds: f64,
+    operations: u64,
+    /// Of the whole.
+    share: f64,
+}
+
+/// Cells of a bar of the whole.
+const BAR: f64 = 40.0;
+
+impl Kernel {
+    /// Every kind that took time, and the rest of `whole`.
+    fn all(work: &Work, whole: Duration) -> Vec<Self> {
+        let whole = whole.as_secs_f64();
+        let kernel = |name, seconds: f64, operations| {
+            let share = if whole > 0.0 { seconds / whole } else { 0.0 };
+            Self { name, seconds, operations, share }
+        };
+        let mut kernels: Vec<Self> = KernelKind::ALL
+            .iter()
+            .map(|kind| (kind.name(), work.of(*kind)))
+            .map(|(name, (operations, time))| kernel(name, time.as_secs_f64(), operations))
+            .collect();
+        let rest = whole - kernels.iter().map(|kernel| kernel.seconds).sum::<f64>();
+        kernels.push(kernel("everything else", rest.max(0.0), 0));
+        kernels.retain(|kernel| kernel.seconds > 0.0);
+        kernels.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+        kernels
+    }
+
+    fn line(&self) -> String {
+        let Self { name, seconds, operations, share } = self;
+        let rate = match operations {
+            0 => String::new(),
+            count => format!("{:.0}", *count as f64 / seconds / 1e9),
+        };
+        let bar = "█".repeat((share * BAR).round() as usize);
+        format!("  {name:22} {seconds:7.3} {rate:>8} {:3.0} % {bar}", 100.0 * share)
+    }
+
+    fn json(&self) -> Value {
+        let Self { name, seconds, operations, share } = self;
+        json!({ "kernel": name, "seconds": seconds, "operations": operations, "share": share })
     }
 }
 

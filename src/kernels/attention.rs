@@ -7,7 +7,7 @@ use super::micro::{self, COLUMNS, Kernel, LANES, ROWS, Segment, Tile};
 use super::packed::{Precision, round};
 use super::processor::Instructions;
 use super::vector::{maximum, powers, powers_halves, scale_by, scaled, scaled_halves};
-use super::work;
+use super::work::{self, KernelKind};
 use rayon::prelude::*;
 
 /// Keys looked at together: their packed keys and values stay in the second-level cache.
@@ -34,7 +34,8 @@ pub(crate) fn attention(q: &Map, k: &Map, v: &Map, how: Heads, precision: Precis
     assert!(fits && whole && k.pixels() > 0, "shapes of an attention");
     assert_eq!((k.channels, v.channels), (q.channels, q.channels), "widths of an attention");
     // Scores, and their average of the values.
-    work::add(&[2, q.batch, q.pixels(), k.pixels(), q.channels]);
+    let _clock =
+        work::begin(KernelKind::Attention, &[2, q.batch, q.pixels(), k.pixels(), q.channels]);
     let sizes = Sizes::new(k.pixels(), q.channels / heads, precision);
     let packed = pack(k, v, heads, &sizes);
     let (queries, stride) = (q.pixels(), q.channels);

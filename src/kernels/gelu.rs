@@ -4,6 +4,7 @@ use super::map::Map;
 use super::operand::{Operand, store};
 use super::packed::Precision;
 use super::vector::gelu_row;
+use super::work::{self, KernelKind};
 use rayon::prelude::*;
 
 /// Which GELU, Hendrycks and Gimpel (2016).
@@ -17,6 +18,7 @@ pub(crate) enum Gelu {
 
 /// GELU of tokens, as the operand of a product.
 pub(crate) fn activated(x: &Map, kind: Gelu, precision: Precision) -> Operand {
+    let _clock = work::begin(KernelKind::Preparation, &[]);
     let channels = x.channels;
     let mut out = Operand::tokens((x.batch, x.pixels()), channels, precision);
     let pixel = out.pixel();

@@ -51,6 +51,7 @@ pub(crate) use quantised::GROUP;
 pub use quantised::Quantisation;
 pub(crate) use vector::widen;
 pub(crate) use work::done as work_done;
+pub use work::{KernelKind, Work};
 
 use candle_core::{CpuStorage, Layout};
 

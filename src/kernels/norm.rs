@@ -2,6 +2,7 @@
 
 use super::map::Map;
 use super::vector::{channel_sums, moments, normalise};
+use super::work::{self, KernelKind};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -38,6 +39,7 @@ impl Affine {
     /// Sums are f32 over short stretches and f64 beyond, about the first pixel of each channel, so that
     /// a large mean costs no digits.
     pub(crate) fn group_norm(parts: &[Map], norm: GroupNorm<'_>) -> Self {
+        let _clock = work::begin(KernelKind::Norm, &[]);
         let (batch, pixels) = (parts[0].batch, parts[0].pixels());
         let channels: usize = parts.iter().map(|part| part.channels).sum();
         assert_eq!(norm.weight.len(), channels, "channels of a group norm");
@@ -114,6 +116,7 @@ fn sums(x: &Map) -> Vec<Channel> {
 
 /// Layer norm of tokens, over the channels.
 pub(crate) fn layer_norm(x: &Map, parameters: (&[f32], &[f32]), eps: f64) -> Map {
+    let _clock = work::begin(KernelKind::Norm, &[]);
     let channels = x.channels.max(1);
     Map::filled((x.batch, x.height, x.width, x.channels), |out| {
         let rows = out.par_chunks_mut(channels).zip(x.values().par_chunks(channels));

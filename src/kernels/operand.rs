@@ -5,6 +5,7 @@ use super::map::Map;
 use super::norm::{self, Affine};
 use super::packed::Precision;
 use super::vector::{Change, prepare_floats, prepare_halves};
+use super::work::{self, KernelKind};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -59,6 +60,7 @@ impl Operand {
         if parts.len() > 1 && odd {
             return Self::new(&[Map::joined(parts)], how, precision);
         }
+        let _clock = work::begin(KernelKind::Preparation, &[]);
         let first = &parts[0];
         let channels = parts.iter().map(|part| part.channels).sum();
         let (inner_h, inner_w) = how.size(parts);
@@ -82,6 +84,7 @@ impl Operand {
         eps: f64,
         precision: Precision,
     ) -> Self {
+        let _clock = work::begin(KernelKind::Norm, &[]);
         let channels = x.channels;
         let mut out = Self::tokens((x.batch, x.pixels()), channels, precision);
         let pixel = out.pixel();

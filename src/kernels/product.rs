@@ -12,7 +12,7 @@ use super::operand::{Border, Operand};
 use super::packed::{Arrangement, Packed, Precision, WeightShape};
 use super::processor::Instructions;
 use super::vector::{Row, finish_rows, gate_row};
-use super::work;
+use super::work::{self, KernelKind};
 use rayon::prelude::*;
 
 /// Words that are summed at once: 64 columns of them stay in the second-level cache.
@@ -158,6 +158,7 @@ pub(crate) fn multiply_gated(
 
 /// value · GELU(gate) of tokens whose channels are values, then gates, as the operand of a product.
 pub(crate) fn gated(x: &Map, precision: Precision) -> Operand {
+    let _clock = work::begin(KernelKind::Preparation, &[]);
     let half = x.channels / 2;
     let mut out = Operand::tokens((x.batch, x.pixels()), half, precision);
     let pixel = out.pixel();
@@ -207,7 +208,8 @@ fn product(x: &Operand, w: &Packed, windows: Windows, finish: impl Fn(Done<'_>) 
     }
     assert!(fits, "windows of a product reach beyond their operand");
     let WeightShape { outputs, inputs, kernel } = w.shape;
-    work::add(&[total, outputs, inputs, kernel * kernel]);
+    let kind = if kernel == 1 { KernelKind::Linear } else { KernelKind::Convolution };
+    let _clock = work::begin(kind, &[total, outputs, inputs, kernel * kernel]);
     let kernels = micro::kernels(w.precision, Instructions::used());
     let blocks = blocks(x, w);
     let cuts = total.div_ceil(TASK);

@@ -17,7 +17,7 @@ use super::processor::Instructions;
 use super::product::{DEPTH, Finish};
 use super::quantised::Quantisation;
 use super::vector::{Row, finish_rows};
-use super::work;
+use super::work::{self, KernelKind};
 use rayon::prelude::*;
 
 /// Places of a transformed patch.
@@ -54,7 +54,7 @@ pub(crate) fn multiply(parts: &[Map], how: Preparation<'_>, w: &Packed, finish: 
     };
     let size = batch * height * width * outputs;
     assert!(job.add.is_none_or(|add| add.len() == size), "size of a residual");
-    work::add(&[size, channels, 9]);
+    let _clock = work::begin(KernelKind::Winograd, &[size, channels, 9]);
     Map::filled((batch, height, width, outputs), |out| job.run(out))
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Cancel, Observer, Pipeline, Plan, Timings};
 use crate::error::Result;
-use crate::kernels;
+use crate::kernels::{self, Work};
 use crate::weights::{Precision, Products, WeightSource};
 use std::time::{Duration, Instant};
 
@@ -13,11 +13,10 @@ pub struct Measured {
     pub timings: Timings,
     /// Each step.
     pub steps: Vec<Duration>,
-    /// Operations of the last step, by the plain algorithms (a multiplication and an addition are 2);
-    /// nothing where the layers do not count them, on GPUs.
-    pub step_operations: Option<u64>,
-    /// Operations of the decoding.
-    pub decode_operations: Option<u64>,
+    /// What the operators of the last step did; nothing where they do not count, on GPUs.
+    pub step_work: Option<Work>,
+    /// The same of the decoding.
+    pub decode_work: Option<Work>,
 }
 
 impl Pipeline {
@@ -31,7 +30,7 @@ impl Pipeline {
 
     /// Makes the first image of `plan` and says what it took.
     ///
-    /// Operations are those of the whole process: nothing else may be generated meanwhile.
+    /// Work is that of the whole process: nothing else may be generated meanwhile.
     ///
     /// # Errors
     /// As [`Pipeline::generate`].
@@ -41,9 +40,11 @@ impl Pipeline {
         observer: &dyn Observer,
         cancel: &Cancel,
     ) -> Result<Measured> {
-        let counted = |since: u64| Some(kernels::work_done() - since).filter(|count| *count > 0);
+        let counted = |before: &Work| {
+            Some(kernels::work_done().since(before)).filter(|work| work.operations() > 0)
+        };
         let mut running = self.steps_observed(plan, 0, observer, cancel)?;
-        let (mut steps, mut step_operations) = (Vec::with_capacity(plan.steps), None);
+        let (mut steps, mut step_work) = (Vec::with_capacity(plan.steps), None);
         loop {
             let (before, begin) = (kernels::work_done(), Instant::now());
             let Some(view) = running.next() else { break };
@@ -51,12 +52,12 @@ impl Pipeline {
             // A GPU is told what to do long before it is done.
             self.device().synchronize()?;
             steps.push(begin.elapsed());
-            step_operations = counted(before);
+            step_work = counted(&before);
         }
         let before = kernels::work_done();
         let generated = running.finish_observed(observer, cancel)?;
         let timings = Timings { sample: steps.iter().sum(), ..generated.timings };
-        Ok(Measured { timings, steps, step_operations, decode_operations: counted(before) })
+        Ok(Measured { timings, steps, step_work, decode_work: counted(&before) })
     }
 }
 
@@ -76,6 +77,7 @@ pub fn peak_memory() -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::KernelKind;
     use crate::pipeline::{Request, Silent};
 
     #[test]
@@ -92,7 +94,10 @@ mod tests {
         let found = pipeline.measure(&plan, &Silent, &Cancel::new()).unwrap();
         assert_eq!((found.steps.len(), pipeline.precision()), (2, Some(Precision::F32)));
         assert!(found.steps.iter().all(|step| *step <= found.timings.sample));
-        assert!(found.step_operations > Some(1_000_000), "{found:?}");
+        let work = found.step_work.unwrap();
+        assert!(work.operations() > 1_000_000, "{found:?}");
+        let parts: Duration = KernelKind::ALL.iter().map(|kind| work.of(*kind).1).sum();
+        assert!(parts > Duration::ZERO, "{found:?}");
         let cancel = Cancel::new();
         cancel.cancel();
         assert!(pipeline.measure(&plan, &Silent, &cancel).is_err());

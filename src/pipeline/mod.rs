@@ -13,7 +13,7 @@ mod network;
 mod request;
 mod steps;
 
-pub use crate::kernels::Ceilings;
+pub use crate::kernels::{Ceilings, KernelKind, Work};
 pub use adapters::{Found, Paths, Shelf};
 pub use device::{DTypeChoice, DeviceChoice};
 pub use event::{Cancel, Event, Observer, Silent};
