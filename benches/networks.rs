@@ -1,13 +1,16 @@
-//! Parts of a picture's work, on random weights of the true shapes.
+//! Every kernel against plain candle, on random weights of the true shapes, and the samplers.
 //!
 //!     cargo bench --bench networks
 #![allow(missing_docs, clippy::expect_used)] // criterion's macros
 
 use candle_core::{Device, Tensor};
-use colora::nn::{Attend, Conv2d, Feature, FeedForward, Geometry, LayerNorm, attention};
+use colora::nn::{
+    Around, Attend, Conv2d, Feature, FeedForward, Geometry, GroupNorm, LayerNorm, Linear, Mlp,
+};
 use colora::sampling::{Denoiser, NoiseTable, Sampler, Schedule, SchedulerConfig, Sigmas, sample};
 use colora::weights::{MemorySource, Placement, Precision, Products, Scope, Site};
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
 use std::hint::black_box;
 
 fn random(shape: &[usize]) -> Tensor {
@@ -23,44 +26,153 @@ fn source(products: Products, weights: &[(&str, &[usize])]) -> MemorySource {
     source
 }
 
-const BOTH: [Precision; 2] = [Precision::F32, Precision::Bf16];
+/// Plain candle first: it is what the kernels are measured against.
+const KINDS: [(&str, Products); 3] = [
+    ("plain", Products::Plain),
+    ("f32", Products::Packed(Precision::F32)),
+    ("bf16", Products::Packed(Precision::Bf16)),
+];
 
-/// The shapes of SD 1.5 at 512x512 with guidance (batch 2), as layers run them.
-fn layers(c: &mut Criterion) {
-    let mut group = c.benchmark_group("layers");
+/// Calls `bench` for each kind of product, in a group of this name.
+fn each(
+    c: &mut Criterion,
+    name: &str,
+    bench: impl Fn(&mut BenchmarkGroup<'_, WallTime>, &str, Products),
+) {
+    let mut group = c.benchmark_group(name);
     group.sample_size(10);
-    for precision in BOTH {
-        let products = Products::Packed(precision);
-        for (channels, side) in [(320, 64), (640, 32), (1280, 16)] {
-            let shape = [channels, channels, 3, 3];
-            let weights = source(products, &[("weight", &shape), ("bias", &[channels])]);
-            let scope = Scope::new(&weights, "x");
-            let conv = Conv2d::new(&scope, channels, channels, Geometry::SAME).expect("a layer");
-            let x = Feature::image(&random(&[2, channels, side, side]), products).expect("a map");
-            group.bench_function(format!("{precision:?} conv 3x3 {channels} at {side}"), |b| {
-                b.iter(|| conv.forward(black_box(&x)));
-            });
-        }
-        for (width, tokens) in [(320, 4096), (640, 1024), (1280, 256)] {
-            let weights = block(products, width);
-            let scope = Scope::new(&weights, "x");
-            let norm = LayerNorm::new(&scope.at("norm"), width, 1e-5).expect("a norm");
-            let attend = Attend::new(&scope, width, width, 8).expect("an attention");
-            let feed = FeedForward::new(&scope, width).expect("a feed-forward");
-            let x = Feature::tokens(&random(&[2, tokens, width]), products).expect("tokens");
-            group.bench_function(format!("{precision:?} attention {width} x {tokens}"), |b| {
-                b.iter(|| attend.tokens(black_box(&x), &norm, None));
-            });
-            group.bench_function(format!("{precision:?} feed-forward {width} x {tokens}"), |b| {
-                b.iter(|| feed.forward(black_box(&x), &norm));
-            });
-        }
+    for (kind, products) in KINDS {
+        bench(&mut group, kind, products);
     }
     group.finish();
 }
 
+/// The shapes of SD 1.5 at 512x512 with guidance (batch 2): the convolutions, by each of their ways.
+fn convolutions(c: &mut Criterion) {
+    for (name, inputs, outputs, side, geometry) in [
+        ("Winograd convolution 320 at 64", 320, 320, 64, Geometry::SAME),
+        ("Winograd convolution 640 at 32", 640, 640, 32, Geometry::SAME),
+        ("direct convolution 1280 at 16", 1280, 1280, 16, Geometry::SAME),
+        ("direct convolution 2560 to 1280 at 8", 2560, 1280, 8, Geometry::SAME),
+        ("halving convolution 320 at 64", 320, 320, 64, Geometry::HALVE),
+        ("convolution of single pixels 960 to 320 at 64", 960, 320, 64, Geometry::POINT),
+    ] {
+        let kernel = if geometry == Geometry::POINT { 1 } else { 3 };
+        let shape = [outputs, inputs, kernel, kernel];
+        each(c, name, |group, kind, products| {
+            let weights = source(products, &[("weight", &shape), ("bias", &[outputs])]);
+            let conv = Conv2d::new(&Scope::new(&weights, "x"), inputs, outputs, geometry);
+            let conv = conv.expect("a layer");
+            let x = Feature::image(&random(&[2, inputs, side, side]), products).expect("a map");
+            group.bench_function(kind, |b| b.iter(|| conv.forward(black_box(&x))));
+        });
+    }
+    each(c, "doubling convolution 640 at 32", |group, kind, products| {
+        let weights = source(products, &[("weight", &[640, 640, 3, 3]), ("bias", &[640])]);
+        let conv = Conv2d::after_growth(&Scope::new(&weights, "x"), 640).expect("a layer");
+        let x = Feature::image(&random(&[2, 640, 32, 32]), products).expect("a map");
+        let around = Around { grown: Some((64, 64)), ..Around::default() };
+        group.bench_function(kind, |b| b.iter(|| conv.run(black_box(&x), around)));
+    });
+    each(c, "group norm, SiLU and convolution 320 at 64", |group, kind, products| {
+        let weights = source(
+            products,
+            &[
+                ("weight", &[320, 320, 3, 3]),
+                ("bias", &[320]),
+                ("norm.weight", &[320]),
+                ("norm.bias", &[320]),
+            ],
+        );
+        let scope = Scope::new(&weights, "x");
+        let conv = Conv2d::new(&scope, 320, 320, Geometry::SAME).expect("a layer");
+        let norm = GroupNorm::new(&scope.at("norm"), 320, 32, 1e-5).expect("a norm");
+        let x = Feature::image(&random(&[2, 320, 64, 64]), products).expect("a map");
+        let around = Around { norm: Some(&norm), silu: true, ..Around::default() };
+        group.bench_function(kind, |b| b.iter(|| conv.run(black_box(&x), around)));
+    });
+}
+
+/// Linear layers, attention and feed-forward of the transformers, with their norms, and those of a text tower.
+fn transformers(c: &mut Criterion) {
+    for (width, tokens) in [(320, 4096), (640, 1024), (1280, 256)] {
+        let token =
+            |products| Feature::tokens(&random(&[2, tokens, width]), products).expect("tokens");
+        each(c, &format!("self-attention {width} x {tokens}"), |group, kind, products| {
+            let weights = block(products, width, width);
+            let (attend, norm) = attend(&weights, width, width);
+            let x = token(products);
+            group.bench_function(kind, |b| b.iter(|| attend.tokens(black_box(&x), &norm, None)));
+        });
+        each(c, &format!("cross-attention {width} x {tokens}"), |group, kind, products| {
+            let weights = block(products, width, 768);
+            let (attend, norm) = attend(&weights, width, 768);
+            let text = Feature::tokens(&random(&[2, 77, 768]), products).expect("a text");
+            let x = token(products);
+            group.bench_function(kind, |b| {
+                b.iter(|| attend.tokens(black_box(&x), &norm, Some(&text)));
+            });
+        });
+        each(c, &format!("feed-forward {width} x {tokens}"), |group, kind, products| {
+            let weights = block(products, width, width);
+            let scope = Scope::new(&weights, "x");
+            let norm = LayerNorm::new(&scope.at("norm"), width, 1e-5).expect("a norm");
+            let feed = FeedForward::new(&scope, width).expect("a feed-forward");
+            let x = token(products);
+            group.bench_function(kind, |b| b.iter(|| feed.forward(black_box(&x), &norm)));
+        });
+    }
+    each(c, "linear layer 2048 x 640 x 640", |group, kind, products| {
+        let weights = source(products, &[("weight", &[640, 640]), ("bias", &[640])]);
+        let linear = Linear::new(&Scope::new(&weights, "x"), 640, 640).expect("a layer");
+        let x = random(&[2, 1024, 640]);
+        group.bench_function(kind, |b| b.iter(|| linear.forward(black_box(&x))));
+    });
+    each(c, "text MLP 768 x 154", |group, kind, products| {
+        let weights = source(
+            products,
+            &[
+                ("fc1.weight", &[3072, 768]),
+                ("fc1.bias", &[3072]),
+                ("fc2.weight", &[768, 3072]),
+                ("fc2.bias", &[768]),
+                ("norm.weight", &[768]),
+                ("norm.bias", &[768]),
+            ],
+        );
+        let scope = Scope::new(&weights, "x");
+        let mlp = Mlp::new(&scope, 768, 3072, true).expect("an MLP");
+        let norm = LayerNorm::new(&scope.at("norm"), 768, 1e-5).expect("a norm");
+        let x = Feature::tokens(&random(&[2, 77, 768]), products).expect("a text");
+        group.bench_function(kind, |b| b.iter(|| mlp.forward(black_box(&x), &norm)));
+    });
+}
+
+/// Reading and packing weights: what opening a model mostly is.
+fn packing(c: &mut Criterion) {
+    for (name, shape) in [("linear 1280 x 1280", &[1280, 1280][..]), ("3x3 640", &[640, 640, 3, 3])]
+    {
+        each(c, &format!("building {name}"), |group, kind, products| {
+            let weights = source(products, &[("weight", shape), ("bias", &shape[..1])]);
+            let scope = Scope::new(&weights, "x");
+            group.bench_function(kind, |b| {
+                b.iter(|| match shape {
+                    [outputs, inputs] => Linear::new(&scope, *inputs, *outputs).map(|_| ()),
+                    _ => Conv2d::new(&scope, shape[1], shape[0], Geometry::SAME).map(|_| ()),
+                });
+            });
+        });
+    }
+}
+
+fn attend(weights: &MemorySource, width: usize, context: usize) -> (Attend, LayerNorm) {
+    let scope = Scope::new(weights, "x");
+    let norm = LayerNorm::new(&scope.at("norm"), width, 1e-5).expect("a norm");
+    (Attend::new(&scope, width, context, 8).expect("an attention"), norm)
+}
+
 /// The weights of a transformer block.
-fn block(products: Products, width: usize) -> MemorySource {
+fn block(products: Products, width: usize, context: usize) -> MemorySource {
     let square: &[usize] = &[width, width];
     source(
         products,
@@ -68,8 +180,8 @@ fn block(products: Products, width: usize) -> MemorySource {
             ("norm.weight", &[width]),
             ("norm.bias", &[width]),
             ("to_q.weight", square),
-            ("to_k.weight", square),
-            ("to_v.weight", square),
+            ("to_k.weight", &[width, context]),
+            ("to_v.weight", &[width, context]),
             ("to_out.0.weight", square),
             ("to_out.0.bias", &[width]),
             ("net.0.proj.weight", &[8 * width, width]),
@@ -78,25 +190,6 @@ fn block(products: Products, width: usize) -> MemorySource {
             ("net.2.bias", &[width]),
         ],
     )
-}
-
-/// The same work by plain candle: what the layers are measured against.
-fn plain(c: &mut Criterion) {
-    let mut group = c.benchmark_group("plain candle");
-    group.sample_size(10);
-    let (x, weight) = (random(&[2, 640, 32, 32]), random(&[640, 640, 3, 3]));
-    group.bench_function("conv 3x3 640 at 32", |b| {
-        b.iter(|| black_box(&x).conv2d(&weight, 1, 1, 1, 1));
-    });
-    let (x, weight) = (random(&[2048, 640]), random(&[640, 640]));
-    group.bench_function("linear 2048x640x640", |b| {
-        b.iter(|| black_box(&x).matmul(&weight.t().expect("a matrix")));
-    });
-    let x = random(&[2, 1024, 640]);
-    group.bench_function("attention 640 x 1024", |b| {
-        b.iter(|| attention(black_box(&x), &x, &x, 8, None));
-    });
-    group.finish();
 }
 
 /// What the samplers themselves cost: a denoiser without a network.
@@ -120,5 +213,5 @@ fn samplers(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, layers, plain, samplers);
+criterion_group!(benches, convolutions, transformers, packing, samplers);
 criterion_main!(benches);
