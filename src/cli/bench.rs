@@ -74,7 +74,7 @@ pub(super) struct Args {
     /// Use no wider vector instructions than portable, avx2, avx512 or avx512-bf16 [default: the widest]
     #[arg(long, value_name = "SET", help_heading = "Machine")]
     cpu: Option<Instructions>,
-    /// Keep one network in memory at a time
+    /// Keep as little in memory as possible, as of generate
     #[arg(long, help_heading = "Machine")]
     low_memory: bool,
     /// Print one JSON object

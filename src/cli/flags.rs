@@ -130,8 +130,8 @@ pub(crate) struct Flags {
     /// Use no wider vector instructions than portable, avx2, avx512 or avx512-bf16 [default: the widest]
     #[arg(long, value_name = "SET", help_heading = "Machine")]
     pub(crate) cpu: Option<Instructions>,
-    /// Keep one network in memory at a time, and evaluate prompt and negative prompt one after the other:
-    /// slower, above all when there are several pictures
+    /// Keep one network in memory at a time and, on the CPU, read the UNet block by block in every step: the
+    /// same pixels with half the memory, slower
     #[arg(long, help_heading = "Machine")]
     pub(crate) low_memory: bool,
     /// A VAE to use instead of the model's own

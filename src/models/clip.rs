@@ -1,7 +1,7 @@
 //! Floor 4. CLIP text towers: CLIP-L (SD 1.x, SDXL), OpenCLIP-H (SD 2.x) and -bigG (SDXL).
 
-use super::built;
 use super::config::ClipConfig;
+use super::part::built;
 use crate::error::{Error, Result};
 use crate::nn::{Attend, Feature, LayerNorm, Linear, Mlp};
 use crate::weights::{Products, Scope};

@@ -3,6 +3,7 @@
 
 mod clip;
 mod config;
+mod part;
 mod taesd;
 mod unet;
 mod vae;
@@ -12,13 +13,3 @@ pub use config::{ClipConfig, PerBlock, TinyVaeConfig, UNetConfig, VaeConfig};
 pub use taesd::TinyVae;
 pub use unet::{AddedCondition, Deep, UNet, UNetInput};
 pub use vae::{Moments, Tiling, Vae};
-
-use crate::error::Result;
-use rayon::prelude::*;
-
-/// Parts of a network that are built at the same time: reading and packing one weight does not keep all
-/// cores busy to the end. Of several errors the first part's is given.
-fn built<T: Send>(count: usize, part: impl Fn(usize) -> Result<T> + Send + Sync) -> Result<Vec<T>> {
-    let parts: Vec<Result<T>> = (0..count).into_par_iter().map(part).collect();
-    parts.into_iter().collect()
-}

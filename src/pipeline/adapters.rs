@@ -8,7 +8,7 @@ use crate::lora::{
 };
 use crate::models::UNet;
 use crate::sampling::PredictionKind;
-use crate::weights::{Scope, WeightSource};
+use crate::weights::WeightSource;
 use candle_core::{Device, Tensor};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -221,7 +221,7 @@ impl Pipeline {
             });
             let source = self.overlay(stack, apply, observer, compose, |part| part == "unet")?;
             observer.event(&Event::Loading { component: "UNet" });
-            UNet::new(&Scope::new(&*source, "unet"), &self.parts.unet)
+            self.network(&source)
         })
     }
 

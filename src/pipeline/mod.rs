@@ -63,8 +63,8 @@ pub enum Memory {
     Keep,
     /// Each network goes when no part of the plan needs it any more.
     Save,
-    /// Every network goes when its part of the picture is done; prompt and negative prompt are evaluated
-    /// one after the other.
+    /// Every network goes when its part of the picture is done. On the CPU the UNet is read block by block in
+    /// every step; elsewhere prompt and negative prompt are evaluated one after the other.
     Low,
 }
 
@@ -433,8 +433,24 @@ impl Pipeline {
     fn unet(&self, observer: &dyn Observer) -> Result<Arc<UNet>> {
         self.unet.get(|| {
             observer.event(&Event::Loading { component: "UNet" });
-            UNet::new(&Scope::new(&*self.base, "unet"), &self.parts.unet)
+            let source: Arc<dyn WeightSource> = self.base.clone();
+            self.network(&source)
         })
+    }
+
+    /// Whether blocks of the UNet are built when they are used. On other devices than the CPU weights would
+    /// cross the bus at every step.
+    fn streams(&self) -> bool {
+        self.memory == Memory::Low && self.precision().is_some()
+    }
+
+    /// The UNet of some weights.
+    fn network(&self, source: &Arc<dyn WeightSource>) -> Result<UNet> {
+        let config = &self.parts.unet;
+        if self.streams() {
+            return UNet::streamed(source, "unet", config);
+        }
+        UNet::new(&Scope::new(&**source, "unet"), config)
     }
 
     /// The half of the autoencoder that makes latents of pictures.

@@ -73,7 +73,9 @@ impl<'a> Network<'a> {
             return Ok(Self { whole: Box::new(predictor(conditioning)?), alone: None });
         }
         let scale = plan.guidance_scale;
-        let whole: Box<dyn Denoiser + 'a> = if pipeline.memory == Memory::Low {
+        // Streamed blocks are built once for both.
+        let apart = pipeline.memory == Memory::Low && !pipeline.streams();
+        let whole: Box<dyn Denoiser + 'a> = if apart {
             let negative = predictor(&conditioning.negative()?)?;
             Box::new(GuidanceApart::new(negative, predictor(&conditioning.positive()?)?, scale))
         } else {

@@ -278,6 +278,11 @@ impl<'a> Scope<'a> {
         Scope { source: self.source, prefix: format!("{}.{name}", self.prefix) }
     }
 
+    /// The canonical name of this scope.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// The site of the parameter `name` in this scope.
     pub fn site(&self, name: &str) -> Site {
         Site::new(format!("{}.{name}", self.prefix))

@@ -156,6 +156,13 @@ fn step_savers_save_or_do_nothing() {
         ] {
             assert_eq!(draw("same", &[nothing, &[dtype]].concat()), plain, "{nothing:?}");
         }
+        for also in
+            [&["--lora", "flat"][..], &["--lora=flat", "--apply=bypass"], &["--quantize=q8_0"]]
+        {
+            let held = draw("held", &[also, &[dtype]].concat());
+            assert_eq!(draw("low", &[also, &[dtype, "--low-memory"]].concat()), held, "{also:?}");
+            assert_ne!(held, plain, "{also:?}");
+        }
         let mut seen = vec![plain];
         for flags in [
             &["--reuse", "2"][..],

@@ -4,8 +4,8 @@ use super::resnet::{Downsample, Resnet, ResnetShape, Upsample};
 use super::transformer::{Transformer, TransformerShape};
 use crate::error::Result;
 use crate::models::config::{PerBlock, UNetConfig};
+use crate::models::part::{Origin, Part};
 use crate::nn::Feature;
-use crate::weights::Scope;
 use candle_core::Tensor;
 use std::ops::Range;
 
@@ -26,13 +26,13 @@ const SHALLOW: usize = 2;
 /// One level on the way down.
 #[derive(Debug, Clone)]
 pub(super) struct Down {
-    resnets: Vec<Resnet>,
-    attentions: Vec<Transformer>,
-    downsample: Option<Downsample>,
+    resnets: Vec<Part<Resnet>>,
+    attentions: Vec<Part<Transformer>>,
+    downsample: Option<Part<Downsample>>,
 }
 
 impl Down {
-    pub(super) fn new(scope: &Scope<'_>, config: &UNetConfig, level: usize) -> Result<Self> {
+    pub(super) fn new(origin: &Origin<'_>, config: &UNetConfig, level: usize) -> Result<Self> {
         let widths = &config.block_out_channels;
         let (width, before) = (widths[level], widths[level.saturating_sub(1)]);
         let layers = config.layers_per_block.of(level).unwrap_or(2);
@@ -40,20 +40,20 @@ impl Down {
         let resnets = (0..layers)
             .map(|j| {
                 let inputs = if j == 0 { before } else { width };
-                Resnet::new(&scope.at("resnets").at(j), inputs, width, resnet)
+                residual(&origin.at("resnets").at(j), inputs, width, resnet)
             })
             .collect::<Result<_>>()?;
         let depths = config.transformer_layers_per_block.of(level);
         let attentions = if config.down_block_types[level].starts_with("CrossAttn") {
-            attentions(scope, config, level, layers, depths.as_ref())?
+            attentions(origin, config, level, layers, depths.as_ref())?
         } else {
             Vec::new()
         };
         let downsample = if level + 1 == widths.len() {
             None
         } else {
-            let scope = scope.at("downsamplers.0");
-            Some(Downsample::new(&scope, width, config.downsample_padding)?)
+            let (origin, padding) = (origin.at("downsamplers.0"), config.downsample_padding);
+            Some(origin.part(move |origin| Downsample::new(origin.scope(), width, padding))?)
         };
         Ok(Self { resnets, attentions, downsample })
     }
@@ -67,7 +67,7 @@ impl Down {
     ) -> Result<Feature> {
         let mut x = self.layers(0..self.resnets.len(), x, context, skips)?;
         if let Some(downsample) = &self.downsample {
-            x = downsample.forward(&x)?;
+            x = downsample.using(|layer| layer.forward(&x))?;
             skips.push(x.clone());
         }
         Ok(x)
@@ -82,9 +82,9 @@ impl Down {
         skips: &mut Vec<Feature>,
     ) -> Result<Feature> {
         for (j, resnet) in self.resnets.iter().enumerate().take(layers.end).skip(layers.start) {
-            x = resnet.forward(&x, Some(context.time))?;
+            x = resnet.using(|layer| layer.forward(&x, Some(context.time)))?;
             if let Some(attention) = self.attentions.get(j) {
-                x = attention.forward(&x, context)?;
+                x = attention.using(|layer| layer.forward(&x, context))?;
             }
             skips.push(x.clone());
         }
@@ -95,19 +95,19 @@ impl Down {
 /// The bottom of the UNet.
 #[derive(Debug, Clone)]
 pub(super) struct Mid {
-    resnets: Vec<Resnet>,
-    attention: Option<Transformer>,
+    resnets: Vec<Part<Resnet>>,
+    attention: Option<Part<Transformer>>,
 }
 
 impl Mid {
-    pub(super) fn new(scope: &Scope<'_>, config: &UNetConfig) -> Result<Self> {
+    pub(super) fn new(origin: &Origin<'_>, config: &UNetConfig) -> Result<Self> {
         let level = config.block_out_channels.len() - 1;
         let width = config.block_out_channels[level];
         let resnet = resnet_shape(config, config.mid_block_scale_factor);
         let crossed = config.mid_block_type.as_deref() == Some("UNetMidBlock2DCrossAttn");
         // diffusers builds the plain middle block with a single resnet.
         let resnets = (0..if crossed { 2 } else { 1 })
-            .map(|j| Resnet::new(&scope.at("resnets").at(j), width, width, resnet))
+            .map(|j| residual(&origin.at("resnets").at(j), width, width, resnet))
             .collect::<Result<_>>()?;
         let attention = if crossed {
             let depth = match config.transformer_layers_per_block.of(level) {
@@ -116,7 +116,7 @@ impl Mid {
                 None => 1,
             };
             let shape = transformer_shape(config, level, depth)?;
-            Some(Transformer::new(&scope.at("attentions.0"), shape)?)
+            Some(origin.at("attentions.0").part(move |origin| Transformer::new(origin, shape))?)
         } else {
             None
         };
@@ -128,9 +128,9 @@ impl Mid {
             if j == 1
                 && let Some(attention) = &self.attention
             {
-                x = attention.forward(&x, context)?;
+                x = attention.using(|layer| layer.forward(&x, context))?;
             }
-            x = resnet.forward(&x, Some(context.time))?;
+            x = resnet.using(|layer| layer.forward(&x, Some(context.time)))?;
         }
         Ok(x)
     }
@@ -139,14 +139,14 @@ impl Mid {
 /// One level on the way up.
 #[derive(Debug, Clone)]
 pub(super) struct Up {
-    resnets: Vec<Resnet>,
-    attentions: Vec<Transformer>,
-    upsample: Option<Upsample>,
+    resnets: Vec<Part<Resnet>>,
+    attentions: Vec<Part<Transformer>>,
+    upsample: Option<Part<Upsample>>,
 }
 
 impl Up {
     /// `index` counts from the coarsest level.
-    pub(super) fn new(scope: &Scope<'_>, config: &UNetConfig, index: usize) -> Result<Self> {
+    pub(super) fn new(origin: &Origin<'_>, config: &UNetConfig, index: usize) -> Result<Self> {
         let widths = &config.block_out_channels;
         let last = widths.len() - 1;
         let level = last - index;
@@ -159,7 +159,7 @@ impl Up {
             .map(|j| {
                 let inputs = if j == 0 { before } else { width };
                 let skip = if j + 1 == layers { after } else { width };
-                Resnet::new(&scope.at("resnets").at(j), inputs + skip, width, resnet)
+                residual(&origin.at("resnets").at(j), inputs + skip, width, resnet)
             })
             .collect::<Result<_>>()?;
         let depths = match &config.reverse_transformer_layers_per_block {
@@ -167,12 +167,16 @@ impl Up {
             None => config.transformer_layers_per_block.of(level),
         };
         let attentions = if config.up_block_types[index].starts_with("CrossAttn") {
-            attentions(scope, config, level, layers, depths.as_ref())?
+            attentions(origin, config, level, layers, depths.as_ref())?
         } else {
             Vec::new()
         };
-        let upsample =
-            if level == 0 { None } else { Some(Upsample::new(&scope.at("upsamplers.0"), width)?) };
+        let upsample = if level == 0 {
+            None
+        } else {
+            let origin = origin.at("upsamplers.0");
+            Some(origin.part(move |origin| Upsample::new(origin.scope(), width))?)
+        };
         Ok(Self { resnets, attentions, upsample })
     }
 
@@ -200,10 +204,13 @@ impl Up {
         let x = self.layers(0..self.count(), x, context, skips)?;
         match (&self.upsample, skips.last()) {
             // Sizes that are not multiples of 2^levels were rounded up on the way down.
-            (Some(upsample), Some(skip)) => upsample.forward(&x, skip.sides()?),
+            (Some(upsample), Some(skip)) => {
+                let sides = skip.sides()?;
+                upsample.using(|layer| layer.forward(&x, sides))
+            }
             (Some(upsample), None) => {
                 let (height, width) = x.sides()?;
-                upsample.forward(&x, (2 * height, 2 * width))
+                upsample.using(|layer| layer.forward(&x, (2 * height, 2 * width)))
             }
             (None, _) => Ok(x),
         }
@@ -224,13 +231,23 @@ impl Up {
                     "check layers_per_block in unet/config.json",
                 )
             })?;
-            x = resnet.forward(&x.beside(&skip)?, Some(context.time))?;
+            let both = x.beside(&skip)?;
+            x = resnet.using(|layer| layer.forward(&both, Some(context.time)))?;
             if let Some(attention) = self.attentions.get(j) {
-                x = attention.forward(&x, context)?;
+                x = attention.using(|layer| layer.forward(&x, context))?;
             }
         }
         Ok(x)
     }
+}
+
+fn residual(
+    origin: &Origin<'_>,
+    inputs: usize,
+    outputs: usize,
+    shape: ResnetShape,
+) -> Result<Part<Resnet>> {
+    origin.part(move |origin| Resnet::new(origin.scope(), inputs, outputs, shape))
 }
 
 fn resnet_shape(config: &UNetConfig, divisor: f64) -> ResnetShape {
@@ -256,17 +273,17 @@ fn transformer_shape(config: &UNetConfig, level: usize, depth: usize) -> Result<
 }
 
 fn attentions(
-    scope: &Scope<'_>,
+    origin: &Origin<'_>,
     config: &UNetConfig,
     level: usize,
     count: usize,
     depths: Option<&PerBlock<usize>>,
-) -> Result<Vec<Transformer>> {
+) -> Result<Vec<Part<Transformer>>> {
     (0..count)
         .map(|j| {
             let depth = depths.and_then(|d| d.of(j)).unwrap_or(1);
             let shape = transformer_shape(config, level, depth)?;
-            Transformer::new(&scope.at("attentions").at(j), shape)
+            origin.at("attentions").at(j).part(move |origin| Transformer::new(origin, shape))
         })
         .collect()
 }

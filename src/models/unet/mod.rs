@@ -5,13 +5,14 @@ mod blocks;
 pub(crate) mod resnet;
 mod transformer;
 
-use super::built;
 use super::config::UNetConfig;
+use super::part::{Origin, built};
 use crate::error::{Error, Result};
 use crate::nn::{Around, Conv2d, Feature, Geometry, GroupNorm, Linear, TimeMlp, sinusoid};
-use crate::weights::{Products, Scope};
+use crate::weights::{Products, Scope, WeightSource};
 use blocks::{Context, Down, Mid, Up};
 use candle_core::Tensor;
+use std::sync::Arc;
 
 /// SDXL's conditions beside the text features.
 #[derive(Debug, Clone)]
@@ -66,7 +67,25 @@ impl UNet {
     /// # Errors
     /// [`Error::Unsupported`] for a config that is not built, or what reading a weight gives.
     pub fn new(scope: &Scope<'_>, config: &UNetConfig) -> Result<Self> {
+        Self::of(&Origin::staying(scope.clone()), config)
+    }
+
+    /// The network of the weights of `component` in `source`, of which hardly any stay in memory: blocks are
+    /// built for every evaluation, and go again.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new); of blocks when they are evaluated.
+    pub fn streamed(
+        source: &Arc<dyn WeightSource>,
+        component: &str,
+        config: &UNetConfig,
+    ) -> Result<Self> {
+        Self::of(&Origin::streamed(source, component), config)
+    }
+
+    fn of(origin: &Origin<'_>, config: &UNetConfig) -> Result<Self> {
         config.validate()?;
+        let scope = origin.scope();
         let widths = &config.block_out_channels;
         let (first, levels, time_dim) = (widths[0], widths.len(), config.time_dim());
         let guidance = config
@@ -80,7 +99,7 @@ impl UNet {
             _ => None,
         };
         let mid = match config.mid_block_type {
-            Some(_) => Some(Mid::new(&scope.at("mid_block"), config)?),
+            Some(_) => Some(Mid::new(&origin.at("mid_block"), config)?),
             None => None,
         };
         let (kernel_in, kernel_out) = (config.conv_in_kernel, config.conv_out_kernel);
@@ -94,9 +113,9 @@ impl UNet {
             time: TimeMlp::new(&scope.at("time_embedding"), first, time_dim)?,
             guidance,
             added,
-            downs: built(levels, |i| Down::new(&scope.at("down_blocks").at(i), config, i))?,
+            downs: built(levels, |i| Down::new(&origin.at("down_blocks").at(i), config, i))?,
             mid,
-            ups: built(levels, |i| Up::new(&scope.at("up_blocks").at(i), config, i))?,
+            ups: built(levels, |i| Up::new(&origin.at("up_blocks").at(i), config, i))?,
             norm_out: GroupNorm::new(
                 &scope.at("conv_norm_out"),
                 first,

@@ -3,6 +3,7 @@
 
 use super::blocks::Context;
 use crate::error::Result;
+use crate::models::part::{Origin, Part};
 use crate::nn::{Around, Attend, Conv2d, Feature, FeedForward, Geometry, GroupNorm, LayerNorm};
 use crate::weights::Scope;
 
@@ -24,7 +25,7 @@ pub(crate) struct TransformerShape {
 pub(crate) struct Transformer {
     norm: GroupNorm,
     project_in: Conv2d,
-    blocks: Vec<Block>,
+    blocks: Vec<Part<Block>>,
     project_out: Conv2d,
     finest: bool,
 }
@@ -40,7 +41,8 @@ struct Block {
 }
 
 impl Transformer {
-    pub(crate) fn new(scope: &Scope<'_>, shape: TransformerShape) -> Result<Self> {
+    pub(super) fn new(origin: &Origin<'_>, shape: TransformerShape) -> Result<Self> {
+        let scope = origin.scope();
         let width = shape.channels;
         let project = |name: &str| {
             let scope = scope.at(name);
@@ -55,7 +57,10 @@ impl Transformer {
             norm: GroupNorm::new(&scope.at("norm"), width, shape.groups, 1e-6)?,
             project_in: project("proj_in")?,
             blocks: (0..shape.depth)
-                .map(|i| Block::new(&scope.at("transformer_blocks").at(i), shape))
+                .map(|i| {
+                    let origin = origin.at("transformer_blocks").at(i);
+                    origin.part(move |origin| Block::new(origin.scope(), shape))
+                })
                 .collect::<Result<_>>()?,
             project_out: project("proj_out")?,
             finest: shape.finest,
@@ -69,7 +74,7 @@ impl Transformer {
         let into = Around { norm: Some(&self.norm), ..Around::default() };
         let mut y = self.project_in.run(x, into)?.into_tokens()?;
         for block in &self.blocks {
-            y = block.forward(&y, context.text, merge)?;
+            y = block.using(|block| block.forward(&y, context.text, merge))?;
         }
         let out = Around { add: Some(x), ..Around::default() };
         self.project_out.run(&y.into_image(sides)?, out)
