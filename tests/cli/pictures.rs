@@ -156,8 +156,9 @@ fn step_savers_save_or_do_nothing() {
         ] {
             assert_eq!(draw("same", &[nothing, &[dtype]].concat()), plain, "{nothing:?}");
         }
+        let lora = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/zoo/good/sd15-kohya.safetensors");
         for also in
-            [&["--lora", "flat"][..], &["--lora=flat", "--apply=bypass"], &["--quantize=q8_0"]]
+            [&["--lora", lora][..], &["--lora", lora, "--apply=bypass"], &["--quantize=q8_0"]]
         {
             let held = draw("held", &[also, &[dtype]].concat());
             assert_eq!(draw("low", &[also, &[dtype, "--low-memory"]].concat()), held, "{also:?}");
