@@ -2,7 +2,7 @@
 
     python diffusers_lora_bench.py MODEL LORAS
 
-For 1, 2, 4 and 8 LoRAs of rank 16, and one LoCon of rank 64: seconds of load_lora_weights (all), fuse_lora, changing one
+In bf16 and in f32, for 1, 2, 4 and 8 LoRAs of rank 16, one LoCon of rank 64, and one of each: seconds of load_lora_weights (all), fuse_lora, changing one
 weight (unfuse, set_adapters, fuse), and the peak of resident memory. One JSON line each.
 """
 
@@ -24,8 +24,8 @@ def evict(path):
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def run(model, files):
-    pipe = DiffusionPipeline.from_pretrained(model, dtype=torch.float32)
+def run(model, dtype, files):
+    pipe = DiffusionPipeline.from_pretrained(model, dtype=dtype)
     # The weights are mapped lazily; touch them so that the fuse below does not pay for reading.
     for part in (pipe.unet, pipe.text_encoder, getattr(pipe, "text_encoder_2", None)):
         if part is not None:
@@ -44,7 +44,7 @@ def run(model, files):
     pipe.set_adapters(names, [0.5] + [0.8] * (len(names) - 1))
     pipe.fuse_lora(adapter_names=names)
     again = time.perf_counter()
-    return {"peer": "diffusers", "files": [f.stem for f in files], "load_s": round(loaded - start, 3),
+    return {"peer": "diffusers", "dtype": str(dtype), "files": [f.stem for f in files], "load_s": round(loaded - start, 3),
             "fuse_s": round(fused - loaded, 3), "total_s": round(fused - start, 3), "reweight_s": round(again - fused, 3),
             "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
 
@@ -52,9 +52,11 @@ def run(model, files):
 def main():
     model, loras = sys.argv[1], pathlib.Path(sys.argv[2])
     many = [loras / f"r16-{i}.safetensors" for i in range(8)]
-    for files in (many[:1], many[:2], many[:4], many, [loras / "locon64.safetensors"]):
-        print(json.dumps(run(model, files)), flush=True)
-        gc.collect()
+    locon = loras / "locon64.safetensors"
+    for dtype in (torch.bfloat16, torch.float32):
+        for files in (many[:1], many[:2], many[:4], many, [locon], [many[0], locon]):
+            print(json.dumps(run(model, dtype, files)), flush=True)
+            gc.collect()
 
 
 if __name__ == "__main__":

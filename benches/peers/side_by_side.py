@@ -25,6 +25,8 @@ import time
 HERE = pathlib.Path(__file__).parent
 # glibc keeps freed memory instead of giving it back after every large tensor; torch on a CPU gains a quarter.
 KEEPING = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "1000000000000", "MALLOC_TOP_PAD_": "67108864"}
+# torch and its libraries as on a processor without AVX-512.
+AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 ROWS = ("step", "decode", "text", "load", "peak")
 TICK = os.sysconf("SC_CLK_TCK")
 
@@ -71,12 +73,12 @@ def colora(args, dtype, cpu=None, loras=()):
     return measure
 
 
-def diffusers(args, dtype, tuned):
+def diffusers(args, dtype, tuned, mask={}):
     command = [sys.executable, HERE / "diffusers_bench.py", args.model, "--size", args.size, "--steps", args.steps,
                "--dtype", dtype] + (["--channels-last"] if tuned else [])
 
     def measure():
-        out, _, peak, others = run(list(map(str, command)), KEEPING if tuned else {})
+        out, _, peak, others = run(list(map(str, command)), (KEEPING if tuned else {}) | mask)
         found = json.loads(out.splitlines()[-1])
         return {"step": found["step_s"], "decode": found["decode_s"], "text": found["text_s"], "load": found["load_s"],
                 "peak": peak * 1.048576, "others": others}
@@ -89,7 +91,7 @@ def sdcpp(args):
         with tempfile.TemporaryDirectory() as folder:
             command = [args.sdcpp, "-m", args.sdcpp_model, "-p", "a red fox in the snow", "-n", "blurry", "--cfg-scale", "7.5",
                        "--sampling-method", "euler", "--steps", args.steps, "-W", args.size, "-H", args.size, "-s", "1",
-                       "-t", os.cpu_count(), "-o", f"{folder}/out.png"]
+                       "-t", os.cpu_count(), "-o", f"{folder}/out.png", *args.sdcpp_flags.split()]
             out, err, peak, others = run(list(map(str, command)), {})
 
         def seconds(stage):
@@ -98,7 +100,7 @@ def sdcpp(args):
                 sys.exit(f"{args.sdcpp} does not say how long {stage} took:\n{out}{err}")
             return float(found[1]) / (1000 if found[2] == "ms" else 1)
 
-        # Weights are read at their first use, so there is no time to load.
+        # Weights are read at their first use unless a flag says otherwise, so there is no time to load.
         return {"step": [seconds("sampling") / args.steps], "decode": seconds("decode_first_stage"),
                 "text": seconds("get_learned_condition"), "load": None, "peak": peak * 1.048576, "others": others}
 
@@ -111,6 +113,7 @@ def contenders(args):
         all[f"colora {dtype}"] = colora(args, dtype)
         all[f"diffusers {dtype}, tuned"] = diffusers(args, dtype, True)
         all[f"diffusers {dtype}"] = diffusers(args, dtype, False)
+        all[f"diffusers {dtype}, tuned, avx2"] = diffusers(args, dtype, True, AVX2)
         for cpu in ("avx512", "avx2"):
             all[f"colora {dtype} --cpu {cpu}"] = colora(args, dtype, cpu)
         if args.lora:
@@ -166,9 +169,9 @@ def precision(name):
 
 
 def best(results, name, key):
-    """The least median of diffusers in the precision of `name`; stable-diffusion.cpp counts as f32."""
+    """The least median of diffusers in the precision and instructions of `name`; stable-diffusion.cpp counts as f32."""
     peers = [numbers(runs, key) for peer, runs in results.items()
-             if peer.startswith("diffusers") and precision(peer) == precision(name)]
+             if peer.startswith("diffusers") and precision(peer) == precision(name) and ("avx2" in peer) == ("avx2" in name)]
     return min((statistics.median(values) for values in peers if values), default=None)
 
 
@@ -201,6 +204,7 @@ def main():
     parser.add_argument("--patience", type=float, default=0, metavar="SECONDS", help="wait so long for a quiet machine")
     parser.add_argument("--sdcpp", help="stable-diffusion.cpp's program")
     parser.add_argument("--sdcpp-model", help="the same model as GGUF or safetensors")
+    parser.add_argument("--sdcpp-flags", default="", help="more flags for it, e.g. --eager-load")
     parser.add_argument("--json", help="a file for every single number")
     args = parser.parse_args()
     measures = contenders(args)
