@@ -78,8 +78,8 @@ impl Pages {
 
 /// Numbers of a slab: 64 MiB.
 const SLAB: usize = 16 << 20;
-/// Slabs that wait for their next use at most: 4 GiB, what a network with adapters everywhere takes in f32.
-const WAITING: usize = 64;
+/// Slabs that wait for their next use at most: 8 GiB, what the networks of SDXL take in bf16.
+const WAITING: usize = 128;
 
 /// Memory for many weights.
 struct Slab {
