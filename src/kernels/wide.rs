@@ -262,6 +262,7 @@ pub(super) fn turn(rows: &[f32], length: usize, from: usize, out: &mut [[f32; 16
 
 /// A square of sixteen vectors, transposed.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+#[allow(clippy::large_types_passed_by_value)] // it stays in registers
 fn turned(rows: [__m512; 16]) -> [__m512; 16] {
     // Squares of 2 and of 4 inside of each quarter of a vector, then quarters between vectors.
     let pairs: [__m512; 16] = std::array::from_fn(|i| {
