@@ -12,7 +12,14 @@ python=${3:-}
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 cd "$(dirname "$0")/../.."
-export LD_LIBRARY_PATH="$dist/lib:${LD_LIBRARY_PATH:-}"
+libraries=$dist/lib
+if [ ! -d "$libraries" ] && [ -n "$python" ]; then
+    # Only the programs were carried: torch of the same CUDA family brings the libraries.
+    libraries=$("$python" -c '
+import glob, sysconfig
+print(":".join(glob.glob(sysconfig.get_paths()["purelib"] + "/nvidia/*/lib")))')
+fi
+export LD_LIBRARY_PATH="$libraries:${LD_LIBRARY_PATH:-}"
 nvidia-smi > "$out/card.txt" 2>&1 || true
 "$dist/colora" doctor > "$out/doctor.txt" 2>&1 || true
 
