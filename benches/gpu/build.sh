@@ -3,7 +3,8 @@
 #   sh benches/gpu/build.sh [WORK]
 # WORK (default target/cuda) gets the compiler, headers and libraries of the CUDA 13.0 family from Python
 # packages, linked into one CUDA_HOME, and `dist/`: the program, the device tests and the libraries (2 GB) to
-# carry to the machine with the GPU; the two programs alone also as `carry.tar.xz`. CUDA_COMPUTE_CAP (default 90) is the card's compute capability.
+# carry to the machine with the GPU; `carry.tar.xz` and `carry-curand.tar.xz` hold what a machine with torch of
+# the same CUDA family lacks. CUDA_COMPUTE_CAP (default 90) is the card's compute capability.
 # The first build compiles all of candle's kernels: about 10 CPU-minutes.
 set -eu
 cd "$(dirname "$0")/../.."
@@ -57,8 +58,10 @@ mkdir -p "$work/dist/lib"
 cp "$work/target/release/colora" "$work/dist/colora"
 cp "$tests" "$work/dist/parity_device"
 strip "$work/dist/colora" "$work/dist/parity_device"
-# For places where little may be carried: 44 MB. The other machine's Python has the libraries then.
+# For places where little may be carried at once, 45 MB each: the other machine's torch has the other libraries.
+export XZ_OPT=-2
 tar -cJf "$work/carry.tar.xz" -C "$work/dist" colora parity_device
+tar -cJf "$work/carry-curand.tar.xz" -C "$work/dist/lib" libcurand.so.10
 cp -L "$home"/lib64/libcublas.so.13 "$home"/lib64/libcublasLt.so.13 "$home"/lib64/libcurand.so.10 \
     "$home"/lib64/libcudart.so.13 "$home"/lib64/libnvrtc*.so.13* "$home"/lib64/libcudnn*.so.9 \
     "$work/dist/lib/"

@@ -1,7 +1,7 @@
 #!/bin/sh
 # On the machine with the GPU, from the repository's root:
 #   sh benches/gpu/run.sh DIST OUT [PYTHON]
-# DIST is what build.sh made. Parity first (goldens in f32 within the CPU's limits; f16 and bf16 by PSNR),
+# DIST is what build.sh made, or both carry files unpacked (PYTHON's libraries serve then). Parity first (goldens in f32 within the CPU's limits; f16 and bf16 by PSNR),
 # then seconds a picture of random full-size models beside diffusers on the same card, in alternation.
 # PYTHON has the packages of training/requirements.txt with CUDA; without it only colora runs.
 # Everything goes to OUT as text; one call takes less than ten minutes.
@@ -14,10 +14,10 @@ out=$(cd "$out" && pwd)
 cd "$(dirname "$0")/../.."
 libraries=$dist/lib
 if [ ! -d "$libraries" ] && [ -n "$python" ]; then
-    # Only the programs were carried: torch of the same CUDA family brings the libraries.
+    # Only the programs and curand were carried: torch of the same CUDA family brings the other libraries.
     libraries=$("$python" -c '
 import glob, sysconfig
-print(":".join(glob.glob(sysconfig.get_paths()["purelib"] + "/nvidia/*/lib")))')
+print(":".join(glob.glob(sysconfig.get_paths()["purelib"] + "/nvidia/*/lib")))'):/usr/local/cuda/lib64:$dist
 fi
 export LD_LIBRARY_PATH="$libraries:${LD_LIBRARY_PATH:-}"
 nvidia-smi > "$out/card.txt" 2>&1 || true
