@@ -365,3 +365,72 @@ fn fused_projections_of_another_size_are_the_files_fault() {
     }
     assert_eq!(tried, 15);
 }
+
+/// cloneofsimo's "extended" files number the layers of residual blocks too, behind the transformers of
+/// their block; the middle block comes last.
+#[test]
+fn numbered_pairs_reach_residual_blocks() {
+    let base = base("sd15");
+    let inner = [
+        "attn1.to_q",
+        "attn1.to_k",
+        "attn1.to_v",
+        "attn1.to_out.0",
+        "ff.net.0.proj",
+        "attn2.to_q",
+        "attn2.to_k",
+        "attn2.to_v",
+        "attn2.to_out.0",
+    ];
+    let mut order: Vec<String> = Vec::new();
+    let mut block = |prefix: &str, attentions: usize, residual: usize| {
+        for i in 0..attentions {
+            let path = format!("{prefix}.attentions.{i}.transformer_blocks.0");
+            order.extend(inner.iter().map(|name| format!("{path}.{name}")));
+        }
+        for i in 0..residual {
+            for name in ["conv1", "time_emb_proj", "conv2", "conv_shortcut"] {
+                let module = format!("{prefix}.resnets.{i}.{name}");
+                if base.source.has(&Site::new(format!("{module}.weight"))) {
+                    order.push(module);
+                }
+            }
+        }
+    };
+    for i in 0..4 {
+        block(&format!("unet.down_blocks.{i}"), if i < 3 { 2 } else { 0 }, 2);
+    }
+    for i in 0..4 {
+        block(&format!("unet.up_blocks.{i}"), if i > 0 { 3 } else { 0 }, 3);
+    }
+    block("unet.mid_block", 1, 2);
+    // Every pair adds a number of its own to all of its weight.
+    let number = |i: usize| (i + 1) as f64 / 64.0;
+    let shape = |module: &str| base.source.shape(&Site::new(format!("{module}.weight"))).unwrap();
+    let file = edited("good/sd15-kohya", |tensors| {
+        tensors.clear();
+        for (i, module) in order.iter().enumerate() {
+            let shape = shape(module);
+            let (mut up, mut down) = (vec![shape[0], 1], vec![1]);
+            up.extend(shape.iter().skip(2).map(|_| 1));
+            down.extend(&shape[1..]);
+            let ones = |shape: Vec<usize>| Tensor::ones(shape, DType::F32, &Device::Cpu).unwrap();
+            tensors.insert(format!("unet:{i}:up"), (ones(up) * number(i)).unwrap());
+            tensors.insert(format!("unet:{i}:down"), ones(down));
+        }
+    });
+    let lora = resolve(file, &base).unwrap();
+    assert_eq!(lora.modules().count(), order.len());
+    let stack = stack(&[(&lora, 1.0)]);
+    let source = base.source.clone();
+    let overlay = Overlay::compose(source, &base.dictionary, &stack, Apply::Merge, |_| true);
+    let overlay = overlay.unwrap();
+    for (i, module) in order.iter().enumerate() {
+        let (site, shape) = (Site::new(format!("{module}.weight")), shape(module));
+        let before = base.source.get_f32(&site, &shape).unwrap();
+        let after = overlay.get_f32(&site, &shape).unwrap();
+        let added = after.iter().zip(&before).map(|(a, b)| f64::from(a - b) - number(i));
+        let worst = added.fold(0.0, |worst: f64, error| worst.max(error.abs()));
+        assert!(worst < 1e-5, "{module}: {worst}");
+    }
+}

@@ -153,29 +153,44 @@ fn assign(
     Ok(order.iter().zip(factors).map(pair).collect())
 }
 
-/// Every order of the UNet's modules: blocks down, up, and mid at the end or in between.
+/// A transformer block or a residual block, by its place: side, block, whether residual, the numbers below.
+type Place = (usize, usize, bool, Vec<usize>);
+
+/// Layers of a residual block in the order of registration; the last is not in all of them.
+const RESIDUAL: [&str; 4] = ["conv1", "time_emb_proj", "conv2", "conv_shortcut"];
+
+/// Every order of the UNet's modules: blocks down, up, and mid at the end or in between; without residual
+/// blocks, or ("extended" files) with those of a block behind its transformers.
 fn unet_orders(dictionary: &Dictionary) -> Vec<Vec<String>> {
-    let mut attentions: Vec<(usize, Vec<usize>, String)> = Vec::new();
+    let mut places: Vec<(Place, String)> = Vec::new();
     for module in dictionary.modules() {
-        let Some(block) = module.strip_suffix(".attn1.to_q") else { continue };
-        let numbers: Vec<usize> = block.split('.').filter_map(|part| part.parse().ok()).collect();
-        let side = ["unet.down", "unet.up", "unet.mid"].iter().position(|s| block.starts_with(s));
-        attentions.push((side.unwrap_or(3), numbers, block.to_owned()));
+        let transformer = module.strip_suffix(".attn1.to_q");
+        let Some(path) = transformer.or_else(|| module.strip_suffix(".conv1")) else { continue };
+        let mut numbers = path.split('.').filter_map(|part| part.parse().ok());
+        let sides = ["unet.down", "unet.up", "unet.mid"];
+        let Some(side) = sides.iter().position(|side| path.starts_with(side)) else { continue };
+        // The middle is one block without a number.
+        let block = if side == 2 { 0 } else { numbers.next().unwrap_or(0) };
+        let place = (side, block, transformer.is_none(), numbers.collect());
+        places.push((place, path.to_owned()));
     }
-    let sorted = |mid_last: bool| {
-        let mut sorted = attentions.clone();
-        let rank = |side: usize| if mid_last { side } else { [0, 2, 1, 3][side] };
-        sorted.sort_by(|a, b| (rank(a.0), &a.1).cmp(&(rank(b.0), &b.1)));
-        sorted
-    };
     let mut orders = Vec::new();
     for mid_last in [true, false] {
-        for block in BLOCKS {
-            let blocks = sorted(mid_last);
-            let order = blocks
-                .iter()
-                .flat_map(|(_, _, path)| block.iter().map(move |m| format!("{path}.{m}")));
-            orders.push(order.collect());
+        let rank = |side: usize| if mid_last { side } else { [0, 2, 1][side] };
+        places.sort_by(|(a, _), (b, _)| (rank(a.0), a).cmp(&(rank(b.0), b)));
+        for extended in [false, true] {
+            for block in BLOCKS {
+                let layers = |(place, path): &(Place, String)| -> Vec<String> {
+                    let names = if place.2 { &RESIDUAL[..] } else { block };
+                    let names = names.iter().map(|name| format!("{path}.{name}"));
+                    let exists = |name: &String| {
+                        !place.2 || dictionary.shape(&format!("{name}.weight")).is_some()
+                    };
+                    names.filter(exists).collect()
+                };
+                let wanted = places.iter().filter(|(place, _)| extended || !place.2);
+                orders.push(wanted.flat_map(layers).collect());
+            }
         }
     }
     orders
