@@ -304,8 +304,9 @@ impl Stacked {
         if self.parts.is_empty() {
             return;
         }
-        let (up, down, _) = self.joined();
-        add_product(target, columns, &up, &down, 1.0);
+        // As sums that are added while weights are packed, to the bit.
+        let (up, down, rank) = self.joined();
+        LowRank::new(up, &down, rank, columns).add_to(0, target);
     }
 }
 
