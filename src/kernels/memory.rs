@@ -72,7 +72,15 @@ impl Pages {
     /// Room for `count` numbers of a weight, whose first contents are anything: whoever takes it writes all
     /// of them. Weights of one network lie together, so that most pages are large ones whatever their sizes.
     pub(super) fn of_weight(count: usize) -> Self {
-        Slab::part(count).unwrap_or_else(|| Self::new(count))
+        let pages = Slab::part(count).unwrap_or_else(|| Self::new(count));
+        // Tests see the worst that a last use can have left.
+        #[cfg(test)]
+        let pages = {
+            let mut pages = pages;
+            pages.fill(f32::from_bits(0xffff_ffff));
+            pages
+        };
+        pages
     }
 }
 

@@ -201,10 +201,11 @@ impl Packed {
         let this = &*self;
         words.par_chunks_mut((COLUMNS * column / 4).max(1)).enumerate().try_for_each(
             |(index, words)| {
-                // Lanes without an output hold zeros; of whole panels every word is written.
+                // Lanes without an output hold zeros, and blocks are put together from nibbles. Of whole
+                // panels of words every one is written.
                 let whole =
                     this.sources(index).iter().all(|(_, count, _)| *count == this.panel_width());
-                if !whole {
+                if !whole || this.quantised.is_some() {
                     words.fill(0);
                 }
                 panel(this, index, words)
