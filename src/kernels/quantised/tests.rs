@@ -112,7 +112,7 @@ fn operand(shape: (usize, usize, usize, usize), border: usize, precision: Precis
 
 #[test]
 fn products_of_blocks_equal_those_of_their_numbers() {
-    // Beside other tests, which only get slower.
+    let _alone = crate::kernels::tests::SETTINGS.lock().unwrap();
     for set in Instructions::ALL {
         set.limit();
         for precision in [Precision::F32, Precision::Bf16] {
@@ -127,7 +127,6 @@ fn products_of_blocks_equal_those_of_their_numbers() {
                     let windows = Windows::sliding(&x, kernel, 1);
                     let ours = multiply(&x, &ours, windows, Finish::default());
                     let plain = multiply(&x, &plain, windows, Finish::default());
-                    // The same words; other tests may change the set between the two products.
                     assert!(worst(&ours, &plain) < 1e-5, "{set:?} {precision:?} {kind}");
                 }
             }
