@@ -1,11 +1,9 @@
 //! Floor 1. GELU between two products.
 
 use super::map::Map;
-use super::operand::{Operand, store};
+use super::operand::Operand;
 use super::packed::Precision;
 use super::vector::gelu_row;
-use super::work::{self, KernelKind};
-use rayon::prelude::*;
 
 /// Which GELU, Hendrycks and Gimpel (2016).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,19 +16,7 @@ pub(crate) enum Gelu {
 
 /// GELU of tokens, as the operand of a product.
 pub(crate) fn activated(x: &Map, kind: Gelu, precision: Precision) -> Operand {
-    let _clock = work::begin(KernelKind::Preparation, &[]);
-    let channels = x.channels;
-    let mut out = Operand::tokens((x.batch, x.pixels()), channels, precision);
-    let pixel = out.pixel();
-    let rows = out.words_mut().par_chunks_mut(pixel.max(1)).zip(x.values().par_chunks(channels));
-    rows.for_each_init(
-        || vec![0f32; channels],
-        |row, (out, x)| {
-            gelu_row(x, kind == Gelu::Quick, row);
-            store(row, precision, out);
-        },
-    );
-    out
+    Operand::of_rows(x, x.channels, precision, |x, out| gelu_row(x, kind == Gelu::Quick, out))
 }
 
 #[cfg(test)]

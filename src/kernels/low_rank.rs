@@ -36,6 +36,16 @@ impl LowRank {
         self.up.len().checked_div(self.rank).unwrap_or(0) * self.columns
     }
 
+    /// Columns of the product.
+    pub(crate) fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// What no number of the product exceeds.
+    pub(crate) fn bound(&self) -> f32 {
+        largest(&self.up) * largest(&self.panels) * self.rank as f32
+    }
+
     /// Adds the rows from `first` on to the whole rows in `out`.
     pub(crate) fn add_to(&self, first: usize, out: &mut [f32]) {
         let Some(rows) = out.len().checked_div(self.columns) else { return };
@@ -46,6 +56,8 @@ impl LowRank {
         let up = &self.up[first * self.rank..][..rows * self.rank];
         let kernels = micro::kernels(Precision::F32, Instructions::used());
         let whole = Segment { shift: 0, words: self.rank };
+        // For tiles that reach beyond the target; the kernel writes before anything is read.
+        let mut sums = [0f32; ROWS * COLUMNS];
         for (i, weights) in self.panels.chunks(self.rank * COLUMNS).enumerate() {
             let vectors = weights.len() / self.rank / LANES;
             let used = COLUMNS.min(self.columns - i * COLUMNS);
@@ -55,7 +67,6 @@ impl LowRank {
                 let rows: [&[f32]; ROWS] = std::array::from_fn(|r| {
                     &up[(row + r.min(count - 1)) * self.rank..][..self.rank]
                 });
-                let mut sums = [0f32; ROWS * COLUMNS];
                 let direct = count == ROWS && used == vectors * LANES;
                 let at = row * self.columns + i * COLUMNS;
                 let (target, stride) = if direct {
@@ -87,6 +98,10 @@ impl LowRank {
             }
         }
     }
+}
+
+fn largest(values: &[f32]) -> f32 {
+    values.iter().fold(0.0, |max, v| max.max(v.abs()))
 }
 
 #[cfg(test)]

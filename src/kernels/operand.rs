@@ -77,6 +77,27 @@ impl Operand {
         Self { data, batch: first.batch, height, width, channels, precision }
     }
 
+    /// Tokens of `channels` numbers, each made by `row` of those of a token of `x`.
+    pub(super) fn of_rows(
+        x: &Map,
+        channels: usize,
+        precision: Precision,
+        row: impl Fn(&[f32], &mut [f32]) + Sync,
+    ) -> Self {
+        let _clock = work::begin(KernelKind::Preparation, &[]);
+        let mut out = Self::tokens((x.batch, x.pixels()), channels, precision);
+        let pixel = out.pixel();
+        let rows = out.data.words_mut().par_chunks_mut(pixel.max(1));
+        rows.zip(x.values().par_chunks(x.channels)).for_each_init(
+            || vec![0f32; channels],
+            |made, (out, x)| {
+                row(x, made);
+                store(made, precision, out);
+            },
+        );
+        out
+    }
+
     /// Layer norm of tokens, over the channels.
     pub(crate) fn layer_norm(
         x: &Map,

@@ -475,12 +475,12 @@ impl Packed {
         // Whole words of channels whose numbers stay in the first-level cache.
         let stretch = (STRETCH / places.max(area)).next_multiple_of(2).max(2);
         let mut turned = vec![[0f32; LANES]; stretch * area];
-        let mut made = vec![[0f32; LANES]; stretch * places];
+        let mut made = Vec::new();
         for from in (0..inputs).step_by(stretch) {
             let count = stretch.min(inputs - from);
             let turned = &mut turned[..count * area];
             lanes::turn(filters, inputs * area, from * area, turned);
-            let numbers = self.spread(turned, &mut made[..count * places]);
+            let numbers = self.spread(turned, &mut made);
             for place in 0..places {
                 let row = place * self.tap() + from / per_word;
                 let words = out[row * lanes..].chunks_mut(lanes).take(count.div_ceil(per_word));
@@ -503,20 +503,24 @@ impl Packed {
     /// The numbers of some channels as this arrangement holds them: `[channels, places]` of `[channels, taps]`.
     #[allow(clippy::inline_always)]
     #[inline(always)]
-    fn spread<'a>(&self, taps: &'a [Lanes], made: &'a mut [Lanes]) -> &'a [Lanes] {
+    fn spread<'a>(&self, taps: &'a [Lanes], made: &'a mut Vec<Lanes>) -> &'a [Lanes] {
         match self.arrangement {
             Arrangement::Plain | Arrangement::Gated => return taps,
             Arrangement::Doubled(..) => {
-                for (taps, made) in taps.chunks_exact(9).zip(made.chunks_exact_mut(4)) {
-                    for (tap, made) in made.iter_mut().enumerate() {
-                        *made = [0.0; LANES];
-                        for source in self.taps(tap).into_iter().flatten() {
-                            made.iter_mut().zip(taps[source]).for_each(|(sum, tap)| *sum += tap);
+                made.clear();
+                made.resize(taps.len() / 9 * 4, [0.0; LANES]);
+                for tap in 0..4 {
+                    for source in self.taps(tap).into_iter().flatten() {
+                        let channels = made.chunks_exact_mut(4).zip(taps.chunks_exact(9));
+                        for (made, taps) in channels {
+                            let sums = made[tap].iter_mut().zip(taps[source]);
+                            sums.for_each(|(sum, number)| *sum += number);
                         }
                     }
                 }
             }
             Arrangement::Winograd => {
+                made.resize(taps.len() / 9 * 16, [0.0; LANES]);
                 for (taps, made) in taps.as_chunks().0.iter().zip(made.as_chunks_mut().0) {
                     *made = winograd::kernel_places(taps);
                 }

@@ -158,20 +158,9 @@ pub(crate) fn multiply_gated(
 
 /// value · GELU(gate) of tokens whose channels are values, then gates, as the operand of a product.
 pub(crate) fn gated(x: &Map, precision: Precision) -> Operand {
-    let _clock = work::begin(KernelKind::Preparation, &[]);
     let half = x.channels / 2;
-    let mut out = Operand::tokens((x.batch, x.pixels()), half, precision);
-    let pixel = out.pixel();
     let zeros = vec![0f32; half];
-    let rows = out.words_mut().par_chunks_mut(pixel.max(1)).zip(x.values().par_chunks(2 * half));
-    rows.for_each_init(
-        || vec![0f32; half],
-        |gated, (out, x)| {
-            gate_row(x.split_at(half), (&zeros, &zeros), gated);
-            super::operand::store(gated, precision, out);
-        },
-    );
-    out
+    Operand::of_rows(x, half, precision, |x, out| gate_row(x.split_at(half), (&zeros, &zeros), out))
 }
 
 impl Windows {

@@ -50,7 +50,6 @@ pub(super) fn weight(
 #[derive(Debug, Clone)]
 pub(super) struct Summed {
     product: LowRank,
-    columns: usize,
     /// Whether sums cannot overflow. Scanning every weight would cost a tenth of the work; a bound on the
     /// factors nearly always does.
     pub(super) safe: bool,
@@ -67,10 +66,9 @@ impl Summed {
                 None => return Ok(None),
             }
         }
-        let columns = shape.iter().skip(1).product();
-        let (up, down, rank) = stacked.joined();
-        let safe = largest(&up) * largest(&down) * (rank as f32) < f32::MAX / 2.0;
-        Ok(Some(Self { product: LowRank::new(up, &down, rank, columns), columns, safe }))
+        let product = stacked.product(shape.iter().skip(1).product());
+        let safe = product.bound() < f32::MAX / 2.0;
+        Ok(Some(Self { product, safe }))
     }
 
     /// Fills `out` with the numbers of the changed weight from number `first` on.
@@ -81,7 +79,7 @@ impl Summed {
         first: usize,
         out: &mut [f32],
     ) -> Result<()> {
-        let columns = self.columns.max(1);
+        let columns = self.product.columns().max(1);
         let (before, last) = (first % columns, (first + out.len()).next_multiple_of(columns));
         if before > 0 || last > first + out.len() {
             // Products are of whole rows.
@@ -103,8 +101,8 @@ impl Summed {
         active: &[Active<'_>],
     ) -> Result<Vec<f32>> {
         let mut out = zeros(self.product.len());
-        let rows = (BLOCK / self.columns.max(1)).max(1);
-        let block = (rows * self.columns).max(1);
+        let columns = self.product.columns().max(1);
+        let block = (BLOCK / columns).max(1) * columns;
         out.par_chunks_mut(block).enumerate().try_for_each(|(i, out)| {
             self.read(site, base, i * block, out)?;
             if self.safe { Ok(()) } else { finite(site.as_str(), active, out) }
@@ -115,10 +113,6 @@ impl Summed {
 
 /// Elements of a block: half of a second-level cache.
 const BLOCK: usize = 128 << 10;
-
-fn largest(values: &[f32]) -> f32 {
-    values.iter().fold(0.0, |max, v| max.max(v.abs()))
-}
 
 fn finite(site: &str, active: &[Active<'_>], values: &[f32]) -> Result<()> {
     let Some(why) = broken(values) else { return Ok(()) };
@@ -300,13 +294,17 @@ impl Stacked {
         (up, down, self.rank)
     }
 
+    fn product(self, columns: usize) -> LowRank {
+        let (up, down, rank) = self.joined();
+        LowRank::new(up, &down, rank, columns)
+    }
+
     fn add_to(self, target: &mut [f32], columns: usize) {
         if self.parts.is_empty() {
             return;
         }
         // As sums that are added while weights are packed, to the bit.
-        let (up, down, rank) = self.joined();
-        LowRank::new(up, &down, rank, columns).add_to(0, target);
+        self.product(columns).add_to(0, target);
     }
 }
 

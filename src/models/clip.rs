@@ -178,9 +178,10 @@ impl Layer {
         let (width, inner) = (config.hidden_size, config.intermediate_size);
         let norm = |name: &str| LayerNorm::new(&scope.at(name), width, config.layer_norm_eps);
         let quick = config.hidden_act == "quick_gelu";
+        let (heads, window) = (config.num_attention_heads, config.max_position_embeddings);
         Ok(Self {
             norm1: norm("layer_norm1")?,
-            attend: Attend::causal(&scope.at("self_attn"), width, config.num_attention_heads)?,
+            attend: Attend::causal(&scope.at("self_attn"), width, heads, window)?,
             norm2: norm("layer_norm2")?,
             mlp: Mlp::new(&scope.at("mlp"), width, inner, quick)?,
         })

@@ -7,6 +7,7 @@ use super::{Feature, GroupNorm, LayerNorm, Linear};
 use crate::error::{Error, Result};
 use crate::kernels::{self, Finish, Heads, Map, Merging, Operand, Precision, Preparation};
 use crate::weights::Scope;
+use candle_core::Tensor;
 
 /// x + out(attention(q(norm(x)), k(y), v(y))), where y is norm(x) itself or a text.
 #[derive(Debug, Clone)]
@@ -16,8 +17,9 @@ pub struct Attend {
     v: Linear,
     out: Linear,
     heads: usize,
-    /// Whether tokens see only those before them and themselves.
-    causal: bool,
+    /// Set when tokens see only those before them and themselves: the mask of plain tensors, for the longest
+    /// text.
+    causal: Option<Tensor>,
 }
 
 impl Attend {
@@ -30,16 +32,17 @@ impl Attend {
             v: Linear::without_bias(&scope.at("to_v"), context, width)?,
             out: Linear::new(&scope.at("to_out.0"), width, width)?,
             heads,
-            causal: false,
+            causal: None,
         })
     }
 
     /// `q_proj`, `k_proj`, `v_proj` and `out_proj` `[width, width]`, all with bias: a text, each token of
-    /// which sees only those before it and itself.
-    pub fn causal(scope: &Scope<'_>, width: usize, heads: usize) -> Result<Self> {
+    /// which, `window` at most, sees only those before it and itself.
+    pub fn causal(scope: &Scope<'_>, width: usize, heads: usize, window: usize) -> Result<Self> {
         let square = |name: &str| Linear::new(&scope.at(name), width, width);
         let (q, k, v) = (square("q_proj")?, square("k_proj")?, square("v_proj")?);
-        Ok(Self { q, k, v, out: square("out_proj")?, heads, causal: true })
+        let causal = Some(causal_mask(window, scope.dtype(), scope.device())?);
+        Ok(Self { q, k, v, out: square("out_proj")?, heads, causal })
     }
 
     /// Tokens `[B, N, width]`, attending to themselves or to `context` `[B, T, context]`.
@@ -54,11 +57,9 @@ impl Attend {
             let context = context.map_or(Ok(&y), Feature::plain)?;
             let (q, k, v) =
                 (self.q.forward(&y)?, self.k.forward(context)?, self.v.forward(context)?);
-            let mask = if self.causal {
-                Some(causal_mask(x.dim(1)?, x.dtype(), x.device())?)
-            } else {
-                None
-            };
+            let tokens = x.dim(1)?;
+            let seen = |mask: &Tensor| mask.narrow(0, 0, tokens)?.narrow(1, 0, tokens);
+            let mask = self.causal.as_ref().map(seen).transpose()?;
             let y = self.out.forward(&attention(&q, &k, &v, self.heads, mask.as_ref())?)?;
             return Ok(Feature(Form::Plain((x + y)?)));
         }
@@ -129,9 +130,9 @@ impl Attend {
         let q = product(self.q.packed()?, y);
         let (k, v) = (product(self.k.packed()?, context), product(self.v.packed()?, context));
         let out = self.out.packed()?;
-        let heads = Heads { count: self.heads, causal: self.causal };
+        let heads = Heads { count: self.heads, causal: self.causal.is_some() };
         // Texts are short: exact scores cost nothing there.
-        let precision = if self.causal { Precision::F32 } else { out.precision };
+        let precision = if heads.causal { Precision::F32 } else { out.precision };
         let y = kernels::attention(&q, &k, &v, heads, precision);
         let y = Operand::new(&[y], Preparation::default(), out.precision);
         Ok(out.multiply(&y, Finish { add, ..Finish::default() }))

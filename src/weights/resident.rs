@@ -8,7 +8,6 @@ use crate::error::Result;
 use crate::kernels::Kept;
 use candle_core::{DType, Device, Tensor};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Site, variant (empty for the weight itself) and form of a packed weight.
@@ -21,18 +20,12 @@ pub struct Resident {
     given: Mutex<HashMap<Site, Tensor>>,
     /// Packed weights belong to the networks; here is only where they are, by site and variant.
     packed: Mutex<HashMap<Key, Kept>>,
-    /// How many notes there were when they were last looked through.
-    notes: AtomicUsize,
 }
-
-/// Fewer notes than these are not looked through.
-const NOTES: usize = 1 << 11;
 
 impl Resident {
     /// Remembers what `inner` gives.
     pub fn new(inner: Arc<dyn WeightSource>) -> Self {
-        let notes = AtomicUsize::new(NOTES);
-        Self { inner, given: Mutex::default(), packed: Mutex::default(), notes }
+        Self { inner, given: Mutex::default(), packed: Mutex::default() }
     }
 
     /// Bytes of the tensors that are remembered.
@@ -124,12 +117,11 @@ impl WeightSource for Resident {
         }
         let packed = make()?;
         let mut known = self.lock();
-        known.insert(key, packed.kept());
         // Every stack of adapters leaves notes of weights that are gone.
-        if known.len() > 2 * self.notes.load(Ordering::Relaxed) {
+        if known.len() == known.capacity() {
             known.retain(|_, kept| kept.is_used());
-            self.notes.store(known.len().max(NOTES), Ordering::Relaxed);
         }
+        known.insert(key, packed.kept());
         Ok(packed)
     }
 
