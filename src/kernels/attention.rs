@@ -3,17 +3,21 @@
 use super::Shared;
 use super::arena::Buffer;
 use super::map::Map;
-use super::micro::{self, COLUMNS, Kernel, LANES, ROWS, Segment, Tile};
+use super::micro::{self, COLUMNS, Factors, Kernel, LANES, ROWS, Segment, Tile};
 use super::packed::{Precision, round};
 use super::processor::Instructions;
 use super::vector::{maximum, powers, powers_halves, scale_by, scaled, scaled_halves};
 use super::work::{self, KernelKind};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Keys looked at together: their packed keys and values stay in the second-level cache.
 const KEYS: usize = 512;
 /// Queries of one task.
 const QUERIES: usize = 16 * ROWS;
+/// Queries that are multiplied with the same few keys, which then stay in the first-level cache, where tiles
+/// are too narrow to make up for reading all keys for six.
+const TOGETHER: usize = 8 * ROWS;
 
 /// How an attention is divided, and who sees whom.
 #[derive(Debug, Clone, Copy)]
@@ -40,7 +44,7 @@ pub(crate) fn attention(q: &Map, k: &Map, v: &Map, how: Heads, precision: Precis
     let packed = pack(k, v, heads, &sizes);
     let (queries, stride) = (q.pixels(), q.channels);
     let tiles = queries.div_ceil(QUERIES);
-    let kernels = micro::kernels(precision, Instructions::used());
+    let kernels = micro::kernels(Factors::of(precision, precision), Instructions::used());
     Map::filled((q.batch, q.height, q.width, stride), |out| {
         let target = Shared(out.as_mut_ptr());
         (0..q.batch * heads * tiles).into_par_iter().for_each_init(
@@ -77,11 +81,17 @@ struct Sizes {
     /// Numbers of a query, a key, a value.
     width: usize,
     precision: Precision,
+    /// Columns of a panel.
+    panel: usize,
+    /// Queries that are multiplied with a panel before the next.
+    together: usize,
 }
 
 impl Sizes {
     fn new(keys: usize, width: usize, precision: Precision) -> Self {
-        Self { keys, width, precision }
+        let narrow = Instructions::used().is_narrow();
+        let (panel, together) = if narrow { (LANES, TOGETHER) } else { (COLUMNS, ROWS) };
+        Self { keys, width, precision, panel, together }
     }
 
     /// Words of a query.
@@ -111,7 +121,8 @@ impl Sizes {
     }
 }
 
-/// Keys as panels `[words of a query, 64 keys]`, values as panels `[words of the keys, 64 columns]`.
+/// Keys as panels `[words of a query, keys of a panel]`, values as panels `[words of the keys, columns of a
+/// panel]`.
 fn pack(k: &Map, v: &Map, heads: usize, sizes: &Sizes) -> Buffer {
     let mut buffer = Buffer::new(k.batch * heads * sizes.head());
     let (keys, stride) = (sizes.keys, k.channels);
@@ -121,23 +132,31 @@ fn pack(k: &Map, v: &Map, heads: usize, sizes: &Sizes) -> Buffer {
         let number = |map: &Map, key: usize, i: usize| -> f32 {
             if key < keys && i < sizes.width { map.values()[first + key * stride + i] } else { 0.0 }
         };
-        panels(out_k, sizes.padded_keys(), sizes.query(), |key, word| {
+        panels(out_k, sizes.padded_keys(), sizes.query(), sizes.panel, |key, word| {
             word_of(sizes.precision, word, |i| number(k, key, i))
         });
-        panels(out_v, sizes.padded_width(), sizes.precision.words(keys), |i, word| {
+        let depth = sizes.precision.words(keys);
+        panels(out_v, sizes.padded_width(), depth, sizes.panel, |i, word| {
             word_of(sizes.precision, word, |key| number(v, key, i))
         });
     });
     buffer
 }
 
-/// Fills panels of up to 64 of `columns`, each `depth` words deep.
-fn panels(out: &mut [u32], columns: usize, depth: usize, word: impl Fn(usize, usize) -> u32) {
-    for (panel, out) in out.chunks_mut((COLUMNS * depth).max(1)).enumerate() {
-        let lanes = COLUMNS.min(columns - panel * COLUMNS);
+/// Fills panels of up to `panel` of `columns`, each `depth` words deep.
+fn panels(
+    out: &mut [u32],
+    columns: usize,
+    depth: usize,
+    panel: usize,
+    word: impl Fn(usize, usize) -> u32,
+) {
+    for (index, out) in out.chunks_mut((panel * depth).max(1)).enumerate() {
+        let first = index * panel;
+        let lanes = panel.min(columns - first);
         for (row, out) in out.chunks_exact_mut(lanes).enumerate() {
             for (lane, out) in out.iter_mut().enumerate() {
-                *out = word(panel * COLUMNS + lane, row);
+                *out = word(first + lane, row);
             }
         }
     }
@@ -158,9 +177,9 @@ fn word_of(precision: Precision, word: usize, number: impl Fn(usize) -> f32) -> 
 struct Scratch {
     /// `[queries, words]`.
     queries: Buffer,
-    /// `[6, KEYS]`.
+    /// `[queries together, KEYS]`.
     scores: Box<[f32]>,
-    /// `[6, words of KEYS]`.
+    /// `[queries together, words of KEYS]`.
     weights: Box<[u32]>,
     highest: [f32; QUERIES],
     sums: [f32; QUERIES],
@@ -172,8 +191,8 @@ impl Scratch {
     fn new(sizes: &Sizes) -> Self {
         Self {
             queries: Buffer::new(QUERIES * sizes.query()),
-            scores: vec![0.0; ROWS * KEYS].into(),
-            weights: vec![0; ROWS * sizes.precision.words(KEYS)].into(),
+            scores: vec![0.0; sizes.together * KEYS].into(),
+            weights: vec![0; sizes.together * sizes.precision.words(KEYS)].into(),
             highest: [0.0; QUERIES],
             sums: [0.0; QUERIES],
             out: Buffer::new(QUERIES * sizes.padded_width()),
@@ -213,40 +232,49 @@ impl Task<'_> {
         scratch.sums.fill(0.0);
         scratch.out.floats_mut().fill(0.0);
         for start in (0..sizes.keys).step_by(KEYS) {
-            for first in (0..self.count).step_by(ROWS) {
-                self.tile(start, first, scratch);
+            let keys = start..sizes.keys.min(start + KEYS);
+            for first in (0..self.count).step_by(sizes.together) {
+                let rows = (self.count - first).min(sizes.together).next_multiple_of(ROWS);
+                self.score(keys.clone(), first, rows, scratch);
+                self.weigh(keys.clone(), first, rows, scratch);
+                self.average(keys.clone(), first, rows, scratch);
             }
         }
     }
 
-    /// Six queries and up to [`KEYS`] keys.
+    /// Scores of `rows` queries from `first` on for `keys`.
     #[allow(unsafe_code)]
-    fn tile(&self, start: usize, first: usize, scratch: &mut Scratch) {
+    fn score(&self, keys: Range<usize>, first: usize, rows: usize, scratch: &mut Scratch) {
         let sizes = &self.sizes;
-        let count = KEYS.min(sizes.keys - start);
         let query = sizes.query();
         let segment = [Segment { shift: 0, words: query }];
-        let rows = std::array::from_fn(|r| scratch.queries.words()[(first + r) * query..].as_ptr());
-        for column in (0..count).step_by(COLUMNS) {
-            let key = start + column;
-            let lanes = COLUMNS.min(sizes.padded_keys() - key);
-            let tile = Tile {
-                rows,
-                segments: &segment,
-                weights: self.keys[key * query..].as_ptr(),
-                out: scratch.scores[column..].as_mut_ptr(),
-                stride: KEYS,
-                add: false,
-            };
-            // SAFETY: the panel is `query` words deep, and six rows of scores hold all its lanes.
-            unsafe { self.kernels[lanes / LANES - 1](tile) };
+        let queries = scratch.queries.words();
+        for key in keys.clone().step_by(sizes.panel) {
+            let lanes = sizes.panel.min(sizes.padded_keys() - key);
+            for row in (0..rows).step_by(ROWS) {
+                let tile = Tile {
+                    rows: std::array::from_fn(|r| queries[(first + row + r) * query..].as_ptr()),
+                    segments: &segment,
+                    weights: self.keys[key * query..].as_ptr(),
+                    out: scratch.scores[row * KEYS + key - keys.start..].as_mut_ptr(),
+                    stride: KEYS,
+                    add: false,
+                };
+                // SAFETY: the panel is `query` words deep, and six rows of scores hold all its lanes.
+                unsafe { self.kernels[lanes / LANES - 1](tile) };
+            }
         }
-        let words = sizes.precision.words(count);
+    }
+
+    /// What those scores weigh, against the highest score so far.
+    fn weigh(&self, keys: Range<usize>, first: usize, rows: usize, scratch: &mut Scratch) {
+        let sizes = &self.sizes;
+        let words = sizes.precision.words(keys.len());
         let room = sizes.precision.words(KEYS);
-        for r in 0..ROWS {
-            let scores = &mut scratch.scores[r * KEYS..][..count];
+        for r in 0..rows {
+            let scores = &mut scratch.scores[r * KEYS..][..keys.len()];
             if let Some(place) = self.place {
-                let seen = (place + first + r + 1).saturating_sub(start).min(count);
+                let seen = (place + first + r + 1).saturating_sub(keys.start).min(keys.len());
                 scores[seen..].fill(f32::NEG_INFINITY);
             }
             let before = scratch.highest[first + r];
@@ -256,36 +284,44 @@ impl Task<'_> {
                 Precision::F32 => powers(scores, highest, bytemuck::cast_slice_mut(weights)),
                 Precision::Bf16 => {
                     let halves: &mut [u16] = bytemuck::cast_slice_mut(weights);
-                    halves[count..].fill(0);
+                    halves[keys.len()..].fill(0);
                     powers_halves(scores, highest, halves)
                 }
             };
             let shrink = (before - highest).exp2();
             scratch.highest[first + r] = highest;
             scratch.sums[first + r] = scratch.sums[first + r] * shrink + sum;
-            if start > 0 && shrink < 1.0 {
+            if keys.start > 0 && shrink < 1.0 {
                 let width = sizes.padded_width();
                 scale_by(&mut scratch.out.floats_mut()[(first + r) * width..][..width], shrink);
             }
         }
-        let segment = [Segment { shift: 0, words }];
-        let rows = std::array::from_fn(|r| scratch.weights[r * room..].as_ptr());
-        let depth = sizes.precision.words(sizes.keys);
-        for column in (0..sizes.padded_width()).step_by(COLUMNS) {
-            let lanes = COLUMNS.min(sizes.padded_width() - column);
-            let panel = column * depth + sizes.precision.words(start) * lanes;
-            let tile = Tile {
-                rows,
-                segments: &segment,
-                weights: self.values[panel..].as_ptr(),
-                out: scratch.out.floats_mut()[first * sizes.padded_width() + column..].as_mut_ptr(),
-                stride: sizes.padded_width(),
-                add: true,
-            };
-            // SAFETY: the panel holds the words of these keys, and `out` six rows of all lanes.
-            unsafe { self.kernels[lanes / LANES - 1](tile) };
+    }
+
+    /// Adds the weighted values of `keys`.
+    #[allow(unsafe_code)]
+    fn average(&self, keys: Range<usize>, first: usize, rows: usize, scratch: &mut Scratch) {
+        let sizes = &self.sizes;
+        let words = |count| sizes.precision.words(count);
+        let segment = [Segment { shift: 0, words: words(keys.len()) }];
+        let (room, depth, width) = (words(KEYS), words(sizes.keys), sizes.padded_width());
+        for column in (0..width).step_by(sizes.panel) {
+            let lanes = sizes.panel.min(width - column);
+            let panel = column * depth + words(keys.start) * lanes;
+            for row in (0..rows).step_by(ROWS) {
+                let tile = Tile {
+                    rows: std::array::from_fn(|r| scratch.weights[(row + r) * room..].as_ptr()),
+                    segments: &segment,
+                    weights: self.values[panel..].as_ptr(),
+                    out: scratch.out.floats_mut()[(first + row) * width + column..].as_mut_ptr(),
+                    stride: width,
+                    add: true,
+                };
+                // SAFETY: the panel holds the words of these keys, and `out` six rows of all lanes.
+                unsafe { self.kernels[lanes / LANES - 1](tile) };
+            }
         }
     }
 }
 
-const _: () = assert!(KEYS.is_multiple_of(COLUMNS) && QUERIES.is_multiple_of(ROWS));
+const _: () = assert!(KEYS.is_multiple_of(COLUMNS) && QUERIES.is_multiple_of(ROWS) && TOGETHER.is_multiple_of(ROWS));

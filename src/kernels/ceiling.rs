@@ -3,7 +3,7 @@
 
 use super::Precision;
 use super::memory::Pages;
-use super::micro::{self, COLUMNS, ROWS, Segment, Tile};
+use super::micro::{self, COLUMNS, Factors, ROWS, Segment, Tile};
 use super::processor::Instructions;
 use rayon::prelude::*;
 use std::hint::black_box;
@@ -63,12 +63,14 @@ impl Ceilings {
 
 /// Operations a second of all threads, each with a tile of its own.
 fn rate(precision: Precision, time: Duration) -> f64 {
-    let kernel = micro::kernels(precision, Instructions::used())[COLUMNS / micro::LANES - 1];
+    let factors = Factors::of(precision.of_operands(2 * WORDS), precision);
+    let kernel = micro::kernels(factors, Instructions::used())[COLUMNS / micro::LANES - 1];
+    let row = factors.row_words() * WORDS;
     let numbers = if precision == Precision::F32 { WORDS } else { 2 * WORDS };
     let operations = (2 * ROWS * COLUMNS * numbers) as f64;
     let rates = rayon::broadcast(|_| {
         // Small numbers: denormal or infinite ones could take another time.
-        let rows = vec![0x3c00_3c00_u32; ROWS * WORDS];
+        let rows = vec![0x3c00_3c00_u32; ROWS * row];
         let weights = vec![0x3c00_3c00_u32; COLUMNS * WORDS];
         let mut out = vec![0f32; ROWS * COLUMNS];
         let segments = [Segment { shift: 0, words: WORDS }];
@@ -77,7 +79,7 @@ fn rate(precision: Precision, time: Duration) -> f64 {
         while begin.elapsed() < time {
             for _ in 0..1000 {
                 let tile = Tile {
-                    rows: std::array::from_fn(|r| rows[r * WORDS..].as_ptr()),
+                    rows: std::array::from_fn(|r| rows[r * row..].as_ptr()),
                     segments: &segments,
                     weights: weights.as_ptr(),
                     out: out.as_mut_ptr(),

@@ -5,7 +5,7 @@
 
 use super::map::Map;
 use super::operand::Operand;
-use super::packed::{Arrangement, Packed};
+use super::packed::{Arrangement, Packed, Precision};
 use super::product::{Finish, Windows, multiply_into};
 use std::sync::{Arc, OnceLock};
 
@@ -25,6 +25,11 @@ impl Doubled {
     pub(crate) fn new<E>(pack: impl Fn(usize, usize) -> Result<Packed, E>) -> Result<Self, E> {
         let parities = [pack(0, 0)?, pack(0, 1)?, pack(1, 0)?, pack(1, 1)?];
         Ok(Self { parities: Arc::new(parities), ordinary: Arc::default() })
+    }
+
+    /// The precision of the operands that these kernels are multiplied with.
+    pub(crate) fn operands(&self) -> Precision {
+        self.parities[0].operands()
     }
 
     /// `x`: the small image with a border of 1. Returns `[B, 2·H, 2·W, outputs]`.

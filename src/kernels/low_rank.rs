@@ -1,8 +1,8 @@
 //! Floor 1. A product of two thin factors that is added to rows of a matrix wherever they are read.
 
-use super::micro::{self, COLUMNS, LANES, ROWS, Segment, Tile};
+use super::memory::zeros;
+use super::micro::{self, COLUMNS, Factors, LANES, ROWS, Segment, Tile};
 use super::processor::Instructions;
-use super::{Precision, memory::zeros};
 
 /// `up · down`, in f32.
 #[derive(Debug, Clone)]
@@ -54,7 +54,7 @@ impl LowRank {
             return;
         }
         let up = &self.up[first * self.rank..][..rows * self.rank];
-        let kernels = micro::kernels(Precision::F32, Instructions::used());
+        let kernels = micro::kernels(Factors::Floats, Instructions::used());
         let whole = Segment { shift: 0, words: self.rank };
         // For tiles that reach beyond the target; the kernel writes before anything is read.
         let mut sums = [0f32; ROWS * COLUMNS];

@@ -3,6 +3,11 @@
 //! Rows are read where they lie, because neighbouring channels are what one instruction multiplies;
 //! only weights are packed. Six rows times four vectors fill 24 of the 32 vector registers.
 
+#[cfg(target_arch = "aarch64")]
+mod arm;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
 use super::Precision;
 use super::processor::Instructions;
 
@@ -16,12 +21,43 @@ pub(super) const COLUMNS: usize = 4 * LANES;
 /// A stretch of words that lies together in every row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Segment {
-    /// Words from the row's first.
+    /// Words of the row from its first.
     pub(super) shift: usize,
+    /// Words of the weights.
     pub(super) words: usize,
 }
 
-/// One product. A word is an f32, or two bf16 of which the lower half comes first.
+/// What the numbers of a product are. A word is an f32, or two bf16 of which the lower half comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Factors {
+    /// Rows and weights in f32.
+    Floats,
+    /// Rows and weights in bf16.
+    Halves,
+    /// Rows in f32 and weights in bf16: two words of a row for one of the weights.
+    Mixed,
+}
+
+impl Factors {
+    /// For rows and weights of these precisions. Rows in bf16 with weights in f32 do not occur.
+    pub(super) fn of(rows: Precision, weights: Precision) -> Self {
+        match (rows, weights) {
+            (Precision::F32, Precision::F32) => Self::Floats,
+            (Precision::F32, Precision::Bf16) => Self::Mixed,
+            (Precision::Bf16, _) => {
+                assert_eq!(weights, Precision::Bf16, "weights of rows in bf16");
+                Self::Halves
+            }
+        }
+    }
+
+    /// Words of a row that one word of the weights is multiplied with.
+    pub(super) fn row_words(self) -> usize {
+        if self == Self::Mixed { 2 } else { 1 }
+    }
+}
+
+/// One product.
 #[derive(Clone, Copy)]
 pub(super) struct Tile<'a> {
     /// First word of each row.
@@ -40,35 +76,52 @@ pub(super) struct Tile<'a> {
 pub(super) type Kernel = for<'a> unsafe fn(Tile<'a>);
 
 /// The kernels for 1 to 4 vectors.
-pub(super) fn kernels(precision: Precision, set: Instructions) -> [Kernel; 4] {
+pub(super) fn kernels(factors: Factors, set: Instructions) -> [Kernel; 4] {
     #[cfg(target_arch = "x86_64")]
-    match (precision, set) {
-        (Precision::Bf16, Instructions::Avx512Bf16) => {
+    match (factors, set) {
+        (Factors::Halves, Instructions::Avx512Bf16) => {
             return [x86::bf16::<1>, x86::bf16::<2>, x86::bf16::<3>, x86::bf16::<4>];
         }
-        (Precision::F32, Instructions::Avx512 | Instructions::Avx512Bf16) => {
+        (Factors::Floats, Instructions::Avx512 | Instructions::Avx512Bf16) => {
             return [x86::wide::<1>, x86::wide::<2>, x86::wide::<3>, x86::wide::<4>];
         }
-        (Precision::Bf16, Instructions::Avx512) => {
-            return [x86::widened::<1>, x86::widened::<2>, x86::widened::<3>, x86::widened::<4>];
-        }
-        (Precision::F32, Instructions::Avx2) => {
-            return [x86::medium::<1>, x86::medium::<2>, x86::medium::<3>, x86::medium::<4>];
-        }
-        (Precision::Bf16, Instructions::Avx2) => {
+        (Factors::Mixed, Instructions::Avx512 | Instructions::Avx512Bf16) => {
             return [
-                x86::expanded::<1>,
-                x86::expanded::<2>,
-                x86::expanded::<3>,
-                x86::expanded::<4>,
+                x86::wide_mixed::<1>,
+                x86::wide_mixed::<2>,
+                x86::wide_mixed::<3>,
+                x86::wide_mixed::<4>,
             ];
         }
-        (_, Instructions::Portable) => {}
+        (Factors::Floats, Instructions::Avx2) => {
+            return [x86::medium::<1>, x86::medium::<2>, x86::medium::<3>, x86::medium::<4>];
+        }
+        (Factors::Mixed, Instructions::Avx2) => {
+            return [
+                x86::medium_mixed::<1>,
+                x86::medium_mixed::<2>,
+                x86::medium_mixed::<3>,
+                x86::medium_mixed::<4>,
+            ];
+        }
+        // Without products of bf16 pairs rows are in bf16 only where channels are odd.
+        (Factors::Halves, _) | (_, Instructions::Portable | Instructions::Neon) => {}
+    }
+    #[cfg(target_arch = "aarch64")]
+    match (factors, set) {
+        (Factors::Floats, Instructions::Neon) => {
+            return [arm::floats::<1>, arm::floats::<2>, arm::floats::<3>, arm::floats::<4>];
+        }
+        (Factors::Mixed, Instructions::Neon) => {
+            return [arm::mixed::<1>, arm::mixed::<2>, arm::mixed::<3>, arm::mixed::<4>];
+        }
+        _ => {}
     }
     let _ = set;
-    match precision {
-        Precision::F32 => [plain::<1>, plain::<2>, plain::<3>, plain::<4>],
-        Precision::Bf16 => [halves::<1>, halves::<2>, halves::<3>, halves::<4>],
+    match factors {
+        Factors::Floats => [floats::<1>, floats::<2>, floats::<3>, floats::<4>],
+        Factors::Halves => [halves::<1>, halves::<2>, halves::<3>, halves::<4>],
+        Factors::Mixed => [mixed::<1>, mixed::<2>, mixed::<3>, mixed::<4>],
     }
 }
 
@@ -76,36 +129,59 @@ pub(super) fn kernels(precision: Precision, set: Instructions) -> [Kernel; 4] {
 /// Every row is valid for all segments, `weights` for their words, `out` for six rows; nobody else
 /// touches `out` meanwhile. Holds for every kernel of this module.
 #[allow(unsafe_code)]
-unsafe fn plain<const V: usize>(tile: Tile<'_>) {
-    let product = |x: u32, w: u32, sum: f32| f32::from_bits(x) * f32::from_bits(w) + sum;
+unsafe fn floats<const V: usize>(tile: Tile<'_>) {
+    let product = |[x]: [u32; 1], w: u32, sum: f32| f32::from_bits(x) * f32::from_bits(w) + sum;
     // SAFETY: the caller's promise.
-    unsafe { portable::<V>(tile, product) };
+    unsafe { portable::<V, 1>(tile, product) };
 }
 
 /// The same for pairs of bf16.
 #[allow(unsafe_code)]
 unsafe fn halves<const V: usize>(tile: Tile<'_>) {
-    let low = |word: u32| f32::from_bits(word << 16);
-    let high = |word: u32| f32::from_bits(word & 0xffff_0000);
-    let product = |x: u32, w: u32, sum: f32| low(x) * low(w) + (high(x) * high(w) + sum);
+    let product = |[x]: [u32; 1], w: u32, sum: f32| low(x) * low(w) + (high(x) * high(w) + sum);
     // SAFETY: the caller's promise.
-    unsafe { portable::<V>(tile, product) };
+    unsafe { portable::<V, 1>(tile, product) };
 }
 
-/// Loops that compilers turn into vector code for the build's own target.
+/// The same for rows of f32 and weights in pairs of bf16.
+#[allow(unsafe_code)]
+unsafe fn mixed<const V: usize>(tile: Tile<'_>) {
+    let product = |[first, second]: [u32; 2], w: u32, sum: f32| {
+        f32::from_bits(second) * high(w) + (f32::from_bits(first) * low(w) + sum)
+    };
+    // SAFETY: the caller's promise.
+    unsafe { portable::<V, 2>(tile, product) };
+}
+
+/// The number in the lower half of a word.
+fn low(word: u32) -> f32 {
+    f32::from_bits(word << 16)
+}
+
+/// The number in the upper half of a word.
+fn high(word: u32) -> f32 {
+    f32::from_bits(word & 0xffff_0000)
+}
+
+/// Loops that compilers turn into vector code for the build's own target; `X` words of a row for one of
+/// the weights.
 #[allow(unsafe_code, clippy::inline_always)]
 #[inline(always)]
-unsafe fn portable<const V: usize>(tile: Tile<'_>, product: impl Fn(u32, u32, f32) -> f32) {
+unsafe fn portable<const V: usize, const X: usize>(
+    tile: Tile<'_>,
+    product: impl Fn([u32; X], u32, f32) -> f32,
+) {
     // Two rows at a time: narrow processors have registers for no more.
     for pair in 0..ROWS / 2 {
         for vector in 0..V {
             let mut sums = [[0f32; LANES]; 2];
             let mut weights = tile.weights.wrapping_add(vector * LANES);
             for segment in tile.segments {
-                for k in segment.shift..segment.shift + segment.words {
+                for k in 0..segment.words {
+                    let at = segment.shift + X * k;
                     // SAFETY: the caller's promise.
                     let (w, x) = unsafe {
-                        let row = |r: usize| *tile.rows[2 * pair + r].add(k);
+                        let row = |r: usize| *tile.rows[2 * pair + r].add(at).cast::<[u32; X]>();
                         (&*weights.cast::<[u32; LANES]>(), [row(0), row(1)])
                     };
                     for (sums, x) in sums.iter_mut().zip(x) {
@@ -130,274 +206,136 @@ unsafe fn portable<const V: usize>(tile: Tile<'_>, product: impl Fn(u32, u32, f3
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-#[allow(unsafe_code)]
-mod x86 {
-    use super::{LANES, ROWS, Tile};
-    use std::arch::x86_64::{
-        __m512bh, __m512i, _mm256_add_ps, _mm256_and_si256, _mm256_castsi256_ps, _mm256_fmadd_ps,
-        _mm256_loadu_ps, _mm256_loadu_si256, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps,
-        _mm256_slli_epi32, _mm256_storeu_ps, _mm512_add_ps, _mm512_and_si512, _mm512_castsi512_ps,
-        _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32,
-        _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_storeu_ps,
-    };
-
-    fn pairs(words: __m512i) -> __m512bh {
-        // SAFETY: both are 64 bytes without invalid values.
-        unsafe { std::mem::transmute(words) }
-    }
-
-    /// Adds the sums to the tile or puts them there. A macro: as a function it would keep the sums in
-    /// memory through the whole loop.
-    macro_rules! store {
-        ($tile:ident, $sums:ident, $column:expr, $width:literal, $load:ident, $zero:ident, $add:ident, $store:ident) => {
-            for (r, sums) in $sums.into_iter().enumerate() {
-                for (v, sum) in sums.into_iter().enumerate() {
-                    // SAFETY: the caller's promise about `out`.
-                    unsafe {
-                        let out = $tile.out.add(r * $tile.stride + $column + v * $width);
-                        let old = if $tile.add { $load(out) } else { $zero() };
-                        $store(out, $add(old, sum));
-                    }
-                }
-            }
-        };
-    }
-
-    macro_rules! store_wide {
-        ($tile:ident, $sums:ident) => {
-            store!(
-                $tile,
-                $sums,
-                0,
-                16,
-                _mm512_loadu_ps,
-                _mm512_setzero_ps,
-                _mm512_add_ps,
-                _mm512_storeu_ps
-            )
-        };
-    }
-
-    macro_rules! store_medium {
-        ($tile:ident, $sums:ident, $column:expr) => {
-            store!(
-                $tile,
-                $sums,
-                $column,
-                8,
-                _mm256_loadu_ps,
-                _mm256_setzero_ps,
-                _mm256_add_ps,
-                _mm256_storeu_ps
-            )
-        };
-    }
-
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    pub(super) unsafe fn bf16<const V: usize>(tile: Tile<'_>) {
-        let mut sums = [[_mm512_setzero_ps(); V]; ROWS];
-        let mut weights = tile.weights;
-        for segment in tile.segments {
-            for k in segment.shift..segment.shift + segment.words {
-                // SAFETY: the caller's promise about rows and weights.
-                unsafe {
-                    let w: [_; V] = std::array::from_fn(|v| {
-                        pairs(_mm512_loadu_si512(weights.add(v * LANES).cast()))
-                    });
-                    for (sums, row) in sums.iter_mut().zip(&tile.rows) {
-                        let x = pairs(_mm512_set1_epi32(*row.add(k) as i32));
-                        for (sum, w) in sums.iter_mut().zip(w) {
-                            *sum = _mm512_dpbf16_ps(*sum, x, w);
-                        }
-                    }
-                    weights = weights.add(V * LANES);
-                }
-            }
-        }
-        store_wide!(tile, sums);
-    }
-
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    pub(super) unsafe fn wide<const V: usize>(tile: Tile<'_>) {
-        let mut sums = [[_mm512_setzero_ps(); V]; ROWS];
-        let mut weights = tile.weights.cast::<f32>();
-        for segment in tile.segments {
-            for k in segment.shift..segment.shift + segment.words {
-                // SAFETY: the caller's promise about rows and weights.
-                unsafe {
-                    let w: [_; V] =
-                        std::array::from_fn(|v| _mm512_loadu_ps(weights.add(v * LANES)));
-                    for (sums, row) in sums.iter_mut().zip(&tile.rows) {
-                        let x = _mm512_set1_ps(*row.add(k).cast::<f32>());
-                        for (sum, w) in sums.iter_mut().zip(w) {
-                            *sum = _mm512_fmadd_ps(x, w, *sum);
-                        }
-                    }
-                    weights = weights.add(V * LANES);
-                }
-            }
-        }
-        store_wide!(tile, sums);
-    }
-
-    /// bf16 pairs by two products of f32.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    pub(super) unsafe fn widened<const V: usize>(tile: Tile<'_>) {
-        let mut sums = [[_mm512_setzero_ps(); V]; ROWS];
-        let mut weights = tile.weights;
-        let upper = _mm512_set1_epi32(0xffff_0000_u32 as i32);
-        let split = |words: __m512i| {
-            [
-                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(words)),
-                _mm512_castsi512_ps(_mm512_and_si512(words, upper)),
-            ]
-        };
-        for segment in tile.segments {
-            for k in segment.shift..segment.shift + segment.words {
-                // SAFETY: the caller's promise about rows and weights.
-                unsafe {
-                    let w: [_; V] = std::array::from_fn(|v| {
-                        split(_mm512_loadu_si512(weights.add(v * LANES).cast()))
-                    });
-                    for (sums, row) in sums.iter_mut().zip(&tile.rows) {
-                        let x = split(_mm512_set1_epi32(*row.add(k) as i32));
-                        for (sum, w) in sums.iter_mut().zip(&w) {
-                            *sum = _mm512_fmadd_ps(x[0], w[0], *sum);
-                            *sum = _mm512_fmadd_ps(x[1], w[1], *sum);
-                        }
-                    }
-                    weights = weights.add(V * LANES);
-                }
-            }
-        }
-        store_wide!(tile, sums);
-    }
-
-    /// 16 columns after the other: 12 sums, two weights and one input fill the 16 registers.
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) unsafe fn medium<const V: usize>(tile: Tile<'_>) {
-        for column in (0..V * LANES).step_by(LANES) {
-            let mut sums = [[_mm256_setzero_ps(); 2]; ROWS];
-            let mut weights = tile.weights.wrapping_add(column).cast::<f32>();
-            for segment in tile.segments {
-                for k in segment.shift..segment.shift + segment.words {
-                    // SAFETY: the caller's promise about rows and weights.
-                    unsafe {
-                        let w = [_mm256_loadu_ps(weights), _mm256_loadu_ps(weights.add(8))];
-                        for (sums, row) in sums.iter_mut().zip(&tile.rows) {
-                            let x = _mm256_set1_ps(*row.add(k).cast::<f32>());
-                            sums[0] = _mm256_fmadd_ps(x, w[0], sums[0]);
-                            sums[1] = _mm256_fmadd_ps(x, w[1], sums[1]);
-                        }
-                    }
-                    weights = weights.wrapping_add(V * LANES);
-                }
-            }
-            store_medium!(tile, sums, column);
-        }
-    }
-
-    /// bf16 pairs by two products of f32.
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) unsafe fn expanded<const V: usize>(tile: Tile<'_>) {
-        let upper = _mm256_set1_epi32(0xffff_0000_u32 as i32);
-        let split = |words| {
-            [
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words)),
-                _mm256_castsi256_ps(_mm256_and_si256(words, upper)),
-            ]
-        };
-        for column in (0..V * LANES).step_by(LANES) {
-            let mut sums = [[_mm256_setzero_ps(); 2]; ROWS];
-            let mut weights = tile.weights.wrapping_add(column);
-            for segment in tile.segments {
-                for k in segment.shift..segment.shift + segment.words {
-                    // SAFETY: the caller's promise about rows and weights.
-                    unsafe {
-                        let w =
-                            [weights, weights.add(8)].map(|w| split(_mm256_loadu_si256(w.cast())));
-                        for (sums, row) in sums.iter_mut().zip(&tile.rows) {
-                            let x = split(_mm256_set1_epi32(*row.add(k) as i32));
-                            for (sum, w) in sums.iter_mut().zip(&w) {
-                                *sum = _mm256_fmadd_ps(x[0], w[0], *sum);
-                                *sum = _mm256_fmadd_ps(x[1], w[1], *sum);
-                            }
-                        }
-                    }
-                    weights = weights.wrapping_add(V * LANES);
-                }
-            }
-            store_medium!(tile, sums, column);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const ALL: [Factors; 3] = [Factors::Floats, Factors::Halves, Factors::Mixed];
+
     /// Small numbers that bf16 holds exactly.
-    fn word(precision: Precision, i: usize, step: usize) -> u32 {
-        let number = |i: usize| ((i * step % 17) as f32 - 8.0) / 4.0;
-        match precision {
-            Precision::F32 => number(i).to_bits(),
-            Precision::Bf16 => (number(2 * i).to_bits() >> 16) | number(2 * i + 1).to_bits(),
+    fn number(i: usize, step: usize) -> f32 {
+        ((i * step % 17) as f32 - 8.0) / 4.0
+    }
+
+    fn words(precision: Precision, count: usize, step: usize) -> Vec<u32> {
+        let word = |i: usize| match precision {
+            Precision::F32 => number(i, step).to_bits(),
+            Precision::Bf16 => {
+                (number(2 * i, step).to_bits() >> 16) | number(2 * i + 1, step).to_bits()
+            }
+        };
+        (0..count).map(word).collect()
+    }
+
+    /// Rows and weights of a product, and where the rows are read.
+    struct Case {
+        factors: Factors,
+        rows: Vec<u32>,
+        weights: Vec<u32>,
+        segments: [Segment; 2],
+    }
+
+    /// Words between rows.
+    const STRIDE: usize = 100;
+
+    impl Case {
+        fn new(factors: Factors) -> Self {
+            let (x, w) = match factors {
+                Factors::Floats => (Precision::F32, Precision::F32),
+                Factors::Halves => (Precision::Bf16, Precision::Bf16),
+                Factors::Mixed => (Precision::F32, Precision::Bf16),
+            };
+            assert_eq!(Factors::of(x, w), factors);
+            let segments = [Segment { shift: 3, words: 20 }, Segment { shift: 46, words: 7 }];
+            let (rows, weights) = (words(x, ROWS * STRIDE, 7), words(w, 27 * COLUMNS, 5));
+            Self { factors, rows, weights, segments }
+        }
+
+        #[allow(unsafe_code)]
+        fn run(&self, set: Instructions, vectors: usize, add: bool) -> Vec<f32> {
+            let mut out = vec![1f32; ROWS * 70];
+            let tile = Tile {
+                rows: std::array::from_fn(|r| self.rows[r * STRIDE..].as_ptr()),
+                segments: &self.segments,
+                weights: self.weights.as_ptr(),
+                out: out.as_mut_ptr(),
+                stride: 70,
+                add,
+            };
+            // SAFETY: all buffers are large enough for both segments and the tile.
+            unsafe { kernels(self.factors, set)[vectors - 1](tile) };
+            out
+        }
+
+        /// One sum of a tile of four vectors, by hand.
+        fn sum(&self, row: usize, column: usize) -> f64 {
+            let mut sum = 0.0;
+            let mut weights = self.weights.chunks_exact(COLUMNS);
+            for segment in &self.segments {
+                for (k, w) in (0..segment.words).zip(&mut weights) {
+                    let x = &self.rows[row * STRIDE + segment.shift + self.factors.row_words() * k..];
+                    let w = w[column];
+                    let f = f32::from_bits;
+                    let products = match self.factors {
+                        Factors::Floats => [(f(x[0]), f(w)), (0.0, 0.0)],
+                        Factors::Halves => [(low(x[0]), low(w)), (high(x[0]), high(w))],
+                        Factors::Mixed => [(f(x[0]), low(w)), (f(x[1]), high(w))],
+                    };
+                    sum += products.iter().map(|(x, w)| f64::from(*x) * f64::from(*w)).sum::<f64>();
+                }
+            }
+            sum
         }
     }
 
     #[test]
-    #[allow(unsafe_code)]
     fn every_set_equals_the_portable_kernel() {
-        let segments = [Segment { shift: 3, words: 20 }, Segment { shift: 40, words: 7 }];
-        for precision in [Precision::F32, Precision::Bf16] {
-            let rows: Vec<u32> = (0..ROWS * 50).map(|i| word(precision, i, 7)).collect();
-            let weights: Vec<u32> = (0..27 * COLUMNS).map(|i| word(precision, i, 5)).collect();
-            let run = |set, vectors: usize, add| {
-                let mut out = vec![1f32; ROWS * 70];
-                let tile = Tile {
-                    rows: std::array::from_fn(|r| rows[r * 50..].as_ptr()),
-                    segments: &segments,
-                    weights: weights.as_ptr(),
-                    out: out.as_mut_ptr(),
-                    stride: 70,
-                    add,
-                };
-                // SAFETY: all buffers are large enough for both segments and the tile.
-                unsafe { kernels(precision, set)[vectors - 1](tile) };
-                out
-            };
+        for case in ALL.map(Case::new) {
             for set in Instructions::ALL {
-                if set > Instructions::detected() {
+                if !set.is_here() {
                     println!("skipped: this processor has no {}", set.name());
                     continue;
                 }
                 for vectors in 1..=4 {
                     for add in [false, true] {
-                        let (ours, plain) =
-                            (run(set, vectors, add), run(Instructions::Portable, vectors, add));
+                        let ours = case.run(set, vectors, add);
+                        let plain = case.run(Instructions::Portable, vectors, add);
                         let worst = ours.iter().zip(&plain).map(|(a, b)| (a - b).abs());
                         let worst = worst.fold(0.0, f32::max);
-                        assert!(worst < 1e-4, "{set:?} {precision:?} {vectors}: {worst}");
+                        assert!(worst < 1e-4, "{set:?} {:?} {vectors}: {worst}", case.factors);
                     }
                 }
             }
-            // And the portable one, by hand, for one element.
-            let sum: f32 = (0..27)
-                .map(|k| {
-                    let at = if k < 20 { 3 + k } else { 20 + k };
-                    let (x, w) = (rows[2 * 50 + at], weights[k * COLUMNS + 9]);
-                    match precision {
-                        Precision::F32 => f32::from_bits(x) * f32::from_bits(w),
-                        Precision::Bf16 => {
-                            let half = |v: u32, s: u32| f32::from_bits(v << s & 0xffff_0000);
-                            half(x, 16) * half(w, 16) + half(x, 0) * half(w, 0)
-                        }
-                    }
-                })
-                .sum();
-            let out = run(Instructions::Portable, 4, false);
-            assert!((out[2 * 70 + 9] - sum).abs() < 1e-4);
+        }
+    }
+
+    #[test]
+    fn the_portable_kernels_sum_what_they_should() {
+        for case in ALL.map(Case::new) {
+            let out = case.run(Instructions::Portable, 4, false);
+            for (row, column) in [(0, 0), (2, 9), (5, 63)] {
+                let (found, sum) = (out[row * 70 + column], case.sum(row, column));
+                assert!((f64::from(found) - sum).abs() < 1e-4, "{:?}: {found} {sum}", case.factors);
+            }
+        }
+    }
+
+    #[test]
+    fn mixed_products_have_the_bits_of_widened_weights() {
+        let mixed = Case::new(Factors::Mixed);
+        let widened = mixed.weights.chunks_exact(COLUMNS).flat_map(|row| {
+            let halves = [low, high].map(|half| row.iter().map(move |w| half(*w).to_bits()));
+            halves.into_iter().flatten()
+        });
+        let segments = mixed.segments.map(|s| Segment { words: 2 * s.words, ..s });
+        let floats = Case {
+            factors: Factors::Floats,
+            rows: mixed.rows.clone(),
+            weights: widened.collect(),
+            segments,
+        };
+        for set in Instructions::ALL.into_iter().filter(|set| set.is_here()) {
+            assert_eq!(mixed.run(set, 4, false), floats.run(set, 4, false), "{set:?}");
         }
     }
 }

@@ -3,11 +3,15 @@
 //! A panel holds up to 64 outputs side by side, and below each other the words that are multiplied one
 //! after the other: tap by tap, channel by channel. Nothing else of a weight is kept. A quantised panel
 //! holds them in blocks of 32 and unpacks a stretch of words when it is multiplied.
+//!
+//! Processors with few registers multiply sixteen outputs at a time: for them the vectors of a panel lie one
+//! after the other, so that what is multiplied together fills whole pages and the first-level cache.
 
 use super::arena::Buffer;
 use super::lanes::{self, Lanes};
 use super::memory::Pages;
 use super::micro::{COLUMNS, LANES};
+use super::processor::Instructions;
 use super::quantised::{Blocks, GROUP, Layout, Quantisation};
 use super::winograd;
 use candle_core::{DType, Device, Tensor};
@@ -25,6 +29,7 @@ pub enum Precision {
     /// Exact f32.
     F32,
     /// Rounded to bf16: half the memory, and twice the speed where the processor multiplies bf16 pairs.
+    /// Where it does not, weights alone are rounded, and widened again as they are multiplied.
     Bf16,
 }
 
@@ -35,6 +40,14 @@ impl Precision {
             Self::F32 => channels,
             Self::Bf16 => channels.div_ceil(2),
         }
+    }
+
+    /// The precision of the operands that weights of this precision and `inputs` channels are multiplied
+    /// with.
+    pub(crate) fn of_operands(self, inputs: usize) -> Self {
+        let pairs = Instructions::used() >= Instructions::Avx512Bf16;
+        // The last number of an odd count shares its word with nothing that could be multiplied.
+        if self == Self::Bf16 && !pairs && inputs.is_multiple_of(2) { Self::F32 } else { self }
     }
 }
 
@@ -70,6 +83,8 @@ pub struct Packed {
     pub(super) precision: Precision,
     pub(super) arrangement: Arrangement,
     quantised: Option<Quantisation>,
+    /// Whether the vectors of a panel lie one after the other.
+    narrow: bool,
 }
 
 /// A packed weight that lives as long as somebody uses it.
@@ -125,7 +140,8 @@ impl Packed {
                 match quantised {
                     None => {
                         for (i, filters) in rows.chunks(LANES * filter.max(1)).enumerate() {
-                            place(packed, filters, &mut words[lane + i * LANES..], lanes);
+                            let (at, stride) = packed.vector(panel, lane / LANES + i);
+                            place(packed, filters, &mut words[at..], stride);
                         }
                     }
                     Some(kind) => {
@@ -186,7 +202,9 @@ impl Packed {
             Arrangement::Winograd if quantised.is_none() => 4,
             Arrangement::Winograd | Arrangement::Plain | Arrangement::Gated => shape.kernel,
         };
-        Self { words: Arc::default(), shape, side, precision, arrangement, quantised }
+        // Blocks are unpacked before they are multiplied.
+        let narrow = Instructions::used().is_narrow() && quantised.is_none();
+        Self { words: Arc::default(), shape, side, precision, arrangement, quantised, narrow }
     }
 
     /// Makes the words, panel by panel.
@@ -277,7 +295,9 @@ impl Packed {
         }
         let per_word = if self.precision == Precision::F32 { 1 } else { 2 };
         let row = tap * self.tap() + channel / per_word;
-        let word = self.block(panel, row)[lane];
+        let (at, stride) = self.vector(panel, lane / LANES);
+        let words: &[u32] = bytemuck::cast_slice(&self.words);
+        let word = words[panel * COLUMNS * self.depth() + at + row * stride + lane % LANES];
         match (self.precision, channel % per_word) {
             (Precision::F32, _) => f32::from_bits(word),
             (Precision::Bf16, 0) => f32::from_bits(word << 16),
@@ -314,6 +334,11 @@ impl Packed {
     /// Side of the kernel.
     pub(crate) fn kernel(&self) -> usize {
         self.side
+    }
+
+    /// The precision of the operands that this weight is multiplied with.
+    pub(crate) fn operands(&self) -> Precision {
+        self.precision.of_operands(self.shape.inputs)
     }
 
     /// Words of one tap.
@@ -368,29 +393,43 @@ impl Packed {
         Layout { kind, precision: self.precision, lanes: self.vectors(panel) * LANES }
     }
 
-    /// Words `from..` of `panel` of a plain weight: `[words, 16 · vectors]`.
-    pub(super) fn block(&self, panel: usize, from: usize) -> &[u32] {
-        let words: &[u32] = bytemuck::cast_slice(&self.words);
-        &words[panel * COLUMNS * self.depth() + from * self.vectors(panel) * LANES..]
+    /// Where the words of a vector of a plain `panel` begin, and how far they are apart.
+    fn vector(&self, panel: usize, vector: usize) -> (usize, usize) {
+        if self.narrow {
+            (vector * LANES * self.depth(), LANES)
+        } else {
+            (vector * LANES, self.vectors(panel) * LANES)
+        }
     }
 
-    /// `count` words from `from` on of `panel`: `[words, 16 · vectors]`. A quantised weight unpacks them
-    /// into `room`; both numbers are then multiples of what 32 inputs fill.
+    /// In how many parts the vectors of `panel` are multiplied.
+    pub(super) fn parts(&self, panel: usize) -> usize {
+        if self.narrow { self.vectors(panel) } else { 1 }
+    }
+
+    /// Words `from..` of a part of `panel` of a plain weight: `[words, 16 · vectors of the part]`.
+    pub(super) fn block(&self, panel: usize, part: usize, from: usize) -> &[u32] {
+        let (at, stride) = self.vector(panel, part);
+        let words: &[u32] = bytemuck::cast_slice(&self.words);
+        &words[panel * COLUMNS * self.depth() + at + from * stride..]
+    }
+
+    /// `count` words from `from` on of `panel` of a quantised weight, unpacked into `room`: `[words, 16 ·
+    /// vectors]`. Both numbers are multiples of what 32 inputs fill. `None` for a plain weight.
     pub(super) fn unpacked<'a>(
-        &'a self,
+        &self,
         panel: usize,
         (from, count): (usize, usize),
         room: &'a mut Vec<u32>,
-    ) -> &'a [u32] {
-        let Some(kind) = self.quantised else { return self.block(panel, from) };
-        let layout = self.layout(kind, panel);
+    ) -> Option<&'a [u32]> {
+        let layout = self.layout(self.quantised?, panel);
         let words = self.precision.words(GROUP);
         assert!(from.is_multiple_of(words) && count.is_multiple_of(words), "whole blocks");
         room.resize(count * layout.lanes, 0);
         let bytes = layout.group_bytes();
         let groups = &self.panel_bytes(panel)[from / words * bytes..][..count / words * bytes];
         layout.unpack(groups, room);
-        room
+        Some(room)
     }
 
     /// `panel` of a quantised weight as Winograd's products want it: `[16, words of a tap, 16 · vectors]`.

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 pub enum Instructions {
     /// What every processor of the build's target has.
     Portable,
+    /// NEON, which every 64-bit ARM processor has.
+    Neon,
     /// AVX2 with FMA.
     Avx2,
     /// AVX-512 F, BW, DQ and VL.
@@ -20,12 +22,14 @@ static USED: AtomicU8 = AtomicU8::new(u8::MAX);
 
 impl Instructions {
     /// Every set, the narrowest first.
-    pub const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16];
+    pub const ALL: [Self; 5] =
+        [Self::Portable, Self::Neon, Self::Avx2, Self::Avx512, Self::Avx512Bf16];
 
     /// The name in settings and reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",
+            Self::Neon => "neon",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
             Self::Avx512Bf16 => "avx512-bf16",
@@ -45,8 +49,19 @@ impl Instructions {
             }
             if has!("avx512bf16") { Self::Avx512Bf16 } else { Self::Avx512 }
         }
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(target_arch = "aarch64")]
+        return Self::Neon;
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
         Self::Portable
+    }
+
+    /// Whether this processor has the set.
+    pub fn is_here(self) -> bool {
+        match self {
+            Self::Portable => true,
+            Self::Neon => cfg!(target_arch = "aarch64"),
+            Self::Avx2 | Self::Avx512 | Self::Avx512Bf16 => self <= Self::detected(),
+        }
     }
 
     /// The set that the kernels use: what the processor has, unless limited.
@@ -63,9 +78,16 @@ impl Instructions {
         }
     }
 
+    /// Whether a tile is only sixteen columns wide: there are registers for no more.
+    pub(super) fn is_narrow(self) -> bool {
+        matches!(self, Self::Neon | Self::Avx2)
+    }
+
     /// Lets the kernels of the whole process use no wider set than this one, for measurements.
     pub fn limit(self) {
-        USED.store(self.min(Self::detected()) as u8, Ordering::Relaxed);
+        let sets = Self::ALL.into_iter().rev();
+        let set = sets.filter(|set| *set <= self).find(|set| set.is_here());
+        USED.store(set.unwrap_or(Self::Portable) as u8, Ordering::Relaxed);
     }
 }
 

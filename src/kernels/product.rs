@@ -7,7 +7,7 @@
 use super::Shared;
 use super::arena::Buffer;
 use super::map::Map;
-use super::micro::{self, COLUMNS, LANES, ROWS, Segment, Tile};
+use super::micro::{self, COLUMNS, Factors, LANES, ROWS, Segment, Tile};
 use super::operand::{Border, Operand};
 use super::packed::{Arrangement, Packed, Precision, WeightShape};
 use super::processor::Instructions;
@@ -16,7 +16,7 @@ use super::work::{self, KernelKind};
 use rayon::prelude::*;
 
 /// Words that are summed at once: 64 columns of them stay in the second-level cache.
-pub(super) const DEPTH: usize = 512;
+const DEPTH: usize = 512;
 /// Rows of one task at most.
 const TASK: usize = 44 * ROWS;
 
@@ -186,7 +186,7 @@ impl Windows {
 
 /// Computes all sums and hands each tile over once.
 fn product(x: &Operand, w: &Packed, windows: Windows, finish: impl Fn(Done<'_>) + Sync) {
-    assert_eq!((x.channels, x.precision), (w.shape.inputs, w.precision), "factors of a product");
+    assert_eq!(x.channels, w.shape.inputs, "factors of a product");
     assert_ne!(w.arrangement, Arrangement::Winograd, "places are multiplied by `winograd` alone");
     let reach = |origin: usize, count: usize| origin + (count.max(1) - 1) * windows.stride + w.side;
     let fits = reach(windows.origin.0, windows.height) <= x.height
@@ -199,8 +199,11 @@ fn product(x: &Operand, w: &Packed, windows: Windows, finish: impl Fn(Done<'_>) 
     let WeightShape { outputs, inputs, kernel } = w.shape;
     let kind = if kernel == 1 { KernelKind::Linear } else { KernelKind::Convolution };
     let _clock = work::begin(kind, &[total, outputs, inputs, kernel * kernel]);
-    let kernels = micro::kernels(w.precision, Instructions::used());
-    let blocks = blocks(x, w);
+    let factors = Factors::of(x.precision, w.precision);
+    let odd = factors == Factors::Mixed && x.channels % 2 == 1;
+    assert!(!odd, "a weight in bf16 reads rows of f32 in pairs");
+    let kernels = micro::kernels(factors, Instructions::used());
+    let blocks = blocks(x, w, factors);
     let cuts = total.div_ceil(TASK);
     let rows = total.div_ceil(cuts).next_multiple_of(ROWS);
     let cuts = total.div_ceil(rows);
@@ -219,35 +222,44 @@ fn product(x: &Operand, w: &Packed, windows: Windows, finish: impl Fn(Done<'_>) 
             let sums = sums.floats_mut();
             let first = task % groups * group;
             for panel in first..(first + group).min(panels) {
-                let kernel = kernels[w.vectors(panel) - 1];
+                let parts = w.parts(panel);
+                let kernel = kernels[w.vectors(panel) / parts - 1];
                 for (b, block) in blocks.iter().enumerate() {
-                    let weights = w.unpacked(panel, (block.from, block.words), room);
-                    let tiles = sums.chunks_exact_mut(ROWS * COLUMNS).zip(&places);
-                    for (sums, place) in tiles {
-                        let tile = Tile {
-                            rows: place.offsets.map(|at| x.words()[at..].as_ptr()),
-                            segments: &block.segments,
-                            weights: weights.as_ptr(),
-                            out: sums.as_mut_ptr(),
-                            stride: COLUMNS,
-                            add: b > 0,
-                        };
-                        // SAFETY: the windows fit into the operand, the panel holds the words of the
-                        // block, and the sums are this thread's own.
-                        #[allow(unsafe_code)]
-                        unsafe {
-                            kernel(tile);
-                        }
-                        if b + 1 == blocks.len() {
-                            let (pixels, samples) =
-                                (&place.pixels[..place.count], &place.samples[..place.count]);
-                            finish(Done { sums, pixels, samples, panel });
+                    let unpacked = w.unpacked(panel, (block.from, block.words), room);
+                    for part in 0..parts {
+                        let weights = unpacked.unwrap_or_else(|| w.block(panel, part, block.from));
+                        let tiles = sums.chunks_exact_mut(ROWS * COLUMNS).zip(&places);
+                        for (sums, place) in tiles {
+                            let tile = Tile {
+                                rows: place.offsets.map(|at| x.words()[at..].as_ptr()),
+                                segments: &block.segments,
+                                weights: weights.as_ptr(),
+                                out: sums[part * LANES..].as_mut_ptr(),
+                                stride: COLUMNS,
+                                add: b > 0,
+                            };
+                            // SAFETY: the windows fit into the operand, the panel holds the words of the
+                            // block, and the sums are this thread's own.
+                            #[allow(unsafe_code)]
+                            unsafe {
+                                kernel(tile);
+                            }
+                            if (b + 1, part + 1) == (blocks.len(), parts) {
+                                let (pixels, samples) =
+                                    (&place.pixels[..place.count], &place.samples[..place.count]);
+                                finish(Done { sums, pixels, samples, panel });
+                            }
                         }
                     }
                 }
             }
         },
     );
+}
+
+/// Words of the weights that are summed at once.
+pub(super) fn depth(factors: Factors) -> usize {
+    DEPTH / factors.row_words()
 }
 
 impl Place {
@@ -278,24 +290,25 @@ impl Place {
     }
 }
 
-/// The depth in pieces of at most [`DEPTH`] words.
-fn blocks(x: &Operand, w: &Packed) -> Vec<Block> {
-    let (side, words) = (w.side, w.tap());
+/// The depth in pieces that are summed at once.
+fn blocks(x: &Operand, w: &Packed, factors: Factors) -> Vec<Block> {
+    let (side, words, depth) = (w.side, w.tap(), depth(factors));
     let mut blocks: Vec<Block> = Vec::new();
     let mut room = 0;
     for tap in 0..side * side {
-        let shift = (tap / side * x.width + tap % side) * words;
+        let shift = (tap / side * x.width + tap % side) * x.pixel();
         let mut done = 0;
         while done < words {
             // A tap is only cut when it is longer than a block.
             let whole = words - done;
-            if room == 0 || (room < whole && whole <= DEPTH) {
+            if room == 0 || (room < whole && whole <= depth) {
                 blocks.push(Block { segments: Vec::new(), from: tap * words + done, words: 0 });
-                room = DEPTH;
+                room = depth;
             }
             let count = whole.min(room);
             if let Some(block) = blocks.last_mut() {
-                block.segments.push(Segment { shift: shift + done, words: count });
+                let shift = shift + factors.row_words() * done;
+                block.segments.push(Segment { shift, words: count });
                 block.words += count;
             }
             room -= count;

@@ -70,7 +70,8 @@ fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0;
     let clamped = if x < -87.3 { -87.3 } else { x };
     let clamped = if clamped > 88.3 { 88.3 } else { clamped };
-    let n = (clamped * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let shifted = clamped * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
     let r = clamped - n * 0.693_359_4 + n * 2.121_944_4e-4;
     let p = 1.987_569_1e-4f32;
     let p = p * r + 1.398_199_9e-3;
@@ -79,10 +80,15 @@ fn exp(x: f32) -> f32 {
     let p = p * r + 1.666_666_5e-1;
     let p = p * r + 0.5;
     let y = p * r * r + r + 1.0;
-    // SAFETY-free bit trick: n is in −126..=127, so the exponent field cannot overflow.
-    let power = f32::from_bits((((n as i32) + 127) << 23) as u32);
-    let y = y * power;
+    let y = y * power_of_two(shifted);
     if x < -87.3 { 0.0 } else { y }
+}
+
+/// 2ⁿ of n + 1.5·2²³ for whole n in −126..=127: the lowest bits hold n, and are moved into the exponent.
+#[allow(clippy::inline_always)]
+#[inline(always)]
+fn power_of_two(shifted: f32) -> f32 {
+    f32::from_bits((shifted.to_bits() << 23).wrapping_add(1.0f32.to_bits()))
 }
 
 /// erf to 1.5e-7: Abramowitz and Stegun 7.1.26.
@@ -172,8 +178,8 @@ fn power(x: f32, rough: bool) -> f32 {
     const ROUND: f32 = 12_582_912.0;
     let clamped = if x < -126.0 { -126.0 } else { x };
     let clamped = if clamped > 127.0 { 127.0 } else { clamped };
-    let n = (clamped + ROUND) - ROUND;
-    let r = clamped - n;
+    let shifted = clamped + ROUND;
+    let r = clamped - (shifted - ROUND);
     let y = if rough {
         // Least squares on −0.5..0.5.
         let y = 5.508_868_4e-2 * r + 2.426_040_5e-1;
@@ -186,7 +192,7 @@ fn power(x: f32, rough: bool) -> f32 {
         let y = y * r + std::f32::consts::LN_2;
         y * r + 1.0
     };
-    let y = y * f32::from_bits((((n as i32) + 127) << 23) as u32);
+    let y = y * power_of_two(shifted);
     if x < -126.0 { 0.0 } else { y }
 }
 

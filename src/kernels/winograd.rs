@@ -10,11 +10,11 @@ use super::Shared;
 use super::arena::Buffer;
 use super::lanes::Lanes;
 use super::map::Map;
-use super::micro::{self, COLUMNS, ROWS, Segment, Tile};
+use super::micro::{self, COLUMNS, Factors, ROWS, Segment, Tile};
 use super::operand::{Border, Preparation, segment};
 use super::packed::{Arrangement, Packed, Precision, round};
 use super::processor::Instructions;
-use super::product::{DEPTH, Finish};
+use super::product::{Finish, depth};
 use super::quantised::Quantisation;
 use super::vector::{Row, finish_rows};
 use super::work::{self, KernelKind};
@@ -45,6 +45,7 @@ pub(crate) fn multiply(parts: &[Map], how: Preparation<'_>, w: &Packed, finish: 
         how,
         channels,
         w,
+        precision: w.operands(),
         unpacked: w.quantised().map(|kind| unpacked(kind, w)),
         height,
         width,
@@ -72,6 +73,8 @@ struct Job<'a> {
     how: Preparation<'a>,
     channels: usize,
     w: &'a Packed,
+    /// Of the transformed patches.
+    precision: Precision,
     /// The places of a quantised weight, while it is multiplied: tasks are short and share them.
     unpacked: Option<Buffer>,
     height: usize,
@@ -117,7 +120,7 @@ impl Job<'_> {
         let group = panels.div_ceil(groups);
         let target = Shared(out.as_mut_ptr());
         (0..cuts * groups).into_par_iter().for_each_init(
-            || Scratch::new(squares, self.w.tap(), self.channels),
+            || Scratch::new(squares, self.precision.words(self.channels), self.channels),
             |scratch, task| {
                 let start = task / groups * squares;
                 let list: Vec<Square> = (start..(start + squares).min(total))
@@ -165,14 +168,14 @@ impl Job<'_> {
         squares: usize,
         scratch: &mut Scratch,
     ) {
-        let words = self.w.tap();
+        let words = self.precision.words(self.channels);
         let place = squares.next_multiple_of(ROWS) * words;
         let strip = scratch.strip.floats();
         for i in 0..count {
             let input = &strip[2 * i * self.channels..];
             let patch = Patch { input, row, pixel: self.channels };
             let out = &mut scratch.patches.words_mut()[(first + i) * words..];
-            match self.w.precision {
+            match self.precision {
                 Precision::F32 => {
                     transform_floats(&patch, bytemuck::cast_slice_mut(out), place);
                 }
@@ -184,38 +187,44 @@ impl Job<'_> {
     }
 
     fn products(&self, panel: usize, squares: usize, scratch: &mut Scratch) {
-        let words = self.w.tap();
+        let (words, row) = (self.w.tap(), self.precision.words(self.channels));
         let padded = squares.next_multiple_of(ROWS);
         let (patches, products) = (scratch.patches.words(), scratch.products.floats_mut());
-        let kernel =
-            micro::kernels(self.w.precision, Instructions::used())[self.w.vectors(panel) - 1];
+        let factors = Factors::of(self.precision, self.w.precision);
+        let parts = if self.unpacked.is_some() { 1 } else { self.w.parts(panel) };
+        let kernels = micro::kernels(factors, Instructions::used());
+        let (kernel, depth) = (kernels[self.w.vectors(panel) / parts - 1], depth(factors));
         for place in 0..PLACES {
-            for from in (0..words).step_by(DEPTH) {
-                let segment = [Segment { shift: from, words: DEPTH.min(words - from) }];
-                let weights = self.block(panel, place * words + from);
-                for first in (0..padded).step_by(ROWS) {
-                    let at = place * padded + first;
-                    let tile = Tile {
-                        rows: std::array::from_fn(|r| patches[(at + r) * words..].as_ptr()),
-                        segments: &segment,
-                        weights: weights.as_ptr(),
-                        out: products[at * COLUMNS..].as_mut_ptr(),
-                        stride: COLUMNS,
-                        add: from > 0,
-                    };
-                    // SAFETY: rows, weights and products hold what the tile asks for, padding included.
-                    #[allow(unsafe_code)]
-                    unsafe {
-                        kernel(tile);
+            for from in (0..words).step_by(depth) {
+                let shift = factors.row_words() * from;
+                let segment = [Segment { shift, words: depth.min(words - from) }];
+                for part in 0..parts {
+                    let weights = self.block(panel, part, place * words + from);
+                    for first in (0..padded).step_by(ROWS) {
+                        let at = place * padded + first;
+                        let tile = Tile {
+                            rows: std::array::from_fn(|r| patches[(at + r) * row..].as_ptr()),
+                            segments: &segment,
+                            weights: weights.as_ptr(),
+                            out: products[at * COLUMNS + part * LANES..].as_mut_ptr(),
+                            stride: COLUMNS,
+                            add: from > 0,
+                        };
+                        // SAFETY: rows, weights and products hold what the tile asks for, padding
+                        // included.
+                        #[allow(unsafe_code)]
+                        unsafe {
+                            kernel(tile);
+                        }
                     }
                 }
             }
         }
     }
 
-    /// Words `from..` of `panel`.
-    fn block(&self, panel: usize, from: usize) -> &[u32] {
-        let Some(unpacked) = &self.unpacked else { return self.w.block(panel, from) };
+    /// Words `from..` of a part of `panel`.
+    fn block(&self, panel: usize, part: usize, from: usize) -> &[u32] {
+        let Some(unpacked) = &self.unpacked else { return self.w.block(panel, part, from) };
         let vectors = self.w.vectors(panel);
         &unpacked.words()[panel * COLUMNS * PLACES * self.w.tap() + from * vectors * LANES..]
     }

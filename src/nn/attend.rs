@@ -68,6 +68,7 @@ impl Attend {
         match context {
             None => self.packed(&x, &y, &y),
             Some(context) => {
+                let precision = self.k.packed()?.precision;
                 let context = Operand::new(context.maps()?, Preparation::default(), precision);
                 self.packed(&x, &y, &context)
             }

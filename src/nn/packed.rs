@@ -16,6 +16,7 @@ pub(super) struct PackedLayer {
     kernel: Kernel,
     branches: Vec<PackedBranch>,
     pub(super) bias: Option<Arc<[f32]>>,
+    /// Of operands.
     pub(super) precision: Precision,
     geometry: Geometry,
 }
@@ -28,6 +29,16 @@ enum Kernel {
     Doubled(Doubled),
     /// 3×3 by fewer products.
     Fast(Packed),
+}
+
+impl Kernel {
+    /// The precision of the operands that it is multiplied with.
+    fn operands(&self) -> Precision {
+        match self {
+            Self::Once(packed) | Self::Fast(packed) => packed.operands(),
+            Self::Doubled(doubled) => doubled.operands(),
+        }
+    }
 }
 
 /// `y += up(down(x))` or `y += up(mid(down(x)))`, the scale in `up`.
@@ -63,6 +74,7 @@ impl PackedLayer {
             None => None,
         };
         let branches = branches.collect::<Result<_>>()?;
+        let precision = kernel.operands();
         Ok(Self { kernel, branches, bias, precision, geometry })
     }
 
@@ -75,6 +87,7 @@ impl PackedLayer {
         }
         let kernel = Kernel::Once(scope.pack("weight", shape, Arrangement::Gated, precision)?);
         let bias = Some(floats(&scope.tensor("bias", &shape[..1])?)?);
+        let precision = kernel.operands();
         Ok(Self { kernel, branches: Vec::new(), bias, precision, geometry: Geometry::POINT })
     }
 
@@ -124,7 +137,8 @@ impl PackedLayer {
     fn branched(&self, mut y: Map, x: &Operand, doubling: bool, finish: Finish<'_>) -> Map {
         for (i, branch) in self.branches.iter().enumerate() {
             let hidden = self.hidden(branch, x, doubling);
-            let operand = Operand::new(&[hidden], Preparation::default(), self.precision);
+            let operand =
+                Operand::new(&[hidden], Preparation::default(), branch.up.operands());
             let scale = if i + 1 == self.branches.len() { finish.scale } else { 1.0 };
             let finish = Finish { bias: None, add: Some(&y), scale };
             y = multiply(&operand, &branch.up, Windows::all(&operand), finish);
@@ -141,7 +155,7 @@ impl PackedLayer {
         let border = self.geometry.border();
         let hidden = multiply(x, down, Windows::inside(x, border), Finish::default());
         let how = Preparation { border, ..Preparation::default() };
-        let operand = Operand::new(&[hidden], how, self.precision);
+        let operand = Operand::new(&[hidden], how, mid.operands());
         self.product(mid, &operand, doubling, Finish::default())
     }
 
