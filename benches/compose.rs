@@ -69,7 +69,7 @@ fn run(model: &Path, precision: Precision, files: &[PathBuf]) {
         let loras: Vec<Arc<Lora>> = files.iter().map(open).collect();
         (dictionary, loras)
     });
-    let compose = |first: f32| {
+    let compose = |apply: Apply, first: f32| {
         let strength = |w| Strength { unet: w, text: w, ..Strength::default() };
         let entry = |(i, lora): (usize, &Arc<Lora>)| StackEntry {
             lora: lora.clone(),
@@ -77,33 +77,36 @@ fn run(model: &Path, precision: Precision, files: &[PathBuf]) {
         };
         let stack = LoraStack::new(loras.iter().enumerate().map(entry).collect());
         let source: Arc<dyn WeightSource> = base.clone();
-        Overlay::compose(source, &dictionary, &stack, Apply::Merge, |_| true).unwrap()
+        Overlay::compose(source, &dictionary, &stack, apply, |_| true).unwrap()
     };
     reset_peak_memory();
-    let (overlay, composed) = timed(|| compose(0.8));
+    let (overlay, composed) = timed(|| compose(Apply::Merge, 0.8));
     let changed = overlay.changed();
     let (network, packed) = timed(|| networks(&parts, &overlay));
     drop(overlay);
     let (peak, after) = (peak_memory().unwrap_or(0), resident());
     // As in a pipeline, the last stack stays while the next one is made, and the one before goes first.
-    let mut last = network;
-    let mut before_last = None;
-    let again: Vec<(f64, f64)> = (0..7)
-        .map(|i| {
+    let again = |first: (UNet, TextTowers), apply: Apply| -> Vec<(f64, f64)> {
+        let mut last = first;
+        let mut before_last = None;
+        let times = (0..7).map(|i| {
             drop(before_last.take());
-            let (overlay, composed) = timed(|| compose(0.1 * i as f32 + 0.1));
+            let (overlay, composed) = timed(|| compose(apply, 0.1 * i as f32 + 0.1));
             let (network, packed) = timed(|| networks(&parts, &overlay));
             before_last = Some(std::mem::replace(&mut last, network));
             (composed, packed)
-        })
+        });
         // The first one takes fresh memory.
-        .skip(2)
-        .collect();
-    let middle = |time: fn(&(f64, f64)) -> f64| {
-        let mut times: Vec<f64> = again.iter().map(time).collect();
+        times.skip(2).collect()
+    };
+    let middle = |times: &[(f64, f64)], time: fn(&(f64, f64)) -> f64| {
+        let mut times: Vec<f64> = times.iter().map(time).collect();
         times.sort_by(f64::total_cmp);
         times[times.len() / 2]
     };
+    let merged = again(network, Apply::Merge);
+    let (network, bypassed) = timed(|| networks(&parts, &compose(Apply::Bypass, 0.8)));
+    let bypasses = again(network, Apply::Bypass);
     drop(plain);
     let names: Vec<_> = files.iter().map(|f| f.file_stem().unwrap().to_string_lossy()).collect();
     let megabytes = |bytes: u64| bytes.saturating_sub(before) / 1_000_000;
@@ -113,7 +116,9 @@ fn run(model: &Path, precision: Precision, files: &[PathBuf]) {
             "peer": "colora", "precision": format!("{precision:?}"), "files": names, "sites": changed,
             "base_build_s": built, "open_s": opened, "compose_s": composed, "build_s": packed,
             "open_compose_s": opened + composed, "total_s": opened + composed + packed,
-            "recompose_s": middle(|t| t.0), "rebuild_s": middle(|t| t.1), "reweight_s": middle(|t| t.0 + t.1),
+            "recompose_s": middle(&merged, |t| t.0), "rebuild_s": middle(&merged, |t| t.1),
+            "reweight_s": middle(&merged, |t| t.0 + t.1),
+            "bypass_s": bypassed, "bypass_reweight_s": middle(&bypasses, |t| t.0 + t.1),
             "peak_extra_mb": megabytes(peak), "kept_extra_mb": megabytes(after),
         })
     );

@@ -7,7 +7,7 @@ use super::style::{Talk, bytes, clean, result_line};
 use super::{interrupt, settings, shelf, store, threads};
 use crate::config::{Config, Settings};
 use crate::error::Error;
-use crate::lora::LoraRef;
+use crate::lora::{Apply, LoraRef};
 use crate::pipeline::{
     Cancel, Ceilings, DTypeChoice, DeviceChoice, KernelKind, Measured, Memory, Options, Pipeline,
     Plan, Request, Work, peak_memory, reset_peak_memory,
@@ -53,6 +53,9 @@ pub(super) struct Args {
     /// A LoRA, as of generate; repeat for more
     #[arg(short, long = "lora", value_name = "NAME[:W]", value_parser = LoraRef::parse_flag, value_hint = ValueHint::AnyPath)]
     loras: Vec<LoraRef>,
+    /// auto, merge (into the weights) or bypass (beside them) [default: auto]
+    #[arg(long, value_name = "HOW")]
+    apply: Option<Apply>,
     /// Width and height [default: by model]
     #[arg(long, value_name = "WxH")]
     size: Option<ImageSize>,
@@ -121,6 +124,7 @@ impl Args {
             schedule: Some(Schedule::Discrete),
             seed: Some(1),
             loras: self.loras.clone(),
+            apply: self.apply.unwrap_or_default(),
             ..Request::default()
         }
     }

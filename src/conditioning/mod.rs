@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::models::{AddedCondition, ClipTower};
 use crate::size::ImageSize;
 use candle_core::{DType, Device, Tensor};
+use std::sync::Arc;
 
 /// Everything that conditions the network on one or two texts.
 #[derive(Debug, Clone)]
@@ -41,7 +42,7 @@ pub struct Tower {
     /// The network.
     pub network: ClipTower,
     /// Its vocabulary.
-    pub tokenizer: Tokenizer,
+    pub tokenizer: Arc<Tokenizer>,
     /// New words, the longest first.
     words: Vec<words::WordIds>,
 }
@@ -72,7 +73,7 @@ const NEGATIVE_AESTHETIC_SCORE: f32 = 2.5;
 
 impl Tower {
     /// A tower without new words.
-    pub fn new(network: ClipTower, tokenizer: Tokenizer) -> Self {
+    pub fn new(network: ClipTower, tokenizer: Arc<Tokenizer>) -> Self {
         Self { network, tokenizer, words: Vec::new() }
     }
 

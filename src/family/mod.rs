@@ -23,7 +23,7 @@ use crate::weights::names::prefix;
 use crate::weights::{Checkpoint, Inventory, Placement};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// A generation of Stable Diffusion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -191,6 +191,8 @@ pub struct ModelParts {
     pub force_zeros_for_empty_prompt: bool,
     /// Whether sizes end in an aesthetic score (refiner).
     pub requires_aesthetics_score: bool,
+    /// Tokenizers that were opened: building one takes as long as packing a small network.
+    opened: Mutex<Vec<Option<Arc<Tokenizer>>>>,
 }
 
 /// [`ModelParts`] without name and weights.
@@ -221,6 +223,7 @@ impl Architecture {
             defaults: self.defaults,
             force_zeros_for_empty_prompt: self.force_zeros_for_empty_prompt,
             requires_aesthetics_score: self.requires_aesthetics_score,
+            opened: Mutex::default(),
         }
     }
 }

@@ -1,10 +1,11 @@
 //! Floor 5. How each family reads its text towers.
 
 use super::{Family, ModelParts};
-use crate::conditioning::{TextRules, TextTowers, Tower};
-use crate::error::Result;
+use crate::conditioning::{TextRules, TextTowers, Tokenizer, Tower};
+use crate::error::{Error, Result};
 use crate::models::ClipTower;
 use crate::weights::{Scope, WeightSource};
+use std::sync::{Arc, PoisonError};
 
 impl ModelParts {
     /// The family's way with text features.
@@ -25,16 +26,41 @@ impl ModelParts {
     /// # Errors
     /// What reading the weights or vocabularies gives.
     pub fn text_towers(&self, source: &dyn WeightSource) -> Result<TextTowers> {
+        let components = self.text_components().iter().copied();
         let towers = self
             .text
             .iter()
-            .zip(&self.tokenizers)
-            .zip(self.text_components().iter().copied())
-            .map(|((config, tokenizer), component)| {
+            .zip(components)
+            .enumerate()
+            .map(|(index, (config, component))| {
                 let scope = Scope::new(source, component);
-                Ok(Tower::new(ClipTower::new(&scope, config)?, tokenizer.open()?))
+                // A vocabulary is the work of one core, and weights leave some idle.
+                let (network, tokenizer) =
+                    rayon::join(|| ClipTower::new(&scope, config), || self.tokenizer(index));
+                Ok(Tower::new(network?, tokenizer?))
             })
             .collect::<Result<Vec<_>>>()?;
         Ok(TextTowers::new(towers, self.text_rules()))
+    }
+
+    /// The tokenizer of a text tower, opened once.
+    ///
+    /// # Errors
+    /// As [`TokenizerSource::open`](super::TokenizerSource::open).
+    pub fn tokenizer(&self, tower: usize) -> Result<Arc<Tokenizer>> {
+        let opened = || self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Some(known)) = opened().get(tower) {
+            return Ok(known.clone());
+        }
+        let source = self.tokenizers.get(tower).ok_or_else(|| {
+            Error::Internal(format!("{} has no tokenizer for text tower {tower}", self.name))
+        })?;
+        let tokenizer = Arc::new(source.open()?);
+        let mut opened = opened();
+        if opened.len() <= tower {
+            opened.resize(tower + 1, None);
+        }
+        opened[tower] = Some(tokenizer.clone());
+        Ok(tokenizer)
     }
 }

@@ -88,8 +88,8 @@ struct Job<'a> {
     /// Whether the base has the site.
     exists: bool,
     active: Vec<Active<'a>>,
-    /// Which changes of which files with which multipliers.
-    variant: String,
+    /// Which change of which file each of them is.
+    identities: Vec<String>,
 }
 
 impl Overlay {
@@ -188,10 +188,10 @@ fn jobs<'a>(
                     };
                     let exists = shape.is_some();
                     let shape = shape.unwrap_or_else(outputs);
-                    Job { site, shape, exists, active: Vec::new(), variant: String::new() }
+                    Job { site, shape, exists, active: Vec::new(), identities: Vec::new() }
                 });
-                let (file, stem) = (stack.entries[entry].lora.fingerprint(), &change.stem);
-                job.variant += &format!("{file} {stem} {:08x}\n", m.to_bits());
+                let file = stack.entries[entry].lora.fingerprint();
+                job.identities.push(format!("{file} {}", change.stem));
                 job.active.push(Active { module: change, m, adapter });
             }
         }
@@ -210,10 +210,7 @@ impl Job<'_> {
         bypass: bool,
         look: bool,
     ) -> Result<Done> {
-        if bypass
-            && let Some(branches) =
-                self.branches(base.dtype(self.site.component()), base.device())?
-        {
+        if bypass && let Some(branches) = self.branches() {
             let change = Change::Beside(branches);
             return Ok(Done { site: self.site.clone(), change, ratio: 0.0 });
         }
@@ -221,7 +218,7 @@ impl Job<'_> {
         if plain && let Some(summed) = Summed::new(&self.shape, &self.active)? {
             let packed = base.products(self.site.component()) != Products::Plain;
             let change = if packed && summed.safe && !self.is_bias() {
-                Change::Summed { sum: summed, variant: self.variant.clone() }
+                Change::Summed { sum: summed, variant: self.variant() }
             } else {
                 self.merged(base, summed.whole(&self.site, base, &self.active)?)?
             };
@@ -250,6 +247,14 @@ impl Job<'_> {
         Ok(Done { site: self.site.clone(), change: self.merged(base, merged)?, ratio })
     }
 
+    /// Which changes of which files with which multipliers.
+    fn variant(&self) -> String {
+        let line = |(identity, active): (&String, &Active<'_>)| {
+            format!("{identity} {:08x}\n", active.m.to_bits())
+        };
+        self.identities.iter().zip(&self.active).map(line).collect()
+    }
+
     fn is_bias(&self) -> bool {
         self.site.as_str().rsplit('.').next() == Some("bias")
     }
@@ -263,24 +268,21 @@ impl Job<'_> {
     }
 
     /// The branches that do the same at run time; `None` when some change has no such form.
-    fn branches(&self, dtype: DType, device: &Device) -> Result<Option<Vec<Branch>>> {
+    fn branches(&self) -> Option<Vec<Branch>> {
         // Tables are looked up, not multiplied.
         if self.site.as_str().contains("embedding.") || self.is_bias() {
-            return Ok(None);
+            return None;
         }
         let mut branches = Vec::new();
-        for active in &self.active {
+        for (active, identity) in self.active.iter().zip(&self.identities) {
             let Some(change) = &active.module.weight else { continue };
-            let Delta::LowRank(low) = &change.delta else { return Ok(None) };
+            let Delta::LowRank(low) = &change.delta else { return None };
             if change.dora.is_some() {
-                return Ok(None);
+                return None;
             }
-            match low.branch(active.m * change.scale, dtype, device)? {
-                Some(branch) => branches.push(branch),
-                None => return Ok(None),
-            }
+            branches.push(low.branch(identity.clone(), active.m * change.scale)?);
         }
-        Ok(Some(branches))
+        Some(branches)
     }
 }
 
@@ -306,7 +308,10 @@ impl WeightSource for Overlay {
             None => return self.base.get(site, shape),
             Some(Change::Beside(branches)) => {
                 let base = Box::new(self.base.get(site, shape)?);
-                return Ok(Weight::Factored { base, branches: branches.as_slice().into() });
+                let dtype = self.base.dtype(site.component());
+                let dense = |branch: &Branch| branch.dense(dtype, self.base.device());
+                let branches = branches.iter().map(dense).collect::<Result<_>>()?;
+                return Ok(Weight::Factored { base, branches });
             }
             Some(Change::Merged(tensor)) => tensor,
             Some(Change::Summed { sum, .. }) => {
@@ -359,6 +364,17 @@ impl WeightSource for Overlay {
             }
             _ => self.base.pack(site, shape, arrangement, precision),
         }
+    }
+
+    fn shared(
+        &self,
+        site: &Site,
+        variant: &str,
+        arrangement: Arrangement,
+        precision: Precision,
+        make: &dyn Fn() -> Result<Packed>,
+    ) -> Result<Packed> {
+        self.base.shared(site, variant, arrangement, precision, make)
     }
 
     fn forget(&self, site: &Site) {

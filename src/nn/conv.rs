@@ -4,7 +4,7 @@ use super::packed::{PackedLayer, floats};
 use super::{Feature, GroupNorm};
 use crate::error::Result;
 use crate::kernels::{Border, Finish, Preparation};
-use crate::weights::{Branch, Products, Scope};
+use crate::weights::{DenseBranch, Products, Scope};
 use candle_core::Tensor;
 use std::sync::Arc;
 
@@ -70,7 +70,7 @@ pub struct Conv2d(Form);
 
 #[derive(Debug, Clone)]
 enum Form {
-    Plain { weight: Tensor, branches: Arc<[Branch]>, bias: Option<Tensor>, geometry: Geometry },
+    Plain { weight: Tensor, branches: Arc<[DenseBranch]>, bias: Option<Tensor>, geometry: Geometry },
     Packed(Box<PackedLayer>),
 }
 
@@ -199,7 +199,7 @@ fn after(y: Tensor, around: Around<'_>) -> Result<Tensor> {
 }
 
 /// The spatial factor takes the geometry of the layer, the others are 1×1.
-fn branch_output(x: &Tensor, branch: &Branch, geometry: Geometry) -> Result<Tensor> {
+fn branch_output(x: &Tensor, branch: &DenseBranch, geometry: Geometry) -> Result<Tensor> {
     let hidden = match &branch.mid {
         Some(mid) => {
             let hidden = convolve(x, &square(&branch.down)?, None, Geometry::POINT)?;

@@ -4,7 +4,7 @@ use super::Geometry;
 use super::packed::PackedLayer;
 use crate::error::{Error, Result};
 use crate::kernels::{Finish, Map, Operand, Preparation};
-use crate::weights::{Branch, Products, Scope};
+use crate::weights::{DenseBranch, Products, Scope};
 use candle_core::{DType, Tensor};
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ pub struct Linear(Form);
 
 #[derive(Debug, Clone)]
 enum Form {
-    Plain { weight: Tensor, branches: Arc<[Branch]>, bias: Option<Tensor> },
+    Plain { weight: Tensor, branches: Arc<[DenseBranch]>, bias: Option<Tensor> },
     Packed(Box<PackedLayer>),
 }
 
@@ -83,7 +83,7 @@ fn multiply(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor
     Ok(y.reshape(shape)?)
 }
 
-fn branch_output(x: &Tensor, branch: &Branch) -> Result<Tensor> {
+fn branch_output(x: &Tensor, branch: &DenseBranch) -> Result<Tensor> {
     let matrix = |t: &Tensor| t.flatten_from(1);
     let hidden = multiply(x, &matrix(&branch.down)?, None)?; // [.., R]
     let hidden = match &branch.mid {

@@ -6,7 +6,7 @@ use crate::kernels::{
     Arrangement, Doubled, Finish, Map, Operand, Packed, Precision, Preparation, Windows, multiply,
     winograd,
 };
-use crate::weights::{Branch, Scope};
+use crate::weights::{Branch, FactorKind, Scope};
 use candle_core::Tensor;
 use std::sync::Arc;
 
@@ -41,13 +41,14 @@ impl Kernel {
     }
 }
 
-/// `y += up(down(x))` or `y += up(mid(down(x)))`, the scale in `up`.
+/// `y += scale · up(down(x))` or `y += scale · up(mid(down(x)))`.
 #[derive(Debug, Clone)]
 struct PackedBranch {
     /// 1×1 when there is a `mid`, else as the layer's.
     down: Kernel,
     mid: Option<Kernel>,
     up: Packed,
+    scale: f32,
 }
 
 impl PackedLayer {
@@ -68,7 +69,7 @@ impl PackedLayer {
             Kernel::Once(pack(Arrangement::Plain)?)
         };
         let branches = scope.branches("weight");
-        let branches = branches.iter().map(|branch| PackedBranch::new(branch, doubled, precision));
+        let branches = branches.iter().map(|branch| PackedBranch::new(scope, branch, doubled, precision));
         let bias = match scope.optional("bias", &shape[..1])? {
             Some(bias) => Some(floats(&bias)?),
             None => None,
@@ -136,7 +137,8 @@ impl PackedLayer {
     /// `y` and the branches over `x`.
     fn branched(&self, mut y: Map, x: &Operand, doubling: bool, finish: Finish<'_>) -> Map {
         for (i, branch) in self.branches.iter().enumerate() {
-            let hidden = self.hidden(branch, x, doubling);
+            // The thinnest place for the scale: factors then serve every strength.
+            let hidden = self.hidden(branch, x, doubling).mapped(|h| h * branch.scale);
             let operand =
                 Operand::new(&[hidden], Preparation::default(), branch.up.operands());
             let scale = if i + 1 == self.branches.len() { finish.scale } else { 1.0 };
@@ -174,25 +176,39 @@ impl PackedLayer {
 }
 
 impl PackedBranch {
-    fn new(branch: &Branch, doubled: bool, precision: Precision) -> Result<Self> {
-        let pack = |factor: &Tensor, arrangement| {
-            Packed::from_tensor(factor, factor.dims(), arrangement, precision)
+    /// Packs the factors beside the parameter `weight` of `scope`, unless another network has them packed.
+    fn new(
+        scope: &Scope<'_>,
+        branch: &Branch,
+        doubled: bool,
+        precision: Precision,
+    ) -> Result<Self> {
+        let factors = &*branch.factors;
+        let pack = |kind: FactorKind, arrangement| {
+            let variant = format!("{} {kind:?}", factors.identity());
+            let shape = factors.shape(kind).unwrap_or_default();
+            let make = || -> Result<Packed> {
+                Ok(Packed::from_tensor(&factors.read(kind)?, shape, arrangement, precision)?)
+            };
+            scope.shared("weight", &variant, arrangement, precision, &make)
         };
-        let spatial = |factor: &Tensor| -> Result<Kernel> {
-            Ok(if doubled && factor.dims().get(2) == Some(&3) {
-                Kernel::Doubled(Doubled::new(|y, x| pack(factor, Arrangement::Doubled(y, x)))?)
+        let spatial = |kind: FactorKind| -> Result<Kernel> {
+            let kernel = factors.shape(kind).and_then(|shape| shape.get(2));
+            Ok(if doubled && kernel == Some(&3) {
+                Kernel::Doubled(Doubled::new(|y, x| pack(kind, Arrangement::Doubled(y, x)))?)
             } else {
-                Kernel::Once(pack(factor, Arrangement::Plain)?)
+                Kernel::Once(pack(kind, Arrangement::Plain)?)
             })
         };
-        let (down, mid) = match &branch.mid {
-            Some(mid) => {
-                (Kernel::Once(pack(&branch.down, Arrangement::Plain)?), Some(spatial(mid)?))
+        let (down, mid) = match factors.shape(FactorKind::Mid) {
+            Some(_) => {
+                let down = Kernel::Once(pack(FactorKind::Down, Arrangement::Plain)?);
+                (down, Some(spatial(FactorKind::Mid)?))
             }
-            None => (spatial(&branch.down)?, None),
+            None => (spatial(FactorKind::Down)?, None),
         };
-        let up = pack(&(&branch.up * f64::from(branch.scale))?, Arrangement::Plain)?;
-        Ok(Self { down, mid, up })
+        let up = pack(FactorKind::Up, Arrangement::Plain)?;
+        Ok(Self { down, mid, up, scale: branch.scale })
     }
 }
 

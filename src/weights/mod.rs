@@ -4,6 +4,7 @@
 //! may be dense or carry low-rank branches. It never learns whether a file, a memory map or an
 //! overlay of adapters answered. This module knows no layer.
 
+mod branch;
 mod file;
 mod gguf;
 mod memory;
@@ -13,6 +14,7 @@ pub(crate) mod quantised;
 mod resident;
 
 pub use crate::kernels::{Arrangement, Instructions, Packed, Precision, Quantisation};
+pub use branch::{Branch, DenseBranch, FactorKind, Factors};
 pub use file::{Checkpoint, CheckpointFile, Inventory, Placement, TensorInfo};
 pub use memory::MemorySource;
 pub use quantised::{BlockType, Blocks};
@@ -51,19 +53,6 @@ impl std::fmt::Display for Site {
     }
 }
 
-/// One low-rank branch beside a dense weight: `y += scale · up(mid(down(x)))`.
-#[derive(Debug, Clone)]
-pub struct Branch {
-    /// `[R, in]` or `[R, in, kh, kw]`.
-    pub down: Tensor,
-    /// `[R, R, kh, kw]`, only for Tucker-decomposed convolutions; then `down` is 1×1.
-    pub mid: Option<Tensor>,
-    /// `[out, R]` or `[out, R, 1, 1]`.
-    pub up: Tensor,
-    /// Effective scale: strength · alpha / rank.
-    pub scale: f32,
-}
-
 /// A weight as a layer sees it.
 #[derive(Debug, Clone)]
 pub enum Weight {
@@ -74,7 +63,7 @@ pub enum Weight {
         /// The weight without adapters.
         base: Box<Weight>,
         /// The branches, in stack order.
-        branches: Arc<[Branch]>,
+        branches: Arc<[DenseBranch]>,
     },
 }
 
@@ -88,7 +77,7 @@ impl Weight {
     }
 
     /// The branches, outermost last; empty for a dense weight.
-    pub fn branches(&self) -> &[Branch] {
+    pub fn branches(&self) -> &[DenseBranch] {
         match self {
             Weight::Dense(_) => &[],
             Weight::Factored { branches, .. } => branches,
@@ -341,6 +330,18 @@ impl<'a> Scope<'a> {
         precision: Precision,
     ) -> Result<Packed> {
         self.source.pack(&self.site(name), shape, arrangement, precision)
+    }
+
+    /// A packed weight of [`WeightSource::shared`] that belongs to the parameter `name`.
+    pub fn shared(
+        &self,
+        name: &str,
+        variant: &str,
+        arrangement: Arrangement,
+        precision: Precision,
+        make: &dyn Fn() -> Result<Packed>,
+    ) -> Result<Packed> {
+        self.source.shared(&self.site(name), variant, arrangement, precision, make)
     }
 
     /// The low-rank branches beside the parameter `name`.

@@ -1,11 +1,12 @@
 //! Floor 3. LoRA, LoCon and DyLoRA: ΔW = up · down, one product for linear layers and convolutions.
 
 use super::{add, product, with_core};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernels::add_product;
 use crate::lora::factor::Factor;
-use crate::weights::Branch;
-use candle_core::{DType, Device, Tensor};
+use crate::weights::{Branch, FactorKind, Factors};
+use candle_core::{Device, Tensor};
+use std::sync::Arc;
 
 /// Two factors, perhaps with a core (Tucker) or single elements added (sparse residual).
 #[derive(Debug, Clone)]
@@ -132,21 +133,45 @@ impl LowRank {
 
     /// The branch that adds the same at run time; `None` when there is none of that form.
     ///
-    /// `scale`: multiplier · alpha / rank.
-    pub(crate) fn branch(
-        &self,
-        scale: f32,
-        dtype: DType,
-        device: &Device,
-    ) -> Result<Option<Branch>> {
+    /// `identity`: of the factors, among those of all files. `scale`: multiplier · alpha / rank.
+    pub(crate) fn branch(&self, identity: String, scale: f32) -> Option<Branch> {
         if self.is_reversed() || self.sparse.is_some() {
-            return Ok(None);
+            return None;
         }
-        let tensor = |factor: &Factor| -> Result<Tensor> {
-            Ok(Tensor::from_vec(factor.read()?, factor.shape(), device)?.to_dtype(dtype)?)
-        };
-        let mid = self.mid.as_ref().map(tensor).transpose()?;
-        Ok(Some(Branch { down: tensor(&self.down)?, mid, up: tensor(&self.up)?, scale }))
+        let factors = Named { identity, product: self.clone() };
+        Some(Branch { factors: Arc::new(factors), scale })
+    }
+
+    fn factor(&self, kind: FactorKind) -> Option<&Factor> {
+        match kind {
+            FactorKind::Down => Some(&self.down),
+            FactorKind::Mid => self.mid.as_ref(),
+            FactorKind::Up => Some(&self.up),
+        }
+    }
+}
+
+/// A product whose factors a layer will read.
+#[derive(Debug)]
+struct Named {
+    identity: String,
+    product: LowRank,
+}
+
+impl Factors for Named {
+    fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    fn shape(&self, kind: FactorKind) -> Option<&[usize]> {
+        self.product.factor(kind).map(Factor::shape)
+    }
+
+    fn read(&self, kind: FactorKind) -> Result<Tensor> {
+        let factor = self.product.factor(kind).ok_or_else(|| {
+            Error::Internal(format!("the branch `{}` has no factor {kind:?}", self.identity))
+        })?;
+        Ok(Tensor::from_vec(factor.read()?, factor.shape(), &Device::Cpu)?)
     }
 }
 

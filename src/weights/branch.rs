@@ -1,0 +1,72 @@
+//! Floor 2. What stands beside a weight: low-rank branches that are added at run time.
+
+use crate::error::Result;
+use candle_core::{DType, Device, Tensor};
+use std::sync::Arc;
+
+/// Which factor of a branch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FactorKind {
+    /// `[R, in]` or `[R, in, kh, kw]`.
+    Down,
+    /// `[R, R, kh, kw]`, only for Tucker-decomposed convolutions; then `down` is 1×1.
+    Mid,
+    /// `[out, R]` or `[out, R, 1, 1]`.
+    Up,
+}
+
+/// The factors of a branch, read when a layer wants them.
+pub trait Factors: std::fmt::Debug + Send + Sync {
+    /// Which factors these are, among those of all files.
+    fn identity(&self) -> &str;
+
+    /// The shape of a factor; `None` where there is none.
+    fn shape(&self, kind: FactorKind) -> Option<&[usize]>;
+
+    /// A factor that there is, in f32 on the CPU.
+    ///
+    /// # Errors
+    /// What reading the file gives.
+    fn read(&self, kind: FactorKind) -> Result<Tensor>;
+}
+
+/// One low-rank branch beside a weight: `y += scale · up(mid(down(x)))`.
+#[derive(Debug, Clone)]
+pub struct Branch {
+    /// The factors, which all branches made of the same module share.
+    pub factors: Arc<dyn Factors>,
+    /// Effective scale: strength · alpha / rank.
+    pub scale: f32,
+}
+
+/// A [`Branch`] as layers that multiply plain tensors hold it.
+#[derive(Debug, Clone)]
+pub struct DenseBranch {
+    /// As [`FactorKind::Down`] says.
+    pub down: Tensor,
+    /// As [`FactorKind::Mid`] says.
+    pub mid: Option<Tensor>,
+    /// As [`FactorKind::Up`] says.
+    pub up: Tensor,
+    /// As of the branch.
+    pub scale: f32,
+}
+
+impl Branch {
+    /// The factors as tensors.
+    ///
+    /// # Errors
+    /// What reading them gives.
+    pub fn dense(&self, dtype: DType, device: &Device) -> Result<DenseBranch> {
+        let read = |kind| -> Result<Tensor> {
+            Ok(self.factors.read(kind)?.to_dtype(dtype)?.to_device(device)?)
+        };
+        let mid = self.factors.shape(FactorKind::Mid).map(|_| read(FactorKind::Mid)).transpose()?;
+        Ok(DenseBranch {
+            down: read(FactorKind::Down)?,
+            mid,
+            up: read(FactorKind::Up)?,
+            scale: self.scale,
+        })
+    }
+}
