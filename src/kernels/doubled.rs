@@ -6,7 +6,7 @@
 use super::map::Map;
 use super::operand::Operand;
 use super::packed::{Arrangement, Packed, Precision};
-use super::product::{Finish, Windows, multiply_into};
+use super::product::{Finish, Term, Windows, multiply_into};
 use std::sync::{Arc, OnceLock};
 
 /// The kernels of the four parities. Cloning shares.
@@ -41,7 +41,7 @@ impl Doubled {
                 let parity = (i / 2, i % 2);
                 let windows =
                     Windows { height, width, stride: 1, origin: parity, scatter: Some(parity) };
-                multiply_into(x, kernel, windows, finish, out);
+                multiply_into(&[Term { x, w: kernel, windows }], finish, out);
             }
         })
     }

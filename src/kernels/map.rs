@@ -108,6 +108,20 @@ impl Map {
         })
     }
 
+    /// Every channel times its factor.
+    pub(crate) fn scaled(&self, factors: &[f32]) -> Self {
+        assert_eq!(factors.len(), self.channels, "a factor a channel");
+        let shape = (self.batch, self.height, self.width, self.channels);
+        Self::filled(shape, |out| {
+            let chunk = (CHUNK / self.channels.max(1)).max(1) * self.channels.max(1);
+            out.par_chunks_mut(chunk).zip(self.values().par_chunks(chunk)).for_each(|(out, x)| {
+                for ((out, x), factor) in out.iter_mut().zip(x).zip(factors.iter().cycle()) {
+                    *out = factor * x;
+                }
+            });
+        })
+    }
+
     /// The sum of two maps of the same shape.
     pub(crate) fn plus(&self, other: &Self) -> Self {
         assert_eq!(self.values().len(), other.values().len(), "sizes of a sum of maps");

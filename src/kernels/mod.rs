@@ -46,7 +46,7 @@ pub(crate) use operand::{Border, Operand, Preparation};
 pub use packed::{Arrangement, Packed, Precision};
 pub(crate) use packed::{Kept, WeightShape};
 pub use processor::Instructions;
-pub(crate) use product::{Finish, Windows, gated, multiply, multiply_gated};
+pub(crate) use product::{Finish, Term, Windows, multiply, multiply_all, multiply_gated};
 pub(crate) use quantised::GROUP;
 pub use quantised::Quantisation;
 pub(crate) use vector::widen;

@@ -326,11 +326,6 @@ impl Packed {
         }
     }
 
-    /// Which outputs lie side by side.
-    pub(crate) fn arrangement(&self) -> Arrangement {
-        self.arrangement
-    }
-
     /// Side of the kernel.
     pub(crate) fn kernel(&self) -> usize {
         self.side

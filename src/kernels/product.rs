@@ -61,16 +61,25 @@ struct Done<'a> {
     panel: usize,
 }
 
-/// One tile's rows: where they begin in the operand, and where they go.
+/// An operand and the weight that multiplies it. The sums of several terms are added up before anything is
+/// done with them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Term<'a> {
+    pub(crate) x: &'a Operand,
+    pub(crate) w: &'a Packed,
+    pub(crate) windows: Windows,
+}
+
+/// Where the rows of a tile go.
 struct Place {
-    offsets: [usize; ROWS],
     pixels: [usize; ROWS],
     samples: [usize; ROWS],
     count: usize,
 }
 
-/// A piece of the depth.
+/// A piece of the depth of a term.
 struct Block {
+    term: usize,
     segments: Vec<Segment>,
     from: usize,
     words: usize,
@@ -78,19 +87,20 @@ struct Block {
 
 /// The product with bias and residual: `[B, H', W', outputs]`.
 pub(crate) fn multiply(x: &Operand, w: &Packed, windows: Windows, finish: Finish<'_>) -> Map {
-    let factor = if windows.scatter.is_some() { 2 } else { 1 };
-    let shape = (x.batch, factor * windows.height, factor * windows.width, w.outputs());
-    Map::filled(shape, |out| multiply_into(x, w, windows, finish, out))
+    multiply_all(&[Term { x, w, windows }], finish)
 }
 
-/// As [`multiply`], into `out`: of a scattered product every fourth pixel is written.
-pub(super) fn multiply_into(
-    x: &Operand,
-    w: &Packed,
-    windows: Windows,
-    finish: Finish<'_>,
-    out: &mut [f32],
-) {
+/// The sum of the products of all terms, which have the same outputs and as many windows.
+pub(crate) fn multiply_all(terms: &[Term<'_>], finish: Finish<'_>) -> Map {
+    let Term { x, w, windows } = terms[0];
+    let factor = if windows.scatter.is_some() { 2 } else { 1 };
+    let shape = (x.batch, factor * windows.height, factor * windows.width, w.outputs());
+    Map::filled(shape, |out| multiply_into(terms, finish, out))
+}
+
+/// As [`multiply_all`], into `out`: of a scattered product every fourth pixel is written.
+pub(super) fn multiply_into(terms: &[Term<'_>], finish: Finish<'_>, out: &mut [f32]) {
+    let w = terms[0].w;
     let outputs = w.outputs();
     let zeros = vec![0f32; outputs];
     let bias = finish.bias.unwrap_or(&zeros);
@@ -98,7 +108,7 @@ pub(super) fn multiply_into(
     let add = finish.add.map(Map::values);
     assert!(add.is_none_or(|add| add.len() == out.len()), "size of a residual");
     let target = Shared(out.as_mut_ptr());
-    product(x, w, windows, |done: Done<'_>| {
+    product(terms, |done: Done<'_>| {
         let column = done.panel * COLUMNS;
         let columns = COLUMNS.min(outputs - column);
         let mut rows: [Row<'_>; ROWS] = Default::default();
@@ -119,19 +129,15 @@ pub(super) fn multiply_into(
     });
 }
 
-/// value · GELU(gate) of a gated weight's product, as the operand of the next product.
-pub(crate) fn multiply_gated(
-    x: &Operand,
-    w: &Packed,
-    bias: &[f32],
-    precision: Precision,
-) -> Operand {
+/// value · GELU(gate) of the sum of gated weights' products, as the operand of the next product.
+pub(crate) fn multiply_gated(terms: &[Term<'_>], bias: &[f32], precision: Precision) -> Operand {
+    let Term { x, w, .. } = terms[0];
     assert_eq!(w.arrangement, Arrangement::Gated, "the weight of a gated product");
     let outputs = w.outputs();
     let mut out = Operand::tokens((x.batch, x.height * x.width), outputs, precision);
     let pixel = out.pixel();
     let target = Shared(bytemuck::cast_slice_mut(out.words_mut()).as_mut_ptr());
-    product(x, w, Windows::all(x), |done: Done<'_>| {
+    product(terms, |done: Done<'_>| {
         let column = done.panel * w.panel_width();
         let columns = w.panel_width().min(outputs - column);
         let mut gated = [0f32; COLUMNS / 2];
@@ -156,11 +162,52 @@ pub(crate) fn multiply_gated(
     out
 }
 
-/// value · GELU(gate) of tokens whose channels are values, then gates, as the operand of a product.
-pub(crate) fn gated(x: &Map, precision: Precision) -> Operand {
-    let half = x.channels / 2;
-    let zeros = vec![0f32; half];
-    Operand::of_rows(x, half, precision, |x, out| gate_row(x.split_at(half), (&zeros, &zeros), out))
+impl<'a> Term<'a> {
+    /// Every pixel of `x` by itself: a linear layer.
+    pub(crate) fn all(x: &'a Operand, w: &'a Packed) -> Self {
+        Self { x, w, windows: Windows::all(x) }
+    }
+
+    /// Rows of the product.
+    fn rows(&self) -> usize {
+        self.x.batch * self.windows.height * self.windows.width
+    }
+
+    /// Numbers that are summed for one output.
+    fn depth(&self) -> usize {
+        let WeightShape { inputs, kernel, .. } = self.w.shape;
+        inputs * kernel * kernel
+    }
+
+    fn factors(&self) -> Factors {
+        Factors::of(self.x.precision, self.w.precision)
+    }
+
+    fn check(&self, first: &Self) {
+        let Self { x, w, windows } = self;
+        assert_eq!(x.channels, w.shape.inputs, "factors of a product");
+        assert_ne!(w.arrangement, Arrangement::Winograd, "places are multiplied by `winograd` alone");
+        let odd = self.factors() == Factors::Mixed && x.channels % 2 == 1;
+        assert!(!odd, "a weight in bf16 reads rows of f32 in pairs");
+        let reach =
+            |origin: usize, count: usize| origin + (count.max(1) - 1) * windows.stride + w.side;
+        let fits = reach(windows.origin.0, windows.height) <= x.height
+            && reach(windows.origin.1, windows.width) <= x.width;
+        assert!(fits || self.rows() == 0, "windows of a product reach beyond their operand");
+        let same = self.rows() == first.rows()
+            && w.shape.outputs == first.w.shape.outputs
+            && w.panel_width() == first.w.panel_width();
+        assert!(same, "terms of a product");
+    }
+
+    /// Where in the operand window `index` of all begins.
+    fn offset(&self, index: usize) -> usize {
+        let Self { x, windows, .. } = self;
+        let (line, column) = (index / windows.width, index % windows.width);
+        let (sample, y) = (line / windows.height, line % windows.height);
+        let row = sample * x.height + windows.origin.0 + y * windows.stride;
+        (row * x.width + windows.origin.1 + column * windows.stride) * x.pixel()
+    }
 }
 
 impl Windows {
@@ -185,25 +232,19 @@ impl Windows {
 }
 
 /// Computes all sums and hands each tile over once.
-fn product(x: &Operand, w: &Packed, windows: Windows, finish: impl Fn(Done<'_>) + Sync) {
-    assert_eq!(x.channels, w.shape.inputs, "factors of a product");
-    assert_ne!(w.arrangement, Arrangement::Winograd, "places are multiplied by `winograd` alone");
-    let reach = |origin: usize, count: usize| origin + (count.max(1) - 1) * windows.stride + w.side;
-    let fits = reach(windows.origin.0, windows.height) <= x.height
-        && reach(windows.origin.1, windows.width) <= x.width;
-    let total = x.batch * windows.height * windows.width;
+fn product(terms: &[Term<'_>], finish: impl Fn(Done<'_>) + Sync) {
+    let Term { w, windows, .. } = terms[0];
+    terms.iter().for_each(|term| term.check(&terms[0]));
+    let total = terms[0].rows();
     if total == 0 {
         return;
     }
-    assert!(fits, "windows of a product reach beyond their operand");
-    let WeightShape { outputs, inputs, kernel } = w.shape;
-    let kind = if kernel == 1 { KernelKind::Linear } else { KernelKind::Convolution };
-    let _clock = work::begin(kind, &[total, outputs, inputs, kernel * kernel]);
-    let factors = Factors::of(x.precision, w.precision);
-    let odd = factors == Factors::Mixed && x.channels % 2 == 1;
-    assert!(!odd, "a weight in bf16 reads rows of f32 in pairs");
-    let kernels = micro::kernels(factors, Instructions::used());
-    let blocks = blocks(x, w, factors);
+    let kind = if w.shape.kernel == 1 { KernelKind::Linear } else { KernelKind::Convolution };
+    let depth = terms.iter().map(Term::depth).sum();
+    let _clock = work::begin(kind, &[total, w.shape.outputs, depth]);
+    let kernels = |term: &Term<'_>| micro::kernels(term.factors(), Instructions::used());
+    let kernels: Vec<_> = terms.iter().map(kernels).collect();
+    let blocks: Vec<Block> = (0..terms.len()).flat_map(|i| blocks(i, &terms[i])).collect();
     let cuts = total.div_ceil(TASK);
     let rows = total.div_ceil(cuts).next_multiple_of(ROWS);
     let cuts = total.div_ceil(rows);
@@ -215,23 +256,32 @@ fn product(x: &Operand, w: &Packed, windows: Windows, finish: impl Fn(Done<'_>) 
         || (Buffer::new(rows * COLUMNS), Vec::new()),
         |(sums, room), task| {
             let start = task / groups * rows;
-            let places: Vec<Place> = (start..(start + rows).min(total))
-                .step_by(ROWS)
-                .map(|first| Place::new(x, &windows, first, total.min(start + rows)))
-                .collect();
+            let end = total.min(start + rows);
+            let tiles = || (start..end).step_by(ROWS);
+            let places: Vec<Place> =
+                tiles().map(|first| Place::new(&windows, first, end)).collect();
+            // Rows beyond the end repeat the last one; nobody reads their sums.
+            let offsets = |term: &Term<'_>| -> Vec<[usize; ROWS]> {
+                let row = |first: usize, r: usize| term.offset((first + r).min(end - 1));
+                let tile = |first| std::array::from_fn(|r| row(first, r));
+                tiles().map(tile).collect()
+            };
+            let offsets: Vec<_> = terms.iter().map(offsets).collect();
             let sums = sums.floats_mut();
             let first = task % groups * group;
             for panel in first..(first + group).min(panels) {
-                let parts = w.parts(panel);
-                let kernel = kernels[w.vectors(panel) / parts - 1];
                 for (b, block) in blocks.iter().enumerate() {
+                    let Term { x, w, .. } = terms[block.term];
+                    let parts = w.parts(panel);
+                    let kernel = kernels[block.term][w.vectors(panel) / parts - 1];
                     let unpacked = w.unpacked(panel, (block.from, block.words), room);
                     for part in 0..parts {
                         let weights = unpacked.unwrap_or_else(|| w.block(panel, part, block.from));
-                        let tiles = sums.chunks_exact_mut(ROWS * COLUMNS).zip(&places);
-                        for (sums, place) in tiles {
+                        let tiles = sums.chunks_exact_mut(ROWS * COLUMNS);
+                        let tiles = tiles.zip(&offsets[block.term]).zip(&places);
+                        for ((sums, offsets), place) in tiles {
                             let tile = Tile {
-                                rows: place.offsets.map(|at| x.words()[at..].as_ptr()),
+                                rows: offsets.map(|at| x.words()[at..].as_ptr()),
                                 segments: &block.segments,
                                 weights: weights.as_ptr(),
                                 out: sums[part * LANES..].as_mut_ptr(),
@@ -264,35 +314,27 @@ pub(super) fn depth(factors: Factors) -> usize {
 
 impl Place {
     /// Rows `first..` of all windows, six at most and below `end`.
-    fn new(x: &Operand, windows: &Windows, first: usize, end: usize) -> Self {
-        let mut place = Self {
-            offsets: [0; ROWS],
-            pixels: [0; ROWS],
-            samples: [0; ROWS],
-            count: ROWS.min(end - first),
-        };
-        let (height, width) = (windows.height, windows.width);
-        for r in 0..ROWS {
-            // Rows beyond the end repeat the last one; nobody reads their sums.
-            let index = (first + r).min(end - 1);
-            let (line, column) = (index / width, index % width);
-            let (sample, y) = (line / height, line % height);
-            let row = sample * x.height + windows.origin.0 + y * windows.stride;
-            place.offsets[r] =
-                (row * x.width + windows.origin.1 + column * windows.stride) * x.pixel();
-            place.samples[r] = sample;
+    fn new(windows: &Windows, first: usize, end: usize) -> Self {
+        let count = ROWS.min(end - first);
+        let mut place = Self { pixels: [0; ROWS], samples: [0; ROWS], count };
+        for r in 0..count {
+            let index = first + r;
+            let (line, column) = (index / windows.width, index % windows.width);
+            place.samples[r] = line / windows.height;
             place.pixels[r] = match windows.scatter {
                 None => index,
-                Some((dy, dx)) => (2 * line + dy) * 2 * width + 2 * column + dx,
+                Some((dy, dx)) => (2 * line + dy) * 2 * windows.width + 2 * column + dx,
             };
         }
         place
     }
 }
 
-/// The depth in pieces that are summed at once.
-fn blocks(x: &Operand, w: &Packed, factors: Factors) -> Vec<Block> {
-    let (side, words, depth) = (w.side, w.tap(), depth(factors));
+/// The depth of term `index` in pieces that are summed at once.
+fn blocks(index: usize, term: &Term<'_>) -> Vec<Block> {
+    let Term { x, w, .. } = term;
+    let (side, words, factors) = (w.side, w.tap(), term.factors());
+    let depth = depth(factors);
     let mut blocks: Vec<Block> = Vec::new();
     let mut room = 0;
     for tap in 0..side * side {
@@ -302,7 +344,8 @@ fn blocks(x: &Operand, w: &Packed, factors: Factors) -> Vec<Block> {
             // A tap is only cut when it is longer than a block.
             let whole = words - done;
             if room == 0 || (room < whole && whole <= depth) {
-                blocks.push(Block { segments: Vec::new(), from: tap * words + done, words: 0 });
+                let from = tap * words + done;
+                blocks.push(Block { term: index, segments: Vec::new(), from, words: 0 });
                 room = depth;
             }
             let count = whole.min(room);

@@ -230,7 +230,7 @@ fn gated_products_equal_the_plain_ones() {
             let map = Map::from_tokens(&x).unwrap();
             let operand = Operand::new(&[map], Preparation::default(), precision);
             let weights = packed(&weight, Arrangement::Gated, precision);
-            let gated = multiply_gated(&operand, &weights, &values(&bias), precision);
+            let gated = multiply_gated(&[Term::all(&operand, &weights)], &values(&bias), precision);
             // Read through a product with the identity.
             let identity = packed(
                 &Tensor::eye(half, DType::F32, &Device::Cpu).unwrap(),

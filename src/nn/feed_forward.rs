@@ -5,7 +5,7 @@ use super::feature::Form;
 use super::packed::PackedLayer;
 use super::{Feature, LayerNorm, Linear};
 use crate::error::Result;
-use crate::kernels::{Arrangement, Finish, Gelu, activated, gated, multiply_gated};
+use crate::kernels::{Finish, Gelu, activated};
 use crate::weights::{Products, Scope};
 
 /// x + down(value · GELU(gate)), value and gate being halves of one linear layer over norm(x).
@@ -46,12 +46,7 @@ impl FeedForward {
             Gate::Packed(gate) => {
                 let (x, down) = (x.map()?, self.down.packed()?);
                 let y = norm.operand(&x, gate.precision);
-                let y = match (gate.once(), &gate.bias) {
-                    (Some(weight), Some(bias)) if weight.arrangement() == Arrangement::Gated => {
-                        multiply_gated(&y, weight, bias, down.precision)
-                    }
-                    _ => gated(&gate.multiply(&y, Finish::default()), down.precision),
-                };
+                let y = gate.multiply_gated(&y, down.precision)?;
                 let finish = Finish { add: Some(&x), ..Finish::default() };
                 Ok(Feature::of_map(down.multiply(&y, finish)))
             }

@@ -1,10 +1,10 @@
 //! Floor 3. A layer's weight on the CPU: packed, with its bias and its low-rank branches.
 
 use super::Geometry;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernels::{
-    Arrangement, Doubled, Finish, Map, Operand, Packed, Precision, Preparation, Windows, multiply,
-    winograd,
+    Arrangement, Doubled, Finish, Map, Operand, Packed, Precision, Preparation, Term, Windows,
+    multiply, multiply_all, multiply_gated, winograd,
 };
 use crate::weights::{Branch, FactorKind, Scope};
 use candle_core::Tensor;
@@ -41,14 +41,15 @@ impl Kernel {
     }
 }
 
-/// `y += scale · up(down(x))` or `y += scale · up(mid(down(x)))`.
+/// `y += up(scales · down(x))` or `y += up(scales · mid(down(x)))`.
 #[derive(Debug, Clone)]
 struct PackedBranch {
     /// 1×1 when there is a `mid`, else as the layer's.
     down: Kernel,
     mid: Option<Kernel>,
+    /// Of every channel between the factors.
+    scales: Box<[f32]>,
     up: Packed,
-    scale: f32,
 }
 
 impl PackedLayer {
@@ -68,36 +69,22 @@ impl PackedLayer {
         } else {
             Kernel::Once(pack(Arrangement::Plain)?)
         };
-        let branches = scope.branches("weight");
-        let branches = branches.iter().map(|branch| PackedBranch::new(scope, branch, doubled, precision));
+        let branches = PackedBranch::all(scope, shape, Arrangement::Plain, doubled, precision)?;
         let bias = match scope.optional("bias", &shape[..1])? {
             Some(bias) => Some(floats(&bias)?),
             None => None,
         };
-        let branches = branches.collect::<Result<_>>()?;
         let precision = kernel.operands();
         Ok(Self { kernel, branches, bias, precision, geometry })
     }
 
     /// A linear layer whose outputs are values and gates: `[2·D, inputs]`.
-    ///
-    /// Gates with branches stay apart, because branches are added before the gate closes.
     pub(super) fn gated(scope: &Scope<'_>, shape: &[usize], precision: Precision) -> Result<Self> {
-        if !scope.branches("weight").is_empty() {
-            return Self::new(scope, shape, Geometry::POINT, false, precision);
-        }
         let kernel = Kernel::Once(scope.pack("weight", shape, Arrangement::Gated, precision)?);
+        let branches = PackedBranch::all(scope, shape, Arrangement::Gated, false, precision)?;
         let bias = Some(floats(&scope.tensor("bias", &shape[..1])?)?);
         let precision = kernel.operands();
-        Ok(Self { kernel, branches: Vec::new(), bias, precision, geometry: Geometry::POINT })
-    }
-
-    /// The weight of a layer without doubling.
-    pub(super) fn once(&self) -> Option<&Packed> {
-        match &self.kernel {
-            Kernel::Once(packed) => Some(packed),
-            Kernel::Doubled(_) | Kernel::Fast(_) => None,
-        }
+        Ok(Self { kernel, branches, bias, precision, geometry: Geometry::POINT })
     }
 
     /// The layer over `parts` beside each other.
@@ -122,30 +109,59 @@ impl PackedLayer {
         self.over(x, false, finish)
     }
 
-    fn over(&self, x: &Operand, doubling: bool, finish: Finish<'_>) -> Map {
-        let y = self.product(&self.kernel, x, doubling, self.first(finish));
-        self.branched(y, x, doubling, finish)
+    /// value · GELU(gate) of a layer made by [`gated`](Self::gated), in the precision of the next one's operands.
+    pub(super) fn multiply_gated(&self, x: &Operand, precision: Precision) -> Result<Operand> {
+        let (Kernel::Once(packed), Some(bias)) = (&self.kernel, &self.bias) else {
+            return Err(Error::Internal("a gated layer has one kernel and a bias".into()));
+        };
+        let hidden = self.all_hidden(x, false);
+        let terms = self.terms(Some(Term::all(x, packed)), &hidden);
+        Ok(multiply_gated(&terms, bias, precision))
     }
 
-    /// What is added to the layer's own product: its bias, if there is no other; branches are added
-    /// before the whole is scaled.
+    fn over(&self, x: &Operand, doubling: bool, finish: Finish<'_>) -> Map {
+        let Kernel::Once(packed) = &self.kernel else {
+            let y = self.product(&self.kernel, x, doubling, self.first(finish));
+            return self.branched(y, x, doubling, finish);
+        };
+        let finish = Finish { bias: finish.bias.or(self.bias.as_deref()), ..finish };
+        let windows = Windows::sliding(x, packed.kernel(), self.geometry.stride);
+        let hidden = self.all_hidden(x, doubling);
+        multiply_all(&self.terms(Some(Term { x, w: packed, windows }), &hidden), finish)
+    }
+
+    /// What is added to the layer's own product, if branches follow: they are added before the whole is
+    /// scaled.
     fn first<'a>(&'a self, finish: Finish<'a>) -> Finish<'a> {
         let scale = if self.branches.is_empty() { finish.scale } else { 1.0 };
         Finish { bias: finish.bias.or(self.bias.as_deref()), scale, ..finish }
     }
 
     /// `y` and the branches over `x`.
-    fn branched(&self, mut y: Map, x: &Operand, doubling: bool, finish: Finish<'_>) -> Map {
-        for (i, branch) in self.branches.iter().enumerate() {
-            // The thinnest place for the scale: factors then serve every strength.
-            let hidden = self.hidden(branch, x, doubling).mapped(|h| h * branch.scale);
-            let operand =
-                Operand::new(&[hidden], Preparation::default(), branch.up.operands());
-            let scale = if i + 1 == self.branches.len() { finish.scale } else { 1.0 };
-            let finish = Finish { bias: None, add: Some(&y), scale };
-            y = multiply(&operand, &branch.up, Windows::all(&operand), finish);
+    fn branched(&self, y: Map, x: &Operand, doubling: bool, finish: Finish<'_>) -> Map {
+        if self.branches.is_empty() {
+            return y;
         }
-        y
+        let hidden = self.all_hidden(x, doubling);
+        let finish = Finish { bias: None, add: Some(&y), ..finish };
+        multiply_all(&self.terms(None, &hidden), finish)
+    }
+
+    /// The layer's own term and those of its branches.
+    fn terms<'a>(&'a self, own: Option<Term<'a>>, hidden: &'a [Operand]) -> Vec<Term<'a>> {
+        let branches = self.branches.iter().zip(hidden).map(|(b, x)| Term::all(x, &b.up));
+        own.into_iter().chain(branches).collect()
+    }
+
+    /// What the `up` of every branch multiplies.
+    fn all_hidden(&self, x: &Operand, doubling: bool) -> Vec<Operand> {
+        let operand = |branch: &PackedBranch| {
+            let hidden = self.hidden(branch, x, doubling);
+            // The thinnest place for the scale: factors then serve every strength.
+            let hidden = hidden.scaled(&branch.scales);
+            Operand::new(&[hidden], Preparation::default(), branch.up.operands())
+        };
+        self.branches.iter().map(operand).collect()
     }
 
     /// What a branch's `up` multiplies.
@@ -176,39 +192,80 @@ impl PackedLayer {
 }
 
 impl PackedBranch {
-    /// Packs the factors beside the parameter `weight` of `scope`, unless another network has them packed.
+    /// The branches beside the parameter `weight` of `scope`: those without a core as one, so that neither
+    /// the input is read nor the output written for each of them.
+    fn all(
+        scope: &Scope<'_>,
+        shape: &[usize],
+        arrangement: Arrangement,
+        doubled: bool,
+        precision: Precision,
+    ) -> Result<Vec<Self>> {
+        let branches = scope.branches("weight");
+        let (cored, thin): (Vec<_>, Vec<_>) =
+            branches.iter().partition(|b| b.factors.shape(FactorKind::Mid).is_some());
+        let mut groups: Vec<Vec<&Branch>> = cored.into_iter().map(|branch| vec![branch]).collect();
+        if !thin.is_empty() {
+            groups.push(thin);
+        }
+        let new =
+            |group: &Vec<&Branch>| Self::new(scope, shape, group, arrangement, doubled, precision);
+        groups.iter().map(new).collect()
+    }
+
+    /// Packs the factors of `group` beside each other, unless another network has them packed.
+    ///
+    /// `shape`: of the layer's weight. `arrangement`: of its outputs.
     fn new(
         scope: &Scope<'_>,
-        branch: &Branch,
+        shape: &[usize],
+        group: &[&Branch],
+        arrangement: Arrangement,
         doubled: bool,
         precision: Precision,
     ) -> Result<Self> {
-        let factors = &*branch.factors;
+        let identity: Vec<&str> = group.iter().map(|branch| branch.factors.identity()).collect();
+        let identity = identity.join("\n");
+        let cored = group[0].factors.shape(FactorKind::Mid).is_some();
+        // A factor's numbers behind the first dimension: kernels of 1×1 are spelled in several ways.
+        let behind = |kind: FactorKind, rank: usize| match kind {
+            FactorKind::Up => vec![rank],
+            FactorKind::Down if cored => vec![shape[1]],
+            FactorKind::Down => shape[1..].to_vec(),
+            FactorKind::Mid => [&[rank], &shape[2..]].concat(),
+        };
+        let read = |branch: &&Branch, kind: FactorKind| -> Result<Tensor> {
+            let factor = branch.factors.read(kind)?;
+            let dims = [&[factor.dim(0)?][..], &behind(kind, branch.rank())].concat();
+            Ok(factor.reshape(dims)?)
+        };
         let pack = |kind: FactorKind, arrangement| {
-            let variant = format!("{} {kind:?}", factors.identity());
-            let shape = factors.shape(kind).unwrap_or_default();
             let make = || -> Result<Packed> {
-                Ok(Packed::from_tensor(&factors.read(kind)?, shape, arrangement, precision)?)
+                let factors: Vec<Tensor> =
+                    group.iter().map(|branch| read(branch, kind)).collect::<Result<_>>()?;
+                let joined = match factors.as_slice() {
+                    [one] => one.clone(),
+                    several => Tensor::cat(several, usize::from(kind == FactorKind::Up))?,
+                };
+                Ok(Packed::from_tensor(&joined, joined.dims(), arrangement, precision)?)
             };
-            scope.shared("weight", &variant, arrangement, precision, &make)
+            scope.shared("weight", &format!("{identity} {kind:?}"), arrangement, precision, &make)
         };
         let spatial = |kind: FactorKind| -> Result<Kernel> {
-            let kernel = factors.shape(kind).and_then(|shape| shape.get(2));
-            Ok(if doubled && kernel == Some(&3) {
+            Ok(if doubled {
                 Kernel::Doubled(Doubled::new(|y, x| pack(kind, Arrangement::Doubled(y, x)))?)
             } else {
                 Kernel::Once(pack(kind, Arrangement::Plain)?)
             })
         };
-        let (down, mid) = match factors.shape(FactorKind::Mid) {
-            Some(_) => {
-                let down = Kernel::Once(pack(FactorKind::Down, Arrangement::Plain)?);
-                (down, Some(spatial(FactorKind::Mid)?))
-            }
-            None => (spatial(FactorKind::Down)?, None),
+        let (down, mid) = if cored {
+            let down = Kernel::Once(pack(FactorKind::Down, Arrangement::Plain)?);
+            (down, Some(spatial(FactorKind::Mid)?))
+        } else {
+            (spatial(FactorKind::Down)?, None)
         };
-        let up = pack(FactorKind::Up, Arrangement::Plain)?;
-        Ok(Self { down, mid, up, scale: branch.scale })
+        let scales = group.iter().flat_map(|b| std::iter::repeat_n(b.scale, b.rank()));
+        Ok(Self { down, mid, scales: scales.collect(), up: pack(FactorKind::Up, arrangement)? })
     }
 }
 

@@ -53,6 +53,11 @@ pub struct DenseBranch {
 }
 
 impl Branch {
+    /// Channels between the factors.
+    pub fn rank(&self) -> usize {
+        self.factors.shape(FactorKind::Up).and_then(|up| up.get(1)).copied().unwrap_or(0)
+    }
+
     /// The factors as tensors.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 use super::super::packed::{Arrangement, Packed, WeightShape};
 use super::super::{Border, Doubled, Finish, Map, Operand, Preparation, Windows};
-use super::super::{multiply, multiply_gated, winograd};
+use super::super::{Term, multiply, multiply_gated, winograd};
 use super::*;
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
@@ -164,8 +164,8 @@ fn gated_blocks_equal_their_numbers() {
             let (ours, plain) = both(shape, Arrangement::Gated, precision, kind);
             let x = operand((1, 64, 1, 9), 0, precision);
             let bias = random(140, 1.0);
-            let ours = multiply_gated(&x, &ours, &bias, Precision::F32);
-            let plain = multiply_gated(&x, &plain, &bias, Precision::F32);
+            let ours = multiply_gated(&[Term::all(&x, &ours)], &bias, Precision::F32);
+            let plain = multiply_gated(&[Term::all(&x, &plain)], &bias, Precision::F32);
             let floats = |x: &Operand| bytemuck::cast_slice::<u32, f32>(x.words()).to_vec();
             let pairs = floats(&ours).into_iter().zip(floats(&plain));
             let worst = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
