@@ -8,10 +8,15 @@ use colora::family::ModelParts;
 use colora::lora::{
     AdapterFile, Apply, Dictionary, Lora, LoraStack, Overlay, ReadOptions, StackEntry, Strength,
 };
-use colora::weights::{Arrangement, Packed, Placement, Precision, Site, WeightSource};
+use colora::models::UNet;
+use colora::weights::{
+    Arrangement, Packed, Placement, Precision, Products, Resident, Scope, Site, Weight,
+    WeightSource,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A tiny base, and an adapter that changes every module that kohya trains.
 struct World {
@@ -184,4 +189,106 @@ fn parts_of_a_changed_weight_are_parts_of_the_whole() {
         let same = Packed::from_tensor(merged.base(), &shape, Arrangement::Plain, Precision::F32);
         assert_eq!(packed.bytes(), same.unwrap().bytes(), "{site} of {outputs} x {inputs}");
     }
+}
+
+/// A source that counts what it packs.
+#[derive(Debug)]
+struct Counting {
+    file: Arc<dyn WeightSource>,
+    resident: Resident,
+    packed: AtomicUsize,
+}
+
+impl Counting {
+    fn taken(&self) -> usize {
+        self.packed.swap(0, Ordering::Relaxed)
+    }
+}
+
+impl WeightSource for Counting {
+    fn get(&self, site: &Site, shape: &[usize]) -> colora::Result<Weight> {
+        self.resident.get(site, shape)
+    }
+
+    fn read_f32(&self, site: &Site, first: usize, out: &mut [f32]) -> colora::Result<()> {
+        self.file.read_f32(site, first, out)
+    }
+
+    fn shape(&self, site: &Site) -> Option<Vec<usize>> {
+        self.file.shape(site)
+    }
+
+    fn sites(&self) -> Vec<Site> {
+        self.file.sites()
+    }
+
+    fn device(&self) -> &candle_core::Device {
+        self.file.device()
+    }
+
+    fn dtype(&self, component: &str) -> candle_core::DType {
+        self.file.dtype(component)
+    }
+
+    fn products(&self, _: &str) -> Products {
+        Products::Packed(Precision::F32)
+    }
+
+    fn pack(
+        &self,
+        site: &Site,
+        shape: &[usize],
+        arrangement: Arrangement,
+        precision: Precision,
+    ) -> colora::Result<Packed> {
+        let make = || self.file.pack(site, shape, arrangement, precision);
+        self.shared(site, "", arrangement, precision, &make)
+    }
+
+    fn shared(
+        &self,
+        site: &Site,
+        variant: &str,
+        arrangement: Arrangement,
+        precision: Precision,
+        make: &dyn Fn() -> colora::Result<Packed>,
+    ) -> colora::Result<Packed> {
+        self.resident.shared(site, variant, arrangement, precision, &|| {
+            self.packed.fetch_add(1, Ordering::Relaxed);
+            make()
+        })
+    }
+}
+
+#[test]
+fn a_strength_that_changes_beside_the_weights_packs_nothing() {
+    let parts = ModelParts::open(&support::golden("sd15"), Placement::default(), None).unwrap();
+    let world = World::new("sd15");
+    let file = parts.source.clone();
+    let resident = Resident::new(file.clone());
+    let counting = Arc::new(Counting { file, resident, packed: AtomicUsize::new(0) });
+    let build = |strength: &str, apply| {
+        let strength: Strength = strength.parse().unwrap();
+        let stack = LoraStack::new(vec![StackEntry { lora: world.lora.clone(), strength }]);
+        let source: Arc<dyn WeightSource> = counting.clone();
+        let overlay =
+            Overlay::compose(source, &world.dictionary, &stack, apply, |part| part == "unet")
+                .unwrap();
+        UNet::new(&Scope::new(&overlay, "unet"), &parts.unet).unwrap()
+    };
+    let base = UNet::new(&Scope::new(&*counting, "unet"), &parts.unet).unwrap();
+    assert!(counting.taken() > 50);
+    let first = build("0.8", Apply::Bypass);
+    let factors = counting.taken();
+    assert!(factors > 50, "{factors} factors");
+    // The factors are those of the first network, which still lives.
+    let second = build("0.3", Apply::Bypass);
+    assert_eq!(counting.taken(), 0);
+    drop((first, second));
+    let _third = build("0.3", Apply::Bypass);
+    assert_eq!(counting.taken(), factors);
+    // Merged weights have to be made anew.
+    let _merged = build("0.3", Apply::Merge);
+    assert!(counting.taken() > 20);
+    drop(base);
 }

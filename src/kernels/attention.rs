@@ -324,4 +324,6 @@ impl Task<'_> {
     }
 }
 
-const _: () = assert!(KEYS.is_multiple_of(COLUMNS) && QUERIES.is_multiple_of(ROWS) && TOGETHER.is_multiple_of(ROWS));
+const _: () = assert!(
+    KEYS.is_multiple_of(COLUMNS) && QUERIES.is_multiple_of(ROWS) && TOGETHER.is_multiple_of(ROWS)
+);

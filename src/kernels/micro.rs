@@ -273,7 +273,8 @@ mod tests {
             let mut weights = self.weights.chunks_exact(COLUMNS);
             for segment in &self.segments {
                 for (k, w) in (0..segment.words).zip(&mut weights) {
-                    let x = &self.rows[row * STRIDE + segment.shift + self.factors.row_words() * k..];
+                    let x =
+                        &self.rows[row * STRIDE + segment.shift + self.factors.row_words() * k..];
                     let w = w[column];
                     let f = f32::from_bits;
                     let products = match self.factors {

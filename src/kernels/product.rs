@@ -186,7 +186,11 @@ impl<'a> Term<'a> {
     fn check(&self, first: &Self) {
         let Self { x, w, windows } = self;
         assert_eq!(x.channels, w.shape.inputs, "factors of a product");
-        assert_ne!(w.arrangement, Arrangement::Winograd, "places are multiplied by `winograd` alone");
+        assert_ne!(
+            w.arrangement,
+            Arrangement::Winograd,
+            "places are multiplied by `winograd` alone"
+        );
         let odd = self.factors() == Factors::Mixed && x.channels % 2 == 1;
         assert!(!odd, "a weight in bf16 reads rows of f32 in pairs");
         let reach =
@@ -234,7 +238,9 @@ impl Windows {
 /// Computes all sums and hands each tile over once.
 fn product(terms: &[Term<'_>], finish: impl Fn(Done<'_>) + Sync) {
     let Term { w, windows, .. } = terms[0];
-    terms.iter().for_each(|term| term.check(&terms[0]));
+    for term in terms {
+        term.check(&terms[0]);
+    }
     let total = terms[0].rows();
     if total == 0 {
         return;

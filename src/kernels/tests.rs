@@ -86,12 +86,15 @@ fn every_instruction_set_convolves() {
             let (x, weight) = (seen(&x, precision), seen(&weight, precision));
             let border = Border { near: 1, far: 1 };
             let how = Preparation { border, ..Preparation::default() };
-            let operand = Operand::new(&[Map::from_image(&x).unwrap()], how, precision);
             let weights = packed(&weight, Arrangement::Plain, precision);
-            let windows = Windows::sliding(&operand, 3, 1);
-            let ours = multiply(&operand, &weights, windows, Finish::default());
-            let plain = x.conv2d(&weight, 1, 1, 1, 1).unwrap();
-            assert!(error(&ours.to_image().unwrap(), &plain) < 1e-5);
+            // Both ways that weights in bf16 are multiplied.
+            for rows in [precision, weights.operands()] {
+                let operand = Operand::new(&[Map::from_image(&x).unwrap()], how, rows);
+                let windows = Windows::sliding(&operand, 3, 1);
+                let ours = multiply(&operand, &weights, windows, Finish::default());
+                let plain = x.conv2d(&weight, 1, 1, 1, 1).unwrap();
+                assert!(error(&ours.to_image().unwrap(), &plain) < 1e-5);
+            }
         }
     }
 }
@@ -243,6 +246,39 @@ fn gated_products_equal_the_plain_ones() {
             assert!(error(&ours, &plain) < limit);
         }
     }
+}
+
+#[test]
+fn several_terms_are_added_before_anything_is_done_with_the_sums() {
+    let _alone = SETTINGS.lock().unwrap();
+    let (bias, residual) = (random(&[70]), random(&[1, 70, 9, 7]));
+    for set in Instructions::ALL {
+        set.limit();
+        for precision in BOTH {
+            let factor = |shape: &[usize]| seen(&random(shape), precision);
+            let (x, weight) = (factor(&[1, 20, 9, 7]), factor(&[70, 20, 3, 3]));
+            let (hidden, up) = (factor(&[1, 6, 9, 7]), factor(&[70, 6, 1, 1]));
+            let plain = (x.conv2d(&weight, 1, 1, 1, 1).unwrap()
+                + hidden.conv2d(&up, 0, 1, 1, 1).unwrap())
+            .unwrap();
+            let plain = plain.broadcast_add(&bias.reshape((1, 70, 1, 1)).unwrap()).unwrap();
+            let plain = ((plain + &residual).unwrap() * 0.5).unwrap();
+            let weight = packed(&weight, Arrangement::Plain, precision);
+            let up = packed(&up, Arrangement::Plain, precision);
+            let border = Border { near: 1, far: 1 };
+            let how = Preparation { border, ..Preparation::default() };
+            let x = Operand::new(&[Map::from_image(&x).unwrap()], how, weight.operands());
+            let hidden = Map::from_image(&hidden).unwrap();
+            let hidden = Operand::new(&[hidden], Preparation::default(), up.operands());
+            let windows = Windows::sliding(&x, 3, 1);
+            let terms = [Term { x: &x, w: &weight, windows }, Term::all(&hidden, &up)];
+            let (bias, residual) = (values(&bias), Map::from_image(&residual).unwrap());
+            let finish = Finish { bias: Some(&bias), add: Some(&residual), scale: 0.5 };
+            let ours = multiply_all(&terms, finish).to_image().unwrap();
+            assert!(error(&ours, &plain) < 1e-5, "{set:?} {precision:?}");
+        }
+    }
+    Instructions::Avx512Bf16.limit();
 }
 
 #[test]

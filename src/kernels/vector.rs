@@ -4,6 +4,7 @@
 //! AVX-512, once for AVX2 with FMA and once for the build's own target.
 
 use super::packed::round;
+#[cfg(target_arch = "x86_64")]
 use super::processor::Instructions;
 #[cfg(target_arch = "x86_64")]
 use super::wide;
@@ -459,6 +460,7 @@ dispatched! {
 }
 
 /// Calls `$loop` with whether there is a scale, and whether there is SiLU, as constants.
+#[cfg(target_arch = "x86_64")]
 macro_rules! by_change {
     ($loop:ident, $x:ident, $change:ident, $channels:ident, $out:ident, $place:ident) => {{
         let affine = ($change.scale, $change.shift);

@@ -100,9 +100,8 @@ pub(super) unsafe fn mixed<const V: usize>(tile: Tile<'_>) {
 #[inline]
 unsafe fn read(from: *const u32) -> [uint32x4_t; QUARTERS] {
     // SAFETY: the caller's promise; a packed type needs no alignment.
-    let quarter = |v: usize| unsafe {
-        from.add(4 * v).cast::<Unaligned<uint32x4_t>>().read_volatile().0
-    };
+    let quarter =
+        |v: usize| unsafe { from.add(4 * v).cast::<Unaligned<uint32x4_t>>().read_volatile().0 };
     std::array::from_fn(quarter)
 }
 
