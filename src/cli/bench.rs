@@ -74,7 +74,8 @@ pub(super) struct Args {
     /// Worker threads on the CPU [default: one a core]
     #[arg(long, value_name = "N", help_heading = "Machine")]
     threads: Option<usize>,
-    /// Use no wider vector instructions than portable, avx2, avx512 or avx512-bf16 [default: the widest]
+    /// Use no wider vector instructions than portable, neon, avx2, avx512 or avx512-bf16
+    /// [default: the widest]
     #[arg(long, value_name = "SET", help_heading = "Machine")]
     cpu: Option<Instructions>,
     /// Keep as little in memory as possible, as of generate

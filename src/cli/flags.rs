@@ -117,8 +117,8 @@ pub(crate) struct Flags {
     /// auto, cpu, cuda, cuda:1 or metal [env: COLORA_DEVICE]
     #[arg(long, value_name = "DEVICE", help_heading = "Machine")]
     pub(crate) device: Option<DeviceChoice>,
-    /// f32, f16 or bf16 [env: COLORA_DTYPE] [default: by device]; on a CPU with AVX512-BF16, bf16 is
-    /// faster and smaller, f32 exact
+    /// f32, f16 or bf16 [env: COLORA_DTYPE] [default: by device]; on a CPU f32 is exact, and bf16 takes half the
+    /// memory, with AVX512-BF16 half the time
     #[arg(long, value_name = "TYPE", help_heading = "Machine")]
     pub(crate) dtype: Option<DTypeChoice>,
     /// Keep the UNet in q8_0 (half of bf16's memory) or q4_0 (a quarter) [default: as the file holds it]
@@ -127,7 +127,8 @@ pub(crate) struct Flags {
     /// Worker threads on the CPU [default: one a core]
     #[arg(long, value_name = "N", help_heading = "Machine")]
     pub(crate) threads: Option<usize>,
-    /// Use no wider vector instructions than portable, avx2, avx512 or avx512-bf16 [default: the widest]
+    /// Use no wider vector instructions than portable, neon, avx2, avx512 or avx512-bf16
+    /// [default: the widest]
     #[arg(long, value_name = "SET", help_heading = "Machine")]
     pub(crate) cpu: Option<Instructions>,
     /// Keep one network in memory at a time and, on the CPU, read the UNet block by block in every step: the
