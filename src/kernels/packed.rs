@@ -46,7 +46,7 @@ impl Precision {
     /// with.
     pub(crate) fn of_operands(self, inputs: usize) -> Self {
         let pairs = Instructions::used() >= Instructions::Avx512Bf16;
-        // The last number of an odd count shares its word with nothing that could be multiplied.
+        // Rows in f32 are then read in pairs.
         if self == Self::Bf16 && !pairs && inputs.is_multiple_of(2) { Self::F32 } else { self }
     }
 }
