@@ -129,7 +129,8 @@ pub(super) unsafe fn wide<const V: usize>(tile: Tile<'_>) {
     store_wide!(tile, sums);
 }
 
-/// One half after the other: two of each of four weights would not fit into the registers.
+/// One half after the other: two of each of four weights would not fit into the registers, and words that were
+/// kept for the second would push sums out of them, so they are read anew.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 pub(super) unsafe fn wide_mixed<const V: usize>(tile: Tile<'_>) {
     let mut sums = [[_mm512_setzero_ps(); V]; ROWS];
@@ -140,7 +141,9 @@ pub(super) unsafe fn wide_mixed<const V: usize>(tile: Tile<'_>) {
             let k = segment.shift + 2 * k;
             // SAFETY: the caller's promise about rows and weights.
             unsafe {
-                let word = |v: usize| _mm512_loadu_si512(weights.add(v * LANES).cast());
+                let word = |v: usize| {
+                    weights.add(v * LANES).cast::<Unaligned<__m512i>>().read_volatile().0
+                };
                 let low = |v| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(word(v)));
                 add_wide(&mut sums, &tile, k, std::array::from_fn(low));
                 let high = |v| _mm512_castsi512_ps(_mm512_and_si512(word(v), upper));
