@@ -92,11 +92,11 @@ impl std::fmt::Display for ImageSize {
 impl std::str::FromStr for ImageSize {
     type Err = Error;
 
-    /// Parses `512x768` (width first).
+    /// Parses `512x768` (width first), or `512` for a square.
     fn from_str(text: &str) -> Result<Self> {
-        let bad =
-            || Error::bad_request("size", text, "expected WIDTHxHEIGHT, for instance 512x768");
-        let (w, h) = text.split_once(['x', 'X', '×']).ok_or_else(bad)?;
+        let why = "expected WIDTHxHEIGHT, for instance 512x768, or one number for a square";
+        let bad = || Error::bad_request("size", text, why);
+        let (w, h) = text.split_once(['x', 'X', '×']).unwrap_or((text, text));
         let side = |s: &str| s.trim().parse::<usize>().map_err(|_| bad());
         Self::new(side(w)?, side(h)?)
     }
@@ -119,7 +119,10 @@ mod tests {
         assert!(matches!(ImageSize::new(80_000, 8), Err(Error::Limit { .. })));
         assert!(matches!(ImageSize::new(8192, 8192), Err(Error::Limit { .. })));
         assert!(ImageSize::new(8192, 2048).is_ok());
-        assert!("512".parse::<ImageSize>().is_err());
+        let square = ImageSize::new(512, 512).unwrap();
+        assert_eq!("512".parse::<ImageSize>().unwrap(), square);
+        assert!("x512".parse::<ImageSize>().is_err());
+        assert!("512x".parse::<ImageSize>().is_err());
         assert!("-8x8".parse::<ImageSize>().is_err());
     }
 }
