@@ -316,7 +316,7 @@ mod tests {
             "x|p|q",
             "x|p|-S|1.5",
             "x|p|--sampler|eulr",
-            "x|p|--size|8",
+            "x|p|--size|8x",
             "x|p|--size|8x8|-W|8",
             "x|p|--json|-0",
             "x|p|--device|gpu",
