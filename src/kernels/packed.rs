@@ -295,9 +295,7 @@ impl Packed {
         }
         let per_word = if self.precision == Precision::F32 { 1 } else { 2 };
         let row = tap * self.tap() + channel / per_word;
-        let (at, stride) = self.vector(panel, lane / LANES);
-        let words: &[u32] = bytemuck::cast_slice(&self.words);
-        let word = words[panel * COLUMNS * self.depth() + at + row * stride + lane % LANES];
+        let word = self.block(panel, lane / LANES, row)[lane % LANES];
         match (self.precision, channel % per_word) {
             (Precision::F32, _) => f32::from_bits(word),
             (Precision::Bf16, 0) => f32::from_bits(word << 16),
@@ -402,9 +400,9 @@ impl Packed {
         if self.narrow { self.vectors(panel) } else { 1 }
     }
 
-    /// Words `from..` of a part of `panel` of a plain weight: `[words, 16 · vectors of the part]`.
-    pub(super) fn block(&self, panel: usize, part: usize, from: usize) -> &[u32] {
-        let (at, stride) = self.vector(panel, part);
+    /// Words of `panel` of a plain weight from word `from` of `vector` on: `[words, 16 · vectors of a part]`.
+    pub(super) fn block(&self, panel: usize, vector: usize, from: usize) -> &[u32] {
+        let (at, stride) = self.vector(panel, vector);
         let words: &[u32] = bytemuck::cast_slice(&self.words);
         &words[panel * COLUMNS * self.depth() + at + from * stride..]
     }
