@@ -1,5 +1,5 @@
 //! Floor 1. The CPU's own operators: products of packed weights with channels-last activations, and
-//! everything that can be done on the way in and out of a product.
+//! everything that can be done on the way in and out of a product; and in `cuda` those of NVIDIA GPUs.
 //!
 //! Work is cut into tiles of fixed size, and the order of every sum depends on sizes alone, so results do
 //! not depend on the number of threads. Plain candle serves other devices, and is the tests' oracle.
@@ -11,6 +11,8 @@ mod algebra;
 mod arena;
 mod attention;
 mod ceiling;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 mod doubled;
 mod gelu;
 mod gemm;

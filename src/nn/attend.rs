@@ -1,8 +1,9 @@
 //! Floor 3. An attention layer with its norm and its residual.
 
-use super::attention::{attention, causal_mask};
+use super::attention::causal_mask;
 use super::feature::Form;
 use super::packed::PackedLayer;
+use super::plain;
 use super::{Feature, GroupNorm, LayerNorm, Linear};
 use crate::error::{Error, Result};
 use crate::kernels::{self, Finish, Heads, Map, Merging, Operand, Precision, Preparation};
@@ -54,14 +55,8 @@ impl Attend {
     ) -> Result<Feature> {
         if let Form::Plain(x) = &x.0 {
             let y = norm.forward(x)?;
-            let context = context.map_or(Ok(&y), Feature::plain)?;
-            let (q, k, v) =
-                (self.q.forward(&y)?, self.k.forward(context)?, self.v.forward(context)?);
-            let tokens = x.dim(1)?;
-            let seen = |mask: &Tensor| mask.narrow(0, 0, tokens)?.narrow(1, 0, tokens);
-            let mask = self.causal.as_ref().map(seen).transpose()?;
-            let y = self.out.forward(&attention(&q, &k, &v, self.heads, mask.as_ref())?)?;
-            return Ok(Feature(Form::Plain((x + y)?)));
+            let y = self.plain(&y, context.map_or(Ok(&y), Feature::plain)?, x)?;
+            return Ok(Feature(Form::Plain(y)));
         }
         let (x, precision) = (x.map()?, self.q.packed()?.precision);
         let y = norm.operand(&x, precision);
@@ -108,18 +103,26 @@ impl Attend {
 
     /// The pixels of images `[B, width, H, W]`, attending to themselves.
     pub fn image(&self, x: &Feature, norm: &GroupNorm) -> Result<Feature> {
-        if let Form::Plain(x) = &x.0 {
-            let tokens = norm.plain(x)?.flatten_from(2)?.transpose(1, 2)?.contiguous()?; // [B, N, C]
-            let (q, k, v) =
-                (self.q.forward(&tokens)?, self.k.forward(&tokens)?, self.v.forward(&tokens)?);
-            let y = self.out.forward(&attention(&q, &k, &v, self.heads, None)?)?;
-            return Ok(Feature(Form::Plain((x + y.transpose(1, 2)?.reshape(x.shape())?)?)));
+        if let Form::Plain(image) = &x.0 {
+            let tokens = norm.plain(image, false)?.flatten(1, 2)?; // [B, N, C]
+            let y = self.plain(&tokens, &tokens, &image.flatten(1, 2)?)?;
+            return Ok(Feature(Form::Plain(y.reshape(image.shape())?)));
         }
         let maps = x.maps()?;
         let affine = norm.affine(maps)?;
         let how = Preparation { affine: Some(&affine), ..Preparation::default() };
         let y = Operand::new(maps, how, self.q.packed()?.precision);
         self.packed(&x.map()?, &y, &y)
+    }
+
+    /// x + out(attention) of plain tensors.
+    fn plain(&self, y: &Tensor, context: &Tensor, x: &Tensor) -> Result<Tensor> {
+        let (q, k, v) =
+            (self.q.forward(y)?, self.k.forward(context)?, self.v.forward(context)?);
+        let tokens = y.dim(1)?;
+        let seen = |mask: &Tensor| mask.narrow(0, 0, tokens)?.narrow(1, 0, tokens);
+        let mask = self.causal.as_ref().map(seen).transpose()?;
+        self.out.plain(&plain::attention(&q, &k, &v, self.heads, mask.as_ref())?, Some(x))
     }
 
     fn packed(&self, x: &Map, y: &Operand, context: &Operand) -> Result<Feature> {

@@ -1,4 +1,4 @@
-//! Floor 3. Scaled dot-product attention of plain tensors.
+//! Floor 3. Scaled dot-product attention of plain tensors, by products and a softmax.
 
 use crate::error::Result;
 use candle_core::{DType, Device, Tensor};
@@ -10,7 +10,7 @@ const MAX_SCORES: usize = 64 << 20;
 ///
 /// `q`: `[B, N, D]`; `k`, `v`: `[B, T, D]`; `mask`: `[N, T]`, added to the scores. Returns
 /// `[B, N, D]`.
-pub fn attention(
+pub(super) fn scored(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,

@@ -1,6 +1,7 @@
 //! Floor 3. The convolution: the other place that looks inside a weight.
 
 use super::packed::{PackedLayer, floats};
+use super::plain::{self, Added};
 use super::{Feature, GroupNorm};
 use crate::error::Result;
 use crate::kernels::{Border, Finish, Preparation};
@@ -70,7 +71,13 @@ pub struct Conv2d(Form);
 
 #[derive(Debug, Clone)]
 enum Form {
-    Plain { weight: Tensor, branches: Arc<[DenseBranch]>, bias: Option<Tensor>, geometry: Geometry },
+    Plain {
+        /// `[outputs, k, k, inputs]`.
+        kernel: Tensor,
+        branches: Arc<[DenseBranch]>,
+        bias: Option<Tensor>,
+        geometry: Geometry,
+    },
     Packed(Box<PackedLayer>),
 }
 
@@ -122,8 +129,8 @@ impl Conv2d {
         }
         let weight = scope.weight("weight", shape)?;
         let bias = scope.optional("bias", &shape[..1])?;
-        let branches = weight.branches().into();
-        Ok(Self(Form::Plain { weight: square(weight.base())?, branches, bias, geometry }))
+        let branches = weight.branches().iter().map(arranged).collect::<Result<_>>()?;
+        Ok(Self(Form::Plain { kernel: plain::kernel(weight.base())?, branches, bias, geometry }))
     }
 
     /// The convolution of images `[B, inputs, H, W]`.
@@ -135,13 +142,16 @@ impl Conv2d {
     pub fn run(&self, x: &Feature, around: Around<'_>) -> Result<Feature> {
         match &self.0 {
             Form::Packed(layer) => run_packed(layer, x, around),
-            Form::Plain { weight, branches, bias, geometry } => {
+            Form::Plain { kernel, branches, bias, geometry } => {
                 let x = before(x.plain()?, around)?;
-                let mut y = convolve(&x, weight, bias.as_ref(), *geometry)?;
+                let mut y = plain::convolve(&x, kernel, *geometry)?;
                 for branch in &**branches {
                     y = (y + branch_output(&x, branch, *geometry)?)?;
                 }
-                Ok(Feature(super::feature::Form::Plain(after(y, around)?)))
+                let tensor = around.add.map(Feature::plain).transpose()?;
+                let added = Added { bias: bias.as_ref(), shift: around.shift, tensor };
+                let y = plain::finish(y, added, 1.0 / around.divisor)?;
+                Ok(Feature(super::feature::Form::Plain(y)))
             }
         }
     }
@@ -175,68 +185,32 @@ fn run_packed(layer: &PackedLayer, x: &Feature, around: Around<'_>) -> Result<Fe
 /// What happens to the input, by plain tensors.
 fn before(x: &Tensor, around: Around<'_>) -> Result<Tensor> {
     let x = match (around.norm, around.silu) {
-        (Some(norm), _) => norm.plain(x)?,
-        (None, _) => x.clone(),
+        (Some(norm), silu) => norm.plain(x, silu)?,
+        (None, true) => x.silu()?,
+        (None, false) => x.clone(),
     };
-    let x = if around.silu { x.silu()? } else { x };
-    Ok(match around.grown {
-        Some((height, width)) => x.upsample_nearest2d(height, width)?,
-        None => x,
-    })
+    around.grown.map_or(Ok(x.clone()), |sides| plain::grow(&x, sides))
 }
 
-/// What happens to the output.
-fn after(y: Tensor, around: Around<'_>) -> Result<Tensor> {
-    let y = match around.shift {
-        Some(shift) => y.broadcast_add(&shift.unsqueeze(2)?.unsqueeze(3)?)?,
-        None => y,
-    };
-    let y = match around.add {
-        Some(add) => (add.plain()? + y)?,
-        None => y,
-    };
-    Ok(if around.divisor == 1.0 { y } else { (y / around.divisor)? })
+/// The factors of a branch as kernels.
+fn arranged(branch: &DenseBranch) -> Result<DenseBranch> {
+    Ok(DenseBranch {
+        down: plain::kernel(&branch.down)?,
+        mid: branch.mid.as_ref().map(plain::kernel).transpose()?,
+        up: plain::kernel(&branch.up)?,
+        scale: branch.scale,
+    })
 }
 
 /// The spatial factor takes the geometry of the layer, the others are 1×1.
 fn branch_output(x: &Tensor, branch: &DenseBranch, geometry: Geometry) -> Result<Tensor> {
     let hidden = match &branch.mid {
         Some(mid) => {
-            let hidden = convolve(x, &square(&branch.down)?, None, Geometry::POINT)?;
-            convolve(&hidden, mid, None, geometry)?
+            let hidden = plain::convolve(x, &branch.down, Geometry::POINT)?;
+            plain::convolve(&hidden, mid, geometry)?
         }
-        None => convolve(x, &square(&branch.down)?, None, geometry)?, // [B, R, H', W']
+        None => plain::convolve(x, &branch.down, geometry)?, // [B, H', W', R]
     };
-    let y = convolve(&hidden, &square(&branch.up)?, None, Geometry::POINT)?;
+    let y = plain::convolve(&hidden, &branch.up, Geometry::POINT)?;
     Ok((y * f64::from(branch.scale))?)
-}
-
-/// A factor stored as a matrix is a 1×1 kernel.
-fn square(factor: &Tensor) -> Result<Tensor> {
-    Ok(if factor.rank() == 2 { factor.unsqueeze(2)?.unsqueeze(3)? } else { factor.clone() })
-}
-
-fn convolve(
-    x: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
-    geometry: Geometry,
-) -> Result<Tensor> {
-    let Geometry { kernel, padding, stride, far } = geometry;
-    let y = if geometry == Geometry::POINT {
-        // A product of matrices is faster than candle's convolution.
-        let (batch, _, height, width) = x.dims4()?;
-        let y = weight.flatten_from(1)?.broadcast_matmul(&x.flatten_from(2)?)?;
-        y.reshape((batch, (), height, width))?
-    } else if far == padding {
-        x.conv2d(weight, padding, stride, 1, 1)?
-    } else {
-        let x = x.pad_with_zeros(2, padding, far)?.pad_with_zeros(3, padding, far)?;
-        x.conv2d(weight, 0, stride, 1, 1)?
-    };
-    debug_assert_eq!(weight.dim(2)?, kernel);
-    match bias {
-        Some(bias) => Ok(y.broadcast_add(&bias.reshape((1, (), 1, 1))?)?),
-        None => Ok(y),
-    }
 }

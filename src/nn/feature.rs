@@ -11,9 +11,9 @@ pub struct Feature(pub(super) Form);
 
 #[derive(Debug, Clone)]
 pub(super) enum Form {
-    /// Images `[B, C, H, W]`, tokens `[B, N, C]`.
+    /// Images `[B, H, W, C]`, tokens `[B, N, C]`, contiguous.
     Plain(Tensor),
-    /// Channels last, on the CPU. Several maps stand for one with the channels of all.
+    /// On the CPU. Several maps stand for one with the channels of all.
     Maps(Vec<Map>),
 }
 
@@ -24,7 +24,7 @@ impl Feature {
     /// For a tensor of another rank.
     pub fn image(x: &Tensor, products: Products) -> Result<Self> {
         Ok(Self(match products {
-            Products::Plain => Form::Plain(x.clone()),
+            Products::Plain => Form::Plain(x.permute((0, 2, 3, 1))?.contiguous()?),
             Products::Packed(_) => Form::Maps(vec![Map::from_image(&x.to_dtype(DType::F32)?)?]),
         }))
     }
@@ -36,7 +36,7 @@ impl Feature {
     pub fn tokens(x: &Tensor, products: Products) -> Result<Self> {
         x.dims3()?;
         Ok(Self(match products {
-            Products::Plain => Form::Plain(x.clone()),
+            Products::Plain => Form::Plain(x.contiguous()?),
             Products::Packed(_) => Form::Maps(vec![Map::from_tokens(&x.to_dtype(DType::F32)?)?]),
         }))
     }
@@ -44,7 +44,7 @@ impl Feature {
     /// The images as a tensor `[B, C, H, W]`.
     pub fn to_image(&self) -> Result<Tensor> {
         match &self.0 {
-            Form::Plain(x) => Ok(x.clone()),
+            Form::Plain(x) => Ok(x.permute((0, 3, 1, 2))?.contiguous()?),
             Form::Maps(maps) => Ok(Map::joined(maps).to_image()?),
         }
     }
@@ -61,7 +61,7 @@ impl Feature {
     pub fn sides(&self) -> Result<(usize, usize)> {
         match &self.0 {
             Form::Plain(x) => {
-                let (_, _, height, width) = x.dims4()?;
+                let (_, height, width, _) = x.dims4()?;
                 Ok((height, width))
             }
             Form::Maps(maps) => Ok((maps[0].height, maps[0].width)),
@@ -72,14 +72,14 @@ impl Feature {
     pub fn beside(&self, other: &Self) -> Result<Self> {
         Ok(Self(match (&self.0, &other.0) {
             (Form::Maps(a), Form::Maps(b)) => Form::Maps([a.as_slice(), b].concat()),
-            _ => Form::Plain(Tensor::cat(&[self.to_image()?, other.to_image()?], 1)?),
+            _ => Form::Plain(Tensor::cat(&[self.plain()?, other.plain()?], 3)?),
         }))
     }
 
     /// Images as tokens, row by row.
     pub fn into_tokens(self) -> Result<Self> {
         Ok(Self(match self.0 {
-            Form::Plain(x) => Form::Plain(x.flatten_from(2)?.transpose(1, 2)?.contiguous()?),
+            Form::Plain(x) => Form::Plain(x.flatten(1, 2)?),
             maps @ Form::Maps(_) => maps,
         }))
     }
@@ -89,7 +89,7 @@ impl Feature {
         Ok(Self(match self.0 {
             Form::Plain(x) => {
                 let (batch, _, channels) = x.dims3()?;
-                Form::Plain(x.transpose(1, 2)?.reshape((batch, channels, height, width))?)
+                Form::Plain(x.reshape((batch, height, width, channels))?)
             }
             Form::Maps(maps) => {
                 Form::Maps(maps.iter().map(|map| map.arranged(height, width)).collect())
@@ -111,7 +111,7 @@ impl Feature {
             (Form::Maps(a), Form::Maps(b)) => {
                 Form::Maps(vec![Map::joined(a).plus(&Map::joined(b))])
             }
-            _ => Form::Plain((self.to_image()? + other.to_image()?)?),
+            _ => Form::Plain((self.plain()? + other.plain()?)?),
         }))
     }
 

@@ -1,10 +1,10 @@
 //! Floor 3. The MLPs of transformer blocks, with their norm and their residual.
 
-use super::activation::{geglu, gelu};
 use super::feature::Form;
 use super::packed::PackedLayer;
+use super::plain;
 use super::{Feature, LayerNorm, Linear};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernels::{Finish, Gelu, activated};
 use crate::weights::{Products, Scope};
 
@@ -40,8 +40,9 @@ impl FeedForward {
         match &self.gate {
             Gate::Plain(gate) => {
                 let x = x.plain()?;
-                let y = gate.forward(&norm.forward(x)?)?; // [B, N, 8·C]: value, then gate
-                Ok(Feature(Form::Plain((x + self.down.forward(&geglu(&y)?)?)?)))
+                let (y, bias) = gate.product(&norm.forward(x)?)?; // [B, N, 8·C]: value, then gate
+                let bias = bias.ok_or_else(|| Error::Internal("a gate without bias".into()))?;
+                Ok(Feature(Form::Plain(self.down.plain(&plain::gated(&y, bias)?, Some(x))?)))
             }
             Gate::Packed(gate) => {
                 let (x, down) = (x.map()?, self.down.packed()?);
@@ -72,8 +73,8 @@ impl Mlp {
     /// Tokens `[B, N, width]`, same out.
     pub fn forward(&self, x: &Feature, norm: &LayerNorm) -> Result<Feature> {
         if let Form::Plain(x) = &x.0 {
-            let y = gelu(&self.fc1.forward(&norm.forward(x)?)?, self.quick)?;
-            return Ok(Feature(Form::Plain((x + self.fc2.forward(&y)?)?)));
+            let y = plain::gelu(&self.fc1.forward(&norm.forward(x)?)?, self.quick)?;
+            return Ok(Feature(Form::Plain(self.fc2.plain(&y, Some(x))?)));
         }
         let (x, fc1, fc2) = (x.map()?, self.fc1.packed()?, self.fc2.packed()?);
         let kind = if self.quick { Gelu::Quick } else { Gelu::Exact };

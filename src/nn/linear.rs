@@ -2,6 +2,7 @@
 
 use super::Geometry;
 use super::packed::PackedLayer;
+use super::plain::{self, Added};
 use crate::error::{Error, Result};
 use crate::kernels::{Finish, Map, Operand, Preparation};
 use crate::weights::{DenseBranch, Products, Scope};
@@ -42,13 +43,7 @@ impl Linear {
     /// `x`: `[.., inputs]`. Returns `[.., outputs]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match &self.0 {
-            Form::Plain { weight, branches, bias } => {
-                let mut y = multiply(x, weight, bias.as_ref())?;
-                for branch in &**branches {
-                    y = (y + branch_output(x, branch)?)?;
-                }
-                Ok(y)
-            }
+            Form::Plain { .. } => self.plain(x, None),
             Form::Packed(layer) => {
                 let map = Map::from_tokens(&x.to_dtype(DType::F32)?)?;
                 let operand = Operand::new(&[map], Preparation::default(), layer.precision);
@@ -61,6 +56,24 @@ impl Linear {
         }
     }
 
+    /// As [`forward`](Self::forward) of plain tensors, plus `tensor`.
+    pub(super) fn plain(&self, x: &Tensor, tensor: Option<&Tensor>) -> Result<Tensor> {
+        let (y, bias) = self.product(x)?;
+        plain::finish(y, Added { bias, tensor, ..Added::default() }, 1.0)
+    }
+
+    /// As [`forward`](Self::forward) of plain tensors, and the bias apart.
+    pub(super) fn product(&self, x: &Tensor) -> Result<(Tensor, Option<&Tensor>)> {
+        let Form::Plain { weight, branches, bias } = &self.0 else {
+            return Err(Error::Internal("a packed layer among plain ones".into()));
+        };
+        let mut y = plain::multiply(x, weight)?;
+        for branch in &**branches {
+            y = (y + branch_output(x, branch)?)?;
+        }
+        Ok((y, bias.as_ref()))
+    }
+
     /// The packed weight of a layer that has one.
     pub(super) fn packed(&self) -> Result<&PackedLayer> {
         match &self.0 {
@@ -70,25 +83,9 @@ impl Linear {
     }
 }
 
-/// x·Wᵀ + b over the last dimension; leading dimensions are folded into one large product.
-fn multiply(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    let mut shape = x.dims().to_vec();
-    let inputs = shape.pop().unwrap_or(1);
-    shape.push(weight.dim(0)?);
-    let y = x.reshape(((), inputs))?.matmul(&weight.t()?)?;
-    let y = match bias {
-        Some(bias) => y.broadcast_add(bias)?,
-        None => y,
-    };
-    Ok(y.reshape(shape)?)
-}
-
 fn branch_output(x: &Tensor, branch: &DenseBranch) -> Result<Tensor> {
-    let matrix = |t: &Tensor| t.flatten_from(1);
-    let hidden = multiply(x, &matrix(&branch.down)?, None)?; // [.., R]
-    let hidden = match &branch.mid {
-        Some(mid) => multiply(&hidden, &matrix(mid)?, None)?,
-        None => hidden,
-    };
-    Ok((multiply(&hidden, &matrix(&branch.up)?, None)? * f64::from(branch.scale))?)
+    let by = |x: &Tensor, factor: &Tensor| plain::multiply(x, &factor.flatten_from(1)?);
+    let hidden = by(x, &branch.down)?; // [.., R]
+    let hidden = branch.mid.as_ref().map_or(Ok(hidden.clone()), |mid| by(&hidden, mid))?;
+    Ok((by(&hidden, &branch.up)? * f64::from(branch.scale))?)
 }

@@ -6,7 +6,6 @@
 //! Letters in shape comments, here and in `models`: B batch, C channels, H W pixels, h w latent
 //! cells, N tokens (h·w), T text tokens (77·k), D model width, A heads, K head width, R rank.
 
-mod activation;
 mod attend;
 mod attention;
 mod conv;
@@ -15,10 +14,10 @@ mod feed_forward;
 mod linear;
 mod norm;
 mod packed;
+mod plain;
 mod time;
 
 pub use attend::Attend;
-pub use attention::attention;
 pub use conv::{Around, Conv2d, Geometry};
 pub use feature::Feature;
 pub use feed_forward::{FeedForward, Mlp};

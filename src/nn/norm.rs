@@ -1,10 +1,11 @@
 //! Floor 3. Normalisation; statistics in f32 or finer, whatever the tensor's type.
 
 use super::packed::floats;
+use super::plain;
 use crate::error::Result;
 use crate::kernels::{self, Affine, Map, Operand, Precision};
 use crate::weights::{Products, Scope};
-use candle_core::{D, DType, Tensor};
+use candle_core::Tensor;
 use std::sync::Arc;
 
 /// Scale and shift of a norm.
@@ -41,7 +42,7 @@ impl LayerNorm {
     /// `x`: `[.., width]`, same shape out.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let Parameters { weight, bias, eps, .. } = &self.0;
-        Ok(candle_nn::ops::layer_norm(&x.contiguous()?, weight, bias, *eps as f32)?)
+        plain::layer_norm(x, (weight, bias), *eps)
     }
 
     /// The normed tokens.
@@ -82,20 +83,9 @@ impl GroupNorm {
         Ok(Affine::group_norm(parts, kernels::GroupNorm { weight, bias, groups, eps }))
     }
 
-    /// `x`: `[B, C, ..]`, same shape out.
-    pub(super) fn plain(&self, x: &Tensor) -> Result<Tensor> {
+    /// `x`: `[B, .., C]`, same shape out; SiLU behind it if so asked.
+    pub(super) fn plain(&self, x: &Tensor, silu: bool) -> Result<Tensor> {
         let Parameters { weight, bias, eps, .. } = &self.parameters;
-        let (shape, dtype) = (x.shape().clone(), x.dtype());
-        let (batch, channels) = (x.dim(0)?, x.dim(1)?);
-        // f16 sums overflow on real activations.
-        let grouped = x.to_dtype(DType::F32)?.reshape((batch, self.groups, ()))?; // [B, G, C/G·N]
-        let centred = grouped.broadcast_sub(&grouped.mean_keepdim(D::Minus1)?)?;
-        let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
-        let scale = (variance + *eps)?.sqrt()?.recip()?;
-        let normed =
-            centred.broadcast_mul(&scale)?.reshape((batch, channels, ()))?.to_dtype(dtype)?;
-        let weight = weight.reshape((1, channels, 1))?;
-        let bias = bias.reshape((1, channels, 1))?;
-        Ok(normed.broadcast_mul(&weight)?.broadcast_add(&bias)?.reshape(shape)?)
+        plain::group_norm(x, (weight, bias), self.groups, *eps, silu)
     }
 }

@@ -74,7 +74,7 @@ impl DeviceChoice {
                 .unwrap_or(Device::Cpu)),
             DeviceChoice::Cuda(index) => {
                 need(cfg!(feature = "cuda"), "CUDA", "cuda")?;
-                Device::new_cuda(index).map_err(|e| absent("CUDA", index, &e))
+                open_cuda(index).map_err(|e| absent("CUDA", index, &e))
             }
             DeviceChoice::Metal(index) => {
                 need(cfg!(feature = "metal"), "Metal", "metal")?;
@@ -82,6 +82,17 @@ impl DeviceChoice {
             }
         }
     }
+}
+
+#[cfg(feature = "cuda")]
+fn open_cuda(index: usize) -> candle_core::Result<Device> {
+    crate::kernels::cuda::open(index)
+}
+
+/// Says that there is none.
+#[cfg(not(feature = "cuda"))]
+fn open_cuda(index: usize) -> candle_core::Result<Device> {
+    Device::new_cuda(index)
 }
 
 fn need(present: bool, what: &str, feature: &str) -> Result<()> {

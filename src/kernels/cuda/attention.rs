@@ -1,0 +1,65 @@
+//! Floor 1. Attention with 16-bit floats whose scores never leave the registers.
+
+use super::Argument::{Address, Float, Number};
+use super::{Input, Output, device, launch, name_of, ptx, stream};
+use candle_core::cuda_backend::cudarc::driver::LaunchConfig;
+use candle_core::cuda_backend::cudarc::driver::sys::CUfunction_attribute_enum as FunctionAttribute;
+use candle_core::{DType, Error, Result, Tensor};
+
+/// Widths of heads that are compiled.
+const WIDTHS: [usize; 7] = [16, 32, 48, 64, 80, 128, 160];
+/// Warps of a block; each takes 16 queries.
+const WARPS: usize = 4;
+/// Keys that are in shared memory at once, twice.
+const KEYS: usize = 64;
+
+/// softmax(q·kᵀ/√K)·v over heads of `q [B, N, heads·K]`, `k` and `v [B, T, heads·K]`; nothing where this is not
+/// built: f32, heads that are too wide or no multiples of 8, cards before Ampere.
+pub(crate) fn attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    heads: usize,
+) -> Result<Option<Tensor>> {
+    let (batch, queries, inner) = q.dims3()?;
+    let keys = k.dim(1)?;
+    let width = inner / heads.max(1);
+    let Some(built) = WIDTHS.iter().find(|built| width <= **built) else { return Ok(None) };
+    let (major, _) = stream(q)?.context().compute_capability().map_err(Error::wrap)?;
+    if q.dtype() == DType::F32 || !width.is_multiple_of(8) || major < 8 || keys == 0 {
+        return Ok(None);
+    }
+    for other in [k, v] {
+        if other.dims() != [batch, keys, inner] || other.dtype() != q.dtype() {
+            return Err(Error::Msg(format!("{:?} among the keys of {:?}", other.shape(), q.shape())));
+        }
+    }
+    let (device, shape) = (device(q)?, q.shape().clone());
+    let name = format!("attention_{}_{built}", name_of(q.dtype())?);
+    let function = device.get_or_load_custom_func(&name, "colora_attention", ptx::ATTENTION)?;
+    let shared = (16 * WARPS + 4 * KEYS) * (built + 8) * q.dtype().size_in_bytes();
+    let attribute = FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+    function.set_attribute(attribute, shared as i32).map_err(Error::wrap)?;
+    let y = Output::new(&device, &shape, q.dtype())?;
+    let (q, k, v) = (Input::new(q)?, Input::new(k)?, Input::new(v)?);
+    let number = |n: usize| Number(n as i32);
+    let arguments = [
+        Address(q.address),
+        Address(k.address),
+        Address(v.address),
+        Address(y.address),
+        number(queries),
+        number(keys),
+        number(heads),
+        number(width),
+        Float(std::f32::consts::LOG2_E / (width as f32).sqrt()),
+    ];
+    let config = LaunchConfig {
+        grid_dim: (queries.div_ceil(16 * WARPS) as u32, heads as u32, batch as u32),
+        block_dim: (32 * WARPS as u32, 1, 1),
+        shared_mem_bytes: shared as u32,
+    };
+    // SAFETY: the arguments are the kernel's, of the sizes that were just checked.
+    unsafe { launch(&function, config, &arguments)? };
+    Ok(Some(y.tensor(shape)))
+}

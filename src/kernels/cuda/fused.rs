@@ -1,0 +1,212 @@
+//! Floor 1. Norms, activations and sums, one pass over memory each.
+
+use super::Argument::{Address, Count, Float, Number};
+use super::{Input, Output, device, launch, name_of, ptx};
+use candle_core::cuda_backend::CudaFunc;
+use candle_core::cuda_backend::cudarc::driver::LaunchConfig;
+use candle_core::{D, DType, Error, Result, Shape, Tensor};
+
+/// Threads of a block, as the kernels have them.
+const THREADS: usize = 256;
+/// Blocks that pass over a tensor together: a few for every multiprocessor.
+const BLOCKS: usize = 1024;
+/// Most parts of an image that are summed apart.
+const CHUNKS: usize = 128;
+/// Most groups of a norm.
+const GROUPS: usize = 64;
+
+/// A kernel of `fused.cu` for tensors of this type whose rows have `width` numbers, and how many numbers it
+/// takes at once.
+fn kernel(name: &str, x: &Tensor, width: usize) -> Result<(CudaFunc, usize)> {
+    let wide = 16 / x.dtype().size_in_bytes();
+    let (form, vector) =
+        if width.is_multiple_of(wide) { ("wide", wide) } else { ("single", 1) };
+    let name = format!("{name}_{}_{form}", name_of(x.dtype())?);
+    let device = x.device().as_cuda_device()?;
+    Ok((device.get_or_load_custom_func(&name, "colora_fused", ptx::FUSED)?, vector))
+}
+
+fn blocks(grid: (usize, usize)) -> LaunchConfig {
+    LaunchConfig {
+        grid_dim: (grid.0 as u32, grid.1 as u32, 1),
+        block_dim: (THREADS as u32, 1, 1),
+        shared_mem_bytes: 0,
+    }
+}
+
+/// For a kernel that passes over `count` numbers, `vector` at once.
+fn passes(count: usize, vector: usize) -> LaunchConfig {
+    blocks((count.div_ceil(vector * THREADS).clamp(1, BLOCKS), 1))
+}
+
+/// Batch, pixels and channels of `[B, .., C]`.
+fn sides(x: &Tensor) -> Result<(usize, usize, usize)> {
+    let (batch, channels) = (x.dim(0)?, x.dim(D::Minus1)?);
+    Ok((batch, x.elem_count() / (batch * channels).max(1), channels))
+}
+
+fn expect(x: &Tensor, width: usize, dtype: DType) -> Result<()> {
+    if x.elem_count() == width && x.dtype() == dtype {
+        return Ok(());
+    }
+    Err(Error::Msg(format!("{:?} of {:?} where {width} of {dtype:?} belong", x.shape(), x.dtype())))
+}
+
+/// Group norm of `[B, .., C]`, and SiLU behind it if so asked.
+pub(crate) fn group_norm(
+    x: &Tensor,
+    (weight, bias): (&Tensor, &Tensor),
+    groups: usize,
+    eps: f64,
+    silu: bool,
+) -> Result<Tensor> {
+    let (batch, pixels, channels) = sides(x)?;
+    if groups == 0 || groups > GROUPS || !channels.is_multiple_of(groups) {
+        return Err(Error::Msg(format!("a group norm of {channels} channels in {groups} groups")));
+    }
+    expect(weight, channels, x.dtype())?;
+    expect(bias, channels, x.dtype())?;
+    let (device, shape) = (device(x)?, x.shape().clone());
+    let chunks = pixels.div_ceil(4).clamp(1, CHUNKS);
+    let sums = Output::new(&device, &Shape::from((batch, chunks, groups, 2)), DType::F32)?;
+    let y = Output::new(&device, &shape, x.dtype())?;
+    let (first, _) = kernel("group_sums", x, channels)?;
+    let (second, _) = kernel("group_norm", x, channels)?;
+    let (from, weight, bias) = (Input::new(x)?, Input::new(weight)?, Input::new(bias)?);
+    let number = |n: usize| Number(n as i32);
+    let parts = pixels.div_ceil(4).clamp(1, BLOCKS / batch.clamp(1, BLOCKS));
+    // SAFETY: the arguments are the kernels', of the sizes that were just checked.
+    unsafe {
+        let arguments =
+            [Address(from.address), Address(sums.address), number(pixels), number(channels), number(groups)];
+        launch(&first, blocks((chunks, batch)), &arguments)?;
+        let arguments = [
+            Address(from.address),
+            Address(sums.address),
+            Address(weight.address),
+            Address(bias.address),
+            Address(y.address),
+            number(pixels),
+            number(channels),
+            number(groups),
+            number(chunks),
+            Float(eps as f32),
+            Number(i32::from(silu)),
+        ];
+        launch(&second, blocks((parts, batch)), &arguments)?;
+    }
+    Ok(y.tensor(shape))
+}
+
+/// Layer norm over the last dimension.
+pub(crate) fn layer_norm(
+    x: &Tensor,
+    (weight, bias): (&Tensor, &Tensor),
+    eps: f64,
+) -> Result<Tensor> {
+    let width = x.dim(D::Minus1)?;
+    expect(weight, width, x.dtype())?;
+    expect(bias, width, x.dtype())?;
+    let (rows, shape) = (x.elem_count() / width.max(1), x.shape().clone());
+    let y = Output::new(&device(x)?, &shape, x.dtype())?;
+    let (function, _) = kernel("layer_norm", x, width)?;
+    let (from, weight, bias) = (Input::new(x)?, Input::new(weight)?, Input::new(bias)?);
+    let arguments = [
+        Address(from.address),
+        Address(weight.address),
+        Address(bias.address),
+        Address(y.address),
+        Count(rows as i64),
+        Number(width as i32),
+        Float(eps as f32),
+    ];
+    let config = blocks((rows.div_ceil(THREADS / 32).max(1), 1));
+    // SAFETY: the arguments are the kernel's, of the sizes that were just checked.
+    unsafe { launch(&function, config, &arguments)? };
+    Ok(y.tensor(shape))
+}
+
+/// (x + bias + shift + added) · scale, where `bias [C]`, `shift [B, C]` and `added`, shaped as `x [B, .., C]`,
+/// may each be absent.
+pub(crate) fn finish(
+    x: &Tensor,
+    bias: Option<&Tensor>,
+    shift: Option<&Tensor>,
+    added: Option<&Tensor>,
+    scale: f64,
+) -> Result<Tensor> {
+    let (batch, pixels, channels) = sides(x)?;
+    for (part, size) in [(bias, channels), (shift, batch * channels), (added, x.elem_count())] {
+        part.map_or(Ok(()), |part| expect(part, size, x.dtype()))?;
+    }
+    let shape = x.shape().clone();
+    let y = Output::new(&device(x)?, &shape, x.dtype())?;
+    let (function, vector) = kernel("finish", x, channels)?;
+    let locked = |part: Option<&'_ Tensor>| part.cloned();
+    let (bias, shift, added) = (locked(bias), locked(shift), locked(added));
+    let from = Input::new(x)?;
+    let [bias, shift, added] = [&bias, &shift, &added]
+        .map(|part| part.as_ref().map(Input::new).transpose());
+    let (bias, shift, added) = (bias?, shift?, added?);
+    let arguments = [
+        Address(from.address),
+        Address(Input::address_of(bias.as_ref())),
+        Address(Input::address_of(shift.as_ref())),
+        Address(Input::address_of(added.as_ref())),
+        Address(y.address),
+        Count(shape.elem_count() as i64),
+        Number(channels as i32),
+        Count((pixels * channels) as i64),
+        Float(scale as f32),
+    ];
+    // SAFETY: the arguments are the kernel's, of the sizes that were just checked.
+    unsafe { launch(&function, passes(shape.elem_count(), vector), &arguments)? };
+    Ok(y.tensor(shape))
+}
+
+/// value · GELU(gate) of x + bias, value and gate being the halves of the last dimension.
+pub(crate) fn gated(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    let width = x.dim(D::Minus1)? / 2;
+    expect(bias, 2 * width, x.dtype())?;
+    let mut sides = x.dims().to_vec();
+    if let Some(last) = sides.last_mut() {
+        *last = width;
+    }
+    let shape = Shape::from(sides);
+    let y = Output::new(&device(x)?, &shape, x.dtype())?;
+    let (function, vector) = kernel("gated", x, width)?;
+    let (from, bias) = (Input::new(x)?, Input::new(bias)?);
+    let arguments = [
+        Address(from.address),
+        Address(bias.address),
+        Address(y.address),
+        Count(shape.elem_count() as i64),
+        Number(width as i32),
+    ];
+    // SAFETY: the arguments are the kernel's, of the sizes that were just checked.
+    unsafe { launch(&function, passes(shape.elem_count(), vector), &arguments)? };
+    Ok(y.tensor(shape))
+}
+
+/// Images `[B, H, W, C]` grown to other sides by nearest neighbours.
+pub(crate) fn grow(x: &Tensor, (height, width): (usize, usize)) -> Result<Tensor> {
+    let (batch, rows, columns, channels) = x.dims4()?;
+    let shape = Shape::from((batch, height, width, channels));
+    let y = Output::new(&device(x)?, &shape, x.dtype())?;
+    let (function, vector) = kernel("grow", x, channels)?;
+    let from = Input::new(x)?;
+    let number = |n: usize| Number(n as i32);
+    let arguments = [
+        Address(from.address),
+        Address(y.address),
+        Count(shape.elem_count() as i64),
+        number(channels),
+        number(rows),
+        number(columns),
+        number(height),
+        number(width),
+    ];
+    // SAFETY: the arguments are the kernel's, of these sizes.
+    unsafe { launch(&function, passes(shape.elem_count(), vector), &arguments)? };
+    Ok(y.tensor(shape))
+}
