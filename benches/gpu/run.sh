@@ -1,53 +1,87 @@
 #!/bin/sh
 # On the machine with the GPU, from the repository's root:
-#   sh benches/gpu/run.sh DIST OUT [PYTHON]
-# DIST is what build.sh made, or both carry files unpacked (PYTHON's libraries serve then). Parity first (goldens in f32 within the CPU's limits; f16 and bf16 by PSNR),
-# then seconds a picture of random full-size models beside diffusers on the same card, in alternation.
-# PYTHON has the packages of training/requirements.txt with CUDA; without it only colora runs.
-# Everything goes to OUT as text; one call takes less than ten minutes.
+#   sh benches/gpu/run.sh DIST OUT PYTHON PART...
+# DIST is what build.sh made, or its carry file unpacked (the libraries of PYTHON's torch serve then); PYTHON has
+# torch with CUDA, diffusers and transformers. Everything goes to OUT as text. Parts:
+#   parity        every operator beside the CPU's; goldens in f32 within the CPU's limits, f16 and bf16 by PSNR
+#   pictures      the starter model, with and without LoRAs
+#   sd15, sdxl    random models of full size beside diffusers on the same card, in alternation
+#   compile-sd15, compile-sdxl    diffusers with torch.compile (minutes)
+#   profile       what every kernel of a picture takes (needs ncu)
 set -eu
 dist=$(cd "$1" && pwd)
 out=$2
-python=${3:-}
+python=$3
+shift 3
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 cd "$(dirname "$0")/../.."
 libraries=$dist/lib
-if [ ! -d "$libraries" ] && [ -n "$python" ]; then
-    # Only the programs and curand were carried: torch of the same CUDA family brings the other libraries.
+if [ ! -e "$libraries/libcublas.so.13" ]; then
     libraries=$("$python" -c '
 import glob, sysconfig
-print(":".join(glob.glob(sysconfig.get_paths()["purelib"] + "/nvidia/*/lib")))'):/usr/local/cuda/lib64:$dist
+print(":".join(glob.glob(sysconfig.get_paths()["purelib"] + "/nvidia/*/lib")))'):/usr/local/cuda/lib64
 fi
-export LD_LIBRARY_PATH="$libraries:${LD_LIBRARY_PATH:-}"
+models=${MODELS:-$out/models}
 nvidia-smi > "$out/card.txt" 2>&1 || true
-"$dist/colora" doctor > "$out/doctor.txt" 2>&1 || true
 
-COLORA_TEST_DEVICE=cuda COLORA_ROOT="$PWD" "$dist/parity_device" --nocapture > "$out/parity.txt" 2>&1 ||
-    echo "parity failed: see $out/parity.txt"
+colora() { LD_LIBRARY_PATH="$libraries:${LD_LIBRARY_PATH:-}" "$dist/colora" "$@"; }
 
-"$dist/colora" generate "a red apple" -S 1 --device cuda -o "$out/apple.png" --force --json > "$out/starter.json"
-"$dist/colora" generate "a wizard, flat style" -l wizard -l flat:0.8 -S 1 --device cuda \
-    -o "$out/wizard.png" --force --json >> "$out/starter.json"
-
-[ -n "$python" ] || exit 0
-picture() { # model, size, steps, dtype
-    "$dist/colora" -m "$1" "a red fox in the snow" -N blurry --sampler euler --schedule discrete \
-        -s "$3" -g 7.5 --size "$2x$2" -S 1 --device cuda --dtype "$4" --json --force -o "$out/fox.png"
+tests() { # program, arguments
+    program=$1
+    shift
+    LD_LIBRARY_PATH="$libraries:${LD_LIBRARY_PATH:-}" COLORA_TEST_DEVICE=cuda COLORA_ROOT="$PWD" \
+        CARGO_MANIFEST_DIR="$PWD" "$dist/$program" --nocapture --test-threads 1 "$@" > "$out/$program.txt" 2>&1 ||
+        echo "$program failed: see $program.txt"
 }
-for which in sd15 sdxl; do
-    model=$out/model-$which
+
+model() { # sd15 or sdxl
+    [ -d "$models/$1" ] || "$python" benches/peers/make_fullsize.py "$models/$1" "$1" > "$out/make.txt" 2>&1
     size=512
-    if [ "$which" = sdxl ]; then size=1024; fi
-    [ -d "$model" ] || "$python" benches/peers/make_fullsize.py "$model" "$which" > /dev/null 2>&1
-    for round in 1 2 3; do
-        for dtype in f16 bf16 f32; do
-            picture "$model" "$size" 20 "$dtype" >> "$out/$which-colora.json" 2>> "$out/errors.txt" || true
-            "$python" benches/peers/diffusers_bench.py "$model" --size "$size" --steps 20 \
-                --dtype "$dtype" --device cuda >> "$out/$which-diffusers.json" 2>> "$out/errors.txt" || true
+    if [ "$1" = sdxl ]; then size=1024; fi
+}
+
+ours() { # model, dtype
+    colora bench -m "$models/$1" --size "$size" --steps 20 --repeat 3 --device cuda --dtype "$2" --json \
+        >> "$out/$1.json" 2>> "$out/errors.txt" || echo "colora $1 $2 failed: see errors.txt"
+}
+
+theirs() { # model, dtype, arguments
+    of=$1 dtype=$2
+    shift 2
+    "$python" benches/peers/diffusers_bench.py "$models/$of" --size "$size" --steps 20 --repeat 3 \
+        --device cuda --dtype "$dtype" "$@" >> "$out/$of.json" 2>> "$out/errors.txt" ||
+        echo "diffusers $of $dtype failed: see errors.txt"
+}
+
+for part in "$@"; do
+    case $part in
+    parity)
+        tests unit_tests nn::plain
+        tests parity_device
+        ;;
+    pictures)
+        colora generate "a red apple" -S 1 --device cuda -o "$out/apple.png" --force --json > "$out/starter.json" || true
+        colora generate "a wizard, flat style" -l wizard -l flat:0.8 -S 1 --device cuda -o "$out/wizard.png" \
+            --force --json >> "$out/starter.json" || true
+        ;;
+    sd15 | sdxl)
+        model "$part"
+        for dtype in ${DTYPES:-f16 bf16 f32}; do
+            ours "$part" "$dtype"
+            theirs "$part" "$dtype"
         done
-    done
-    "$python" benches/peers/diffusers_bench.py "$model" --size "$size" --steps 20 --dtype f16 \
-        --device cuda --compile >> "$out/$which-diffusers.json" 2>> "$out/errors.txt" || true
-    rm -rf "$model"
+        ;;
+    compile-*)
+        model "${part#compile-}"
+        theirs "${part#compile-}" f16 --compile
+        ;;
+    profile)
+        model sd15
+        LD_LIBRARY_PATH="$libraries:${LD_LIBRARY_PATH:-}" ncu --clock-control none --csv --page raw \
+            --metrics gpu__time_duration.sum "$dist/colora" bench -m "$models/sd15" --size 512 --steps 2 \
+            --device cuda --dtype f16 --json > "$out/profile.csv" 2> "$out/profile.txt" || echo "no profile"
+        ;;
+    esac
 done
+"$python" benches/gpu/table.py "$out"

@@ -117,8 +117,7 @@ impl Attend {
 
     /// x + out(attention) of plain tensors.
     fn plain(&self, y: &Tensor, context: &Tensor, x: &Tensor) -> Result<Tensor> {
-        let (q, k, v) =
-            (self.q.forward(y)?, self.k.forward(context)?, self.v.forward(context)?);
+        let (q, k, v) = (self.q.forward(y)?, self.k.forward(context)?, self.v.forward(context)?);
         let tokens = y.dim(1)?;
         let seen = |mask: &Tensor| mask.narrow(0, 0, tokens)?.narrow(1, 0, tokens);
         let mask = self.causal.as_ref().map(seen).transpose()?;

@@ -170,3 +170,6 @@ pub(super) fn attention(
     }
     scored(q, k, v, heads, mask)
 }
+
+#[cfg(test)]
+mod tests;

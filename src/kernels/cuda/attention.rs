@@ -1,7 +1,7 @@
 //! Floor 1. Attention with 16-bit floats whose scores never leave the registers.
 
 use super::Argument::{Address, Float, Number};
-use super::{Input, Output, device, launch, name_of, ptx, stream};
+use super::{Input, Kernel, Output, device, name_of, ptx};
 use candle_core::cuda_backend::cudarc::driver::LaunchConfig;
 use candle_core::cuda_backend::cudarc::driver::sys::CUfunction_attribute_enum as FunctionAttribute;
 use candle_core::{DType, Error, Result, Tensor};
@@ -25,21 +25,26 @@ pub(crate) fn attention(
     let keys = k.dim(1)?;
     let width = inner / heads.max(1);
     let Some(built) = WIDTHS.iter().find(|built| width <= **built) else { return Ok(None) };
-    let (major, _) = stream(q)?.context().compute_capability().map_err(Error::wrap)?;
+    let device = device(q)?;
+    let (major, _) = device.cuda_stream().context().compute_capability().map_err(Error::wrap)?;
     if q.dtype() == DType::F32 || !width.is_multiple_of(8) || major < 8 || keys == 0 {
         return Ok(None);
     }
     for other in [k, v] {
         if other.dims() != [batch, keys, inner] || other.dtype() != q.dtype() {
-            return Err(Error::Msg(format!("{:?} among the keys of {:?}", other.shape(), q.shape())));
+            return Err(Error::Msg(format!(
+                "{:?} among the keys of {:?}",
+                other.shape(),
+                q.shape()
+            )));
         }
     }
-    let (device, shape) = (device(q)?, q.shape().clone());
+    let shape = q.shape().clone();
     let name = format!("attention_{}_{built}", name_of(q.dtype())?);
-    let function = device.get_or_load_custom_func(&name, "colora_attention", ptx::ATTENTION)?;
+    let kernel = Kernel::new(q, &name, ("colora_attention", ptx::ATTENTION))?;
     let shared = (16 * WARPS + 4 * KEYS) * (built + 8) * q.dtype().size_in_bytes();
     let attribute = FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-    function.set_attribute(attribute, shared as i32).map_err(Error::wrap)?;
+    kernel.function.set_attribute(attribute, shared as i32).map_err(Error::wrap)?;
     let y = Output::new(&device, &shape, q.dtype())?;
     let (q, k, v) = (Input::new(q)?, Input::new(k)?, Input::new(v)?);
     let number = |n: usize| Number(n as i32);
@@ -60,6 +65,6 @@ pub(crate) fn attention(
         shared_mem_bytes: shared as u32,
     };
     // SAFETY: the arguments are the kernel's, of the sizes that were just checked.
-    unsafe { launch(&function, config, &arguments)? };
+    unsafe { kernel.launch(config, &arguments)? };
     Ok(Some(y.tensor(shape)))
 }

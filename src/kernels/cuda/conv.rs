@@ -8,7 +8,6 @@ use candle_core::{CudaDevice, DType, Error, Result, Shape, Tensor};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::c_int;
-use std::sync::Arc;
 
 /// Convolution of `[B, H, W, C]` with `weight [outputs, k, k, C]` (contiguous both), zeros around it.
 pub(crate) fn convolve(
@@ -83,13 +82,12 @@ impl Planner {
 
     fn run(&mut self, device: &CudaDevice, problem: Problem, addresses: [u64; 3]) -> Result<()> {
         let handle = self.handle;
-        let plan = match self.plans.get(&problem) {
-            Some(plan) => plan,
-            None => {
-                let plan = Plan::new(handle, problem).map_err(failed)?;
-                tracing::debug!(?problem.x, ?problem.y, algorithm = ?plan.algorithm, plan.memory, "convolution");
-                self.plans.entry(problem).or_insert(plan)
-            }
+        let plan = if let Some(plan) = self.plans.get(&problem) {
+            plan
+        } else {
+            let plan = Plan::new(handle, problem).map_err(failed)?;
+            tracing::debug!(?problem.x, ?problem.y, algorithm = ?plan.algorithm, plan.memory, "convolution");
+            self.plans.entry(problem).or_insert(plan)
         };
         let stream = device.cuda_stream();
         // SAFETY: it is written before it is read, by the library.
@@ -217,7 +215,12 @@ impl Plan {
             // SAFETY: the caller's promise.
             let memory = unsafe {
                 result::get_convolution_forward_workspace_size(
-                    handle, self.x, self.w, self.how, self.y, candidate.algo,
+                    handle,
+                    self.x,
+                    self.w,
+                    self.how,
+                    self.y,
+                    candidate.algo,
                 )
             };
             if let Ok(memory) = memory {

@@ -1,8 +1,7 @@
 //! Floor 1. Norms, activations and sums, one pass over memory each.
 
 use super::Argument::{Address, Count, Float, Number};
-use super::{Input, Output, device, launch, name_of, ptx};
-use candle_core::cuda_backend::CudaFunc;
+use super::{Input, Kernel, Output, device, name_of, ptx};
 use candle_core::cuda_backend::cudarc::driver::LaunchConfig;
 use candle_core::{D, DType, Error, Result, Shape, Tensor};
 
@@ -17,13 +16,11 @@ const GROUPS: usize = 64;
 
 /// A kernel of `fused.cu` for tensors of this type whose rows have `width` numbers, and how many numbers it
 /// takes at once.
-fn kernel(name: &str, x: &Tensor, width: usize) -> Result<(CudaFunc, usize)> {
+fn kernel(name: &str, x: &Tensor, width: usize) -> Result<(Kernel, usize)> {
     let wide = 16 / x.dtype().size_in_bytes();
-    let (form, vector) =
-        if width.is_multiple_of(wide) { ("wide", wide) } else { ("single", 1) };
+    let (form, vector) = if width.is_multiple_of(wide) { ("wide", wide) } else { ("single", 1) };
     let name = format!("{name}_{}_{form}", name_of(x.dtype())?);
-    let device = x.device().as_cuda_device()?;
-    Ok((device.get_or_load_custom_func(&name, "colora_fused", ptx::FUSED)?, vector))
+    Ok((Kernel::new(x, &name, ("colora_fused", ptx::FUSED))?, vector))
 }
 
 fn blocks(grid: (usize, usize)) -> LaunchConfig {
@@ -77,9 +74,14 @@ pub(crate) fn group_norm(
     let parts = pixels.div_ceil(4).clamp(1, BLOCKS / batch.clamp(1, BLOCKS));
     // SAFETY: the arguments are the kernels', of the sizes that were just checked.
     unsafe {
-        let arguments =
-            [Address(from.address), Address(sums.address), number(pixels), number(channels), number(groups)];
-        launch(&first, blocks((chunks, batch)), &arguments)?;
+        let arguments = [
+            Address(from.address),
+            Address(sums.address),
+            number(pixels),
+            number(channels),
+            number(groups),
+        ];
+        first.launch(blocks((chunks, batch)), &arguments)?;
         let arguments = [
             Address(from.address),
             Address(sums.address),
@@ -93,7 +95,7 @@ pub(crate) fn group_norm(
             Float(eps as f32),
             Number(i32::from(silu)),
         ];
-        launch(&second, blocks((parts, batch)), &arguments)?;
+        second.launch(blocks((parts, batch)), &arguments)?;
     }
     Ok(y.tensor(shape))
 }
@@ -122,7 +124,7 @@ pub(crate) fn layer_norm(
     ];
     let config = blocks((rows.div_ceil(THREADS / 32).max(1), 1));
     // SAFETY: the arguments are the kernel's, of the sizes that were just checked.
-    unsafe { launch(&function, config, &arguments)? };
+    unsafe { function.launch(config, &arguments)? };
     Ok(y.tensor(shape))
 }
 
@@ -145,8 +147,8 @@ pub(crate) fn finish(
     let locked = |part: Option<&'_ Tensor>| part.cloned();
     let (bias, shift, added) = (locked(bias), locked(shift), locked(added));
     let from = Input::new(x)?;
-    let [bias, shift, added] = [&bias, &shift, &added]
-        .map(|part| part.as_ref().map(Input::new).transpose());
+    let [bias, shift, added] =
+        [&bias, &shift, &added].map(|part| part.as_ref().map(Input::new).transpose());
     let (bias, shift, added) = (bias?, shift?, added?);
     let arguments = [
         Address(from.address),
@@ -160,7 +162,7 @@ pub(crate) fn finish(
         Float(scale as f32),
     ];
     // SAFETY: the arguments are the kernel's, of the sizes that were just checked.
-    unsafe { launch(&function, passes(shape.elem_count(), vector), &arguments)? };
+    unsafe { function.launch(passes(shape.elem_count(), vector), &arguments)? };
     Ok(y.tensor(shape))
 }
 
@@ -184,7 +186,7 @@ pub(crate) fn gated(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
         Number(width as i32),
     ];
     // SAFETY: the arguments are the kernel's, of the sizes that were just checked.
-    unsafe { launch(&function, passes(shape.elem_count(), vector), &arguments)? };
+    unsafe { function.launch(passes(shape.elem_count(), vector), &arguments)? };
     Ok(y.tensor(shape))
 }
 
@@ -207,6 +209,6 @@ pub(crate) fn grow(x: &Tensor, (height, width): (usize, usize)) -> Result<Tensor
         number(width),
     ];
     // SAFETY: the arguments are the kernel's, of these sizes.
-    unsafe { launch(&function, passes(shape.elem_count(), vector), &arguments)? };
+    unsafe { function.launch(passes(shape.elem_count(), vector), &arguments)? };
     Ok(y.tensor(shape))
 }

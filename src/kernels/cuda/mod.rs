@@ -9,8 +9,6 @@ mod attention;
 #[cfg(feature = "cudnn")]
 mod conv;
 mod fused;
-#[cfg(test)]
-mod tests;
 
 pub(crate) use attention::attention;
 #[cfg(feature = "cudnn")]
@@ -18,21 +16,22 @@ pub(crate) use conv::convolve;
 pub(crate) use fused::{finish, gated, group_norm, grow, layer_norm};
 
 use candle_core::backend::{BackendDevice, BackendStorage};
+use candle_core::cuda_backend::CudaStorageSlice;
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaStream, DevicePtr, LaunchConfig, PushKernelArg, sys,
+    CudaFunction, CudaStream, DevicePtr, LaunchConfig, PushKernelArg, sys,
 };
-use candle_core::cuda_backend::{CudaFunc, CudaStorageSlice};
 use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, CudaStorage, DType, Device, Error, Layout, Result, Shape, Storage};
 use candle_core::{StorageRef, Tensor};
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 mod ptx {
-    #![allow(missing_docs)]
+    #![allow(missing_docs, unreachable_pub)]
     include!(concat!(env!("OUT_DIR"), "/ptx.rs"));
 }
 
-/// Opens a GPU.
+/// The GPU of this number, opened once.
 ///
 /// All threads share one stream, so that what one of them uploads is there for the others; and freed memory
 /// stays with the process, because asking for it anew costs milliseconds.
@@ -40,22 +39,31 @@ mod ptx {
 /// # Errors
 /// What the driver says.
 pub(crate) fn open(index: usize) -> Result<Device> {
+    static OPEN: Mutex<BTreeMap<usize, Device>> = Mutex::new(BTreeMap::new());
+    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(device) = open.get(&index) {
+        return Ok(device.clone());
+    }
     let device = Device::new_cuda_with_stream(index)?;
     let cuda = device.as_cuda_device()?;
     // SAFETY: events only matter between several streams; this device has one.
     unsafe { cuda.disable_event_tracking() };
-    let stream = cuda.cuda_stream();
-    let mut everything = u64::MAX;
-    let mut pool = std::ptr::null_mut();
-    // SAFETY: the context of the stream is alive, and both calls write only to what they are given. A driver
-    // without pools refuses, and then nothing is kept.
+    keep_freed_memory(&cuda.cuda_stream());
+    open.insert(index, device.clone());
+    Ok(device)
+}
+
+/// Drivers without pools of memory refuse; then nothing is kept.
+fn keep_freed_memory(stream: &CudaStream) {
+    let (mut everything, mut pool) = (u64::MAX, std::ptr::null_mut());
+    let threshold = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    // SAFETY: the context of the stream is alive, and both calls write only to what they are given.
     unsafe {
-        if sys::cuDeviceGetDefaultMemPool(&raw mut pool, stream.context().cu_device()).result().is_ok() {
-            let threshold = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        let found = sys::cuDeviceGetDefaultMemPool(&raw mut pool, stream.context().cu_device());
+        if found.result().is_ok() {
             let _ = sys::cuMemPoolSetAttribute(pool, threshold, (&raw mut everything).cast());
         }
     }
-    Ok(device)
 }
 
 /// A contiguous tensor on a GPU, locked, and where it is.
@@ -84,7 +92,8 @@ impl<'a> Input<'a> {
 
 fn start(layout: &Layout) -> Result<usize> {
     let offsets = layout.contiguous_offsets();
-    let (first, _) = offsets.ok_or_else(|| Error::Msg("a contiguous tensor was expected".into()))?;
+    let (first, _) =
+        offsets.ok_or_else(|| Error::Msg("a contiguous tensor was expected".into()))?;
     Ok(first)
 }
 
@@ -126,10 +135,6 @@ fn device(tensor: &Tensor) -> Result<CudaDevice> {
     Ok(tensor.device().as_cuda_device()?.clone())
 }
 
-fn stream(tensor: &Tensor) -> Result<Arc<CudaStream>> {
-    Ok(tensor.device().as_cuda_device()?.cuda_stream())
-}
-
 /// How kernels call a float type.
 fn name_of(dtype: DType) -> Result<&'static str> {
     match dtype {
@@ -149,21 +154,36 @@ enum Argument {
     Float(f32),
 }
 
-/// Starts a kernel.
-///
-/// # Safety
-/// The arguments must be those of the kernel, with memory of the sizes that it assumes.
-unsafe fn launch(function: &CudaFunc, config: LaunchConfig, arguments: &[Argument]) -> Result<()> {
-    let mut builder = function.builder();
-    for argument in arguments {
-        match argument {
-            Argument::Address(x) => builder.arg(x),
-            Argument::Count(x) => builder.arg(x),
-            Argument::Number(x) => builder.arg(x),
-            Argument::Float(x) => builder.arg(x),
-        };
+/// A compiled function and where it runs.
+struct Kernel {
+    function: CudaFunction,
+    stream: Arc<CudaStream>,
+}
+
+impl Kernel {
+    /// The function `name` of a module of PTX, on the tensor's GPU.
+    fn new(tensor: &Tensor, name: &str, (module, ptx): (&str, &str)) -> Result<Self> {
+        let device = tensor.device().as_cuda_device()?;
+        let function = device.get_or_load_custom_func(name, module, ptx)?.into_cuda_function();
+        Ok(Self { function, stream: device.cuda_stream() })
     }
-    // SAFETY: the caller's promise.
-    unsafe { builder.launch(config) }.map_err(Error::wrap)?;
-    Ok(())
+
+    /// Starts it.
+    ///
+    /// # Safety
+    /// The arguments must be those of the function, with memory of the sizes that it assumes.
+    unsafe fn launch(&self, config: LaunchConfig, arguments: &[Argument]) -> Result<()> {
+        let mut builder = self.stream.launch_builder(&self.function);
+        for argument in arguments {
+            match argument {
+                Argument::Address(x) => builder.arg(x),
+                Argument::Count(x) => builder.arg(x),
+                Argument::Number(x) => builder.arg(x),
+                Argument::Float(x) => builder.arg(x),
+            };
+        }
+        // SAFETY: the caller's promise.
+        unsafe { builder.launch(config) }.map_err(Error::wrap)?;
+        Ok(())
+    }
 }

@@ -1,0 +1,69 @@
+"""Tables of what run.sh left in a folder.
+
+    python table.py OUT
+"""
+
+import collections
+import csv
+import json
+import pathlib
+import re
+import statistics
+import sys
+
+
+def seconds(spread):
+    return spread["median"]
+
+
+def rows(lines):
+    """(who, dtype) to medians: text, step, decode, a picture of 20 steps."""
+    found = collections.defaultdict(lambda: collections.defaultdict(list))
+    for line in map(json.loads, lines):
+        if line.get("peer"):
+            kind = "diffusers" + (" compiled" if line["compile"] else "")
+            parts = found[kind, line["dtype"]]
+            parts["text"].append(line["text_s"])
+            parts["step"] += line["step_s"]
+            parts["decode"].append(line["decode_s"])
+        else:
+            parts, summary = found["colora", line["dtype"]], line["summary"]
+            parts["text"].append(seconds(summary["encode"]))
+            parts["step"].append(seconds(summary["step"]))
+            parts["decode"].append(seconds(summary["decode"]))
+    for (who, dtype), parts in found.items():
+        text, step, decode = (statistics.median(parts[name]) for name in ("text", "step", "decode"))
+        yield f"{who:20} {dtype:5} {text:8.4f} {step:8.4f} {decode:8.4f} {text + 20 * step + decode:8.3f}"
+
+
+def profile(path):
+    """The kernels that take the most time in all."""
+    lines = [line for line in path.read_text(errors="replace").splitlines() if line.startswith('"')]
+    total = collections.Counter()
+    count = collections.Counter()
+    for row in csv.DictReader(lines):
+        try:
+            time = float(row["gpu__time_duration.sum"].replace(",", ""))
+        except (KeyError, ValueError, AttributeError):
+            continue
+        name = re.sub(r"<.*|\(.*", "", row["Kernel Name"])[:90]
+        total[name] += time
+        count[name] += 1
+    for name, time in total.most_common(40):
+        yield f"{time:14.1f} {count[name]:6} {name}"
+
+
+def main(folder):
+    folder = pathlib.Path(folder)
+    for which in ("sd15", "sdxl"):
+        path = folder / f"{which}.json"
+        if path.exists():
+            print(f"{which:26} {'text s':>8} {'step s':>8} {'decode s':>8} {'picture':>8}")
+            print(*rows(path.read_text().splitlines()), sep="\n")
+    path = folder / "profile.csv"
+    if path.exists():
+        print(*profile(path), sep="\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
