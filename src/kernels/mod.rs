@@ -28,6 +28,7 @@ mod packed;
 mod processor;
 mod product;
 mod quantised;
+mod rounding;
 #[cfg(target_arch = "x86_64")]
 mod wide;
 pub(crate) mod winograd;
@@ -51,6 +52,7 @@ pub use processor::Instructions;
 pub(crate) use product::{Finish, Term, Windows, multiply, multiply_all, multiply_gated};
 pub(crate) use quantised::GROUP;
 pub use quantised::Quantisation;
+pub(crate) use rounding::Rounding;
 pub(crate) use vector::widen;
 pub(crate) use work::done as work_done;
 pub use work::{KernelKind, Work};

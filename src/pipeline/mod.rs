@@ -10,6 +10,7 @@ mod device;
 mod event;
 mod measure;
 mod network;
+mod replay;
 mod request;
 mod steps;
 
@@ -183,6 +184,7 @@ impl Options {
             unets: Recent::new(self.stacks),
             // Features are small beside networks.
             conditions: Recent::new(16),
+            replays: Arc::default(),
             memory: self.memory,
         })
     }
@@ -280,12 +282,14 @@ pub struct Pipeline {
     towers: Recent<TextTowers>,
     unets: Recent<UNet>,
     conditions: Recent<Conditioning>,
+    replays: Arc<replay::Replays>,
     memory: Memory,
 }
 
 impl Drop for Pipeline {
     /// Networks go first, and then the memory that they leave for others.
     fn drop(&mut self) {
+        self.replays.clear();
         self.text.clear();
         self.towers.clear();
         self.unet.clear();
@@ -393,6 +397,7 @@ impl Pipeline {
         cancel: &Cancel,
     ) -> Result<Steps<'_>> {
         cancel.check()?;
+        let _working = replay::working();
         let cast = self.cast(plan, observer)?;
         cancel.check()?;
         Steps::new(self, plan, index, cast, cancel.clone())
@@ -460,6 +465,7 @@ impl Pipeline {
 
     /// The half that makes pictures of latents.
     fn decoder(&self, observer: &dyn Observer) -> Result<Arc<Vae>> {
+        let _working = replay::working();
         self.decoder.get(|| {
             observer.event(&Event::Loading { component: "VAE" });
             Vae::decoder(&Scope::new(&*self.base, "vae"), &self.parts.vae)
@@ -478,6 +484,7 @@ impl Pipeline {
     /// All steps of a picture are done; `last`: of the plan's last picture.
     fn steps_done(&self, last: bool) {
         if self.memory == Memory::Low || (self.memory == Memory::Save && last) {
+            self.replays.clear();
             self.unet.clear();
             self.unets.clear();
             self.encoder.clear();
@@ -491,6 +498,12 @@ impl Pipeline {
             self.decoder.clear();
         }
         self.release();
+    }
+
+    /// While it lives, GPUs may round the factors of f32 products where everything else is of 16 bits: the
+    /// autoencoder needs f32 for its range alone.
+    fn rounding(&self) -> impl Drop {
+        kernels::Rounding::new(self.parts.source.dtype("unet") != DType::F32)
     }
 
     /// Gives memory back that the next stage can hardly use.
@@ -511,6 +524,8 @@ impl Pipeline {
         mut progress: impl FnMut(usize, usize) -> Result<()>,
     ) -> Result<Picture> {
         let vae = self.decoder(observer)?;
+        let _working = replay::working();
+        let _rounded = self.rounding();
         let pixels = if tile {
             vae.decode_tiled(latents, Tiling::default(), progress)?
         } else {

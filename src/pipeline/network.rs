@@ -1,6 +1,7 @@
 //! Floor 5. The network of one phase as a denoiser: conditioned, guided, and with what it remembers from
 //! step to step.
 
+use super::replay::Replays;
 use super::{Memory, Pipeline, Plan};
 use crate::conditioning::Conditioning;
 use crate::error::{Error, Result};
@@ -65,6 +66,7 @@ impl<'a> Network<'a> {
                 dtype,
                 merge_tokens: plan.merge_tokens,
                 reuse: (plan.reuse > 1).then(|| Reuse::new(plan.reuse, clock.clone())),
+                replays: pipeline.replays.clone(),
             };
             let kind: PredictionKind = pipeline.parts.scheduler.prediction_type;
             Ok(Predictor::new(model, kind, pipeline.table.clone(), sigmas))
@@ -126,6 +128,7 @@ struct BoundUNet {
     extra: Option<Tensor>,
     dtype: DType,
     reuse: Option<Reuse>,
+    replays: Arc<Replays>,
     merge_tokens: f64,
 }
 
@@ -178,7 +181,7 @@ impl NoiseModel for BoundUNet {
         };
         match &self.reuse {
             Some(reuse) => reuse.predict(&self.unet, input),
-            None => self.unet.forward(input),
+            None => self.replays.predict(&self.unet, input),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::adapters::Cast;
 use super::network::{Clock, Network};
+use super::replay::working;
 use super::{Cancel, Event, Generated, Observer, Pipeline, Plan, Silent, Timings};
 use crate::error::{Error, Result};
 use crate::lora::StepWindow;
@@ -10,6 +11,9 @@ use crate::rng::{Noise, TorchCpu};
 use crate::sampling::{Denoiser, Integrator, Mean, Sigmas};
 use candle_core::Tensor;
 use std::time::Instant;
+
+/// Steps that are left at least when their evaluation is recorded, which takes about as long as one.
+const WORTH_RECORDING: usize = 3;
 
 /// What a step leaves to look at.
 #[derive(Debug, Clone)]
@@ -165,6 +169,10 @@ impl<'a> Steps<'a> {
         self.cancel.check()?;
         let begin = Instant::now();
         self.clock.set(self.done);
+        if self.sigmas.steps() - self.done >= WORTH_RECORDING {
+            self.pipeline.replays.record();
+        }
+        let _working = working();
         let guided = self.interval.is_none_or(|w| w.active(self.done, self.sigmas.steps()));
         let acting: Vec<&dyn Denoiser> = self
             .acting

@@ -1,15 +1,18 @@
 // softmax(q kᵀ · scale) v with 16-bit floats on matrix units, sums in f32: no score leaves the registers.
 //
-// After FlashAttention-2, Dao (2023): a block takes 64 queries of a head, a warp 16 of them; keys and values
-// come 64 at a time through two buffers, the next ones on their way while these are multiplied.
+// After FlashAttention-2, Dao (2023): a block takes some queries of a head, a warp 16 of them; keys and values
+// come in tiles through two buffers, the next ones on their way while these are multiplied.
 #include "numbers.cuh"
 #include <cstdint>
 
 typedef long long index_t;
 
-constexpr int WARPS = 4;
-constexpr int QUERIES = 16 * WARPS; // of a block
-constexpr int KEYS = 64;            // at a time
+// Powers of 2, not of numbers near the smallest ones.
+__device__ __forceinline__ float power(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
 
 template <typename T> struct Pair;
 template <> struct Pair<__half> {
@@ -65,7 +68,7 @@ template <int N> __device__ __forceinline__ void fetch_wait() {
 
 // ROWS rows of `width` numbers, `stride` apart, into shared rows of WIDTH + 8 (the 8 keep rows of a matrix in
 // different banks); what is beyond `rows` or `width` becomes 0.
-template <typename T, int ROWS, int WIDTH>
+template <typename T, int ROWS, int WIDTH, int WARPS>
 __device__ __forceinline__ void fetch_rows(T *to, const T *from, index_t stride, int rows, int width) {
     constexpr int CHUNKS = WIDTH / 8;
 #pragma unroll
@@ -80,10 +83,10 @@ __device__ __forceinline__ void fetch_rows(T *to, const T *from, index_t stride,
 
 // q, y: [batch, queries, heads * width]; k, v: [batch, keys, heads * width]. `width` is a multiple of 8, WIDTH
 // the next multiple of 16 that is compiled. `scale` contains log2(e).
-template <typename T, int WIDTH>
+template <typename T, int WIDTH, int WARPS, int KEYS>
 __device__ void attention(const T *q, const T *k, const T *v, T *y, int queries, int keys, int heads, int width,
                           float scale) {
-    constexpr int ROW = WIDTH + 8, STEPS = WIDTH / 16, COLUMNS = WIDTH / 8;
+    constexpr int QUERIES = 16 * WARPS, ROW = WIDTH + 8, STEPS = WIDTH / 16, COLUMNS = WIDTH / 8;
     extern __shared__ __align__(16) unsigned char memory[];
     T *const shared_q = reinterpret_cast<T *>(memory);
     T *const shared_k = shared_q + QUERIES * ROW;
@@ -97,9 +100,9 @@ __device__ void attention(const T *q, const T *k, const T *v, T *y, int queries,
     v += (index_t)blockIdx.z * keys * stride + head * width;
 
     const int tiles = (keys + KEYS - 1) / KEYS;
-    fetch_rows<T, QUERIES, WIDTH>(shared_q, q, stride, queries - first, width);
-    fetch_rows<T, KEYS, WIDTH>(shared_k, k, stride, keys, width);
-    fetch_rows<T, KEYS, WIDTH>(shared_v, v, stride, keys, width);
+    fetch_rows<T, QUERIES, WIDTH, WARPS>(shared_q, q, stride, queries - first, width);
+    fetch_rows<T, KEYS, WIDTH, WARPS>(shared_k, k, stride, keys, width);
+    fetch_rows<T, KEYS, WIDTH, WARPS>(shared_v, v, stride, keys, width);
     fetch_end();
 
     float out[COLUMNS][4] = {};
@@ -109,8 +112,8 @@ __device__ void attention(const T *q, const T *k, const T *v, T *y, int queries,
         T *const tile_k = shared_k + (tile & 1) * KEYS * ROW, *const tile_v = shared_v + (tile & 1) * KEYS * ROW;
         if (tile + 1 < tiles) {
             const int next = (tile + 1) * KEYS, other = (tile + 1) & 1;
-            fetch_rows<T, KEYS, WIDTH>(shared_k + other * KEYS * ROW, k + next * stride, stride, keys - next, width);
-            fetch_rows<T, KEYS, WIDTH>(shared_v + other * KEYS * ROW, v + next * stride, stride, keys - next, width);
+            fetch_rows<T, KEYS, WIDTH, WARPS>(shared_k + other * KEYS * ROW, k + next * stride, stride, keys - next, width);
+            fetch_rows<T, KEYS, WIDTH, WARPS>(shared_v + other * KEYS * ROW, v + next * stride, stride, keys - next, width);
             fetch_end();
             fetch_wait<1>();
         } else {
@@ -157,7 +160,7 @@ __device__ void attention(const T *q, const T *k, const T *v, T *y, int queries,
         for (int r = 0; r < 2; r++) {
             high[r] = fmaxf(high[r], __shfl_xor_sync(0xffffffff, high[r], 1));
             high[r] = fmaxf(high[r], __shfl_xor_sync(0xffffffff, high[r], 2));
-            fade[r] = exp2f((top[r] - high[r]) * scale);
+            fade[r] = power((top[r] - high[r]) * scale);
             top[r] = high[r];
             total[r] *= fade[r];
             high[r] *= scale;
@@ -166,7 +169,7 @@ __device__ void attention(const T *q, const T *k, const T *v, T *y, int queries,
         for (int c = 0; c < KEYS / 8; c++) {
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                scores[c][i] = exp2f(scores[c][i] * scale - high[i / 2]);
+                scores[c][i] = power(scores[c][i] * scale - high[i / 2]);
                 total[i / 2] += scores[c][i];
             }
         }
@@ -209,21 +212,22 @@ __device__ void attention(const T *q, const T *k, const T *v, T *y, int queries,
     }
 }
 
-#define EACH(T, WIDTH, NAME)                                                                                   \
+// A block's shared memory is at most the 99 KB of small cards.
+#define EACH(T, WIDTH, WARPS, KEYS, NAME)                                                                      \
     extern "C" __global__ void __launch_bounds__(32 * WARPS)                                                   \
         attention_##NAME(const T *q, const T *k, const T *v, T *y, int queries, int keys, int heads,           \
                          int width, float scale) {                                                             \
-        attention<T, WIDTH>(q, k, v, y, queries, keys, heads, width, scale);                                   \
+        attention<T, WIDTH, WARPS, KEYS>(q, k, v, y, queries, keys, heads, width, scale);                      \
     }
 
 #define WIDTHS(T, NAME)                                                                                        \
-    EACH(T, 16, NAME##_16)                                                                                     \
-    EACH(T, 32, NAME##_32)                                                                                     \
-    EACH(T, 48, NAME##_48)                                                                                     \
-    EACH(T, 64, NAME##_64)                                                                                     \
-    EACH(T, 80, NAME##_80)                                                                                     \
-    EACH(T, 128, NAME##_128)                                                                                   \
-    EACH(T, 160, NAME##_160)
+    EACH(T, 16, 8, 64, NAME##_16)                                                                              \
+    EACH(T, 32, 8, 64, NAME##_32)                                                                              \
+    EACH(T, 48, 8, 64, NAME##_48)                                                                              \
+    EACH(T, 64, 8, 64, NAME##_64)                                                                              \
+    EACH(T, 80, 8, 64, NAME##_80)                                                                              \
+    EACH(T, 128, 4, 64, NAME##_128)                                                                            \
+    EACH(T, 160, 4, 32, NAME##_160)
 
 WIDTHS(__half, f16)
 WIDTHS(__nv_bfloat16, bf16)

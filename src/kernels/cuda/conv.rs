@@ -1,6 +1,7 @@
 //! Floor 1. cuDNN's convolutions, channels last.
 
 use super::{Input, Output, device};
+use crate::kernels::Rounding;
 use candle_core::cuda_backend::DeviceId;
 use candle_core::cuda_backend::cudarc::cudnn::{CudnnError, result, sys};
 use candle_core::cuda_backend::cudarc::driver::{CudaStream, DevicePtrMut};
@@ -32,6 +33,7 @@ pub(crate) fn convolve(
         stride: stride as c_int,
         padding: padding as c_int,
         dtype: x.dtype(),
+        rounded: x.dtype() != DType::F32 || Rounding::is_allowed(),
     };
     let device = device(x)?;
     let [_, _, rows, columns] = problem.y.map(|n| n as usize);
@@ -62,6 +64,8 @@ struct Problem {
     stride: c_int,
     padding: c_int,
     dtype: DType,
+    /// Whether the matrix units may take it.
+    rounded: bool,
 }
 
 /// One thread's handle and how it solves what it met.
@@ -140,17 +144,16 @@ struct Plan {
 impl Plan {
     fn new(handle: sys::cudnnHandle_t, problem: Problem) -> std::result::Result<Self, CudnnError> {
         use sys::cudnnTensorFormat_t::CUDNN_TENSOR_NHWC as LAST;
-        let Problem { x, y, kernel, stride, padding, dtype } = problem;
-        let (number, math) = match dtype {
-            DType::F16 => {
-                (sys::cudnnDataType_t::CUDNN_DATA_HALF, sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH)
-            }
-            DType::BF16 => (
-                sys::cudnnDataType_t::CUDNN_DATA_BFLOAT16,
-                sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH,
-            ),
-            // The default would round factors to 10 bits.
-            _ => (sys::cudnnDataType_t::CUDNN_DATA_FLOAT, sys::cudnnMathType_t::CUDNN_FMA_MATH),
+        let Problem { x, y, kernel, stride, padding, dtype, rounded } = problem;
+        let number = match dtype {
+            DType::F16 => sys::cudnnDataType_t::CUDNN_DATA_HALF,
+            DType::BF16 => sys::cudnnDataType_t::CUDNN_DATA_BFLOAT16,
+            _ => sys::cudnnDataType_t::CUDNN_DATA_FLOAT,
+        };
+        let math = if rounded {
+            sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH
+        } else {
+            sys::cudnnMathType_t::CUDNN_FMA_MATH
         };
         let mut plan = Self {
             x: result::create_tensor_descriptor()?,
@@ -177,7 +180,7 @@ impl Plan {
                 sys::cudnnDataType_t::CUDNN_DATA_FLOAT, // sums
             )?;
             result::set_convolution_math_type(plan.how, math)?;
-            plan.choose(handle, dtype)?;
+            plan.choose(handle, rounded)?;
         }
         Ok(plan)
     }
@@ -189,7 +192,7 @@ impl Plan {
     unsafe fn choose(
         &mut self,
         handle: sys::cudnnHandle_t,
-        dtype: DType,
+        rounded: bool,
     ) -> std::result::Result<(), CudnnError> {
         const MOST: usize = 8;
         let mut count = 0;
@@ -225,7 +228,7 @@ impl Plan {
             };
             if let Ok(memory) = memory {
                 (self.algorithm, self.memory) = (candidate.algo, memory);
-                if dtype != DType::F32 {
+                if rounded {
                     // The mode in which this algorithm is as fast as they say.
                     // SAFETY: the descriptor is alive.
                     unsafe { result::set_convolution_math_type(self.how, candidate.mathType)? };

@@ -5,17 +5,22 @@ typedef long long index_t;
 
 // ---- group norm ----------------------------------------------------------------------------------------
 // x: [batch, pixels, channels]. Two launches: every block of the first sums a chunk of the pixels of an image,
-// every block of the second adds those sums up and norms a chunk.
+// and the one that is done last adds those sums up; the second norms.
 //
 // Sums are of differences to the first number of a group, so that a mean far from 0 costs no digits.
 
 constexpr int THREADS = 256;
 constexpr int WARPS = THREADS / 32;
-constexpr int GROUPS = 64; // most groups
+constexpr int GROUPS = 64;  // most groups
+constexpr int IMAGES = 256; // most images of a batch
 
-// sums: [batch, chunks, groups, 2].
+// Blocks of every image that are done; 0 between launches. Launches of one stream follow each other.
+__device__ unsigned int done[IMAGES];
+
+// sums: [batch, chunks, groups, 2], for the blocks; found: [batch, groups, 2], mean and 1/deviation.
 template <typename T, int W>
-__device__ void group_sums(const T *x, float *sums, int pixels, int channels, int groups) {
+__device__ void group_sums(const T *x, float2 *sums, float2 *found, int pixels, int channels, int groups,
+                           float eps) {
     const int chunks = gridDim.x, chunk = blockIdx.x, image = blockIdx.y;
     const int width = channels / groups, vectors = channels / W;
     const int columns = min(vectors, THREADS), rows = THREADS / columns;
@@ -66,18 +71,42 @@ __device__ void group_sums(const T *x, float *sums, int pixels, int channels, in
         }
         __syncthreads();
     }
-    float2 *out = reinterpret_cast<float2 *>(sums) + ((index_t)image * chunks + chunk) * groups;
+    sums += (index_t)image * chunks * groups;
 #pragma unroll
     for (int k = 0; k < GROUPS / WARPS; k++) {
         const int group = k * WARPS + warp;
         float s = warp_sum(totals[k].x), q = warp_sum(totals[k].y);
-        if (lane == 0 && group < groups) out[group] = make_float2(s, q);
+        if (lane == 0 && group < groups) sums[chunk * groups + group] = make_float2(s, q);
+    }
+
+    __shared__ bool last;
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) last = atomicAdd(&done[image], 1) + 1 == chunks;
+    __syncthreads();
+    if (!last) return;
+    if (threadIdx.x == 0) done[image] = 0;
+    for (int group = warp; group < groups; group += WARPS) {
+        float s = 0, q = 0;
+        for (int i = lane; i < chunks; i += 32) {
+            const float2 part = __ldcg(sums + i * groups + group); // not from this multiprocessor's cache
+            s += part.x;
+            q += part.y;
+        }
+        s = warp_sum(s);
+        q = warp_sum(q);
+        if (lane == 0) {
+            const float count = (float)pixels * width, d = s / count;
+            const float variance = fmaxf(q / count - d * d, 0.0f);
+            found[image * groups + group] =
+                make_float2(d + to_float(base[group * width]), rsqrtf(variance + eps));
+        }
     }
 }
 
 template <typename T, int W>
-__device__ void group_norm(const T *x, const float *sums, const T *weight, const T *bias, T *y, int pixels,
-                           int channels, int groups, int summed, float eps, int with_silu) {
+__device__ void group_norm(const T *x, const float2 *found, const T *weight, const T *bias, T *y, int pixels,
+                           int channels, int groups, int with_silu) {
     const int image = blockIdx.y;
     const int width = channels / groups, vectors = channels / W;
     const int columns = min(vectors, THREADS), rows = THREADS / columns;
@@ -86,27 +115,7 @@ __device__ void group_norm(const T *x, const float *sums, const T *weight, const
     const int first = blockIdx.x * each, end = min(pixels, first + each);
     const T *base = x + (index_t)image * pixels * channels;
     T *out = y + (index_t)image * pixels * channels;
-
-    __shared__ float mean[GROUPS], scale[GROUPS];
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const float *of_image = sums + (index_t)image * summed * groups * 2;
-    for (int group = warp; group < groups; group += THREADS / 32) {
-        float s = 0, q = 0;
-        for (int i = lane; i < summed; i += 32) {
-            float2 part = reinterpret_cast<const float2 *>(of_image)[(index_t)i * groups + group];
-            s += part.x;
-            q += part.y;
-        }
-        s = warp_sum(s);
-        q = warp_sum(q);
-        if (lane == 0) {
-            float count = (float)pixels * width, d = s / count;
-            float variance = fmaxf(q / count - d * d, 0.0f);
-            mean[group] = d + to_float(base[group * width]);
-            scale[group] = rsqrtf(variance + eps);
-        }
-    }
-    __syncthreads();
+    found += image * groups;
     if (row >= rows) return;
     for (int v = column; v < vectors; v += columns) {
         float w[W], b[W];
@@ -114,9 +123,9 @@ __device__ void group_norm(const T *x, const float *sums, const T *weight, const
         load<T, W>(bias + v * W, b);
 #pragma unroll
         for (int i = 0; i < W; i++) {
-            int group = (v * W + i) / width;
-            w[i] *= scale[group];
-            b[i] -= mean[group] * w[i];
+            const float2 of_group = found[(v * W + i) / width];
+            w[i] *= of_group.y;
+            b[i] -= of_group.x * w[i];
         }
 #pragma unroll 4
         for (int p = first + row; p < end; p += rows) {
@@ -241,13 +250,14 @@ __device__ void grow(const T *x, T *y, index_t count, int channels, int rows, in
 
 #define EACH(T, W, NAME)                                                                                       \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                      \
-        group_sums_##NAME(const T *x, float *sums, int pixels, int channels, int groups) {                     \
-        group_sums<T, W>(x, sums, pixels, channels, groups);                                                   \
+        group_sums_##NAME(const T *x, float2 *sums, float2 *found, int pixels, int channels, int groups,       \
+                          float eps) {                                                                         \
+        group_sums<T, W>(x, sums, found, pixels, channels, groups, eps);                                       \
     }                                                                                                          \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                      \
-        group_norm_##NAME(const T *x, const float *sums, const T *weight, const T *bias, T *y, int pixels,     \
-                          int channels, int groups, int summed, float eps, int with_silu) {                    \
-        group_norm<T, W>(x, sums, weight, bias, y, pixels, channels, groups, summed, eps, with_silu);          \
+        group_norm_##NAME(const T *x, const float2 *found, const T *weight, const T *bias, T *y, int pixels,   \
+                          int channels, int groups, int with_silu) {                                           \
+        group_norm<T, W>(x, found, weight, bias, y, pixels, channels, groups, with_silu);                      \
     }                                                                                                          \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                      \
         layer_norm_##NAME(const T *x, const T *weight, const T *bias, T *y, index_t rows, int width,           \

@@ -11,8 +11,9 @@ const THREADS: usize = 256;
 const BLOCKS: usize = 1024;
 /// Most parts of an image that are summed apart.
 const CHUNKS: usize = 128;
-/// Most groups of a norm.
+/// Most groups of a norm, and images of a batch.
 const GROUPS: usize = 64;
+const IMAGES: usize = 256;
 
 /// A kernel of `fused.cu` for tensors of this type whose rows have `width` numbers, and how many numbers it
 /// takes at once.
@@ -58,43 +59,30 @@ pub(crate) fn group_norm(
     silu: bool,
 ) -> Result<Tensor> {
     let (batch, pixels, channels) = sides(x)?;
-    if groups == 0 || groups > GROUPS || !channels.is_multiple_of(groups) {
-        return Err(Error::Msg(format!("a group norm of {channels} channels in {groups} groups")));
+    if groups == 0 || groups > GROUPS || batch > IMAGES || !channels.is_multiple_of(groups) {
+        let what = format!("a group norm of {batch} times {channels} channels in {groups} groups");
+        return Err(Error::Msg(what));
     }
     expect(weight, channels, x.dtype())?;
     expect(bias, channels, x.dtype())?;
     let (device, shape) = (device(x)?, x.shape().clone());
     let chunks = pixels.div_ceil(4).clamp(1, CHUNKS);
     let sums = Output::new(&device, &Shape::from((batch, chunks, groups, 2)), DType::F32)?;
+    let found = Output::new(&device, &Shape::from((batch, groups, 2)), DType::F32)?;
     let y = Output::new(&device, &shape, x.dtype())?;
     let (first, _) = kernel("group_sums", x, channels)?;
     let (second, _) = kernel("group_norm", x, channels)?;
     let (from, weight, bias) = (Input::new(x)?, Input::new(weight)?, Input::new(bias)?);
-    let number = |n: usize| Number(n as i32);
-    let parts = pixels.div_ceil(4).clamp(1, BLOCKS / batch.clamp(1, BLOCKS));
+    let sizes = [pixels, channels, groups].map(|n| Number(n as i32));
+    let parts = pixels.div_ceil(4).clamp(1, BLOCKS / batch.max(1));
+    let of_first = [Address(from.address), Address(sums.address), Address(found.address)];
+    let of_second = [from.address, found.address, weight.address, bias.address, y.address];
     // SAFETY: the arguments are the kernels', of the sizes that were just checked.
     unsafe {
-        let arguments = [
-            Address(from.address),
-            Address(sums.address),
-            number(pixels),
-            number(channels),
-            number(groups),
-        ];
+        let arguments = [&of_first[..], &sizes, &[Float(eps as f32)]].concat();
         first.launch(blocks((chunks, batch)), &arguments)?;
-        let arguments = [
-            Address(from.address),
-            Address(sums.address),
-            Address(weight.address),
-            Address(bias.address),
-            Address(y.address),
-            number(pixels),
-            number(channels),
-            number(groups),
-            number(chunks),
-            Float(eps as f32),
-            Number(i32::from(silu)),
-        ];
+        let silu = Number(i32::from(silu));
+        let arguments = [&of_second.map(Address)[..], &sizes, &[silu]].concat();
         second.launch(blocks((parts, batch)), &arguments)?;
     }
     Ok(y.tensor(shape))
@@ -130,11 +118,11 @@ pub(crate) fn layer_norm(
 
 /// (x + bias + shift + added) · scale, where `bias [C]`, `shift [B, C]` and `added`, shaped as `x [B, .., C]`,
 /// may each be absent.
-pub(crate) fn finish(
+pub(crate) fn finish<'a>(
     x: &Tensor,
-    bias: Option<&Tensor>,
-    shift: Option<&Tensor>,
-    added: Option<&Tensor>,
+    bias: Option<&'a Tensor>,
+    shift: Option<&'a Tensor>,
+    added: Option<&'a Tensor>,
     scale: f64,
 ) -> Result<Tensor> {
     let (batch, pixels, channels) = sides(x)?;

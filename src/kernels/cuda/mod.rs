@@ -9,11 +9,13 @@ mod attention;
 #[cfg(feature = "cudnn")]
 mod conv;
 mod fused;
+mod recording;
 
 pub(crate) use attention::attention;
 #[cfg(feature = "cudnn")]
 pub(crate) use conv::convolve;
 pub(crate) use fused::{finish, gated, group_norm, grow, layer_norm};
+pub(crate) use recording::{Recording, working};
 
 use candle_core::backend::{BackendDevice, BackendStorage};
 use candle_core::cuda_backend::CudaStorageSlice;

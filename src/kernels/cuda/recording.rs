@@ -1,0 +1,117 @@
+//! Floor 1. Work that is recorded once and then starts as a whole: a CUDA graph.
+
+use super::Input;
+use crate::error::{Error, Result};
+use candle_core::cuda_backend::cudarc::driver::{CudaGraph, CudaStream, result, sys};
+use candle_core::{Error as TensorError, Tensor};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, TryLockError};
+use std::thread::ThreadId;
+
+/// Held by whoever gives a GPU work, shared, and by whoever records, alone: what another thread told the GPU
+/// meanwhile would be recorded instead of done.
+static WORK: RwLock<()> = RwLock::new(());
+
+/// To be held while a GPU is given work. Nobody ever waits for the lock alone, so that a thread may hold it
+/// twice.
+pub(crate) fn working() -> RwLockReadGuard<'static, ()> {
+    WORK.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A function of tensors, recorded for tensors of the same shapes.
+pub(crate) struct Recording {
+    graph: CudaGraph,
+    /// What it reads and writes.
+    inputs: Vec<Tensor>,
+    output: Tensor,
+    /// Small constants that it reads belong to the thread that recorded it.
+    thread: ThreadId,
+}
+
+impl std::fmt::Debug for Recording {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Recording").field("inputs", &self.inputs).finish_non_exhaustive()
+    }
+}
+
+// SAFETY: a graph may be started and destroyed by any thread, one at a time; there is no way to it by shared
+// reference but `replay`, which is started under a lock by its owner.
+unsafe impl Send for Recording {}
+
+impl Recording {
+    /// Runs `work` so that it can be recorded afterwards: constants that it uploads are kept for the recording.
+    pub(crate) fn rehearse<T>(on: &Tensor, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let device = on.device().as_cuda_device()?;
+        let _kept = device.enable_cuda_graph_htod_cache();
+        work()
+    }
+
+    /// Records `work` on tensors like `inputs`, with a result like `output`, after it was rehearsed with them on
+    /// this thread. Nothing when other threads are at work.
+    ///
+    /// # Errors
+    /// When `work` does something that cannot be recorded, or what it gives.
+    pub(crate) fn new(
+        inputs: &[Tensor],
+        output: &Tensor,
+        work: impl FnOnce(&[Tensor]) -> Result<Tensor>,
+    ) -> Result<Option<Self>> {
+        let _alone = match WORK.try_write() {
+            Ok(alone) => alone,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Ok(None),
+        };
+        let device = output.device().as_cuda_device()?;
+        let stream = device.cuda_stream();
+        let copies =
+            inputs.iter().map(Tensor::force_contiguous).collect::<candle_core::Result<_>>();
+        let (inputs, output): (Vec<Tensor>, Tensor) = (copies?, output.force_contiguous()?);
+        let _kept = device.enable_cuda_graph_htod_cache();
+        stream.synchronize().map_err(TensorError::wrap)?;
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        stream.begin_capture(mode).map_err(TensorError::wrap)?;
+        // What `work` made is freed before the end: it lives in the recording alone.
+        let done = work(&inputs).and_then(|y| Ok(copy(&y, &output, &stream)?));
+        let once = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+        let graph = stream.end_capture(once);
+        if done.is_err() || graph.is_err() {
+            // Memory of a recording that failed could not be freed either; that is no error of the next call.
+            let _ = stream.context().check_err();
+        }
+        done?;
+        let graph = graph.map_err(TensorError::wrap)?;
+        let graph = graph.ok_or_else(|| Error::Internal("an empty recording".into()))?;
+        Ok(Some(Self { graph, inputs, output, thread: std::thread::current().id() }))
+    }
+
+    /// Whether this thread recorded it, and may replay it.
+    pub(crate) fn is_mine(&self) -> bool {
+        self.thread == std::thread::current().id()
+    }
+
+    /// What the work gives for other tensors of the same shapes, on the thread that recorded it.
+    pub(crate) fn replay(&self, inputs: &[Tensor]) -> Result<Tensor> {
+        if !self.is_mine() {
+            return Err(Error::Internal("a recording of another thread".into()));
+        }
+        let stream = self.output.device().as_cuda_device()?.cuda_stream();
+        for (from, to) in inputs.iter().zip(&self.inputs) {
+            copy(&from.contiguous()?, to, &stream)?;
+        }
+        self.graph.launch().map_err(TensorError::wrap)?;
+        Ok(self.output.force_contiguous()?)
+    }
+}
+
+/// Copies numbers over those of another tensor.
+fn copy(from: &Tensor, to: &Tensor, stream: &CudaStream) -> candle_core::Result<()> {
+    if from.shape() != to.shape() || from.dtype() != to.dtype() {
+        let (from, to) = (from.shape(), to.shape());
+        return Err(TensorError::Msg(format!("{from:?} where {to:?} was recorded")));
+    }
+    let bytes = from.elem_count() * from.dtype().size_in_bytes();
+    let (from, to) = (Input::new(from)?, Input::new(to)?);
+    // SAFETY: both are of this size, on this stream's GPU; the target is the recording's own, which nobody else
+    // reads but by its copies.
+    unsafe { result::memcpy_dtod_async(to.address, from.address, bytes, stream.cu_stream()) }
+        .map_err(TensorError::wrap)
+}
