@@ -7,6 +7,7 @@ mod support;
 
 use candle_core::{DType, Device};
 use colora::family::ModelParts;
+use colora::lora::{Apply, LoraRef};
 use colora::weights::{Placement, Products};
 use colora::{DeviceChoice, Picture, Pipeline, Request};
 use support::golden;
@@ -28,7 +29,10 @@ fn devices() -> Vec<(String, Device)> {
     devices
 }
 
-fn draw(model: &str, placement: Placement) -> Picture {
+/// An adapter of every kind of layer for `sd15`, at some weight and applied in some way.
+type Adapter = Option<(f32, Apply)>;
+
+fn draw(model: &str, placement: Placement, adapter: Adapter) -> Picture {
     let parts = ModelParts::open(&golden(model), placement, None).unwrap();
     let pipeline = Pipeline::options().over(parts).unwrap();
     let request = Request {
@@ -39,9 +43,17 @@ fn draw(model: &str, placement: Placement) -> Picture {
         steps: Some(4),
         guidance_scale: Some(5.0),
         seed: Some(7),
+        loras: adapter.map(|(weight, _)| lora(weight)).into_iter().collect(),
+        apply: adapter.map_or(Apply::Auto, |(_, apply)| apply),
         ..Request::default()
     };
     support::draw(&pipeline, &request)
+}
+
+fn lora(weight: f32) -> LoraRef {
+    let file = golden("../zoo/good/sd15-kohya-full.safetensors");
+    let name = file.to_str().unwrap().to_owned();
+    LoraRef { unet: Some(weight), text: Some(weight), ..LoraRef::new(name) }
 }
 
 /// Largest difference of a pixel's colour.
@@ -50,29 +62,39 @@ fn difference(a: &Picture, b: &Picture) -> i32 {
     each.map(i32::abs).max().unwrap_or(0)
 }
 
+/// Draws plainly on every device and in every type, and compares with the CPU's operators.
+fn compare(model: &str, adapter: Adapter) {
+    let what = adapter.map_or_else(|| model.to_owned(), |how| format!("{model} with {how:?}"));
+    let ours = draw(model, Placement::default(), adapter);
+    for (name, device) in devices() {
+        let placement =
+            Placement { device: device.clone(), products: Products::Plain, ..Placement::default() };
+        let picture = draw(model, placement.clone(), adapter);
+        let (worst, psnr) = (difference(&picture, &ours), support::psnr(&picture, &ours));
+        println!("{what} on {name}, f32: largest difference {worst}/255, {psnr:.1} dB");
+        assert!(worst <= PIXEL, "{what} on {name}: {worst}/255");
+        if device.is_cpu() {
+            continue;
+        }
+        for dtype in [DType::F16, DType::BF16] {
+            let placement = Placement { dtype, ..placement.clone() };
+            let psnr = support::psnr(&draw(model, placement, adapter), &ours);
+            println!("{what} on {name}, {dtype:?}: {psnr:.1} dB");
+            assert!(psnr >= HALF, "{what} on {name}, {dtype:?}: {psnr:.1} dB");
+        }
+    }
+}
+
 #[test]
 fn plain_tensors_draw_what_the_cpu_operators_draw() {
     for model in ["sd15", "sd2", "sdxl"] {
-        let ours = draw(model, Placement::default());
-        for (name, device) in devices() {
-            let placement = Placement {
-                device: device.clone(),
-                products: Products::Plain,
-                ..Placement::default()
-            };
-            let picture = draw(model, placement.clone());
-            let (worst, psnr) = (difference(&picture, &ours), support::psnr(&picture, &ours));
-            println!("{model} on {name}, f32: largest difference {worst}/255, {psnr:.1} dB");
-            assert!(worst <= PIXEL, "{model} on {name}: {worst}/255");
-            if device.is_cpu() {
-                continue;
-            }
-            for dtype in [DType::F16, DType::BF16] {
-                let placement = Placement { dtype, ..placement.clone() };
-                let psnr = support::psnr(&draw(model, placement), &ours);
-                println!("{model} on {name}, {dtype:?}: {psnr:.1} dB");
-                assert!(psnr >= HALF, "{model} on {name}, {dtype:?}: {psnr:.1} dB");
-            }
-        }
+        compare(model, None);
+    }
+}
+
+#[test]
+fn adapters_do_the_same() {
+    for apply in [Apply::Merge, Apply::Bypass] {
+        compare("sd15", Some((0.7, apply)));
     }
 }

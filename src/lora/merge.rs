@@ -8,6 +8,7 @@ use super::spectrum::{Factors, Spectrum};
 use crate::error::{Error, Result};
 use crate::kernels::{LowRank, add_product, zeros};
 use crate::weights::{Site, WeightSource};
+use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
 /// One adapter's change of one module, with its final multiplier.
@@ -58,14 +59,7 @@ pub(super) struct Summed {
 impl Summed {
     /// `None` when some change is of another kind.
     pub(super) fn new(shape: &[usize], active: &[Active<'_>]) -> Result<Option<Self>> {
-        let mut stacked = Stacked::default();
-        for a in active {
-            let Some(change) = &a.module.weight else { return Ok(None) };
-            match low_rank(change)? {
-                Some(matrices) => stacked.push(matrices, a.m * change.scale),
-                None => return Ok(None),
-            }
-        }
+        let Some(stacked) = Stacked::of(active)? else { return Ok(None) };
         let product = stacked.product(shape.iter().skip(1).product());
         let safe = product.bound() < f32::MAX / 2.0;
         Ok(Some(Self { product, safe }))
@@ -109,6 +103,24 @@ impl Summed {
         })?;
         Ok(out)
     }
+}
+
+/// W + Σ up · down on the device where W is, in f32 until the last cast; nothing when some change is of another
+/// kind, or might overflow.
+pub(super) fn sum_there(weight: &Tensor, active: &[Active<'_>]) -> Result<Option<Tensor>> {
+    let Some(stacked) = Stacked::of(active)? else { return Ok(None) };
+    let (up, down, rank) = stacked.joined();
+    let largest = |values: &[f32]| values.iter().fold(0f32, |max, v| max.max(v.abs()));
+    let bound = largest(&up) * largest(&down) * rank as f32;
+    if rank == 0 || !bound.is_finite() {
+        return Ok(None);
+    }
+    let (device, rows) = (weight.device(), up.len() / rank);
+    let columns = down.len() / rank;
+    let up = Tensor::from_vec(up, (rows, rank), device)?;
+    let down = Tensor::from_vec(down, (rank, columns), device)?;
+    let change = up.matmul(&down)?.reshape(weight.shape())?;
+    Ok(Some((weight.to_dtype(DType::F32)? + change)?.to_dtype(weight.dtype())?))
 }
 
 /// Elements of a block: half of a second-level cache.
@@ -267,6 +279,19 @@ struct Stacked {
 }
 
 impl Stacked {
+    /// All changes of a weight; `None` when some change is of another kind.
+    fn of(active: &[Active<'_>]) -> Result<Option<Self>> {
+        let mut stacked = Self::default();
+        for a in active {
+            let Some(change) = &a.module.weight else { return Ok(None) };
+            match low_rank(change)? {
+                Some(matrices) => stacked.push(matrices, a.m * change.scale),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(stacked))
+    }
+
     /// Adds `amount` · up · down.
     fn push(&mut self, mut matrices: Matrices, amount: f32) {
         // The smaller factor takes the scale.
@@ -318,4 +343,53 @@ pub(super) fn bias(site: &str, base: &[f32], active: &[Active<'_>]) -> Result<Ve
     }
     finite(site, active, &out)?;
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lora::{AdapterFile, Dictionary, Lora, ReadOptions};
+    use crate::weights::names::Part;
+    use crate::weights::{Checkpoint, CheckpointFile, Placement};
+    use candle_core::Device;
+    use std::path::Path;
+
+    /// A source of weights of the shapes that the adapter needs, and the adapter.
+    fn world() -> (Checkpoint, Lora) {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+        let unet = root.join("goldens/sd15/unet/diffusion_pytorch_model.safetensors");
+        let file = CheckpointFile::open(unet).unwrap();
+        let mut source = Checkpoint::new("sd15", Placement::default());
+        for name in file.names() {
+            source.insert(Site::new(format!("unet.{name}")), &file, name, Part::Whole).unwrap();
+        }
+        let dictionary = Dictionary::new(&source, "SD 1.x");
+        let file = AdapterFile::open(root.join("zoo/good/sd15-kohya-full.safetensors")).unwrap();
+        let lora = Lora::resolve(file, &dictionary, ReadOptions::default()).unwrap();
+        (source, lora)
+    }
+
+    #[test]
+    fn sums_on_a_device_are_those_of_the_cpu() {
+        let (source, lora) = world();
+        let mut compared = 0;
+        for (name, changes) in &lora.modules {
+            let site = Site::new(format!("{name}.weight"));
+            let Some(shape) = source.shape(&site) else { continue };
+            let active: Vec<Active<'_>> =
+                changes.iter().map(|module| Active { module, m: 0.7, adapter: 0 }).collect();
+            let base = source.get_f32(&site, &shape).unwrap();
+            let expected =
+                weight(site.as_str(), base.clone(), &shape, &active, &Method::Sum).unwrap();
+            let tensor = Tensor::from_vec(base, &shape[..], &Device::Cpu).unwrap();
+            let Some(sum) = sum_there(&tensor, &active).unwrap() else { continue };
+            assert_eq!(sum.dims(), shape);
+            let sum = sum.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let size = expected.iter().fold(0f32, |max, v| max.max(v.abs()));
+            let worst = sum.iter().zip(&expected).fold(0f32, |w, (a, b)| w.max((a - b).abs()));
+            assert!(worst <= 1e-6 * size, "{site}: {worst:e} of {size:e}");
+            compared += 1;
+        }
+        assert!(compared > 50, "{compared}");
+    }
 }

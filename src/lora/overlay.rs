@@ -215,6 +215,16 @@ impl Job<'_> {
             return Ok(Done { site: self.site.clone(), change, ratio: 0.0 });
         }
         let plain = !look && self.exists && *method == Method::Sum;
+        // On a GPU, factors cross the bus instead of weights.
+        if plain
+            && !base.device().is_cpu()
+            && base.is_exact(&self.site)
+            && !self.is_bias()
+            && let Some(sum) =
+                merge::sum_there(base.get(&self.site, &self.shape)?.base(), &self.active)?
+        {
+            return Ok(Done { site: self.site.clone(), change: Change::Merged(sum), ratio: 0.0 });
+        }
         if plain && let Some(summed) = Summed::new(&self.shape, &self.active)? {
             let packed = base.products(self.site.component()) != Products::Plain;
             let change = if packed && summed.safe && !self.is_bias() {

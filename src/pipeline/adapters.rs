@@ -154,6 +154,7 @@ impl Pipeline {
             cast.load += begin.elapsed();
             cast.phases.push((unet, conditioning));
         }
+        self.networks_built();
         cast.load = cast.load.saturating_sub(cast.compose);
         Ok(cast)
     }

@@ -477,8 +477,17 @@ impl Pipeline {
         if self.memory != Memory::Keep {
             self.text.clear();
             self.towers.clear();
+            self.base.release("text_encoder");
+            self.base.release("text_encoder_2");
         }
         self.release();
+    }
+
+    /// All networks of a picture's steps are built: what they do not use is not needed any more.
+    fn networks_built(&self) {
+        if self.memory != Memory::Keep {
+            self.base.release("unet");
+        }
     }
 
     /// All steps of a picture are done; `last`: of the plan's last picture.
@@ -496,6 +505,7 @@ impl Pipeline {
     fn picture_done(&self) {
         if self.memory == Memory::Low {
             self.decoder.clear();
+            self.base.release("vae");
         }
         self.release();
     }

@@ -294,7 +294,7 @@ impl CheckpointFile {
         let tensor = convert::tensor(&bytes, view.dtype, &view.shape, dtype, device)?
             .ok_or_else(|| self.unread(name, view))?;
         self.forget(view);
-        Ok(tensor)
+        arranged(tensor)
     }
 
     /// Takes the pages of a tensor that was copied off this process's account; the system may keep them.
@@ -354,6 +354,17 @@ impl CheckpointFile {
             format!("{}: the element type {} of `{name}`", self.0.path.display(), view.dtype),
             "convert the file to F32, F16 or BF16",
         )
+    }
+}
+
+/// Kernels on NVIDIA GPUs lie channels last, as convolutions read them there: no layer needs a copy then.
+fn arranged(tensor: Tensor) -> Result<Tensor> {
+    match *tensor.dims() {
+        [_, _, height, width] if tensor.device().is_cuda() && height * width > 1 => {
+            let last = tensor.permute((0, 2, 3, 1))?.contiguous()?;
+            Ok(last.permute((0, 3, 1, 2))?)
+        }
+        _ => Ok(tensor),
     }
 }
 

@@ -205,6 +205,12 @@ pub trait WeightSource: Send + Sync + std::fmt::Debug {
         Vec::new()
     }
 
+    /// Whether [`get`](Self::get) gives the very numbers that are stored, none of them rounded.
+    fn is_exact(&self, site: &Site) -> bool {
+        let _ = site;
+        false
+    }
+
     /// A hint: the stored numbers of `site` will not be needed soon.
     fn forget(&self, site: &Site) {
         let _ = site;

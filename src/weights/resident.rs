@@ -34,6 +34,12 @@ impl Resident {
         given.values().map(|t| t.elem_count() * t.dtype().size_in_bytes()).sum()
     }
 
+    /// Forgets the tensors of `component`; what networks use lives on with them.
+    pub fn release(&self, component: &str) {
+        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        given.retain(|site, _| site.component() != component);
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, Kept>> {
         self.packed.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -133,6 +139,10 @@ impl WeightSource for Resident {
         self.inner.requantised(site)
     }
 
+    fn is_exact(&self, site: &Site) -> bool {
+        self.inner.is_exact(site)
+    }
+
     fn forget(&self, site: &Site) {
         self.inner.forget(site);
     }
@@ -158,5 +168,9 @@ mod tests {
         assert_eq!(first.base().dims(), [2, 3]);
         assert!(resident.get(&site, &[3, 2]).is_err());
         assert_eq!(resident.get_f32(&site, &[2, 3]).unwrap()[5], 5.0);
+        resident.release("vae");
+        assert_eq!(resident.bytes(), 24);
+        resident.release("unet");
+        assert_eq!(resident.bytes(), 0);
     }
 }

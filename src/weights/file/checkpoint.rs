@@ -1,5 +1,6 @@
 //! A model's weights: canonical sites, each pointing into a file.
 
+use super::convert;
 use super::{CheckpointFile, View};
 use crate::error::{Error, Result};
 use crate::kernels::GROUP;
@@ -270,6 +271,12 @@ impl WeightSource for Checkpoint {
             is_quantisable(site, &piece.shape).then(|| blocks.kind.kept())
         };
         self.requantised(site).or_else(stored)
+    }
+
+    fn is_exact(&self, site: &Site) -> bool {
+        let stored = self.pieces.get(site).and_then(|piece| piece.file.info(&piece.name));
+        let placed = self.placement.dtype_of(site.component());
+        stored.is_some_and(|info| info.blocks.is_none() && convert::is_exact(info.dtype, placed))
     }
 
     fn requantised(&self, site: &Site) -> Option<Quantisation> {

@@ -48,6 +48,17 @@ pub(super) fn tensor(
     }))
 }
 
+/// Whether every number of type `stored` is one of type `target`.
+pub(super) fn is_exact(stored: Dtype, target: DType) -> bool {
+    let eight = matches!(stored, Dtype::F8_E4M3 | Dtype::F8_E5M2);
+    let sixteen = matches!(stored, Dtype::F16 | Dtype::BF16);
+    match target {
+        DType::F32 => eight || sixteen || stored == Dtype::F32,
+        DType::F16 | DType::BF16 => eight || same(stored, target),
+        _ => false,
+    }
+}
+
 fn same(stored: Dtype, target: DType) -> bool {
     matches!(
         (stored, target),
