@@ -5,9 +5,12 @@
 //! The model and the files are made by `benches/peers/make_fullsize.py` and `make_loras.py`; without them
 //! the bench says so and stops. One JSON line for 1, 2, 4 and 8 LoRAs of rank 16, a LoCon of rank 64, and one of
 //! each, in bf16 and in f32, each measured in a process of its own, whose memory is as fresh as that of a program that
-//! just started; the files are dropped from the page cache before they are opened.
+//! just started; the files are dropped from the page cache before they are opened. With `COLORA_BENCH_DEVICE=cuda` in
+//! f16 on that device instead.
 #![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used)]
 
+use candle_core::{DType, Device};
+use colora::DeviceChoice;
 use colora::conditioning::TextTowers;
 use colora::family::ModelParts;
 use colora::lora::{
@@ -33,11 +36,11 @@ fn main() {
     // The weight that changes is the first file's.
     let both = [many[0].clone(), locon[0].clone()];
     let stacks = [&many[..1], &many[..2], &many[..4], &many[..], &locon[..], &both[..]];
-    let precisions = [Precision::Bf16, Precision::F32];
+    let places = places();
     if let Some(case) = std::env::var(CASE).ok().and_then(|case| case.parse::<usize>().ok()) {
-        return run(&model, precisions[case / stacks.len()], stacks[case % stacks.len()]);
+        return run(&model, &places[case / stacks.len()], stacks[case % stacks.len()]);
     }
-    for case in 0..precisions.len() * stacks.len() {
+    for case in 0..places.len() * stacks.len() {
         let mut child = std::process::Command::new(std::env::current_exe().unwrap());
         assert!(child.env(CASE, case.to_string()).status().unwrap().success(), "case {case}");
     }
@@ -46,21 +49,34 @@ fn main() {
 /// Which case a child measures.
 const CASE: &str = "COLORA_BENCH_CASE";
 
+/// Where it runs, and in which numbers.
+fn places() -> Vec<(&'static str, Placement)> {
+    if let Ok(name) = std::env::var("COLORA_BENCH_DEVICE") {
+        let device = name.parse::<DeviceChoice>().unwrap().open().unwrap();
+        let (dtype, products) = (DType::F16, Products::Plain);
+        return vec![("F16", Placement { device, dtype, products, ..Placement::default() })];
+    }
+    let packed = |precision| Placement {
+        products: Products::Packed(precision),
+        ..Placement::default()
+    };
+    vec![("Bf16", packed(Precision::Bf16)), ("F32", packed(Precision::F32))]
+}
+
 /// One stack in one precision: cold, and then with one strength changed again and again.
 ///
 /// The network of the base stays, as in a program that draws with and without adapters; networks with
 /// adapters share with it what no adapter touches.
-fn run(model: &Path, precision: Precision, files: &[PathBuf]) {
-    let products = Products::Packed(precision);
-    let placement = Placement { products, ..Placement::default() };
-    let parts = ModelParts::open(model, placement, None).unwrap();
+fn run(model: &Path, (precision, placement): &(&str, Placement), files: &[PathBuf]) {
+    let device = &placement.device;
+    let parts = ModelParts::open(model, placement.clone(), None).unwrap();
     let base = Arc::new(Resident::new(parts.source.clone()));
-    let (plain, built) = timed(|| networks(&parts, &*base));
+    let (plain, built) = timed(device, || networks(&parts, &*base));
     for file in files {
         evict(file);
     }
     let before = resident();
-    let ((dictionary, loras), opened) = timed(|| {
+    let ((dictionary, loras), opened) = timed(device, || {
         let dictionary = Dictionary::new(&*parts.source, parts.family.to_string());
         let open = |path: &PathBuf| {
             let file = AdapterFile::open(path).unwrap();
@@ -80,9 +96,9 @@ fn run(model: &Path, precision: Precision, files: &[PathBuf]) {
         Overlay::compose(source, &dictionary, &stack, apply, |_| true).unwrap()
     };
     reset_peak_memory();
-    let (overlay, composed) = timed(|| compose(Apply::Merge, 0.8));
+    let (overlay, composed) = timed(device, || compose(Apply::Merge, 0.8));
     let changed = overlay.changed();
-    let (network, packed) = timed(|| networks(&parts, &overlay));
+    let (network, packed) = timed(device, || networks(&parts, &overlay));
     drop(overlay);
     let (peak, after) = (peak_memory().unwrap_or(0), resident());
     // As in a pipeline, the last stack stays while the next one is made, and the one before goes first.
@@ -91,8 +107,8 @@ fn run(model: &Path, precision: Precision, files: &[PathBuf]) {
         let mut before_last = None;
         let times = (0..7).map(|i| {
             drop(before_last.take());
-            let (overlay, composed) = timed(|| compose(apply, 0.1 * i as f32 + 0.1));
-            let (network, packed) = timed(|| networks(&parts, &overlay));
+            let (overlay, composed) = timed(device, || compose(apply, 0.1 * i as f32 + 0.1));
+            let (network, packed) = timed(device, || networks(&parts, &overlay));
             before_last = Some(std::mem::replace(&mut last, network));
             (composed, packed)
         });
@@ -105,7 +121,7 @@ fn run(model: &Path, precision: Precision, files: &[PathBuf]) {
         times[times.len() / 2]
     };
     let merged = again(network, Apply::Merge);
-    let (network, bypassed) = timed(|| networks(&parts, &compose(Apply::Bypass, 0.8)));
+    let (network, bypassed) = timed(device, || networks(&parts, &compose(Apply::Bypass, 0.8)));
     let bypasses = again(network, Apply::Bypass);
     drop(plain);
     let names: Vec<_> = files.iter().map(|f| f.file_stem().unwrap().to_string_lossy()).collect();
@@ -113,7 +129,7 @@ fn run(model: &Path, precision: Precision, files: &[PathBuf]) {
     println!(
         "{}",
         serde_json::json!({
-            "peer": "colora", "precision": format!("{precision:?}"), "files": names, "sites": changed,
+            "peer": "colora", "precision": precision, "files": names, "sites": changed,
             "base_build_s": built, "open_s": opened, "compose_s": composed, "build_s": packed,
             "open_compose_s": opened + composed, "total_s": opened + composed + packed,
             "recompose_s": middle(&merged, |t| t.0), "rebuild_s": middle(&merged, |t| t.1),
@@ -130,9 +146,10 @@ fn networks(parts: &ModelParts, source: &dyn WeightSource) -> (UNet, TextTowers)
     (unet, parts.text_towers(source).unwrap())
 }
 
-fn timed<T>(work: impl FnOnce() -> T) -> (T, f64) {
+fn timed<T>(device: &Device, work: impl FnOnce() -> T) -> (T, f64) {
     let begin = Instant::now();
     let done = work();
+    device.synchronize().unwrap();
     (done, begin.elapsed().as_secs_f64())
 }
 

@@ -3,8 +3,8 @@
 #   sh benches/gpu/build.sh [WORK]
 # WORK (default target/cuda) gets the compiler, headers and libraries of the CUDA 13.0 family from Python
 # packages, linked into one CUDA_HOME, and `dist/`: the program, the device tests and the libraries (2 GB) to
-# carry to the machine with the GPU; `carry.tar.xz` and `carry-curand.tar.xz` hold what a machine with torch of
-# the same CUDA family lacks. CUDA_COMPUTE_CAP (default 90) is the card's compute capability.
+# carry to the machine with the GPU; `carry.tar.xz` (40 MB) is enough for one with torch of the same CUDA family.
+# CUDA_COMPUTE_CAP (default 90) is the card's compute capability.
 # The first build compiles all of candle's kernels: about 10 CPU-minutes.
 set -eu
 cd "$(dirname "$0")/../.."
@@ -49,19 +49,26 @@ export PATH="$home/bin:$PATH" LIBRARY_PATH="$home/lib64:$home/lib64/stubs" CPATH
 export CUDA_COMPUTE_CAP="${CUDA_COMPUTE_CAP:-90}" NVCC_CCBIN="${NVCC_CCBIN:-g++}"
 export CUDAFORGE_THREADS="${CUDAFORGE_THREADS:-2}"
 export RUSTFLAGS="-L native=$home/lib64 -L native=$home/lib64/stubs"
-cargo build --release --features cuda,cudnn --target-dir "$work/target"
-tests=$(cargo test --release --features cuda,cudnn --target-dir "$work/target" --no-run \
-    --test parity_device --message-format=json | grep -o '"executable":"[^"]*parity_device[^"]*"' | cut -d'"' -f4)
+flags="--release --features cuda,cudnn --target-dir $work/target"
+made=$work/made.json
+# shellcheck disable=SC2086
+cargo build $flags
+# shellcheck disable=SC2086
+cargo test $flags --no-run --lib --test parity_device --message-format=json > "$made"
+# shellcheck disable=SC2086
+cargo bench --features cuda,cudnn --target-dir "$work/target" --no-run --bench compose --message-format=json >> "$made"
 
 rm -rf "$work/dist"
 mkdir -p "$work/dist/lib"
 cp "$work/target/release/colora" "$work/dist/colora"
-cp "$tests" "$work/dist/parity_device"
-strip "$work/dist/colora" "$work/dist/parity_device"
-# For places where little may be carried at once, 45 MB each: the other machine's torch has the other libraries.
-export XZ_OPT=-2
-tar -cJf "$work/carry.tar.xz" -C "$work/dist" colora parity_device
-tar -cJf "$work/carry-curand.tar.xz" -C "$work/dist/lib" libcurand.so.10
+made() { grep -o "\"executable\":\"[^\"]*/$1-[^\"]*\"" "$made" | tail -n 1 | cut -d'"' -f4; }
+cp "$(made colora)" "$work/dist/unit_tests"
+cp "$(made parity_device)" "$work/dist/parity_device"
+cp "$(made compose)" "$work/dist/compose"
+strip "$work"/dist/colora "$work"/dist/unit_tests "$work"/dist/parity_device "$work"/dist/compose
+# The programs have most of their bytes in common.
+tar -C "$work/dist" -c colora unit_tests parity_device compose |
+    xz -T2 --lzma2=preset=2,dict=384MiB > "$work/carry.tar.xz"
 cp -L "$home"/lib64/libcublas.so.13 "$home"/lib64/libcublasLt.so.13 "$home"/lib64/libcurand.so.10 \
     "$home"/lib64/libcudart.so.13 "$home"/lib64/libnvrtc*.so.13* "$home"/lib64/libcudnn*.so.9 \
     "$work/dist/lib/"

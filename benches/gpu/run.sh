@@ -7,6 +7,7 @@
 #   pictures      the starter model, with and without LoRAs
 #   sd15, sdxl    random models of full size beside diffusers on the same card, in alternation
 #   compile-sd15, compile-sdxl    diffusers with torch.compile (minutes)
+#   compose       4 LoRAs of rank 16 and a LoCon of rank 64 into the weights, beside diffusers and PEFT
 #   profile       what every kernel of a picture takes (needs ncu)
 set -eu
 dist=$(cd "$1" && pwd)
@@ -75,6 +76,18 @@ for part in "$@"; do
     compile-*)
         model "${part#compile-}"
         theirs "${part#compile-}" f16 --compile
+        ;;
+    compose)
+        model sd15
+        [ -d "$models/loras" ] || "$python" benches/peers/make_loras.py "$models/sd15" "$models/loras" > "$out/make.txt" 2>&1
+        for case in 2 4; do
+            LD_LIBRARY_PATH="$libraries:${LD_LIBRARY_PATH:-}" COLORA_BENCH_MODEL=$models/sd15 \
+                COLORA_BENCH_LORAS=$models/loras COLORA_BENCH_DEVICE=cuda COLORA_BENCH_CASE=$case \
+                "$dist/compose" --bench >> "$out/compose.json" 2>> "$out/errors.txt" || echo "compose failed: see errors.txt"
+        done
+        "$python" benches/peers/diffusers_lora_bench.py "$models/sd15" "$models/loras" cuda \
+            >> "$out/compose.json" 2>> "$out/errors.txt" || echo "diffusers_lora_bench failed: see errors.txt"
+        cat "$out/compose.json"
         ;;
     profile)
         model sd15

@@ -12,10 +12,6 @@ import statistics
 import sys
 
 
-def seconds(spread):
-    return spread["median"]
-
-
 def rows(lines):
     """(who, dtype) to medians: text, step, decode, a picture of 20 steps."""
     found = collections.defaultdict(lambda: collections.defaultdict(list))
@@ -27,10 +23,11 @@ def rows(lines):
             parts["step"] += line["step_s"]
             parts["decode"].append(line["decode_s"])
         else:
-            parts, summary = found["colora", line["dtype"]], line["summary"]
-            parts["text"].append(seconds(summary["encode"]))
-            parts["step"].append(seconds(summary["step"]))
-            parts["decode"].append(seconds(summary["decode"]))
+            parts = found["colora", line["dtype"]]
+            for run in line["runs"]:
+                parts["text"].append(run["encode"])
+                parts["step"] += run["steps"]
+                parts["decode"].append(run["decode"])
     for (who, dtype), parts in found.items():
         text, step, decode = (statistics.median(parts[name]) for name in ("text", "step", "decode"))
         yield f"{who:20} {dtype:5} {text:8.4f} {step:8.4f} {decode:8.4f} {text + 20 * step + decode:8.3f}"
