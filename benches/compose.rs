@@ -56,10 +56,8 @@ fn places() -> Vec<(&'static str, Placement)> {
         let (dtype, products) = (DType::F16, Products::Plain);
         return vec![("F16", Placement { device, dtype, products, ..Placement::default() })];
     }
-    let packed = |precision| Placement {
-        products: Products::Packed(precision),
-        ..Placement::default()
-    };
+    let packed =
+        |precision| Placement { products: Products::Packed(precision), ..Placement::default() };
     vec![("Bf16", packed(Precision::Bf16)), ("F32", packed(Precision::F32))]
 }
 

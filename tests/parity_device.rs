@@ -98,3 +98,32 @@ fn adapters_do_the_same() {
         compare("sd15", Some((0.7, apply)));
     }
 }
+
+/// Evaluations are recorded on some devices: what one thread does must never end up in another's recording.
+#[test]
+fn threads_share_a_device() {
+    for (name, device) in devices() {
+        let placement = Placement { device, products: Products::Plain, ..Placement::default() };
+        let parts = ModelParts::open(&golden("sd15"), placement, None).unwrap();
+        let pipeline = Pipeline::options().over(parts).unwrap();
+        let request = |seed| Request {
+            prompt: "a cat".into(),
+            width: Some(64),
+            height: Some(64),
+            steps: Some(12),
+            seed: Some(seed),
+            ..Request::default()
+        };
+        let alone: Vec<Picture> =
+            (0..4).map(|seed| support::draw(&pipeline, &request(seed))).collect();
+        let together: Vec<Picture> = std::thread::scope(|scope| {
+            let (pipeline, request) = (&pipeline, &request);
+            let draw = |seed| scope.spawn(move || support::draw(pipeline, &request(seed)));
+            let running: Vec<_> = (0..4).map(draw).collect();
+            running.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        for (a, b) in alone.iter().zip(&together) {
+            assert_eq!(difference(a, b), 0, "on {name}");
+        }
+    }
+}

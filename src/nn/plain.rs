@@ -6,6 +6,8 @@
 use super::Geometry;
 use super::attention::scored;
 use crate::error::Result;
+#[cfg(feature = "cudnn")]
+use crate::kernels::Rounding;
 #[cfg(feature = "cuda")]
 use crate::kernels::cuda;
 use candle_core::{D, DType, Tensor};
@@ -80,8 +82,12 @@ pub(super) fn convolve(x: &Tensor, kernel: &Tensor, geometry: Geometry) -> Resul
         return convolve(&x.contiguous()?, kernel, Geometry { padding: 0, far: 0, ..geometry });
     }
     #[cfg(feature = "cudnn")]
-    if x.device().is_cuda() {
+    if x.device().is_cuda() && (x.dtype() != DType::F32 || Rounding::is_allowed()) {
         return Ok(cuda::convolve(x, kernel, stride, padding)?);
+    }
+    #[cfg(feature = "cuda")]
+    if x.device().is_cuda() {
+        return Ok(cuda::convolve_unfolded(x, kernel, stride, padding)?);
     }
     let first = |t: &Tensor| t.permute((0, 3, 1, 2))?.contiguous();
     let y = first(x)?.conv2d(&first(kernel)?, padding, stride, 1, 1)?;

@@ -289,6 +289,7 @@ pub struct Pipeline {
 impl Drop for Pipeline {
     /// Networks go first, and then the memory that they leave for others.
     fn drop(&mut self) {
+        let _working = replay::working();
         self.replays.clear();
         self.text.clear();
         self.towers.clear();
@@ -296,6 +297,7 @@ impl Drop for Pipeline {
         self.unets.clear();
         self.encoder.clear();
         self.decoder.clear();
+        self.base.release_all();
         kernels::release_buffers();
         kernels::release_weights();
     }
@@ -397,10 +399,11 @@ impl Pipeline {
         cancel: &Cancel,
     ) -> Result<Steps<'_>> {
         cancel.check()?;
+        let session = replay::Session::new();
         let _working = replay::working();
         let cast = self.cast(plan, observer)?;
         cancel.check()?;
-        Steps::new(self, plan, index, cast, cancel.clone())
+        Steps::new(self, plan, index, cast, (cancel.clone(), session))
     }
 
     fn condition(&self, text: &TextTowers, plan: &Plan) -> Result<Conditioning> {

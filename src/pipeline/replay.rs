@@ -10,23 +10,25 @@ use candle_core::Tensor;
 #[cfg(not(feature = "cuda"))]
 use std::sync::Arc;
 
-/// To be held while the pipeline's device is given work.
-pub(super) fn working() -> impl Drop {
-    #[cfg(feature = "cuda")]
-    return Working(crate::kernels::cuda::working());
-    #[cfg(not(feature = "cuda"))]
-    Working(())
+#[cfg(feature = "cuda")]
+pub(super) use crate::kernels::cuda::{Session, working};
+
+/// Lives as long as an image is being made.
+#[cfg(not(feature = "cuda"))]
+#[derive(Debug)]
+pub(super) struct Session(());
+
+#[cfg(not(feature = "cuda"))]
+impl Session {
+    pub(super) fn new() -> Self {
+        Self(())
+    }
 }
 
-#[cfg(feature = "cuda")]
-type Guard = std::sync::RwLockReadGuard<'static, ()>;
+/// To be held while the pipeline's device is given work.
 #[cfg(not(feature = "cuda"))]
-type Guard = ();
-
-struct Working(#[allow(dead_code)] Guard);
-
-impl Drop for Working {
-    fn drop(&mut self) {}
+pub(super) fn working() -> Session {
+    Session::new()
 }
 
 /// What was recorded of the UNets of a pipeline.

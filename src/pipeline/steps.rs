@@ -2,7 +2,7 @@
 
 use super::adapters::Cast;
 use super::network::{Clock, Network};
-use super::replay::working;
+use super::replay::{Session, working};
 use super::{Cancel, Event, Generated, Observer, Pipeline, Plan, Silent, Timings};
 use crate::error::{Error, Result};
 use crate::lora::StepWindow;
@@ -63,6 +63,8 @@ pub struct Steps<'a> {
     tile: bool,
     cancel: Cancel,
     timings: Timings,
+    /// Behind everything that holds memory of the device.
+    _session: Session,
 }
 
 impl std::fmt::Debug for Steps<'_> {
@@ -77,7 +79,7 @@ impl<'a> Steps<'a> {
         plan: &Plan,
         index: usize,
         cast: Cast,
-        cancel: Cancel,
+        (cancel, session): (Cancel, Session),
     ) -> Result<Self> {
         let sigmas = pipeline.sigmas(plan)?;
         let seed = plan.seed.wrapping_add(index as u64);
@@ -111,6 +113,7 @@ impl<'a> Steps<'a> {
             tile: plan.tile,
             cancel,
             timings,
+            _session: session,
         })
     }
 

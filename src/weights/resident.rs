@@ -34,6 +34,11 @@ impl Resident {
         given.values().map(|t| t.elem_count() * t.dtype().size_in_bytes()).sum()
     }
 
+    /// Forgets every tensor, as [`release`](Self::release) those of a component.
+    pub fn release_all(&self) {
+        self.given.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Forgets the tensors of `component`; what networks use lives on with them.
     pub fn release(&self, component: &str) {
         let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,7 +1,6 @@
-//! Floor 1. cuDNN's convolutions, channels last.
+//! Floor 1. cuDNN's convolutions, channels last, on matrix units: factors of f32 are rounded to TF32.
 
 use super::{Input, Output, device};
-use crate::kernels::Rounding;
 use candle_core::cuda_backend::DeviceId;
 use candle_core::cuda_backend::cudarc::cudnn::{CudnnError, result, sys};
 use candle_core::cuda_backend::cudarc::driver::{CudaStream, DevicePtrMut};
@@ -33,7 +32,6 @@ pub(crate) fn convolve(
         stride: stride as c_int,
         padding: padding as c_int,
         dtype: x.dtype(),
-        rounded: x.dtype() != DType::F32 || Rounding::is_allowed(),
     };
     let device = device(x)?;
     let [_, _, rows, columns] = problem.y.map(|n| n as usize);
@@ -64,8 +62,6 @@ struct Problem {
     stride: c_int,
     padding: c_int,
     dtype: DType,
-    /// Whether the matrix units may take it.
-    rounded: bool,
 }
 
 /// One thread's handle and how it solves what it met.
@@ -144,16 +140,11 @@ struct Plan {
 impl Plan {
     fn new(handle: sys::cudnnHandle_t, problem: Problem) -> std::result::Result<Self, CudnnError> {
         use sys::cudnnTensorFormat_t::CUDNN_TENSOR_NHWC as LAST;
-        let Problem { x, y, kernel, stride, padding, dtype, rounded } = problem;
+        let Problem { x, y, kernel, stride, padding, dtype } = problem;
         let number = match dtype {
             DType::F16 => sys::cudnnDataType_t::CUDNN_DATA_HALF,
             DType::BF16 => sys::cudnnDataType_t::CUDNN_DATA_BFLOAT16,
             _ => sys::cudnnDataType_t::CUDNN_DATA_FLOAT,
-        };
-        let math = if rounded {
-            sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH
-        } else {
-            sys::cudnnMathType_t::CUDNN_FMA_MATH
         };
         let mut plan = Self {
             x: result::create_tensor_descriptor()?,
@@ -179,8 +170,11 @@ impl Plan {
                 sys::cudnnConvolutionMode_t::CUDNN_CROSS_CORRELATION,
                 sys::cudnnDataType_t::CUDNN_DATA_FLOAT, // sums
             )?;
-            result::set_convolution_math_type(plan.how, math)?;
-            plan.choose(handle, rounded)?;
+            result::set_convolution_math_type(
+                plan.how,
+                sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH,
+            )?;
+            plan.choose(handle)?;
         }
         Ok(plan)
     }
@@ -189,11 +183,7 @@ impl Plan {
     ///
     /// # Safety
     /// The handle must be alive, and the descriptors filled.
-    unsafe fn choose(
-        &mut self,
-        handle: sys::cudnnHandle_t,
-        rounded: bool,
-    ) -> std::result::Result<(), CudnnError> {
+    unsafe fn choose(&mut self, handle: sys::cudnnHandle_t) -> std::result::Result<(), CudnnError> {
         const MOST: usize = 8;
         let mut count = 0;
         // SAFETY: numbers all, for which 0 is a value.
@@ -228,11 +218,9 @@ impl Plan {
             };
             if let Ok(memory) = memory {
                 (self.algorithm, self.memory) = (candidate.algo, memory);
-                if rounded {
-                    // The mode in which this algorithm is as fast as they say.
-                    // SAFETY: the descriptor is alive.
-                    unsafe { result::set_convolution_math_type(self.how, candidate.mathType)? };
-                }
+                // The mode in which this algorithm is as fast as they say.
+                // SAFETY: the descriptor is alive.
+                unsafe { result::set_convolution_math_type(self.how, candidate.mathType)? };
                 break;
             }
         }

@@ -62,11 +62,12 @@ __device__ void group_sums(const T *x, float2 *sums, float2 *found, int pixels, 
             const int group = k * WARPS + warp;
             const int left = max(from, group * width), right = min(to, (group + 1) * width);
             if (group >= groups || left >= right) continue;
-            const int here = right - left;
-            for (int i = lane; i < rows * here; i += 32) {
-                float2 part = parts[i / here * columns * W + left - from + i % here];
-                totals[k].x += part.x;
-                totals[k].y += part.y;
+            for (int r = 0; r < rows; r++) {
+                for (int c = left - from + lane; c < right - from; c += 32) {
+                    const float2 part = parts[r * columns * W + c];
+                    totals[k].x += part.x;
+                    totals[k].y += part.y;
+                }
             }
         }
         __syncthreads();
@@ -248,6 +249,35 @@ __device__ void grow(const T *x, T *y, index_t count, int channels, int rows, in
     }
 }
 
+// What a convolution multiplies of its pixels first.., one after the other: x [images, rows, columns, channels] to
+// y [pixels, kernel, kernel, channels], zeros where the kernel leaves the image.
+struct Unfolding {
+    int channels, rows, columns, to_rows, to_columns, kernel, stride, padding;
+};
+
+template <typename T, int W>
+__device__ void unfold(const T *x, T *y, index_t count, index_t first, Unfolding how) {
+    const index_t step = (index_t)gridDim.x * blockDim.x * W;
+    for (index_t i = ((index_t)blockIdx.x * blockDim.x + threadIdx.x) * W; i < count; i += step) {
+        const int channel = i % how.channels;
+        index_t at = i / how.channels;
+        const int across = at % how.kernel;
+        at /= how.kernel;
+        const int down = at % how.kernel;
+        at = at / how.kernel + first;
+        const int column = at % how.to_columns * how.stride + across - how.padding;
+        at /= how.to_columns;
+        const int row = at % how.to_rows * how.stride + down - how.padding;
+        const index_t image = at / how.to_rows;
+        Vector<T, W> v = {};
+        if (row >= 0 && row < how.rows && column >= 0 && column < how.columns) {
+            const index_t from = (image * how.rows + row) * how.columns + column;
+            v = *reinterpret_cast<const Vector<T, W> *>(x + from * how.channels + channel);
+        }
+        *reinterpret_cast<Vector<T, W> *>(y + i) = v;
+    }
+}
+
 #define EACH(T, W, NAME)                                                                                       \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                      \
         group_sums_##NAME(const T *x, float2 *sums, float2 *found, int pixels, int channels, int groups,       \
@@ -277,6 +307,12 @@ __device__ void grow(const T *x, T *y, index_t count, int channels, int rows, in
         grow_##NAME(const T *x, T *y, index_t count, int channels, int rows, int columns, int to_rows,         \
                     int to_columns) {                                                                          \
         grow<T, W>(x, y, count, channels, rows, columns, to_rows, to_columns);                                 \
+    }                                                                                                          \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                                      \
+        unfold_##NAME(const T *x, T *y, index_t count, index_t first, int channels, int rows, int columns,     \
+                      int to_rows, int to_columns, int kernel, int stride, int padding) {                      \
+        unfold<T, W>(x, y, count, first,                                                                       \
+                     {channels, rows, columns, to_rows, to_columns, kernel, stride, padding});                 \
     }
 
 EACH(float, 4, f32_wide)

@@ -17,7 +17,7 @@ const IMAGES: usize = 256;
 
 /// A kernel of `fused.cu` for tensors of this type whose rows have `width` numbers, and how many numbers it
 /// takes at once.
-fn kernel(name: &str, x: &Tensor, width: usize) -> Result<(Kernel, usize)> {
+fn kernel_of(name: &str, x: &Tensor, width: usize) -> Result<(Kernel, usize)> {
     let wide = 16 / x.dtype().size_in_bytes();
     let (form, vector) = if width.is_multiple_of(wide) { ("wide", wide) } else { ("single", 1) };
     let name = format!("{name}_{}_{form}", name_of(x.dtype())?);
@@ -70,8 +70,8 @@ pub(crate) fn group_norm(
     let sums = Output::new(&device, &Shape::from((batch, chunks, groups, 2)), DType::F32)?;
     let found = Output::new(&device, &Shape::from((batch, groups, 2)), DType::F32)?;
     let y = Output::new(&device, &shape, x.dtype())?;
-    let (first, _) = kernel("group_sums", x, channels)?;
-    let (second, _) = kernel("group_norm", x, channels)?;
+    let (first, _) = kernel_of("group_sums", x, channels)?;
+    let (second, _) = kernel_of("group_norm", x, channels)?;
     let (from, weight, bias) = (Input::new(x)?, Input::new(weight)?, Input::new(bias)?);
     let sizes = [pixels, channels, groups].map(|n| Number(n as i32));
     let parts = pixels.div_ceil(4).clamp(1, BLOCKS / batch.max(1));
@@ -99,7 +99,7 @@ pub(crate) fn layer_norm(
     expect(bias, width, x.dtype())?;
     let (rows, shape) = (x.elem_count() / width.max(1), x.shape().clone());
     let y = Output::new(&device(x)?, &shape, x.dtype())?;
-    let (function, _) = kernel("layer_norm", x, width)?;
+    let (function, _) = kernel_of("layer_norm", x, width)?;
     let (from, weight, bias) = (Input::new(x)?, Input::new(weight)?, Input::new(bias)?);
     let arguments = [
         Address(from.address),
@@ -131,7 +131,7 @@ pub(crate) fn finish<'a>(
     }
     let shape = x.shape().clone();
     let y = Output::new(&device(x)?, &shape, x.dtype())?;
-    let (function, vector) = kernel("finish", x, channels)?;
+    let (function, vector) = kernel_of("finish", x, channels)?;
     let locked = |part: Option<&'_ Tensor>| part.cloned();
     let (bias, shift, added) = (locked(bias), locked(shift), locked(added));
     let from = Input::new(x)?;
@@ -164,7 +164,7 @@ pub(crate) fn gated(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
     }
     let shape = Shape::from(sides);
     let y = Output::new(&device(x)?, &shape, x.dtype())?;
-    let (function, vector) = kernel("gated", x, width)?;
+    let (function, vector) = kernel_of("gated", x, width)?;
     let (from, bias) = (Input::new(x)?, Input::new(bias)?);
     let arguments = [
         Address(from.address),
@@ -183,7 +183,7 @@ pub(crate) fn grow(x: &Tensor, (height, width): (usize, usize)) -> Result<Tensor
     let (batch, rows, columns, channels) = x.dims4()?;
     let shape = Shape::from((batch, height, width, channels));
     let y = Output::new(&device(x)?, &shape, x.dtype())?;
-    let (function, vector) = kernel("grow", x, channels)?;
+    let (function, vector) = kernel_of("grow", x, channels)?;
     let from = Input::new(x)?;
     let number = |n: usize| Number(n as i32);
     let arguments = [
@@ -199,4 +199,42 @@ pub(crate) fn grow(x: &Tensor, (height, width): (usize, usize)) -> Result<Tensor
     // SAFETY: the arguments are the kernel's, of these sizes.
     unsafe { function.launch(passes(shape.elem_count(), vector), &arguments)? };
     Ok(y.tensor(shape))
+}
+
+/// Bytes of unfolded pixels at once.
+const UNFOLDED: usize = 256 << 20;
+
+/// Convolution of `[B, H, W, C]` with `weight [outputs, k, k, C]`, zeros around it, as a product of matrices: in f32
+/// that is faster than the library's convolutions that do not round.
+pub(crate) fn convolve_unfolded(
+    x: &Tensor,
+    weight: &Tensor,
+    stride: usize,
+    padding: usize,
+) -> Result<Tensor> {
+    let (batch, height, width, channels) = x.dims4()?;
+    let (outputs, kernel, _, _) = weight.dims4()?;
+    let side = |side: usize| (side + 2 * padding).checked_sub(kernel).map(|room| room / stride + 1);
+    let (Some(rows), Some(columns)) = (side(height), side(width)) else {
+        return Err(Error::Msg(format!("a kernel of {kernel} over {:?}", x.shape())));
+    };
+    let columns_of_pixel = kernel * kernel * channels;
+    let weight = weight.reshape((outputs, columns_of_pixel))?.t()?;
+    let pixels = batch * rows * columns;
+    let most = (UNFOLDED / (columns_of_pixel * x.dtype().size_in_bytes())).max(1);
+    let (function, vector) = kernel_of("unfold", x, channels)?;
+    let mut parts = Vec::with_capacity(pixels.div_ceil(most));
+    for first in (0..pixels).step_by(most) {
+        let shape = Shape::from((most.min(pixels - first), columns_of_pixel));
+        let y = Output::new(&device(x)?, &shape, x.dtype())?;
+        let from = Input::new(x)?;
+        let sizes = [channels, height, width, rows, columns, kernel, stride, padding];
+        let memory = [Address(from.address), Address(y.address)];
+        let counts = [Count(shape.elem_count() as i64), Count(first as i64)];
+        let arguments = [&memory[..], &counts, &sizes.map(|n| Number(n as i32))].concat();
+        // SAFETY: the arguments are the kernel's, of these sizes.
+        unsafe { function.launch(passes(shape.elem_count(), vector), &arguments)? };
+        parts.push(y.tensor(shape).matmul(&weight)?);
+    }
+    Tensor::cat(&parts, 0)?.reshape((batch, rows, columns, outputs))
 }

@@ -4,12 +4,34 @@ use super::Input;
 use crate::error::{Error, Result};
 use candle_core::cuda_backend::cudarc::driver::{CudaGraph, CudaStream, result, sys};
 use candle_core::{Error as TensorError, Tensor};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, TryLockError};
 use std::thread::ThreadId;
 
 /// Held by whoever gives a GPU work, shared, and by whoever records, alone: what another thread told the GPU
 /// meanwhile would be recorded instead of done.
 static WORK: RwLock<()> = RwLock::new(());
+
+/// Images that are being made.
+static SESSIONS: AtomicUsize = AtomicUsize::new(0);
+
+/// Lives as long as an image is being made: memory that is freed while another thread records would be freed by the
+/// recording.
+#[derive(Debug)]
+pub(crate) struct Session(());
+
+impl Session {
+    pub(crate) fn new() -> Self {
+        SESSIONS.fetch_add(1, Ordering::SeqCst);
+        Self(())
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        SESSIONS.fetch_sub(1, Ordering::SeqCst);
+    }
+}
 
 /// To be held while a GPU is given work. Nobody ever waits for the lock alone, so that a thread may hold it
 /// twice.
@@ -46,7 +68,7 @@ impl Recording {
     }
 
     /// Records `work` on tensors like `inputs`, with a result like `output`, after it was rehearsed with them on
-    /// this thread. Nothing when other threads are at work.
+    /// this thread. Nothing when other images are being made.
     ///
     /// # Errors
     /// When `work` does something that cannot be recorded, or what it gives.
@@ -60,6 +82,10 @@ impl Recording {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return Ok(None),
         };
+        // Whoever begins now waits at `working`.
+        if SESSIONS.load(Ordering::SeqCst) > 1 {
+            return Ok(None);
+        }
         let device = output.device().as_cuda_device()?;
         let stream = device.cuda_stream();
         let copies =

@@ -140,6 +140,29 @@ fn convolutions() {
 }
 
 #[test]
+#[cfg(feature = "cudnn")]
+fn rounded_convolutions() {
+    let Some(device) = device() else { return };
+    let x = numbers(1, &[2, 32, 24, 128], 0.0);
+    let weight = numbers(2, &[64, 128, 3, 3], 0.0);
+    let run = |device: &Device| -> Tensor {
+        let there = |t: &Tensor| t.to_device(device).unwrap();
+        let y = convolve(&there(&x), &kernel(&there(&weight)).unwrap(), Geometry::SAME).unwrap();
+        y.to_device(&Device::Cpu).unwrap()
+    };
+    let error = |a: &Tensor, b: &Tensor| {
+        let square = |t: &Tensor| t.sqr().unwrap().mean_all().unwrap().to_scalar::<f32>().unwrap();
+        (square(&(a - b).unwrap()) / square(b)).sqrt()
+    };
+    let expected = run(&Device::Cpu);
+    let exact = error(&run(&device), &expected);
+    let _rounded = Rounding::new(true);
+    let rounded = error(&run(&device), &expected);
+    println!("convolutions of f32: exact {exact:.1e}, rounded {rounded:.1e}");
+    assert!(exact < 2e-6 && rounded < 2e-3);
+}
+
+#[test]
 fn attentions() {
     let Some(device) = device() else { return };
     for (batch, queries, keys, heads, width) in [

@@ -31,7 +31,9 @@ pub(super) fn tensor(
     target: DType,
     device: &Device,
 ) -> Result<Option<Tensor>> {
-    if same(stored, target) && !matches!(target, DType::F32 | DType::F16 | DType::BF16) {
+    // Other floats are copied in parallel; onto a GPU they go straight from the file's pages.
+    let copied = matches!(target, DType::F32 | DType::F16 | DType::BF16) && device.is_cpu();
+    if same(stored, target) && !copied {
         return Ok(Some(Tensor::from_raw_buffer(bytes, target, shape, device)?));
     }
     let Some(reader) = reader(stored) else { return Ok(None) };
