@@ -13,24 +13,20 @@ import sys
 
 
 def rows(lines):
-    """(who, dtype) to medians: text, step, decode, a picture of 20 steps."""
-    found = collections.defaultdict(lambda: collections.defaultdict(list))
+    """Medians a contender and type: text, step, decode, and whole pictures, the first of a process left out."""
+    found = collections.defaultdict(list)
     for line in map(json.loads, lines):
         if line.get("peer"):
             kind = "diffusers" + (" compiled" if line["compile"] else "")
-            parts = found[kind, line["dtype"]]
-            parts["text"].append(line["text_s"])
-            parts["step"] += line["step_s"]
-            parts["decode"].append(line["decode_s"])
+            found[kind, line["dtype"]].append((line["text_s"], line["step_s"], line["decode_s"]))
         else:
-            parts = found["colora", line["dtype"]]
-            for run in line["runs"]:
-                parts["text"].append(run["encode"])
-                parts["step"] += run["steps"]
-                parts["decode"].append(run["decode"])
-    for (who, dtype), parts in found.items():
-        text, step, decode = (statistics.median(parts[name]) for name in ("text", "step", "decode"))
-        yield f"{who:20} {dtype:5} {text:8.4f} {step:8.4f} {decode:8.4f} {text + 20 * step + decode:8.3f}"
+            runs = line["runs"][1:] or line["runs"]
+            found["colora", line["dtype"]] += [(run["encode"], run["steps"], run["decode"]) for run in runs]
+    for (who, dtype), runs in found.items():
+        text, decode = (statistics.median(run[i] for run in runs) for i in (0, 2))
+        step = statistics.median(step for run in runs for step in run[1])
+        picture = statistics.median(text + sum(steps) + decode for text, steps, decode in runs)
+        yield f"{who:20} {dtype:5} {text:8.4f} {step:8.4f} {decode:8.4f} {picture:8.3f}"
 
 
 def profile(path):
