@@ -64,7 +64,7 @@ const KEYS: [(&str, &str, &str); 17] = [
     ("models_dirs", "[\"~/models\"]", "folders searched for models by name"),
     ("loras_dirs", "[\"~/loras\"]", "folders searched for LoRAs by name"),
     ("device", "\"auto\"", "auto, cpu, cuda, cuda:1 or metal"),
-    ("dtype", "\"f32\"", "f32, f16 or bf16; default by device"),
+    ("dtype", "\"f32\"", "f32, tf32, f16 or bf16; default by device"),
     ("threads", "4", "worker threads on the CPU"),
     ("vae", "\"vae.safetensors\"", "instead of the model's own"),
     ("output", "\"{date}-{seed}-{index}.png\"", "also {time}, {model}, {prompt}"),

@@ -128,6 +128,15 @@ pub enum Error {
     #[error("cancelled")]
     Cancelled,
 
+    /// A GPU has no room left.
+    #[error(
+        "the memory of the GPU is full; draw fewer pixels, pass --low-memory, close other programs that use it, or use --device cpu"
+    )]
+    DeviceMemory {
+        /// What candle said.
+        source: candle_core::Error,
+    },
+
     /// A tensor operation failed.
     #[error("tensor operation failed while {context}")]
     Tensor {
@@ -195,7 +204,7 @@ impl Error {
             Error::NotFound { .. } => Fault::NotFound,
             Error::BadRequest { .. } | Error::Exists { .. } => Fault::User,
             Error::Unsupported { .. } => Fault::Unsupported,
-            Error::Limit { .. } => Fault::Resource,
+            Error::Limit { .. } | Error::DeviceMemory { .. } => Fault::Resource,
             Error::Cancelled => Fault::Cancelled,
             Error::Tensor { .. } | Error::Internal(_) => Fault::Internal,
         }
@@ -228,6 +237,27 @@ impl Error {
 
 impl From<candle_core::Error> for Error {
     fn from(source: candle_core::Error) -> Self {
+        // Drivers and libraries of GPUs say it so; there is no common type.
+        const FULL: [&str; 2] = ["OUT_OF_MEMORY", "ALLOC_FAILED"];
+        let text = source.to_string();
+        if FULL.iter().any(|sign| text.contains(sign)) {
+            return Error::DeviceMemory { source };
+        }
         Error::Tensor { context: "running a network", source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_gpu_is_nobody_s_bug() {
+        let full = "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")";
+        let error = Error::from(candle_core::Error::Msg(full.into()));
+        assert_eq!(error.fault().exit_code(), 6);
+        assert!(error.to_string().contains("--low-memory"), "{error}");
+        let other = Error::from(candle_core::Error::Msg("shape mismatch".into()));
+        assert_eq!(other.fault(), Fault::Internal);
     }
 }

@@ -68,9 +68,9 @@ for part in "$@"; do
         ;;
     sd15 | sdxl)
         model "$part"
-        for dtype in ${DTYPES:-f16 bf16 f32}; do
+        for dtype in ${DTYPES:-f16 bf16 f32 tf32}; do
             ours "$part" "$dtype"
-            theirs "$part" "$dtype"
+            if [ "$dtype" != tf32 ]; then theirs "$part" "$dtype"; fi # torch's f32 is that
         done
         ;;
     compile-*)

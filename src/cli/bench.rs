@@ -68,7 +68,7 @@ pub(super) struct Args {
     /// auto, cpu, cuda, cuda:1 or metal [env: COLORA_DEVICE]
     #[arg(long, value_name = "DEVICE", help_heading = "Machine")]
     device: Option<DeviceChoice>,
-    /// f32, f16 or bf16 [env: COLORA_DTYPE] [default: by device]
+    /// f32, tf32, f16 or bf16 [env: COLORA_DTYPE] [default: by device]
     #[arg(long, value_name = "TYPE", help_heading = "Machine")]
     dtype: Option<DTypeChoice>,
     /// Worker threads on the CPU [default: one a core]
@@ -175,6 +175,7 @@ impl Place {
         let dtype = match (precision, asked) {
             (Some(Precision::F32), _) | (None, Some(DTypeChoice::F32)) => "f32",
             (Some(Precision::Bf16), _) | (None, Some(DTypeChoice::Bf16)) => "bf16",
+            (None, Some(DTypeChoice::Tf32)) => "tf32",
             (None, _) => "f16",
         };
         let device = match pipeline.device().location() {

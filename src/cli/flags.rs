@@ -117,8 +117,9 @@ pub(crate) struct Flags {
     /// auto, cpu, cuda, cuda:1 or metal [env: COLORA_DEVICE]
     #[arg(long, value_name = "DEVICE", help_heading = "Machine")]
     pub(crate) device: Option<DeviceChoice>,
-    /// f32, f16 or bf16 [env: COLORA_DTYPE] [default: by device]; on a CPU f32 is exact, and bf16 takes half the
-    /// memory, with AVX512-BF16 half the time
+    /// f32 (exact), tf32 (NVIDIA GPUs: convolutions rounded, as torch's f32), f16 (GPUs) or bf16
+    /// [env: COLORA_DTYPE] [default: f32 on a CPU, f16 on a GPU]; on a CPU bf16 takes half the memory, with
+    /// AVX512-BF16 half the time
     #[arg(long, value_name = "TYPE", help_heading = "Machine")]
     pub(crate) dtype: Option<DTypeChoice>,
     /// Keep the UNet in q8_0 (half of bf16's memory) or q4_0 (a quarter) [default: as the file holds it]

@@ -23,6 +23,8 @@ pub enum DeviceChoice {
 pub enum DTypeChoice {
     /// 32-bit floats.
     F32,
+    /// 32-bit floats whose convolutions round their factors to TF32's 10 bits, on NVIDIA GPUs: what torch calls f32.
+    Tf32,
     /// 16-bit floats, IEEE half.
     F16,
     /// 16-bit floats, bfloat.
@@ -53,9 +55,10 @@ impl FromStr for DTypeChoice {
     fn from_str(text: &str) -> Result<Self> {
         match text {
             "f32" => Ok(DTypeChoice::F32),
+            "tf32" => Ok(DTypeChoice::Tf32),
             "f16" => Ok(DTypeChoice::F16),
             "bf16" => Ok(DTypeChoice::Bf16),
-            _ => Err(Error::bad_request("dtype", text, "expected f32, f16 or bf16")),
+            _ => Err(Error::bad_request("dtype", text, "expected f32, tf32, f16 or bf16")),
         }
     }
 }
@@ -115,7 +118,7 @@ impl DTypeChoice {
     /// The type as candle names it.
     pub fn dtype(self) -> DType {
         match self {
-            DTypeChoice::F32 => DType::F32,
+            DTypeChoice::F32 | DTypeChoice::Tf32 => DType::F32,
             DTypeChoice::F16 => DType::F16,
             DTypeChoice::Bf16 => DType::BF16,
         }
@@ -124,15 +127,21 @@ impl DTypeChoice {
     /// What runs on `device`: as asked for, else f32 on a CPU and f16 on a GPU.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for f16 on a CPU.
+    /// [`Error::Unsupported`] for f16 on a CPU, and for TF32 on anything but an NVIDIA GPU.
     pub fn resolve(choice: Option<Self>, device: &Device) -> Result<DType> {
         match (choice, device.is_cpu()) {
+            (Some(DTypeChoice::Tf32), _) if !device.is_cuda() => Err(Error::unsupported(
+                "tf32 without an NVIDIA GPU",
+                "use --dtype f32, which rounds nothing",
+            )),
             (Some(DTypeChoice::F16), true) => Err(Error::unsupported(
                 "f16 on the CPU",
                 "use --dtype bf16 (half the memory, faster with AVX512-BF16) or f32 (exact); f16 files are read by both",
             )),
             // On a CPU bf16 concerns the factors of products alone.
-            (None | Some(DTypeChoice::F32 | DTypeChoice::Bf16), true) => Ok(DType::F32),
+            (None | Some(DTypeChoice::F32 | DTypeChoice::Tf32 | DTypeChoice::Bf16), true) => {
+                Ok(DType::F32)
+            }
             (None, false) => Ok(DType::F16),
             (Some(choice), false) => Ok(choice.dtype()),
         }
@@ -151,6 +160,8 @@ mod tests {
             assert!(bad.parse::<DeviceChoice>().is_err(), "{bad}");
         }
         assert!("fp16".parse::<DTypeChoice>().is_err());
+        let rounded = DTypeChoice::resolve(Some("tf32".parse().unwrap()), &Device::Cpu);
+        assert!(rounded.unwrap_err().to_string().contains("--dtype f32"));
     }
 
     #[test]

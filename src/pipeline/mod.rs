@@ -185,6 +185,7 @@ impl Options {
             // Features are small beside networks.
             conditions: Recent::new(16),
             replays: Arc::default(),
+            rounded: self.dtype == Some(DTypeChoice::Tf32),
             memory: self.memory,
         })
     }
@@ -283,6 +284,8 @@ pub struct Pipeline {
     unets: Recent<UNet>,
     conditions: Recent<Conditioning>,
     replays: Arc<replay::Replays>,
+    /// Whether convolutions of f32 may round.
+    rounded: bool,
     memory: Memory,
 }
 
@@ -400,7 +403,7 @@ impl Pipeline {
     ) -> Result<Steps<'_>> {
         cancel.check()?;
         let session = replay::Session::new();
-        let _working = replay::working();
+        let (_working, _rounded) = (replay::working(), self.rounding());
         let cast = self.cast(plan, observer)?;
         cancel.check()?;
         Steps::new(self, plan, index, cast, (cancel.clone(), session))
@@ -513,10 +516,10 @@ impl Pipeline {
         self.release();
     }
 
-    /// While it lives, GPUs may round the factors of f32 products where everything else is of 16 bits: the
-    /// autoencoder needs f32 for its range alone.
-    fn rounding(&self) -> impl Drop {
-        kernels::Rounding::new(self.parts.source.dtype("unet") != DType::F32)
+    /// While it lives, GPUs may round the factors of f32 convolutions if somebody asked for it, or everything else is of
+    /// 16 bits: the autoencoder needs f32 for its range alone.
+    fn rounding(&self) -> kernels::Rounding {
+        kernels::Rounding::new(self.rounded || self.parts.source.dtype("unet") != DType::F32)
     }
 
     /// Gives memory back that the next stage can hardly use.
@@ -537,8 +540,7 @@ impl Pipeline {
         mut progress: impl FnMut(usize, usize) -> Result<()>,
     ) -> Result<Picture> {
         let vae = self.decoder(observer)?;
-        let _working = replay::working();
-        let _rounded = self.rounding();
+        let (_working, _rounded) = (replay::working(), self.rounding());
         let pixels = if tile {
             vae.decode_tiled(latents, Tiling::default(), progress)?
         } else {

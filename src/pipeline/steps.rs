@@ -172,6 +172,7 @@ impl<'a> Steps<'a> {
         self.cancel.check()?;
         let begin = Instant::now();
         self.clock.set(self.done);
+        let _rounded = self.pipeline.rounding();
         if self.sigmas.steps() - self.done >= WORTH_RECORDING {
             self.pipeline.replays.record();
         }

@@ -41,7 +41,8 @@ pub(crate) fn working() -> RwLockReadGuard<'static, ()> {
 
 /// A function of tensors, recorded for tensors of the same shapes.
 pub(crate) struct Recording {
-    graph: CudaGraph,
+    /// Always there until the end.
+    graph: Option<CudaGraph>,
     /// What it reads and writes.
     inputs: Vec<Tensor>,
     output: Tensor,
@@ -106,7 +107,8 @@ impl Recording {
         done?;
         let graph = graph.map_err(TensorError::wrap)?;
         let graph = graph.ok_or_else(|| Error::Internal("an empty recording".into()))?;
-        Ok(Some(Self { graph, inputs, output, thread: std::thread::current().id() }))
+        let thread = std::thread::current().id();
+        Ok(Some(Self { graph: Some(graph), inputs, output, thread }))
     }
 
     /// Whether this thread recorded it, and may replay it.
@@ -123,8 +125,22 @@ impl Recording {
         for (from, to) in inputs.iter().zip(&self.inputs) {
             copy(&from.contiguous()?, to, &stream)?;
         }
-        self.graph.launch().map_err(TensorError::wrap)?;
+        if let Some(graph) = &self.graph {
+            graph.launch().map_err(TensorError::wrap)?;
+        }
         Ok(self.output.force_contiguous()?)
+    }
+}
+
+impl Drop for Recording {
+    /// The driver keeps the memory of recordings apart from all other, and gives it back when it is told.
+    fn drop(&mut self) {
+        self.graph = None;
+        if let Ok(device) = self.output.device().as_cuda_device() {
+            // SAFETY: the device's context is alive; memory that is in use stays.
+            let _ =
+                unsafe { sys::cuDeviceGraphMemTrim(device.cuda_stream().context().cu_device()) };
+        }
     }
 }
 
