@@ -3,7 +3,7 @@
 use super::micro::LANES;
 use super::processor::Instructions;
 #[cfg(target_arch = "x86_64")]
-use super::wide;
+use super::{medium, wide};
 
 /// One number of each of sixteen rows.
 pub(super) type Lanes = [f32; LANES];
@@ -16,6 +16,12 @@ pub(super) fn turn(rows: &[f32], length: usize, from: usize, out: &mut [Lanes]) 
         // SAFETY: the processor has the features.
         #[allow(unsafe_code)]
         return unsafe { wide::turn(rows, length, from, out) };
+    }
+    #[cfg(target_arch = "x86_64")]
+    if Instructions::used() == Instructions::Avx2 && rows.len() == LANES * length {
+        // SAFETY: as above.
+        #[allow(unsafe_code)]
+        return unsafe { medium::turn(rows, length, from, out) };
     }
     turn_plain(rows, length, from, out);
 }
@@ -37,28 +43,50 @@ multiversion! {
     }
 }
 
-/// Whether [`put`] can write vectors of `out` past the caches: lines must be whole.
-pub(super) fn can_pass_caches(out: &[u32]) -> bool {
-    cfg!(target_arch = "x86_64")
-        && Instructions::used() >= Instructions::Avx512
-        && out.as_ptr().cast::<[u32; LANES]>().align_offset(size_of::<[u32; LANES]>()) == 0
+/// How [`put`] writes a vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Writing {
+    /// Through the caches.
+    Cached,
+    /// Past them, half a line at a time.
+    #[cfg(target_arch = "x86_64")]
+    Halves,
+    /// Past them, whole lines.
+    #[cfg(target_arch = "x86_64")]
+    Lines,
 }
 
-/// Writes sixteen words to the beginning of `out`. `past_caches`: as [`can_pass_caches`] says of `out` or of
-/// what lies whole vectors before it. Weights are larger than any cache, and what is written past them need
-/// not be read first.
+impl Writing {
+    /// The best way to write vectors of `out`, or what lies whole vectors behind its beginning. Weights are larger than
+    /// any cache, and what is written past them need not be read first; lines must be whole.
+    pub(super) fn to(out: &[u32]) -> Self {
+        let line = size_of::<[u32; LANES]>();
+        let aligned = out.as_ptr().cast::<[u32; LANES]>().align_offset(line) == 0;
+        match Instructions::used() {
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx2 if aligned => Self::Halves,
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512 | Instructions::Avx512Bf16 if aligned => Self::Lines,
+            _ => Self::Cached,
+        }
+    }
+}
+
+/// Writes sixteen words to the beginning of `out`, as [`Writing::to`] said of it.
 #[allow(clippy::inline_always)]
 #[inline(always)]
-pub(super) fn put(words: [u32; LANES], out: &mut [u32], past_caches: bool) {
+pub(super) fn put(words: [u32; LANES], out: &mut [u32], writing: Writing) {
     let out = &mut out[..LANES];
-    #[cfg(target_arch = "x86_64")]
-    if past_caches {
+    #[allow(unsafe_code)]
+    match writing {
+        Writing::Cached => out.copy_from_slice(&words),
         // SAFETY: the processor has the feature, and `out` is a whole aligned line.
-        #[allow(unsafe_code)]
-        return unsafe { wide::stream(words, out) };
+        #[cfg(target_arch = "x86_64")]
+        Writing::Halves => unsafe { medium::stream(words, out) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Writing::Lines => unsafe { wide::stream(words, out) },
     }
-    let _ = past_caches;
-    out.copy_from_slice(&words);
 }
 
 /// Makes what [`put`] wrote past the caches visible to other threads.

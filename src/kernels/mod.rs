@@ -19,6 +19,8 @@ mod gemm;
 mod lanes;
 mod low_rank;
 mod map;
+#[cfg(target_arch = "x86_64")]
+mod medium;
 mod memory;
 mod merge;
 mod micro;

@@ -8,7 +8,7 @@
 //! after the other, so that what is multiplied together fills whole pages and the first-level cache.
 
 use super::arena::Buffer;
-use super::lanes::{self, Lanes};
+use super::lanes::{self, Lanes, Writing};
 use super::memory::Pages;
 use super::micro::{COLUMNS, LANES};
 use super::processor::Instructions;
@@ -503,7 +503,7 @@ impl Packed {
         let WeightShape { inputs, kernel, .. } = self.shape;
         let (area, places) = (kernel * kernel, self.side * self.side);
         let per_word = if self.precision == Precision::F32 { 1 } else { 2 };
-        let past_caches = lanes::can_pass_caches(out);
+        let writing = Writing::to(out);
         // Whole words of channels whose numbers stay in the first-level cache.
         let stretch = (STRETCH / places.max(area)).next_multiple_of(2).max(2);
         let mut turned = vec![[0f32; LANES]; stretch * area];
@@ -526,7 +526,7 @@ impl Packed {
                             std::array::from_fn(|lane| pair(low[lane], high[lane]))
                         }
                     };
-                    lanes::put(packed, words, past_caches);
+                    lanes::put(packed, words, writing);
                 }
             }
         }
