@@ -100,7 +100,8 @@ impl LowRank {
     }
 }
 
-fn largest(values: &[f32]) -> f32 {
+/// The largest size of some numbers.
+pub(crate) fn largest(values: &[f32]) -> f32 {
     values.iter().fold(0.0, |max, v| max.max(v.abs()))
 }
 

@@ -42,7 +42,7 @@ pub(crate) use attention::{Heads, attention};
 pub use ceiling::Ceilings;
 pub(crate) use doubled::Doubled;
 pub(crate) use gelu::{Gelu, activated};
-pub(crate) use low_rank::LowRank;
+pub(crate) use low_rank::{LowRank, largest};
 pub(crate) use map::Map;
 pub(crate) use memory::{release_weights, zeros};
 pub(crate) use merge::Merging;

@@ -6,7 +6,7 @@ use super::method::Method;
 use super::module::{Module, WeightChange};
 use super::spectrum::{Factors, Spectrum};
 use crate::error::{Error, Result};
-use crate::kernels::{LowRank, add_product, zeros};
+use crate::kernels::{LowRank, add_product, largest, zeros};
 use crate::weights::{Site, WeightSource};
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
@@ -110,7 +110,6 @@ impl Summed {
 pub(super) fn sum_there(weight: &Tensor, active: &[Active<'_>]) -> Result<Option<Tensor>> {
     let Some(stacked) = Stacked::of(active)? else { return Ok(None) };
     let (up, down, rank) = stacked.joined();
-    let largest = |values: &[f32]| values.iter().fold(0f32, |max, v| max.max(v.abs()));
     let bound = largest(&up) * largest(&down) * rank as f32;
     if rank == 0 || !bound.is_finite() {
         return Ok(None);

@@ -1,6 +1,6 @@
 //! Floor 1. cuDNN's convolutions, channels last, on matrix units: factors of f32 are rounded to TF32.
 
-use super::{Input, Output, device};
+use super::{Input, Output, convolved, device};
 use candle_core::cuda_backend::DeviceId;
 use candle_core::cuda_backend::cudarc::cudnn::{CudnnError, result, sys};
 use candle_core::cuda_backend::cudarc::driver::{CudaStream, DevicePtrMut};
@@ -17,24 +17,16 @@ pub(crate) fn convolve(
     padding: usize,
 ) -> Result<Tensor> {
     let (batch, height, width, channels) = x.dims4()?;
-    let (outputs, kernel, _, _) = weight.dims4()?;
-    if weight.dims() != [outputs, kernel, kernel, channels] || weight.dtype() != x.dtype() {
-        return Err(Error::Msg(format!("a kernel {:?} over {:?}", weight.shape(), x.shape())));
-    }
-    let side = |side: usize| match (side + 2 * padding).checked_sub(kernel) {
-        Some(room) => Ok(room / stride.max(1) + 1),
-        None => Err(Error::Msg(format!("a kernel of {kernel} over {side} pixels"))),
-    };
+    let [_, rows, columns, outputs] = convolved(x, weight, stride, padding)?;
     let problem = Problem {
         x: [batch, channels, height, width].map(|n| n as c_int),
-        y: [batch, outputs, side(height)?, side(width)?].map(|n| n as c_int),
-        kernel: kernel as c_int,
+        y: [batch, outputs, rows, columns].map(|n| n as c_int),
+        kernel: weight.dim(1)? as c_int,
         stride: stride as c_int,
         padding: padding as c_int,
         dtype: x.dtype(),
     };
     let device = device(x)?;
-    let [_, _, rows, columns] = problem.y.map(|n| n as usize);
     let shape = Shape::from((batch, rows, columns, outputs));
     let y = Output::new(&device, &shape, x.dtype())?;
     let (from, by) = (Input::new(x)?, Input::new(weight)?);

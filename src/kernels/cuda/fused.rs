@@ -1,7 +1,7 @@
 //! Floor 1. Norms, activations and sums, one pass over memory each.
 
 use super::Argument::{Address, Count, Float, Number};
-use super::{Input, Kernel, Output, device, name_of, ptx};
+use super::{Input, Kernel, Output, convolved, device, name_of, ptx};
 use candle_core::cuda_backend::cudarc::driver::LaunchConfig;
 use candle_core::{D, DType, Error, Result, Shape, Tensor};
 
@@ -212,12 +212,9 @@ pub(crate) fn convolve_unfolded(
     stride: usize,
     padding: usize,
 ) -> Result<Tensor> {
-    let (batch, height, width, channels) = x.dims4()?;
-    let (outputs, kernel, _, _) = weight.dims4()?;
-    let side = |side: usize| (side + 2 * padding).checked_sub(kernel).map(|room| room / stride + 1);
-    let (Some(rows), Some(columns)) = (side(height), side(width)) else {
-        return Err(Error::Msg(format!("a kernel of {kernel} over {:?}", x.shape())));
-    };
+    let (_, height, width, channels) = x.dims4()?;
+    let [batch, rows, columns, outputs] = convolved(x, weight, stride, padding)?;
+    let kernel = weight.dim(1)?;
     let columns_of_pixel = kernel * kernel * channels;
     let weight = weight.reshape((outputs, columns_of_pixel))?.t()?;
     let pixels = batch * rows * columns;

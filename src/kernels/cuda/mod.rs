@@ -137,6 +137,21 @@ fn device(tensor: &Tensor) -> Result<CudaDevice> {
     Ok(tensor.device().as_cuda_device()?.clone())
 }
 
+/// The shape of a convolution of `x [B, H, W, C]` with `weight [outputs, k, k, C]`, zeros around it:
+/// `[B, H', W', outputs]`.
+fn convolved(x: &Tensor, weight: &Tensor, stride: usize, padding: usize) -> Result<[usize; 4]> {
+    let (batch, height, width, channels) = x.dims4()?;
+    let (outputs, kernel, _, _) = weight.dims4()?;
+    if weight.dims() != [outputs, kernel, kernel, channels] || weight.dtype() != x.dtype() {
+        return Err(Error::Msg(format!("a kernel {:?} over {:?}", weight.shape(), x.shape())));
+    }
+    let side = |side: usize| match (side + 2 * padding).checked_sub(kernel) {
+        Some(room) => Ok(room / stride.max(1) + 1),
+        None => Err(Error::Msg(format!("a kernel of {kernel} over {side} pixels"))),
+    };
+    Ok([batch, side(height)?, side(width)?, outputs])
+}
+
 /// How kernels call a float type.
 fn name_of(dtype: DType) -> Result<&'static str> {
     match dtype {
