@@ -221,7 +221,7 @@ impl Job<'_> {
             && base.is_exact(&self.site)
             && !self.is_bias()
             && let Some(sum) =
-                merge::sum_there(base.get(&self.site, &self.shape)?.base(), &self.active)?
+                merge::sum_there(base.get_pristine(&self.site, &self.shape)?.base(), &self.active)?
         {
             return Ok(Done { site: self.site.clone(), change: Change::Merged(sum), ratio: 0.0 });
         }

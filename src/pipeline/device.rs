@@ -127,13 +127,15 @@ impl DTypeChoice {
     /// What runs on `device`: as asked for, else f32 on a CPU and f16 on a GPU.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for f16 on a CPU, and for TF32 on anything but an NVIDIA GPU.
+    /// [`Error::Unsupported`] for f16 on a CPU, and for TF32 on anything but an NVIDIA GPU with cuDNN.
     pub fn resolve(choice: Option<Self>, device: &Device) -> Result<DType> {
         match (choice, device.is_cpu()) {
-            (Some(DTypeChoice::Tf32), _) if !device.is_cuda() => Err(Error::unsupported(
-                "tf32 without an NVIDIA GPU",
-                "use --dtype f32, which rounds nothing",
-            )),
+            (Some(DTypeChoice::Tf32), _) if !(device.is_cuda() && cfg!(feature = "cudnn")) => {
+                Err(Error::unsupported(
+                    "tf32 without an NVIDIA GPU and a build with `--features cudnn`",
+                    "use --dtype f32, which rounds nothing",
+                ))
+            }
             (Some(DTypeChoice::F16), true) => Err(Error::unsupported(
                 "f16 on the CPU",
                 "use --dtype bf16 (half the memory, faster with AVX512-BF16) or f32 (exact); f16 files are read by both",

@@ -167,8 +167,9 @@ impl Options {
     /// [`Error::Unsupported`] for a scheduler config that makes no sense.
     pub fn over(self, parts: ModelParts) -> Result<Pipeline> {
         let table = NoiseTable::new(&parts.scheduler)?;
+        let base = Resident::new(parts.source.clone());
         Ok(Pipeline {
-            base: Arc::new(Resident::new(parts.source.clone())),
+            base: Arc::new(base.keeping_pristine(self.memory == Memory::Keep)),
             parts,
             table,
             text: Lazy::new(),
@@ -300,6 +301,7 @@ impl Drop for Pipeline {
         self.unets.clear();
         self.encoder.clear();
         self.decoder.clear();
+        self.conditions.clear();
         self.base.release_all();
         kernels::release_buffers();
         kernels::release_weights();

@@ -6,12 +6,14 @@
 
 use crate::error::Result;
 use crate::models::{UNet, UNetInput};
+#[cfg(not(feature = "cuda"))]
+use candle_core::Device;
 use candle_core::Tensor;
 #[cfg(not(feature = "cuda"))]
 use std::sync::Arc;
 
 #[cfg(feature = "cuda")]
-pub(super) use crate::kernels::cuda::{Session, working};
+pub(super) use crate::kernels::cuda::{Mark, Session, working};
 
 /// Lives as long as an image is being made.
 #[cfg(not(feature = "cuda"))]
@@ -31,11 +33,31 @@ pub(super) fn working() -> Session {
     Session::new()
 }
 
+/// A point in the work of a device that does it later than it is told.
+#[cfg(not(feature = "cuda"))]
+#[derive(Debug)]
+pub(super) struct Mark(());
+
+#[cfg(not(feature = "cuda"))]
+impl Mark {
+    /// Behind everything that the device was told so far.
+    #[allow(clippy::unnecessary_wraps)]
+    pub(super) fn new(_: &Device) -> Result<Self> {
+        Ok(Self(()))
+    }
+
+    /// Waits until it is reached.
+    #[allow(clippy::unused_self, clippy::unnecessary_wraps)]
+    pub(super) fn wait(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
 /// What was recorded of the UNets of a pipeline.
 #[derive(Debug, Default)]
 pub(super) struct Replays {
     #[cfg(feature = "cuda")]
-    known: std::sync::Mutex<Vec<recorded::Known>>,
+    known: std::sync::Mutex<recorded::Memory>,
 }
 
 #[cfg(not(feature = "cuda"))]
@@ -66,9 +88,21 @@ mod recorded {
 
     /// Networks and shapes that are remembered; a recording holds the memory of an evaluation.
     const MOST: usize = 3;
+    /// Whatever was not used by so many predictions makes room for others. More than plans that take networks in
+    /// turn need to come back to one: else each would push the next one out.
+    const FORGOTTEN: u64 = 16;
+
+    #[derive(Debug, Default)]
+    pub(super) struct Memory {
+        /// The longest unused first.
+        known: Vec<Known>,
+        predictions: u64,
+    }
 
     #[derive(Debug)]
-    pub(super) struct Known {
+    struct Known {
+        /// Number of the last prediction that it served.
+        used: u64,
         unet: Weak<UNet>,
         parts: Vec<(Shape, DType)>,
         given: Given,
@@ -121,8 +155,27 @@ mod recorded {
         parts.iter().map(|part| (part.shape().clone(), part.dtype())).collect()
     }
 
+    impl Known {
+        /// The prediction, if it was recorded by this thread. Replays need memory of their own, which may be
+        /// missing; then there are none.
+        fn replay(&mut self, parts: &[Tensor]) -> Option<Tensor> {
+            let State::Recorded(recording) = &self.state else { return None };
+            if !recording.is_mine() {
+                return None;
+            }
+            match recording.replay(parts) {
+                Ok(prediction) => Some(prediction),
+                Err(error) => {
+                    tracing::debug!("the UNet is not replayed: {error}");
+                    self.state = State::Refused;
+                    None
+                }
+            }
+        }
+    }
+
     impl Replays {
-        fn lock(&self) -> MutexGuard<'_, Vec<Known>> {
+        fn lock(&self) -> MutexGuard<'_, Memory> {
             self.known.lock().unwrap_or_else(PoisonError::into_inner)
         }
 
@@ -137,34 +190,39 @@ mod recorded {
             }
             let (given, parts) = Given::of(&input);
             let kinds = kinds(&parts);
-            let mut known = self.lock();
+            let mut memory = self.lock();
+            memory.predictions += 1;
+            let used = memory.predictions;
+            let known = &mut memory.known;
             known.retain(|known| known.unet.strong_count() > 0);
             let is_this = |known: &Known| {
                 std::ptr::eq(known.unet.as_ptr(), Arc::as_ptr(unet))
                     && known.parts == kinds
                     && known.given == given
             };
-            match known.iter().position(is_this) {
-                Some(at) => {
-                    if let State::Recorded(recording) = &known[at].state
-                        && recording.is_mine()
-                    {
-                        return recording.replay(&parts);
-                    }
-                    if matches!(known[at].state, State::Refused) {
-                        drop(known);
-                        return unet.forward(input);
-                    }
-                    known.remove(at);
+            if let Some(at) = known.iter().position(is_this) {
+                let mut found = known.remove(at);
+                found.used = used;
+                if let Some(prediction) = found.replay(&parts) {
+                    known.push(found);
+                    return Ok(prediction);
                 }
-                None if known.len() == MOST => {
-                    known.remove(0);
+                if matches!(found.state, State::Refused) {
+                    known.push(found);
+                    drop(memory);
+                    return unet.forward(input);
                 }
-                None => {}
+            } else if known.len() == MOST {
+                if used - known[0].used < FORGOTTEN {
+                    drop(memory);
+                    return unet.forward(input);
+                }
+                known.remove(0);
             }
-            drop(known);
+            drop(memory);
             let output = Recording::rehearse(input.latents, || unet.forward(input))?;
-            self.lock().push(Known {
+            self.lock().known.push(Known {
+                used,
                 unet: Arc::downgrade(unet),
                 parts: kinds,
                 given,
@@ -175,7 +233,7 @@ mod recorded {
 
         /// Records what this thread rehearsed, unless others are at work.
         pub(in crate::pipeline) fn record(&self) {
-            for known in self.lock().iter_mut() {
+            for known in &mut self.lock().known {
                 let (State::Rehearsed(thread, parts, output), Some(unet)) =
                     (&known.state, known.unet.upgrade())
                 else {
@@ -198,7 +256,7 @@ mod recorded {
 
         /// Forgets everything.
         pub(in crate::pipeline) fn clear(&self) {
-            self.lock().clear();
+            self.lock().known.clear();
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::adapters::Cast;
 use super::network::{Clock, Network};
-use super::replay::{Session, working};
+use super::replay::{Mark, Session, working};
 use super::{Cancel, Event, Generated, Observer, Pipeline, Plan, Silent, Timings};
 use crate::error::{Error, Result};
 use crate::lora::StepWindow;
@@ -24,7 +24,8 @@ pub struct StepView {
     pub steps: usize,
     /// Noise level after the step, k-diffusion convention.
     pub sigma: f64,
-    /// The network's estimate of the clean latents, `[1, 4, h, w]`, scaled.
+    /// The network's estimate of the clean latents, `[1, 4, h, w]`, scaled. On a GPU it belongs to the thread
+    /// that takes the steps.
     pub denoised: Tensor,
 }
 
@@ -63,6 +64,8 @@ pub struct Steps<'a> {
     tile: bool,
     cancel: Cancel,
     timings: Timings,
+    /// The end of the last step.
+    mark: Option<Mark>,
     /// Behind everything that holds memory of the device.
     _session: Session,
 }
@@ -113,6 +116,7 @@ impl<'a> Steps<'a> {
             tile: plan.tile,
             cancel,
             timings,
+            mark: None,
             _session: session,
         })
     }
@@ -150,7 +154,12 @@ impl<'a> Steps<'a> {
         if self.failed {
             return Err(Error::Internal("finish was called after a failed step".into()));
         }
+        let begin = Instant::now();
         let latents = self.latents()?;
+        if let Some(mark) = self.mark.take() {
+            mark.wait()?;
+        }
+        self.timings.sample += begin.elapsed();
         self.networks.clear();
         self.pipeline.steps_done(self.last);
         let begin = Instant::now();
@@ -189,6 +198,11 @@ impl<'a> Steps<'a> {
         };
         self.x = step.x;
         self.done += 1;
+        // A GPU has a step in hand and no more, so that progress is true and a picture can be cancelled.
+        let mark = Mark::new(self.pipeline.device())?;
+        if let Some(before) = self.mark.replace(mark) {
+            before.wait()?;
+        }
         self.timings.sample += begin.elapsed();
         Ok(StepView {
             step: self.done,

@@ -108,6 +108,14 @@ pub trait WeightSource: Send + Sync + std::fmt::Debug {
     /// [`Error::TensorMissing`], [`Error::ShapeMismatch`], or what reading the file gives.
     fn get(&self, site: &Site, shape: &[usize]) -> Result<Weight>;
 
+    /// As [`get`](Self::get), of a weight that is read only to be changed.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    fn get_pristine(&self, site: &Site, shape: &[usize]) -> Result<Weight> {
+        self.get(site, shape)
+    }
+
     /// The plain weight at `site` as f32 numbers, row-major: what adapters are added to.
     ///
     /// # Errors

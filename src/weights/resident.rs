@@ -17,6 +17,8 @@ type Key = (Site, Box<str>, Arrangement, Precision);
 #[derive(Debug)]
 pub struct Resident {
     inner: Arc<dyn WeightSource>,
+    /// Whether weights that are only changed stay too.
+    keeps: bool,
     given: Mutex<HashMap<Site, Tensor>>,
     /// Packed weights belong to the networks; here is only where they are, by site and variant.
     packed: Mutex<HashMap<Key, Kept>>,
@@ -25,7 +27,13 @@ pub struct Resident {
 impl Resident {
     /// Remembers what `inner` gives.
     pub fn new(inner: Arc<dyn WeightSource>) -> Self {
-        Self { inner, given: Mutex::default(), packed: Mutex::default() }
+        Self { inner, keeps: false, given: Mutex::default(), packed: Mutex::default() }
+    }
+
+    /// The same, which also remembers what is only read to be changed, for the next change, or does not.
+    #[must_use]
+    pub fn keeping_pristine(self, keeps: bool) -> Self {
+        Self { keeps, ..self }
     }
 
     /// Bytes of the tensors that are remembered.
@@ -71,6 +79,13 @@ impl WeightSource for Resident {
             given.insert(site.clone(), tensor.clone());
         }
         Ok(weight)
+    }
+
+    fn get_pristine(&self, site: &Site, shape: &[usize]) -> Result<Weight> {
+        if self.keeps || self.known(site).is_some() {
+            return self.get(site, shape);
+        }
+        self.inner.get(site, shape)
     }
 
     fn get_f32(&self, site: &Site, shape: &[usize]) -> Result<Vec<f32>> {
@@ -165,6 +180,7 @@ mod tests {
         let values = Tensor::arange(0f32, 6.0, &Device::Cpu).unwrap().reshape((2, 3)).unwrap();
         memory.insert(site.clone(), &values).unwrap();
         let resident = Resident::new(Arc::new(memory));
+        assert_eq!(resident.get_pristine(&site, &[2, 3]).unwrap().base().dims(), [2, 3]);
         assert_eq!(resident.get_f32(&site, &[2, 3]).unwrap(), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
         assert_eq!(resident.bytes(), 0);
         let first = resident.get(&site, &[2, 3]).unwrap();

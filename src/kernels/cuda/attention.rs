@@ -53,7 +53,10 @@ pub(crate) fn attention(
     }
     let shape = q.shape().clone();
     let name = format!("attention_{}_{}", name_of(q.dtype())?, built.width);
-    let kernel = Kernel::new(q, &name, ("colora_attention", ptx::ATTENTION))?;
+    // Compiled for a card before Ampere, the module lacks instructions and is not loaded on any.
+    let Ok(kernel) = Kernel::new(q, &name, ("colora_attention", ptx::ATTENTION)) else {
+        return Ok(None);
+    };
     let shared = (rows + 4 * built.keys) * (built.width + 8) * q.dtype().size_in_bytes();
     let attribute = FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
     kernel.function.set_attribute(attribute, shared as i32).map_err(Error::wrap)?;

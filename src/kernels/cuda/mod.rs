@@ -15,7 +15,7 @@ pub(crate) use attention::attention;
 #[cfg(feature = "cudnn")]
 pub(crate) use conv::convolve;
 pub(crate) use fused::{convolve_unfolded, finish, gated, group_norm, grow, layer_norm};
-pub(crate) use recording::{Recording, Session, working};
+pub(crate) use recording::{Mark, Recording, Session, working};
 
 use candle_core::backend::{BackendDevice, BackendStorage};
 use candle_core::cuda_backend::CudaStorageSlice;

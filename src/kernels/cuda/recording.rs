@@ -2,10 +2,10 @@
 
 use super::Input;
 use crate::error::{Error, Result};
-use candle_core::cuda_backend::cudarc::driver::{CudaGraph, CudaStream, result, sys};
-use candle_core::{Error as TensorError, Tensor};
+use candle_core::cuda_backend::cudarc::driver::{CudaEvent, CudaGraph, CudaStream, result, sys};
+use candle_core::{Device, Error as TensorError, Tensor};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, TryLockError};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, TryLockError};
 use std::thread::ThreadId;
 
 /// Held by whoever gives a GPU work, shared, and by whoever records, alone: what another thread told the GPU
@@ -89,24 +89,20 @@ impl Recording {
         }
         let device = output.device().as_cuda_device()?;
         let stream = device.cuda_stream();
+        if !stream.context().has_async_alloc() {
+            return Err(Error::Internal("the driver has no pools of memory".into()));
+        }
         let copies =
             inputs.iter().map(Tensor::force_contiguous).collect::<candle_core::Result<_>>();
         let (inputs, output): (Vec<Tensor>, Tensor) = (copies?, output.force_contiguous()?);
         let _kept = device.enable_cuda_graph_htod_cache();
         stream.synchronize().map_err(TensorError::wrap)?;
-        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        stream.begin_capture(mode).map_err(TensorError::wrap)?;
+        let capture = Capture::begin(&stream)?;
         // What `work` made is freed before the end: it lives in the recording alone.
         let done = work(&inputs).and_then(|y| Ok(copy(&y, &output, &stream)?));
-        let once = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
-        let graph = stream.end_capture(once);
-        if done.is_err() || graph.is_err() {
-            // Memory of a recording that failed could not be freed either; that is no error of the next call.
-            let _ = stream.context().check_err();
-        }
+        let graph = capture.end();
         done?;
-        let graph = graph.map_err(TensorError::wrap)?;
-        let graph = graph.ok_or_else(|| Error::Internal("an empty recording".into()))?;
+        let graph = graph?.ok_or_else(|| Error::Internal("an empty recording".into()))?;
         let thread = std::thread::current().id();
         Ok(Some(Self { graph: Some(graph), inputs, output, thread }))
     }
@@ -133,13 +129,73 @@ impl Recording {
 }
 
 impl Drop for Recording {
-    /// The driver keeps the memory of recordings apart from all other, and gives it back when it is told.
+    /// The driver keeps the memory of recordings apart from all other, and gives it back when it is told and
+    /// no replay is under way.
     fn drop(&mut self) {
         self.graph = None;
         if let Ok(device) = self.output.device().as_cuda_device() {
+            let stream = device.cuda_stream();
+            let _ = stream.synchronize();
             // SAFETY: the device's context is alive; memory that is in use stays.
-            let _ =
-                unsafe { sys::cuDeviceGraphMemTrim(device.cuda_stream().context().cu_device()) };
+            let _ = unsafe { sys::cuDeviceGraphMemTrim(stream.context().cu_device()) };
+        }
+    }
+}
+
+/// A stream that records. It stops recording when this ends, whatever happens: nothing else could use it.
+struct Capture<'a>(&'a Arc<CudaStream>);
+
+impl<'a> Capture<'a> {
+    fn begin(stream: &'a Arc<CudaStream>) -> Result<Self> {
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        stream.begin_capture(mode).map_err(TensorError::wrap)?;
+        Ok(Self(stream))
+    }
+
+    /// What was recorded.
+    fn end(self) -> Result<Option<CudaGraph>> {
+        // Memory that could not be freed spoils the recording, but is no error of what comes next.
+        let spoilt = self.0.context().check_err();
+        let once = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+        let graph = self.0.end_capture(once).map_err(TensorError::wrap)?;
+        spoilt.map_err(TensorError::wrap)?;
+        Ok(graph)
+    }
+}
+
+impl Drop for Capture<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.context().check_err();
+        let nothing = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+        if self.0.capture_status().is_ok_and(|status| status != nothing) {
+            // SAFETY: the stream is alive and records.
+            let graph = unsafe { result::stream::end_capture(self.0.cu_stream()) };
+            if let Some(graph) = graph.ok().filter(|graph| !graph.is_null()) {
+                // SAFETY: the graph was just made, and nobody else knows it.
+                let _ = unsafe { result::graph::destroy(graph) };
+            }
+            let _ = self.0.context().check_err();
+        }
+    }
+}
+
+/// A point in the work of a GPU.
+#[derive(Debug)]
+pub(crate) struct Mark(Option<CudaEvent>);
+
+impl Mark {
+    /// Behind everything that `device` was told so far; nothing on others.
+    pub(crate) fn new(device: &Device) -> Result<Self> {
+        let Ok(device) = device.as_cuda_device() else { return Ok(Self(None)) };
+        let event = device.cuda_stream().record_event(None).map_err(TensorError::wrap)?;
+        Ok(Self(Some(event)))
+    }
+
+    /// Waits until it is reached.
+    pub(crate) fn wait(&self) -> Result<()> {
+        match &self.0 {
+            Some(event) => Ok(event.synchronize().map_err(TensorError::wrap)?),
+            None => Ok(()),
         }
     }
 }
