@@ -8,7 +8,7 @@ mod support;
 use candle_core::{DType, Device};
 use colora::family::ModelParts;
 use colora::lora::{Apply, LoraRef};
-use colora::weights::{Placement, Products};
+use colora::weights::{Placement, Products, Quantisation};
 use colora::{DeviceChoice, Picture, Pipeline, Request};
 use support::golden;
 
@@ -63,12 +63,14 @@ fn difference(a: &Picture, b: &Picture) -> i32 {
 }
 
 /// Draws plainly on every device and in every type, and compares with the CPU's operators.
-fn compare(model: &str, adapter: Adapter) {
+fn compare(model: &str, adapter: Adapter, quantise: Option<Quantisation>) {
     let what = adapter.map_or_else(|| model.to_owned(), |how| format!("{model} with {how:?}"));
-    let ours = draw(model, Placement::default(), adapter);
+    let what = quantise.map_or_else(|| what.clone(), |kind| format!("{what} in {kind}"));
+    let here = Placement { quantise, ..Placement::default() };
+    let ours = draw(model, here.clone(), adapter);
     for (name, device) in devices() {
         let placement =
-            Placement { device: device.clone(), products: Products::Plain, ..Placement::default() };
+            Placement { device: device.clone(), products: Products::Plain, ..here.clone() };
         let picture = draw(model, placement.clone(), adapter);
         let (worst, psnr) = (difference(&picture, &ours), support::psnr(&picture, &ours));
         println!("{what} on {name}, f32: largest difference {worst}/255, {psnr:.1} dB");
@@ -88,14 +90,24 @@ fn compare(model: &str, adapter: Adapter) {
 #[test]
 fn plain_tensors_draw_what_the_cpu_operators_draw() {
     for model in ["sd15", "sd2", "sdxl"] {
-        compare(model, None);
+        compare(model, None, None);
     }
 }
 
 #[test]
 fn adapters_do_the_same() {
     for apply in [Apply::Merge, Apply::Bypass] {
-        compare("sd15", Some((0.7, apply)));
+        compare("sd15", Some((0.7, apply)), None);
+    }
+}
+
+#[test]
+fn weights_in_blocks_do_the_same() {
+    for kind in Quantisation::ALL {
+        compare("sd15", None, Some(kind));
+        for apply in [Apply::Merge, Apply::Bypass] {
+            compare("sd15", Some((0.7, apply)), Some(kind));
+        }
     }
 }
 

@@ -4,9 +4,9 @@ use super::{Family, ModelParts, TOKENIZER_FILES, TokenizerSource};
 use crate::error::{Error, Result};
 use crate::kernels::GROUP;
 use crate::lora::write::{Entry, Metadata, Precision, check_free, save};
+use crate::weights::blocked;
 use crate::weights::quantised::{self, Row, is_quantisable};
 use crate::weights::{Quantisation, Site, WeightSource};
-use rayon::prelude::*;
 use safetensors::Dtype;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -90,16 +90,7 @@ fn blocks_of(
         let why = format!("element {at} is {}, expected a finite number", values[at]);
         return Err(Error::corrupt(site.as_str(), why));
     }
-    let area: usize = shape.iter().skip(2).product();
-    let filter: usize = shape.iter().skip(1).product();
-    let filters = values.par_chunks(filter.max(1)).map(|filter| {
-        if area == 1 {
-            return kind.encode(filter);
-        }
-        let taps = (0..area).flat_map(|tap| filter.iter().skip(tap).step_by(area).copied());
-        kind.encode(&taps.collect::<Vec<f32>>())
-    });
-    Ok(filters.collect::<Vec<_>>().concat())
+    Ok(blocked::blocks_of(kind, shape, &values))
 }
 
 /// The settings of a model as files of the diffusers layout.

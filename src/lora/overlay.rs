@@ -5,8 +5,8 @@ use super::merge::{self, Active, Summed};
 use super::{Dictionary, LoraStack, Method};
 use crate::error::{Error, Result};
 use crate::weights::{
-    Arrangement, Branch, Packed, Precision, Products, Quantisation, Site, Weight, WeightSource,
-    pack_numbers,
+    Arrangement, BlockTensor, Branch, Packed, Precision, Products, Quantisation, Site, Weight,
+    WeightSource, block_numbers, pack_numbers,
 };
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
@@ -215,8 +215,10 @@ impl Job<'_> {
             return Ok(Done { site: self.site.clone(), change, ratio: 0.0 });
         }
         let plain = !look && self.exists && *method == Method::Sum;
+        let blocked = base.requantised(&self.site).is_some();
         // On a GPU, factors cross the bus instead of weights.
         if plain
+            && !blocked
             && !base.device().is_cpu()
             && base.is_exact(&self.site)
             && !self.is_bias()
@@ -226,8 +228,9 @@ impl Job<'_> {
             return Ok(Done { site: self.site.clone(), change: Change::Merged(sum), ratio: 0.0 });
         }
         if plain && let Some(summed) = Summed::new(&self.shape, &self.active)? {
+            // Computed where it is read: into packed numbers, or into blocks.
             let packed = base.products(self.site.component()) != Products::Plain;
-            let change = if packed && summed.safe && !self.is_bias() {
+            let change = if (packed || blocked) && summed.safe && !self.is_bias() {
                 Change::Summed { sum: summed, variant: self.variant() }
             } else {
                 self.merged(base, summed.whole(&self.site, base, &self.active)?)?
@@ -385,6 +388,13 @@ impl WeightSource for Overlay {
         make: &dyn Fn() -> Result<Packed>,
     ) -> Result<Packed> {
         self.base.shared(site, variant, arrangement, precision, make)
+    }
+
+    fn in_blocks(&self, site: &Site, shape: &[usize]) -> Result<Option<BlockTensor>> {
+        match self.changed.get(site) {
+            Some(Change::Merged(_) | Change::Summed { .. }) => block_numbers(self, site, shape),
+            _ => self.base.in_blocks(site, shape),
+        }
     }
 
     fn forget(&self, site: &Site) {

@@ -2,6 +2,7 @@
 
 use super::packed::{PackedLayer, floats};
 use super::plain::{self, Added};
+use super::stored::Stored;
 use super::{Feature, GroupNorm};
 use crate::error::Result;
 use crate::kernels::{Border, Finish, Preparation};
@@ -73,7 +74,7 @@ pub struct Conv2d(Form);
 enum Form {
     Plain {
         /// `[outputs, k, k, inputs]`.
-        kernel: Tensor,
+        kernel: Stored,
         branches: Arc<[DenseBranch]>,
         bias: Option<Tensor>,
         geometry: Geometry,
@@ -127,10 +128,10 @@ impl Conv2d {
             let layer = PackedLayer::new(scope, shape, geometry, doubled, precision)?;
             return Ok(Self(Form::Packed(Box::new(layer))));
         }
-        let weight = scope.weight("weight", shape)?;
+        let (kernel, branches) = Stored::kernel(scope, shape)?;
         let bias = scope.optional("bias", &shape[..1])?;
-        let branches = weight.branches().iter().map(arranged).collect::<Result<_>>()?;
-        Ok(Self(Form::Plain { kernel: plain::kernel(weight.base())?, branches, bias, geometry }))
+        let branches = branches.iter().map(arranged).collect::<Result<_>>()?;
+        Ok(Self(Form::Plain { kernel, branches, bias, geometry }))
     }
 
     /// The convolution of images `[B, inputs, H, W]`.
@@ -144,7 +145,7 @@ impl Conv2d {
             Form::Packed(layer) => run_packed(layer, x, around),
             Form::Plain { kernel, branches, bias, geometry } => {
                 let x = before(x.plain()?, around)?;
-                let mut y = plain::convolve(&x, kernel, *geometry)?;
+                let mut y = plain::convolve(&x, &*kernel.tensor()?, *geometry)?;
                 for branch in &**branches {
                     y = (y + branch_output(&x, branch, *geometry)?)?;
                 }

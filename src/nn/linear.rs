@@ -3,6 +3,7 @@
 use super::Geometry;
 use super::packed::PackedLayer;
 use super::plain::{self, Added};
+use super::stored::Stored;
 use crate::error::{Error, Result};
 use crate::kernels::{Finish, Map, Operand, Preparation};
 use crate::weights::{DenseBranch, Products, Scope};
@@ -15,7 +16,7 @@ pub struct Linear(Form);
 
 #[derive(Debug, Clone)]
 enum Form {
-    Plain { weight: Tensor, branches: Arc<[DenseBranch]>, bias: Option<Tensor> },
+    Plain { weight: Stored, branches: Arc<[DenseBranch]>, bias: Option<Tensor> },
     Packed(Box<PackedLayer>),
 }
 
@@ -34,10 +35,9 @@ impl Linear {
             let layer = PackedLayer::new(scope, &shape, Geometry::POINT, false, precision)?;
             return Ok(Self(Form::Packed(Box::new(layer))));
         }
-        let weight = scope.weight("weight", &shape)?;
-        let branches = weight.branches().into();
+        let (weight, branches) = Stored::matrix(scope, &shape)?;
         let bias = scope.optional("bias", &[outputs])?;
-        Ok(Self(Form::Plain { weight: weight.base().clone(), branches, bias }))
+        Ok(Self(Form::Plain { weight, branches: branches.into(), bias }))
     }
 
     /// `x`: `[.., inputs]`. Returns `[.., outputs]`.
@@ -67,7 +67,7 @@ impl Linear {
         let Form::Plain { weight, branches, bias } = &self.0 else {
             return Err(Error::Internal("a packed layer among plain ones".into()));
         };
-        let mut y = plain::multiply(x, weight)?;
+        let mut y = plain::multiply(x, &*weight.tensor()?)?;
         for branch in &**branches {
             y = (y + branch_output(x, branch)?)?;
         }

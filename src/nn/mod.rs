@@ -15,6 +15,7 @@ mod linear;
 mod norm;
 mod packed;
 mod plain;
+mod stored;
 mod time;
 
 pub use attend::Attend;

@@ -203,9 +203,10 @@ impl Options {
         // SD's VAE overflows in f16 (its config says force_upcast); f32 costs little there.
         let vae_dtype = if dtype == DType::F16 { DType::F32 } else { dtype };
         let quantise = self.quantise;
-        if let (Some(kind), Products::Plain) = (quantise, products) {
+        // There they would be unpacked on the CPU.
+        if let (Some(kind), true) = (quantise, device.is_metal()) {
             return Err(Error::unsupported(
-                format!("{kind} weights on a GPU"),
+                format!("{kind} weights with Metal"),
                 "use --device cpu, or leave --quantize out",
             ));
         }

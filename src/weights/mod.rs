@@ -4,6 +4,7 @@
 //! may be dense or carry low-rank branches. It never learns whether a file, a memory map or an
 //! overlay of adapters answered. This module knows no layer.
 
+pub(crate) mod blocked;
 mod branch;
 mod file;
 mod gguf;
@@ -14,6 +15,7 @@ pub(crate) mod quantised;
 mod resident;
 
 pub use crate::kernels::{Arrangement, Instructions, Packed, Precision, Quantisation};
+pub use blocked::BlockTensor;
 pub use branch::{Branch, DenseBranch, FactorKind, Factors};
 pub use file::{Checkpoint, CheckpointFile, Inventory, Placement, TensorInfo};
 pub use memory::MemorySource;
@@ -194,7 +196,15 @@ pub trait WeightSource: Send + Sync + std::fmt::Debug {
         make()
     }
 
-    /// In which blocks CPU layers keep the weight at `site`; `None` for plain numbers.
+    /// The plain weight at `site` as layers of other devices keep it, if that is in blocks, without its branches.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    fn in_blocks(&self, site: &Site, shape: &[usize]) -> Result<Option<BlockTensor>> {
+        block_numbers(self, site, shape)
+    }
+
+    /// In which blocks layers keep the weight at `site`; `None` for plain numbers.
     fn quantised(&self, site: &Site) -> Option<Quantisation> {
         let _ = site;
         None
@@ -243,6 +253,20 @@ pub(crate) fn pack_numbers<S: WeightSource + ?Sized>(
     let packed = Packed::new(sizes, arrangement, precision, source.quantised(site), read)?;
     source.forget(site);
     Ok(packed)
+}
+
+/// The weight at `site` in blocks of its numbers, if it is kept so.
+pub(crate) fn block_numbers<S: WeightSource + ?Sized>(
+    source: &S,
+    site: &Site,
+    shape: &[usize],
+) -> Result<Option<BlockTensor>> {
+    let Some(kind) = source.quantised(site) else { return Ok(None) };
+    weight_shape(source, site, shape)?;
+    let mut values = vec![0f32; shape.iter().product()];
+    source.read_f32(site, 0, &mut values)?;
+    source.forget(site);
+    BlockTensor::new(kind, shape, &values, source.device()).map(Some)
 }
 
 /// The sizes of `shape`, which the weight at `site` must have.
@@ -333,6 +357,11 @@ impl<'a> Scope<'a> {
     /// How layers of this scope multiply.
     pub fn products(&self) -> Products {
         self.source.products(self.prefix.split('.').next().unwrap_or_default())
+    }
+
+    /// The parameter `name` as other layers keep it, if that is in blocks.
+    pub fn in_blocks(&self, name: &str, shape: &[usize]) -> Result<Option<BlockTensor>> {
+        self.source.in_blocks(&self.site(name), shape)
     }
 
     /// The parameter `name` as CPU layers read it.

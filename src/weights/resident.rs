@@ -1,5 +1,6 @@
 //! Floor 2. A source that remembers what it gave, so that several networks share one copy.
 
+use super::blocked::{BlockNote, BlockTensor};
 use super::{
     Arrangement, Packed, Precision, Products, Quantisation, Site, Weight, WeightSource,
     shapes_agree,
@@ -22,12 +23,15 @@ pub struct Resident {
     given: Mutex<HashMap<Site, Tensor>>,
     /// Packed weights belong to the networks; here is only where they are, by site and variant.
     packed: Mutex<HashMap<Key, Kept>>,
+    /// The same of weights in blocks.
+    blocks: Mutex<HashMap<Site, BlockNote>>,
 }
 
 impl Resident {
     /// Remembers what `inner` gives.
     pub fn new(inner: Arc<dyn WeightSource>) -> Self {
-        Self { inner, keeps: false, given: Mutex::default(), packed: Mutex::default() }
+        let (given, packed, blocks) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { inner, keeps: false, given, packed, blocks }
     }
 
     /// The same, which also remembers what is only read to be changed, for the next change, or does not.
@@ -149,6 +153,18 @@ impl WeightSource for Resident {
         }
         known.insert(key, packed.kept());
         Ok(packed)
+    }
+
+    fn in_blocks(&self, site: &Site, shape: &[usize]) -> Result<Option<BlockTensor>> {
+        let lock = || self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = lock().get(site).and_then(BlockNote::get) {
+            return Ok(Some(known));
+        }
+        let blocks = self.inner.in_blocks(site, shape)?;
+        if let Some(blocks) = &blocks {
+            lock().insert(site.clone(), blocks.note());
+        }
+        Ok(blocks)
     }
 
     fn quantised(&self, site: &Site) -> Option<Quantisation> {

@@ -373,7 +373,7 @@ fn copy_settings(from: &Path, to: &Path) {
 }
 
 #[test]
-fn devices_without_packed_products_read_plain_numbers() {
+fn devices_without_packed_products_read_plain_numbers_or_keep_the_blocks() {
     let folder = tempfile::tempdir().unwrap();
     let path = converted(folder.path(), Quantisation::Q8_0);
     let placement =
@@ -383,6 +383,13 @@ fn devices_without_packed_products_read_plain_numbers() {
     let shape = parts.source.shape(&site).unwrap();
     let weight = parts.source.get(&site, &shape).unwrap();
     assert_eq!((weight.base().dtype(), weight.base().dims()), (DType::F16, &shape[..]));
+    let blocks = parts.source.in_blocks(&site, &shape).unwrap().unwrap();
+    assert_eq!(blocks.bytes(), shape.iter().product::<usize>() / 32 * 34);
+    let kernel = weight.base().permute((0, 2, 3, 1)).unwrap();
+    let numbers = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<half::f16>().unwrap();
+    assert!(numbers(&blocks.unpacked(DType::F16).unwrap()) == numbers(&kernel));
+    let bias = Site::new("unet.mid_block.resnets.0.conv1.bias");
+    assert!(parts.source.in_blocks(&bias, &shape[..1]).unwrap().is_none());
     let error = Pipeline::options().quantize(Some(Quantisation::Q4_0)).open(&path);
     assert!(error.is_ok(), "on a CPU");
 }
