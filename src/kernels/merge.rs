@@ -138,6 +138,9 @@ impl Merging {
     }
 }
 
+/// Tokens that are compared with all targets at once: large pictures have too many for all of them.
+const AT_ONCE: usize = 2048;
+
 /// For each of `others` the target that it is most like; the likest first.
 fn likest(
     tokens: &Map,
@@ -160,18 +163,17 @@ fn likest(
     };
     let shape = WeightShape { outputs: targets.len(), inputs: channels, kernel: 1 };
     let weight = Packed::of(shape, Arrangement::Plain, precision, unit(targets).values());
-    let others_unit = Operand::new(&[unit(others)], Preparation::default(), precision);
-    let cosines = multiply(&others_unit, &weight, Windows::all(&others_unit), Finish::default());
-    let mut likest: Vec<Likeness> = cosines
-        .values()
-        .par_chunks(targets.len())
-        .zip(others)
-        .map(|(cosines, token)| {
+    let mut likest: Vec<Likeness> = Vec::with_capacity(others.len());
+    for others in others.chunks(AT_ONCE) {
+        let x = Operand::new(&[unit(others)], Preparation::default(), precision);
+        let cosines = multiply(&x, &weight, Windows::all(&x), Finish::default());
+        let rows = cosines.values().par_chunks(targets.len()).zip(others);
+        likest.par_extend(rows.map(|(cosines, token)| {
             let cosine = maximum(cosines);
             let best = cosines.iter().position(|c| *c >= cosine).unwrap_or(0);
             Likeness { token: *token, target: targets[best], cosine }
-        })
-        .collect();
+        }));
+    }
     // Equal ones stay in the order of the image.
     likest.sort_by(|a, b| b.cosine.total_cmp(&a.cosine));
     likest

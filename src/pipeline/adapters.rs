@@ -148,6 +148,7 @@ impl Pipeline {
             conditions.push(self.condition_with(text, plan, apply, observer, &mut cast)?);
         }
         self.texts_done();
+        self.unets.make_room(wanted.len());
         for ((_, unet), conditioning) in wanted.iter().zip(conditions) {
             let begin = Instant::now();
             let unet = self.unet_with(unet, plan, apply, observer, &mut cast.compose)?;

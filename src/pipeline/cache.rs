@@ -1,18 +1,28 @@
 //! Floor 5. Things that were expensive to make, kept while they are likely to be needed again.
 
 use crate::error::Result;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A few values by key, the least recently used of which goes first.
 #[derive(Debug)]
 pub(super) struct Recent<T> {
     values: Mutex<Vec<(String, Arc<T>)>>,
-    limit: usize,
+    /// As many as were asked for.
+    usual: usize,
+    /// As many as there may be now.
+    limit: AtomicUsize,
 }
 
 impl<T> Recent<T> {
     pub(super) fn new(limit: usize) -> Self {
-        Self { values: Mutex::default(), limit: limit.max(1) }
+        let usual = limit.max(1);
+        Self { values: Mutex::default(), usual, limit: AtomicUsize::new(usual) }
+    }
+
+    /// Makes room for `count` values that are used in turn: with less, each would push the next one out.
+    pub(super) fn make_room(&self, count: usize) {
+        self.limit.store(count.max(self.usual), Ordering::Relaxed);
     }
 
     /// The value of `key`, made by `make` when it is not there.
@@ -23,12 +33,13 @@ impl<T> Recent<T> {
             return Ok(value);
         }
         // First, so that the new one can be made in its memory.
-        self.shorten(self.limit - 1);
+        let limit = self.limit.load(Ordering::Relaxed);
+        self.shorten(limit - 1);
         let value = Arc::new(make()?);
         let mut values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
         values.insert(0, (key.to_owned(), value.clone()));
         drop(values);
-        self.shorten(self.limit);
+        self.shorten(limit);
         Ok(value)
     }
 
@@ -76,6 +87,11 @@ mod tests {
             assert_eq!(*get(key), key);
         }
         assert_eq!(made.get(), 4);
+        recent.make_room(3);
+        for key in ["a", "b", "c", "a", "b", "c", "a", "b", "c"] {
+            assert_eq!(*get(key), key);
+        }
+        assert_eq!(made.get(), 5);
         assert!(recent.get("d", || Err(crate::Error::Cancelled)).is_err());
     }
 }

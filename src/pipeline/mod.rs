@@ -185,6 +185,7 @@ impl Options {
             unets: Recent::new(self.stacks),
             // Features are small beside networks.
             conditions: Recent::new(16),
+            unpainted: Recent::new(4),
             replays: Arc::default(),
             rounded: self.dtype == Some(DTypeChoice::Tf32),
             memory: self.memory,
@@ -285,6 +286,8 @@ pub struct Pipeline {
     towers: Recent<TextTowers>,
     unets: Recent<UNet>,
     conditions: Recent<Conditioning>,
+    /// What inpainting networks see beside the latents of a picture that is all to be painted, by size.
+    unpainted: Recent<Tensor>,
     replays: Arc<replay::Replays>,
     /// Whether convolutions of f32 may round.
     rounded: bool,
@@ -303,6 +306,7 @@ impl Drop for Pipeline {
         self.encoder.clear();
         self.decoder.clear();
         self.conditions.clear();
+        self.unpainted.clear();
         self.base.release_all();
         kernels::release_buffers();
         kernels::release_weights();
@@ -492,6 +496,13 @@ impl Pipeline {
         self.release();
     }
 
+    /// A picture is encoded.
+    fn encoded(&self) {
+        if self.memory != Memory::Keep {
+            self.encoder.clear();
+        }
+    }
+
     /// All networks of a picture's steps are built: what they do not use is not needed any more.
     fn networks_built(&self) {
         if self.memory != Memory::Keep {
@@ -505,7 +516,6 @@ impl Pipeline {
             self.replays.clear();
             self.unet.clear();
             self.unets.clear();
-            self.encoder.clear();
         }
         self.release();
     }

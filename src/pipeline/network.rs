@@ -10,6 +10,7 @@ use crate::nn::sinusoid;
 use crate::sampling::{
     Denoiser, Guidance, GuidanceApart, NoiseModel, PredictionKind, Predictor, Sigmas,
 };
+use crate::size::VAE_FACTOR;
 use crate::weights::WeightSource;
 use candle_core::{DType, Tensor};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -106,12 +107,16 @@ fn extra_channels(pipeline: &Pipeline, unet: &UNet, x: &Tensor) -> Result<Option
     match unet.config().in_channels.checked_sub(channels) {
         Some(0) => Ok(None),
         Some(extra) if extra == channels + 1 => {
-            let size = (1, 3, height * crate::size::VAE_FACTOR, width * crate::size::VAE_FACTOR);
-            let grey = Tensor::zeros(size, DType::F32, x.device())?;
-            let vae = pipeline.encoder()?;
-            let latents = vae.scale(&vae.encode(&grey)?.mean)?;
-            let mask = Tensor::ones((1, 1, height, width), DType::F32, x.device())?;
-            Ok(Some(Tensor::cat(&[mask, latents], 1)?)) // [1, 5, h, w]
+            let around = pipeline.unpainted.get(&format!("{height}x{width}"), || {
+                let size = (1, 3, height * VAE_FACTOR, width * VAE_FACTOR);
+                let grey = Tensor::zeros(size, DType::F32, x.device())?;
+                let vae = pipeline.encoder()?;
+                let latents = vae.scale(&vae.encode(&grey)?.mean)?;
+                let mask = Tensor::ones((1, 1, height, width), DType::F32, x.device())?;
+                Ok(Tensor::cat(&[mask, latents], 1)?) // [1, 5, h, w]
+            })?;
+            pipeline.encoded();
+            Ok(Some((*around).clone()))
         }
         _ => Err(Error::unsupported(
             format!("drawing from text with a {}-channel UNet", unet.config().in_channels),

@@ -309,7 +309,7 @@ impl Sigmas {
         let timesteps = spaced_timesteps(sampler, spacing, steps, config.steps_offset, table.len());
         let mut plan = match schedule {
             Schedule::Discrete => discrete(timesteps, table),
-            _ => spread(sampler, schedule, &timesteps, steps, table),
+            _ => spread(sampler, schedule, &timesteps, config, table),
         };
         plan.finish_plan(sampler, schedule, spacing, config, table);
         // Only the end may stand still: DDIM's one evenly spaced step starts where it ends.
@@ -340,7 +340,9 @@ impl Sigmas {
                 config.final_sigmas_type.as_deref() != Some("sigma_min")
             }
         };
-        let end = if to_zero { 0.0 } else { table.sigma(0.0) };
+        // Levels that a formula gave end there but for their rounding.
+        let lowest = self.sigmas.iter().fold(table.sigma(0.0), |low, sigma| low.min(*sigma));
+        let end = if to_zero { 0.0 } else { lowest };
         if sampler == Sampler::Ddim && schedule == Schedule::Discrete {
             let stride = (table.len() / self.timesteps.len()) as f64;
             self.targets = self
@@ -416,10 +418,10 @@ fn spread(
     sampler: Sampler,
     schedule: Schedule,
     timesteps: &[f64],
-    steps: usize,
+    config: &SchedulerConfig,
     table: &NoiseTable,
 ) -> Sigmas {
-    let last = (table.len() - 1) as f64;
+    let (last, steps) = ((table.len() - 1) as f64, timesteps.len());
     // diffusers' Euler spans the levels that its spacing chose; the others span the whole table.
     let (low, high) = match sampler {
         Sampler::Euler => (
@@ -432,8 +434,9 @@ fn spread(
         if schedule == Schedule::Exponential { exponential } else { karras };
     let ramp = |i: usize| if steps == 1 { 0.0 } else { i as f64 / (steps - 1) as f64 };
     let sigmas: Vec<f64> = (0..steps).map(|i| formula(low, high, ramp(i))).collect();
+    let cosine = config.beta_schedule == "squaredcos_cap_v2";
     let rounded = |t: f64| match (sampler, schedule) {
-        (Sampler::DpmPp2m, Schedule::Karras) => t.round_ties_even(),
+        (Sampler::DpmPp2m, Schedule::Karras) if !cosine => t.round_ties_even(),
         // diffusers casts to an integer here without rounding first; its f32 logarithms put the top
         // level just below its timestep.
         (Sampler::DpmPp2m, _) => (t - 1e-4).trunc(),
@@ -487,6 +490,26 @@ mod tests {
                     assert_eq!(plan.timesteps.len(), steps);
                     assert!(plan.sigmas.windows(2).all(|w| w[1] < w[0]));
                     assert_eq!(plan.sigmas.last(), Some(&0.0));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn schedules_fall_to_the_lowest_level_of_the_table() {
+        let (_, table) = sd();
+        let config = SchedulerConfig {
+            final_sigmas_type: Some("sigma_min".into()),
+            set_alpha_to_one: Some(false),
+            ..Default::default()
+        };
+        for sampler in Sampler::ALL {
+            for schedule in Schedule::ALL {
+                for steps in [1, 2, 3, 15, 20, 25, 100, 333, 500] {
+                    let plan = Sigmas::plan(sampler, schedule, steps, &config, &table);
+                    let plan = plan.unwrap_or_else(|e| panic!("{sampler} {schedule} {steps}: {e}"));
+                    let end = *plan.sigmas.last().unwrap();
+                    assert!((end - table.sigma(0.0)).abs() < 1e-12, "{sampler} {schedule} {end}");
                 }
             }
         }

@@ -12,11 +12,14 @@ STEPS = [1, 2, 5, 20, 30]
 SPACINGS = ["leading", "trailing", "linspace"]
 KINDS = {
     "EulerDiscreteScheduler": [{}, {"use_karras_sigmas": True}, {"use_exponential_sigmas": True},
-                               {"rescale_betas_zero_snr": True}],
+                               {"rescale_betas_zero_snr": True}, {"final_sigmas_type": "sigma_min"},
+                               {"final_sigmas_type": "sigma_min", "use_karras_sigmas": True}],
     "DDIMScheduler": [{"set_alpha_to_one": False, "clip_sample": False},
                       {"set_alpha_to_one": True, "clip_sample": False},
                       {"set_alpha_to_one": False, "clip_sample": False, "rescale_betas_zero_snr": True}],
-    "DPMSolverMultistepScheduler": [{}, {"use_karras_sigmas": True}, {"use_exponential_sigmas": True}],
+    "DPMSolverMultistepScheduler": [{}, {"use_karras_sigmas": True}, {"use_exponential_sigmas": True},
+                                    {"final_sigmas_type": "sigma_min", "use_karras_sigmas": True},
+                                    {"beta_schedule": "squaredcos_cap_v2", "use_karras_sigmas": True}],
 }
 
 
@@ -26,7 +29,7 @@ def shortest(values) -> list[float]:
 
 
 def describe(kind: str, options: dict, steps: int) -> dict:
-    scheduler = getattr(diffusers, kind)(**BASE, **options)
+    scheduler = getattr(diffusers, kind)(**{**BASE, **options})
     scheduler.set_timesteps(steps)
     out = {"steps": steps, "timesteps": shortest(scheduler.timesteps)}
     if kind == "DDIMScheduler":
