@@ -193,6 +193,44 @@ fn an_inpainting_base_takes_the_adapter_of_its_family() {
         assert!(ours[..4 * kernel].iter().zip(theirs).all(|(a, b)| (a - b).abs() < 1e-6));
         assert!(ours[4 * kernel..].iter().all(|v| *v == 0.0));
     }
+    // A core stands between; kinds that cannot be widened cost this layer, not the file.
+    let tucker = [("lora_up", vec![8, 2, 1, 1]), ("lora_mid", vec![2, 2, 3, 3])];
+    let tucker = [&tucker[..], &[("lora_down", vec![2, 4, 1, 1])]].concat();
+    let hada = ["hada_w1_a", "hada_w2_a"].map(|word| (word, vec![8, 2]));
+    let hada = [hada, ["hada_w1_b", "hada_w2_b"].map(|word| (word, vec![2, 36]))].concat();
+    for (parts, widened) in [(tucker, true), (hada, false)] {
+        let file = || {
+            edited("good/sd15-kohya", |tensors| {
+                for (word, dims) in &parts {
+                    let values = Tensor::ones(dims.as_slice(), DType::F32, &Device::Cpu).unwrap();
+                    let bare = word.starts_with("hada");
+                    let ending = if bare { "" } else { ".weight" };
+                    tensors.insert(format!("lora_unet_conv_in.{word}{ending}"), values);
+                }
+            })
+        };
+        let plain = resolve(file(), &base).unwrap();
+        assert!(plain.change(&*base.source, &site, 1.0).unwrap().is_some());
+        let lora = Lora::resolve(file(), &dictionary, ReadOptions::default()).unwrap();
+        let warnings = &lora.report().warnings;
+        assert_eq!(lora.change(&*wide, &site, 1.0).unwrap().is_some(), widened, "{warnings:?}");
+        assert_eq!(warnings.iter().any(|w| w.contains("conv_in`: left out")), !widened);
+    }
+}
+
+#[test]
+fn embeddings_that_fit_nothing_do_not_refuse_the_layers_beside_them() {
+    let base = base("sd15");
+    for odd in ["clip_g_out", "emb_params", "string_to_token.*"] {
+        let key = format!("bundle_emb.mytok.{odd}");
+        let file = edited("good/sd15-kohya", |tensors| {
+            let vectors = Tensor::ones((2, 7), DType::F32, &Device::Cpu).unwrap();
+            tensors.insert(key.clone(), vectors);
+        });
+        let lora = resolve(file, &base).unwrap();
+        assert!(lora.inversions().is_empty() && lora.modules().next().is_some());
+        assert_eq!(lora.report().unmatched, [key]);
+    }
 }
 
 #[test]

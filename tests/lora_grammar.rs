@@ -103,6 +103,7 @@ impl Base {
         let (component, path) = module.split_once('.').unwrap();
         let flat = |path: &str| path.replace('.', "_");
         if component == "unet" {
+            let flattened = format!("diffusion_model_{}", flat(&self.ldm(path)));
             return [path.to_owned(), self.ldm(path)]
                 .iter()
                 .flat_map(|path| {
@@ -115,6 +116,7 @@ impl Base {
                         .map(|prefix| format!("{prefix}{}", flat(path)));
                     [&dotted[..], &peft[..], &kohya[..]].concat()
                 })
+                .chain([flattened])
                 .collect();
         }
         let second = component == "text_encoder_2";
@@ -139,6 +141,12 @@ impl Base {
             (false, true) => &["lora_te_", "lycoris_te_", "lora_te1_"],
             (false, false) => &["lora_te1_", "lycoris_te1_", "lora_te_"],
         };
+        // The original code's paths, flattened, where it uses these towers.
+        let flattened = match (second, only) {
+            (true, _) => None,
+            (false, true) => Some(format!("transformer_{}", flat(path))),
+            (false, false) => Some(format!("0_transformer_{}", flat(path))),
+        };
         let bare = path.strip_prefix("text_model.").unwrap_or(path);
         [path, bare]
             .iter()
@@ -148,6 +156,7 @@ impl Base {
                     kohya.iter().map(move |prefix| format!("{prefix}{}", path.replace('.', "_"))),
                 )
             })
+            .chain(flattened)
             .collect()
     }
 }
@@ -184,5 +193,18 @@ fn every_spelling_of_every_module_leads_to_it() {
             wrong.len(),
             wrong[..wrong.len().min(20)].join("\n")
         );
+    }
+}
+
+#[test]
+fn flattened_names_of_open_clip() {
+    for (family, prefix, component) in
+        [(Family::Sd2, "model_", "text_encoder"), (Family::Sdxl, "1_model_", "text_encoder_2")]
+    {
+        let base = Base::new(family);
+        let module = format!("{component}.text_model.encoder.layers.3.mlp.fc1");
+        let shape = base.source.shape(&Site::new(format!("{module}.weight"))).unwrap();
+        let stem = format!("{prefix}transformer_resblocks_3_mlp_c_fc");
+        assert_eq!(base.lookup(&stem, shape[0]), Ok(vec![module]));
     }
 }

@@ -52,7 +52,7 @@ enum Component {
 }
 
 /// Prefixes and the component they mean; longer ones before those that begin them.
-const PREFIXES: [(&str, Component); 34] = [
+const PREFIXES: [(&str, Component); 39] = [
     ("lora_unet__", Component::UNet),
     ("lora_unet_", Component::UNet),
     ("lycoris_unet_", Component::UNet),
@@ -67,6 +67,12 @@ const PREFIXES: [(&str, Component); 34] = [
     ("oft_te2_", Component::Text2),
     ("oft_te_", Component::Text),
     ("lycoris_", Component::Any),
+    // The original code's paths, flattened (NTC's sliders).
+    ("diffusion_model_", Component::UNet),
+    ("transformer_text_model_", Component::Text),
+    ("0_transformer_", Component::Text1),
+    ("1_model_", Component::Text2),
+    ("model_", Component::Text),
     ("model.diffusion_model.", Component::UNet),
     ("diffusion_model.", Component::UNet),
     ("unet.", Component::UNet),

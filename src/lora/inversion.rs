@@ -9,6 +9,9 @@ use std::collections::BTreeMap;
 pub(super) const PREFIX: &str = "bundle_emb.";
 /// What an original embedding file may call its tensor, behind the word's name.
 const INNER: [&str; 4] = [".string_to_param.*", ".emb_params", ".clip_l", ".clip_g"];
+/// Tensors of embedding files that are no vectors of a new word: token numbers, and vectors that are put behind
+/// the text encoder.
+const OTHER: [&str; 3] = [".string_to_token.*", ".clip_l_out", ".clip_g_out"];
 
 /// A new word and its vectors.
 #[derive(Debug, Clone)]
@@ -80,11 +83,10 @@ fn read_words(
     let mut words: BTreeMap<String, BTreeMap<&'static str, Factor>> = BTreeMap::new();
     let mut used = Vec::new();
     for key in file.names() {
-        let (token, component) = if let Some(rest) = key.strip_prefix(PREFIX) {
-            let inner = INNER.iter().find(|inner| rest.ends_with(**inner));
-            let token = inner.map_or(rest, |inner| &rest[..rest.len() - inner.len()]);
-            let second = inner.is_some_and(|inner| *inner == ".clip_g");
-            (token, if second { "text_encoder_2" } else { "text_encoder" })
+        let bundled = key.strip_prefix(PREFIX);
+        let (token, component) = if let Some(rest) = bundled {
+            let Some(found) = bundled_word(rest) else { continue };
+            found
         } else if all || file.metadata().get(key).is_some_and(|value| value == "<embed>") {
             (key, "text_encoder")
         } else {
@@ -94,6 +96,10 @@ fn read_words(
         let Some(needed) = width(component) else { continue };
         let found = factor.shape().last().copied().unwrap_or(0);
         if found != needed || factor.shape().len() > 2 || token.is_empty() {
+            // Beside the layers of an adapter it is no reason to refuse them.
+            if bundled.is_some() {
+                continue;
+            }
             let shape = factor.shape();
             let why = format!(
                 "the embedding `{key}` has shape {shape:?}, the text encoder is {needed} wide"
@@ -105,4 +111,39 @@ fn read_words(
     }
     let words = words.into_iter().map(|(token, parts)| Inversion { token, parts }).collect();
     Ok((words, used))
+}
+
+/// The word of a bundled embedding, `word`, `word.clip_l` or `word.any name of a single tensor`, and the text
+/// encoder that it is for.
+fn bundled_word(rest: &str) -> Option<(&str, &'static str)> {
+    if OTHER.iter().any(|other| rest.ends_with(other)) {
+        return None;
+    }
+    if let Some(token) = rest.strip_suffix(".clip_g") {
+        return Some((token, "text_encoder_2"));
+    }
+    let inner = INNER.iter().find_map(|inner| rest.strip_suffix(inner));
+    let first = || rest.split_once('.').map_or(rest, |(token, _)| token);
+    Some((inner.unwrap_or_else(first), "text_encoder"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_bundled_embeddings() {
+        for (rest, found) in [
+            ("mytok", Some(("mytok", "text_encoder"))),
+            ("mytok.string_to_param.*", Some(("mytok", "text_encoder"))),
+            ("my.tok.emb_params", Some(("my.tok", "text_encoder"))),
+            ("mytok.clip_l", Some(("mytok", "text_encoder"))),
+            ("mytok.clip_g", Some(("mytok", "text_encoder_2"))),
+            ("mytok.<s1>", Some(("mytok", "text_encoder"))),
+            ("mytok.clip_g_out", None),
+            ("mytok.string_to_token.*", None),
+        ] {
+            assert_eq!(bundled_word(rest), found, "{rest}");
+        }
+    }
 }

@@ -64,6 +64,30 @@ pub(super) struct Context<'a> {
     pub(super) warnings: &'a mut Vec<String>,
 }
 
+/// Inputs of the first layer of a UNet that is told nothing but latents.
+const LATENTS: usize = 4;
+
+impl Context<'_> {
+    /// Whether `group` would change the same layer of a model that is told nothing but latents.
+    pub(super) fn fits_narrower(&self, group: &Group) -> bool {
+        let (true, &[outputs, inputs, height, width]) = (self.pads, self.shape) else {
+            return false;
+        };
+        let mut unheard = Vec::new();
+        let mut narrower = Context {
+            path: self.path,
+            shape: &[outputs, LATENTS, height, width],
+            outputs: self.outputs,
+            has_bias: self.has_bias,
+            pads: false,
+            rows: self.rows.clone(),
+            tuning: self.tuning,
+            warnings: &mut unheard,
+        };
+        inputs > LATENTS && Module::build(group, &mut narrower).is_ok()
+    }
+}
+
 /// A group's roles while they are taken.
 struct Taking<'g, 'c, 'a> {
     group: &'g Group,
@@ -203,7 +227,9 @@ impl Taking<'_, '_, '_> {
     /// channels (mask and masked picture) get is zero.
     fn pad(&self, factor: Factor) -> Factor {
         let (mine, base) = (factor.shape(), self.shape());
-        let same_kernel = mine.len() == 4 && base.len() == 4 && mine[2..] == base[2..];
+        // With a core the kernel is there.
+        let kernel = if self.has(Role::Mid) { &[1, 1] } else { base.get(2..).unwrap_or_default() };
+        let same_kernel = mine.len() == 4 && base.len() == 4 && mine[2..] == *kernel;
         if self.context.pads && same_kernel { factor.padded(base[1]) } else { factor }
     }
 

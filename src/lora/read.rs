@@ -159,6 +159,11 @@ impl<'a> Reading<'a> {
             if self.used.contains(name) {
                 continue;
             }
+            if name.starts_with(inversion::PREFIX) {
+                let why = "it is no embedding for the text encoders of the model";
+                self.unmatched.insert(name.to_owned(), why);
+                continue;
+            }
             let Some(key) = keys::split(name) else {
                 self.unmatched.insert(name.to_owned(), "no adapter has keys that end like this");
                 continue;
@@ -339,7 +344,16 @@ impl<'a> Reading<'a> {
             tuning: file.tunings.of(&group.stem),
             warnings: &mut self.report.warnings,
         };
-        let (modules, left) = Module::build(group, &mut context)?;
+        let (modules, left) = match Module::build(group, &mut context) {
+            Err(_) if context.fits_narrower(group) => {
+                context.warnings.push(format!(
+                    "`{}`: left out; a change of this kind cannot be widened to the inputs of this model",
+                    group.stem
+                ));
+                return Ok(Vec::new());
+            }
+            built => built?,
+        };
         for role in left {
             if let Some(factor) = group.roles.get(&role) {
                 self.used.remove(factor.name());

@@ -61,7 +61,8 @@ impl Tunings {
         })?;
         let mut parts: Vec<(String, Map<String, Value>)> = Vec::new();
         for (key, value) in flat {
-            let Some((component, field)) = key.split_once('.') else { continue };
+            // A component that was saved by itself does not say which it is.
+            let (component, field) = key.split_once('.').unwrap_or(("", &key));
             let at = parts.iter().position(|(name, _)| name == component).unwrap_or_else(|| {
                 parts.push((component.to_owned(), Map::new()));
                 parts.len() - 1
@@ -173,6 +174,27 @@ fn ends(path: &str, pattern: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn settings_of_a_component_that_was_saved_alone() {
+        let metadata = |json: serde_json::Value| {
+            let data = [0u8; 4];
+            let view =
+                safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![1], &data);
+            let notes = std::collections::HashMap::from([(METADATA.to_owned(), json.to_string())]);
+            let bytes = safetensors::serialize([("x", view.unwrap())], Some(notes)).unwrap();
+            Tunings::from_metadata(&CheckpointFile::from_vec(bytes, "x").unwrap()).unwrap()
+        };
+        let alone = metadata(serde_json::json!({
+            "r": 4, "lora_alpha": 16, "alpha_pattern": {"attn1.to_k": 2}
+        }));
+        let alpha = |tunings: &Tunings, stem: &str| tunings.of(stem).and_then(|t| t.alpha());
+        assert_eq!(alpha(&alone, "mid_block.attn1.to_q"), Some(16.0));
+        assert_eq!(alpha(&alone, "mid_block.attn1.to_k"), Some(2.0));
+        let named = metadata(serde_json::json!({"unet.r": 4, "unet.lora_alpha": 8}));
+        assert_eq!(alpha(&named, "unet.mid_block.attn1.to_q"), Some(8.0));
+        assert_eq!(alpha(&named, "text_encoder.x"), None);
+    }
 
     #[test]
     fn plain_patterns_mean_what_the_expression_means() {

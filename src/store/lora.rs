@@ -10,8 +10,12 @@ use std::path::{Path, PathBuf};
 /// Extensions of adapter files.
 pub(super) const EXTENSIONS: [&str; 5] = ["safetensors", "pt", "bin", "ckpt", "pth"];
 /// Names that diffusers and PEFT give to the weights of an adapter.
-pub(super) const STANDARD: [&str; 2] =
-    ["pytorch_lora_weights.safetensors", "adapter_model.safetensors"];
+pub(super) const STANDARD: [&str; 4] = [
+    "pytorch_lora_weights.safetensors",
+    "adapter_model.safetensors",
+    "pytorch_lora_weights.bin",
+    "adapter_model.bin",
+];
 /// The settings that PEFT writes beside the weights.
 pub(super) const CONFIG: &str = "adapter_config.json";
 /// Weights in a folder of PEFT's.
@@ -140,7 +144,7 @@ impl Store {
         let id: HubId = id.parse()?;
         let cached = match &id.file {
             Some(_) => self.cache.find(&id),
-            None => self.cache.snapshot(&id).and_then(|folder| cached(&folder)),
+            None => self.cache.snapshot(&id).and_then(|folder| only_adapter(&folder)),
         };
         let path = cached.map_or_else(|| self.pull_lora(&id, cancel, progress), Ok)?;
         Ok(standard(&path).unwrap_or(path))
@@ -189,9 +193,12 @@ fn existing(name: &str) -> Result<Option<PathBuf>> {
     }
     let spelt_as_path = path.is_absolute() || name.starts_with('.');
     if spelt_as_path && path.is_dir() {
-        let hint =
-            format!("; the folder holds neither {}", [PEFT[0], PEFT[1], STANDARD[0]].join(" nor "));
-        return Err(Error::NotFound { what: "LoRA", name: name.to_owned(), hint });
+        let hint = format!(
+            "; the folder holds neither {} nor a single .safetensors file",
+            STANDARD.join(" nor ")
+        );
+        let missing = || Error::NotFound { what: "LoRA", name: name.to_owned(), hint };
+        return only_adapter(path).ok_or_else(missing).map(Some);
     }
     Ok(None)
 }
@@ -203,11 +210,11 @@ fn standard(folder: &Path) -> Option<PathBuf> {
     if folder.join(CONFIG).is_file() && PEFT.iter().any(|name| has(&name)) {
         return Some(folder.to_path_buf());
     }
-    STANDARD.iter().chain(&PEFT).find(has).map(|name| folder.join(name))
+    STANDARD.iter().find(has).map(|name| folder.join(name))
 }
 
-/// The adapter in the cached snapshot of a repository: one with a known name, or the only file.
-fn cached(folder: &Path) -> Option<PathBuf> {
+/// The adapter in a folder, such as the cached snapshot of a repository: one with a known name, or the only file.
+fn only_adapter(folder: &Path) -> Option<PathBuf> {
     if let Some(path) = standard(folder) {
         return Some(path);
     }
@@ -346,6 +353,12 @@ mod tests {
         assert_eq!((ink.weight, &ink.trigger_words[..]), (Some(0.8), &["ink".to_owned()][..]));
         assert_eq!(find(&store, "peft.v1").unwrap().card.unwrap().title.unwrap(), "P");
         assert_eq!(find(&store, "old").unwrap().card, None);
+        for (one, file) in [("one", "any.safetensors"), ("two", "pytorch_lora_weights.bin")] {
+            write(folder.path(), &format!("alone/{one}/{file}"), "");
+            write(folder.path(), &format!("alone/{one}/README.md"), "");
+            let whole = folder.path().join("alone").join(one);
+            assert_eq!(find(&store, whole.to_str().unwrap()).unwrap().path, whole.join(file));
+        }
         let whole = folder.path().join("home/colora/loras/diffusers");
         assert!(find(&store, whole.to_str().unwrap()).unwrap().path.is_file());
     }

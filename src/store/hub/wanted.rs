@@ -188,6 +188,8 @@ mod tests {
         assert_eq!(pick(&diffusers).unwrap(), [diffusers[2]]);
         let peft = ["adapter_config.json", "adapter_model.safetensors", "README.md"];
         assert_eq!(pick(&peft).unwrap(), [peft[1], peft[0]]);
+        let pickled = ["pytorch_lora_weights.bin", "README.md"];
+        assert_eq!(pick(&pickled).unwrap(), [pickled[0]]);
         assert_eq!(pick(&["ink.safetensors", "x.png"]).unwrap(), ["ink.safetensors"]);
         assert!(pick(&["a.safetensors", "b.safetensors"]).unwrap_err().contains("{a.safetens"));
         assert!(pick(&["model_index.json"]).unwrap_err().contains("--model"));
