@@ -49,6 +49,10 @@ const OTHERS: &[(&[&str], &str)] = &[
     (&["ip_adapter", "image_proj."], "an IP-Adapter"),
 ];
 
+/// Widths of the text towers of SD 2.x and of the refiner.
+const OPEN_CLIP_H: usize = 1024;
+const OPEN_CLIP_BIG_G: usize = 1280;
+
 /// Finds out what `file` is.
 ///
 /// # Errors
@@ -64,7 +68,7 @@ pub(super) fn checkpoint(file: &CheckpointFile) -> Result<Kind> {
     let family = if has(prefix::SDXL_TEXT_2) || has(prefix::GGML_TEXT_2) {
         Family::Sdxl
     } else if has(prefix::REFINER_TEXT) {
-        Family::SdxlRefiner
+        by_only_tower(file)
     } else if has(prefix::SD2_TEXT) || file.names().any(renamed) {
         Family::Sd2
     } else if has(prefix::SD1_TEXT) || has("cond_stage_model.text_model.") {
@@ -73,6 +77,20 @@ pub(super) fn checkpoint(file: &CheckpointFile) -> Result<Kind> {
         by_text_width(file)?
     };
     Ok(Kind { family, prediction: prediction(file, family), zero_snr: has("ztsnr") })
+}
+
+/// SD-Turbo, and SD 2.x in the layout of sgm, call their only tower as the refiner does: its width and the
+/// UNet's sizes tell them apart.
+fn by_only_tower(file: &CheckpointFile) -> Family {
+    let width = file.info(&format!("{}ln_final.weight", prefix::REFINER_TEXT));
+    let width = width.and_then(|info| info.shape.first().copied());
+    let sizes = file.info(&format!("{}label_emb.0.0.weight", prefix::UNET)).is_some();
+    match width {
+        Some(OPEN_CLIP_H) => Family::Sd2,
+        Some(OPEN_CLIP_BIG_G) | None => Family::SdxlRefiner,
+        Some(_) if sizes => Family::SdxlRefiner,
+        Some(_) => Family::Sd2,
+    }
 }
 
 /// Width of the text features that the UNet listens to.

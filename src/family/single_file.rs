@@ -107,7 +107,9 @@ fn insert_text(checkpoint: &mut Checkpoint, file: &CheckpointFile, family: Famil
         }
         Family::Sd2 => {
             insert_hf(checkpoint, file, prefix::SD1_TEXT, "text_encoder")?;
-            insert_open_clip(checkpoint, file, prefix::SD2_TEXT, "text_encoder")
+            insert_open_clip(checkpoint, file, prefix::SD2_TEXT, "text_encoder")?;
+            // The layout of sgm.
+            insert_open_clip(checkpoint, file, prefix::REFINER_TEXT, "text_encoder")
         }
         Family::Sdxl => {
             insert_hf(checkpoint, file, prefix::SD1_TEXT, "text_encoder")?;
