@@ -11,6 +11,9 @@ const HEAD_WIDTH: usize = 64;
 /// Heads of every attention of SD 1.x.
 const SD1_HEADS: usize = 8;
 
+/// Layers of OpenCLIP-H, of which SD 2.x uses all but the last.
+const OPEN_CLIP_H_DEPTH: usize = 24;
+
 /// Looks shapes up by canonical name.
 pub(super) struct Shapes<'a> {
     pub source: &'a Checkpoint,
@@ -127,8 +130,8 @@ impl Shapes<'_> {
         Ok(())
     }
 
-    /// A text tower's architecture. `open_clip`: exact GELU; `skip_last`: the checkpoint's last
-    /// layer is never used (SD 2.x).
+    /// A text tower's architecture. `open_clip`: exact GELU; `skip_last`: the last layer of a whole tower
+    /// is never used (SD 2.x). Some converters leave it out already.
     pub(super) fn text(
         &self,
         component: &str,
@@ -144,7 +147,7 @@ impl Shapes<'_> {
             vocab_size: self.dim(&format!("{embeddings}.token_embedding.weight"), 0)?,
             hidden_size: width,
             intermediate_size: self.dim(&format!("{layers}.0.mlp.fc1.weight"), 0)?,
-            num_hidden_layers: if skip_last { depth.saturating_sub(1) } else { depth },
+            num_hidden_layers: if skip_last && depth == OPEN_CLIP_H_DEPTH { depth - 1 } else { depth },
             num_attention_heads: (width / HEAD_WIDTH).max(1),
             max_position_embeddings: self
                 .dim(&format!("{embeddings}.position_embedding.weight"), 0)?,
