@@ -8,6 +8,7 @@ mod blocked;
 mod checkpoint;
 mod convert;
 mod header;
+mod scale;
 
 pub use checkpoint::{Checkpoint, Inventory, Placement};
 
