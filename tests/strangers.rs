@@ -2,6 +2,8 @@
 //! and configs that ask for the impossible. They are drawn as they were meant, or refused with a reason.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+#[path = "strangers/folders.rs"]
+mod folders;
 #[path = "strangers/single.rs"]
 mod single;
 #[path = "strangers/small.rs"]

@@ -34,7 +34,9 @@ pub(super) fn read_zip(bytes: &[u8], path: &Path) -> Result<Contents> {
     let region = archive.record("data.pkl")?;
     let pickle = region.of(bytes).unwrap_or_default();
     let (machine, root) = Machine::new(pickle, path).run_torch()?;
-    torch::contents(&machine.heap, root, (path, bytes.len()), |key| archive.record(&format!("data/{key}")))
+    torch::contents(&machine.heap, root, (path, bytes.len()), |key| {
+        archive.record(&format!("data/{key}"))
+    })
 }
 
 /// Reads the table of contents of a torch file of the older form: five pickles, then the storages.

@@ -1,10 +1,11 @@
 //! Single files: what family they are of, and what they hold.
 
 use super::small::{Raw, Stored, unet};
-use colora::Error;
 use colora::family::{Family, ModelParts};
+use colora::models::{PerBlock, UNet, UNetConfig, Vae};
 use colora::sampling::PredictionKind;
-use colora::weights::{Placement, Site, WeightSource};
+use colora::weights::{Placement, Scope, Site, WeightSource};
+use colora::{Error, Fault};
 use safetensors::tensor::Dtype;
 
 fn open_as(stored: &Stored, name: &str) -> colora::Result<ModelParts> {
@@ -39,17 +40,15 @@ fn sd2_in_the_layout_of_sgm_is_no_refiner() {
     assert_eq!(parts.family, Family::Sd2);
     assert_eq!(parts.scheduler.prediction_type, PredictionKind::Epsilon);
     parts.text_towers(&*parts.source).unwrap();
-    // The width alone decides where the UNet says nothing.
-    let mut real = stored.clone();
-    for (width, family) in [(1024, Family::Sd2), (1280, Family::SdxlRefiner)] {
+    // Of the real widths, that of OpenCLIP-bigG is the refiner's, whose UNet takes sizes too.
+    for (width, missing) in [(1024, None), (1280, Some("unet.add_embedding"))] {
         let norm = Raw::f32(&[width], &vec![1.0; width]);
+        let mut real = stored.clone();
         real.add("conditioner.embedders.0.model.ln_final.weight", norm);
-        let (found, other) = (open(&real), [Family::Sd2, Family::SdxlRefiner]);
-        let is = |other: &Family| *other == family;
-        match found {
-            Ok(parts) => assert!(is(&parts.family), "{}", parts.family),
-            // The rest of the file is of another width.
-            Err(error) => assert_eq!(error.to_string().contains("refiner"), is(&other[1])),
+        let found = open(&real).map(|parts| parts.family);
+        match missing {
+            None => assert_eq!(found.unwrap(), Family::Sd2),
+            Some(missing) => assert!(found.unwrap_err().to_string().contains(missing)),
         }
     }
 }
@@ -158,4 +157,168 @@ fn scales_that_are_not_understood_are_refused() {
     for bad in [f32::NAN, f32::INFINITY, 0.0, -1.0] {
         assert!(matches!(scale(Raw::f32(&[1], &[bad])), Err(Error::Corrupt { .. })), "{bad}");
     }
+}
+
+#[test]
+fn other_noise_is_refused() {
+    for names in [&["edm_mean", "edm_std"][..], &["edm_std"], &["edm_vpred.sigma_max"]] {
+        let mut stored = single(Family::Sdxl);
+        names.iter().for_each(|name| stored.add(name, Raw::f32(&[1], &[1.0])));
+        let error = open(&stored).unwrap_err();
+        assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+        assert!(error.to_string().contains("EDM"), "{error}");
+    }
+}
+
+#[test]
+fn sd2_says_in_many_ways_what_it_predicts() {
+    let stored = single(Family::Sd2);
+    let prediction = |stored: &Stored| open(stored).unwrap().scheduler.prediction_type;
+    assert_eq!(prediction(&stored), PredictionKind::V);
+    for (found, kind) in [("epsilon", PredictionKind::Epsilon), ("v", PredictionKind::V)] {
+        let mut noted = stored.clone();
+        noted.notes.insert("modelspec.predict_key".into(), found.into());
+        assert_eq!(prediction(&noted), kind);
+    }
+    // Inpainting, and depths.
+    for channels in [9, 5] {
+        let config = UNetConfig { in_channels: channels, ..unet(Family::Sd2) };
+        assert_eq!(prediction(&Stored::single(Family::Sd2, &config)), PredictionKind::Epsilon);
+    }
+}
+
+#[test]
+fn incomplete_files_are_refused() {
+    let unet = "model.diffusion_model.";
+    let bigg = "conditioner.embedders.1.model.";
+    for (family, part) in [
+        (Family::Sdxl, format!("{bigg}text_projection")),
+        (Family::Sdxl, format!("{unet}label_emb.")),
+        (Family::Sdxl, format!("{bigg}transformer.resblocks.1.")),
+        (Family::Sdxl, "conditioner.embedders.0.transformer.text_model.encoder.layers.1.".into()),
+        // Of the transformers of a level, all, one, and the inside of one.
+        (Family::Sdxl, format!("{unet}input_blocks.3.1.")),
+        (Family::Sdxl, format!("{unet}output_blocks.1.1.t")),
+        (Family::Sdxl, format!("{unet}output_blocks.3.1.proj_in")),
+        (Family::Sd1, format!("{unet}output_blocks.6.1.")),
+        (Family::Sd1, format!("{unet}middle_block.1.")),
+        (Family::Sd1, format!("{unet}middle_block.0.")),
+        (Family::Sd2, format!("{unet}input_blocks.1.0.")),
+        (Family::Sd2, "first_stage_model.post_quant_conv.".into()),
+        (Family::Sd2, "first_stage_model.quant_conv.".into()),
+        (Family::Sd2, "first_stage_model.decoder.mid.attn_1.".into()),
+        (Family::Sd2, "first_stage_model.encoder.mid.attn_1.".into()),
+        (Family::SdxlRefiner, format!("{unet}label_emb.")),
+    ] {
+        let stored = single(family).without(&part);
+        let parts = open(&stored).and_then(|parts| {
+            // What opening does not look at, building does.
+            let source = &*parts.source;
+            UNet::new(&Scope::new(source, "unet"), &parts.unet)?;
+            Vae::new(&Scope::new(source, "vae"), &parts.vae)?;
+            parts.text_towers(source).map(drop)
+        });
+        let Err(error) = parts else { panic!("{family} without {part} was opened") };
+        let fault = error.fault();
+        assert!(matches!(fault, Fault::File | Fault::Unsupported), "{family}, {part}: {error}");
+    }
+}
+
+/// Real towers have known depths: nothing else tells that the last layer is missing.
+#[test]
+fn towers_of_known_width_have_all_their_layers() {
+    let stored = single(Family::Sd1);
+    let prefix = "cond_stage_model.transformer.text_model.";
+    let wide = |layers: usize| {
+        let mut other = stored.clone();
+        other.tensors.retain(|name, _| !name.starts_with(prefix) && !name.contains(".attn2."));
+        let mut add = |name: &str, shape: &[usize]| {
+            let count = shape.iter().product();
+            let raw = Raw { dtype: Dtype::F8_E4M3, shape: shape.to_vec(), bytes: vec![0; count] };
+            other.add(name, raw);
+        };
+        add(&format!("{prefix}embeddings.token_embedding.weight"), &[49_408, 768]);
+        add(&format!("{prefix}embeddings.position_embedding.weight"), &[77, 768]);
+        add(&format!("{prefix}final_layer_norm.weight"), &[768]);
+        for i in 0..layers {
+            add(&format!("{prefix}encoder.layers.{i}.layer_norm1.weight"), &[768]);
+            add(&format!("{prefix}encoder.layers.{i}.mlp.fc1.weight"), &[3072, 768]);
+        }
+        for (name, raw) in &stored.tensors {
+            match (name.contains(".attn2."), &raw.shape[..]) {
+                (true, &[outputs, _]) if name.contains("to_k") || name.contains("to_v") => {
+                    add(name, &[outputs, 768]);
+                }
+                (true, _) => add(name, &raw.shape),
+                _ => {}
+            }
+        }
+        open(&other)
+    };
+    assert!(wide(12).is_ok(), "{:?}", wide(12));
+    for layers in [1, 11, 13] {
+        let error = wide(layers).unwrap_err().to_string();
+        assert!(error.contains(&format!("{layers} layers, expected 12")), "{error}");
+    }
+}
+
+#[test]
+fn models_that_take_more_than_text_are_no_sd2() {
+    let mut stored = single(Family::Sd2);
+    for (name, shape) in [("0", [256, 64]), ("2", [256, 256])] {
+        let name = format!("model.diffusion_model.label_emb.0.{name}.weight");
+        stored.add(&name, Raw::f32(&shape, &vec![0.0; shape[0] * shape[1]]));
+    }
+    let error = open(&stored).unwrap_err();
+    assert!(matches!(error, Error::WrongFamily { .. }), "{error}");
+    assert!(error.to_string().contains("unCLIP"), "{error}");
+}
+
+/// Networks that were distilled lack whole parts of their teachers, and are complete.
+#[test]
+fn distilled_networks_are_complete() {
+    let each = |depths: &[usize]| PerBlock::Each(depths.to_vec());
+    let without_middle = UNetConfig { mid_block_type: None, ..unet(Family::Sdxl) };
+    let plain_middle = UNetConfig {
+        mid_block_type: Some("UNetMidBlock2D".into()),
+        layers_per_block: PerBlock::All(2),
+        transformer_layers_per_block: PerBlock::Each(vec![
+            PerBlock::All(0),
+            PerBlock::All(2),
+            PerBlock::All(4),
+        ]),
+        reverse_transformer_layers_per_block: Some(vec![
+            each(&[4, 4, 10]),
+            each(&[2, 1, 1]),
+            PerBlock::All(1),
+        ]),
+        ..unet(Family::Sdxl)
+    };
+    let small = UNetConfig {
+        mid_block_type: None,
+        block_out_channels: vec![64; 3],
+        down_block_types: vec!["CrossAttnDownBlock2D".into(); 3],
+        up_block_types: vec!["CrossAttnUpBlock2D".into(); 3],
+        ..unet(Family::Sd1)
+    };
+    for (family, config) in [
+        (Family::Sdxl, without_middle),
+        (Family::Sdxl, plain_middle),
+        (Family::Sd1, small),
+        (Family::Sd1, UNetConfig { mid_block_type: None, ..unet(Family::Sd1) }),
+        (Family::Sd1, UNetConfig { in_channels: 8, ..unet(Family::Sd1) }),
+    ] {
+        let parts = open(&Stored::single(family, &config)).unwrap();
+        UNet::new(&Scope::new(&*parts.source, "unet"), &parts.unet).unwrap();
+    }
+}
+
+#[test]
+fn endless_texts_are_refused() {
+    let mut stored = single(Family::Sd1);
+    let name = "cond_stage_model.transformer.text_model.embeddings.position_embedding.weight";
+    let bytes = vec![0; 40_000 * 64];
+    stored.add(name, Raw { dtype: Dtype::F8_E4M3, shape: vec![40_000, 64], bytes });
+    let error = open(&stored).unwrap_err();
+    assert!(error.to_string().contains("max_position_embeddings = 40000"), "{error}");
 }
