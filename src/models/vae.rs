@@ -105,30 +105,22 @@ impl Vae {
 
     /// Latents as the UNet sees them: the mean, shifted and scaled.
     pub fn scale(&self, latents: &Tensor) -> Result<Tensor> {
-        match self.statistics(latents)? {
-            Some((mean, deviation)) => {
-                let centred = (latents.broadcast_sub(&mean)? * self.config.scaling_factor)?;
-                Ok(centred.broadcast_div(&deviation)?)
-            }
-            None => {
-                let shift = self.config.shift_factor.unwrap_or(0.0);
-                Ok(((latents - shift)? * self.config.scaling_factor)?)
-            }
+        if let Some((mean, deviation)) = self.statistics(latents)? {
+            let centred = (latents.broadcast_sub(&mean)? * self.config.scaling_factor)?;
+            return Ok(centred.broadcast_div(&deviation)?);
         }
+        let shift = self.config.shift_factor.unwrap_or(0.0);
+        Ok(((latents - shift)? * self.config.scaling_factor)?)
     }
 
     /// The inverse of [`scale`](Self::scale).
     fn unscale(&self, latents: &Tensor) -> Result<Tensor> {
-        match self.statistics(latents)? {
-            Some((mean, deviation)) => {
-                let wide = (latents.broadcast_mul(&deviation)? / self.config.scaling_factor)?;
-                Ok(wide.broadcast_add(&mean)?)
-            }
-            None => {
-                let shift = self.config.shift_factor.unwrap_or(0.0);
-                Ok(((latents / self.config.scaling_factor)? + shift)?)
-            }
+        if let Some((mean, deviation)) = self.statistics(latents)? {
+            let wide = (latents.broadcast_mul(&deviation)? / self.config.scaling_factor)?;
+            return Ok(wide.broadcast_add(&mean)?);
         }
+        let shift = self.config.shift_factor.unwrap_or(0.0);
+        Ok(((latents / self.config.scaling_factor)? + shift)?)
     }
 
     /// Mean and deviation of the channels of latents, `[1, C, 1, 1]`, as diffusers' SDXL pipelines use them.

@@ -2,7 +2,8 @@
 //!
 //! Opening reads only the table of contents; a tensor's bytes are touched when it is asked for and
 //! are converted straight from the memory map. fp8 tensors are read as they are: a companion
-//! `….scale_weight` is an ordinary tensor here, and multiplying by it is the caller's matter.
+//! `….scale_weight` is an ordinary tensor here, and multiplying by it is the caller's matter; a
+//! [`Checkpoint`] does.
 
 mod blocked;
 mod checkpoint;

@@ -163,7 +163,9 @@ fn scales_that_are_not_understood_are_refused() {
 fn other_noise_is_refused() {
     for names in [&["edm_mean", "edm_std"][..], &["edm_std"], &["edm_vpred.sigma_max"]] {
         let mut stored = single(Family::Sdxl);
-        names.iter().for_each(|name| stored.add(name, Raw::f32(&[1], &[1.0])));
+        for name in names {
+            stored.add(name, Raw::f32(&[1], &[1.0]));
+        }
         let error = open(&stored).unwrap_err();
         assert!(matches!(error, Error::Unsupported { .. }), "{error}");
         assert!(error.to_string().contains("EDM"), "{error}");

@@ -91,7 +91,9 @@ impl Piece {
     /// Multiplies numbers that were read.
     fn scale(&self, values: &mut [f32]) {
         if let Some(scale) = self.scale {
-            values.iter_mut().for_each(|value| *value *= scale);
+            for value in values {
+                *value *= scale;
+            }
         }
     }
 
