@@ -75,7 +75,7 @@ fn insert_unet(checkpoint: &mut Checkpoint, file: &CheckpointFile) -> Result<()>
     let layout = UNetNames::from_ldm(inner()).ok_or_else(|| {
         Error::corrupt(
             file.path(),
-            "the UNet's blocks on the way down and up do not mirror each other",
+            "the UNet's blocks on the way down and up do not mirror each other, or are too many",
         )
     })?;
     for name in inner().map(str::to_owned).collect::<Vec<_>>() {
