@@ -171,11 +171,7 @@ impl TextTowers {
         let mut contexts = Vec::with_capacity(self.towers.len());
         let mut pooled = None;
         for tower in &self.towers {
-            let window = |text: &&str| {
-                let mut ids = tower.ids(text);
-                ids.truncate(tower.window().saturating_sub(2));
-                tower.tokenizer.pad_to_window(&ids)
-            };
+            let window = |text: &&str| tower.tokenizer.pad_to(&tower.ids(text), tower.window());
             let ids: Vec<Vec<u32>> = texts.iter().map(window).collect();
             let skip = self.rules.base_skip + clip_skip.saturating_sub(1);
             let output = tower.network.forward(&ids, skip, self.rules.normalise)?;

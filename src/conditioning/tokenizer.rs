@@ -213,11 +213,17 @@ impl Tokenizer {
 
     /// One window: start token, as many of `ids` as fit, end token, padding; `max_length` ids.
     pub fn pad_to_window(&self, ids: &[u32]) -> Vec<u32> {
-        let mut window = Vec::with_capacity(self.max_length);
+        self.pad_to(ids, self.max_length)
+    }
+
+    /// As [`pad_to_window`](Self::pad_to_window), `length` ids: text towers may know fewer places than their
+    /// vocabulary promises.
+    pub fn pad_to(&self, ids: &[u32], length: usize) -> Vec<u32> {
+        let mut window = Vec::with_capacity(length);
         window.push(self.bos);
-        window.extend(ids.iter().take(self.max_length.saturating_sub(2)));
+        window.extend(ids.iter().take(length.saturating_sub(2)));
         window.push(self.eos);
-        window.resize(self.max_length, self.pad);
+        window.resize(length, self.pad);
         window
     }
 

@@ -19,7 +19,7 @@ pub struct Blueprint {
 
 /// Answers every question with zeros and writes it down.
 #[derive(Debug, Default)]
-struct Recorder {
+pub(super) struct Recorder {
     asked: Mutex<BTreeMap<Site, Vec<usize>>>,
 }
 
@@ -29,17 +29,28 @@ impl Blueprint {
     /// # Errors
     /// Never, as long as the networks can be built from their standard configs.
     pub fn of(family: Family) -> Result<Self> {
-        let recorder = Recorder::default();
-        UNet::new(&Scope::new(&recorder, "unet"), &unet(family))?;
-        for (component, config) in family.text_components().iter().zip(towers(family)) {
-            ClipTower::new(&Scope::new(&recorder, component), &config)?;
-        }
-        let shapes = recorder.asked.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let shapes = Self::asked(|recorder| {
+            UNet::new(&Scope::new(recorder, "unet"), &unet(family))?;
+            for (component, config) in family.text_components().iter().zip(towers(family)) {
+                ClipTower::new(&Scope::new(recorder, component), &config)?;
+            }
+            Ok(())
+        })?;
         Ok(Self { shapes })
+    }
+
+    /// What networks ask for while `build` builds them; nothing that they can do without.
+    pub(super) fn asked(
+        build: impl FnOnce(&Recorder) -> Result<()>,
+    ) -> Result<BTreeMap<Site, Vec<usize>>> {
+        let recorder = Recorder::default();
+        build(&recorder)?;
+        Ok(recorder.asked.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-fn unet(family: Family) -> UNetConfig {
+/// The UNet of the standard model of a family.
+pub(super) fn unet(family: Family) -> UNetConfig {
     let strings = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
     let sd1 = UNetConfig { cross_attention_dim: PerBlock::All(768), ..UNetConfig::default() };
     let cross = |width: usize, widths: &[usize]| UNetConfig {

@@ -49,6 +49,10 @@ const OTHERS: &[(&[&str], &str)] = &[
     (&["ip_adapter", "image_proj."], "an IP-Adapter"),
 ];
 
+/// Widths of the text towers of SD 2.x and of the refiner.
+const OPEN_CLIP_H: usize = 1024;
+const OPEN_CLIP_BIG_G: usize = 1280;
+
 /// Finds out what `file` is.
 ///
 /// # Errors
@@ -64,7 +68,7 @@ pub(super) fn checkpoint(file: &CheckpointFile) -> Result<Kind> {
     let family = if has(prefix::SDXL_TEXT_2) || has(prefix::GGML_TEXT_2) {
         Family::Sdxl
     } else if has(prefix::REFINER_TEXT) {
-        Family::SdxlRefiner
+        by_only_tower(file)
     } else if has(prefix::SD2_TEXT) || file.names().any(renamed) {
         Family::Sd2
     } else if has(prefix::SD1_TEXT) || has("cond_stage_model.text_model.") {
@@ -72,7 +76,38 @@ pub(super) fn checkpoint(file: &CheckpointFile) -> Result<Kind> {
     } else {
         by_text_width(file)?
     };
+    refuse_other_noise(file)?;
     Ok(Kind { family, prediction: prediction(file, family), zero_snr: has("ztsnr") })
+}
+
+/// Some models are SDXL in all but their noise, and say so in a tensor.
+fn refuse_other_noise(file: &CheckpointFile) -> Result<()> {
+    let marks = [
+        ("edm_mean", "Playground 2.5"),
+        ("edm_std", "Playground 2.5"),
+        ("edm_vpred.sigma_max", "CosXL"),
+    ];
+    match marks.iter().find(|(name, _)| file.info(name).is_some()) {
+        None => Ok(()),
+        Some((name, like)) => Err(Error::unsupported(
+            format!("{}: the EDM noise of {like} (`{name}`)", file.path().display()),
+            "use a model that predicts epsilon or v",
+        )),
+    }
+}
+
+/// SD-Turbo, and SD 2.x in the layout of sgm, call their only tower as the refiner does: its width and the
+/// UNet's sizes tell them apart.
+fn by_only_tower(file: &CheckpointFile) -> Family {
+    let width = file.info(&format!("{}ln_final.weight", prefix::REFINER_TEXT));
+    let width = width.and_then(|info| info.shape.first().copied());
+    let sizes = file.info(&format!("{}label_emb.0.0.weight", prefix::UNET)).is_some();
+    match width {
+        Some(OPEN_CLIP_H) => Family::Sd2,
+        Some(OPEN_CLIP_BIG_G) | None => Family::SdxlRefiner,
+        Some(_) if sizes => Family::SdxlRefiner,
+        Some(_) => Family::Sd2,
+    }
 }
 
 /// Width of the text features that the UNet listens to.
@@ -100,18 +135,24 @@ fn prediction(file: &CheckpointFile, family: Family) -> PredictionKind {
     if file.info("v_pred").is_some() {
         return PredictionKind::V;
     }
-    match file.metadata().get("modelspec.prediction_type").map(String::as_str) {
-        Some("v" | "v_prediction") => return PredictionKind::V,
-        Some("epsilon") => return PredictionKind::Epsilon,
-        _ => {}
+    // The second one is what ComfyUI writes.
+    for key in ["modelspec.prediction_type", "modelspec.predict_key"] {
+        match file.metadata().get(key).map(String::as_str) {
+            Some("v" | "v_prediction") => return PredictionKind::V,
+            Some("epsilon" | "eps") => return PredictionKind::Epsilon,
+            _ => {}
+        }
     }
     if let Some(kind) = sidecar_yaml(file.path()) {
         return kind;
     }
     let name = file.path().file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
     // The 768-pixel models of SD 2.x predict v and are what most files derive from; the others say
-    // so in their names.
-    let base = ["base", "512", "inpaint", "depth", "turbo"].iter().any(|word| name.contains(word));
+    // so in their names, or take a picture or depths beside the latents.
+    let inputs = file.info(&format!("{}input_blocks.0.0.weight", prefix::UNET));
+    let edits = inputs.is_some_and(|info| info.shape.get(1) != Some(&4));
+    let base = edits
+        || ["base", "512", "inpaint", "depth", "turbo"].iter().any(|word| name.contains(word));
     if family == Family::Sd2 && !base { PredictionKind::V } else { PredictionKind::Epsilon }
 }
 

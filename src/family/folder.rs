@@ -1,6 +1,6 @@
 //! Floor 5. Models in the diffusers layout: a folder per component, architectures as JSON.
 
-use super::{Architecture, Defaults, Family, ModelParts, TokenizerSource};
+use super::{Architecture, Defaults, Family, ModelParts, TokenizerSource, check};
 use crate::conditioning::ClipKind;
 use crate::error::{Error, Result};
 use crate::models::{ClipConfig, UNetConfig, VaeConfig};
@@ -76,6 +76,7 @@ pub(super) fn open_held(
     for name in names {
         checkpoint.insert(Site::new(&name), file, &name, Part::Whole)?;
     }
+    check::weights(&architecture, &checkpoint, path)?;
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     Ok(architecture.with(name, checkpoint))
 }
@@ -140,6 +141,7 @@ impl Reader<'_> {
         for component in architecture.family.text_components().iter().chain(&["unet", "vae"]) {
             self.insert_weights(&mut checkpoint, component, component)?;
         }
+        check::weights(&architecture, &checkpoint, self.root)?;
         Ok(architecture.with(name.to_owned(), checkpoint))
     }
 
@@ -155,6 +157,7 @@ impl Reader<'_> {
         let vae: VaeConfig = self.part_json("vae", "config.json")?;
         vae.validate()?;
         let scheduler: SchedulerConfig = self.part_json("scheduler", "scheduler_config.json")?;
+        scheduler.validate()?;
         let towers: Vec<&str> = ["text_encoder", "text_encoder_2"]
             .into_iter()
             .filter(|part| self.has(&format!("{part}/config.json")))
@@ -170,7 +173,7 @@ impl Reader<'_> {
             tokenizers.push(self.tokenizer(&folder, family));
         }
         let defaults = self.defaults(family, &unet, &scheduler)?;
-        Ok(Architecture {
+        let architecture = Architecture {
             family,
             text,
             vae,
@@ -185,7 +188,9 @@ impl Reader<'_> {
                 .requires_aesthetics_score
                 .unwrap_or(family == Family::SdxlRefiner),
             unet,
-        })
+        };
+        check::configs(&architecture, self.root)?;
+        Ok(architecture)
     }
 
     /// Class names are only read to refuse other families by name.

@@ -2,6 +2,7 @@
 //! files become [`ModelParts`].
 
 mod blueprint;
+mod check;
 mod convert;
 mod detect;
 mod folder;

@@ -11,6 +11,9 @@ const HEAD_WIDTH: usize = 64;
 /// Heads of every attention of SD 1.x.
 const SD1_HEADS: usize = 8;
 
+/// Layers of OpenCLIP-H, of which SD 2.x uses all but the last.
+const OPEN_CLIP_H_DEPTH: usize = 24;
+
 /// Looks shapes up by canonical name.
 pub(super) struct Shapes<'a> {
     pub source: &'a Checkpoint,
@@ -50,7 +53,7 @@ impl Shapes<'_> {
             let block = format!("unet.down_blocks.{level}");
             widths.push(self.dim(&format!("{block}.resnets.0.conv1.weight"), 0)?);
             layers.push(self.count(&format!("{block}.resnets"), "conv1.weight"));
-            depths.push(self.depths(&block));
+            depths.push(self.depths(&block)?);
         }
         let kind = |side: &str, depths: &[usize]| {
             if depths.is_empty() {
@@ -59,11 +62,12 @@ impl Shapes<'_> {
                 format!("CrossAttn{side}Block2D")
             }
         };
-        let ups: Vec<Vec<usize>> =
-            (0..levels).map(|i| self.depths(&format!("unet.up_blocks.{i}"))).collect();
+        let ups = (0..levels)
+            .map(|i| self.depths(&format!("unet.up_blocks.{i}")))
+            .collect::<Result<Vec<_>>>()?;
         config.down_block_types = depths.iter().map(|d| kind("Down", d)).collect();
         config.up_block_types = ups.iter().map(|d| kind("Up", d)).collect();
-        let mid = self.depths("unet.mid_block");
+        let mid = self.depths("unet.mid_block")?;
         config.mid_block_type =
             match (mid.first(), self.find("unet.mid_block.resnets.0.conv1.weight")) {
                 (Some(_), _) => Some("UNetMidBlock2DCrossAttn".into()),
@@ -91,12 +95,14 @@ impl Shapes<'_> {
     }
 
     /// Transformer blocks in each attention of a block.
-    fn depths(&self, block: &str) -> Vec<usize> {
+    fn depths(&self, block: &str) -> Result<Vec<usize>> {
         let count = self.count(&format!("{block}.attentions"), "norm.weight");
         (0..count)
             .map(|j| {
                 let place = format!("{block}.attentions.{j}.transformer_blocks");
-                self.count(&place, "norm1.weight")
+                // There is at least one.
+                self.dim(&format!("{place}.0.norm1.weight"), 0)?;
+                Ok(self.count(&place, "norm1.weight"))
             })
             .collect()
     }
@@ -127,8 +133,8 @@ impl Shapes<'_> {
         Ok(())
     }
 
-    /// A text tower's architecture. `open_clip`: exact GELU; `skip_last`: the checkpoint's last
-    /// layer is never used (SD 2.x).
+    /// A text tower's architecture. `open_clip`: exact GELU; `skip_last`: the last layer of a whole tower
+    /// is never used (SD 2.x). Some converters leave it out already.
     pub(super) fn text(
         &self,
         component: &str,
@@ -144,7 +150,11 @@ impl Shapes<'_> {
             vocab_size: self.dim(&format!("{embeddings}.token_embedding.weight"), 0)?,
             hidden_size: width,
             intermediate_size: self.dim(&format!("{layers}.0.mlp.fc1.weight"), 0)?,
-            num_hidden_layers: if skip_last { depth.saturating_sub(1) } else { depth },
+            num_hidden_layers: if skip_last && depth == OPEN_CLIP_H_DEPTH {
+                depth - 1
+            } else {
+                depth
+            },
             num_attention_heads: (width / HEAD_WIDTH).max(1),
             max_position_embeddings: self
                 .dim(&format!("{embeddings}.position_embedding.weight"), 0)?,
@@ -164,6 +174,22 @@ impl Shapes<'_> {
         Ok(config)
     }
 
+    /// Every autoencoder for four channels of latents has these.
+    fn vae_is_whole(&self) -> Result<()> {
+        let encoder = self.find("vae.encoder.conv_in.weight").is_some();
+        let four = self.dim("vae.decoder.conv_in.weight", 1)? == 4;
+        for (wanted, site) in [
+            (four, "vae.post_quant_conv.weight"),
+            (four && encoder, "vae.quant_conv.weight"),
+            (four, "vae.decoder.mid_block.attentions.0.group_norm.weight"),
+        ] {
+            if wanted {
+                self.dim(site, 0)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The autoencoder's architecture, under the component `vae`.
     pub(super) fn vae(&self, family: Family) -> Result<VaeConfig> {
         let sdxl = matches!(family, Family::Sdxl | Family::SdxlRefiner);
@@ -172,6 +198,7 @@ impl Shapes<'_> {
             .map(|i| self.dim(&format!("vae.decoder.up_blocks.{i}.resnets.0.conv1.weight"), 0))
             .collect::<Result<Vec<_>>>()?;
         widths.reverse();
+        self.vae_is_whole()?;
         let config = VaeConfig {
             block_out_channels: widths,
             layers_per_block: self

@@ -2,7 +2,7 @@
 
 use super::detect::{self, Kind};
 use super::shapes::{Shapes, scheduler};
-use super::{Architecture, Family, ModelParts, TokenizerSource, basic_defaults, folder};
+use super::{Architecture, Family, ModelParts, TokenizerSource, basic_defaults, check, folder};
 use crate::conditioning::ClipKind;
 use crate::error::{Error, Result};
 use crate::models::VaeConfig;
@@ -26,6 +26,7 @@ pub(super) fn open(path: &Path, placement: Placement) -> Result<ModelParts> {
         None => derived(&checkpoint, path, kind)?,
     };
     complete(&checkpoint, &architecture, path)?;
+    check::weights(&architecture, &checkpoint, path)?;
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     Ok(architecture.with(name, checkpoint))
 }
@@ -74,7 +75,7 @@ fn insert_unet(checkpoint: &mut Checkpoint, file: &CheckpointFile) -> Result<()>
     let layout = UNetNames::from_ldm(inner()).ok_or_else(|| {
         Error::corrupt(
             file.path(),
-            "the UNet's blocks on the way down and up do not mirror each other",
+            "the UNet's blocks on the way down and up do not mirror each other, or are too many",
         )
     })?;
     for name in inner().map(str::to_owned).collect::<Vec<_>>() {
@@ -107,7 +108,9 @@ fn insert_text(checkpoint: &mut Checkpoint, file: &CheckpointFile, family: Famil
         }
         Family::Sd2 => {
             insert_hf(checkpoint, file, prefix::SD1_TEXT, "text_encoder")?;
-            insert_open_clip(checkpoint, file, prefix::SD2_TEXT, "text_encoder")
+            insert_open_clip(checkpoint, file, prefix::SD2_TEXT, "text_encoder")?;
+            // The layout of sgm.
+            insert_open_clip(checkpoint, file, prefix::REFINER_TEXT, "text_encoder")
         }
         Family::Sdxl => {
             insert_hf(checkpoint, file, prefix::SD1_TEXT, "text_encoder")?;
@@ -182,7 +185,7 @@ fn derived(checkpoint: &Checkpoint, path: &Path, kind: Kind) -> Result<Architect
         tokenizers.push(TokenizerSource::Clip(vocabulary));
     }
     let vae = if has_text("vae") { shapes.vae(family)? } else { VaeConfig::default() };
-    Ok(Architecture {
+    let architecture = Architecture {
         family,
         unet: shapes.unet(family, native)?,
         text,
@@ -192,7 +195,10 @@ fn derived(checkpoint: &Checkpoint, path: &Path, kind: Kind) -> Result<Architect
         tokenizers,
         force_zeros_for_empty_prompt: family == Family::Sdxl,
         requires_aesthetics_score: family == Family::SdxlRefiner,
-    })
+    };
+    check::configs(&architecture, path)?;
+    check::whole(&architecture, checkpoint, path)?;
+    Ok(architecture)
 }
 
 /// Every part that the family needs must have weights; the VAE may come from `--vae`.

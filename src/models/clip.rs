@@ -49,6 +49,10 @@ impl ClipTower {
         let width = config.hidden_size;
         let text = scope.at("text_model");
         let embeddings = text.at("embeddings");
+        // First, because they say how long a text may be.
+        let tokens = embeddings.tensor("token_embedding.weight", &[config.vocab_size, width])?;
+        let positions = embeddings
+            .tensor("position_embedding.weight", &[config.max_position_embeddings, width])?;
         let layers = built(config.num_hidden_layers, |i| {
             Layer::new(&text.at("encoder.layers").at(i), config)
         })?;
@@ -59,9 +63,8 @@ impl ClipTower {
             None
         };
         Ok(Self {
-            tokens: embeddings.tensor("token_embedding.weight", &[config.vocab_size, width])?,
-            positions: embeddings
-                .tensor("position_embedding.weight", &[config.max_position_embeddings, width])?,
+            tokens,
+            positions,
             layers,
             final_norm: LayerNorm::new(&text.at("final_layer_norm"), width, config.layer_norm_eps)?,
             projection,

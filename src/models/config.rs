@@ -5,6 +5,7 @@
 
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
+use std::ops::RangeInclusive;
 
 /// A number for all blocks, or one per block.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,6 +95,8 @@ pub struct UNetConfig {
     pub time_embedding_type: String,
     /// Class conditioning: refused.
     pub class_embed_type: Option<String>,
+    /// Number of classes: refused.
+    pub num_class_embeds: Option<usize>,
     /// Projection of the text features: refused.
     pub encoder_hid_dim: Option<usize>,
     /// Projection kind of the text features: refused.
@@ -155,6 +158,7 @@ impl Default for UNetConfig {
             resnet_time_scale_shift: "default".into(),
             time_embedding_type: "positional".into(),
             class_embed_type: None,
+            num_class_embeds: None,
             encoder_hid_dim: None,
             encoder_hid_dim_type: None,
             dual_cross_attention: false,
@@ -169,8 +173,77 @@ impl Default for UNetConfig {
 
 /// Widest channel count that a config may ask for; real ones stay below 3,000.
 const MAX_WIDTH: usize = 1 << 16;
+/// Most layers of a level, or transformer blocks of a place, that a config may ask for; real ones have 32.
+const MAX_DEPTH: usize = 64;
+/// Most channels of latents and pictures; real ones have 16.
+const MAX_CHANNELS: usize = 64;
+/// Most tokens of a text, or numbers that embed one number; real ones have 77 and 320.
+const MAX_LENGTH: usize = 4096;
+
+/// Refuses the first number that is outside of its range, for a config of `what`.
+fn within(what: &str, numbers: &[(&str, usize, RangeInclusive<usize>)]) -> Result<()> {
+    match numbers.iter().find(|(_, found, range)| !range.contains(found)) {
+        None => Ok(()),
+        Some((field, found, range)) => Err(Error::unsupported(
+            format!("a {what} config with {field} = {found}"),
+            format!("{} to {} are accepted", range.start(), range.end()),
+        )),
+    }
+}
 
 impl UNetConfig {
+    /// Refuses numbers that no network has, before anything is made of them.
+    fn validate_numbers(&self) -> Result<()> {
+        let what = "UNet";
+        let widths = 1..=MAX_WIDTH;
+        let optional = |field, number: Option<usize>, range: RangeInclusive<usize>| {
+            (field, number.unwrap_or(*range.start()), range)
+        };
+        within(
+            what,
+            &[
+                ("in_channels", self.in_channels, 1..=MAX_CHANNELS),
+                ("out_channels", self.out_channels, 1..=MAX_CHANNELS),
+                ("time_embedding_dim", self.time_dim(), 1..=8 * MAX_WIDTH),
+                optional("addition_time_embed_dim", self.addition_time_embed_dim, 2..=MAX_LENGTH),
+                optional("time_cond_proj_dim", self.time_cond_proj_dim, 2..=MAX_LENGTH),
+                optional(
+                    "projection_class_embeddings_input_dim",
+                    self.projection_class_embeddings_input_dim,
+                    widths.clone(),
+                ),
+                ("conv_in_kernel", self.conv_in_kernel, 3..=3),
+                ("conv_out_kernel", self.conv_out_kernel, 3..=3),
+                // Others draw something else, or nothing at odd sizes.
+                ("downsample_padding", self.downsample_padding, 1..=1),
+            ],
+        )?;
+        for level in 0..self.block_out_channels.len() {
+            let layers = self.layers_per_block.of(level).unwrap_or(0);
+            let width = self.cross_attention_dim.of(level).unwrap_or(0);
+            within(
+                what,
+                &[
+                    ("layers_per_block", layers, 1..=MAX_DEPTH),
+                    ("cross_attention_dim", width, widths.clone()),
+                ],
+            )?;
+        }
+        let up = self.reverse_transformer_layers_per_block.as_deref().unwrap_or_default();
+        let down = match &self.transformer_layers_per_block {
+            PerBlock::All(depth) => std::slice::from_ref(depth),
+            PerBlock::Each(depths) => depths,
+        };
+        for depth in up.iter().chain(down) {
+            let deepest = match depth {
+                PerBlock::All(depth) => *depth,
+                PerBlock::Each(depths) => depths.iter().copied().max().unwrap_or(0),
+            };
+            within(what, &[("transformer_layers_per_block", deepest, 0..=MAX_DEPTH)])?;
+        }
+        Ok(())
+    }
+
     /// Refuses what is inconsistent or not built.
     ///
     /// # Errors
@@ -186,6 +259,7 @@ impl UNetConfig {
         if levels == 0 || levels > 8 {
             return refuse("block_out_channels", format!("{:?}", self.block_out_channels));
         }
+        self.validate_numbers()?;
         if self.down_block_types.len() != levels {
             return refuse("down_block_types", format!("{:?}", self.down_block_types));
         }
@@ -249,6 +323,9 @@ impl UNetConfig {
                 return refuse(field, value.clone());
             }
         }
+        if let Some(classes) = self.num_class_embeds {
+            return refuse("num_class_embeds", classes.to_string());
+        }
         if let Some(dim) = self.encoder_hid_dim {
             return refuse("encoder_hid_dim", dim.to_string());
         }
@@ -284,12 +361,12 @@ impl UNetConfig {
 
     /// Width of the time embedding.
     pub fn time_dim(&self) -> usize {
-        self.time_embedding_dim.unwrap_or(self.block_out_channels[0] * 4)
+        self.time_embedding_dim.unwrap_or(self.block_out_channels[0].saturating_mul(4))
     }
 
     /// Pixels per side the network was trained at.
     pub fn native_pixels(&self) -> usize {
-        self.sample_size.of(0).unwrap_or(64) * crate::size::VAE_FACTOR
+        self.sample_size.of(0).unwrap_or(64).saturating_mul(crate::size::VAE_FACTOR)
     }
 }
 
@@ -359,15 +436,17 @@ impl ClipConfig {
         {
             return refuse("num_attention_heads", self.num_attention_heads.to_string());
         }
-        if self.num_hidden_layers == 0 || self.num_hidden_layers > 512 {
-            return refuse("num_hidden_layers", self.num_hidden_layers.to_string());
-        }
-        if self.hidden_size > MAX_WIDTH || self.intermediate_size > 8 * MAX_WIDTH {
-            return refuse("hidden_size", self.hidden_size.to_string());
-        }
-        if self.max_position_embeddings < 3 || self.max_position_embeddings > MAX_WIDTH {
-            return refuse("max_position_embeddings", self.max_position_embeddings.to_string());
-        }
+        within(
+            "text encoder",
+            &[
+                ("vocab_size", self.vocab_size, 1..=1 << 24),
+                ("hidden_size", self.hidden_size, 1..=MAX_WIDTH),
+                ("intermediate_size", self.intermediate_size, 1..=8 * MAX_WIDTH),
+                ("projection_dim", self.projection_dim, 1..=MAX_WIDTH),
+                ("num_hidden_layers", self.num_hidden_layers, 1..=MAX_DEPTH),
+                ("max_position_embeddings", self.max_position_embeddings, 3..=MAX_LENGTH),
+            ],
+        )?;
         if !matches!(self.hidden_act.as_str(), "quick_gelu" | "gelu") {
             return refuse("hidden_act", self.hidden_act.clone());
         }
@@ -396,6 +475,11 @@ pub struct VaeConfig {
     pub scaling_factor: f64,
     /// Latents are shifted by this; only later families do.
     pub shift_factor: Option<f64>,
+    /// Mean of each channel of the latents, where the UNet was trained on such as have mean 0 and
+    /// deviation 1; takes the place of the shift.
+    pub latents_mean: Option<Vec<f64>>,
+    /// Standard deviation of each channel; given with the mean.
+    pub latents_std: Option<Vec<f64>>,
     /// Whether f16 overflows in the decoder, so that f32 or bf16 must be used.
     pub force_upcast: bool,
     /// 1×1 convolution between encoder and latents.
@@ -421,6 +505,8 @@ impl Default for VaeConfig {
             norm_num_groups: 32,
             scaling_factor: 0.18215,
             shift_factor: None,
+            latents_mean: None,
+            latents_std: None,
             force_upcast: true,
             use_quant_conv: true,
             use_post_quant_conv: true,
@@ -449,6 +535,14 @@ impl VaeConfig {
         {
             return refuse("norm_num_groups", groups.to_string());
         }
+        within(
+            "VAE",
+            &[
+                ("latent_channels", self.latent_channels, 1..=MAX_CHANNELS),
+                ("layers_per_block", self.layers_per_block, 1..=MAX_DEPTH),
+            ],
+        )?;
+        self.validate_statistics()?;
         if self.in_channels != 3 || self.out_channels != 3 {
             return refuse("in_channels", self.in_channels.to_string());
         }
@@ -458,7 +552,31 @@ impl VaeConfig {
         if !(self.scaling_factor.is_finite() && self.scaling_factor > 0.0) {
             return refuse("scaling_factor", self.scaling_factor.to_string());
         }
+        if !self.shift_factor.unwrap_or(0.0).is_finite() {
+            return refuse("shift_factor", format!("{:?}", self.shift_factor));
+        }
         Ok(())
+    }
+
+    /// Mean and deviation are numbers of every channel, or there are none.
+    fn validate_statistics(&self) -> Result<()> {
+        let (mean, deviation) = (&self.latents_mean, &self.latents_std);
+        let fits = |numbers: &Option<Vec<f64>>, fine: fn(&f64) -> bool| {
+            numbers.as_ref().is_none_or(|n| n.len() == self.latent_channels && n.iter().all(fine))
+        };
+        if mean.is_some() == deviation.is_some()
+            && fits(mean, |m| m.is_finite())
+            && fits(deviation, |d| d.is_finite() && *d > 0.0)
+        {
+            return Ok(());
+        }
+        Err(Error::unsupported(
+            format!(
+                "a VAE config with latents_mean = {mean:?} and latents_std = {deviation:?} for {} channels",
+                self.latent_channels
+            ),
+            "both have a number for each channel, or both are missing",
+        ))
     }
 }
 

@@ -105,8 +105,37 @@ impl Vae {
 
     /// Latents as the UNet sees them: the mean, shifted and scaled.
     pub fn scale(&self, latents: &Tensor) -> Result<Tensor> {
+        if let Some((mean, deviation)) = self.statistics(latents)? {
+            let centred = (latents.broadcast_sub(&mean)? * self.config.scaling_factor)?;
+            return Ok(centred.broadcast_div(&deviation)?);
+        }
         let shift = self.config.shift_factor.unwrap_or(0.0);
         Ok(((latents - shift)? * self.config.scaling_factor)?)
+    }
+
+    /// The inverse of [`scale`](Self::scale).
+    fn unscale(&self, latents: &Tensor) -> Result<Tensor> {
+        if let Some((mean, deviation)) = self.statistics(latents)? {
+            let wide = (latents.broadcast_mul(&deviation)? / self.config.scaling_factor)?;
+            return Ok(wide.broadcast_add(&mean)?);
+        }
+        let shift = self.config.shift_factor.unwrap_or(0.0);
+        Ok(((latents / self.config.scaling_factor)? + shift)?)
+    }
+
+    /// Mean and deviation of the channels of latents, `[1, C, 1, 1]`, as diffusers' SDXL pipelines use them.
+    fn statistics(&self, latents: &Tensor) -> Result<Option<(Tensor, Tensor)>> {
+        let (Some(mean), Some(deviation)) = (&self.config.latents_mean, &self.config.latents_std)
+        else {
+            return Ok(None);
+        };
+        let column = |numbers: &[f64]| -> Result<Tensor> {
+            let numbers: Vec<f32> = numbers.iter().map(|&number| number as f32).collect();
+            let shape = (1, numbers.len(), 1, 1);
+            let column = Tensor::from_vec(numbers, shape, latents.device())?;
+            Ok(column.to_dtype(latents.dtype())?)
+        };
+        Ok(Some((column(mean)?, column(deviation)?)))
     }
 
     /// Decodes latents as the UNet gives them.
@@ -119,8 +148,7 @@ impl Vae {
         let decoder = self.decoder.as_ref().ok_or_else(|| {
             Error::Internal("decoding with the half of a VAE that encodes".into())
         })?;
-        let shift = self.config.shift_factor.unwrap_or(0.0);
-        let latents = ((latents / self.config.scaling_factor)? + shift)?;
+        let latents = self.unscale(latents)?;
         let latents = Feature::image(&latents.to_dtype(self.dtype)?, self.products)?;
         Ok(decoder.forward(&latents)?.to_image()?.to_dtype(DType::F32)?)
     }

@@ -7,7 +7,7 @@ use super::plain;
 use super::{Feature, GroupNorm, LayerNorm, Linear};
 use crate::error::{Error, Result};
 use crate::kernels::{self, Finish, Heads, Map, Merging, Operand, Precision, Preparation};
-use crate::weights::Scope;
+use crate::weights::{Products, Scope};
 use candle_core::Tensor;
 
 /// x + out(attention(q(norm(x)), k(y), v(y))), where y is norm(x) itself or a text.
@@ -18,9 +18,10 @@ pub struct Attend {
     v: Linear,
     out: Linear,
     heads: usize,
-    /// Set when tokens see only those before them and themselves: the mask of plain tensors, for the longest
-    /// text.
-    causal: Option<Tensor>,
+    /// Whether tokens see only those before them and themselves.
+    causal: bool,
+    /// How plain tensors are kept from seeing more, for the longest text.
+    mask: Option<Tensor>,
 }
 
 impl Attend {
@@ -33,7 +34,8 @@ impl Attend {
             v: Linear::without_bias(&scope.at("to_v"), context, width)?,
             out: Linear::new(&scope.at("to_out.0"), width, width)?,
             heads,
-            causal: None,
+            causal: false,
+            mask: None,
         })
     }
 
@@ -42,8 +44,11 @@ impl Attend {
     pub fn causal(scope: &Scope<'_>, width: usize, heads: usize, window: usize) -> Result<Self> {
         let square = |name: &str| Linear::new(&scope.at(name), width, width);
         let (q, k, v) = (square("q_proj")?, square("k_proj")?, square("v_proj")?);
-        let causal = Some(causal_mask(window, scope.dtype(), scope.device())?);
-        Ok(Self { q, k, v, out: square("out_proj")?, heads, causal })
+        let mask = match scope.products() {
+            Products::Plain => Some(causal_mask(window, scope.dtype(), scope.device())?),
+            Products::Packed(_) => None,
+        };
+        Ok(Self { q, k, v, out: square("out_proj")?, heads, causal: true, mask })
     }
 
     /// Tokens `[B, N, width]`, attending to themselves or to `context` `[B, T, context]`.
@@ -120,7 +125,7 @@ impl Attend {
         let (q, k, v) = (self.q.forward(y)?, self.k.forward(context)?, self.v.forward(context)?);
         let tokens = y.dim(1)?;
         let seen = |mask: &Tensor| mask.narrow(0, 0, tokens)?.narrow(1, 0, tokens);
-        let mask = self.causal.as_ref().map(seen).transpose()?;
+        let mask = self.mask.as_ref().map(seen).transpose()?;
         self.out.plain(&plain::attention(&q, &k, &v, self.heads, mask.as_ref())?, Some(x))
     }
 
@@ -133,7 +138,7 @@ impl Attend {
         let q = product(self.q.packed()?, y);
         let (k, v) = (product(self.k.packed()?, context), product(self.v.packed()?, context));
         let out = self.out.packed()?;
-        let heads = Heads { count: self.heads, causal: self.causal.is_some() };
+        let heads = Heads { count: self.heads, causal: self.causal };
         // Texts are short: exact scores cost nothing there.
         let precision = if heads.causal { Precision::F32 } else { out.precision };
         let y = kernels::attention(&q, &k, &v, heads, precision);

@@ -67,8 +67,13 @@ pub(super) fn kernel(weight: &Tensor) -> Result<Tensor> {
         2 => weight.unsqueeze(2)?.unsqueeze(3)?,
         _ => weight.clone(),
     };
+    let kernel = weight.permute((0, 2, 3, 1))?;
+    // One number in all places, as in a blueprint, takes no memory.
+    if kernel.stride().iter().all(|stride| *stride == 0) {
+        return Ok(kernel);
+    }
     // No copy is made of a weight that lies in this order already.
-    Ok(weight.permute((0, 2, 3, 1))?.contiguous()?)
+    Ok(kernel.contiguous()?)
 }
 
 /// Convolution of `[B, H, W, C]` with a kernel `[outputs, k, k, C]`.

@@ -95,6 +95,24 @@ pub struct SchedulerConfig {
     pub use_karras_sigmas: Option<bool>,
     /// Exponential by default.
     pub use_exponential_sigmas: Option<bool>,
+    /// Class of the reference's scheduler; any of the discrete ones, whose settings mean the same.
+    #[serde(rename = "_class_name", skip_serializing_if = "Option::is_none")]
+    pub class_name: Option<String>,
+    /// Spread of the data that EDM noise assumes: refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sigma_data: Option<f64>,
+    /// `discrete`; others are refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timestep_type: Option<String>,
+    /// `linear`; others are refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interpolation_type: Option<String>,
+    /// Spacing by a beta distribution: refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub use_beta_sigmas: Option<bool>,
+    /// Noise of flow matching: refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub use_flow_sigmas: Option<bool>,
 }
 
 impl Default for SchedulerConfig {
@@ -114,6 +132,42 @@ impl Default for SchedulerConfig {
             final_sigmas_type: None,
             use_karras_sigmas: None,
             use_exponential_sigmas: None,
+            class_name: None,
+            sigma_data: None,
+            timestep_type: None,
+            interpolation_type: None,
+            use_beta_sigmas: None,
+            use_flow_sigmas: None,
+        }
+    }
+}
+
+impl SchedulerConfig {
+    /// Refuses noise that is not built: other noise levels, or another scale of what the network sees.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] naming the config field.
+    pub fn validate(&self) -> Result<()> {
+        let other = |found: &Option<String>, built: &str| {
+            found.clone().filter(|found| !found.is_empty() && found != built)
+        };
+        let class = self.class_name.clone();
+        let class = class.filter(|class| ["EDM", "FlowMatch"].iter().any(|s| class.starts_with(s)));
+        let on = |flag: Option<bool>| flag.filter(|flag| *flag).map(|flag| flag.to_string());
+        let found = [
+            ("_class_name", class),
+            ("sigma_data", self.sigma_data.map(|number| number.to_string())),
+            ("timestep_type", other(&self.timestep_type, "discrete")),
+            ("interpolation_type", other(&self.interpolation_type, "linear")),
+            ("use_beta_sigmas", on(self.use_beta_sigmas)),
+            ("use_flow_sigmas", on(self.use_flow_sigmas)),
+        ];
+        match found.into_iter().find_map(|(field, found)| Some((field, found?))) {
+            None => Ok(()),
+            Some((field, found)) => Err(Error::unsupported(
+                format!("a scheduler config with {field} = {}", found.escape_debug()),
+                "models with the discrete noise of SD 1.x, SD 2.x and SDXL are drawn",
+            )),
         }
     }
 }

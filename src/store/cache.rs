@@ -88,27 +88,30 @@ pub struct HubCache {
 }
 
 impl HubCache {
-    /// The cache as `HF_HUB_CACHE`, `HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` say.
+    /// The cache as `HF_HUB_CACHE`, `HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` say, and the
+    /// older `HUGGINGFACE_HUB_CACHE` and `TRANSFORMERS_OFFLINE` where these are silent.
     pub fn new(env: Env<'_>) -> Self {
         let text = |name: &str| {
             let value = env(name).map(|v| v.to_string_lossy().trim().to_owned());
             value.filter(|v| !v.is_empty())
         };
+        let folder = |name: &str| text(name).map(|value| expanded(&value, env));
         let cache_dir = || {
             let home = || etcetera::home_dir().map(|home| home.join(".cache")).unwrap_or_default();
-            text("XDG_CACHE_HOME").map_or_else(home, PathBuf::from)
+            folder("XDG_CACHE_HOME").unwrap_or_else(home)
         };
-        let home = text("HF_HOME").map(PathBuf::from);
-        let home = home.unwrap_or_else(|| cache_dir().join("huggingface"));
+        let home = folder("HF_HOME").unwrap_or_else(|| cache_dir().join("huggingface"));
         let token_file =
-            || fs::read_to_string(text("HF_TOKEN_PATH").map_or(home.join("token"), PathBuf::from));
+            || fs::read_to_string(folder("HF_TOKEN_PATH").unwrap_or_else(|| home.join("token")));
         let token = text("HF_TOKEN").or_else(|| token_file().ok()).map(|t| t.trim().to_owned());
         let endpoint = text("HF_ENDPOINT").unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned());
         let yes = ["1", "on", "yes", "true"];
+        let root = folder("HF_HUB_CACHE").or_else(|| folder("HUGGINGFACE_HUB_CACHE"));
         Self {
-            root: text("HF_HUB_CACHE").map_or_else(|| home.join("hub"), PathBuf::from),
+            root: root.unwrap_or_else(|| home.join("hub")),
             endpoint: endpoint.trim_end_matches('/').to_owned(),
             offline: text("HF_HUB_OFFLINE")
+                .or_else(|| text("TRANSFORMERS_OFFLINE"))
                 .is_some_and(|v| yes.contains(&v.to_lowercase().as_str())),
             token: token.filter(|t| !t.is_empty()).map(Secret),
         }
@@ -180,7 +183,33 @@ impl HubCache {
     }
 }
 
-/// Whether a snapshot has weights for every component that its index names.
+/// A path from the environment as other tools read it: `~` is the home folder, `$NAME` and `${NAME}` are
+/// variables; unknown ones stay as they are.
+fn expanded(path: &str, env: Env<'_>) -> PathBuf {
+    let home = || env("HOME").map(PathBuf::from).or_else(|| etcetera::home_dir().ok());
+    let path = match (path.strip_prefix('~'), home()) {
+        (Some(rest), Some(home)) if rest.is_empty() || rest.starts_with(['/', '\\']) => {
+            format!("{}{rest}", home.to_string_lossy())
+        }
+        _ => path.to_owned(),
+    };
+    let mut parts = path.split('$');
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let (name, rest) = match part.strip_prefix('{').and_then(|part| part.split_once('}')) {
+            Some(found) => found,
+            None => part.split_at(part.find(|c| !is_name(c)).unwrap_or(part.len())),
+        };
+        match env(name).filter(|_| !name.is_empty()) {
+            Some(value) => out.extend([&*value.to_string_lossy(), rest]),
+            None => out.extend(["$", part]),
+        }
+    }
+    out.into()
+}
+
+/// Whether a snapshot has everything for every component that its index names.
 fn is_complete(snapshot: &Path) -> bool {
     let index = fs::read_to_string(snapshot.join("model_index.json")).unwrap_or_default();
     let Ok(serde_json::Value::Object(index)) = serde_json::from_str(&index) else { return false };
@@ -188,8 +217,44 @@ fn is_complete(snapshot: &Path) -> bool {
         let class = index.get(component).and_then(|entry| entry.get(1));
         class.is_some_and(|class| !class.is_null())
     };
+    let has = |file: &str| snapshot.join(file).exists();
+    let has_words = |folder: &&str| {
+        let in_folder = |file: &str| has(&format!("{folder}/{file}"));
+        in_folder("tokenizer.json") || (in_folder("vocab.json") && in_folder("merges.txt"))
+    };
     is_diffusers(snapshot)
         && COMPONENTS.iter().filter(|c| named(c)).all(|c| has_weights(&snapshot.join(c)))
+        && ["tokenizer", "tokenizer_2"].iter().filter(|c| named(c)).all(has_words)
+        && (!named("scheduler") || has("scheduler/scheduler_config.json"))
+}
+
+/// Weights by preference: the endings of a component's files without and with a variant.
+pub(super) const WEIGHTS: [&str; 4] = [".safetensors", ".fp16.safetensors", ".bin", ".fp16.bin"];
+
+/// Whether a file of a component's folder is called like its weights, or like the list of their parts.
+pub(super) fn is_weights(name: &str) -> bool {
+    let stem = name.split(['.', '-']).next().unwrap_or_default();
+    ["model", "pytorch_model", "diffusion_pytorch_model"].contains(&stem)
+        && WEIGHTS.contains(&form(name).as_str())
+}
+
+/// Whether a file of weights lists the parts of others.
+pub(super) fn is_index(name: &str) -> bool {
+    name.rsplit('.').next() == Some("json")
+}
+
+/// What follows the stem and the part number: `.safetensors`, `.fp16.safetensors`, …
+///
+/// Parts are `model-00001-of-00002.fp16.safetensors` or `model.fp16-00001-of-00002.safetensors`,
+/// their index `model.safetensors.index.fp16.json` or `model.safetensors.index.json`.
+pub(super) fn form(file: &str) -> String {
+    let name = file.rsplit('/').next().unwrap_or(file);
+    let mut words: Vec<&str> = name.split('.').skip(1).collect();
+    if words.last() == Some(&"json") {
+        words.retain(|w| *w != "index" && *w != "json");
+        words.sort_unstable_by_key(|w| ["safetensors", "bin"].contains(w));
+    }
+    words.iter().flat_map(|word| [".", word.split('-').next().unwrap_or(word)]).collect()
 }
 
 /// Whether a component's folder has its config and its weights, all parts of them.
@@ -199,17 +264,18 @@ fn has_weights(folder: &Path) -> bool {
         .filter(|i| i.path().exists())
         .filter_map(|i| i.file_name().into_string().ok())
         .collect();
-    let is_weights = |n: &&String| [".safetensors", ".bin"].iter().any(|e| n.ends_with(e));
     // Parts are called `model-00001-of-00002.safetensors`.
     let parts_in_all = |n: &String| {
         let (_, rest) = n.split_once("-of-")?;
         rest.split('.').next()?.parse::<usize>().ok()
     };
-    let weights: Vec<&String> = names.iter().filter(is_weights).collect();
+    let (lists, weights): (Vec<&String>, Vec<&String>) =
+        names.iter().filter(|name| is_weights(name)).partition(|name| is_index(name));
     let whole = weights.iter().any(|n| parts_in_all(n).is_none());
     let sharded = weights.iter().filter_map(|n| parts_in_all(n)).max();
-    let all_parts =
-        sharded.is_some_and(|n| weights.iter().filter(|w| parts_in_all(w) == Some(n)).count() >= n);
+    let all_parts = !lists.is_empty()
+        && sharded
+            .is_some_and(|n| weights.iter().filter(|w| parts_in_all(w) == Some(n)).count() >= n);
     names.iter().any(|n| n == "config.json") && (whole || all_parts)
 }
 
@@ -277,6 +343,30 @@ mod tests {
     }
 
     #[test]
+    fn folders_are_written_as_in_a_shell() {
+        let root = |name: &str, value: &str| {
+            cache(&[("HOME", "/me"), ("WHERE", "x/y"), ("HF_TOKEN", "x"), (name, value)]).root
+        };
+        for (name, value, expected) in [
+            ("HF_HOME", "~/hf", "/me/hf/hub"),
+            ("HF_HOME", "~", "/me/hub"),
+            ("HF_HUB_CACHE", "$HOME/hfc", "/me/hfc"),
+            ("HF_HUB_CACHE", "/a/${WHERE}z/$WHERE", "/a/x/yz/x/y"),
+            ("HF_HUB_CACHE", "/a$/$MISSING/${WHERE", "/a$/$MISSING/${WHERE"),
+            ("HF_HUB_CACHE", "/~/b", "/~/b"),
+            ("HF_HUB_CACHE", "~you/b", "~you/b"),
+            ("HUGGINGFACE_HUB_CACHE", "~/old", "/me/old"),
+            ("XDG_CACHE_HOME", "$HOME/c", "/me/c/huggingface/hub"),
+        ] {
+            assert_eq!(root(name, value), Path::new(expected), "{name}={value}");
+        }
+        let both = cache(&[("HUGGINGFACE_HUB_CACHE", "/old"), ("HF_HUB_CACHE", "/new")]);
+        assert_eq!(both.root(), Path::new("/new"));
+        assert!(cache(&[("TRANSFORMERS_OFFLINE", "1")]).offline());
+        assert!(!cache(&[("TRANSFORMERS_OFFLINE", "1"), ("HF_HUB_OFFLINE", "0")]).offline());
+    }
+
+    #[test]
     fn a_cached_model_counts_only_when_complete() {
         let home = tempfile::tempdir().unwrap();
         let cache = cache(&[("HF_HUB_CACHE", home.path().to_str().unwrap()), ("HF_TOKEN", "x")]);
@@ -289,13 +379,35 @@ mod tests {
             fs::write(path, text).unwrap();
         };
         write(folder.join("refs/main"), commit);
-        write(snapshot.join("model_index.json"), r#"{"unet": ["d", "U"], "vae": [null, null]}"#);
-        write(snapshot.join("unet/config.json"), "{}");
-        assert_eq!(cache.find(&id), None);
-        write(snapshot.join("unet/d-00001-of-00002.safetensors"), "");
-        assert_eq!(cache.find(&id), None, "one part of two");
-        write(snapshot.join("unet/d-00002-of-00002.safetensors"), "");
-        assert_eq!(cache.find(&id), Some(snapshot.clone()));
+        write(
+            snapshot.join("model_index.json"),
+            r#"{"unet": ["d", "U"], "vae": [null, null], "tokenizer": ["t", "C"], "scheduler": ["d", "E"]}"#,
+        );
+        // All but one of these is not enough, whatever else there is.
+        let needed = [
+            "unet/config.json",
+            "unet/diffusion_pytorch_model-00001-of-00002.safetensors",
+            "unet/diffusion_pytorch_model-00002-of-00002.safetensors",
+            "unet/diffusion_pytorch_model.safetensors.index.json",
+            "tokenizer/vocab.json",
+            "tokenizer/merges.txt",
+            "scheduler/scheduler_config.json",
+        ];
+        let others = [
+            "unet/openvino_model.bin",
+            "unet/model.onnx",
+            "unet/diffusion_pytorch_model.non_ema.safetensors",
+            "tokenizer/tokenizer_config.json",
+        ];
+        for file in needed.iter().chain(&others) {
+            write(snapshot.join(file), "{}");
+        }
+        for file in needed {
+            assert_eq!(cache.find(&id), Some(snapshot.clone()), "{file}");
+            fs::remove_file(snapshot.join(file)).unwrap();
+            assert_eq!(cache.find(&id), None, "without {file}");
+            write(snapshot.join(file), "{}");
+        }
         assert_eq!(cache.entries()[0].name, "hub:o/n");
         let pinned: HubId = format!("o/n/unet/config.json@{commit}").parse().unwrap();
         assert_eq!(cache.find(&pinned), Some(snapshot.join("unet/config.json")));

@@ -2,12 +2,14 @@
 //!
 //! Opening reads only the table of contents; a tensor's bytes are touched when it is asked for and
 //! are converted straight from the memory map. fp8 tensors are read as they are: a companion
-//! `….scale_weight` is an ordinary tensor here, and multiplying by it is the caller's matter.
+//! `….scale_weight` is an ordinary tensor here, and multiplying by it is the caller's matter; a
+//! [`Checkpoint`] does.
 
 mod blocked;
 mod checkpoint;
 mod convert;
 mod header;
+mod scale;
 
 pub use checkpoint::{Checkpoint, Inventory, Placement};
 
@@ -247,12 +249,8 @@ impl CheckpointFile {
         if let Some(blocks) = view.blocks {
             return blocked::read_into(&self.0.path, &self.0.bytes, view, blocks, first, out);
         }
-        let bytes = self.elements(view)?;
-        let size = view.dtype.bitsize() / 8;
-        let part = bytes
-            .get(first * size..(first + out.len()) * size)
-            .ok_or_else(|| Error::corrupt(&self.0.path, "a tensor lies outside of the file"))?;
-        convert::read_into(part, view.dtype, out).ok_or_else(|| self.unread(name, view))
+        let part = self.part(view, first, out.len())?;
+        convert::read_into(&part, view.dtype, out).ok_or_else(|| self.unread(name, view))
     }
 
     /// A tensor in `dtype` on `device`; elements that are stored in that type are copied as they are.
@@ -322,19 +320,30 @@ impl CheckpointFile {
 
     /// The elements of `view` without gaps: a slice of the file where possible.
     fn elements(&self, view: &View) -> Result<Cow<'_, [u8]>> {
+        self.part(view, 0, view.shape.iter().product())
+    }
+
+    /// As [`elements`](Self::elements), `count` of them from number `first` on.
+    fn part(&self, view: &View, first: usize, count: usize) -> Result<Cow<'_, [u8]>> {
         let outside = || Error::corrupt(&self.0.path, "a tensor lies outside of the file");
         let size = view.dtype.bitsize() / 8;
-        let length = view.shape.iter().product::<usize>() * size;
-        if length == 0 {
+        let all = view.shape.iter().product::<usize>();
+        first.checked_add(count).filter(|&end| end <= all).ok_or_else(outside)?;
+        if count == 0 {
             return Ok(Cow::Borrowed(&[]));
         }
         if view.strides == dense_strides(&view.shape) {
-            let end = view.offset.checked_add(length).ok_or_else(outside)?;
-            return self.0.bytes.get(view.offset..end).map(Cow::Borrowed).ok_or_else(outside);
+            let start = view.offset.checked_add(first * size).ok_or_else(outside)?;
+            let end = start.checked_add(count * size).ok_or_else(outside)?;
+            return self.0.bytes.get(start..end).map(Cow::Borrowed).ok_or_else(outside);
         }
-        let mut gathered = Vec::with_capacity(length);
+        let mut gathered = Vec::with_capacity(count * size);
         let mut index = vec![0usize; view.shape.len()];
-        while gathered.len() < length {
+        let mut rest = first;
+        for (i, &dim) in index.iter_mut().zip(&view.shape).rev() {
+            (*i, rest) = (rest % dim, rest / dim);
+        }
+        for _ in 0..count {
             let at: usize = index.iter().zip(&view.strides).map(|(i, s)| i * s).sum();
             let start = view.offset + at * size;
             gathered.extend(self.0.bytes.get(start..start + size).ok_or_else(outside)?);

@@ -34,7 +34,9 @@ pub(super) fn read_zip(bytes: &[u8], path: &Path) -> Result<Contents> {
     let region = archive.record("data.pkl")?;
     let pickle = region.of(bytes).unwrap_or_default();
     let (machine, root) = Machine::new(pickle, path).run_torch()?;
-    torch::contents(&machine.heap, root, path, |key| archive.record(&format!("data/{key}")))
+    torch::contents(&machine.heap, root, (path, bytes.len()), |key| {
+        archive.record(&format!("data/{key}"))
+    })
 }
 
 /// Reads the table of contents of a torch file of the older form: five pickles, then the storages.
@@ -57,7 +59,7 @@ pub(super) fn read_legacy(bytes: &[u8], path: &Path) -> Result<Contents> {
     let (keys, list) = Machine::at(bytes, main.position(), path).run()?;
     let names = (&keys.heap, list);
     let regions = torch::legacy_regions(bytes, keys.position(), names, &main.heap, path)?;
-    torch::contents(&main.heap, root, path, |key| {
+    torch::contents(&main.heap, root, (path, bytes.len()), |key| {
         let missing = || Error::corrupt(path, format!("the storage {key} is missing"));
         regions.get(&key.to_string()).copied().ok_or_else(missing)
     })

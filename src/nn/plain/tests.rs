@@ -185,3 +185,13 @@ fn attentions() {
         check(&device, &what, &inputs, |t| attention(&t[0], &t[1], &t[2], heads, None));
     }
 }
+
+/// Single files are compared with blueprints whenever they are opened.
+#[test]
+fn kernels_of_a_blueprint_take_no_memory() {
+    let zero = Tensor::zeros((), DType::F32, &Device::Cpu).unwrap();
+    for shape in [&[1280, 2560, 3, 3][..], &[1280, 1280]] {
+        let kernel = kernel(&zero.broadcast_as(shape).unwrap()).unwrap();
+        assert!(kernel.stride().iter().all(|stride| *stride == 0), "{:?}", kernel.stride());
+    }
+}

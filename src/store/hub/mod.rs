@@ -21,7 +21,8 @@ use http::{Client, Failure, Meta};
 use std::fs::{self, File, TryLockError};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Times that one file is tried; each try goes on where the last one broke off.
 const ATTEMPTS: u32 = 5;
@@ -44,7 +45,12 @@ pub(super) fn pull(
 ) -> Result<PathBuf> {
     if cache.offline() {
         let root = cache.root().display();
-        return Err(missing(id, format!("; HF_HUB_OFFLINE is set and the cache {root} lacks it")));
+        return Err(missing(
+            id,
+            format!(
+                "; HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set and the cache {root} lacks it"
+            ),
+        ));
     }
     let pull = Pull { cache, id, client: Client::new(cache), cancel, progress };
     let (commit, files) = pull.listing()?;
@@ -101,18 +107,25 @@ impl Pull<'_> {
         let folder = self.cache.folder(&self.id.repo);
         let blob = folder.join("blobs").join(&meta.etag);
         let locks = self.cache.root().join(".locks").join(folder.file_name().unwrap_or_default());
-        let _lock = self.lock(&locks.join(format!("{}.lock", meta.etag)))?;
+        let lock = self.lock(&locks.join(format!("{}.lock", meta.etag)))?;
         if !blob.exists() {
             make_parent(&blob)?;
-            self.download(&url, file, &blob, &meta)?;
+            self.download(&url, file, &blob, &meta, lock.is_some())?;
         }
         link(&blob, &folder.join("snapshots").join(commit), file)
     }
 
-    fn download(&self, url: &str, file: &str, blob: &Path, meta: &Meta) -> Result<()> {
-        let part = blob.with_file_name(format!("{}.incomplete", meta.etag));
-        self.patiently(|| self.append(url, file, &part, meta))?;
-        check(&part, meta, self.cancel)?;
+    /// `alone`: whether nobody else can write to the same unfinished file, so that it can be gone on with.
+    fn download(&self, url: &str, file: &str, blob: &Path, meta: &Meta, alone: bool) -> Result<()> {
+        let part = blob.with_file_name(unfinished(&meta.etag, alone));
+        let whole = self
+            .patiently(|| self.append(url, file, &part, meta))
+            .and_then(|()| check(&part, meta, self.cancel));
+        if whole.is_err() && !alone {
+            // Nobody would find it again.
+            let _ = fs::remove_file(&part);
+        }
+        whole?;
         fs::rename(&part, blob).map_err(|e| Error::io(blob, e))
     }
 
@@ -188,15 +201,16 @@ impl Pull<'_> {
         }
     }
 
-    /// Waits until no other process downloads the same file.
-    fn lock(&self, path: &Path) -> Result<File> {
+    /// Waits until no other process downloads the same file; `None` in a folder that knows no locks.
+    fn lock(&self, path: &Path) -> Result<Option<File>> {
         make_parent(path)?;
         let file = File::options().create(true).append(true).open(path);
         let file = file.map_err(|e| Error::io(path, e))?;
         loop {
             match file.try_lock() {
+                Ok(()) => return Ok(Some(file)),
                 // Some network folders know no locks; two downloads then do the work twice.
-                Ok(()) | Err(TryLockError::Error(_)) => return Ok(file),
+                Err(TryLockError::Error(_)) => return Ok(None),
                 Err(TryLockError::WouldBlock) => {
                     self.cancel.check()?;
                     std::thread::sleep(Duration::from_millis(100));
@@ -204,6 +218,19 @@ impl Pull<'_> {
             }
         }
     }
+}
+
+/// What a file is called until all of it is there: the name that other tools use too, or one that nobody else
+/// has.
+fn unfinished(etag: &str, alone: bool) -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    if alone {
+        return format!("{etag}.incomplete");
+    }
+    // Other machines may have the same process ids.
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    format!("{etag}.{}-{time:x}-{count}.incomplete", std::process::id())
 }
 
 fn missing(id: &HubId, hint: String) -> Error {

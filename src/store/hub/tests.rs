@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::net::{TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -297,4 +297,12 @@ fn cancelling_stops_a_download_and_keeps_what_came() {
     let blobs = folder.path().join("hub/models--o--n/blobs");
     let part = fs::read_dir(blobs).unwrap().next().unwrap().unwrap();
     assert!(part.metadata().unwrap().len() > 0);
+}
+
+#[test]
+fn without_locks_everybody_writes_a_file_of_their_own() {
+    assert_eq!(unfinished("tag", true), "tag.incomplete");
+    let names = [unfinished("tag", false), unfinished("tag", false), unfinished("tag", true)];
+    assert!(names[0] != names[1] && names[1] != names[2] && names[0] != names[2], "{names:?}");
+    assert!(names.iter().all(|name| name.starts_with("tag.") && name.ends_with(".incomplete")));
 }

@@ -1,10 +1,7 @@
 //! Floor 6. Which files of a repository make a model.
 
-use super::super::cache::COMPONENTS;
+use super::super::cache::{COMPONENTS, WEIGHTS, form, is_index, is_weights};
 use super::super::lora::{CONFIG, STANDARD};
-
-/// Weights by preference: the endings of a component's files without and with a variant.
-const WEIGHTS: [&str; 4] = [".safetensors", ".fp16.safetensors", ".bin", ".fp16.bin"];
 
 /// The files to download: a diffusers model without duplicates, or the only checkpoint.
 pub(in super::super) fn model(all: &[String]) -> Result<Vec<String>, String> {
@@ -56,29 +53,6 @@ fn weights(all: &[String], component: &str) -> Vec<String> {
         })
         .find(|found: &Vec<String>| found.iter().any(|f| !is_index(f)))
         .unwrap_or_default()
-}
-
-fn is_index(name: &str) -> bool {
-    name.rsplit('.').next() == Some("json")
-}
-
-fn is_weights(name: &str) -> bool {
-    let stem = name.split(['.', '-']).next().unwrap_or_default();
-    ["model", "pytorch_model", "diffusion_pytorch_model"].contains(&stem)
-}
-
-/// What follows the stem and the part number: `.safetensors`, `.fp16.safetensors`, …
-///
-/// Parts are `model-00001-of-00002.fp16.safetensors` or `model.fp16-00001-of-00002.safetensors`,
-/// their index `model.safetensors.index.fp16.json` or `model.safetensors.index.json`.
-fn form(file: &str) -> String {
-    let name = file.rsplit('/').next().unwrap_or(file);
-    let mut words: Vec<&str> = name.split('.').skip(1).collect();
-    if words.last() == Some(&"json") {
-        words.retain(|w| *w != "index" && *w != "json");
-        words.sort_unstable_by_key(|w| ["safetensors", "bin"].contains(w));
-    }
-    words.iter().flat_map(|word| [".", word.split('-').next().unwrap_or(word)]).collect()
 }
 
 fn single(all: &[String]) -> Result<Vec<String>, String> {

@@ -1,7 +1,8 @@
 //! A model's weights: canonical sites, each pointing into a file.
 
 use super::convert;
-use super::{CheckpointFile, View};
+use super::scale::{self, Scaled};
+use super::{CheckpointFile, View, arranged};
 use crate::error::{Error, Result};
 use crate::kernels::GROUP;
 use crate::weights::names::Part;
@@ -69,6 +70,8 @@ struct Piece {
     name: Box<str>,
     part: Part,
     shape: Vec<usize>,
+    /// What the stored numbers are multiplied by, where that is not 1.
+    scale: Option<f32>,
 }
 
 impl Piece {
@@ -83,6 +86,22 @@ impl Piece {
             found: self.shape.clone(),
             file: self.file.path().display().to_string(),
         })
+    }
+
+    /// Multiplies numbers that were read.
+    fn scale(&self, values: &mut [f32]) {
+        if let Some(scale) = self.scale {
+            for value in values {
+                *value *= scale;
+            }
+        }
+    }
+
+    /// All numbers as they are meant, straight from the file.
+    fn numbers(&self) -> Result<Vec<f32>> {
+        let mut values = self.file.load_f32(&self.name, &self.view()?)?;
+        self.scale(&mut values);
+        Ok(values)
     }
 
     fn view(&self) -> Result<View> {
@@ -111,10 +130,12 @@ impl Checkpoint {
         Self { name: name.into(), placement, pieces: BTreeMap::new() }
     }
 
-    /// Adds (or replaces) the weight `site`: `part` of the tensor `name` of `file`.
+    /// Adds (or replaces) the weight `site`: `part` of the tensor `name` of `file`, times the scale that
+    /// the file gives it. Such scales are no weights of their own: they are passed over.
     ///
     /// # Errors
-    /// [`Error::TensorMissing`] without such a tensor, [`Error::Corrupt`] when it has no such part.
+    /// [`Error::TensorMissing`] without such a tensor, [`Error::Corrupt`] when it has no such part,
+    /// [`Error::Unsupported`] for numbers that one scale does not explain.
     pub fn insert(
         &mut self,
         site: Site,
@@ -125,6 +146,11 @@ impl Checkpoint {
         let missing = || Error::TensorMissing {
             site: name.to_owned(),
             file: file.path().display().to_string(),
+        };
+        let scale = match scale::of(file, name)? {
+            Scaled::Plain => None,
+            Scaled::By(scale) => Some(scale),
+            Scaled::Note => return Ok(()),
         };
         let mut shape = file.info(name).ok_or_else(missing)?.shape.clone();
         match (part, shape.first_mut()) {
@@ -140,7 +166,7 @@ impl Checkpoint {
                 return Err(Error::corrupt(file.path(), why));
             }
         }
-        let piece = Piece { file: file.clone(), name: name.into(), part, shape };
+        let piece = Piece { file: file.clone(), name: name.into(), part, shape, scale };
         self.pieces.insert(site, piece);
         Ok(())
     }
@@ -187,6 +213,12 @@ impl Checkpoint {
 
     fn load(&self, site: &Site, piece: &Piece, shape: &[usize]) -> Result<Tensor> {
         let dtype = self.placement.dtype_of(site.component());
+        if piece.scale.is_some() {
+            // In f32: small scales are beyond f16.
+            let tensor = Tensor::from_vec(piece.numbers()?, shape, &Device::Cpu)?;
+            self.forget(site);
+            return arranged(tensor.to_dtype(dtype)?.to_device(&self.placement.device)?);
+        }
         let view = piece.view()?;
         let tensor = piece.file.load(&piece.name, &view, dtype, &self.placement.device)?;
         Ok(if tensor.dims() == shape { tensor } else { tensor.reshape(shape)? })
@@ -204,12 +236,14 @@ impl WeightSource for Checkpoint {
         let piece = self.piece(site)?;
         piece.check(site, shape)?;
         // Straight from the file: a smaller float type of the placement would round first.
-        piece.file.load_f32(&piece.name, &piece.view()?)
+        piece.numbers()
     }
 
     fn read_f32(&self, site: &Site, first: usize, out: &mut [f32]) -> Result<()> {
         let piece = self.piece(site)?;
-        piece.file.load_f32_into(&piece.name, &piece.view()?, first, out)
+        piece.file.load_f32_into(&piece.name, &piece.view()?, first, out)?;
+        piece.scale(out);
+        Ok(())
     }
 
     fn shape(&self, site: &Site) -> Option<Vec<usize>> {
@@ -274,7 +308,8 @@ impl WeightSource for Checkpoint {
     }
 
     fn is_exact(&self, site: &Site) -> bool {
-        let stored = self.pieces.get(site).and_then(|piece| piece.file.info(&piece.name));
+        let as_stored = self.pieces.get(site).filter(|piece| piece.scale.is_none());
+        let stored = as_stored.and_then(|piece| piece.file.info(&piece.name));
         let placed = self.placement.dtype_of(site.component());
         stored.is_some_and(|info| info.blocks.is_none() && convert::is_exact(info.dtype, placed))
     }

@@ -24,6 +24,9 @@ const RESNET: [(&str, &str); 6] = [
     ("conv_shortcut", "skip_connection"),
 ];
 
+/// Most levels of a UNet; real ones have three or four. Every name is looked for in all of them.
+const MAX_LEVELS: usize = 8;
+
 /// The names of one UNet, whatever its depth.
 ///
 /// diffusers counts levels and the layers inside them; ldm counts all blocks through, so the
@@ -46,7 +49,7 @@ impl UNetNames {
 
     /// Derives the layout from the ldm names of a UNet (without prefix).
     ///
-    /// `None` when the blocks on the way down and up do not mirror each other.
+    /// `None` when the blocks on the way down and up do not mirror each other, or there are too many levels.
     pub fn from_ldm<'a>(names: impl IntoIterator<Item = &'a str>) -> Option<Self> {
         let (mut downs, mut inputs, mut outputs) = (Vec::new(), 0, 0);
         let mut attentions = Vec::new();
@@ -65,6 +68,9 @@ impl UNetNames {
         }
         downs.sort_unstable();
         downs.dedup();
+        if downs.len() >= MAX_LEVELS {
+            return None;
+        }
         // Each level ends with its downsampler; the coarsest ends with the last block.
         downs.push(inputs + 1);
         let starts = std::iter::once(0).chain(downs.iter().copied());
@@ -88,7 +94,7 @@ impl UNetNames {
 
     /// Derives the layout from the diffusers names of a UNet (without prefix).
     ///
-    /// `None` when there are no levels or one has no residual block.
+    /// `None` when there are no levels, or too many, or one has no residual block.
     pub fn from_diffusers<'a>(names: impl IntoIterator<Item = &'a str>) -> Option<Self> {
         let (mut layers, mut up_attention) = (Vec::new(), Vec::new());
         for name in names {
@@ -102,7 +108,7 @@ impl UNetNames {
                 up_attention[i] |= rest.starts_with("attentions.");
             }
         }
-        let sound = !layers.is_empty() && layers.iter().all(|&n| n > 0);
+        let sound = (1..=MAX_LEVELS).contains(&layers.len()) && layers.iter().all(|&n| n > 0);
         sound.then(|| Self::new(layers, up_attention))
     }
 
@@ -311,6 +317,20 @@ mod tests {
         ] {
             assert_eq!(sd1().to_ldm(name), None, "{name}");
         }
+    }
+
+    #[test]
+    fn more_levels_than_a_unet_has_are_no_layout() {
+        let downs: Vec<String> =
+            (1..5000).map(|i| format!("input_blocks.{}.0.op.weight", 2 * i)).collect();
+        let ends = ["input_blocks.9999.0.in_layers.0.weight", "output_blocks.9999.0.x"];
+        let names = downs.iter().map(String::as_str).chain(ends);
+        assert_eq!(UNetNames::from_ldm(names), None);
+        assert_eq!(UNetNames::from_diffusers(["down_blocks.9999.resnets.0.conv1.weight"]), None);
+        let deep: Vec<String> =
+            (0..9).map(|i| format!("down_blocks.{i}.resnets.0.conv1.weight")).collect();
+        assert_eq!(UNetNames::from_diffusers(deep.iter().map(String::as_str)), None);
+        assert!(UNetNames::from_diffusers(deep[..8].iter().map(String::as_str)).is_some());
     }
 
     #[test]

@@ -5,6 +5,11 @@
 
 use super::symbols::Symbol;
 use super::torch::{Storage, TensorData};
+use crate::error::{Error, Result};
+
+/// Most objects, and values put into them, of one pickle; real checkpoints have some hundred thousand.
+/// A pickle can copy a list with one byte, so that neither its length nor its steps bound the memory.
+const MAX_VALUES: usize = 1 << 21;
 
 /// A value on the stack; containers are on the heap.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -30,16 +35,48 @@ pub(super) enum Object<'a> {
     Tensor(TensorData<'a>),
 }
 
+impl Object<'_> {
+    /// How many values it holds.
+    fn values(&self) -> usize {
+        match self {
+            Object::List(items) | Object::Tuple(items) => items.len(),
+            Object::Dict(entries) => 2 * entries.len(),
+            Object::Storage(_) => 0,
+            Object::Tensor(tensor) => 2 * tensor.rank(),
+        }
+    }
+}
+
 /// Everything that a pickle has built.
 #[derive(Debug, Default)]
 pub(super) struct Heap<'a> {
     pub(super) objects: Vec<Object<'a>>,
+    /// Objects and values put into them so far.
+    spent: usize,
 }
 
 impl<'a> Heap<'a> {
-    pub(super) fn add(&mut self, object: Object<'a>) -> Value<'a> {
+    /// Keeps an object.
+    ///
+    /// # Errors
+    /// As [`spend`](Self::spend).
+    pub(super) fn add(&mut self, object: Object<'a>) -> Result<Value<'a>> {
+        self.spend(1 + object.values())?;
         self.objects.push(object);
-        Value::Object(self.objects.len() - 1)
+        Ok(Value::Object(self.objects.len() - 1))
+    }
+
+    /// Counts values that are about to be put into containers.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] when there are too many of them.
+    pub(super) fn spend(&mut self, values: usize) -> Result<()> {
+        self.spent = self.spent.saturating_add(values);
+        if self.spent <= MAX_VALUES {
+            return Ok(());
+        }
+        let (allowed, asked) = (MAX_VALUES as u64, self.spent as u64);
+        Err(Error::Limit { what: "values of a pickle", allowed, asked })
     }
 
     pub(super) fn object(&self, value: Value<'a>) -> Option<&Object<'a>> {

@@ -135,7 +135,7 @@ impl<'a> Machine<'a> {
             b')' | b't' | 0x85..=0x87 => Object::Tuple(items),
             _ => Object::List(items),
         };
-        let value = self.heap.add(object);
+        let value = self.heap.add(object)?;
         self.push(value)
     }
 
@@ -152,6 +152,7 @@ impl<'a> Machine<'a> {
         let target = self.peek()?;
         let dict = matches!(opcode, b's' | b'u');
         let pairs = if dict { self.pairs(&items)? } else { Vec::new() };
+        self.heap.spend(items.len())?;
         match (self.heap.object_mut(target), dict) {
             (Some(Object::Dict(entries)), true) => entries.extend(pairs),
             (Some(Object::List(list)), false) => list.extend(items),
@@ -208,7 +209,7 @@ impl<'a> Machine<'a> {
         })?;
         if opcode == b'i' {
             let items = self.pop_mark()?;
-            let arguments = self.heap.add(Object::Tuple(items));
+            let arguments = self.heap.add(Object::Tuple(items))?;
             let value = self.call(symbol, arguments)?;
             return self.push(value);
         }
@@ -231,7 +232,7 @@ impl<'a> Machine<'a> {
                     return Err(self.underflow());
                 }
                 let callee = items.remove(0);
-                (callee, self.heap.add(Object::Tuple(items)))
+                (callee, self.heap.add(Object::Tuple(items))?)
             }
             0x92 => {
                 self.pop()?;
@@ -260,28 +261,39 @@ impl<'a> Machine<'a> {
             Symbol::Tensor | Symbol::TensorOfBytes => {
                 let tensor = TensorData::from_arguments(&self.heap, symbol, items)
                     .map_err(|why| self.corrupt(why))?;
-                self.heap.add(Object::Tensor(tensor))
+                self.heap.add(Object::Tensor(tensor))?
             }
             Symbol::Parameter => {
                 let inner = items.first().copied();
                 inner.ok_or_else(|| self.corrupt("a parameter without a tensor"))?
             }
             Symbol::Dict => {
-                let pairs = items.first().and_then(|&list| self.heap.items(list));
+                self.afford_copy(arguments)?;
+                let pairs = self.heap.items(arguments).and_then(<[_]>::first);
+                let pairs = pairs.and_then(|&list| self.heap.items(list));
                 let pair = |&item: &Value<'a>| match self.heap.items(item) {
                     Some([key, value]) => Some((*key, *value)),
                     _ => None,
                 };
                 let entries = pairs.unwrap_or_default().iter().filter_map(pair).collect();
-                self.heap.add(Object::Dict(entries))
+                self.heap.add(Object::Dict(entries))?
             }
             Symbol::List => {
-                let list = items.first().and_then(|&list| self.heap.items(list));
+                self.afford_copy(arguments)?;
+                let list = self.heap.items(arguments).and_then(<[_]>::first);
+                let list = list.and_then(|&list| self.heap.items(list));
                 let list = list.unwrap_or_default().to_vec();
-                self.heap.add(Object::List(list))
+                self.heap.add(Object::List(list))?
             }
             Symbol::Opaque | Symbol::Storage(_) | Symbol::Dtype(_) => Value::Opaque,
         })
+    }
+
+    /// Counts the items that a copy of the first argument looks at, before memory is taken for them.
+    fn afford_copy(&mut self, arguments: Value<'a>) -> Result<()> {
+        let first = self.heap.items(arguments).and_then(|items| items.first().copied());
+        let copied = first.and_then(|list| self.heap.items(list)).map_or(0, <[_]>::len);
+        self.heap.spend(copied)
     }
 
     /// BINPERSID: torch refers to its storages by such ids.
@@ -292,7 +304,7 @@ impl<'a> Machine<'a> {
         let items = self.heap.items(id);
         let items = items.ok_or_else(|| self.corrupt("a storage id is no tuple"))?;
         let storage = Storage::from_id(&self.heap, items).map_err(|why| self.corrupt(why))?;
-        Ok(self.heap.add(Object::Storage(storage)))
+        self.heap.add(Object::Storage(storage))
     }
 }
 

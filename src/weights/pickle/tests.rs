@@ -203,6 +203,44 @@ fn cycles_and_bombs_end() {
     assert!(matches!(open(&long), Err(Error::Limit { .. })));
 }
 
+#[test]
+fn short_programs_for_much_memory_end_at_once() {
+    let list = |count: usize| [b"]q\0(".to_vec(), b"N".repeat(count), b"e".to_vec()].concat();
+    let copied = |name: &str| {
+        let import = format!("cbuiltins\n{name}\nq\x02").into_bytes();
+        let copies = b"h\x02h\x01R0".repeat(10_000);
+        [import, list(100_000), b"\x85q\x010".to_vec(), copies, b"}".to_vec()].concat()
+    };
+    // One key of 200 kB for many tensors, one list of many entries seen many times, one small storage
+    // that many tensors repeat, one long name of a storage.
+    let key = [text(&"k".repeat(200_000)), b"q\0".to_vec(), tensor(6, 0, &[1], &[1])].concat();
+    let keys = [key, b"q\x010}(".to_vec(), b"h\0h\x01".repeat(60_000), b"u".to_vec()].concat();
+    let square = [list(100_000), b"0](".to_vec(), b"h\0".repeat(100_000), b"e".to_vec()].concat();
+    let expanded: Vec<(String, Vec<u8>)> =
+        (0..100).map(|i| (i.to_string(), tensor(6, 0, &[1000, 1000], &[0, 0]))).collect();
+    let expanded: Vec<(&str, Vec<u8>)> =
+        expanded.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
+    for (what, root) in [
+        ("lists", copied("list")),
+        ("dictionaries", copied("dict")),
+        ("keys", keys),
+        ("entries", square),
+        ("tensors", dict(&expanded)),
+    ] {
+        let start = std::time::Instant::now();
+        assert!(matches!(open(&root), Err(Error::Limit { .. })), "{what}");
+        assert!(start.elapsed().as_secs() < 5, "{what}: {:?}", start.elapsed());
+    }
+    let id = tuple(&[
+        text("storage"),
+        b"ctorch\nFloatStorage\n".to_vec(),
+        text(&"k".repeat(1000)),
+        text("cpu"),
+        int(6),
+    ]);
+    assert!(why(&[id, b"Q".to_vec()].concat()).contains("no short text"));
+}
+
 /// More than the interpreter's stack holds.
 const MAX_STACK_TEST: usize = (1 << 20) + 1;
 

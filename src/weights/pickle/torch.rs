@@ -14,8 +14,16 @@ const MAX_RANK: usize = 16;
 const MAX_REPEATED: usize = 16 << 20;
 /// How deep tensors may be nested in dictionaries and lists.
 const MAX_DEPTH: usize = 6;
-/// Most containers and tensors that are looked at.
-const MAX_VISITS: usize = 1 << 20;
+/// Most containers, entries of containers and tensors that are looked at.
+const MAX_VISITS: usize = 1 << 21;
+/// Most bytes of all names; a pickle can repeat a long key with one byte.
+const MAX_NAMES: usize = 64 << 20;
+/// Longest name of a storage; torch counts them.
+const MAX_KEY: usize = 256;
+/// How many times the bytes of the file all tensors together may claim: some share a storage, or repeat
+/// parts of one. Small files may claim [`MAX_SHARED`].
+const MAX_SHARES: usize = 4;
+const MAX_SHARED: usize = 256 << 20;
 /// Names under which training programs keep the weights beside other things.
 const WRAPPERS: [&str; 3] = ["state_dict", "lora", "module"];
 
@@ -69,6 +77,12 @@ impl<'a> Key<'a> {
             _ => None,
         }
     }
+
+    /// As [`from_value`](Self::from_value) for a storage: it is looked up for each of its tensors.
+    fn of_storage(value: Value<'a>) -> Option<Self> {
+        let short = |key: &Key<'_>| !matches!(key, Key::Text(text) if text.len() > MAX_KEY);
+        Self::from_value(value).filter(short)
+    }
 }
 
 impl<'a> Storage<'a> {
@@ -82,7 +96,7 @@ impl<'a> Storage<'a> {
         let Value::Symbol(Symbol::Storage(dtype)) = *kind else {
             return Err("the type of a storage is none");
         };
-        let key = Key::from_value(*key).ok_or("the key of a storage is no text")?;
+        let key = Key::of_storage(*key).ok_or("the key of a storage is no short text")?;
         let len = size(*len).ok_or("the length of a storage is no number")?;
         let start = match (view, heap.items(view)) {
             (Value::None, _) => 0,
@@ -140,6 +154,11 @@ impl<'a> TensorData<'a> {
         Ok(Self { storage: *storage, dtype, offset, shape, strides })
     }
 
+    /// Number of dimensions.
+    pub(super) fn rank(&self) -> usize {
+        self.shape.len()
+    }
+
     /// The place in the file, checked against the storage's region.
     fn entry(&self, region: Region) -> Result<Entry, String> {
         let storage_bytes = self.storage.len.checked_mul(self.storage.element_size());
@@ -192,20 +211,29 @@ fn size(value: Value<'_>) -> Option<usize> {
 }
 
 /// The table of contents of the pickled value `root`.
+///
+/// `file`: bytes of the whole file.
 pub(super) fn contents<'a>(
     heap: &Heap<'a>,
     root: Value<'a>,
-    path: &Path,
+    (path, file): (&Path, usize),
     locate: impl Fn(Key<'a>) -> Result<Region>,
 ) -> Result<Contents> {
     let wrapped = WRAPPERS.iter().find_map(|name| {
         heap.entry(root, name).filter(|&inner| matches!(heap.object(inner), Some(Object::Dict(_))))
     });
     let mut entries = BTreeMap::new();
+    let allowed = file.saturating_mul(MAX_SHARES).max(MAX_SHARED) as u64;
+    let mut asked = 0u64;
     for (name, tensor) in tensors(heap, wrapped.unwrap_or(root))? {
         let entry = tensor
             .entry(locate(tensor.storage.key)?)
             .map_err(|why| Error::corrupt(path, format!("`{}`: {why}", name.escape_debug())))?;
+        asked = asked.saturating_add(entry.info.bytes() as u64);
+        if asked > allowed {
+            let what = "bytes of tensors that share storages";
+            return Err(Error::Limit { what, allowed, asked });
+        }
         entries.insert(name, entry);
     }
     Ok(Contents { entries, metadata: BTreeMap::new() })
@@ -218,15 +246,12 @@ fn tensors<'h, 'a>(
 ) -> Result<Vec<(String, &'h TensorData<'a>)>> {
     let mut found = Vec::new();
     let mut open = vec![(String::new(), root, 0)];
-    let mut visits = 0usize;
+    let mut budget = Budget::default();
     while let Some((prefix, value, depth)) = open.pop() {
-        visits += 1;
-        if visits > MAX_VISITS {
-            let allowed = MAX_VISITS as u64;
-            return Err(Error::Limit { what: "objects of a pickle", allowed, asked: allowed + 1 });
-        }
-        let inside = |key: &dyn std::fmt::Display| {
-            if prefix.is_empty() { key.to_string() } else { format!("{prefix}.{key}") }
+        budget.visit(1)?;
+        let mut inside = |key: &dyn std::fmt::Display| {
+            let name = if prefix.is_empty() { key.to_string() } else { format!("{prefix}.{key}") };
+            budget.name(&name).map(|()| name)
         };
         // Only what can hold tensors is followed.
         let follow = |value: &Value<'a>| heap.object(*value).is_some() && depth < MAX_DEPTH;
@@ -235,19 +260,45 @@ fn tensors<'h, 'a>(
             Some(Object::Dict(entries)) => {
                 for (key, value) in entries.iter().filter(|(_, value)| follow(value)) {
                     if let Some(key) = Key::from_value(*key) {
-                        open.push((inside(&key), *value, depth + 1));
+                        open.push((inside(&key)?, *value, depth + 1));
                     }
                 }
+                budget.visit(entries.len())?;
             }
             Some(Object::List(items) | Object::Tuple(items)) => {
                 for (i, value) in items.iter().enumerate().filter(|(_, value)| follow(value)) {
-                    open.push((inside(&i), *value, depth + 1));
+                    open.push((inside(&i)?, *value, depth + 1));
                 }
+                budget.visit(items.len())?;
             }
             Some(Object::Storage(_)) | None => {}
         }
     }
     Ok(found)
+}
+
+/// What has been looked at on the way to all tensors.
+#[derive(Debug, Default)]
+struct Budget {
+    visits: usize,
+    names: usize,
+}
+
+impl Budget {
+    fn visit(&mut self, entries: usize) -> Result<()> {
+        self.visits = self.visits.saturating_add(entries);
+        limit("objects of a pickle", MAX_VISITS, self.visits)
+    }
+
+    fn name(&mut self, name: &str) -> Result<()> {
+        self.names = self.names.saturating_add(name.len());
+        limit("bytes of names in a pickle", MAX_NAMES, self.names)
+    }
+}
+
+fn limit(what: &'static str, allowed: usize, asked: usize) -> Result<()> {
+    let (allowed, asked) = (allowed as u64, asked as u64);
+    if asked > allowed { Err(Error::Limit { what, allowed, asked }) } else { Ok(()) }
 }
 
 /// Where the storages of an older torch file lie: each a count of elements, then the elements.
@@ -269,7 +320,7 @@ pub(super) fn legacy_regions(
     }
     let mut regions = HashMap::new();
     for &key in keys_of(keys, list) {
-        let Some(key) = Key::from_value(key) else { continue };
+        let Some(key) = Key::of_storage(key) else { continue };
         let key = key.to_string();
         let Some(&size) = sizes.get(&key) else {
             return Err(Error::corrupt(path, "damaged torch file: a storage belongs to no tensor"));

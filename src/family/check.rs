@@ -1,0 +1,196 @@
+//! Floor 5. Whether the parts of a model belong together, and whether a single file holds all of them.
+//!
+//! Each part may be sound and come from another model; networks built of such parts stop in the middle, or draw
+//! something else.
+
+use super::blueprint::{Blueprint, unet as standard};
+use super::{Architecture, Family};
+use crate::error::{Error, Result};
+use crate::models::{UNet, UNetConfig, Vae};
+use crate::weights::{Checkpoint, Scope, Site, WeightSource};
+use std::collections::BTreeSet;
+use std::path::Path;
+
+/// Numbers beside the text: sizes and crops, or those of the refiner with its aesthetic score.
+const SIZES: usize = 6;
+const SIZES_WITH_SCORE: usize = 5;
+
+/// Width and layers of the real text towers; of OpenCLIP-H SD 2.x uses all layers but one. Towers of less than
+/// half of them are models for tests.
+const TOWERS: [(usize, &[usize]); 3] = [(768, &[12]), (1024, &[23, 24]), (1280, &[32])];
+
+/// Compares the parts' configs.
+///
+/// # Errors
+/// [`Error::WrongFamily`] or [`Error::Corrupt`], with what was expected and what was found.
+pub(super) fn configs(architecture: &Architecture, path: &Path) -> Result<()> {
+    let Architecture { unet, text, vae, .. } = architecture;
+    let width: usize = text.iter().map(|tower| tower.hidden_size).sum();
+    for level in 0..unet.block_out_channels.len() {
+        let found = unet.cross_attention_dim.of(level).unwrap_or(0);
+        if found != width {
+            return Err(Error::WrongFamily {
+                path: path.to_path_buf(),
+                expected: format!("one for width {width}, which the text encoders have"),
+                found: format!("a UNet for text features of width {found}"),
+            });
+        }
+    }
+    if unet.out_channels != vae.latent_channels {
+        return Err(Error::WrongFamily {
+            path: path.to_path_buf(),
+            expected: format!("one with {}, which the UNet has", unet.out_channels),
+            found: format!("a VAE with {} latent channels", vae.latent_channels),
+        });
+    }
+    conditions(architecture, path)
+}
+
+/// What the UNet takes beside the features of the text.
+fn conditions(architecture: &Architecture, path: &Path) -> Result<()> {
+    let Architecture { family, unet, text, .. } = architecture;
+    if matches!(family, Family::Sd1 | Family::Sd2) {
+        return match unet.addition_embed_type {
+            None => Ok(()),
+            Some(_) => Err(Error::WrongFamily {
+                path: path.to_path_buf(),
+                expected: format!("the UNet of an {family} model, which takes the text alone"),
+                found: "a UNet that takes sizes or a picture beside the text (SDXL, unCLIP)".into(),
+            }),
+        };
+    }
+    let (Some(each), Some(found), Some(tower)) = (
+        unet.addition_time_embed_dim.filter(|_| unet.addition_embed_type.is_some()),
+        unet.projection_class_embeddings_input_dim,
+        text.last(),
+    ) else {
+        return Err(lacks(path, "unet.add_embedding.linear_1.weight"));
+    };
+    if !tower.projects() {
+        let why = "text_encoder_2 is no CLIPTextModelWithProjection, whose pooled text SDXL needs";
+        return Err(Error::corrupt(path, why));
+    }
+    let count = if architecture.requires_aesthetics_score { SIZES_WITH_SCORE } else { SIZES };
+    let pooled = tower.projection_dim;
+    let expected = pooled.saturating_add(each.saturating_mul(count));
+    if found == expected {
+        return Ok(());
+    }
+    let kind = if count == SIZES { "a base model" } else { "a refiner" };
+    Err(Error::corrupt(
+        path,
+        format!(
+            "the UNet takes {found} numbers beside the text; expected {expected}: {pooled} of the pooled text and {count} times {each}, the sizes of {kind}"
+        ),
+    ))
+}
+
+/// Looks for the weights without which a model draws something, but not what it should.
+///
+/// # Errors
+/// [`Error::TensorMissing`].
+pub(super) fn weights(
+    architecture: &Architecture,
+    source: &dyn WeightSource,
+    path: &Path,
+) -> Result<()> {
+    let has = |site: &str| source.shape(&Site::new(site)).is_some();
+    let projection = "text_encoder_2.text_projection.weight";
+    let sdxl = matches!(architecture.family, Family::Sdxl | Family::SdxlRefiner);
+    if sdxl && !has(projection) { Err(lacks(path, projection)) } else { Ok(()) }
+}
+
+/// Looks for gaps in a single file, whose shapes alone say what it holds: a part that is missing makes another
+/// architecture of it.
+///
+/// # Errors
+/// [`Error::TensorMissing`] or [`Error::Corrupt`].
+pub(super) fn whole(architecture: &Architecture, source: &Checkpoint, path: &Path) -> Result<()> {
+    attentions(architecture.family, &architecture.unet, path)?;
+    layers(architecture, source, path)?;
+    let needed = Blueprint::asked(|recorder| {
+        UNet::new(&Scope::new(recorder, "unet"), &architecture.unet)?;
+        let scope = Scope::new(recorder, "vae");
+        Vae::encoder(&scope, &architecture.vae)?;
+        Vae::decoder(&scope, &architecture.vae).map(drop)
+    })?;
+    let unused = source.sites().into_iter().find(|site| {
+        let checked = matches!(site.component(), "unet" | "vae");
+        checked && site.as_str().ends_with(".weight") && !needed.contains_key(site)
+    });
+    match unused {
+        None => Ok(()),
+        Some(site) => Err(Error::corrupt(
+            path,
+            format!(
+                "`{site}` belongs to a layer of which other weights are missing; the file is incomplete, or of another kind of model"
+            ),
+        )),
+    }
+}
+
+/// Levels have transformers on both ways, or on neither; those of the real models are known.
+fn attentions(family: Family, unet: &UNetConfig, path: &Path) -> Result<()> {
+    let listens = |kinds: &[String]| -> Vec<bool> {
+        kinds.iter().map(|kind| kind.starts_with("CrossAttn")).collect()
+    };
+    let (down, mut up) = (listens(&unet.down_block_types), listens(&unet.up_block_types));
+    up.reverse();
+    let mut expected = vec![down.clone()];
+    let known = standard(family);
+    if known.block_out_channels == unet.block_out_channels {
+        expected.push(listens(&known.down_block_types));
+    }
+    if expected.iter().all(|expected| *expected == down && *expected == up) {
+        return Ok(());
+    }
+    let list = |levels: &[bool]| -> String {
+        let places = levels.iter().enumerate().filter(|(_, has)| **has);
+        let places: Vec<String> = places.map(|(i, _)| i.to_string()).collect();
+        if places.is_empty() { "no level".into() } else { format!("levels {}", places.join(", ")) }
+    };
+    Err(Error::corrupt(
+        path,
+        format!(
+            "the UNet has transformers on {} on the way down and on {} on the way up; expected {} on both; the file is incomplete",
+            list(&down),
+            list(&up),
+            list(expected.last().unwrap_or(&down)),
+        ),
+    ))
+}
+
+/// Text towers have all their layers: none behind a gap, and as many as the real towers of their width.
+fn layers(architecture: &Architecture, source: &Checkpoint, path: &Path) -> Result<()> {
+    let sites = source.sites();
+    let components = architecture.family.text_components().iter();
+    for (component, config) in components.zip(&architecture.text) {
+        let start = format!("{component}.text_model.encoder.layers.");
+        let number = |site: &Site| -> Option<usize> {
+            site.as_str().strip_prefix(&start)?.split('.').next()?.parse().ok()
+        };
+        let found: BTreeSet<usize> = sites.iter().filter_map(number).collect();
+        let count = found.len();
+        let known = TOWERS.iter().find(|(width, _)| *width == config.hidden_size);
+        let gap = (0..count).find(|layer| !found.contains(layer));
+        let short =
+            known.is_some_and(|(_, depths)| !depths.contains(&count) && 2 * count >= depths[0]);
+        if gap.is_some() || short {
+            let expected = match known {
+                Some((_, [depth, ..])) => depth.to_string(),
+                _ => found.last().map_or(0, |last| last + 1).to_string(),
+            };
+            return Err(Error::corrupt(
+                path,
+                format!(
+                    "`{component}` has {count} layers, expected {expected}; the file is incomplete"
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn lacks(path: &Path, site: &str) -> Error {
+    Error::TensorMissing { site: site.to_owned(), file: path.display().to_string() }
+}
