@@ -25,6 +25,9 @@ pub(super) enum Value<'a> {
     Opaque,
 }
 
+/// Keys that say of which part of a model the tensors are.
+const COMPONENTS: [&str; 4] = ["unet", "text_encoder", "text_encoder_2", "vae"];
+
 /// A container, or what torch's names build.
 #[derive(Debug)]
 pub(super) enum Object<'a> {
@@ -105,5 +108,14 @@ impl<'a> Heap<'a> {
     pub(super) fn entry(&self, dict: Value<'a>, key: &str) -> Option<Value<'a>> {
         let Some(Object::Dict(entries)) = self.object(dict) else { return None };
         entries.iter().rev().find(|(k, _)| *k == Value::Str(key)).map(|(_, value)| *value)
+    }
+
+    /// The only entry of a dictionary, if it is one itself, and no component of a model.
+    pub(super) fn only_inner(&self, dict: Value<'a>) -> Option<Value<'a>> {
+        let Some(Object::Dict(entries)) = self.object(dict) else { return None };
+        let [(key, inner)] = entries[..] else { return None };
+        let is_part = COMPONENTS.iter().any(|part| key == Value::Str(part));
+        let is_dict = matches!(self.object(inner), Some(Object::Dict(_)));
+        (is_dict && !is_part).then_some(inner)
     }
 }

@@ -94,6 +94,10 @@ fn wrappers_are_taken_off_and_nests_are_named() {
     let list = [b"](".to_vec(), one(), b"N".to_vec(), one(), b"e".to_vec()].concat();
     let root = dict(&[("epoch", int(3)), ("other", one()), ("state_dict", inner)]);
     assert_eq!(open(&root).unwrap().names().collect::<Vec<_>>(), ["a", "n.b"]);
+    // Under a single name, whatever it is, but for those of a model's parts.
+    let alone = |name| dict(&[(name, dict(&[("a", one())]))]);
+    assert_eq!(open(&alone("weights")).unwrap().names().collect::<Vec<_>>(), ["a"]);
+    assert_eq!(open(&alone("unet")).unwrap().names().collect::<Vec<_>>(), ["unet.a"]);
     let file = open(&dict(&[("list", list)])).unwrap();
     assert_eq!(file.names().collect::<Vec<_>>(), ["list.0", "list.2"]);
 }

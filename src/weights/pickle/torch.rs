@@ -222,6 +222,7 @@ pub(super) fn contents<'a>(
     let wrapped = WRAPPERS.iter().find_map(|name| {
         heap.entry(root, name).filter(|&inner| matches!(heap.object(inner), Some(Object::Dict(_))))
     });
+    let wrapped = wrapped.or_else(|| heap.only_inner(root));
     let mut entries = BTreeMap::new();
     let allowed = file.saturating_mul(MAX_SHARES).max(MAX_SHARED) as u64;
     let mut asked = 0u64;
