@@ -69,7 +69,8 @@ pub(super) fn kernel(weight: &Tensor) -> Result<Tensor> {
     };
     let kernel = weight.permute((0, 2, 3, 1))?;
     // One number in all places, as in a blueprint, takes no memory.
-    if kernel.stride().iter().all(|stride| *stride == 0) {
+    let mut strides = kernel.stride().iter().zip(kernel.dims());
+    if strides.all(|(stride, side)| *stride == 0 || *side == 1) {
         return Ok(kernel);
     }
     // No copy is made of a weight that lies in this order already.
