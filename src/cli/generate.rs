@@ -1,21 +1,20 @@
 //! Floor 7. `colora generate`: from flags to saved pictures.
 
 use super::flags::Flags;
+use super::made_with::MadeWith;
 use super::output::{Output, SCHEMA};
 use super::progress::Progress;
 use super::recipe::{self, Recipe};
 use super::style::{Talk, bytes, clean, result_line};
 use super::{interrupt, output, settings, shelf, store, threads};
-use crate::config::{Config, Settings};
+use crate::config::Settings;
 use crate::error::Error;
 use crate::family::Defaults;
-use crate::lora::{Apply, Method, ReadOptions};
+use crate::lora::{Apply, LoraRef, Method, ReadOptions};
 use crate::picture::{Picture, png};
-use crate::pipeline::{
-    Cancel, Event, Generated, Memory, Observer, Options, Pipeline, Plan, Request,
-};
+use crate::pipeline::{Cancel, Event, Generated, Memory, Observer, Options, Pipeline, Plan};
 use crate::store::{Model, STARTER};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use candle_core::DeviceLocation;
 use std::hash::{BuildHasher, Hasher};
 use std::io::Read;
@@ -31,8 +30,10 @@ pub(super) fn run(flags: &Flags, talk: Talk) -> Result<()> {
     let config = &settings.config;
     threads::limit(flags.threads.or(config.threads))?;
     let recipe = flags.from.as_deref().map(|path| picture(path, flags, talk)).transpose()?;
-    let recipe = recipe.unwrap_or_default();
-    let mut request = flags.request(prompt(flags)?, recipe.request, config);
+    let made_with = recipe.as_ref().map(Recipe::made_with);
+    let made_with = MadeWith::now(flags, made_with.as_ref(), config);
+    let from = recipe.map(|recipe| recipe.request).unwrap_or_default();
+    let mut request = flags.request(prompt(flags)?, from, config);
     if let Some(name) = &flags.stack {
         shelf::stack(&store(&settings), name, flags.lora_method.is_some(), &mut request)?;
     }
@@ -42,17 +43,26 @@ pub(super) fn run(flags: &Flags, talk: Talk) -> Result<()> {
     let cancel = Cancel::new();
     interrupt::install(&cancel)?;
     let progress = Progress::new(flags.progress, talk, flags.json);
-    let name = model_name(flags, recipe.model, config);
     let shelf = shelf::StoreShelf::new(store(&settings), &cancel);
-    shelf.fetch(&request.loras, &|transfer| progress.transfer(transfer))?;
-    let pipeline = open(&name, flags, &settings, &cancel, &progress, shelf)?;
-    let plan = pipeline.plan(&request, random_seed())?;
+    let fetched = shelf.fetch(&request.loras, &|transfer| progress.transfer(transfer));
+    fetched.map_err(|error| of_picture(error.into(), flags))?;
+    let pipeline = open(&made_with, flags, &settings, &cancel, &progress, shelf);
+    let pipeline = pipeline.map_err(|error| of_picture(error, flags))?;
+    let plan = pipeline.plan(&request, random_seed());
+    let plan = plan.map_err(|error| of_picture(error.into(), flags))?;
     let names = to.names(&plan, pipeline.model_name())?;
     if flags.dry_run {
         return dry_run(&pipeline, &plan, &names, flags.json);
     }
     output::make_folders(&names, talk)?;
-    let job = Job { pipeline: &pipeline, plan: &plan, names: &names, output: &to, talk };
+    let job = Job {
+        pipeline: &pipeline,
+        plan: &plan,
+        made_with: &made_with,
+        names: &names,
+        output: &to,
+        talk,
+    };
     let done = job.run(&progress, &cancel);
     progress.finish();
     done
@@ -60,7 +70,7 @@ pub(super) fn run(flags: &Flags, talk: Talk) -> Result<()> {
 
 /// A picture's settings; a warning for what they hold beyond colora.
 fn picture(path: &Path, flags: &Flags, talk: Talk) -> Result<Recipe, Error> {
-    let recipe = recipe::read(path)?;
+    let recipe = recipe::read(path)?.located(path);
     let chosen = flags.sampler.is_some() && flags.schedule.is_some();
     if let Some(sampler) = recipe.unknown_sampler.as_ref().filter(|_| !chosen) {
         return Err(Error::unsupported(
@@ -88,14 +98,28 @@ fn prompt(flags: &Flags) -> Result<Option<String>, Error> {
     Ok(Some(text.trim_end_matches(['\n', '\r']).to_owned()))
 }
 
-fn model_name(flags: &Flags, of_picture: Option<String>, config: &Config) -> String {
-    let name = flags.model.clone().or(of_picture).or(config.model.clone());
-    name.filter(|name| !name.is_empty()).unwrap_or_else(|| STARTER.to_owned())
+/// Says of a model or LoRA that is not here that a picture named it, not the user.
+fn of_picture(error: anyhow::Error, flags: &Flags) -> anyhow::Error {
+    let Some(picture) = flags.from.as_ref().map(|path| path.display()) else { return error };
+    let Some(Error::NotFound { what, name, .. }) = error.downcast_ref::<Error>() else {
+        return error;
+    };
+    let of_user = |lora: &LoraRef| &lora.name == name;
+    let typed = flags.prompt.as_ref().is_some_and(|prompt| prompt.contains(name));
+    if what.ends_with("model") && flags.model.is_none() {
+        let why = format!("{picture} names a model that is not found; -m takes another");
+        return error.context(why);
+    }
+    if what.ends_with("LoRA") && !typed && !flags.loras.iter().any(of_user) {
+        let why = format!("{picture} names a LoRA that is not found; -l takes others instead");
+        return error.context(why);
+    }
+    error
 }
 
 /// Finds and opens a model.
 fn open(
-    name: &str,
+    made_with: &MadeWith,
     flags: &Flags,
     settings: &Settings,
     cancel: &Cancel,
@@ -106,9 +130,8 @@ fn open(
     let device = flags
         .device
         .map_or_else(|| choice(settings, "device", config.device.as_deref()), |d| Ok(Some(d)))?;
-    let dtype = flags
-        .dtype
-        .map_or_else(|| choice(settings, "dtype", config.dtype.as_deref()), |d| Ok(Some(d)))?;
+    let dtype = chosen(flags, settings, "dtype", made_with.dtype.as_deref())?;
+    let quantize = chosen(flags, settings, "quantize", made_with.quantize.as_deref())?;
     if let Some(set) = flags.cpu {
         set.limit();
     }
@@ -117,9 +140,9 @@ fn open(
     let options =
         Pipeline::options().device(device.unwrap_or_default()).dtype(dtype).memory(memory);
     let reading = ReadOptions { strict: flags.strict, allow_nan: flags.allow_nan_modules };
-    let options =
-        options.quantize(flags.quantize).vae(flags.vae.clone().or_else(|| config.vae.clone()));
+    let options = options.quantize(quantize).vae(made_with.vae.as_ref().map(PathBuf::from));
     let options = options.shelf(Arc::new(shelf)).reading(reading);
+    let name = made_with.model.as_deref().unwrap_or(STARTER);
     let model = store(settings).resolve(name, cancel, &|transfer| progress.transfer(transfer))?;
     Ok(open_found(options, model)?)
 }
@@ -144,6 +167,20 @@ where
     })
 }
 
+/// Parses a word of a picture or a setting; the error says whose it is.
+fn chosen<T>(flags: &Flags, settings: &Settings, key: &str, word: Option<&str>) -> Result<Option<T>>
+where
+    T: std::str::FromStr<Err = Error>,
+{
+    match &flags.from {
+        Some(picture) if word != settings.config.dtype.as_deref() => {
+            let parsed = word.map(str::parse).transpose().map_err(anyhow::Error::new);
+            parsed.with_context(|| format!("cannot use `{key}` of {}", picture.display()))
+        }
+        _ => choice(settings, key, word),
+    }
+}
+
 /// A seed that differs from run to run; 32 bits, which are enough and easy to copy.
 fn random_seed() -> u64 {
     let random = std::hash::RandomState::new().build_hasher().finish();
@@ -154,6 +191,7 @@ fn random_seed() -> u64 {
 struct Job<'a> {
     pipeline: &'a Pipeline,
     plan: &'a Plan,
+    made_with: &'a MadeWith,
     /// Empty for stdout.
     names: &'a [PathBuf],
     output: &'a Output,
@@ -188,7 +226,8 @@ impl Job<'_> {
     fn save(&self, image: &Generated) -> Result<()> {
         remove_preview();
         let name = self.names.get(image.index).map(PathBuf::as_path);
-        self.output.save(image, name, self.plan, self.pipeline.model_name())?;
+        let model = self.pipeline.model_name();
+        self.output.save(image, name, self.plan, model, self.made_with)?;
         let time = image.timings;
         tracing::info!(
             seed = image.seed,
@@ -251,13 +290,17 @@ fn dry_run(pipeline: &Pipeline, plan: &Plan, names: &[PathBuf], json: bool) -> R
     result_line((head + &table.to_string()).trim_end())
 }
 
-/// Used by tests and `inspect --as-command`: the request as flags of `generate`.
-pub(super) fn as_command(request: &Request, model: Option<&str>) -> String {
+/// Used by tests and `inspect --as-command`: how a picture was made, as flags of `generate`.
+pub(super) fn as_command(recipe: &Recipe) -> String {
+    let (request, made_with) = (&recipe.request, recipe.made_with());
     let mut words = vec!["colora".to_owned(), "generate".to_owned()];
     let mut flag = |name: &str, value: Option<String>| {
         words.extend(value.map(|value| format!("--{name}={}", quote(&value))));
     };
-    flag("model", model.map(str::to_owned));
+    flag("model", made_with.model);
+    flag("vae", made_with.vae);
+    flag("quantize", made_with.quantize);
+    flag("dtype", made_with.dtype);
     flag("negative", Some(request.negative_prompt.clone()).filter(|n| !n.is_empty()));
     let size = request.width.zip(request.height).map(|(w, h)| format!("{w}x{h}"));
     flag("size", size);
@@ -299,9 +342,16 @@ fn quote(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pipeline::Request;
 
     #[test]
     fn commands_survive_a_shell() {
+        let made_with = MadeWith {
+            model: Some("my model".into()),
+            vae: Some("v".into()),
+            quantize: Some("q8_0".into()),
+            dtype: Some("bf16".into()),
+        };
         let request = Request {
             prompt: "it's a $fox".into(),
             seed: Some(3),
@@ -309,12 +359,15 @@ mod tests {
             height: Some(16),
             ..Request::default()
         };
+        let made_with = Some(made_with);
+        let recipe = Recipe { request, made_with, ..Recipe::default() };
         assert_eq!(
-            as_command(&request, Some("my model")),
-            r"colora generate --model='my model' --size=8x16 --seed=3 'it'\''s a $fox'"
+            as_command(&recipe),
+            r"colora generate --model='my model' --vae=v --quantize=q8_0 --dtype=bf16 --size=8x16 --seed=3 'it'\''s a $fox'"
         );
         let dash = Request { prompt: "-x".into(), ..Request::default() };
-        assert_eq!(as_command(&dash, None), "colora generate -- -x");
+        let dash = Recipe { request: dash, ..Recipe::default() };
+        assert_eq!(as_command(&dash), "colora generate -- -x");
         assert_eq!(quote(""), "''");
     }
 

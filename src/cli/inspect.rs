@@ -31,7 +31,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<()> {
     let recipe = recipe::read(&args.image)?;
     if args.as_command {
-        result_line(&as_command(&recipe.request, recipe.model.as_deref()))
+        result_line(&as_command(&recipe.located(&args.image)))
     } else if args.json {
         result_line(&json(&recipe, &args.image)?)
     } else {
@@ -47,6 +47,7 @@ fn json(recipe: &Recipe, path: &Path) -> Result<String> {
         "event": "settings",
         "path": path.to_string_lossy(),
         "model": recipe.model,
+        "made_with": recipe.made_with,
         "request": recipe.request,
         "parameters": fields,
         "unknown_sampler": recipe.unknown_sampler,

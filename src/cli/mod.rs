@@ -9,6 +9,7 @@ mod generate;
 mod inspect;
 mod interrupt;
 mod lora;
+mod made_with;
 mod model;
 mod output;
 mod progress;

@@ -2,6 +2,7 @@
 
 use super::flags::Flags;
 use super::interrupt;
+use super::made_with::MadeWith;
 use super::style::{Talk, result_bytes, result_line, stdout_is_terminal};
 use super::template::{DEFAULT, Facts, Template};
 use crate::config::Config;
@@ -133,9 +134,10 @@ impl Output {
         name: Option<&Path>,
         plan: &Plan,
         model: &str,
+        made_with: &MadeWith,
     ) -> Result<()> {
         let texts = if self.metadata {
-            super::recipe::texts(plan, image.index, model)?
+            super::recipe::texts(plan, image.index, model, made_with)?
         } else {
             png::Texts::default()
         };

@@ -127,14 +127,67 @@ fn a_picture_makes_itself_again() {
         command.ends_with("'it'\\''s a fox'\n") && command.contains("--guidance=3"),
         "{command}"
     );
-    // The picture names its model, which is not in the folders here.
-    assert!(world.fail(4, &["--from", "42.png", "-o", "x"]).contains("`sd15`"));
+    // The picture knows how its model was named.
+    world.run(&["--from", "42.png", "-o", "named"]);
+    assert_eq!(world.pixels("42.png"), world.pixels("named.png"));
     world.run(&["-s1", "--no-metadata", "-o", "bare", "x"]);
     assert!(world.fail(3, &["inspect", "bare.png"]).contains("no settings"));
     world.fail(3, &["--from", "bare.png"]);
     world.fail(4, &["inspect", "absent.png"]);
     world.write("text.png", "no picture");
     world.fail(3, &["inspect", "text.png"]);
+}
+
+#[test]
+fn a_picture_knows_what_it_was_made_with() {
+    let world = World::new();
+    let santa = concat!(env!("CARGO_MANIFEST_DIR"), "/loras/santa.safetensors");
+    fs::create_dir_all(world.path("made/sub")).unwrap();
+    // A name that is the built-in model's, weights that are not.
+    let copied = "made/sub/starter.safetensors";
+    world.run(&["model", "convert", "starter", "--quantize", "q4_0", "-o", copied]);
+    fs::copy(santa, world.path("made/mine.safetensors")).unwrap();
+    let draw = |flags: &[&str], name: &str| {
+        let always = ["-s2", "-S1", "-o", name, "santa"];
+        let mut command = world.command(&[flags, &always[..]].concat());
+        command.current_dir(world.path("made")).assert().success();
+        world.pixels(&format!("made/{name}.png"))
+    };
+    let again = |flags: &[&str]| {
+        world.run(&[&["-o", "again", "--force"], flags].concat());
+        world.pixels("again.png")
+    };
+    let plain = draw(&["-m", "starter"], "plain");
+    let file = draw(&["-m", "sub/starter.safetensors", "-l", "./mine.safetensors"], "file");
+    let few = draw(&["-m", "starter", "--quantize=q4_0", "--dtype=bf16"], "few");
+    let exact = draw(&["-m", "starter", "--quantize=q4_0"], "exact");
+    assert!(plain != file && plain != few && few != exact);
+    // From another folder, where the relative paths are found beside the picture.
+    assert_eq!(again(&["--from", "made/file.png"]), file);
+    assert_eq!(again(&["--from", "made/few.png"]), few);
+    assert_eq!(again(&["--from", "made/few.png", "--dtype=f32"]), exact);
+    assert_eq!(again(&["--from", "again.png"]), exact);
+    let vae = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/sd2/vae");
+    let tiny = draw(&["--vae", vae], "tiny");
+    assert_ne!(tiny, draw(&[], "own"));
+    assert_eq!(again(&["--from", "made/tiny.png"]), tiny);
+    let command = world.run(&["inspect", "--as-command", "made/file.png"]);
+    for part in ["--model=made/sub/starter.safetensors ", "--lora=made/./mine.safetensors:1 "] {
+        assert!(command.contains(part), "{command}");
+    }
+    let command = world.run(&["inspect", "--as-command", "made/few.png"]);
+    assert!(command.contains("--model=starter --quantize=q4_0 --dtype=bf16 "), "{command}");
+    let value = json(&world.run(&["inspect", "--json", "made/file.png"]));
+    assert_eq!(value["made_with"]["model"], "sub/starter.safetensors", "no more than was given");
+
+    fs::remove_file(world.path("made/mine.safetensors")).unwrap();
+    let error = world.fail(4, &["--from", "made/file.png", "-o", "x"]);
+    assert!(error.contains("made/file.png names a LoRA") && error.contains("-l takes"), "{error}");
+    fs::remove_file(world.path(copied)).unwrap();
+    let error = world.fail(4, &["--from", "made/file.png", "-o", "x"]);
+    assert!(error.contains("made/file.png names a model") && error.contains("-m takes"), "{error}");
+    let error = world.fail(4, &["--from", "made/file.png", "-m", "nothing", "-o", "x"]);
+    assert!(!error.contains("names a model"), "{error}");
 }
 
 #[test]
