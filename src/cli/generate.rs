@@ -14,8 +14,10 @@ use crate::lora::{Apply, LoraRef, Method, ReadOptions};
 use crate::picture::{Picture, png};
 use crate::pipeline::{Cancel, Event, Generated, Memory, Observer, Options, Pipeline, Plan};
 use crate::store::{Model, STARTER};
+use crate::whole::Fleeting;
 use anyhow::{Context, Result};
 use candle_core::DeviceLocation;
+use std::cell::RefCell;
 use std::hash::{BuildHasher, Hasher};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -61,6 +63,7 @@ pub(super) fn run(flags: &Flags, talk: Talk) -> Result<()> {
         made_with: &made_with,
         names: &names,
         output: &to,
+        preview: RefCell::default(),
         talk,
     };
     let done = job.run(&progress, &cancel);
@@ -195,6 +198,8 @@ struct Job<'a> {
     /// Empty for stdout.
     names: &'a [PathBuf],
     output: &'a Output,
+    /// The preview of the picture at work.
+    preview: RefCell<Option<Fleeting>>,
     talk: Talk,
 }
 
@@ -216,7 +221,7 @@ impl Job<'_> {
             })
         };
         let done = self.pipeline.generate(self.plan, &observer, cancel, &mut sink);
-        remove_preview();
+        self.preview.take();
         match failure {
             Some(error) => Err(error),
             None => Ok(done?),
@@ -224,7 +229,7 @@ impl Job<'_> {
     }
 
     fn save(&self, image: &Generated) -> Result<()> {
-        remove_preview();
+        self.preview.take();
         let name = self.names.get(image.index).map(PathBuf::as_path);
         let model = self.pipeline.model_name();
         self.output.save(image, name, self.plan, model, self.made_with)?;
@@ -242,17 +247,14 @@ impl Job<'_> {
         let Some(name) = self.names.get(image) else { return };
         let path = name.with_extension("preview.png");
         let bytes = png::encode(picture, &png::Texts::default());
-        let mut mine = interrupt::saving();
-        let again = mine.as_ref() == Some(&path);
+        let mut mine = self.preview.borrow_mut();
+        let again = mine.as_ref().is_some_and(|preview| preview.path() == path);
         match bytes.and_then(|bytes| png::save(&bytes, &path, again)) {
-            Ok(()) => *mine = Some(path),
+            Ok(()) if again => {}
+            Ok(()) => *mine = Some(Fleeting::new(path)),
             Err(error) => self.talk.say(&format!("warning: no preview: {error}")),
         }
     }
-}
-
-fn remove_preview() {
-    let _ = interrupt::saving().take().map(std::fs::remove_file);
 }
 
 /// Prints what would run.

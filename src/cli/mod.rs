@@ -40,7 +40,7 @@ Examples:
 const CODES: &str = "\
 Exit codes:
   0 ok   1 internal   2 usage   3 bad input file   4 not found   5 unsupported here
-  6 resources   130 interrupted
+  6 resources: memory, disk, what cannot be written   130 interrupted
 
 Environment:
   COLORA_MODEL, COLORA_MODELS (folders), COLORA_LORA_PATH (folders), COLORA_DEVICE, COLORA_DTYPE,

@@ -5,7 +5,7 @@ use super::interrupt;
 use super::output::SCHEMA;
 use super::progress::{Progress, ProgressKind};
 use super::style::{Talk, bytes, clean, result_line};
-use super::{settings, store};
+use super::{settings, store, threads};
 use crate::family::{Converted, ModelParts, Summary, quantise};
 use crate::lora::write::check_free;
 use crate::pipeline::{Cancel, DeviceChoice, Pipeline};
@@ -136,6 +136,7 @@ fn convert(
     talk: Talk,
 ) -> Result<Converted> {
     check_free(output, force)?;
+    threads::start()?;
     let cancel = Cancel::new();
     interrupt::install(&cancel)?;
     let progress = Progress::new(ProgressKind::Auto, talk, false);
@@ -145,7 +146,7 @@ fn convert(
         Model::Starter => starter::open(Placement::default(), None)?,
         Model::Files(path) => ModelParts::open(&path, Placement::default(), None)?,
     };
-    let written = quantise(&parts, kind, output, force)?;
+    let written = quantise(&parts, kind, output, force, &cancel)?;
     let Converted { quantised, plain, bytes: size } = written;
     let size = bytes(size);
     talk.say(&format!("{quantised} weights in {kind}, {plain} tensors in floats, {size}"));

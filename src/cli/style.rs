@@ -62,7 +62,10 @@ pub(crate) fn result_line(line: &str) -> Result<()> {
 /// As [`result_line`].
 pub(crate) fn result_bytes(bytes: &[u8]) -> Result<()> {
     let mut out = io::stdout().lock();
-    Ok(out.write_all(bytes).and_then(|()| out.flush())?)
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(|e| match e.kind() {
+        io::ErrorKind::BrokenPipe => e.into(),
+        _ => Error::write("stdout", e).into(),
+    })
 }
 
 /// Whether stdout is a terminal.
@@ -97,7 +100,7 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     let code = ours.map_or(Fault::Internal, Error::fault).exit_code();
     if let Some(Error::Cancelled) = ours {
         say("cancelled");
-        return ExitCode::from(code);
+        return super::interrupt::end();
     }
     let (red, bold, plain) = ("\x1b[1;31m", "\x1b[1m", "\x1b[0m");
     let mut causes = error.chain().map(|cause| match cause.downcast_ref::<Error>() {

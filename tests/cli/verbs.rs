@@ -153,10 +153,91 @@ fn an_interrupt_leaves_no_file() {
     assert!(kill.success());
     let rest: Vec<String> = lines.map(Result::unwrap).collect();
     let status = child.wait().unwrap();
-    assert_eq!(status.code(), Some(130), "{rest:?}");
+    assert!(interrupted(status), "{status:?} {rest:?}");
     assert!(rest.iter().any(|line| line == "cancelled"), "{rest:?}");
     let mut out = String::new();
     child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
     assert_eq!(out, "");
     assert!(world.files().is_empty(), "{:?}", world.files());
+}
+
+/// Whether a program died by Ctrl-C's signal, which shells show as 130.
+#[cfg(unix)]
+fn interrupted(status: std::process::ExitStatus) -> bool {
+    use std::os::unix::process::ExitStatusExt;
+    status.signal() == Some(2)
+}
+
+#[test]
+#[cfg(unix)]
+fn a_second_signal_leaves_no_file_either() {
+    use std::os::unix::process::ExitStatusExt;
+    // Steps of a second: the first signal alone would wait for one.
+    let arguments = ["--preview", "1", "--size=768", "--threads=1", "-s99", "-o", "x.png", "x"];
+    for (first, second, by) in [("-INT", "-INT", 2), ("-TERM", "-INT", 15), ("-HUP", "-HUP", 1)] {
+        let world = World::new();
+        let mut child = world.process(&arguments).stderr(Stdio::piped()).spawn().unwrap();
+        let id = child.id().to_string();
+        let kill = |signal: &str| Process::new("kill").args([signal, &id]).status().unwrap();
+        while !world.path("x.preview.png").is_file() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+            assert!(child.try_wait().unwrap().is_none(), "there are previews");
+        }
+        assert!(kill(first).success());
+        // The first signal has to be taken before the second one comes.
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().contains("stopping")));
+        kill(second);
+        let status = child.wait().unwrap();
+        assert_eq!(status.signal(), Some(by), "{first} {second}: {status:?}");
+        assert!(world.files().is_empty(), "{first}: {:?}", world.files());
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn what_cannot_be_written_is_found_before_the_work() {
+    let world = World::new();
+    world.write("file", "");
+    let long = "n".repeat(300);
+    let long_png = format!("{long}.png");
+    for (arguments, part) in [
+        (&["-s999", "-o", "file/x.png", "x"][..], "cannot write file"),
+        (&["-s999", "-o", &long_png, "x"], "cannot write nnn"),
+        (
+            &["lora", "resize", "santa", "--rank=1", "-o", "file/x", "-m", "starter"],
+            "cannot write file",
+        ),
+        (&["model", "convert", "starter", "--quantize=q8_0", "-o", &long], "cannot write nnn"),
+    ] {
+        let error = world.fail(6, arguments);
+        assert!(error.contains(part), "{arguments:?}: {error}");
+    }
+    for arguments in [
+        &["model", "convert", "starter", "--quantize=q8_0", "-o", "x.gguf"][..],
+        &["lora", "resize", "santa", "--rank=1", "-m", "starter", "-o", "r.ckpt"],
+    ] {
+        assert!(world.fail(2, arguments).contains("ends with .safetensors"), "{arguments:?}");
+    }
+    assert_eq!(world.files(), ["file"]);
+    world.run(&["lora", "resize", "santa", "--rank=1", "-m", "starter", "-o", "new/deep/x"]);
+    assert!(world.path("new/deep/x").is_file());
+    if let Ok(full) = fs::OpenOptions::new().write(true).open("/dev/full") {
+        let output = world.process(&["model", "list"]).stdout(full).output().unwrap();
+        let error = super::world::failed(&output, 6);
+        assert!(error.contains("cannot write stdout"), "{error}");
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn threads_that_cannot_start_are_no_panic() {
+    let world = World::new();
+    let program = env!("CARGO_BIN_EXE_colora");
+    // A process of its own may have so little memory that stacks of threads do not fit.
+    let script = format!("ulimit -v 2000000; exec {program} -s1 --threads 4000 -o x.png x");
+    let mut shell = Process::new("sh");
+    shell.args(["-c", &script]).current_dir(world.path("."));
+    let error = super::world::failed(&shell.output().unwrap(), 6);
+    assert!(error.contains("worker threads") && error.contains("--threads"), "{error}");
 }

@@ -50,6 +50,7 @@ pub(super) fn run(args: &Args, method: Method, talk: Talk) -> anyhow::Result<()>
         precision,
         metadata: notes(&base.parts, &stack.entries.len().to_string()),
         force: args.force,
+        cancel: cancel.clone(),
     };
     let tensors = checkpoint(&overlay, &args.output, &options)?;
     let sidecar = describe(&base, &args.output)?;

@@ -45,13 +45,15 @@ pub(super) struct Args {
 
 /// Runs `colora lora convert`.
 pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
-    let base = open::base(args.model.as_deref(), Placement::default(), talk, &open::cancel()?)?;
+    let cancel = open::cancel()?;
+    let base = open::base(args.model.as_deref(), Placement::default(), talk, &cancel)?;
     let lora = open::adapter(&args.lora, &base, talk)?;
     let options = ConvertOptions {
         format: args.to,
         component: args.component.clone(),
         precision: args.dtype,
         force: args.force,
+        cancel,
     };
     let done = convert(&lora, &base.names, &args.output, &options)?;
     for warning in &done.warnings {

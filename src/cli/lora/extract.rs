@@ -74,6 +74,7 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
         full_norms: args.full_norms,
         precision: args.dtype.unwrap_or(Precision::F16),
         force: args.force,
+        cancel: cancel.clone(),
     };
     let said = Mutex::new(Instant::now());
     let tell = |done: usize, all: usize| {

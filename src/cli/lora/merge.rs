@@ -69,13 +69,14 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
     if args.checkpoint {
         return checkpoint::run(args, args.mix(law)?, talk);
     }
-    let base = open::base(args.model.as_deref(), Placement::default(), talk, &open::cancel()?)?;
+    let cancel = open::cancel()?;
+    let base = open::base(args.model.as_deref(), Placement::default(), talk, &cancel)?;
     let stack = args.stack(&base, Method::Sum, talk)?;
     for warning in stack.words().warnings() {
         talk.say(&clean(&format!("warning: {warning}")));
     }
     let precision = args.dtype.unwrap_or_default();
-    let options = MergeOptions { law, precision, force: args.force };
+    let options = MergeOptions { law, precision, force: args.force, cancel };
     let kept = merge(&*base.source, &base.names, &stack, &args.output, &options)?;
     let cut = matches!(law, Law::Svd { .. });
     for part in kept.iter().filter(|_| cut) {

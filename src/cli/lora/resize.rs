@@ -44,13 +44,15 @@ pub(super) struct Args {
 
 /// Runs `colora lora resize`.
 pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
-    let base = open::base(args.model.as_deref(), Placement::default(), talk, &open::cancel()?)?;
+    let cancel = open::cancel()?;
+    let base = open::base(args.model.as_deref(), Placement::default(), talk, &cancel)?;
     let lora = open::adapter(&args.lora, &base, talk)?;
     let options = ResizeOptions {
         rank: args.rank,
         energy: args.energy,
         precision: args.dtype,
         force: args.force,
+        cancel,
     };
     let done = resize(&lora, &base.names, &args.output, &options)?;
     let path = args.output.display().to_string();

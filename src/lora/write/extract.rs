@@ -3,6 +3,7 @@
 use super::file::{Metadata, Precision, check_free, passed_on, save};
 use super::made::{Kept, Made, Tally, describe};
 use super::spelling;
+use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::lora::Dictionary;
 use crate::lora::spectrum::Spectrum;
@@ -28,6 +29,8 @@ pub struct ExtractOptions {
     pub precision: Precision,
     /// Whether a file may be replaced.
     pub force: bool,
+    /// Stops the work between two tensors.
+    pub cancel: Cancel,
 }
 
 /// What an extraction made.
@@ -78,6 +81,7 @@ pub fn extract(
     let differences: Vec<Difference> = modules
         .par_iter()
         .map(|module| {
+            options.cancel.check()?;
             let difference = one(base, tuned, module, options);
             tell(done.fetch_add(1, Ordering::Relaxed) + 1, modules.len())?;
             difference
@@ -103,7 +107,7 @@ pub fn extract(
     }
     let mut metadata = describe(&ranks);
     metadata.extend(family(names));
-    save(out, &tensors, &passed_on(&metadata, "extract"), options.force)?;
+    save(out, &tensors, &passed_on(&metadata, "extract"), options.force, &options.cancel)?;
     Ok(extracted)
 }
 
