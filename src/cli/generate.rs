@@ -5,14 +5,17 @@ use super::made_with::MadeWith;
 use super::output::{Output, SCHEMA};
 use super::progress::Progress;
 use super::recipe::{self, Recipe};
-use super::style::{Talk, bytes, clean, result_line};
+use super::style::{Talk, bytes, clean, result_json, result_line};
 use super::{interrupt, output, settings, shelf, store, threads};
-use crate::config::Settings;
+use crate::config::{Config, Settings};
 use crate::error::Error;
 use crate::family::Defaults;
-use crate::lora::{Apply, LoraRef, Method, ReadOptions};
+use crate::lora::{Apply, LoraRef, Method, ReadOptions, StepWindow};
 use crate::picture::{Picture, png};
-use crate::pipeline::{Cancel, Event, Generated, Memory, Observer, Options, Pipeline, Plan};
+use crate::pipeline::{
+    Cancel, Event, Generated, Memory, Observer, Options, Pipeline, Plan, Request,
+};
+use crate::prompt::emphasis;
 use crate::store::{Model, STARTER};
 use crate::whole::Fleeting;
 use anyhow::{Context, Result};
@@ -23,6 +26,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// Pixels of pictures that may be decoded in tiles by themselves.
+const LARGE: usize = 1 << 20;
 /// Longest prompt that is read from stdin, in bytes.
 const MAX_PROMPT: u64 = 1 << 20;
 
@@ -32,15 +37,18 @@ pub(super) fn run(flags: &Flags, talk: Talk) -> Result<()> {
     let config = &settings.config;
     threads::limit(flags.threads.or(config.threads))?;
     let recipe = flags.from.as_deref().map(|path| picture(path, flags, talk)).transpose()?;
-    let made_with = recipe.as_ref().map(Recipe::made_with);
-    let made_with = MadeWith::now(flags, made_with.as_ref(), config);
+    let made_with = MadeWith::now(flags, recipe.as_ref(), config);
     let from = recipe.map(|recipe| recipe.request).unwrap_or_default();
-    let mut request = flags.request(prompt(flags)?, from, config);
+    let prompt = prompt(flags)?;
+    warn_of_emphasis([&prompt, &flags.negative], talk);
+    let given = flags.request(prompt.clone(), from.clone(), &Config::default());
+    let of_settings = |error| of_settings(error, &given, &settings);
+    let mut request = flags.request(prompt, from, config);
     if let Some(name) = &flags.stack {
         shelf::stack(&store(&settings), name, flags.lora_method.is_some(), &mut request)?;
     }
     // Mistakes that need no model are found before one is opened.
-    request.plan(&Defaults::default(), 0)?;
+    request.plan(&Defaults::default(), 0).map_err(of_settings)?;
     let to = Output::new(flags, config, request.count)?;
     let cancel = Cancel::new();
     interrupt::install(&cancel)?;
@@ -51,7 +59,8 @@ pub(super) fn run(flags: &Flags, talk: Talk) -> Result<()> {
     let pipeline = open(&made_with, flags, &settings, &cancel, &progress, shelf);
     let pipeline = pipeline.map_err(|error| of_picture(error, flags))?;
     let plan = pipeline.plan(&request, random_seed());
-    let plan = plan.map_err(|error| of_picture(error.into(), flags))?;
+    let plan = plan.map_err(|error| of_picture(of_settings(error), flags))?;
+    warn_of_windows(&plan, talk);
     let names = to.names(&plan, pipeline.model_name())?;
     if flags.dry_run {
         return dry_run(&pipeline, &plan, &names, flags.json);
@@ -82,7 +91,7 @@ fn picture(path: &Path, flags: &Flags, talk: Talk) -> Result<Recipe, Error> {
         ));
     }
     if !recipe.ignored.is_empty() {
-        let names = recipe.ignored.join(", ");
+        let names = clean(&recipe.ignored.join(", "));
         talk.say(&format!("warning: the picture will differ; not followed: {names}"));
     }
     Ok(recipe)
@@ -99,6 +108,48 @@ fn prompt(flags: &Flags) -> Result<Option<String>, Error> {
         return Err(Error::Limit { what: "bytes of a prompt", allowed: MAX_PROMPT, asked });
     }
     Ok(Some(text.trim_end_matches(['\n', '\r']).to_owned()))
+}
+
+/// Says that emphasis is read as any other text.
+fn warn_of_emphasis(texts: [&Option<String>; 2], talk: Talk) {
+    if let Some(part) = texts.into_iter().flatten().find_map(|text| emphasis(text)) {
+        let part = clean(part);
+        talk.say(&format!(
+            "warning: `{part}` is drawn as it is written; emphasis is not supported"
+        ));
+    }
+}
+
+/// Says which LoRAs the steps of `plan` never come to.
+fn warn_of_windows(plan: &Plan, talk: Talk) {
+    for lora in &plan.loras {
+        let acts =
+            |window: &StepWindow| (0..plan.steps).any(|step| window.active(step, plan.steps));
+        if let Some(window) = lora.steps.filter(|window| !acts(window)) {
+            let name = clean(&lora.name);
+            talk.say(&format!("warning: {name}: none of {} steps is in {window}", plan.steps));
+        }
+    }
+}
+
+/// Says of a bad value in which file it stands; `given` is what flags and picture say alone.
+fn of_settings(error: Error, given: &Request, settings: &Settings) -> anyhow::Error {
+    let Error::BadRequest { field, .. } = &error else { return error.into() };
+    let given = match *field {
+        "width" => given.width.is_some(),
+        "height" => given.height.is_some(),
+        "steps" => given.steps.is_some(),
+        "guidance_scale" => given.guidance_scale.is_some(),
+        "clip_skip" => given.clip_skip.is_some(),
+        _ => true,
+    };
+    match settings.origin(field).filter(|_| !given) {
+        Some(origin) => {
+            let why = format!("cannot use `{field}` of {origin}");
+            anyhow::Error::new(error).context(why)
+        }
+        None => error.into(),
+    }
 }
 
 /// Says of a model or LoRA that is not here that a picture named it, not the user.
@@ -267,7 +318,7 @@ fn dry_run(pipeline: &Pipeline, plan: &Plan, names: &[PathBuf], json: bool) -> R
     };
     let model = pipeline.model_name();
     if json {
-        return result_line(&serde_json::to_string(&serde_json::json!({
+        return result_json(&serde_json::to_string(&serde_json::json!({
             "schema": SCHEMA, "event": "plan", "model": model, "device": device,
             "outputs": outputs, "plan": plan, "summary": pipeline.summary(),
         }))?);
@@ -321,8 +372,11 @@ pub(super) fn as_command(recipe: &Recipe) -> String {
     let default = Method::default();
     flag("lora-method", Some(request.lora_method).filter(|m| *m != default).map(|m| m.to_string()));
     flag("apply", Some(request.apply).filter(|a| *a != Apply::Auto).map(|a| a.to_string()));
-    if request.tile == Some(true) {
-        words.push("--tile".to_owned());
+    match (request.tile, request.width.zip(request.height)) {
+        (Some(true), _) => words.push("--tile".to_owned()),
+        // Large pictures are tiled unless told otherwise.
+        (Some(false), Some((w, h))) if w * h > LARGE => words.push("--no-tile".to_owned()),
+        _ => {}
     }
     if request.prompt.starts_with('-') {
         words.push("--".to_owned());
@@ -331,20 +385,36 @@ pub(super) fn as_command(recipe: &Recipe) -> String {
     words.join(" ")
 }
 
-/// `text` as one word of a POSIX shell.
+/// `text` as one word of a POSIX shell; with control characters, which no terminal should see, as bash, zsh and
+/// ksh write it.
 fn quote(text: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_./:=,+@%".contains(&b);
     if !text.is_empty() && text.bytes().all(plain) {
         text.to_owned()
+    } else if text.contains(char::is_control) {
+        format!("$'{}'", text.chars().map(escaped).collect::<String>())
     } else {
         format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
+/// A character between `$'` and `'`.
+fn escaped(c: char) -> String {
+    match c {
+        '\n' => r"\n".to_owned(),
+        '\t' => r"\t".to_owned(),
+        '\'' | '\\' => format!("\\{c}"),
+        c if c.is_control() => {
+            let mut bytes = [0; 4];
+            c.encode_utf8(&mut bytes).bytes().map(|byte| format!(r"\x{byte:02x}")).collect()
+        }
+        c => c.to_string(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::Request;
 
     #[test]
     fn commands_survive_a_shell() {
@@ -371,6 +441,7 @@ mod tests {
         let dash = Recipe { request: dash, ..Recipe::default() };
         assert_eq!(as_command(&dash), "colora generate -- -x");
         assert_eq!(quote(""), "''");
+        assert_eq!(quote("a\x1b[2J'\\\n\u{9b}é"), r"$'a\x1b[2J\'\\\n\xc2\x9bé'");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Floor 7. What a picture is made with beside its request, as the user named it.
 
 use super::flags::Flags;
+use super::recipe::Recipe;
 use crate::config::Config;
 use crate::lora::LoraRef;
 use crate::store::STARTER;
@@ -33,21 +34,22 @@ pub(super) struct MadeWith {
 
 impl MadeWith {
     /// What to use now: the flags, over a picture's words, over the settings.
-    pub(super) fn now(flags: &Flags, picture: Option<&Self>, config: &Config) -> Self {
+    pub(super) fn now(flags: &Flags, picture: Option<&Recipe>, config: &Config) -> Self {
         let text = |path: &std::path::PathBuf| path.to_string_lossy().into_owned();
-        let of = |word: fn(&Self) -> &Option<String>| picture.and_then(|p| word(p).clone());
-        let model = flags.model.clone().or(of(|p| &p.model)).filter(|name| !name.is_empty());
+        let recorded = picture.is_some_and(|recipe| recipe.made_with.is_some());
+        let words = picture.map(Recipe::made_with).unwrap_or_default();
+        let model = flags.model.clone().or(words.model).filter(|name| !name.is_empty());
         let model = model.or(config.model.clone()).filter(|name| !name.is_empty());
-        // A picture that was made without a VAE of its own is made so again.
-        let usual = config.vae.as_ref().filter(|_| picture.is_none()).map(text);
+        // A picture that says that it was made without another VAE is made so again.
+        let usual = config.vae.as_ref().filter(|_| !recorded).map(text);
         Self {
             model: Some(model.unwrap_or_else(|| STARTER.to_owned())),
-            vae: flags.vae.as_ref().map(text).or(of(|p| &p.vae)).or(usual),
-            quantize: flags.quantize.map(|kind| kind.to_string()).or(of(|p| &p.quantize)),
+            vae: flags.vae.as_ref().map(text).or(words.vae).or(usual),
+            quantize: flags.quantize.map(|kind| kind.to_string()).or(words.quantize),
             dtype: flags
                 .dtype
                 .map(|kind| kind.to_string())
-                .or(of(|p| &p.dtype))
+                .or(words.dtype)
                 .or(config.dtype.clone()),
         }
     }

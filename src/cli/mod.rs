@@ -101,12 +101,13 @@ pub fn run() -> ExitCode {
     }
     let arguments = match verb::complete(arguments) {
         Ok(arguments) => arguments,
-        Err(error) => return style::report(&error.into()),
+        Err(error) => return style::report(&error.into(), &[]),
     };
+    let flags = flags_of(&arguments);
     match Cli::try_parse_from(arguments) {
         Ok(cli) => {
             cli.talk.start_log();
-            dispatch(cli).map_or_else(|error| style::report(&error), |()| ExitCode::SUCCESS)
+            dispatch(cli).map_or_else(|error| style::report(&error, &flags), |()| ExitCode::SUCCESS)
         }
         Err(usage) => {
             // Help goes to stdout, whose reader may have left.
@@ -116,11 +117,32 @@ pub fn run() -> ExitCode {
     }
 }
 
+/// The long flags of the command that `arguments` call.
+fn flags_of(arguments: &[OsString]) -> Vec<String> {
+    let tree = tree();
+    let mut command = &tree;
+    for word in arguments.iter().skip(1).filter_map(|word| word.to_str()) {
+        match command.find_subcommand(word) {
+            Some(below) => command = below,
+            // What follows the verb belongs to it.
+            None if !word.starts_with('-') => break,
+            None => {}
+        }
+    }
+    command.get_arguments().filter_map(|a| a.get_long().map(str::to_owned)).collect()
+}
+
 fn dispatch(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Generate(flags) => generate::run(&flags, cli.talk),
-        Command::Model(args) => model::run(args, cli.talk),
-        Command::Lora(args) => lora::run(args, cli.talk),
+        Command::Model(args) => {
+            threads::start()?;
+            model::run(args, cli.talk)
+        }
+        Command::Lora(args) => {
+            threads::start()?;
+            lora::run(args, cli.talk)
+        }
         Command::Inspect(args) => inspect::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Bench(args) => bench::run(&args, cli.talk),

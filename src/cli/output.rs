@@ -2,7 +2,7 @@
 
 use super::flags::Flags;
 use super::made_with::MadeWith;
-use super::style::{Talk, result_bytes, result_line, stdout_is_terminal};
+use super::style::{Talk, result_bytes, result_json, stdout_is_terminal};
 use super::template::{DEFAULT, Facts, Template};
 use crate::config::Config;
 use crate::error::Error;
@@ -145,7 +145,7 @@ impl Output {
         let Some(path) = name else { return result_bytes(&bytes) };
         let path = self.write(&bytes, path)?;
         if self.form == Form::Json {
-            return result_line(&saved(image, &path, plan, model)?);
+            return result_json(&saved(image, &path, plan, model)?);
         }
         let mut line = path.as_os_str().as_encoded_bytes().to_vec();
         line.push(if self.form == Form::Nul { 0 } else { b'\n' });

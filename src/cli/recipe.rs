@@ -4,6 +4,7 @@ use super::made_with::{MadeWith, locate_loras};
 use crate::error::{Error, Result};
 use crate::picture::{Parameters, png};
 use crate::pipeline::{Plan, Request};
+use crate::prompt::emphasis;
 use crate::sampling::{Sampler, Schedule};
 use crate::size::ImageSize;
 use serde::{Deserialize, Serialize};
@@ -53,7 +54,7 @@ impl Recipe {
     #[must_use]
     pub(super) fn located(mut self, path: &Path) -> Self {
         let folder = path.parent().unwrap_or(Path::new(""));
-        self.made_with = Some(self.made_with().located(folder));
+        self.made_with = self.made_with.map(|words| words.located(folder));
         locate_loras(&mut self.request.loras, folder);
         self
     }
@@ -152,7 +153,17 @@ fn foreign(parameters: Parameters) -> Recipe {
         ..Request::default()
     };
     let named = UNFOLLOWED.iter().filter(|name| parameters.get(name).is_some());
-    let ignored = named.map(|name| (*name).to_owned()).collect();
+    let mut ignored: Vec<String> = named.map(|name| (*name).to_owned()).collect();
+    let unread = [
+        ("Size", size.is_none()),
+        ("CFG scale", request.guidance_scale.is_none()),
+        ("Token merging ratio", merged != Some(request.merge_tokens)),
+    ];
+    for (name, _) in unread.iter().filter(|(_, unread)| *unread) {
+        ignored.extend(parameters.get(name).map(|value| format!("{name}: {value}")));
+    }
+    let texts = [&parameters.prompt, &parameters.negative_prompt];
+    ignored.extend(texts.into_iter().filter_map(|t| emphasis(t)).map(|e| format!("emphasis {e}")));
     let model = parameters.get("Model").map(str::to_owned);
     Recipe { model, request, parameters, unknown_sampler, ignored, made_with: None }
 }
@@ -244,7 +255,9 @@ mod tests {
         assert_eq!(automatic.request.schedule, Some(Schedule::Karras));
         let other = parse("Steps: 9, Sampler: Euler a, Refiner: r, Seed: -1, Size: 9x9");
         assert_eq!(other.unknown_sampler.as_deref(), Some("Euler a, Uniform"));
-        assert_eq!(other.ignored, ["Refiner"]);
+        assert_eq!(other.ignored, ["Refiner", "Size: 9x9"]);
+        let strong = foreign(Parameters::parse("(red:1.3) \\(x:1)\nSteps: 9"));
+        assert_eq!(strong.ignored, ["emphasis (red:1.3)"]);
         assert_eq!((other.request.seed, other.request.width), (None, None));
     }
 

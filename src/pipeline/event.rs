@@ -15,6 +15,13 @@ pub enum Event {
     },
     /// The prompt is being encoded.
     Encoding,
+    /// Sampling begins.
+    Sampling {
+        /// Which image of the request, from 0.
+        image: usize,
+        /// Steps of this image.
+        steps: usize,
+    },
     /// A sampling step is done.
     Step {
         /// Which image of the request, from 0.

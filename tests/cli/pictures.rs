@@ -283,3 +283,71 @@ fn a_dry_run_tells_and_does_nothing() {
     assert_eq!(value["outputs"].as_array().unwrap().len(), 3);
     assert!(world.files().is_empty());
 }
+
+#[test]
+fn inspecting_hides_nothing() {
+    let world = World::new();
+    let arguments = [
+        "-m",
+        "starter",
+        "-s1",
+        "-S1",
+        "--tile",
+        "--dtype=bf16",
+        "-l",
+        "santa:0.5",
+        "--lora-method=sequential",
+        "--apply=merge",
+        "-o",
+        "a",
+        "red\u{9b}2J\napple",
+    ];
+    world.run(&arguments);
+    let text = world.run(&["inspect", "a.png"]);
+    for (name, value) in [
+        ("LoRA", "santa:0.5"),
+        ("LoRA method", "sequential"),
+        ("Apply", "merge"),
+        ("Tile", "yes"),
+        ("Dtype", "bf16"),
+    ] {
+        let is = |line: &str| line.starts_with(&format!("{name}  ")) && line.ends_with(value);
+        assert!(text.lines().any(is), "{name}: {text}");
+    }
+    // What a terminal would obey is written so that a shell makes the same of it.
+    let command = world.run(&["inspect", "--as-command", "a.png"]);
+    assert!(command.ends_with("$'red\\xc2\\x9b2J\\napple'\n"), "{command}");
+    let line = world.run(&["inspect", "--json", "a.png"]);
+    assert!(line.contains("red\\u009b2J\\napple") && !line.contains('\u{9b}'), "{line}");
+    assert_eq!(json(&line)["request"]["prompt"], "red\u{9b}2J\napple");
+}
+
+/// A picture of another program.
+fn foreign(world: &World, name: &str, parameters: &str) {
+    let texts = colora::picture::png::Texts { parameters: Some(parameters.into()), colora: None };
+    let picture = colora::Picture::new(1, 1, vec![0; 3]).unwrap();
+    world.write(name, colora::picture::png::encode(&picture, &texts).unwrap());
+}
+
+#[test]
+fn what_is_not_followed_is_said() {
+    let world = World::new();
+    let talk = |arguments: &[&str]| {
+        let output = world.command(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    foreign(&world, "a.png", "a (red:1.3) apple\nSteps: 1, Sampler: Euler, Size: 60x64, Seed: 1");
+    let said = talk(&["--from", "a.png", "-o", "b.png"]);
+    assert!(said.contains("not followed: Size: 60x64, emphasis (red:1.3)"), "{said}");
+    foreign(&world, "c.png", "x\nSteps: 1, Sampler: Euler, Seed: 1, Model: unknown");
+    let error = world.fail(4, &["--from", "c.png", "-o", "d.png"]);
+    assert!(error.contains("c.png names a model") && error.contains("`unknown`"), "{error}");
+    let said = talk(&["-s1", "-o", "e.png", "(red:1.4) apple"]);
+    assert!(said.contains("`(red:1.4)`") && said.matches("warning").count() == 1, "{said}");
+    // Our own pictures were drawn so; there is nothing to warn of.
+    assert_eq!(talk(&["--from", "e.png", "-o", "f.png"]), "");
+    let late = "santa:steps=500..600";
+    let said = talk(&["-m", "starter", "-s2", "-l", late, "-o", "g.png", "x"]);
+    assert!(said.contains("santa: none of 2 steps is in 500..600"), "{said}");
+}

@@ -22,6 +22,15 @@ fn settings_files_are_layered() {
     assert!(shown.contains("steps = 3  # ./colora.toml"), "{shown}");
     assert!(shown.contains("# COLORA_MODEL") && shown.contains("config.toml"), "{shown}");
     assert_eq!(world.run(&["config", "path"]).lines().count(), 2);
+    world.write("colora.toml", "width = 7");
+    let error = world.fail(2, &["x"]);
+    assert!(error.contains("error: cannot use `width` of ./colora.toml"), "{error}");
+    assert!(world.fail(2, &["-W7", "x"]).starts_with("error: width = 7"), "the flag's own fault");
+    // In a model's folder the file of this name is about the model.
+    world.write("colora.toml", "default_steps = 3\ndefault_guidance = 2.0");
+    assert!(world.fail(3, &["x"]).contains("unknown key `default_"));
+    world.write("model_index.json", "{}");
+    world.run(&["config", "show"]);
     world.write("colora.toml", "stepz = 3");
     let error = world.fail(3, &["x"]);
     assert!(error.contains("unknown key `stepz`; did you mean `steps`"), "{error}");
@@ -118,6 +127,9 @@ fn progress_goes_to_stderr() {
     let lines: Vec<Value> = String::from_utf8(output.stderr).unwrap().lines().map(json).collect();
     let steps: Vec<&Value> = lines.iter().filter(|v| v["event"] == "step").collect();
     assert_eq!(steps.len(), 2);
+    let order: Vec<&str> = lines.iter().map(|v| v["event"].as_str().unwrap()).collect();
+    let sampling = order.iter().position(|event| *event == "sampling").unwrap();
+    assert_eq!(&order[sampling..sampling + 2], ["sampling", "step"], "{order:?}");
     assert_eq!((&steps[1]["step"], &steps[1]["steps"]), (&2.into(), &2.into()));
     let verbose = world.command(&["-v", "-s1", "-oy", "x"]).output().unwrap();
     assert!(String::from_utf8(verbose.stderr).unwrap().contains("seed="));
@@ -172,8 +184,8 @@ fn interrupted(status: std::process::ExitStatus) -> bool {
 #[cfg(unix)]
 fn a_second_signal_leaves_no_file_either() {
     use std::os::unix::process::ExitStatusExt;
-    // Steps of a second: the first signal alone would wait for one.
-    let arguments = ["--preview", "1", "--size=768", "--threads=1", "-s99", "-o", "x.png", "x"];
+    // Steps of some length: the first signal alone would wait for one.
+    let arguments = ["--preview", "1", "--size=320", "--threads=1", "-s99", "-o", "x.png", "x"];
     for (first, second, by) in [("-INT", "-INT", 2), ("-TERM", "-INT", 15), ("-HUP", "-HUP", 1)] {
         let world = World::new();
         let mut child = world.process(&arguments).stderr(Stdio::piped()).spawn().unwrap();

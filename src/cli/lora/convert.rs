@@ -2,7 +2,7 @@
 
 use super::open;
 use crate::cli::output::SCHEMA;
-use crate::cli::style::{Talk, clean, result_line};
+use crate::cli::style::{Talk, clean, result_json, result_line};
 use crate::lora::write::{ConvertOptions, Format, Precision, convert};
 use crate::weights::Placement;
 use anyhow::Result;
@@ -65,7 +65,7 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
             "schema": SCHEMA, "event": "converted", "path": path, "format": args.to.name(),
             "tensors": done.tensors, "modules": done.modules, "warnings": done.warnings,
         });
-        return result_line(&value.to_string());
+        return result_json(&value.to_string());
     }
     result_line(&path)
 }

@@ -1,7 +1,7 @@
 //! Floor 7. The model and the adapters that a verb works on.
 
 use crate::cli::style::{Talk, clean};
-use crate::cli::{interrupt, progress, settings, store, threads};
+use crate::cli::{interrupt, progress, settings, store};
 use crate::error::Result;
 use crate::family::ModelParts;
 use crate::lora::write::Kept;
@@ -33,7 +33,6 @@ pub(super) struct Base {
 pub(super) fn cancel() -> anyhow::Result<Cancel> {
     let cancel = Cancel::new();
     interrupt::install(&cancel)?;
-    threads::start()?;
     Ok(cancel)
 }
 

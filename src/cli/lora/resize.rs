@@ -2,7 +2,7 @@
 
 use super::open;
 use crate::cli::output::SCHEMA;
-use crate::cli::style::{Talk, clean, result_line};
+use crate::cli::style::{Talk, clean, result_json, result_line};
 use crate::lora::write::{Precision, ResizeOptions, Resized, resize};
 use crate::weights::Placement;
 use anyhow::Result;
@@ -59,7 +59,7 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
     if args.json {
         let mut value = serde_json::json!({ "schema": SCHEMA, "event": "resized", "path": path });
         value["report"] = serde_json::to_value(&done)?;
-        return result_line(&value.to_string());
+        return result_json(&value.to_string());
     }
     talk.say(&clean(&table(&done)));
     result_line(&path)

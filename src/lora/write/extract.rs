@@ -76,6 +76,10 @@ pub fn extract(
     if options.rank == 0 {
         return Err(Error::bad_request("rank", 0, "expected at least 1"));
     }
+    let threshold = options.threshold;
+    if !(threshold >= 0.0 && threshold.is_finite()) {
+        return Err(Error::bad_request("threshold", threshold, "expected 0 or more"));
+    }
     check_free(out, options.force)?;
     let (modules, done) = (names.modules(), AtomicUsize::new(0));
     let differences: Vec<Difference> = modules
@@ -103,7 +107,7 @@ pub fn extract(
     extracted.components = tally.finish();
     if tensors.is_empty() {
         let why = "the models do not differ in anything that a LoRA can hold";
-        return Err(Error::bad_request("tuned", out.display(), why));
+        return Err(Error::bad_request("tuned", "this model", why));
     }
     let mut metadata = describe(&ranks);
     metadata.extend(family(names));

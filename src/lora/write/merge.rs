@@ -129,7 +129,9 @@ fn jobs<'a>(names: &Dictionary, stack: &'a LoraStack) -> Result<Vec<Job<'a>>> {
         }
     }
     if jobs.is_empty() {
-        return Err(Error::bad_request("lora", "these", "at these weights nothing is changed"));
+        let names: Vec<String> = stack.entries.iter().map(|entry| entry.lora.name()).collect();
+        let why = "nothing is changed at these weights; expected one that is not 0";
+        return Err(Error::bad_request("lora", names.join(", "), why));
     }
     Ok(jobs.into_iter().collect())
 }
