@@ -4,7 +4,6 @@ use crate::error::{Error, Result};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
-use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tempfile::NamedTempFile;
@@ -17,18 +16,21 @@ fn unfinished() -> MutexGuard<'static, BTreeSet<PathBuf>> {
 }
 
 /// Removes what is unfinished. No file is begun or gets its name after that: the program is about to end.
+#[cfg(feature = "cli")]
 pub(crate) fn abandon() {
     // Never unlocked: whoever writes waits for the end.
-    let unfinished = ManuallyDrop::new(unfinished());
+    let unfinished = std::mem::ManuallyDrop::new(unfinished());
     for path in &**unfinished {
         let _ = std::fs::remove_file(path);
     }
 }
 
 /// A file that goes with this value, or when the program is abandoned.
+#[cfg(any(feature = "cli", test))]
 #[derive(Debug)]
 pub(crate) struct Fleeting(PathBuf);
 
+#[cfg(any(feature = "cli", test))]
 impl Fleeting {
     /// Takes charge of the file `path`.
     pub(crate) fn new(path: PathBuf) -> Self {
@@ -42,6 +44,7 @@ impl Fleeting {
     }
 }
 
+#[cfg(any(feature = "cli", test))]
 impl Drop for Fleeting {
     fn drop(&mut self) {
         let mut unfinished = unfinished();

@@ -340,7 +340,7 @@ fn dry_run(pipeline: &Pipeline, plan: &Plan, names: &[PathBuf], json: bool) -> R
     let mut inner = toml::Table::try_from(Plan { seed: 0, ..plan.clone() })?;
     inner.insert("seed".into(), seed);
     table.insert("plan".into(), inner.into());
-    result_line((head + &table.to_string()).trim_end())
+    result_line(clean(&(head + &table.to_string())).trim_end())
 }
 
 /// Used by tests and `inspect --as-command`: how a picture was made, as flags of `generate`.
@@ -406,7 +406,8 @@ fn escaped(c: char) -> String {
         '\'' | '\\' => format!("\\{c}"),
         c if c.is_control() => {
             let mut bytes = [0; 4];
-            c.encode_utf8(&mut bytes).bytes().map(|byte| format!(r"\x{byte:02x}")).collect()
+            let bytes = c.encode_utf8(&mut bytes).bytes();
+            bytes.fold(String::new(), |text, byte| text + &format!(r"\x{byte:02x}"))
         }
         c => c.to_string(),
     }
@@ -432,7 +433,7 @@ mod tests {
             ..Request::default()
         };
         let made_with = Some(made_with);
-        let recipe = Recipe { request, made_with, ..Recipe::default() };
+        let recipe = Recipe { made_with, request, ..Recipe::default() };
         assert_eq!(
             as_command(&recipe),
             r"colora generate --model='my model' --vae=v --quantize=q8_0 --dtype=bf16 --size=8x16 --seed=3 'it'\''s a $fox'"

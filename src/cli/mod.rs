@@ -110,8 +110,15 @@ pub fn run() -> ExitCode {
             dispatch(cli).map_or_else(|error| style::report(&error, &flags), |()| ExitCode::SUCCESS)
         }
         Err(usage) => {
+            let printed = usage.print();
             // Help goes to stdout, whose reader may have left.
-            let _ = usage.print();
+            let left = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
+            if let Err(error) = printed
+                && usage.exit_code() == 0
+                && !left(&error)
+            {
+                return style::report(&Error::write("stdout", error).into(), &flags);
+            }
             ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(2))
         }
     }

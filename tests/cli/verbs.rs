@@ -234,8 +234,9 @@ fn what_cannot_be_written_is_found_before_the_work() {
     assert_eq!(world.files(), ["file"]);
     world.run(&["lora", "resize", "santa", "--rank=1", "-m", "starter", "-o", "new/deep/x"]);
     assert!(world.path("new/deep/x").is_file());
-    if let Ok(full) = fs::OpenOptions::new().write(true).open("/dev/full") {
-        let output = world.process(&["model", "list"]).stdout(full).output().unwrap();
+    for arguments in [&["model", "list"][..], &["--help"]] {
+        let Ok(full) = fs::OpenOptions::new().write(true).open("/dev/full") else { continue };
+        let output = world.process(arguments).stdout(full).output().unwrap();
         let error = super::world::failed(&output, 6);
         assert!(error.contains("cannot write stdout"), "{error}");
     }
