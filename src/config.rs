@@ -124,6 +124,8 @@ impl Settings {
         let mut settings = Settings::default();
         for path in files(folder, env) {
             match std::fs::read_to_string(&path) {
+                // A model's folder says under the same name what its author recommends.
+                Ok(text) if is_of_model(&text, &path) => {}
                 Ok(text) => settings.overlay(read(&text, &path)?, &Origin::File(path))?,
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
                 Err(e) => return Err(Error::io(path, e)),
@@ -199,6 +201,13 @@ fn from_variable(key: &str, value: &std::ffi::OsStr) -> Config {
             }
         }
     }
+}
+
+/// Whether a file lies in a model's folder and is about that model alone.
+fn is_of_model(text: &str, path: &Path) -> bool {
+    let table = text.parse::<toml::Table>().unwrap_or_default();
+    let ours = table.keys().any(|key| !key.starts_with("default_"));
+    !table.is_empty() && !ours && path.with_file_name("model_index.json").is_file()
 }
 
 fn read(text: &str, path: &Path) -> Result<Config> {

@@ -22,6 +22,15 @@ pub enum Error {
         source: std::io::Error,
     },
 
+    /// The operating system refused to make or fill a file.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// The file or folder concerned.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+
     /// A file is not what its name or place promises: truncated, garbage, of another format.
     #[error("{}: {why}", path.display())]
     Corrupt {
@@ -128,6 +137,13 @@ pub enum Error {
     #[error("cancelled")]
     Cancelled,
 
+    /// The operating system gives no more threads.
+    #[error("cannot start the worker threads; pass --threads with a smaller number")]
+    Threads {
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+
     /// A GPU has no room left.
     #[error(
         "the memory of the GPU is full; draw fewer pixels, pass --low-memory, close other programs that use it, or use --device cpu"
@@ -162,7 +178,7 @@ pub enum Fault {
     NotFound,
     /// This build or device cannot do it.
     Unsupported,
-    /// Memory, disk or a limit.
+    /// Memory, disk, a limit, or a place that cannot be written.
     Resource,
     /// The caller cancelled.
     Cancelled,
@@ -204,7 +220,11 @@ impl Error {
             Error::NotFound { .. } => Fault::NotFound,
             Error::BadRequest { .. } | Error::Exists { .. } => Fault::User,
             Error::Unsupported { .. } => Fault::Unsupported,
-            Error::Limit { .. } | Error::DeviceMemory { .. } => Fault::Resource,
+            // Whatever the reason: the place to write to is what is missing.
+            Error::Write { .. }
+            | Error::Threads { .. }
+            | Error::Limit { .. }
+            | Error::DeviceMemory { .. } => Fault::Resource,
             Error::Cancelled => Fault::Cancelled,
             Error::Tensor { .. } | Error::Internal(_) => Fault::Internal,
         }
@@ -213,6 +233,11 @@ impl Error {
     /// An [`Error::Io`] for `path`.
     pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
         Error::Io { path: path.as_ref().to_path_buf(), source }
+    }
+
+    /// An [`Error::Write`] for `path`.
+    pub fn write(path: impl AsRef<Path>, source: std::io::Error) -> Self {
+        Error::Write { path: path.as_ref().to_path_buf(), source }
     }
 
     /// An [`Error::Corrupt`] for `path`.

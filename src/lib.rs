@@ -13,8 +13,9 @@
 //! | 3 | `nn`, `lora` |
 //! | 2 | `weights`, `sampling` |
 //! | 1 | `rng`, `picture`, `kernels`, `prompt` |
-//! | 0 | `error`, `size`, `near` |
+//! | 0 | `error`, `cancel`, `whole`, `size`, `near` |
 
+mod cancel;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod conditioning;
@@ -35,6 +36,7 @@ pub mod size;
 pub mod starter;
 pub mod store;
 pub mod weights;
+mod whole;
 
 pub use error::{Error, Fault, Result};
 pub use picture::Picture;

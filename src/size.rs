@@ -38,23 +38,23 @@ impl ImageSize {
     /// that is too long.
     pub fn new(width: usize, height: usize) -> Result<Self> {
         for (field, side) in [("width", width), ("height", height)] {
-            if side == 0 || side % VAE_FACTOR != 0 {
-                let below = (side / VAE_FACTOR * VAE_FACTOR).max(VAE_FACTOR);
-                let above = side.saturating_add(VAE_FACTOR) / VAE_FACTOR * VAE_FACTOR;
-                let near =
-                    if side == 0 { below.to_string() } else { format!("{below} or {above}") };
-                return Err(Error::bad_request(
-                    field,
-                    side,
-                    format!("must be a positive multiple of {VAE_FACTOR}; try {near}"),
-                ));
-            }
             if side > MAX_SIDE {
                 return Err(Error::Limit {
                     what: "picture side in pixels",
                     allowed: MAX_SIDE as u64,
                     asked: side as u64,
                 });
+            }
+            if side == 0 || side % VAE_FACTOR != 0 {
+                let below = side / VAE_FACTOR * VAE_FACTOR;
+                let above = below + VAE_FACTOR;
+                let near =
+                    if below == 0 { above.to_string() } else { format!("{below} or {above}") };
+                return Err(Error::bad_request(
+                    field,
+                    side,
+                    format!("must be a positive multiple of {VAE_FACTOR}; try {near}"),
+                ));
             }
         }
         if width * height > MAX_PIXELS {
@@ -114,7 +114,11 @@ mod tests {
         );
         let error = ImageSize::new(510, 512).unwrap_err().to_string();
         assert!(error.contains("504 or 512"), "{error}");
-        assert!(ImageSize::new(0, 8).is_err());
+        for side in [0, 7] {
+            let error = ImageSize::new(side, 8).unwrap_err().to_string();
+            assert!(error.ends_with("try 8"), "{error}");
+        }
+        assert!(matches!("99999".parse::<ImageSize>(), Err(Error::Limit { .. })));
         assert!(ImageSize::new(usize::MAX, 8).is_err());
         assert!(matches!(ImageSize::new(80_000, 8), Err(Error::Limit { .. })));
         assert!(matches!(ImageSize::new(8192, 8192), Err(Error::Limit { .. })));

@@ -8,6 +8,7 @@ mod world;
 
 use serde_json::Value;
 use std::fs;
+use std::path::Path;
 use world::World;
 
 const ZOO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/zoo/good/sd15-kohya.safetensors");
@@ -15,7 +16,11 @@ const ZOO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/zoo/good/sd15-kohy
 /// The entry called `name` of `lora list --json`; the project's own LoRAs are listed too.
 fn entry(world: &World, name: &str, flags: &[&str]) -> Value {
     let text = world.run(&[&["lora", "list", "--json"], flags].concat());
-    let entries = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let entries = text.lines().map(|line| {
+        let value = world::json(line);
+        assert_eq!(value["event"], "listed");
+        value
+    });
     entries.into_iter().find(|entry| entry["name"] == name).unwrap()
 }
 
@@ -96,11 +101,15 @@ fn mistakes_end_with_their_codes() {
     world.write("page.safetensors", "<html>");
     assert!(world.fail(3, &["lora", "add", "page.safetensors"]).contains("web page"));
     world.fail(3, &["lora", "add", "."]);
+    let whole = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/sd15/unet");
+    let whole = format!("{whole}/diffusion_pytorch_model.safetensors");
+    assert!(world.fail(3, &["lora", "add", &whole]).contains("checkpoint"));
     world.fail(4, &["lora", "add", "nowhere.safetensors"]);
     for flags in [["--name", "../x"], ["--weight", "1e9"], ["--weight", "nan"]] {
         let error = world.fail(2, &[&["lora", "add", ZOO], &flags[..]].concat());
         assert!(error.contains(" = "), "{error}");
     }
+    assert!(world.fail(2, &["lora", "add", ZOO, "--weight", "nan"]).contains("with --weight"));
     world.write("loras/broken-card.safetensors", "");
     world.write("loras/broken-card.toml", "wieght = 1");
     let warning = &entry(&world, "broken-card", &[])["warning"];
@@ -299,4 +308,44 @@ fn a_lora_is_looked_into_and_checked() {
     let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/sd15");
     let error = world.fail(3, &["lora", "check", &stray, "-m", model]);
     assert!(error.contains("4 keys fit nothing"), "{error}");
+}
+
+#[test]
+fn wrong_numbers_and_names_of_the_writing_verbs() {
+    let world = World::new();
+    let merge = |more: &[&str]| {
+        let always = ["lora", "merge", "flat", "wizard", "-m", "starter", "-o", "x.safetensors"];
+        world.fail(2, &[&always, more].concat())
+    };
+    for (flags, part) in [
+        (&["--clamp=2"][..], "clamp = 2: expected more than 0.5"),
+        (&["--density=7"], "density = 7: expected"),
+        (&["--density=0.5"], "density = 0.5: the method cat does not use it"),
+        (&["--seed=1", "--method=ties"], "--method dare or dare-ties"),
+        (&["--clamp=0.9", "--method=cat"], "clamp = 0.9: the method cat"),
+        (&["--rank=4", "--method=linear"], "rank = 4: the method linear"),
+    ] {
+        let error = merge(flags);
+        assert!(error.contains(part), "{flags:?}: {error}");
+    }
+    let start = ["lora", "merge", "-m", "starter", "-o", "x.safetensors"];
+    let error = world.fail(2, &[&start[..], &["flat", "wizard:steps=0..0.5"]].concat());
+    assert!(!error.contains("--steps"), "this verb has no such flag: {error}");
+    let error = world.fail(2, &[&start[..], &["flat:0"]].concat());
+    assert!(error.contains("lora = flat: nothing is changed"), "{error}");
+    let extract = ["lora", "extract", "starter", "starter", "--rank", "8", "-o", "e.safetensors"];
+    let error = world.fail(2, &extract);
+    assert!(error.contains("tuned = starter: "), "{error}");
+    for threshold in ["nan", "-1"] {
+        let error = world.fail(2, &[&extract[..], &["--threshold", threshold]].concat());
+        assert!(error.to_lowercase().contains(&format!("threshold = {threshold}: exp")), "{error}");
+    }
+    if Path::new("/dev/zero").exists() {
+        let error = world.fail(3, &["-l", "/dev/zero", "-o", "x.png", "x"]);
+        assert!(error.contains("no regular file"), "{error}");
+    }
+    assert!(world.files().is_empty(), "{:?}", world.files());
+    world.run(&[&start[..], &["flat", "--clamp=0.99", "-q"]].concat());
+    assert_eq!(world.files(), ["x.safetensors"]);
+    assert!(world.run(&["help", "lora", "add"]).contains("--weight"));
 }

@@ -3,7 +3,7 @@
 use super::generate::{choice, open_found};
 use super::output::SCHEMA;
 use super::progress::{Progress, ProgressKind};
-use super::style::{Talk, bytes, clean, result_line};
+use super::style::{Talk, bytes, clean, result_json, result_line};
 use super::{interrupt, settings, shelf, store, threads};
 use crate::config::{Config, Settings};
 use crate::error::Error;
@@ -107,7 +107,7 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
     progress.finish();
     let report = report?;
     if args.json {
-        return result_line(&report.json().to_string());
+        return result_json(&report.json().to_string());
     }
     report.lines().iter().try_for_each(|line| result_line(line))
 }

@@ -44,7 +44,7 @@ pub(super) fn man(args: &ManArgs) -> Result<()> {
         clap_mangen::Man::new(tree()).render(&mut page)?;
         return result_bytes(&page);
     };
-    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+    std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
     clap_mangen::generate_to(tree(), folder).map_err(|e| Error::io(folder, e))?;
     result_line(&folder.display().to_string())
 }

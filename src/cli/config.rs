@@ -1,7 +1,7 @@
 //! Floor 7. `colora config`: what is set, where, and how to begin.
 
 use super::output::SCHEMA;
-use super::style::result_line;
+use super::style::{result_json, result_line};
 use super::{env, settings};
 use crate::config::{files, template, user_file};
 use crate::error::Error;
@@ -67,7 +67,7 @@ fn show(origin: bool, json: bool) -> Result<()> {
         if origin {
             value["origin"] = origins.into();
         }
-        return result_line(&value.to_string());
+        return result_json(&value.to_string());
     }
     settings.entries().try_for_each(|(key, value, from)| {
         let from = if origin { format!("  # {from}") } else { String::new() };
@@ -85,7 +85,7 @@ fn init(local: bool, force: bool) -> Result<()> {
         .into());
     };
     if let Some(folder) = path.parent().filter(|f| !f.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+        std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
     }
     // Any bytes: the same whole-or-nothing write as for pictures.
     png::save(template().as_bytes(), &path, force)?;

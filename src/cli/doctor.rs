@@ -1,7 +1,7 @@
 //! Floor 7. `colora doctor`: what this build and this machine can do.
 
 use super::output::SCHEMA;
-use super::style::{bytes, result_line};
+use super::style::{bytes, clean, result_json, result_line};
 use super::{env, settings, store};
 use crate::config::files;
 use crate::error::Error;
@@ -31,10 +31,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
         if let Some(object) = value.as_object_mut() {
             object.extend(report);
         }
-        result_line(&value.to_string())?;
+        result_json(&value.to_string())?;
     } else {
         for (key, value) in &report {
-            result_line(&format!("{key:9} {}", text(value)))?;
+            result_line(&clean(&format!("{key:9} {}", text(value))))?;
         }
     }
     starter.map(drop).map_err(|e| anyhow::Error::new(e).context("the built-in model does not open"))
@@ -43,13 +43,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
 fn report(starter: &Result<Pipeline, Error>) -> Result<Map<String, Value>> {
     let settings = settings()?;
     let store = store(&settings);
-    let place = |path: &Path| {
-        let missing = if path.exists() { "" } else { " (not there)" };
-        format!("{}{missing}", path.display())
-    };
-    let folders: Vec<String> = store.folders().iter().map(|p| place(p)).collect();
-    let loras: Vec<String> = store.lora_folders().iter().map(|p| place(p)).collect();
-    let configs: Vec<String> = files(Path::new("."), &env).iter().map(|p| place(p)).collect();
+    let place = |path: &Path| json!({ "path": path.to_string_lossy(), "exists": path.exists() });
+    let folders: Vec<Value> = store.folders().iter().map(|p| place(p)).collect();
+    let loras: Vec<Value> = store.lora_folders().iter().map(|p| place(p)).collect();
+    let configs: Vec<Value> = files(Path::new("."), &env).iter().map(|p| place(p)).collect();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut map = Map::new();
     let mut put = |key: &str, value: Value| map.insert(key.to_owned(), value);
@@ -59,11 +56,11 @@ fn report(starter: &Result<Pipeline, Error>) -> Result<Map<String, Value>> {
     put("cpu", cpu().into());
     put("kernels", Instructions::used().name().into());
     put("cores", cores.into());
-    put("memory", memory().unwrap_or_else(|| "unknown".to_owned()).into());
+    put("memory", memory().unwrap_or_default());
     put("devices", devices().into());
     put("models", folders.into());
     put("loras", loras.into());
-    put("hub cache", place(store.cache().root()).into());
+    put("hub cache", place(store.cache().root()));
     put(
         "hub",
         if store.cache().offline() { "offline".into() } else { store.cache().endpoint().into() },
@@ -74,14 +71,27 @@ fn report(starter: &Result<Pipeline, Error>) -> Result<Map<String, Value>> {
     Ok(map)
 }
 
+/// A value for people.
 fn text(value: &Value) -> String {
     match value {
+        Value::Null => "unknown".to_owned(),
         Value::String(text) => text.clone(),
+        Value::Object(object) if object.contains_key("free") => {
+            let part = |name: &str| object.get(name).and_then(Value::as_u64).map(bytes);
+            let of = |name: &str| part(name).unwrap_or_default();
+            let limit = part("limit").map(|size| format!(", limited to {size}"));
+            format!("{} free of {}{}", of("free"), of("total"), limit.unwrap_or_default())
+        }
+        Value::Object(place) => {
+            let path = place.get("path").and_then(Value::as_str).unwrap_or_default();
+            let missing = place.get("exists").and_then(Value::as_bool) == Some(false);
+            format!("{path}{}", if missing { " (not there)" } else { "" })
+        }
         Value::Array(items) if items.is_empty() => "none".to_owned(),
         Value::Array(items) => {
+            let places = items.iter().any(Value::is_object);
             let items: Vec<String> = items.iter().map(text).collect();
-            let paths = items.iter().any(|item| item.contains(std::path::MAIN_SEPARATOR));
-            items.join(if paths { "\n          " } else { " " })
+            items.join(if places { "\n          " } else { " " })
         }
         other => other.to_string(),
     }
@@ -146,16 +156,16 @@ fn cpu() -> Vec<&'static str> {
     Vec::new()
 }
 
-/// Free and whole memory, and the limit of the control group if there is one; Linux only.
-fn memory() -> Option<String> {
+/// Bytes of memory that are free and that there are, and the limit of the control group if there is one; Linux
+/// only.
+fn memory() -> Option<Value> {
     let info = std::fs::read_to_string("/proc/meminfo").ok()?;
     let field = |name: &str| {
         let line = info.lines().find(|line| line.starts_with(name))?;
         let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-        Some(bytes(kilobytes * 1024))
+        Some(kilobytes * 1024)
     };
     let limit = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
     let limit = limit.and_then(|text| text.trim().parse::<u64>().ok());
-    let limit = limit.map(|count| format!(", limited to {}", bytes(count))).unwrap_or_default();
-    Some(format!("{} free of {}{limit}", field("MemAvailable:")?, field("MemTotal:")?))
+    Some(json!({ "free": field("MemAvailable:")?, "total": field("MemTotal:")?, "limit": limit }))
 }

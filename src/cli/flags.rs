@@ -65,10 +65,17 @@ pub(crate) struct Flags {
     pub(crate) from: Option<PathBuf>,
 
     /// Sampling steps [default: by model]
-    #[arg(short, long, value_name = "N", help_heading = "Picture")]
+    #[arg(allow_negative_numbers = true, short, long, value_name = "N", help_heading = "Picture")]
     pub(crate) steps: Option<usize>,
     /// How strictly to follow the prompt; 1 = off, 5 to 8 is usual
-    #[arg(short, long, alias = "cfg-scale", value_name = "X", help_heading = "Picture")]
+    #[arg(
+        allow_negative_numbers = true,
+        short,
+        long,
+        alias = "cfg-scale",
+        value_name = "X",
+        help_heading = "Picture"
+    )]
     pub(crate) guidance: Option<f64>,
     /// Integrator
     #[arg(long, value_name = "NAME", value_parser = sampler(), help_heading = "Picture")]
@@ -111,7 +118,7 @@ pub(crate) struct Flags {
     pub(crate) reuse: Option<usize>,
     /// Merge this part of the tokens of the finest self-attention with others like them (ToMe), 0 to
     /// 0.75; pays for large pictures [default: 0]
-    #[arg(long, value_name = "R", help_heading = "Step savers")]
+    #[arg(allow_negative_numbers = true, long, value_name = "R", help_heading = "Step savers")]
     pub(crate) merge_tokens: Option<f64>,
 
     /// auto, cpu, cuda, cuda:1 or metal [env: COLORA_DEVICE]
@@ -322,6 +329,7 @@ mod tests {
             "x|p|--json|-0",
             "x|p|--device|gpu",
             "x|p|-s|-3",
+            "x|p|--steps|-3",
             "x|p|--guidance-interval|0.5",
             "x|p|--guidance-interval|0.8..0.2",
             "x|p|--reuse|x",

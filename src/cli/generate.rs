@@ -1,27 +1,33 @@
 //! Floor 7. `colora generate`: from flags to saved pictures.
 
 use super::flags::Flags;
+use super::made_with::MadeWith;
 use super::output::{Output, SCHEMA};
 use super::progress::Progress;
 use super::recipe::{self, Recipe};
-use super::style::{Talk, bytes, clean, result_line};
+use super::style::{Talk, bytes, clean, result_json, result_line};
 use super::{interrupt, output, settings, shelf, store, threads};
 use crate::config::{Config, Settings};
 use crate::error::Error;
 use crate::family::Defaults;
-use crate::lora::{Apply, Method, ReadOptions};
+use crate::lora::{Apply, LoraRef, Method, ReadOptions, StepWindow};
 use crate::picture::{Picture, png};
 use crate::pipeline::{
     Cancel, Event, Generated, Memory, Observer, Options, Pipeline, Plan, Request,
 };
+use crate::prompt::emphasis;
 use crate::store::{Model, STARTER};
-use anyhow::Result;
+use crate::whole::Fleeting;
+use anyhow::{Context, Result};
 use candle_core::DeviceLocation;
+use std::cell::RefCell;
 use std::hash::{BuildHasher, Hasher};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// Pixels of pictures that may be decoded in tiles by themselves.
+const LARGE: usize = 1 << 20;
 /// Longest prompt that is read from stdin, in bytes.
 const MAX_PROMPT: u64 = 1 << 20;
 
@@ -31,28 +37,44 @@ pub(super) fn run(flags: &Flags, talk: Talk) -> Result<()> {
     let config = &settings.config;
     threads::limit(flags.threads.or(config.threads))?;
     let recipe = flags.from.as_deref().map(|path| picture(path, flags, talk)).transpose()?;
-    let recipe = recipe.unwrap_or_default();
-    let mut request = flags.request(prompt(flags)?, recipe.request, config);
+    let made_with = MadeWith::now(flags, recipe.as_ref(), config);
+    let from = recipe.map(|recipe| recipe.request).unwrap_or_default();
+    let prompt = prompt(flags)?;
+    warn_of_emphasis([&prompt, &flags.negative], talk);
+    let given = flags.request(prompt.clone(), from.clone(), &Config::default());
+    let of_settings = |error| of_settings(error, &given, &settings);
+    let mut request = flags.request(prompt, from, config);
     if let Some(name) = &flags.stack {
         shelf::stack(&store(&settings), name, flags.lora_method.is_some(), &mut request)?;
     }
     // Mistakes that need no model are found before one is opened.
-    request.plan(&Defaults::default(), 0)?;
+    request.plan(&Defaults::default(), 0).map_err(of_settings)?;
     let to = Output::new(flags, config, request.count)?;
     let cancel = Cancel::new();
     interrupt::install(&cancel)?;
     let progress = Progress::new(flags.progress, talk, flags.json);
-    let name = model_name(flags, recipe.model, config);
     let shelf = shelf::StoreShelf::new(store(&settings), &cancel);
-    shelf.fetch(&request.loras, &|transfer| progress.transfer(transfer))?;
-    let pipeline = open(&name, flags, &settings, &cancel, &progress, shelf)?;
-    let plan = pipeline.plan(&request, random_seed())?;
+    let fetched = shelf.fetch(&request.loras, &|transfer| progress.transfer(transfer));
+    fetched.map_err(|error| of_picture(error.into(), flags))?;
+    let pipeline = open(&made_with, flags, &settings, &cancel, &progress, shelf);
+    let pipeline = pipeline.map_err(|error| of_picture(error, flags))?;
+    let plan = pipeline.plan(&request, random_seed());
+    let plan = plan.map_err(|error| of_picture(of_settings(error), flags))?;
+    warn_of_windows(&plan, talk);
     let names = to.names(&plan, pipeline.model_name())?;
     if flags.dry_run {
         return dry_run(&pipeline, &plan, &names, flags.json);
     }
     output::make_folders(&names, talk)?;
-    let job = Job { pipeline: &pipeline, plan: &plan, names: &names, output: &to, talk };
+    let job = Job {
+        pipeline: &pipeline,
+        plan: &plan,
+        made_with: &made_with,
+        names: &names,
+        output: &to,
+        preview: RefCell::default(),
+        talk,
+    };
     let done = job.run(&progress, &cancel);
     progress.finish();
     done
@@ -60,7 +82,7 @@ pub(super) fn run(flags: &Flags, talk: Talk) -> Result<()> {
 
 /// A picture's settings; a warning for what they hold beyond colora.
 fn picture(path: &Path, flags: &Flags, talk: Talk) -> Result<Recipe, Error> {
-    let recipe = recipe::read(path)?;
+    let recipe = recipe::read(path)?.located(path);
     let chosen = flags.sampler.is_some() && flags.schedule.is_some();
     if let Some(sampler) = recipe.unknown_sampler.as_ref().filter(|_| !chosen) {
         return Err(Error::unsupported(
@@ -69,7 +91,7 @@ fn picture(path: &Path, flags: &Flags, talk: Talk) -> Result<Recipe, Error> {
         ));
     }
     if !recipe.ignored.is_empty() {
-        let names = recipe.ignored.join(", ");
+        let names = clean(&recipe.ignored.join(", "));
         talk.say(&format!("warning: the picture will differ; not followed: {names}"));
     }
     Ok(recipe)
@@ -88,14 +110,70 @@ fn prompt(flags: &Flags) -> Result<Option<String>, Error> {
     Ok(Some(text.trim_end_matches(['\n', '\r']).to_owned()))
 }
 
-fn model_name(flags: &Flags, of_picture: Option<String>, config: &Config) -> String {
-    let name = flags.model.clone().or(of_picture).or(config.model.clone());
-    name.filter(|name| !name.is_empty()).unwrap_or_else(|| STARTER.to_owned())
+/// Says that emphasis is read as any other text.
+fn warn_of_emphasis(texts: [&Option<String>; 2], talk: Talk) {
+    if let Some(part) = texts.into_iter().flatten().find_map(|text| emphasis(text)) {
+        let part = clean(part);
+        talk.say(&format!(
+            "warning: `{part}` is drawn as it is written; emphasis is not supported"
+        ));
+    }
+}
+
+/// Says which LoRAs the steps of `plan` never come to.
+fn warn_of_windows(plan: &Plan, talk: Talk) {
+    for lora in &plan.loras {
+        let acts =
+            |window: &StepWindow| (0..plan.steps).any(|step| window.active(step, plan.steps));
+        if let Some(window) = lora.steps.filter(|window| !acts(window)) {
+            let name = clean(&lora.name);
+            talk.say(&format!("warning: {name}: none of {} steps is in {window}", plan.steps));
+        }
+    }
+}
+
+/// Says of a bad value in which file it stands; `given` is what flags and picture say alone.
+fn of_settings(error: Error, given: &Request, settings: &Settings) -> anyhow::Error {
+    let Error::BadRequest { field, .. } = &error else { return error.into() };
+    let given = match *field {
+        "width" => given.width.is_some(),
+        "height" => given.height.is_some(),
+        "steps" => given.steps.is_some(),
+        "guidance_scale" => given.guidance_scale.is_some(),
+        "clip_skip" => given.clip_skip.is_some(),
+        _ => true,
+    };
+    match settings.origin(field).filter(|_| !given) {
+        Some(origin) => {
+            let why = format!("cannot use `{field}` of {origin}");
+            anyhow::Error::new(error).context(why)
+        }
+        None => error.into(),
+    }
+}
+
+/// Says of a model or LoRA that is not here that a picture named it, not the user.
+fn of_picture(error: anyhow::Error, flags: &Flags) -> anyhow::Error {
+    let Some(picture) = flags.from.as_ref().map(|path| path.display()) else { return error };
+    let Some(Error::NotFound { what, name, .. }) = error.downcast_ref::<Error>() else {
+        return error;
+    };
+    let of_user = |lora: &LoraRef| &lora.name == name;
+    let typed = flags.prompt.as_ref().is_some_and(|prompt| prompt.contains(name));
+    if what.ends_with("model") && flags.model.is_none() {
+        let why = format!("{picture} names a model that is not found; -m takes another");
+        return error.context(why);
+    }
+    if what.ends_with("LoRA") && !typed && !flags.loras.iter().any(of_user) {
+        let why = format!("{picture} names a LoRA that is not found; -l takes others instead");
+        return error.context(why);
+    }
+    error
 }
 
 /// Finds and opens a model.
 fn open(
-    name: &str,
+    made_with: &MadeWith,
     flags: &Flags,
     settings: &Settings,
     cancel: &Cancel,
@@ -106,9 +184,8 @@ fn open(
     let device = flags
         .device
         .map_or_else(|| choice(settings, "device", config.device.as_deref()), |d| Ok(Some(d)))?;
-    let dtype = flags
-        .dtype
-        .map_or_else(|| choice(settings, "dtype", config.dtype.as_deref()), |d| Ok(Some(d)))?;
+    let dtype = chosen(flags, settings, "dtype", made_with.dtype.as_deref())?;
+    let quantize = chosen(flags, settings, "quantize", made_with.quantize.as_deref())?;
     if let Some(set) = flags.cpu {
         set.limit();
     }
@@ -117,9 +194,9 @@ fn open(
     let options =
         Pipeline::options().device(device.unwrap_or_default()).dtype(dtype).memory(memory);
     let reading = ReadOptions { strict: flags.strict, allow_nan: flags.allow_nan_modules };
-    let options =
-        options.quantize(flags.quantize).vae(flags.vae.clone().or_else(|| config.vae.clone()));
+    let options = options.quantize(quantize).vae(made_with.vae.as_ref().map(PathBuf::from));
     let options = options.shelf(Arc::new(shelf)).reading(reading);
+    let name = made_with.model.as_deref().unwrap_or(STARTER);
     let model = store(settings).resolve(name, cancel, &|transfer| progress.transfer(transfer))?;
     Ok(open_found(options, model)?)
 }
@@ -144,6 +221,20 @@ where
     })
 }
 
+/// Parses a word of a picture or a setting; the error says whose it is.
+fn chosen<T>(flags: &Flags, settings: &Settings, key: &str, word: Option<&str>) -> Result<Option<T>>
+where
+    T: std::str::FromStr<Err = Error>,
+{
+    match &flags.from {
+        Some(picture) if word != settings.config.dtype.as_deref() => {
+            let parsed = word.map(str::parse).transpose().map_err(anyhow::Error::new);
+            parsed.with_context(|| format!("cannot use `{key}` of {}", picture.display()))
+        }
+        _ => choice(settings, key, word),
+    }
+}
+
 /// A seed that differs from run to run; 32 bits, which are enough and easy to copy.
 fn random_seed() -> u64 {
     let random = std::hash::RandomState::new().build_hasher().finish();
@@ -154,9 +245,12 @@ fn random_seed() -> u64 {
 struct Job<'a> {
     pipeline: &'a Pipeline,
     plan: &'a Plan,
+    made_with: &'a MadeWith,
     /// Empty for stdout.
     names: &'a [PathBuf],
     output: &'a Output,
+    /// The preview of the picture at work.
+    preview: RefCell<Option<Fleeting>>,
     talk: Talk,
 }
 
@@ -178,7 +272,7 @@ impl Job<'_> {
             })
         };
         let done = self.pipeline.generate(self.plan, &observer, cancel, &mut sink);
-        remove_preview();
+        self.preview.take();
         match failure {
             Some(error) => Err(error),
             None => Ok(done?),
@@ -186,9 +280,10 @@ impl Job<'_> {
     }
 
     fn save(&self, image: &Generated) -> Result<()> {
-        remove_preview();
+        self.preview.take();
         let name = self.names.get(image.index).map(PathBuf::as_path);
-        self.output.save(image, name, self.plan, self.pipeline.model_name())?;
+        let model = self.pipeline.model_name();
+        self.output.save(image, name, self.plan, model, self.made_with)?;
         let time = image.timings;
         tracing::info!(
             seed = image.seed,
@@ -203,17 +298,14 @@ impl Job<'_> {
         let Some(name) = self.names.get(image) else { return };
         let path = name.with_extension("preview.png");
         let bytes = png::encode(picture, &png::Texts::default());
-        let mut mine = interrupt::saving();
-        let again = mine.as_ref() == Some(&path);
+        let mut mine = self.preview.borrow_mut();
+        let again = mine.as_ref().is_some_and(|preview| preview.path() == path);
         match bytes.and_then(|bytes| png::save(&bytes, &path, again)) {
-            Ok(()) => *mine = Some(path),
+            Ok(()) if again => {}
+            Ok(()) => *mine = Some(Fleeting::new(path)),
             Err(error) => self.talk.say(&format!("warning: no preview: {error}")),
         }
     }
-}
-
-fn remove_preview() {
-    let _ = interrupt::saving().take().map(std::fs::remove_file);
 }
 
 /// Prints what would run.
@@ -226,7 +318,7 @@ fn dry_run(pipeline: &Pipeline, plan: &Plan, names: &[PathBuf], json: bool) -> R
     };
     let model = pipeline.model_name();
     if json {
-        return result_line(&serde_json::to_string(&serde_json::json!({
+        return result_json(&serde_json::to_string(&serde_json::json!({
             "schema": SCHEMA, "event": "plan", "model": model, "device": device,
             "outputs": outputs, "plan": plan, "summary": pipeline.summary(),
         }))?);
@@ -248,16 +340,20 @@ fn dry_run(pipeline: &Pipeline, plan: &Plan, names: &[PathBuf], json: bool) -> R
     let mut inner = toml::Table::try_from(Plan { seed: 0, ..plan.clone() })?;
     inner.insert("seed".into(), seed);
     table.insert("plan".into(), inner.into());
-    result_line((head + &table.to_string()).trim_end())
+    result_line(clean(&(head + &table.to_string())).trim_end())
 }
 
-/// Used by tests and `inspect --as-command`: the request as flags of `generate`.
-pub(super) fn as_command(request: &Request, model: Option<&str>) -> String {
+/// Used by tests and `inspect --as-command`: how a picture was made, as flags of `generate`.
+pub(super) fn as_command(recipe: &Recipe) -> String {
+    let (request, made_with) = (&recipe.request, recipe.made_with());
     let mut words = vec!["colora".to_owned(), "generate".to_owned()];
     let mut flag = |name: &str, value: Option<String>| {
         words.extend(value.map(|value| format!("--{name}={}", quote(&value))));
     };
-    flag("model", model.map(str::to_owned));
+    flag("model", made_with.model);
+    flag("vae", made_with.vae);
+    flag("quantize", made_with.quantize);
+    flag("dtype", made_with.dtype);
     flag("negative", Some(request.negative_prompt.clone()).filter(|n| !n.is_empty()));
     let size = request.width.zip(request.height).map(|(w, h)| format!("{w}x{h}"));
     flag("size", size);
@@ -276,8 +372,11 @@ pub(super) fn as_command(request: &Request, model: Option<&str>) -> String {
     let default = Method::default();
     flag("lora-method", Some(request.lora_method).filter(|m| *m != default).map(|m| m.to_string()));
     flag("apply", Some(request.apply).filter(|a| *a != Apply::Auto).map(|a| a.to_string()));
-    if request.tile == Some(true) {
-        words.push("--tile".to_owned());
+    match (request.tile, request.width.zip(request.height)) {
+        (Some(true), _) => words.push("--tile".to_owned()),
+        // Large pictures are tiled unless told otherwise.
+        (Some(false), Some((w, h))) if w * h > LARGE => words.push("--no-tile".to_owned()),
+        _ => {}
     }
     if request.prompt.starts_with('-') {
         words.push("--".to_owned());
@@ -286,13 +385,31 @@ pub(super) fn as_command(request: &Request, model: Option<&str>) -> String {
     words.join(" ")
 }
 
-/// `text` as one word of a POSIX shell.
+/// `text` as one word of a POSIX shell; with control characters, which no terminal should see, as bash, zsh and
+/// ksh write it.
 fn quote(text: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_./:=,+@%".contains(&b);
     if !text.is_empty() && text.bytes().all(plain) {
         text.to_owned()
+    } else if text.contains(char::is_control) {
+        format!("$'{}'", text.chars().map(escaped).collect::<String>())
     } else {
         format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
+/// A character between `$'` and `'`.
+fn escaped(c: char) -> String {
+    match c {
+        '\n' => r"\n".to_owned(),
+        '\t' => r"\t".to_owned(),
+        '\'' | '\\' => format!("\\{c}"),
+        c if c.is_control() => {
+            let mut bytes = [0; 4];
+            let bytes = c.encode_utf8(&mut bytes).bytes();
+            bytes.fold(String::new(), |text, byte| text + &format!(r"\x{byte:02x}"))
+        }
+        c => c.to_string(),
     }
 }
 
@@ -302,6 +419,12 @@ mod tests {
 
     #[test]
     fn commands_survive_a_shell() {
+        let made_with = MadeWith {
+            model: Some("my model".into()),
+            vae: Some("v".into()),
+            quantize: Some("q8_0".into()),
+            dtype: Some("bf16".into()),
+        };
         let request = Request {
             prompt: "it's a $fox".into(),
             seed: Some(3),
@@ -309,13 +432,17 @@ mod tests {
             height: Some(16),
             ..Request::default()
         };
+        let made_with = Some(made_with);
+        let recipe = Recipe { made_with, request, ..Recipe::default() };
         assert_eq!(
-            as_command(&request, Some("my model")),
-            r"colora generate --model='my model' --size=8x16 --seed=3 'it'\''s a $fox'"
+            as_command(&recipe),
+            r"colora generate --model='my model' --vae=v --quantize=q8_0 --dtype=bf16 --size=8x16 --seed=3 'it'\''s a $fox'"
         );
         let dash = Request { prompt: "-x".into(), ..Request::default() };
-        assert_eq!(as_command(&dash, None), "colora generate -- -x");
+        let dash = Recipe { request: dash, ..Recipe::default() };
+        assert_eq!(as_command(&dash), "colora generate -- -x");
         assert_eq!(quote(""), "''");
+        assert_eq!(quote("a\x1b[2J'\\\n\u{9b}é"), r"$'a\x1b[2J\'\\\n\xc2\x9bé'");
     }
 
     #[test]

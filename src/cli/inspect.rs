@@ -1,9 +1,12 @@
 //! Floor 7. `colora inspect`: the settings stored in a picture.
 
 use super::generate::as_command;
+use super::made_with::MadeWith;
 use super::output::SCHEMA;
 use super::recipe::{self, Recipe};
-use super::style::{clean, result_line};
+use super::style::{clean, result_json, result_line};
+use crate::lora::{Apply, Method};
+use crate::pipeline::Request;
 use anyhow::Result;
 use clap::ValueHint;
 use std::path::{Path, PathBuf};
@@ -31,9 +34,9 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<()> {
     let recipe = recipe::read(&args.image)?;
     if args.as_command {
-        result_line(&as_command(&recipe.request, recipe.model.as_deref()))
+        result_line(&as_command(&recipe.located(&args.image)))
     } else if args.json {
-        result_line(&json(&recipe, &args.image)?)
+        result_json(&json(&recipe, &args.image)?)
     } else {
         result_line(&clean(&text(&recipe)))
     }
@@ -47,6 +50,7 @@ fn json(recipe: &Recipe, path: &Path) -> Result<String> {
         "event": "settings",
         "path": path.to_string_lossy(),
         "model": recipe.model,
+        "made_with": recipe.made_with,
         "request": recipe.request,
         "parameters": fields,
         "unknown_sampler": recipe.unknown_sampler,
@@ -59,8 +63,26 @@ fn text(recipe: &Recipe) -> String {
         lines.push(format!("\nNegative prompt:\n{}", recipe.request.negative_prompt));
     }
     lines.push(String::new());
-    let width = recipe.parameters.fields.iter().map(|(name, _)| name.chars().count()).max();
-    let width = width.unwrap_or(0);
-    lines.extend(recipe.parameters.fields.iter().map(|(k, v)| format!("{k:width$}  {v}")));
+    let rows: Vec<(&str, String)> =
+        recipe.parameters.fields.iter().map(|(k, v)| (k.as_str(), v.clone())).collect();
+    let rows = [rows, more(recipe)].concat();
+    let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    lines.extend(rows.iter().map(|(name, value)| format!("{name:width$}  {value}")));
     lines.join("\n").trim_end().to_owned()
+}
+
+/// What other programs have no words for.
+fn more(recipe: &Recipe) -> Vec<(&'static str, String)> {
+    let Request { loras, lora_method: method, apply, tile, .. } = &recipe.request;
+    let mut rows: Vec<_> = loras.iter().map(|lora| ("LoRA", lora.to_string())).collect();
+    let default = Method::default();
+    rows.extend(Some(method).filter(|m| **m != default).map(|m| ("LoRA method", m.to_string())));
+    rows.extend(Some(apply).filter(|a| **a != Apply::Auto).map(|a| ("Apply", a.to_string())));
+    rows.extend(tile.filter(|tile| *tile).map(|_| ("Tile", "yes".to_owned())));
+    let MadeWith { model, vae, quantize, dtype } = recipe.made_with.clone().unwrap_or_default();
+    let model = model.filter(|model| recipe.model.as_ref() != Some(model));
+    let named =
+        [("Model given", model), ("VAE given", vae), ("Quantize", quantize), ("Dtype", dtype)];
+    rows.extend(named.into_iter().filter_map(|(name, word)| Some((name, word?))));
+    rows
 }

@@ -9,6 +9,7 @@ mod generate;
 mod inspect;
 mod interrupt;
 mod lora;
+mod made_with;
 mod model;
 mod output;
 mod progress;
@@ -39,7 +40,7 @@ Examples:
 const CODES: &str = "\
 Exit codes:
   0 ok   1 internal   2 usage   3 bad input file   4 not found   5 unsupported here
-  6 resources   130 interrupted
+  6 resources: memory, disk, what cannot be written   130 interrupted
 
 Environment:
   COLORA_MODEL, COLORA_MODELS (folders), COLORA_LORA_PATH (folders), COLORA_DEVICE, COLORA_DTYPE,
@@ -100,26 +101,55 @@ pub fn run() -> ExitCode {
     }
     let arguments = match verb::complete(arguments) {
         Ok(arguments) => arguments,
-        Err(error) => return style::report(&error.into()),
+        Err(error) => return style::report(&error.into(), &[]),
     };
+    let flags = flags_of(&arguments);
     match Cli::try_parse_from(arguments) {
         Ok(cli) => {
             cli.talk.start_log();
-            dispatch(cli).map_or_else(|error| style::report(&error), |()| ExitCode::SUCCESS)
+            dispatch(cli).map_or_else(|error| style::report(&error, &flags), |()| ExitCode::SUCCESS)
         }
         Err(usage) => {
+            let printed = usage.print();
             // Help goes to stdout, whose reader may have left.
-            let _ = usage.print();
+            let left = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
+            if let Err(error) = printed
+                && usage.exit_code() == 0
+                && !left(&error)
+            {
+                return style::report(&Error::write("stdout", error).into(), &flags);
+            }
             ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(2))
         }
     }
 }
 
+/// The long flags of the command that `arguments` call.
+fn flags_of(arguments: &[OsString]) -> Vec<String> {
+    let tree = tree();
+    let mut command = &tree;
+    for word in arguments.iter().skip(1).filter_map(|word| word.to_str()) {
+        match command.find_subcommand(word) {
+            Some(below) => command = below,
+            // What follows the verb belongs to it.
+            None if !word.starts_with('-') => break,
+            None => {}
+        }
+    }
+    command.get_arguments().filter_map(|a| a.get_long().map(str::to_owned)).collect()
+}
+
 fn dispatch(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Generate(flags) => generate::run(&flags, cli.talk),
-        Command::Model(args) => model::run(args, cli.talk),
-        Command::Lora(args) => lora::run(args, cli.talk),
+        Command::Model(args) => {
+            threads::start()?;
+            model::run(args, cli.talk)
+        }
+        Command::Lora(args) => {
+            threads::start()?;
+            lora::run(args, cli.talk)
+        }
         Command::Inspect(args) => inspect::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Bench(args) => bench::run(&args, cli.talk),

@@ -4,7 +4,7 @@ use super::generate::open_found;
 use super::interrupt;
 use super::output::SCHEMA;
 use super::progress::{Progress, ProgressKind};
-use super::style::{Talk, bytes, clean, result_line};
+use super::style::{Talk, bytes, clean, result_json, result_line};
 use super::{settings, store};
 use crate::family::{Converted, ModelParts, Summary, quantise};
 use crate::lora::write::check_free;
@@ -87,7 +87,7 @@ pub(super) fn run(args: Args, talk: Talk) -> Result<()> {
                     "schema": SCHEMA, "event": "converted", "path": path, "kind": quantize.name(),
                     "quantised": quantised, "plain": plain, "bytes": bytes,
                 });
-                return result_line(&value.to_string());
+                return result_json(&value.to_string());
             }
             result_line(&path)
         }
@@ -98,10 +98,23 @@ fn list(json: bool) -> Result<()> {
     let entries = store(&settings()?).list();
     let width = entries.iter().map(|e| e.name.chars().count()).max().unwrap_or(0);
     for entry in &entries {
-        let line = if json { serde_json::to_string(entry)? } else { row(entry, width) };
-        result_line(&line)?;
+        if json {
+            let entry = serde_json::to_value(entry)?;
+            result_json(&listed(entry).to_string())?;
+        } else {
+            result_line(&row(entry, width))?;
+        }
     }
     Ok(())
+}
+
+/// An entry of a list as an object of ours.
+pub(super) fn listed(entry: serde_json::Value) -> serde_json::Value {
+    let mut value = serde_json::json!({ "schema": SCHEMA, "event": "listed" });
+    if let (Some(object), serde_json::Value::Object(entry)) = (value.as_object_mut(), entry) {
+        object.extend(entry);
+    }
+    value
 }
 
 fn row(entry: &Entry, width: usize) -> String {
@@ -123,7 +136,7 @@ fn inspect(name: &str, json: bool, talk: Talk) -> Result<()> {
         let value = serde_json::json!({
             "schema": SCHEMA, "event": "model", "model": pipeline.model_name(), "summary": summary,
         });
-        return result_line(&value.to_string());
+        return result_json(&value.to_string());
     }
     result_line(&clean(&text(&summary)))
 }
@@ -145,7 +158,7 @@ fn convert(
         Model::Starter => starter::open(Placement::default(), None)?,
         Model::Files(path) => ModelParts::open(&path, Placement::default(), None)?,
     };
-    let written = quantise(&parts, kind, output, force)?;
+    let written = quantise(&parts, kind, output, force, &cancel)?;
     let Converted { quantised, plain, bytes: size } = written;
     let size = bytes(size);
     talk.say(&format!("{quantised} weights in {kind}, {plain} tensors in floats, {size}"));

@@ -1,16 +1,17 @@
 //! Floor 7. Where pictures go: files that never overwrite, or stdout.
 
 use super::flags::Flags;
-use super::interrupt;
-use super::style::{Talk, result_bytes, result_line, stdout_is_terminal};
+use super::made_with::MadeWith;
+use super::style::{Talk, result_bytes, result_json, stdout_is_terminal};
 use super::template::{DEFAULT, Facts, Template};
 use crate::config::Config;
 use crate::error::Error;
 use crate::picture::png;
 use crate::pipeline::{Generated, Plan, Request};
+use crate::whole;
 use anyhow::Result;
 use serde::Serialize;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Version of the JSON objects on stdout and stderr.
@@ -133,9 +134,10 @@ impl Output {
         name: Option<&Path>,
         plan: &Plan,
         model: &str,
+        made_with: &MadeWith,
     ) -> Result<()> {
         let texts = if self.metadata {
-            super::recipe::texts(plan, image.index, model)?
+            super::recipe::texts(plan, image.index, model, made_with)?
         } else {
             png::Texts::default()
         };
@@ -143,7 +145,7 @@ impl Output {
         let Some(path) = name else { return result_bytes(&bytes) };
         let path = self.write(&bytes, path)?;
         if self.form == Form::Json {
-            return result_line(&saved(image, &path, plan, model)?);
+            return result_json(&saved(image, &path, plan, model)?);
         }
         let mut line = path.as_os_str().as_encoded_bytes().to_vec();
         line.push(if self.form == Form::Nul { 0 } else { b'\n' });
@@ -152,7 +154,6 @@ impl Output {
 
     /// Writes a file and returns its name, which is another when someone took a default name.
     fn write(&self, bytes: &[u8], path: &Path) -> Result<PathBuf, Error> {
-        let _whole = interrupt::saving();
         let mut path = path.to_path_buf();
         loop {
             match png::save(bytes, &path, self.force && self.named) {
@@ -163,15 +164,21 @@ impl Output {
     }
 }
 
-/// Makes the folders that the template names, and says so.
+/// Makes the folders that the template names, and says so; finds out whether pictures can be written there.
 ///
 /// # Errors
-/// [`Error::Io`] when a folder cannot be made.
+/// [`Error::Write`] when a folder or a file in it cannot be made.
 pub(super) fn make_folders(names: &[PathBuf], talk: Talk) -> Result<(), Error> {
-    let parents: BTreeSet<&Path> = names.iter().filter_map(|name| name.parent()).collect();
-    for folder in parents {
-        if !folder.as_os_str().is_empty() && !folder.exists() {
-            std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+    // Of each folder the longest name, which is the first to be too long.
+    let mut longest: BTreeMap<&Path, &PathBuf> = BTreeMap::new();
+    for name in names {
+        let place = longest.entry(name.parent().unwrap_or(Path::new(""))).or_insert(name);
+        if place.as_os_str().len() < name.as_os_str().len() {
+            *place = name;
+        }
+    }
+    for (folder, name) in longest {
+        if whole::prepare(name)? {
             talk.say(&format!("created the folder {}", folder.display()));
         }
     }

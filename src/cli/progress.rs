@@ -1,7 +1,7 @@
 //! Floor 7. Progress on stderr: a bar on a terminal, a line a slow stage elsewhere, or JSON.
 
 use super::output::SCHEMA;
-use super::style::{Talk, say};
+use super::style::{Talk, plain_json, say};
 use crate::pipeline::{Event, Observer};
 use crate::store::Transfer;
 use clap::ValueEnum;
@@ -82,7 +82,7 @@ impl Progress {
             let json = serde_json::json!({
                 "schema": SCHEMA, "event": "transfer", "file": file, "done": done, "total": total,
             });
-            return say(&json.to_string());
+            return say(&plain_json(&json.to_string()));
         }
         self.enter(&format!("downloading {file}"));
         let all = total.map(|t| format!(" of {}", super::style::bytes(t))).unwrap_or_default();
@@ -118,6 +118,8 @@ impl Progress {
         }
         *stage = Stage::new(name);
         if let Show::Bar(bar) = &self.show {
+            // A bar of no length would look full.
+            bar.set_style(style(WAITING));
             bar.set_length(0);
             bar.set_position(0);
             bar.set_prefix(name.to_owned());
@@ -130,6 +132,7 @@ impl Progress {
         let mut stage = self.stage.borrow_mut();
         match &self.show {
             Show::Bar(bar) => {
+                bar.set_style(style(if all > 0 { MEASURED } else { WAITING }));
                 bar.set_length(all);
                 bar.set_position(done);
                 bar.set_message(note.clone());
@@ -154,11 +157,15 @@ impl Progress {
 impl Observer for Progress {
     fn event(&self, event: &Event) {
         if let Show::Json = self.show {
-            return say(&json(event));
+            return say(&plain_json(&json(event)));
         }
         match event {
             Event::Loading { component } => self.enter(&format!("loading {component}")),
             Event::Encoding => self.enter("encoding the prompt"),
+            Event::Sampling { image, steps } => {
+                self.enter(&format!("picture {}", image + 1));
+                self.tell(0, *steps as u64, format!("step 0/{steps}"));
+            }
             Event::Step { image, step, steps, sigma, .. } => {
                 self.enter(&format!("picture {}", image + 1));
                 let each = self.pace(*step);
@@ -174,10 +181,18 @@ impl Observer for Progress {
     }
 }
 
+/// A stage of which nobody knows how long it takes.
+const WAITING: &str = "{spinner} {prefix}  {msg}";
+/// A stage that is counted.
+const MEASURED: &str = "{spinner} {prefix}  {wide_bar:.cyan/dim}  {msg}";
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
 fn bar() -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-    let style = ProgressStyle::with_template("{spinner} {prefix}  {wide_bar:.cyan/dim}  {msg}");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.set_style(style(WAITING));
     bar.enable_steady_tick(Duration::from_millis(120));
     bar
 }
@@ -199,6 +214,9 @@ fn json(event: &Event) -> String {
             "schema": SCHEMA, "event": "loading", "component": component,
         }),
         Event::Encoding => serde_json::json!({ "schema": SCHEMA, "event": "encoding" }),
+        Event::Sampling { image, steps } => serde_json::json!({
+            "schema": SCHEMA, "event": "sampling", "image": image, "steps": steps,
+        }),
         Event::Step { image, step, steps, sigma, .. } => serde_json::json!({
             "schema": SCHEMA, "event": "step", "image": image, "step": step, "steps": steps,
             "sigma": sigma,

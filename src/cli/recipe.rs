@@ -1,8 +1,10 @@
 //! Floor 7. The settings that travel in pictures: ours as JSON, everyone's as "parameters".
 
+use super::made_with::{MadeWith, locate_loras};
 use crate::error::{Error, Result};
 use crate::picture::{Parameters, png};
 use crate::pipeline::{Plan, Request};
+use crate::prompt::emphasis;
 use crate::sampling::{Sampler, Schedule};
 use crate::size::ImageSize;
 use serde::{Deserialize, Serialize};
@@ -16,7 +18,11 @@ const SCHEMA: u32 = 1;
 struct Own {
     schema: u32,
     version: String,
+    /// The model's own name, for people and other programs.
     model: String,
+    /// Older pictures say no more than the name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    made_with: Option<MadeWith>,
     request: Request,
 }
 
@@ -25,6 +31,8 @@ struct Own {
 pub(super) struct Recipe {
     /// The model's name.
     pub(super) model: Option<String>,
+    /// What it was made with, as its maker named it.
+    pub(super) made_with: Option<MadeWith>,
     /// The request that makes it again.
     pub(super) request: Request,
     /// The settings as written for other programs.
@@ -33,6 +41,23 @@ pub(super) struct Recipe {
     pub(super) unknown_sampler: Option<String>,
     /// Other settings that change the picture and that colora does not follow.
     pub(super) ignored: Vec<String>,
+}
+
+impl Recipe {
+    /// What it was made with; of older pictures and those of other programs only the model's name is known.
+    pub(super) fn made_with(&self) -> MadeWith {
+        let named = MadeWith { model: self.model.clone(), ..MadeWith::default() };
+        self.made_with.clone().unwrap_or(named)
+    }
+
+    /// The same with paths that lead from the current folder to what the picture at `path` means.
+    #[must_use]
+    pub(super) fn located(mut self, path: &Path) -> Self {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        self.made_with = self.made_with.map(|words| words.located(folder));
+        locate_loras(&mut self.request.loras, folder);
+        self
+    }
 }
 
 /// Settings of other programs that make another picture; without them the request is not the whole.
@@ -50,11 +75,17 @@ const UNFOLLOWED: [&str; 7] = [
 ///
 /// # Errors
 /// [`Error::Internal`] when the request is no JSON, which no request is.
-pub(super) fn texts(plan: &Plan, index: usize, model: &str) -> Result<png::Texts> {
+pub(super) fn texts(
+    plan: &Plan,
+    index: usize,
+    model: &str,
+    made_with: &MadeWith,
+) -> Result<png::Texts> {
     let own = Own {
         schema: SCHEMA,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         model: model.to_owned(),
+        made_with: Some(made_with.clone()),
         request: plan.request_for(index),
     };
     let json =
@@ -88,7 +119,13 @@ fn own(json: &str, parameters: Parameters, path: &Path) -> Result<Recipe> {
     if own.schema != SCHEMA {
         return Err(Error::corrupt(path, newer(&version)));
     }
-    Ok(Recipe { model: Some(own.model), request: own.request, parameters, ..Recipe::default() })
+    Ok(Recipe {
+        model: Some(own.model),
+        made_with: own.made_with,
+        request: own.request,
+        parameters,
+        ..Recipe::default()
+    })
 }
 
 /// The request behind the settings of another program.
@@ -116,9 +153,19 @@ fn foreign(parameters: Parameters) -> Recipe {
         ..Request::default()
     };
     let named = UNFOLLOWED.iter().filter(|name| parameters.get(name).is_some());
-    let ignored = named.map(|name| (*name).to_owned()).collect();
+    let mut ignored: Vec<String> = named.map(|name| (*name).to_owned()).collect();
+    let unread = [
+        ("Size", size.is_none()),
+        ("CFG scale", request.guidance_scale.is_none()),
+        ("Token merging ratio", merged != Some(request.merge_tokens)),
+    ];
+    for (name, _) in unread.iter().filter(|(_, unread)| *unread) {
+        ignored.extend(parameters.get(name).map(|value| format!("{name}: {value}")));
+    }
+    let texts = [&parameters.prompt, &parameters.negative_prompt];
+    ignored.extend(texts.into_iter().filter_map(|t| emphasis(t)).map(|e| format!("emphasis {e}")));
     let model = parameters.get("Model").map(str::to_owned);
-    Recipe { model, request, parameters, unknown_sampler, ignored }
+    Recipe { model, request, parameters, unknown_sampler, ignored, made_with: None }
 }
 
 /// Sampler and schedule, which older programs wrote as one name (`DPM++ 2M Karras`).
@@ -177,10 +224,16 @@ mod tests {
 
     #[test]
     fn a_request_survives_in_a_picture() {
-        let texts = texts(&plan(), 1, "m").unwrap();
+        let made_with = MadeWith {
+            model: Some("sub/m.safetensors".into()),
+            dtype: Some("bf16".into()),
+            ..MadeWith::default()
+        };
+        let texts = texts(&plan(), 1, "m", &made_with).unwrap();
         let recipe = stored(&texts).unwrap();
         assert_eq!(recipe.request, plan().request_for(1));
         assert_eq!(recipe.model.as_deref(), Some("m"));
+        assert_eq!(recipe.made_with, Some(made_with));
         // Also through the lines that other programs read, except for what they do not hold.
         let through = stored(&png::Texts { colora: None, ..texts }).unwrap();
         assert_eq!(Request { tile: Some(false), ..through.request }, recipe.request);
@@ -202,8 +255,14 @@ mod tests {
         assert_eq!(automatic.request.schedule, Some(Schedule::Karras));
         let other = parse("Steps: 9, Sampler: Euler a, Refiner: r, Seed: -1, Size: 9x9");
         assert_eq!(other.unknown_sampler.as_deref(), Some("Euler a, Uniform"));
-        assert_eq!(other.ignored, ["Refiner"]);
+        assert_eq!(other.ignored, ["Refiner", "Size: 9x9"]);
+        let strong = foreign(Parameters::parse("(red:1.3) \\(x:1)\nSteps: 9"));
+        assert_eq!(strong.ignored, ["emphasis (red:1.3)"]);
         assert_eq!((other.request.seed, other.request.width), (None, None));
+    }
+
+    fn named(model: &str) -> MadeWith {
+        MadeWith { model: Some(model.into()), ..MadeWith::default() }
     }
 
     #[test]
@@ -217,6 +276,8 @@ mod tests {
         ] {
             assert!(matches!(with(json), Err(Error::Corrupt { .. })), "{json}");
         }
+        let older = with(r#"{"schema":1,"version":"0.0","model":"m","request":{}}"#).unwrap();
+        assert_eq!((older.made_with(), older.made_with.is_none()), (named("m"), true));
         let newer = r#"{"schema":1,"version":"9.9","model":"m","request":{"lora":1}}"#;
         assert!(with(newer).unwrap_err().to_string().contains("9.9"));
         assert!(stored(&png::Texts::default()).unwrap_err().to_string().contains("no settings"));

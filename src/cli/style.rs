@@ -56,13 +56,33 @@ pub(crate) fn result_line(line: &str) -> Result<()> {
     result_bytes(format!("{line}\n").as_bytes())
 }
 
+/// A JSON object as a line of results.
+///
+/// # Errors
+/// As [`result_line`].
+pub(crate) fn result_json(json: &str) -> Result<()> {
+    result_line(&plain_json(json))
+}
+
+/// JSON without the control characters that JSON allows and terminals obey; they can only stand in texts.
+pub(crate) fn plain_json(json: &str) -> String {
+    let escape = |c: char| match c {
+        '\u{7f}'..='\u{9f}' => format!("\\u{:04x}", u32::from(c)),
+        c => c.to_string(),
+    };
+    json.chars().map(escape).collect()
+}
+
 /// Results as they are.
 ///
 /// # Errors
 /// As [`result_line`].
 pub(crate) fn result_bytes(bytes: &[u8]) -> Result<()> {
     let mut out = io::stdout().lock();
-    Ok(out.write_all(bytes).and_then(|()| out.flush())?)
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(|e| match e.kind() {
+        io::ErrorKind::BrokenPipe => e.into(),
+        _ => Error::write("stdout", e).into(),
+    })
 }
 
 /// Whether stdout is a terminal.
@@ -89,7 +109,9 @@ pub(crate) fn bytes(count: u64) -> String {
 }
 
 /// Prints an error with causes and hint, and gives the exit code.
-pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+///
+/// `flags`: the long flags of the command that ran, none other is advised.
+pub(crate) fn report(error: &anyhow::Error, flags: &[String]) -> ExitCode {
     if reader_left(error) {
         return ExitCode::SUCCESS;
     }
@@ -97,11 +119,11 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     let code = ours.map_or(Fault::Internal, Error::fault).exit_code();
     if let Some(Error::Cancelled) = ours {
         say("cancelled");
-        return ExitCode::from(code);
+        return super::interrupt::end();
     }
     let (red, bold, plain) = ("\x1b[1;31m", "\x1b[1m", "\x1b[0m");
     let mut causes = error.chain().map(|cause| match cause.downcast_ref::<Error>() {
-        Some(error) => split(error).0,
+        Some(error) => split(error, flags).0,
         None => cause.to_string(),
     });
     let first = causes.next().unwrap_or_default();
@@ -109,7 +131,7 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     for cause in causes {
         say(&format!("{bold}caused by:{plain} {}", clean(&cause)));
     }
-    if let Some(hint) = ours.and_then(|error| split(error).1) {
+    if let Some(hint) = ours.and_then(|error| split(error, flags).1) {
         say(&format!("{bold}hint:{plain} {}", clean(&hint)));
     }
     ExitCode::from(code)
@@ -124,7 +146,7 @@ fn reader_left(error: &anyhow::Error) -> bool {
 }
 
 /// What is wrong, and what to do about it.
-fn split(error: &Error) -> (String, Option<String>) {
+fn split(error: &Error, flags: &[String]) -> (String, Option<String>) {
     match error {
         Error::NotFound { what, name, hint } => {
             let parted = hint.strip_prefix("; ");
@@ -139,7 +161,8 @@ fn split(error: &Error) -> (String, Option<String>) {
             (format!("{} exists already", path.display()), Some(hint))
         }
         Error::BadRequest { field, value, why } => {
-            (format!("{field} = {value}: {why}"), flag(field).map(|f| format!("set it with {f}")))
+            let flag = flag(field).filter(|flag| flags.iter().any(|known| known == flag));
+            (format!("{field} = {value}: {why}"), flag.map(|flag| format!("set it with --{flag}")))
         }
         Error::TensorMissing { .. } | Error::WrongFamily { .. } => {
             let hint = "`colora model inspect MODEL` shows what a file holds".to_owned();
@@ -152,14 +175,16 @@ fn split(error: &Error) -> (String, Option<String>) {
 /// The flag that sets a field of a request.
 fn flag(field: &str) -> Option<&'static str> {
     Some(match field {
-        "guidance_scale" => "--guidance",
-        "reuse" => "--reuse",
-        "merge_tokens" => "--merge-tokens",
-        "clip_skip" => "--clip-skip",
-        "width" => "--width",
-        "height" => "--height",
-        "steps" => "--steps",
-        "count" => "--count",
+        "guidance_scale" => "guidance",
+        "reuse" => "reuse",
+        "merge_tokens" => "merge-tokens",
+        "clip_skip" => "clip-skip",
+        "width" => "width",
+        "height" => "height",
+        "steps" => "steps",
+        "count" => "count",
+        "weight" => "weight",
+        "threshold" => "threshold",
         _ => return None,
     })
 }
@@ -185,6 +210,7 @@ mod tests {
     #[test]
     fn terminals_are_safe_from_file_contents() {
         assert_eq!(clean("a\x1b[2Jb\nc\u{9b}"), "a\u{fffd}[2Jb\nc\u{fffd}");
+        assert_eq!(plain_json("\"a\u{9b}é\u{7f}\""), r#""a\u009bé\u007f""#);
     }
 
     #[test]
@@ -198,8 +224,13 @@ mod tests {
     fn hints_stand_apart() {
         let missing =
             |hint: &str| Error::NotFound { what: "model", name: "x".into(), hint: hint.into() };
-        assert_eq!(split(&missing("; try y")), ("no model named `x`".into(), Some("try y".into())));
-        assert_eq!(split(&missing(" there")), ("no model named `x` there".into(), None));
-        assert_eq!(split(&Error::bad_request("steps", 0, "w")).1.unwrap(), "set it with --steps");
+        assert_eq!(
+            split(&missing("; try y"), &[]),
+            ("no model named `x`".into(), Some("try y".into()))
+        );
+        assert_eq!(split(&missing(" there"), &[]), ("no model named `x` there".into(), None));
+        let hint = |flags: &[String]| split(&Error::bad_request("guidance_scale", 0, "w"), flags).1;
+        assert_eq!(hint(&["guidance".into()]).unwrap(), "set it with --guidance");
+        assert_eq!(hint(&["steps".into()]), None, "that command has no such flag");
     }
 }

@@ -23,7 +23,7 @@ pub(super) fn complete(mut arguments: Vec<OsString>) -> Result<Vec<OsString>, Er
     if tree.find_subcommand(first).is_some() {
         return Ok(arguments);
     }
-    if first == "help" && arguments.len() <= at + 2 {
+    if first == "help" && (arguments.len() <= at + 2 || are_verbs(&tree, &arguments[at + 1..])) {
         return Ok(help(&arguments, at));
     }
     if let Some(verb) =
@@ -43,10 +43,20 @@ fn is_v(argument: &OsStr) -> bool {
     !letters.is_empty() && letters.chars().all(|c| c == 'v')
 }
 
-/// `help` and `help VERB` as flags.
+/// Whether all of `words` are verbs, each one below the one before.
+fn are_verbs(tree: &clap::Command, words: &[OsString]) -> bool {
+    let below = |verb: &clap::Command, word: &OsString| verb.find_subcommand(word).cloned();
+    words.iter().try_fold(tree.clone(), |verb, word| below(&verb, word)).is_some()
+}
+
+/// `help` and `help VERB…` as flags.
 fn help(arguments: &[OsString], at: usize) -> Vec<OsString> {
     let program = arguments.first().cloned().unwrap_or_default();
-    [program].into_iter().chain(arguments.get(at + 1).cloned()).chain(["--help".into()]).collect()
+    [program]
+        .into_iter()
+        .chain(arguments.iter().skip(at + 1).cloned())
+        .chain(["--help".into()])
+        .collect()
 }
 
 /// Whether `word` is a lower-case word one slip away from `verb`, two for long verbs.
@@ -84,6 +94,8 @@ mod tests {
             ("-h", "-h"),
             ("help", "--help"),
             ("help|model", "model|--help"),
+            ("help|lora|add", "lora|add|--help"),
+            ("help|lora|x", "generate|help|lora|x"),
             ("help me, a poster", "generate|help me, a poster"),
         ] {
             assert_eq!(completed(given).unwrap(), meant);

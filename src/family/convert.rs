@@ -1,6 +1,7 @@
 //! Floor 5. A model as one file with a quantised UNet: see the layout in `weights::quantised`.
 
 use super::{Family, ModelParts, TOKENIZER_FILES, TokenizerSource};
+use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::kernels::GROUP;
 use crate::lora::write::{Entry, Metadata, Precision, check_free, save};
@@ -27,13 +28,14 @@ pub struct Converted {
 /// f16 (f32 where numbers are beyond f16), its settings and vocabularies in the header.
 ///
 /// # Errors
-/// [`Error::Exists`] without `force`; [`Error::Corrupt`] for weights that are not finite; what reading
+/// [`Error::Exists`] without `force`; [`Error::Cancelled`] when `cancel` was set; [`Error::Corrupt`] for weights that are not finite; what reading
 /// and writing give.
 pub fn quantise(
     parts: &ModelParts,
     kind: Quantisation,
     out: &Path,
     force: bool,
+    cancel: &Cancel,
 ) -> Result<Converted> {
     check_free(out, force)?;
     let source = &*parts.source;
@@ -45,6 +47,7 @@ pub fn quantise(
     let mut tensors = BTreeMap::new();
     let mut table = BTreeMap::new();
     for (site, shape) in &sites {
+        cancel.check()?;
         let entry = if is_quantisable(site, shape) {
             let row = Row { kind: kind.name().to_owned(), shape: shape.clone() };
             table.insert(site.to_string(), row);
@@ -72,7 +75,7 @@ pub fn quantise(
         note("colora.operation", format!("quantize {} to {kind}", parts.name)),
         note("colora.version", env!("CARGO_PKG_VERSION").into()),
     ]);
-    save(out, &tensors, &metadata, force)?;
+    save(out, &tensors, &metadata, force, cancel)?;
     let bytes = std::fs::metadata(out).map_err(|e| Error::io(out, e))?.len();
     Ok(Converted { quantised: table.len(), plain: tensors.len() - table.len(), bytes })
 }

@@ -1,6 +1,8 @@
 //! Floor 3. The files of one adapter: a tensor file, a PEFT folder, or cloneofsimo's lists.
 
+use super::keys::{self, Role};
 use super::tuning::Tunings;
+use super::{foreign, ordered};
 use crate::error::{Error, Result};
 use crate::weights::CheckpointFile;
 use sha2::{Digest, Sha256};
@@ -16,6 +18,8 @@ const FOLDER_FILES: [&str; 6] = [
     "lora_weight.safetensors",
     "lora_weight.pt",
 ];
+/// How the keys of new words begin.
+const WORDS: &str = "bundle_emb.";
 /// PEFT's configuration beside its tensors.
 const CONFIG: &str = "adapter_config.json";
 
@@ -93,6 +97,29 @@ impl AdapterFile {
         let main = CheckpointFile::from_vec(bytes, &path)?;
         let tunings = Tunings::from_metadata(&main)?;
         Ok(Self { path, main, text: None, words: None, tunings, hashes: Arc::default() })
+    }
+
+    /// Refuses what is no adapter for any model, by its keys alone.
+    ///
+    /// # Errors
+    /// [`Error::WrongFamily`] for checkpoints and adapters of other families, [`Error::Corrupt`] for a file
+    /// without any key that an adapter has.
+    pub fn check(&self) -> Result<()> {
+        if let Some(error) = foreign::refusal(&self.main) {
+            return Err(error);
+        }
+        let known = |name: &str| {
+            let role = keys::split(name).map(|key| key.role);
+            let numbered = !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit());
+            let ordered = numbered || ordered::is_key(name) || name.starts_with(WORDS);
+            ordered || role.is_some_and(|role| role != Role::Weight)
+        };
+        if self.main.names().any(known) {
+            return Ok(());
+        }
+        let first = self.main.names().next();
+        let first = first.map_or(String::new(), |name| format!(", for instance `{name}`"));
+        Err(Error::corrupt(&self.path, format!("no key of this file is that of an adapter{first}")))
     }
 
     /// The file or folder that was opened.

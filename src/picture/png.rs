@@ -2,6 +2,7 @@
 
 use super::Picture;
 use crate::error::{Error, Result};
+use crate::whole;
 use png::DecodingError;
 use png::text_metadata::{ITXtChunk, TEXtChunk, ZTXtChunk};
 use std::fs::File;
@@ -71,26 +72,11 @@ pub fn encode(picture: &Picture, texts: &Texts) -> Result<Vec<u8>> {
 /// sees half a file, and without `force` two writers never overwrite each other.
 ///
 /// # Errors
-/// [`Error::Exists`] when there is such a file and `force` is false; [`Error::Io`] when the folder
-/// is missing or cannot be written.
+/// [`Error::Exists`] when there is such a file and `force` is false; [`Error::Write`] when the
+/// folder is missing or cannot be written.
 pub fn save(bytes: &[u8], path: impl AsRef<Path>, force: bool) -> Result<()> {
     let path = path.as_ref();
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".colora-").suffix(".part");
-    #[cfg(unix)]
-    {
-        // A temporary file is private by default; a picture follows the user's umask.
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(std::fs::Permissions::from_mode(0o666));
-    }
-    let mut file = builder.tempfile_in(folder).map_err(|e| Error::io(folder, e))?;
-    file.write_all(bytes).map_err(|e| Error::io(path, e))?;
-    let saved = if force { file.persist(path) } else { file.persist_noclobber(path) };
-    saved.map(drop).map_err(|e| match e.error.kind() {
-        std::io::ErrorKind::AlreadyExists if !force => Error::Exists { path: path.to_path_buf() },
-        _ => Error::io(path, e.error),
-    })
+    whole::write(path, force, |file| file.write_all(bytes).map_err(|e| Error::write(path, e)))
 }
 
 /// The texts inside the PNG file `path`, without decoding its pixels.
@@ -237,7 +223,7 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), b"third");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file stays");
         let nowhere = folder.path().join("no/such/a.png");
-        assert!(matches!(save(b"x", nowhere, true), Err(Error::Io { .. })));
+        assert!(matches!(save(b"x", nowhere, true), Err(Error::Write { .. })));
     }
 
     #[test]

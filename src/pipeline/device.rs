@@ -63,6 +63,17 @@ impl FromStr for DTypeChoice {
     }
 }
 
+impl std::fmt::Display for DTypeChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            DTypeChoice::F32 => "f32",
+            DTypeChoice::Tf32 => "tf32",
+            DTypeChoice::F16 => "f16",
+            DTypeChoice::Bf16 => "bf16",
+        })
+    }
+}
+
 impl DeviceChoice {
     /// Opens the device.
     ///
@@ -162,6 +173,9 @@ mod tests {
             assert!(bad.parse::<DeviceChoice>().is_err(), "{bad}");
         }
         assert!("fp16".parse::<DTypeChoice>().is_err());
+        for name in ["f32", "tf32", "f16", "bf16"] {
+            assert_eq!(name.parse::<DTypeChoice>().unwrap().to_string(), name);
+        }
         let rounded = DTypeChoice::resolve(Some("tf32".parse().unwrap()), &Device::Cpu);
         assert!(rounded.unwrap_err().to_string().contains("--dtype f32"));
     }

@@ -1,9 +1,8 @@
 //! Floor 5. The seams to the world: progress goes out, cancelling and adapters come in.
 
-use crate::error::{Error, Result};
+pub use crate::cancel::Cancel;
+
 use crate::picture::Picture;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What happens while a picture is made. More events may come: match with a wildcard.
 #[derive(Debug, Clone)]
@@ -16,6 +15,13 @@ pub enum Event {
     },
     /// The prompt is being encoded.
     Encoding,
+    /// Sampling begins.
+    Sampling {
+        /// Which image of the request, from 0.
+        image: usize,
+        /// Steps of this image.
+        steps: usize,
+    },
     /// A sampling step is done.
     Step {
         /// Which image of the request, from 0.
@@ -58,30 +64,4 @@ pub struct Silent;
 
 impl Observer for Silent {
     fn event(&self, _: &Event) {}
-}
-
-/// A flag that stops a generation between two steps; clones share it.
-#[derive(Debug, Clone, Default)]
-pub struct Cancel(Arc<AtomicBool>);
-
-impl Cancel {
-    /// A flag that is not set.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Asks the generation to stop.
-    pub fn cancel(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether stopping was asked for.
-    pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// [`Error::Cancelled`] when stopping was asked for.
-    pub fn check(&self) -> Result<()> {
-        if self.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
-    }
 }

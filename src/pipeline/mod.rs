@@ -381,6 +381,7 @@ impl Pipeline {
     ) -> Result<()> {
         for image in 0..plan.count {
             let mut steps = self.steps_observed(plan, image, observer, cancel)?;
+            observer.event(&Event::Sampling { image, steps: plan.steps });
             while let Some(view) = steps.next() {
                 let view = view?;
                 let wanted = plan.preview > 0 && view.step.is_multiple_of(plan.preview);

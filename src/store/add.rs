@@ -4,8 +4,8 @@ use super::cache::is_relative;
 use super::lora::{EXTENSIONS, companions};
 use super::{Card, Store, digest, place};
 use crate::error::{Error, Result};
+use crate::lora::AdapterFile;
 use crate::pipeline::Cancel;
-use crate::weights::CheckpointFile;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -33,11 +33,11 @@ impl Store {
     /// Files that go with it (cloneofsimo's `x.text_encoder.pt`) come along.
     ///
     /// # Errors
-    /// As [`CheckpointFile::open`] for what is no file of weights; [`Error::Exists`] without `force`;
+    /// As [`AdapterFile::open`] and [`AdapterFile::check`] for what is no adapter; [`Error::Exists`] without `force`;
     /// [`Error::BadRequest`] for a name that leaves the folder; [`Error::Unsupported`] when there is
     /// no folder to put it in; [`Error::Io`]; [`Error::Cancelled`].
     pub fn add_lora(&self, new: &NewLora, cancel: &Cancel) -> Result<PathBuf> {
-        drop(CheckpointFile::open(&new.file)?);
+        AdapterFile::open(&new.file)?.check()?;
         let target = self.add_folder(new)?.join(file_name(new)?);
         let card_path = Card::path(&target);
         if let Some(taken) = [&target, &card_path].into_iter().find(|p| p.exists() && !new.force) {
@@ -112,19 +112,41 @@ mod tests {
     use super::*;
     use std::fs;
 
+    /// A file with one number.
+    fn safetensors(key: &str) -> Vec<u8> {
+        let entry = r#"{"dtype":"F32","shape":[1],"data_offsets":[0,4]}"#;
+        let header = format!("{{\"{key}\":{entry}}}");
+        [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[0; 4]].concat()
+    }
+
     fn world() -> (tempfile::TempDir, Store, NewLora) {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data");
         let env = |name: &str| (name == "XDG_DATA_HOME").then(|| data.clone().into());
         let store = Store::new(&[], folder.path(), &env);
         let file = folder.path().join("ink.safetensors");
-        fs::write(&file, b"\x02\0\0\0\0\0\0\0{}").unwrap();
+        fs::write(&file, safetensors("a.lora_up.weight")).unwrap();
         let card = Card { weight: Some(0.5), ..Card::default() };
         (folder, store, NewLora { file, card, ..NewLora::default() })
     }
 
     fn add(store: &Store, new: &NewLora) -> Result<PathBuf> {
         store.add_lora(new, &Cancel::new())
+    }
+
+    #[test]
+    fn what_is_no_adapter_is_refused() {
+        let (_folder, store, new) = world();
+        for key in ["foo.weight", "x", "model.diffusion_model.input_blocks.0.0.weight"] {
+            fs::write(&new.file, safetensors(key)).unwrap();
+            let error = add(&store, &new).unwrap_err();
+            assert_eq!(error.fault().exit_code(), 3, "{error}");
+            assert!(store.loras().is_empty());
+        }
+        for key in ["bundle_emb.x.clip_l", "lora_unet_x.alpha", "unet:0:up", "0"] {
+            fs::write(&new.file, safetensors(key)).unwrap();
+            add(&store, &NewLora { force: true, ..new.clone() }).unwrap();
+        }
     }
 
     #[test]

@@ -191,6 +191,9 @@ fn existing(name: &str) -> Result<Option<PathBuf>> {
     if let Some(path) = standard(path).filter(|_| !name.is_empty()) {
         return Ok(Some(path));
     }
+    if path.exists() && !path.is_dir() {
+        return Err(Error::corrupt(path, "this is no regular file; expected a file of weights"));
+    }
     let spelt_as_path = path.is_absolute() || name.starts_with('.');
     if spelt_as_path && path.is_dir() {
         let hint = format!(

@@ -1,6 +1,7 @@
 //! Floor 6. Puts files in place whole or not at all.
 
 use crate::error::{Error, Result};
+use crate::whole;
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -14,32 +15,21 @@ pub(super) fn whole<T>(
     force: bool,
     write: impl FnOnce(&mut File) -> Result<T>,
 ) -> Result<T> {
-    let mut builder = Builder::new();
-    #[cfg(unix)]
-    {
-        // A temporary file is private by default; these follow the user's umask.
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(std::fs::Permissions::from_mode(0o666));
-    }
-    let folder = parent(path)?;
-    let file = builder.prefix(".colora-").suffix(".part").tempfile_in(folder);
-    let mut file = file.map_err(|e| Error::io(folder, e))?;
-    let done = write(file.as_file_mut())?;
-    persist(file, path, force)?;
-    Ok(done)
+    parent(path)?;
+    whole::write(path, force, write)
 }
 
 /// Makes `path` a link to `target`, a full path.
 pub(super) fn link(target: &Path, path: &Path, force: bool) -> Result<()> {
     let folder = parent(path)?;
     let made = Builder::new().prefix(".colora-").make_in(folder, |part| symlink(target, part));
-    persist(made.map_err(|e| Error::io(path, e))?, path, force)
+    persist(made.map_err(|e| Error::write(path, e))?, path, force)
 }
 
 /// The folder of `path`, which is made where it is missing.
 fn parent(path: &Path) -> Result<&Path> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+    std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
     Ok(folder)
 }
 
@@ -47,7 +37,7 @@ fn persist<T>(file: NamedTempFile<T>, path: &Path, force: bool) -> Result<()> {
     let saved = if force { file.persist(path) } else { file.persist_noclobber(path) };
     saved.map(drop).map_err(|e| match e.error.kind() {
         io::ErrorKind::AlreadyExists if !force => Error::Exists { path: path.to_path_buf() },
-        _ => Error::io(path, e.error),
+        _ => Error::write(path, e.error),
     })
 }
 

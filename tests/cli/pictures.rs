@@ -127,14 +127,67 @@ fn a_picture_makes_itself_again() {
         command.ends_with("'it'\\''s a fox'\n") && command.contains("--guidance=3"),
         "{command}"
     );
-    // The picture names its model, which is not in the folders here.
-    assert!(world.fail(4, &["--from", "42.png", "-o", "x"]).contains("`sd15`"));
+    // The picture knows how its model was named.
+    world.run(&["--from", "42.png", "-o", "named"]);
+    assert_eq!(world.pixels("42.png"), world.pixels("named.png"));
     world.run(&["-s1", "--no-metadata", "-o", "bare", "x"]);
     assert!(world.fail(3, &["inspect", "bare.png"]).contains("no settings"));
     world.fail(3, &["--from", "bare.png"]);
     world.fail(4, &["inspect", "absent.png"]);
     world.write("text.png", "no picture");
     world.fail(3, &["inspect", "text.png"]);
+}
+
+#[test]
+fn a_picture_knows_what_it_was_made_with() {
+    let world = World::new();
+    let santa = concat!(env!("CARGO_MANIFEST_DIR"), "/loras/santa.safetensors");
+    fs::create_dir_all(world.path("made/sub")).unwrap();
+    // A name that is the built-in model's, weights that are not.
+    let copied = "made/sub/starter.safetensors";
+    world.run(&["model", "convert", "starter", "--quantize", "q4_0", "-o", copied]);
+    fs::copy(santa, world.path("made/mine.safetensors")).unwrap();
+    let draw = |flags: &[&str], name: &str| {
+        let always = ["-s2", "-S1", "-o", name, "santa"];
+        let mut command = world.command(&[flags, &always[..]].concat());
+        command.current_dir(world.path("made")).assert().success();
+        world.pixels(&format!("made/{name}.png"))
+    };
+    let again = |flags: &[&str]| {
+        world.run(&[&["-o", "again", "--force"], flags].concat());
+        world.pixels("again.png")
+    };
+    let plain = draw(&["-m", "starter"], "plain");
+    let file = draw(&["-m", "sub/starter.safetensors", "-l", "./mine.safetensors"], "file");
+    let few = draw(&["-m", "starter", "--quantize=q4_0", "--dtype=bf16"], "few");
+    let exact = draw(&["-m", "starter", "--quantize=q4_0"], "exact");
+    assert!(plain != file && plain != few && few != exact);
+    // From another folder, where the relative paths are found beside the picture.
+    assert_eq!(again(&["--from", "made/file.png"]), file);
+    assert_eq!(again(&["--from", "made/few.png"]), few);
+    assert_eq!(again(&["--from", "made/few.png", "--dtype=f32"]), exact);
+    assert_eq!(again(&["--from", "again.png"]), exact);
+    let vae = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/sd2/vae");
+    let tiny = draw(&["--vae", vae], "tiny");
+    assert_ne!(tiny, draw(&[], "own"));
+    assert_eq!(again(&["--from", "made/tiny.png"]), tiny);
+    let command = world.run(&["inspect", "--as-command", "made/file.png"]);
+    for part in ["--model=made/sub/starter.safetensors ", "--lora=made/./mine.safetensors:1 "] {
+        assert!(command.contains(part), "{command}");
+    }
+    let command = world.run(&["inspect", "--as-command", "made/few.png"]);
+    assert!(command.contains("--model=starter --quantize=q4_0 --dtype=bf16 "), "{command}");
+    let value = json(&world.run(&["inspect", "--json", "made/file.png"]));
+    assert_eq!(value["made_with"]["model"], "sub/starter.safetensors", "no more than was given");
+
+    fs::remove_file(world.path("made/mine.safetensors")).unwrap();
+    let error = world.fail(4, &["--from", "made/file.png", "-o", "x"]);
+    assert!(error.contains("made/file.png names a LoRA") && error.contains("-l takes"), "{error}");
+    fs::remove_file(world.path(copied)).unwrap();
+    let error = world.fail(4, &["--from", "made/file.png", "-o", "x"]);
+    assert!(error.contains("made/file.png names a model") && error.contains("-m takes"), "{error}");
+    let error = world.fail(4, &["--from", "made/file.png", "-m", "nothing", "-o", "x"]);
+    assert!(!error.contains("names a model"), "{error}");
 }
 
 #[test]
@@ -229,4 +282,72 @@ fn a_dry_run_tells_and_does_nothing() {
     assert_eq!((&value["event"], &value["plan"]["steps"]), (&"plan".into(), &4.into()));
     assert_eq!(value["outputs"].as_array().unwrap().len(), 3);
     assert!(world.files().is_empty());
+}
+
+#[test]
+fn inspecting_hides_nothing() {
+    let world = World::new();
+    let arguments = [
+        "-m",
+        "starter",
+        "-s1",
+        "-S1",
+        "--tile",
+        "--dtype=bf16",
+        "-l",
+        "santa:0.5",
+        "--lora-method=sequential",
+        "--apply=merge",
+        "-o",
+        "a",
+        "red\u{9b}2J\napple",
+    ];
+    world.run(&arguments);
+    let text = world.run(&["inspect", "a.png"]);
+    for (name, value) in [
+        ("LoRA", "santa:0.5"),
+        ("LoRA method", "sequential"),
+        ("Apply", "merge"),
+        ("Tile", "yes"),
+        ("Dtype", "bf16"),
+    ] {
+        let is = |line: &str| line.starts_with(&format!("{name}  ")) && line.ends_with(value);
+        assert!(text.lines().any(is), "{name}: {text}");
+    }
+    // What a terminal would obey is written so that a shell makes the same of it.
+    let command = world.run(&["inspect", "--as-command", "a.png"]);
+    assert!(command.ends_with("$'red\\xc2\\x9b2J\\napple'\n"), "{command}");
+    let line = world.run(&["inspect", "--json", "a.png"]);
+    assert!(line.contains("red\\u009b2J\\napple") && !line.contains('\u{9b}'), "{line}");
+    assert_eq!(json(&line)["request"]["prompt"], "red\u{9b}2J\napple");
+}
+
+/// A picture of another program.
+fn foreign(world: &World, name: &str, parameters: &str) {
+    let texts = colora::picture::png::Texts { parameters: Some(parameters.into()), colora: None };
+    let picture = colora::Picture::new(1, 1, vec![0; 3]).unwrap();
+    world.write(name, colora::picture::png::encode(&picture, &texts).unwrap());
+}
+
+#[test]
+fn what_is_not_followed_is_said() {
+    let world = World::new();
+    let talk = |arguments: &[&str]| {
+        let output = world.command(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    foreign(&world, "a.png", "a (red:1.3) apple\nSteps: 1, Sampler: Euler, Size: 60x64, Seed: 1");
+    let said = talk(&["--from", "a.png", "-o", "b.png"]);
+    assert!(said.contains("not followed: Size: 60x64, emphasis (red:1.3)"), "{said}");
+    foreign(&world, "c.png", "x\nSteps: 1, Sampler: Euler, Seed: 1, Model: unknown");
+    let error = world.fail(4, &["--from", "c.png", "-o", "d.png"]);
+    assert!(error.contains("c.png names a model") && error.contains("`unknown`"), "{error}");
+    let said = talk(&["-s1", "-o", "e.png", "(red:1.4) apple"]);
+    assert!(said.contains("`(red:1.4)`") && said.matches("warning").count() == 1, "{said}");
+    // Our own pictures were drawn so; there is nothing to warn of.
+    assert_eq!(talk(&["--from", "e.png", "-o", "f.png"]), "");
+    let late = "santa:steps=500..600";
+    let said = talk(&["-m", "starter", "-s2", "-l", late, "-o", "g.png", "x"]);
+    assert!(said.contains("santa: none of 2 steps is in 500..600"), "{said}");
 }

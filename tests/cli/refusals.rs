@@ -21,6 +21,9 @@ fn nonsense_is_refused_before_anything_runs() {
         (&["-n0", "x"], "count = 0"),
         (&["-n99999", "x"], "count"),
         (&["--clip-skip", "99", "x"], "layers"),
+        (&["--size", "7", "x"], "try 8\n"),
+        (&["--guidance", "-1", "x"], "guidance_scale = -1"),
+        (&["--merge-tokens", "-1", "x"], "merge_tokens = -1"),
         (&["--sampler", "eulr", "x"], "euler"),
         (&["--seed", "1.5", "x"], "random"),
         (&["--device", "tpu", "x"], "expected auto, cpu"),
@@ -77,6 +80,7 @@ fn models_are_found_or_explained() {
     let first = world.run(&["model", "list", "--json"]);
     let first: Value = serde_json::from_str(first.lines().next().unwrap()).unwrap();
     assert_eq!(first["name"], "starter");
+    assert_eq!((&first["schema"], &first["event"]), (&1.into(), &"listed".into()));
     let ambiguous =
         world.command(&["-m", "fox", "x"]).env("COLORA_MODELS", "other").output().unwrap();
     let error = failed(&ambiguous, 4);
@@ -154,6 +158,13 @@ fn the_starter_and_the_doctor_are_well() {
     let value = json(&world.run(&["doctor", "--json"]));
     assert_eq!((&value["starter"], &value["devices"][0]), (&"ok".into(), &"cpu".into()));
     assert!(world.run(&["doctor"]).contains("\nstarter   ok"));
+    assert_eq!(value["models"][0]["exists"], false);
+    assert!(value["models"][0]["path"].as_str().unwrap().ends_with("models"));
+    if cfg!(target_os = "linux") {
+        assert!(value["memory"]["total"].as_u64().unwrap() > 1 << 20);
+        assert!(world.run(&["doctor"]).contains(" free of "));
+    }
+    assert!(world.run(&["doctor"]).contains("models (not there)"));
     world.run(&["-m", "starter", "-s1", "-o", "x.png", "x"]);
     assert_eq!(world.files(), ["x.png"]);
 }

@@ -22,6 +22,15 @@ fn settings_files_are_layered() {
     assert!(shown.contains("steps = 3  # ./colora.toml"), "{shown}");
     assert!(shown.contains("# COLORA_MODEL") && shown.contains("config.toml"), "{shown}");
     assert_eq!(world.run(&["config", "path"]).lines().count(), 2);
+    world.write("colora.toml", "width = 7");
+    let error = world.fail(2, &["x"]);
+    assert!(error.contains("error: cannot use `width` of ./colora.toml"), "{error}");
+    assert!(world.fail(2, &["-W7", "x"]).starts_with("error: width = 7"), "the flag's own fault");
+    // In a model's folder the file of this name is about the model.
+    world.write("colora.toml", "default_steps = 3\ndefault_guidance = 2.0");
+    assert!(world.fail(3, &["x"]).contains("unknown key `default_"));
+    world.write("model_index.json", "{}");
+    world.run(&["config", "show"]);
     world.write("colora.toml", "stepz = 3");
     let error = world.fail(3, &["x"]);
     assert!(error.contains("unknown key `stepz`; did you mean `steps`"), "{error}");
@@ -118,6 +127,9 @@ fn progress_goes_to_stderr() {
     let lines: Vec<Value> = String::from_utf8(output.stderr).unwrap().lines().map(json).collect();
     let steps: Vec<&Value> = lines.iter().filter(|v| v["event"] == "step").collect();
     assert_eq!(steps.len(), 2);
+    let order: Vec<&str> = lines.iter().map(|v| v["event"].as_str().unwrap()).collect();
+    let sampling = order.iter().position(|event| *event == "sampling").unwrap();
+    assert_eq!(&order[sampling..sampling + 2], ["sampling", "step"], "{order:?}");
     assert_eq!((&steps[1]["step"], &steps[1]["steps"]), (&2.into(), &2.into()));
     let verbose = world.command(&["-v", "-s1", "-oy", "x"]).output().unwrap();
     assert!(String::from_utf8(verbose.stderr).unwrap().contains("seed="));
@@ -153,10 +165,92 @@ fn an_interrupt_leaves_no_file() {
     assert!(kill.success());
     let rest: Vec<String> = lines.map(Result::unwrap).collect();
     let status = child.wait().unwrap();
-    assert_eq!(status.code(), Some(130), "{rest:?}");
+    assert!(interrupted(status), "{status:?} {rest:?}");
     assert!(rest.iter().any(|line| line == "cancelled"), "{rest:?}");
     let mut out = String::new();
     child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
     assert_eq!(out, "");
     assert!(world.files().is_empty(), "{:?}", world.files());
+}
+
+/// Whether a program died by Ctrl-C's signal, which shells show as 130.
+#[cfg(unix)]
+fn interrupted(status: std::process::ExitStatus) -> bool {
+    use std::os::unix::process::ExitStatusExt;
+    status.signal() == Some(2)
+}
+
+#[test]
+#[cfg(unix)]
+fn a_second_signal_leaves_no_file_either() {
+    use std::os::unix::process::ExitStatusExt;
+    // Steps of some length: the first signal alone would wait for one.
+    let arguments = ["--preview", "1", "--size=320", "--threads=1", "-s99", "-o", "x.png", "x"];
+    for (first, second, by) in [("-INT", "-INT", 2), ("-TERM", "-INT", 15), ("-HUP", "-HUP", 1)] {
+        let world = World::new();
+        let mut child = world.process(&arguments).stderr(Stdio::piped()).spawn().unwrap();
+        let id = child.id().to_string();
+        let kill = |signal: &str| Process::new("kill").args([signal, &id]).status().unwrap();
+        while !world.path("x.preview.png").is_file() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+            assert!(child.try_wait().unwrap().is_none(), "there are previews");
+        }
+        assert!(kill(first).success());
+        // The first signal has to be taken before the second one comes.
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().contains("stopping")));
+        kill(second);
+        let status = child.wait().unwrap();
+        assert_eq!(status.signal(), Some(by), "{first} {second}: {status:?}");
+        assert!(world.files().is_empty(), "{first}: {:?}", world.files());
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn what_cannot_be_written_is_found_before_the_work() {
+    let world = World::new();
+    world.write("file", "");
+    let long = "n".repeat(300);
+    let long_png = format!("{long}.png");
+    for (arguments, part) in [
+        (&["-s999", "-o", "file/x.png", "x"][..], "cannot write file"),
+        (&["-s999", "-o", &long_png, "x"], "cannot write nnn"),
+        (
+            &["lora", "resize", "santa", "--rank=1", "-o", "file/x", "-m", "starter"],
+            "cannot write file",
+        ),
+        (&["model", "convert", "starter", "--quantize=q8_0", "-o", &long], "cannot write nnn"),
+    ] {
+        let error = world.fail(6, arguments);
+        assert!(error.contains(part), "{arguments:?}: {error}");
+    }
+    for arguments in [
+        &["model", "convert", "starter", "--quantize=q8_0", "-o", "x.gguf"][..],
+        &["lora", "resize", "santa", "--rank=1", "-m", "starter", "-o", "r.ckpt"],
+    ] {
+        assert!(world.fail(2, arguments).contains("ends with .safetensors"), "{arguments:?}");
+    }
+    assert_eq!(world.files(), ["file"]);
+    world.run(&["lora", "resize", "santa", "--rank=1", "-m", "starter", "-o", "new/deep/x"]);
+    assert!(world.path("new/deep/x").is_file());
+    for arguments in [&["model", "list"][..], &["--help"]] {
+        let Ok(full) = fs::OpenOptions::new().write(true).open("/dev/full") else { continue };
+        let output = world.process(arguments).stdout(full).output().unwrap();
+        let error = super::world::failed(&output, 6);
+        assert!(error.contains("cannot write stdout"), "{error}");
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn threads_that_cannot_start_are_no_panic() {
+    let world = World::new();
+    let program = env!("CARGO_BIN_EXE_colora");
+    // A process of its own may have so little memory that stacks of threads do not fit.
+    let script = format!("ulimit -v 2000000; exec {program} -s1 --threads 4000 -o x.png x");
+    let mut shell = Process::new("sh");
+    shell.args(["-c", &script]).current_dir(world.path("."));
+    let error = super::world::failed(&shell.output().unwrap(), 6);
+    assert!(error.contains("worker threads") && error.contains("--threads"), "{error}");
 }

@@ -1,13 +1,13 @@
 //! Conversions give the same tensors under other names, there and back.
 
 use super::zoo::{Base, Row, changes, contents, distance, files, zoo};
-use colora::Fault;
 use colora::lora::write::{ConvertOptions, Format, Precision, convert};
+use colora::{Cancel, Fault};
 use std::collections::BTreeMap;
 use std::path::Path;
 
 fn options(format: Format) -> ConvertOptions {
-    ConvertOptions { format, component: None, precision: None, force: false }
+    ConvertOptions { format, component: None, precision: None, force: false, cancel: Cancel::new() }
 }
 
 /// Converts and says whether the format can hold the file.

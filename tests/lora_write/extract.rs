@@ -1,19 +1,26 @@
 //! Extraction finds what was planted; resizing keeps what it says.
 
 use super::zoo::{Base, distance, sites, zoo};
-use colora::lora::write::{ExtractOptions, Precision, ResizeOptions, extract, resize};
+use colora::Cancel;
+use colora::lora::write::{
+    ConvertOptions, ExtractOptions, Format, Law, MergeOptions, Precision, ResizeOptions, convert,
+    extract, merge, resize,
+};
 use colora::lora::{Apply, LoraStack, Overlay, StackEntry, Strength};
 use colora::weights::{Site, WeightSource};
 use std::sync::Arc;
 
-const OPTIONS: ExtractOptions = ExtractOptions {
-    rank: 4,
-    conv_rank: 4,
-    threshold: 0.0,
-    full_norms: false,
-    precision: Precision::F32,
-    force: true,
-};
+fn options() -> ExtractOptions {
+    ExtractOptions {
+        rank: 4,
+        conv_rank: 4,
+        threshold: 0.0,
+        full_norms: false,
+        precision: Precision::F32,
+        force: true,
+        cancel: Cancel::new(),
+    }
+}
 
 /// The base with an adapter of the zoo in it.
 fn tuned(base: &Base, name: &str) -> Overlay {
@@ -29,7 +36,8 @@ fn a_planted_difference_is_found() {
             (Base::named(name.split('-').next().unwrap()), tempfile::tempdir().unwrap());
         let (tuned, out) = (tuned(&base, name), folder.path().join("out.safetensors"));
         let from = &*base.source;
-        let done = extract(from, &tuned, &base.dictionary, &out, &OPTIONS, &|_, _| Ok(())).unwrap();
+        let done =
+            extract(from, &tuned, &base.dictionary, &out, &options(), &|_, _| Ok(())).unwrap();
         assert!(done.components.iter().all(|part| part.energy > 1.0 - 1e-6), "{done:?}");
         assert!(done.left_out.is_empty(), "{done:?}");
         let found = base.load(&out).unwrap();
@@ -55,14 +63,14 @@ fn norms_and_biases_are_kept_or_reported() {
     let (base, folder) = (Base::named("sd15"), tempfile::tempdir().unwrap());
     let (tuned, out) = (tuned(&base, "sd15-lyco-full"), folder.path().join("out.safetensors"));
     let from = &*base.source;
-    let done = extract(from, &tuned, &base.dictionary, &out, &OPTIONS, &|_, _| Ok(())).unwrap();
+    let done = extract(from, &tuned, &base.dictionary, &out, &options(), &|_, _| Ok(())).unwrap();
     assert!(done.whole == 0 && !done.left_out.is_empty(), "{done:?}");
-    let whole = ExtractOptions { full_norms: true, rank: 64, conv_rank: 64, ..OPTIONS };
+    let whole = ExtractOptions { full_norms: true, rank: 64, conv_rank: 64, ..options() };
     let done = extract(from, &tuned, &base.dictionary, &out, &whole, &|_, _| Ok(())).unwrap();
     assert!(done.whole > 0 && done.left_out.is_empty(), "{done:?}");
     let found = base.load(&out).unwrap();
     assert_eq!(sites(&found), tuned.changed_sites().cloned().collect::<Vec<_>>());
-    let none = extract(from, from, &base.dictionary, &out, &OPTIONS, &|_, _| Ok(())).unwrap_err();
+    let none = extract(from, from, &base.dictionary, &out, &options(), &|_, _| Ok(())).unwrap_err();
     assert!(none.to_string().contains("do not differ"), "{none}");
 }
 
@@ -71,8 +79,15 @@ fn resizing_keeps_what_it_says() {
     let (base, folder) = (Base::named("sd15"), tempfile::tempdir().unwrap());
     let lora = base.load(&zoo("good/sd15-kohya.safetensors")).unwrap();
     let out = folder.path().join("out.safetensors");
-    let options =
-        |rank, energy| ResizeOptions { rank, energy, precision: Some(Precision::F32), force: true };
+    let precision = Some(Precision::F32);
+    let cancel = Cancel::new();
+    let options = |rank, energy| ResizeOptions {
+        rank,
+        energy,
+        precision,
+        force: true,
+        cancel: cancel.clone(),
+    };
     let done = resize(&lora, &base.dictionary, &out, &options(None, Some(1.0))).unwrap();
     assert!(done.modules.iter().all(|row| row.new <= row.old && row.energy > 1.0 - 1e-9));
     for (rank, energy) in [(Some(1), None), (None, Some(0.7)), (Some(2), Some(0.9))] {
@@ -95,4 +110,40 @@ fn resizing_keeps_what_it_says() {
     let loha = base.load(&zoo("good/sd15-lyco-loha.safetensors")).unwrap();
     let error = resize(&loha, &base.dictionary, &out, &options(Some(2), None)).unwrap_err();
     assert!(error.to_string().contains("LoHa"), "{error}");
+}
+
+#[test]
+fn what_is_cancelled_leaves_nothing() {
+    let (base, folder) = (Base::named("sd15"), tempfile::tempdir().unwrap());
+    let path = zoo("good/sd15-kohya.safetensors");
+    let out = folder.path().join("out.safetensors");
+    let cancel = Cancel::new();
+    cancel.cancel();
+    let lora = || base.load(&path).unwrap();
+    let options = ResizeOptions {
+        rank: Some(1),
+        energy: None,
+        precision: None,
+        force: true,
+        cancel: cancel.clone(),
+    };
+    let resized = resize(&lora(), &base.dictionary, &out, &options).map(drop);
+    let entries = vec![StackEntry { lora: Arc::new(lora()), strength: Strength::default() }];
+    let law = Law::Cat;
+    let options =
+        MergeOptions { law, precision: Precision::F32, force: true, cancel: cancel.clone() };
+    let stack = LoraStack::new(entries);
+    let merged = merge(&*base.source, &base.dictionary, &stack, &out, &options).map(drop);
+    let options = ConvertOptions {
+        format: Format::Kohya,
+        component: None,
+        precision: None,
+        force: true,
+        cancel: cancel.clone(),
+    };
+    let converted = convert(&lora(), &base.dictionary, &out, &options).map(drop);
+    for done in [resized, merged, converted] {
+        assert!(matches!(done, Err(colora::Error::Cancelled)), "{done:?}");
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }

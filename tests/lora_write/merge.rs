@@ -1,6 +1,7 @@
 //! Merged files do what their stack does, and what PEFT's merges do.
 
 use super::zoo::{Base, distance, files, sites, zoo};
+use colora::Cancel;
 use colora::lora::write::{Entry, Law, MergeOptions, Metadata, Precision, merge, save};
 use colora::lora::{AdapterFile, Lora, LoraStack, Method, ReadOptions, StackEntry, Strength};
 use colora::weights::{CheckpointFile, Site};
@@ -14,7 +15,7 @@ fn entry(lora: Lora, weight: f32) -> StackEntry {
 }
 
 fn options(law: Law) -> MergeOptions {
-    MergeOptions { law, precision: Precision::F32, force: true }
+    MergeOptions { law, precision: Precision::F32, force: true, cancel: Cancel::new() }
 }
 
 /// The sum of what the entries of a stack change, by site.
@@ -114,7 +115,7 @@ fn peft_adapter(goldens: &CheckpointFile, name: &str, base: &Base, folder: &Path
         tensors.insert(inner.to_owned(), entry);
     }
     let path = folder.join(format!("{name}.safetensors"));
-    save(&path, &tensors, &Metadata::new(), true).unwrap();
+    save(&path, &tensors, &Metadata::new(), true, &Cancel::new()).unwrap();
     let file = AdapterFile::open(&path).unwrap();
     Lora::resolve(file, &base.dictionary, ReadOptions::default()).unwrap()
 }

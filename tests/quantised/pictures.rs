@@ -73,11 +73,12 @@ fn converted_models_hold_candles_numbers_and_their_own_settings() {
         let bits = 8.0 * unet.bytes as f64 / unet.parameters as f64;
         println!("{kind}: {quantised} weights, {bits:.2} bits a number in the UNet");
         assert!(bits < if kind == Quantisation::Q8_0 { 8.8 } else { 5.0 });
-        let again = family::quantise(&after, kind, &path, false).unwrap_err();
+        let again =
+            family::quantise(&after, kind, &path, false, &colora::Cancel::new()).unwrap_err();
         assert!(matches!(again, Error::Exists { .. }));
         // Quantising what is quantised changes nothing.
         let second = folder.path().join("second.safetensors");
-        family::quantise(&after, kind, &second, true).unwrap();
+        family::quantise(&after, kind, &second, true, &colora::Cancel::new()).unwrap();
         let second = open(&second);
         for site in before.source.sites() {
             assert!(values(&*second.source, &site) == values(&*after.source, &site), "{site}");
@@ -286,7 +287,9 @@ fn gguf_draws() {
     assert!(distance > 35.0, "{distance:.1}");
     // And becomes an own file.
     let own = folder.path().join("own.safetensors");
-    let written = family::quantise(&open(&path), Quantisation::Q8_0, &own, false).unwrap();
+    let written =
+        family::quantise(&open(&path), Quantisation::Q8_0, &own, false, &colora::Cancel::new())
+            .unwrap();
     assert!(written.quantised > 60 && written.plain > 100);
     let distance =
         psnr(&draw(&options(None).open(&own).unwrap(), "a rocket", &[], Apply::Auto), &goal);

@@ -20,7 +20,7 @@ pub(crate) fn starter_parts() -> ModelParts {
 /// The starter model as an own quantised file.
 pub(crate) fn converted(folder: &Path, kind: Quantisation) -> PathBuf {
     let path = folder.join(format!("starter-{kind}.safetensors"));
-    family::quantise(&starter_parts(), kind, &path, false).unwrap();
+    family::quantise(&starter_parts(), kind, &path, false, &colora::Cancel::new()).unwrap();
     path
 }
 
@@ -36,6 +36,7 @@ pub(crate) fn ldm_tensors(folder: &Path) -> HashMap<String, Tensor> {
         precision: Precision::F32,
         metadata: Metadata::new(),
         force: true,
+        cancel: colora::Cancel::new(),
     };
     let path = folder.join("ldm.safetensors");
     checkpoint(&*parts.source, &path, &options).unwrap();

@@ -2,6 +2,7 @@
 
 use crate::cli::style::{Talk, clean, result_line};
 use crate::cli::{interrupt, settings, store};
+use crate::error::Error;
 use crate::lora::reference::check_weight;
 use crate::pipeline::Cancel;
 use crate::store::{Card, NewLora};
@@ -50,7 +51,10 @@ pub(super) struct Args {
 /// Runs `colora lora add`.
 pub(super) fn run(args: Args, talk: Talk) -> Result<()> {
     let Args { file, name, trigger, weight, title, licence, source, to, link, force } = args;
-    let weight = weight.map(check_weight).transpose()?;
+    let weight = weight.map(check_weight).transpose().map_err(|error| match error {
+        Error::BadRequest { value, why, .. } => Error::bad_request("weight", value, why),
+        other => other,
+    })?;
     let card = Card { title, trigger_words: trigger, weight, licence, source, ..Card::default() };
     let cancel = Cancel::new();
     interrupt::install(&cancel)?;

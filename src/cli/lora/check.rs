@@ -2,7 +2,7 @@
 
 use super::against::{Against, open};
 use crate::cli::output::SCHEMA;
-use crate::cli::style::{clean, result_line};
+use crate::cli::style::{clean, result_json, result_line};
 use crate::error::Error;
 use crate::lora::{Apply, LoraStack, Overlay, ReadOptions, StackEntry, Strength};
 use anyhow::Result;
@@ -40,7 +40,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
             "changed": overlay.changed(), "keys": report.keys, "used": report.used,
             "unmatched": report.unmatched, "reasons": report.reasons, "warnings": warnings,
         });
-        result_line(&value.to_string())?;
+        result_json(&value.to_string())?;
     } else if report.unmatched.is_empty() {
         let mut lines = vec![format!(
             "{}: fits {}; {} of {} keys used, {} weights change",

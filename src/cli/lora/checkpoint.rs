@@ -3,7 +3,7 @@
 use super::merge::Args;
 use super::open::{self, Base};
 use crate::cli::output::SCHEMA;
-use crate::cli::style::{Talk, clean, result_line};
+use crate::cli::style::{Talk, clean, result_json, result_line};
 use crate::error::{Error, Result};
 use crate::family::{ModelParts, held_files};
 use crate::lora::write::{CheckpointOptions, Metadata, Precision, check_free, checkpoint};
@@ -50,6 +50,7 @@ pub(super) fn run(args: &Args, method: Method, talk: Talk) -> anyhow::Result<()>
         precision,
         metadata: notes(&base.parts, &stack.entries.len().to_string()),
         force: args.force,
+        cancel: cancel.clone(),
     };
     let tensors = checkpoint(&overlay, &args.output, &options)?;
     let sidecar = describe(&base, &args.output)?;
@@ -63,7 +64,7 @@ pub(super) fn run(args: &Args, method: Method, talk: Talk) -> anyhow::Result<()>
             "schema": SCHEMA, "event": "merged", "path": path, "tensors": tensors,
             "changed": overlay.changed(), "config": sidecar,
         });
-        return result_line(&value.to_string());
+        return result_json(&value.to_string());
     }
     result_line(&path)
 }
@@ -146,6 +147,6 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = path.parent().unwrap_or(path);
-    fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
-    fs::write(path, bytes).map_err(|e| Error::io(path, e))
+    fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
+    fs::write(path, bytes).map_err(|e| Error::write(path, e))
 }

@@ -2,7 +2,7 @@
 
 use super::open;
 use crate::cli::output::SCHEMA;
-use crate::cli::style::{Talk, clean, result_line};
+use crate::cli::style::{Talk, clean, result_json, result_line};
 use crate::lora::write::{ConvertOptions, Format, Precision, convert};
 use crate::weights::Placement;
 use anyhow::Result;
@@ -45,13 +45,15 @@ pub(super) struct Args {
 
 /// Runs `colora lora convert`.
 pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
-    let base = open::base(args.model.as_deref(), Placement::default(), talk, &open::cancel()?)?;
+    let cancel = open::cancel()?;
+    let base = open::base(args.model.as_deref(), Placement::default(), talk, &cancel)?;
     let lora = open::adapter(&args.lora, &base, talk)?;
     let options = ConvertOptions {
         format: args.to,
         component: args.component.clone(),
         precision: args.dtype,
         force: args.force,
+        cancel,
     };
     let done = convert(&lora, &base.names, &args.output, &options)?;
     for warning in &done.warnings {
@@ -63,7 +65,7 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
             "schema": SCHEMA, "event": "converted", "path": path, "format": args.to.name(),
             "tensors": done.tensors, "modules": done.modules, "warnings": done.warnings,
         });
-        return result_line(&value.to_string());
+        return result_json(&value.to_string());
     }
     result_line(&path)
 }

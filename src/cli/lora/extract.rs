@@ -2,7 +2,7 @@
 
 use super::open;
 use crate::cli::output::SCHEMA;
-use crate::cli::style::{Talk, clean, result_line, say};
+use crate::cli::style::{Talk, clean, result_json, result_line, say};
 use crate::error::Error;
 use crate::lora::write::{ExtractOptions, Extracted, Precision, extract};
 use crate::weights::Placement;
@@ -35,7 +35,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "N")]
     conv_rank: Option<usize>,
     /// Leave modules out in which no number differs by more than this
-    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
     threshold: f32,
     /// Write differences of norms and biases too, whole
     #[arg(long)]
@@ -74,6 +74,7 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
         full_norms: args.full_norms,
         precision: args.dtype.unwrap_or(Precision::F16),
         force: args.force,
+        cancel: cancel.clone(),
     };
     let said = Mutex::new(Instant::now());
     let tell = |done: usize, all: usize| {
@@ -89,7 +90,14 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
         Ok(())
     };
     let (from, to) = (&*base.source, &*tuned.source);
-    let done = extract(from, to, &base.names, &args.output, &options, &tell)?;
+    let done = extract(from, to, &base.names, &args.output, &options, &tell);
+    let done = done.map_err(|error| match error {
+        // The library does not know how the user named the model.
+        Error::BadRequest { field: "tuned", why, .. } => {
+            Error::bad_request("tuned", &args.tuned, why)
+        }
+        other => other,
+    })?;
     report(&done, args, talk)
 }
 
@@ -109,7 +117,7 @@ fn report(done: &Extracted, args: &Args, talk: Talk) -> Result<()> {
     if args.json {
         let mut value = serde_json::json!({ "schema": SCHEMA, "event": "extracted", "path": path });
         value["report"] = serde_json::to_value(done)?;
-        return result_line(&value.to_string());
+        return result_json(&value.to_string());
     }
     result_line(&path)
 }

@@ -2,7 +2,7 @@
 
 use super::against::{Against, open};
 use crate::cli::output::SCHEMA;
-use crate::cli::style::{bytes, clean, result_line};
+use crate::cli::style::{bytes, clean, result_json, result_line};
 use crate::lora::{AdapterFile, Block, Lora, ModuleInfo, ReadOptions};
 use crate::weights::names::UNetNames;
 use anyhow::Result;
@@ -37,7 +37,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let (against, lora) = Against::resolve(&file, args.model.as_deref(), ReadOptions::default())?;
     let modules = lora.describe(&*against.source)?;
     if args.json {
-        return result_line(&as_json(&file, &lora, &against, &modules)?.to_string());
+        return result_json(&as_json(&file, &lora, &against, &modules)?.to_string());
     }
     let lines = text(&file, &lora, &against, &modules)?;
     result_line(&clean(&lines.join("\n")))

@@ -1,6 +1,7 @@
 //! Floor 7. `colora lora list`.
 
-use crate::cli::style::{Talk, bytes, clean, result_line};
+use crate::cli::model::listed;
+use crate::cli::style::{Talk, bytes, clean, result_json, result_line};
 use crate::cli::{interrupt, settings, store};
 use crate::error::Error;
 use crate::pipeline::Cancel;
@@ -31,11 +32,11 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
         let verified = if args.verify { verify(entry, &cancel, talk)? } else { None };
         warn(entry, verified, talk);
         if args.json {
-            let mut value = serde_json::to_value(entry)?;
+            let mut value = listed(serde_json::to_value(entry)?);
             if args.verify {
                 value["verified"] = verified.into();
             }
-            result_line(&value.to_string())?;
+            result_json(&value.to_string())?;
         } else {
             rows.push(row(entry));
         }

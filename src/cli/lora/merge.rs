@@ -2,7 +2,7 @@
 
 use super::{checkpoint, open};
 use crate::cli::output::SCHEMA;
-use crate::cli::style::{Talk, clean, result_line};
+use crate::cli::style::{Talk, clean, result_json, result_line};
 use crate::cli::{settings, store};
 use crate::error::Error;
 use crate::lora::write::{Law, MergeOptions, Precision, merge};
@@ -31,7 +31,8 @@ pub(super) struct Args {
     /// The model that they were made for
     #[arg(short, long, value_name = "MODEL", value_hint = ValueHint::AnyPath)]
     pub(super) model: Option<String>,
-    /// How: cat (exact, ranks add up), linear, svd, ties, dare, dare-ties [default: cat, with --rank svd]
+    /// How: cat (exact, ranks add up), linear, svd, ties, dare, dare-ties [default: cat; with --rank or
+    /// --clamp svd]
     #[arg(long, value_name = "METHOD")]
     method: Option<String>,
     /// Rank of the result [default: the largest of the LoRAs']
@@ -69,13 +70,14 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
     if args.checkpoint {
         return checkpoint::run(args, args.mix(law)?, talk);
     }
-    let base = open::base(args.model.as_deref(), Placement::default(), talk, &open::cancel()?)?;
+    let cancel = open::cancel()?;
+    let base = open::base(args.model.as_deref(), Placement::default(), talk, &cancel)?;
     let stack = args.stack(&base, Method::Sum, talk)?;
     for warning in stack.words().warnings() {
         talk.say(&clean(&format!("warning: {warning}")));
     }
     let precision = args.dtype.unwrap_or_default();
-    let options = MergeOptions { law, precision, force: args.force };
+    let options = MergeOptions { law, precision, force: args.force, cancel };
     let kept = merge(&*base.source, &base.names, &stack, &args.output, &options)?;
     let cut = matches!(law, Law::Svd { .. });
     for part in kept.iter().filter(|_| cut) {
@@ -87,15 +89,17 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
         if cut {
             value["components"] = serde_json::to_value(&kept)?;
         }
-        return result_line(&value.to_string());
+        return result_json(&value.to_string());
     }
     result_line(&path)
 }
 
 impl Args {
     fn law(&self) -> Result<Law, Error> {
-        let name = self.method.as_deref();
-        let name = name.unwrap_or(if self.rank.is_some() { "svd" } else { "cat" });
+        self.check_numbers()?;
+        let reduced = self.rank.is_some() || self.clamp.is_some();
+        let name = self.method.as_deref().unwrap_or(if reduced { "svd" } else { "cat" });
+        self.check_use(name.split(':').next().unwrap_or(name))?;
         let mix = match name {
             "cat" => return Ok(Law::Cat),
             "linear" => return Ok(Law::Linear),
@@ -103,6 +107,47 @@ impl Args {
             _ => self.numbers(name).parse()?,
         };
         Ok(Law::Svd { rank: self.rank, clamp: self.clamp, mix })
+    }
+
+    /// Refuses numbers that no method takes.
+    fn check_numbers(&self) -> Result<(), Error> {
+        if self.rank == Some(0) {
+            return Err(Error::bad_request("rank", 0, "expected at least 1"));
+        }
+        if let Some(clamp) = self.clamp.filter(|q| !(*q > 0.5 && *q <= 1.0)) {
+            let why = "expected more than 0.5, at most 1, e.g. 0.99";
+            return Err(Error::bad_request("clamp", clamp, why));
+        }
+        if let Some(density) = self.density.filter(|share| !(*share > 0.0 && *share <= 1.0)) {
+            let why = "expected more than 0, at most 1, e.g. 0.5";
+            return Err(Error::bad_request("density", density, why));
+        }
+        Ok(())
+    }
+
+    /// Refuses numbers that the method `name` would not look at.
+    fn check_use(&self, name: &str) -> Result<(), Error> {
+        let given = [
+            ("rank", self.rank.map(|n| n.to_string())),
+            ("clamp", self.clamp.map(|q| q.to_string())),
+            ("density", self.density.map(|share| share.to_string())),
+            ("seed", self.seed.map(|n| n.to_string())),
+        ];
+        for (field, value) in given {
+            let users = match field {
+                "seed" => &["dare", "dare-ties"][..],
+                "density" => &["ties", "dare", "dare-ties"],
+                _ => &["svd", "ties", "dare", "dare-ties"],
+            };
+            if let Some(value) = value.filter(|_| !users.contains(&name)) {
+                let why = format!(
+                    "the method {name} does not use it; leave it out, or choose --method {}",
+                    users.join(" or ")
+                );
+                return Err(Error::bad_request(field, value, why));
+            }
+        }
+        Ok(())
     }
 
     /// The method `name` with the numbers of the flags.

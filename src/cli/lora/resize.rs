@@ -2,7 +2,7 @@
 
 use super::open;
 use crate::cli::output::SCHEMA;
-use crate::cli::style::{Talk, clean, result_line};
+use crate::cli::style::{Talk, clean, result_json, result_line};
 use crate::lora::write::{Precision, ResizeOptions, Resized, resize};
 use crate::weights::Placement;
 use anyhow::Result;
@@ -44,20 +44,22 @@ pub(super) struct Args {
 
 /// Runs `colora lora resize`.
 pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
-    let base = open::base(args.model.as_deref(), Placement::default(), talk, &open::cancel()?)?;
+    let cancel = open::cancel()?;
+    let base = open::base(args.model.as_deref(), Placement::default(), talk, &cancel)?;
     let lora = open::adapter(&args.lora, &base, talk)?;
     let options = ResizeOptions {
         rank: args.rank,
         energy: args.energy,
         precision: args.dtype,
         force: args.force,
+        cancel,
     };
     let done = resize(&lora, &base.names, &args.output, &options)?;
     let path = args.output.display().to_string();
     if args.json {
         let mut value = serde_json::json!({ "schema": SCHEMA, "event": "resized", "path": path });
         value["report"] = serde_json::to_value(&done)?;
-        return result_line(&value.to_string());
+        return result_json(&value.to_string());
     }
     talk.say(&clean(&table(&done)));
     result_line(&path)

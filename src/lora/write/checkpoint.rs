@@ -1,6 +1,7 @@
 //! Floor 3. A whole model in one file, under the names of the original code, which every tool reads.
 
 use super::file::{Entry, Metadata, Precision, save};
+use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::weights::names::{Part, UNetNames, VaeNames, open_clip_name, prefix};
 use crate::weights::{Site, WeightSource};
@@ -29,6 +30,8 @@ pub struct CheckpointOptions {
     pub metadata: Metadata,
     /// Whether a file may be replaced.
     pub force: bool,
+    /// Stops the work between two tensors.
+    pub cancel: Cancel,
 }
 
 /// Writes all weights of `source` as one safetensors file, a tensor after another.
@@ -71,7 +74,7 @@ pub fn checkpoint(
     };
     let tensors: BTreeMap<String, Entry<'_>> =
         rows.into_iter().map(entry).collect::<Result<_>>()?;
-    save(out, &tensors, &options.metadata, options.force)?;
+    save(out, &tensors, &options.metadata, options.force, &options.cancel)?;
     Ok(tensors.len())
 }
 

@@ -3,6 +3,7 @@
 use super::file::{Entry, Metadata, Precision, check_free, passed_on, save};
 use super::parts::parts;
 use super::{peft, spelling};
+use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::lora::delta::{Delta, Dora, Rotation};
 use crate::lora::keys::{self, Role};
@@ -57,6 +58,8 @@ pub struct ConvertOptions {
     pub precision: Option<Precision>,
     /// Whether files may be replaced.
     pub force: bool,
+    /// Stops the work between two tensors.
+    pub cancel: Cancel,
 }
 
 /// What a conversion made.
@@ -86,6 +89,9 @@ pub fn convert(
     out: &Path,
     options: &ConvertOptions,
 ) -> Result<Converted> {
+    if options.format != Format::Peft {
+        check_free(out, options.force)?;
+    }
     let component = options.component.as_deref();
     let mut chosen: BTreeMap<&str, &[Module]> = BTreeMap::new();
     for (module, changes) in &lora.modules {
@@ -104,8 +110,7 @@ pub fn convert(
     match options.format {
         Format::Kohya => {
             plan.kohya(&chosen)?;
-            check_free(out, options.force)?;
-            save(out, &plan.tensors, &metadata, options.force)?;
+            save(out, &plan.tensors, &metadata, options.force, &options.cancel)?;
         }
         Format::Diffusers => peft::write_diffusers(&mut plan, &chosen, out, metadata)?,
         Format::Peft => peft::write_folder(&mut plan, &chosen, out, metadata)?,

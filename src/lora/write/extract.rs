@@ -3,6 +3,7 @@
 use super::file::{Metadata, Precision, check_free, passed_on, save};
 use super::made::{Kept, Made, Tally, describe};
 use super::spelling;
+use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::lora::Dictionary;
 use crate::lora::spectrum::Spectrum;
@@ -28,6 +29,8 @@ pub struct ExtractOptions {
     pub precision: Precision,
     /// Whether a file may be replaced.
     pub force: bool,
+    /// Stops the work between two tensors.
+    pub cancel: Cancel,
 }
 
 /// What an extraction made.
@@ -73,11 +76,16 @@ pub fn extract(
     if options.rank == 0 {
         return Err(Error::bad_request("rank", 0, "expected at least 1"));
     }
+    let threshold = options.threshold;
+    if !(threshold >= 0.0 && threshold.is_finite()) {
+        return Err(Error::bad_request("threshold", threshold, "expected 0 or more"));
+    }
     check_free(out, options.force)?;
     let (modules, done) = (names.modules(), AtomicUsize::new(0));
     let differences: Vec<Difference> = modules
         .par_iter()
         .map(|module| {
+            options.cancel.check()?;
             let difference = one(base, tuned, module, options);
             tell(done.fetch_add(1, Ordering::Relaxed) + 1, modules.len())?;
             difference
@@ -99,11 +107,11 @@ pub fn extract(
     extracted.components = tally.finish();
     if tensors.is_empty() {
         let why = "the models do not differ in anything that a LoRA can hold";
-        return Err(Error::bad_request("tuned", out.display(), why));
+        return Err(Error::bad_request("tuned", "this model", why));
     }
     let mut metadata = describe(&ranks);
     metadata.extend(family(names));
-    save(out, &tensors, &passed_on(&metadata, "extract"), options.force)?;
+    save(out, &tensors, &passed_on(&metadata, "extract"), options.force, &options.cancel)?;
     Ok(extracted)
 }
 

@@ -1,7 +1,9 @@
 //! Floor 3. Writing safetensors: one tensor after another, whole or not at all.
 
+use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::lora::factor::Factor;
+use crate::whole;
 use half::{bf16, f16};
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
@@ -10,6 +12,9 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 use std::str::FromStr;
+
+/// What the files written here are called.
+const EXTENSION: &str = "safetensors";
 
 /// Free-form text of a file's header.
 pub type Metadata = BTreeMap<String, String>;
@@ -175,11 +180,25 @@ pub(super) fn passed_on(source: &Metadata, operation: &str) -> Metadata {
     metadata
 }
 
-/// Whether a file may be written at `path`.
+/// Finds out whether a safetensors file may and can be written at `path`, before the work for it begins;
+/// makes its folder.
 ///
 /// # Errors
-/// [`Error::Exists`] when something is there and `force` does not allow to replace it.
+/// [`Error::Exists`] when something is there and `force` does not allow to replace it, [`Error::BadRequest`]
+/// for a name of another kind of file, [`Error::Write`].
 pub fn check_free(path: &Path, force: bool) -> Result<()> {
+    // By such a name nothing would find it, or read it as what it is not.
+    if path.extension().is_some_and(|extension| extension != EXTENSION) {
+        let why =
+            format!("a safetensors file is written; expected a name that ends with .{EXTENSION}");
+        return Err(Error::bad_request("output", path.display(), why));
+    }
+    check_unused(path, force)?;
+    whole::prepare(path).map(drop)
+}
+
+/// Whether `path` is unused, or may be replaced.
+pub(super) fn check_unused(path: &Path, force: bool) -> Result<()> {
     if path.is_dir() || path.exists() && !force {
         return Err(Error::Exists { path: path.to_path_buf() });
     }
@@ -189,12 +208,14 @@ pub fn check_free(path: &Path, force: bool) -> Result<()> {
 /// Writes a safetensors file: into a temporary one beside it, which then takes its name.
 ///
 /// # Errors
-/// [`Error::Exists`] without `force`; [`Error::Io`]; what computing a tensor gives.
+/// [`Error::Exists`] without `force`; [`Error::Write`]; [`Error::Cancelled`] between two tensors when `cancel`
+/// was set; what computing a tensor gives.
 pub fn save(
     path: &Path,
     tensors: &BTreeMap<String, Entry<'_>>,
     metadata: &Metadata,
     force: bool,
+    cancel: &Cancel,
 ) -> Result<()> {
     check_free(path, force)?;
     let mut order: Vec<(&String, &Entry<'_>)> = tensors.iter().collect();
@@ -202,10 +223,11 @@ pub fn save(
     order.sort_by_key(|(name, entry)| (std::cmp::Reverse(entry.dtype.bitsize()), *name));
     let header = header(&order, metadata)?;
     write_whole(path, force, |file| {
-        let io = |e| Error::io(path, e);
+        let io = |e| Error::write(path, e);
         file.write_all(&(header.len() as u64).to_le_bytes()).map_err(io)?;
         file.write_all(&header).map_err(io)?;
         for (name, entry) in order {
+            cancel.check()?;
             let bytes = (entry.bytes)()?;
             if bytes.len() != entry.size() {
                 let (found, shape) = (bytes.len(), &entry.shape);
@@ -245,23 +267,10 @@ pub(super) fn write_whole(
     force: bool,
     write: impl FnOnce(&mut dyn Write) -> Result<()>,
 ) -> Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".colora-").suffix(".part");
-    #[cfg(unix)]
-    {
-        // A temporary file is private by default; this one follows the user's umask.
-        use std::os::unix::fs::PermissionsExt;
-        builder.permissions(std::fs::Permissions::from_mode(0o666));
-    }
-    let file = builder.tempfile_in(folder).map_err(|e| Error::io(folder, e))?;
-    let mut buffered = std::io::BufWriter::with_capacity(1 << 20, file);
-    write(&mut buffered)?;
-    let file = buffered.into_inner().map_err(|e| Error::io(path, e.into_error()))?;
-    let saved = if force { file.persist(path) } else { file.persist_noclobber(path) };
-    saved.map(drop).map_err(|e| match e.error.kind() {
-        std::io::ErrorKind::AlreadyExists if !force => Error::Exists { path: path.to_path_buf() },
-        _ => Error::io(path, e.error),
+    whole::write(path, force, |file| {
+        let mut buffered = std::io::BufWriter::with_capacity(1 << 20, file);
+        write(&mut buffered)?;
+        buffered.flush().map_err(|e| Error::write(path, e))
     })
 }
 
@@ -283,7 +292,7 @@ mod tests {
             ("alpha".to_owned(), Entry::scalar(0.1, Dtype::F16)),
         ]);
         let metadata = Metadata::from([("ss_note".to_owned(), "ä\n\"x\"".to_owned())]);
-        save(&path, &tensors, &metadata, false).unwrap();
+        save(&path, &tensors, &metadata, false, &Cancel::new()).unwrap();
         let file = CheckpointFile::open(&path).unwrap();
         assert_eq!(file.metadata(), &metadata);
         assert_eq!(file.read_f32("whole", None).unwrap(), values);
@@ -291,10 +300,10 @@ mod tests {
         assert_eq!(file.info("half").unwrap().dtype, Dtype::F16);
         let half = file.read_f32("half", None).unwrap();
         assert!(half.iter().zip(&values).all(|(a, b)| (a - b).abs() < 1e-5));
-        let again = save(&path, &tensors, &metadata, false).unwrap_err();
+        let again = save(&path, &tensors, &metadata, false, &Cancel::new()).unwrap_err();
         assert!(matches!(again, Error::Exists { .. }));
         let before = std::fs::read(&path).unwrap();
-        save(&path, &tensors, &metadata, true).unwrap();
+        save(&path, &tensors, &metadata, true, &Cancel::new()).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), before, "the same bytes every time");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing left over");
     }
@@ -305,8 +314,20 @@ mod tests {
         let path = folder.path().join("a.safetensors");
         let large = Entry::lazy(vec![1], Precision::F16, || Ok(vec![1e6]));
         let tensors = BTreeMap::from([("a".to_owned(), large)]);
-        let error = save(&path, &tensors, &Metadata::new(), false).unwrap_err();
+        let error = save(&path, &tensors, &Metadata::new(), false, &Cancel::new()).unwrap_err();
         assert!(error.to_string().contains("bf16"), "{error}");
+        let cancel = Cancel::new();
+        cancel.cancel();
+        let small = Entry::lazy(vec![1], Precision::F16, || Ok(vec![1.0]));
+        let tensors = BTreeMap::from([("a".to_owned(), small)]);
+        let error = save(&path, &tensors, &Metadata::new(), false, &cancel).unwrap_err();
+        assert!(matches!(error, Error::Cancelled), "{error}");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        for name in ["a.gguf", "a.ckpt", "a.safetensors.png"] {
+            let error = check_free(&folder.path().join(name), true).unwrap_err();
+            assert!(error.to_string().contains(".safetensors"), "{error}");
+        }
+        check_free(&folder.path().join("new/a"), true).unwrap();
+        assert!(folder.path().join("new").is_dir());
     }
 }

@@ -7,6 +7,7 @@
 use super::convert::{kind, words};
 use super::file::{Entry, Metadata, Precision, check_free, passed_on, save};
 use super::made::{Kept, Made, Tally, shared};
+use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::lora::delta::{Delta, Matrices};
 use crate::lora::merge::{self, Active};
@@ -45,6 +46,8 @@ pub struct MergeOptions {
     pub precision: Precision,
     /// Whether a file may be replaced.
     pub force: bool,
+    /// Stops the work between two tensors.
+    pub cancel: Cancel,
 }
 
 /// What of the changes the new file holds, by component.
@@ -71,8 +74,10 @@ pub fn merge(
     check(stack, options.law)?;
     let jobs = jobs(names, stack)?;
     let law = options.law;
-    let made: Vec<(Made, f64, f64)> =
-        jobs.par_iter().map(|job| one(base, job, law)).collect::<Result<_>>()?;
+    let made: Vec<(Made, f64, f64)> = jobs
+        .par_iter()
+        .map(|job| options.cancel.check().and_then(|()| one(base, job, law)))
+        .collect::<Result<_>>()?;
     let (mut tally, mut ranks) = (Tally::default(), Vec::new());
     let mut tensors: BTreeMap<String, Entry<'_>> =
         words(stack.words().used, Some(options.precision)).into_iter().collect();
@@ -83,7 +88,7 @@ pub fn merge(
             ranks.push(low.rank);
         }
     }
-    save(out, &tensors, &notes(stack, &ranks), options.force)?;
+    save(out, &tensors, &notes(stack, &ranks), options.force, &options.cancel)?;
     Ok(tally.finish())
 }
 
@@ -124,7 +129,9 @@ fn jobs<'a>(names: &Dictionary, stack: &'a LoraStack) -> Result<Vec<Job<'a>>> {
         }
     }
     if jobs.is_empty() {
-        return Err(Error::bad_request("lora", "these", "at these weights nothing is changed"));
+        let names: Vec<String> = stack.entries.iter().map(|entry| entry.lora.name()).collect();
+        let why = "nothing is changed at these weights; expected one that is not 0";
+        return Err(Error::bad_request("lora", names.join(", "), why));
     }
     Ok(jobs.into_iter().collect())
 }

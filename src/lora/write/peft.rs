@@ -1,7 +1,7 @@
 //! Floor 3. The grammars of diffusers and PEFT, whose alphas are text beside the tensors.
 
 use super::convert::{Format, Plan, alpha, components, fitted, for_python, kind, refused, role};
-use super::file::{Entry, Metadata, check_free, save, write_whole};
+use super::file::{Entry, Metadata, check_unused, save, write_whole};
 use super::spelling;
 use crate::error::{Error, Result};
 use crate::lora::delta::{Delta, Dora, LowRank};
@@ -50,7 +50,7 @@ pub(super) fn write_diffusers<'a>(
     }
     let mut metadata = for_python(metadata);
     metadata.insert("lora_adapter_metadata".into(), Value::Object(flat).to_string());
-    save(out, &plan.tensors, &metadata, plan.options.force)
+    save(out, &plan.tensors, &metadata, plan.options.force, &plan.options.cancel)
 }
 
 /// Writes PEFT's folder for one component.
@@ -86,13 +86,11 @@ pub(super) fn write_folder<'a>(
     fields.insert("task_type".into(), Value::Null);
     let force = plan.options.force;
     let (tensors, settings) = (out.join(TENSORS), out.join(CONFIG));
-    std::fs::create_dir_all(out).map_err(|e| Error::io(out, e))?;
-    check_free(&tensors, force)?;
-    check_free(&settings, force)?;
-    save(&tensors, &plan.tensors, &for_python(metadata), force)?;
+    check_unused(&settings, force)?;
+    save(&tensors, &plan.tensors, &for_python(metadata), force, &plan.options.cancel)?;
     let text = format!("{:#}\n", Value::Object(fields));
     write_whole(&settings, force, |file| {
-        file.write_all(text.as_bytes()).map_err(|e| Error::io(&settings, e))
+        file.write_all(text.as_bytes()).map_err(|e| Error::write(&settings, e))
     })
 }
 

@@ -3,6 +3,7 @@
 use super::convert::{kind, words};
 use super::file::{Entry, Precision, check_free, passed_on, save};
 use super::made::{Kept, Made, Tally, shared};
+use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::lora::delta::{Delta, Matrices};
 use crate::lora::module::{BiasChange, Module};
@@ -25,6 +26,8 @@ pub struct ResizeOptions {
     pub precision: Option<Precision>,
     /// Whether a file may be replaced.
     pub force: bool,
+    /// Stops the work between two tensors.
+    pub cancel: Cancel,
 }
 
 /// What became of one module.
@@ -66,7 +69,10 @@ pub fn resize(
         lora.modules.iter().map(|(module, changes)| (module.as_str(), &changes[..])).collect();
     let made: Vec<(Made, Option<ResizedModule>, f64)> = changes
         .par_iter()
-        .map(|(module, changes)| one(module, changes, options))
+        .map(|(module, changes)| {
+            options.cancel.check()?;
+            one(module, changes, options)
+        })
         .collect::<Result<_>>()?;
     let precision = options.precision.unwrap_or_else(|| own_precision(lora));
     let inversions = lora.inversions().iter().map(AsRef::as_ref);
@@ -82,7 +88,7 @@ pub fn resize(
         }
     }
     let metadata = shared(&[lora.file.metadata()], &ranks);
-    save(out, &tensors, &passed_on(&metadata, "resize"), options.force)?;
+    save(out, &tensors, &passed_on(&metadata, "resize"), options.force, &options.cancel)?;
     Ok(Resized { modules, components: tally.finish() })
 }
 
