@@ -165,6 +165,7 @@ impl Stored {
             precision: Precision::F32,
             metadata: Metadata::new(),
             force: false,
+            cancel: colora::Cancel::new(),
         };
         checkpoint(&model(family, unet), &path, &options).unwrap();
         Self::read(&path)
