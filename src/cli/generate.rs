@@ -48,8 +48,11 @@ pub(super) fn run(flags: &Flags, talk: Talk) -> Result<()> {
         shelf::stack(&store(&settings), name, flags.lora_method.is_some(), &mut request)?;
     }
     // Mistakes that need no model are found before one is opened.
-    request.plan(&Defaults::default(), 0).map_err(of_settings)?;
+    let rough = request.plan(&Defaults::default(), 0).map_err(of_settings)?;
     let to = Output::new(flags, config, request.count)?;
+    if !flags.dry_run {
+        to.check(&rough)?;
+    }
     let cancel = Cancel::new();
     interrupt::install(&cancel)?;
     let progress = Progress::new(flags.progress, talk, flags.json);

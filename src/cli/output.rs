@@ -103,6 +103,18 @@ impl Output {
         })
     }
 
+    /// Finds out before a model is found, perhaps downloaded, whether pictures can be written. Folders that are
+    /// not there yet may be named after the model; [`make_folders`] looks at them.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    pub(super) fn check(&self, plan: &Plan) -> Result<(), Error> {
+        let Some(template) = &self.template else { return Ok(()) };
+        let name = template.name(&facts(plan, ""), 0);
+        let there = name.parent().is_some_and(|p| p.as_os_str().is_empty() || p.exists());
+        if there { whole::prepare(&name).map(drop) } else { Ok(()) }
+    }
+
     /// The names of all pictures of `plan`; empty for stdout.
     ///
     /// A name that the user chose must be free; the default name gets a number until it is.

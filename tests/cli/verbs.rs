@@ -215,6 +215,7 @@ fn what_cannot_be_written_is_found_before_the_work() {
     let long_png = format!("{long}.png");
     for (arguments, part) in [
         (&["-s999", "-o", "file/x.png", "x"][..], "cannot write file"),
+        (&["-m", "nothing", "-o", "file/x.png", "x"], "cannot write file"),
         (&["-s999", "-o", &long_png, "x"], "cannot write nnn"),
         (
             &["lora", "resize", "santa", "--rank=1", "-o", "file/x", "-m", "starter"],
