@@ -248,10 +248,10 @@ fn what_cannot_be_written_is_found_before_the_work() {
 fn threads_that_cannot_start_are_no_panic() {
     let world = World::new();
     let program = env!("CARGO_BIN_EXE_colora");
-    // A process of its own may have so little memory that stacks of threads do not fit.
-    let script = format!("ulimit -v 2000000; exec {program} -s1 --threads 4000 -o x.png x");
+    // A process of its own may have so little memory, and threads so large stacks, that not all fit.
+    let script = format!("ulimit -v 3000000; exec {program} -s1 --threads 16 -o x.png x");
     let mut shell = Process::new("sh");
-    shell.args(["-c", &script]).current_dir(world.path("."));
+    shell.args(["-c", &script]).current_dir(world.path(".")).env("RUST_MIN_STACK", "1000000000");
     let error = super::world::failed(&shell.output().unwrap(), 6);
     assert!(error.contains("worker threads") && error.contains("--threads"), "{error}");
 }
