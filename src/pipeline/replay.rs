@@ -57,7 +57,7 @@ impl Mark {
 #[derive(Debug, Default)]
 pub(super) struct Replays {
     #[cfg(feature = "cuda")]
-    known: std::sync::Mutex<recorded::Memory>,
+    known: std::sync::Mutex<recorded::Recordings>,
 }
 
 #[cfg(not(feature = "cuda"))]
@@ -93,7 +93,7 @@ mod recorded {
     const FORGOTTEN: u64 = 16;
 
     #[derive(Debug, Default)]
-    pub(super) struct Memory {
+    pub(super) struct Recordings {
         /// The longest unused first.
         known: Vec<Known>,
         predictions: u64,
@@ -175,7 +175,7 @@ mod recorded {
     }
 
     impl Replays {
-        fn lock(&self) -> MutexGuard<'_, Memory> {
+        fn lock(&self) -> MutexGuard<'_, Recordings> {
             self.known.lock().unwrap_or_else(PoisonError::into_inner)
         }
 
@@ -190,10 +190,10 @@ mod recorded {
             }
             let (given, parts) = Given::of(&input);
             let kinds = kinds(&parts);
-            let mut memory = self.lock();
-            memory.predictions += 1;
-            let used = memory.predictions;
-            let known = &mut memory.known;
+            let mut recordings = self.lock();
+            recordings.predictions += 1;
+            let used = recordings.predictions;
+            let known = &mut recordings.known;
             known.retain(|known| known.unet.strong_count() > 0);
             let is_this = |known: &Known| {
                 std::ptr::eq(known.unet.as_ptr(), Arc::as_ptr(unet))
@@ -209,17 +209,17 @@ mod recorded {
                 }
                 if matches!(found.state, State::Refused) {
                     known.push(found);
-                    drop(memory);
+                    drop(recordings);
                     return unet.forward(input);
                 }
             } else if known.len() == MOST {
                 if used - known[0].used < FORGOTTEN {
-                    drop(memory);
+                    drop(recordings);
                     return unet.forward(input);
                 }
                 known.remove(0);
             }
-            drop(memory);
+            drop(recordings);
             let output = Recording::rehearse(input.latents, || unet.forward(input))?;
             self.lock().known.push(Known {
                 used,
