@@ -1,6 +1,6 @@
 //! The program from outside: the real binary with a tiny model.
 #![cfg(feature = "cli")]
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 #[path = "cli/bench.rs"]
 mod bench;
