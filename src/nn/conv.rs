@@ -145,7 +145,7 @@ impl Conv2d {
             Form::Packed(layer) => run_packed(layer, x, around),
             Form::Plain { kernel, branches, bias, geometry } => {
                 let x = before(x.plain()?, around)?;
-                let mut y = plain::convolve(&x, &*kernel.tensor()?, *geometry)?;
+                let mut y = plain::convolve(&x, &kernel.tensor()?, *geometry)?;
                 for branch in &**branches {
                     y = (y + branch_output(&x, branch, *geometry)?)?;
                 }

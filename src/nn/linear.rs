@@ -67,7 +67,7 @@ impl Linear {
         let Form::Plain { weight, branches, bias } = &self.0 else {
             return Err(Error::Internal("a packed layer among plain ones".into()));
         };
-        let mut y = plain::multiply(x, &*weight.tensor()?)?;
+        let mut y = plain::multiply(x, &weight.tensor()?)?;
         for branch in &**branches {
             y = (y + branch_output(x, branch)?)?;
         }

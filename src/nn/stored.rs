@@ -2,9 +2,8 @@
 
 use super::plain;
 use crate::error::Result;
-use crate::weights::{BlockTensor, DenseBranch, Scope};
+use crate::weights::{BlockTensor, Branch, DenseBranch, Scope};
 use candle_core::{DType, Tensor};
-use std::borrow::Cow;
 
 /// A weight, in the order in which its layer multiplies.
 #[derive(Debug, Clone)]
@@ -42,7 +41,7 @@ impl Stored {
             if scope.device().is_metal() { None } else { scope.in_blocks("weight", shape)? };
         if let Some(blocks) = blocks {
             let dtype = scope.dtype();
-            let dense = |branch: &crate::weights::Branch| branch.dense(dtype, scope.device());
+            let dense = |branch: &Branch| branch.dense(dtype, scope.device());
             let branches = scope.branches("weight").iter().map(dense).collect::<Result<_>>()?;
             return Ok((Self::Blocks { blocks, dtype, shape: arranged }, branches));
         }
@@ -51,11 +50,11 @@ impl Stored {
     }
 
     /// The numbers.
-    pub(super) fn tensor(&self) -> Result<Cow<'_, Tensor>> {
+    pub(super) fn tensor(&self) -> Result<Tensor> {
         match self {
-            Self::Dense(tensor) => Ok(Cow::Borrowed(tensor)),
+            Self::Dense(tensor) => Ok(tensor.clone()),
             Self::Blocks { blocks, dtype, shape } => {
-                Ok(Cow::Owned(blocks.unpacked(*dtype)?.reshape(shape.as_slice())?))
+                Ok(blocks.unpacked(*dtype)?.reshape(shape.as_slice())?)
             }
         }
     }
