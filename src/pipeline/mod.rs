@@ -10,6 +10,7 @@ mod device;
 mod event;
 mod measure;
 mod network;
+mod phases;
 mod replay;
 mod request;
 mod steps;
@@ -31,10 +32,12 @@ use crate::models::{Tiling, UNet, Vae};
 use crate::picture::Picture;
 use crate::sampling::NoiseTable;
 use crate::weights::{Placement, Precision, Products, Quantisation, Resident, Scope, WeightSource};
-use cache::Recent;
+use cache::{Lazy, Noted, Recent};
+use event::{Once, Watch};
+use phases::Phases;
 use candle_core::{DType, Device, Tensor};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How a model is opened.
@@ -243,31 +246,6 @@ pub struct Timings {
     pub decode: Duration,
 }
 
-/// A component that is built when first needed and then shared.
-#[derive(Debug)]
-struct Lazy<T>(Mutex<Option<Arc<T>>>);
-
-impl<T> Lazy<T> {
-    fn new() -> Self {
-        Lazy(Mutex::new(None))
-    }
-
-    fn get(&self, build: impl FnOnce() -> Result<T>) -> Result<Arc<T>> {
-        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(value) = &*slot {
-            return Ok(value.clone());
-        }
-        let value = Arc::new(build()?);
-        *slot = Some(value.clone());
-        Ok(value)
-    }
-
-    /// Lets the value go; it is built again when it is needed again.
-    fn clear(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-}
-
 /// An opened model.
 #[derive(Debug)]
 pub struct Pipeline {
@@ -283,9 +261,9 @@ pub struct Pipeline {
     shelf: Arc<dyn Shelf>,
     reading: ReadOptions,
     loras: Recent<Lora>,
-    towers: Recent<TextTowers>,
-    unets: Recent<UNet>,
-    conditions: Recent<Conditioning>,
+    towers: Recent<Noted<TextTowers>>,
+    unets: Recent<Noted<UNet>>,
+    conditions: Recent<Noted<Conditioning>>,
     /// What inpainting networks see beside the latents of a picture that is all to be painted, by size.
     unpainted: Recent<Tensor>,
     replays: Arc<replay::Replays>,
@@ -354,9 +332,23 @@ impl Pipeline {
     /// # Errors
     /// As [`Request::plan`], and [`Error::BadRequest`] when the sampler cannot place the steps.
     pub fn plan(&self, request: &Request, random_seed: u64) -> Result<Plan> {
+        self.plan_observed(request, random_seed, &Silent)
+    }
+
+    /// As [`plan`](Self::plan); `observer` is told what [`generate`](Self::generate) would warn of before it begins.
+    ///
+    /// # Errors
+    /// As [`plan`](Self::plan).
+    pub fn plan_observed(
+        &self,
+        request: &Request,
+        random_seed: u64,
+        observer: &dyn Observer,
+    ) -> Result<Plan> {
         let mut plan = request.plan(&self.parts.defaults, random_seed)?;
         self.sigmas(&plan)?;
-        plan.loras = self.resolve_loras(&plan.loras)?;
+        let watch = Watch { observer: &Once::new(observer), cancel: &Cancel::new() };
+        plan.loras = self.resolve_loras(&plan.loras, watch)?;
         let depth = self.parts.text.iter().map(|c| c.num_hidden_layers).min().unwrap_or(1);
         if plan.clip_skip > depth.saturating_sub(self.parts.text_rules().base_skip).max(1) {
             return Err(Error::bad_request(
@@ -379,8 +371,14 @@ impl Pipeline {
         cancel: &Cancel,
         sink: &mut dyn FnMut(Generated) -> Result<()>,
     ) -> Result<()> {
+        cancel.check()?;
+        let observer = &Once::new(observer);
+        let watch = Watch { observer, cancel };
+        // Once: a file that is replaced meanwhile changes none of the images.
+        let phases = self.phases(plan, watch)?;
+        let _room = self.unets.room(phases.networks());
         for image in 0..plan.count {
-            let mut steps = self.steps_observed(plan, image, observer, cancel)?;
+            let mut steps = self.steps_of(plan, image, &phases, watch)?;
             observer.event(&Event::Sampling { image, steps: plan.steps });
             while let Some(view) = steps.next() {
                 let view = view?;
@@ -410,26 +408,37 @@ impl Pipeline {
         cancel: &Cancel,
     ) -> Result<Steps<'_>> {
         cancel.check()?;
-        let session = replay::Session::new();
-        let (_working, _rounded) = (replay::working(), self.rounding());
-        let cast = self.cast(plan, observer)?;
-        cancel.check()?;
-        Steps::new(self, plan, index, cast, (cancel.clone(), session))
+        let watch = Watch { observer: &Once::new(observer), cancel };
+        let phases = self.phases(plan, watch)?;
+        let room = self.unets.room(phases.networks());
+        Ok(self.steps_of(plan, index, &phases, watch)?.keeping(room))
     }
 
-    fn condition(&self, text: &TextTowers, plan: &Plan) -> Result<Conditioning> {
-        let overflow = text.overflow(&plan.prompt);
-        if overflow > 0 {
-            tracing::warn!("the prompt is {overflow} tokens too long; its end is not seen");
-        }
+    fn steps_of(
+        &self,
+        plan: &Plan,
+        index: usize,
+        phases: &Phases,
+        watch: Watch<'_>,
+    ) -> Result<Steps<'_>> {
+        watch.check()?;
+        let session = replay::Session::new();
+        let (_working, _rounded) = (replay::working(), self.rounding());
+        let cast = self.cast(plan, phases, watch)?;
+        watch.check()?;
+        Steps::new(self, plan, index, cast, (watch.cancel, session))
+    }
+
+    fn condition(&self, text: &TextTowers, plan: &Plan, cancel: &Cancel) -> Result<Conditioning> {
         let negative = (plan.guided() && self.parts.unet.time_cond_proj_dim.is_none())
             .then_some(plan.negative_prompt.as_str());
-        text.encode(&Texts {
+        let texts = Texts {
             prompt: &plan.prompt,
             negative,
             clip_skip: plan.clip_skip,
             size: plan.size()?,
-        })
+        };
+        text.encode_until(&texts, cancel)
     }
 
     fn sigmas(&self, plan: &Plan) -> Result<crate::sampling::Sigmas> {
@@ -442,18 +451,18 @@ impl Pipeline {
         )
     }
 
-    fn text_towers(&self, observer: &dyn Observer) -> Result<Arc<TextTowers>> {
-        self.text.get(|| {
-            observer.event(&Event::Loading { component: "text encoder" });
-            self.parts.text_towers(&*self.base)
+    fn text_towers(&self, watch: Watch<'_>) -> Result<Arc<TextTowers>> {
+        self.text.get(watch.cancel, || {
+            watch.tell(&Event::Loading { component: "text encoder" });
+            self.parts.text_towers_until(&*self.base, watch.cancel)
         })
     }
 
-    fn unet(&self, observer: &dyn Observer) -> Result<Arc<UNet>> {
-        self.unet.get(|| {
-            observer.event(&Event::Loading { component: "UNet" });
+    fn unet(&self, watch: Watch<'_>) -> Result<Arc<UNet>> {
+        self.unet.get(watch.cancel, || {
+            watch.tell(&Event::Loading { component: "UNet" });
             let source: Arc<dyn WeightSource> = self.base.clone();
-            self.network(&source)
+            self.network(&source, watch.cancel)
         })
     }
 
@@ -464,25 +473,28 @@ impl Pipeline {
     }
 
     /// The UNet of some weights.
-    fn network(&self, source: &Arc<dyn WeightSource>) -> Result<UNet> {
+    fn network(&self, source: &Arc<dyn WeightSource>, cancel: &Cancel) -> Result<UNet> {
         let config = &self.parts.unet;
         if self.streams() {
             return UNet::streamed(source, "unet", config);
         }
-        UNet::new(&Scope::new(&**source, "unet"), config)
+        UNet::new(&Scope::new(&**source, "unet").until(cancel), config)
     }
 
     /// The half of the autoencoder that makes latents of pictures.
-    fn encoder(&self) -> Result<Arc<Vae>> {
-        self.encoder.get(|| Vae::encoder(&Scope::new(&*self.base, "vae"), &self.parts.vae))
+    fn encoder(&self, cancel: &Cancel) -> Result<Arc<Vae>> {
+        self.encoder.get(cancel, || {
+            Vae::encoder(&Scope::new(&*self.base, "vae").until(cancel), &self.parts.vae)
+        })
     }
 
     /// The half that makes pictures of latents.
-    fn decoder(&self, observer: &dyn Observer) -> Result<Arc<Vae>> {
+    fn decoder(&self, watch: Watch<'_>) -> Result<Arc<Vae>> {
         let _working = replay::working();
-        self.decoder.get(|| {
-            observer.event(&Event::Loading { component: "VAE" });
-            Vae::decoder(&Scope::new(&*self.base, "vae"), &self.parts.vae)
+        self.decoder.get(watch.cancel, || {
+            watch.tell(&Event::Loading { component: "VAE" });
+            let scope = Scope::new(&*self.base, "vae").until(watch.cancel);
+            Vae::decoder(&scope, &self.parts.vae)
         })
     }
 
@@ -550,16 +562,21 @@ impl Pipeline {
         &self,
         latents: &Tensor,
         tile: bool,
-        observer: &dyn Observer,
-        mut progress: impl FnMut(usize, usize) -> Result<()>,
+        watch: Watch<'_>,
+        mut progress: impl FnMut(usize, usize),
     ) -> Result<Picture> {
-        let vae = self.decoder(observer)?;
+        let vae = self.decoder(watch)?;
         let (_working, _rounded) = (replay::working(), self.rounding());
         let pixels = if tile {
-            vae.decode_tiled(latents, Tiling::default(), progress)?
+            vae.decode_tiled_until(latents, Tiling::default(), watch.cancel, |tile, tiles| {
+                watch.check()?;
+                progress(tile, tiles);
+                Ok(())
+            })?
         } else {
-            progress(0, 1)?;
-            vae.decode(latents)?
+            watch.check()?;
+            progress(0, 1);
+            vae.decode_until(latents, watch.cancel)?
         };
         Picture::from_tensor(&pixels)
     }

@@ -1,11 +1,14 @@
 //! Floor 5. One image on its way, as an iterator of steps.
 
-use super::adapters::Cast;
+use super::cache::{Noted, Room};
+use super::event::Watch;
 use super::network::{Clock, Network};
+use super::phases::Cast;
 use super::replay::{Mark, Session, working};
 use super::{Cancel, Event, Generated, Observer, Pipeline, Plan, Silent, Timings};
 use crate::error::{Error, Result};
 use crate::lora::StepWindow;
+use crate::models::UNet;
 use crate::picture::Picture;
 use crate::rng::{Noise, TorchCpu};
 use crate::sampling::{Denoiser, Integrator, Mean, Sigmas};
@@ -66,6 +69,8 @@ pub struct Steps<'a> {
     timings: Timings,
     /// The end of the last step.
     mark: Option<Mark>,
+    /// For its networks among those that are remembered.
+    _room: Option<Room<'a, Noted<UNet>>>,
     /// Behind everything that holds memory of the device.
     _session: Session,
 }
@@ -82,7 +87,7 @@ impl<'a> Steps<'a> {
         plan: &Plan,
         index: usize,
         cast: Cast,
-        (cancel, session): (Cancel, Session),
+        (cancel, session): (&Cancel, Session),
     ) -> Result<Self> {
         let sigmas = pipeline.sigmas(plan)?;
         let seed = plan.seed.wrapping_add(index as u64);
@@ -96,7 +101,7 @@ impl<'a> Steps<'a> {
         let clock = Clock::default();
         let networks = phases
             .iter()
-            .map(|phase| Network::new(pipeline, plan, phase, (&sigmas, &clock), &x))
+            .map(|phase| Network::new(pipeline, plan, phase, (&sigmas, &clock, cancel), &x))
             .collect::<Result<_>>()?;
         let timings = Timings { load, compose, encode, ..Timings::default() };
         Ok(Self {
@@ -114,11 +119,17 @@ impl<'a> Steps<'a> {
             last: index + 1 >= plan.count,
             seed,
             tile: plan.tile,
-            cancel,
+            cancel: cancel.clone(),
             timings,
             mark: None,
+            _room: None,
             _session: session,
         })
+    }
+
+    /// The same, which keeps `room` for its networks as long as it lives.
+    pub(super) fn keeping(self, room: Room<'a, Noted<UNet>>) -> Self {
+        Self { _room: Some(room), ..self }
     }
 
     /// The estimate of a step as a picture.
@@ -126,7 +137,8 @@ impl<'a> Steps<'a> {
     /// # Errors
     /// What reading and running the VAE gives.
     pub fn preview(&self, view: &StepView) -> Result<Picture> {
-        self.pipeline.decode(&view.denoised, self.tile, &Silent, |_, _| self.cancel.check())
+        let watch = Watch { observer: &Silent, cancel: &self.cancel };
+        self.pipeline.decode(&view.denoised, self.tile, watch, |_, _| {})
     }
 
     /// Latents as they are now, in the scale that the VAE expects at the end: `[1, 4, h, w]`.
@@ -163,14 +175,13 @@ impl<'a> Steps<'a> {
         self.networks.clear();
         self.pipeline.steps_done(self.last);
         let begin = Instant::now();
-        self.pipeline.decoder(observer)?;
+        let watch = Watch { observer, cancel };
+        self.pipeline.decoder(watch)?;
         self.timings.load += begin.elapsed();
         let begin = Instant::now();
         let image = self.index;
-        let picture = self.pipeline.decode(&latents, self.tile, observer, |tile, tiles| {
-            cancel.check()?;
-            observer.event(&Event::Decoding { image, tile, tiles });
-            Ok(())
+        let picture = self.pipeline.decode(&latents, self.tile, watch, |tile, tiles| {
+            watch.tell(&Event::Decoding { image, tile, tiles });
         })?;
         self.timings.decode = begin.elapsed();
         self.pipeline.picture_done();
