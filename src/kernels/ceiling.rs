@@ -2,7 +2,7 @@
 //! products.
 
 use super::Precision;
-use super::memory::Pages;
+use super::memory::Area;
 use super::micro::{self, COLUMNS, Factors, ROWS, Segment, Tile};
 use super::processor::Instructions;
 use rayon::prelude::*;
@@ -103,7 +103,7 @@ fn rate(precision: Precision, time: Duration) -> f64 {
 
 /// Bytes a second: read, and copied (both ways counted).
 fn bandwidth(effort: Effort) -> (f64, f64) {
-    let (mut from, mut to) = (Pages::new(effort.numbers), Pages::new(effort.numbers));
+    let (mut from, mut to) = (Area::new(effort.numbers), Area::new(effort.numbers));
     // The first touch makes the pages.
     from.par_chunks_mut(PIECE).for_each(|piece| piece.fill(1.0));
     to.par_chunks_mut(PIECE).for_each(|piece| piece.fill(0.0));

@@ -27,24 +27,26 @@ mod micro;
 mod norm;
 mod operand;
 mod packed;
+mod pages;
 mod processor;
 mod product;
 mod quantised;
 mod rounding;
+mod slabs;
+mod spare;
 #[cfg(target_arch = "x86_64")]
 mod wide;
 pub(crate) mod winograd;
 mod work;
 
 pub(crate) use algebra::add_product;
-pub(crate) use arena::release_buffers;
 pub(crate) use attention::{Heads, attention};
 pub use ceiling::Ceilings;
 pub(crate) use doubled::Doubled;
 pub(crate) use gelu::{Gelu, activated};
 pub(crate) use low_rank::{LowRank, largest};
 pub(crate) use map::Map;
-pub(crate) use memory::{release_weights, zeros};
+pub(crate) use memory::zeros;
 pub(crate) use merge::Merging;
 pub(crate) use norm::{Affine, GroupNorm, layer_norm};
 pub(crate) use operand::{Border, Operand, Preparation};
@@ -55,6 +57,7 @@ pub(crate) use product::{Finish, Term, Windows, multiply, multiply_all, multiply
 pub(crate) use quantised::GROUP;
 pub use quantised::Quantisation;
 pub(crate) use rounding::Rounding;
+pub(crate) use spare::{AtWork, Share, usual_budget};
 pub(crate) use vector::widen;
 pub(crate) use work::done as work_done;
 pub use work::{KernelKind, Work};

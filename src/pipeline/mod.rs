@@ -26,7 +26,7 @@ pub use steps::{StepView, Steps};
 use crate::conditioning::{Conditioning, TextTowers, Texts};
 use crate::error::{Error, Result};
 use crate::family::{ModelParts, Summary};
-use crate::kernels;
+use crate::kernels::{self, Share};
 use crate::lora::{Dictionary, Lora, ReadOptions};
 use crate::models::{Tiling, UNet, Vae};
 use crate::picture::Picture;
@@ -57,6 +57,7 @@ pub struct Options {
     reading: ReadOptions,
     stacks: usize,
     memory: Memory,
+    spare: Option<usize>,
 }
 
 /// What is kept in memory for the next request.
@@ -83,6 +84,7 @@ impl Default for Options {
             reading: ReadOptions::default(),
             stacks: 2,
             memory: Memory::default(),
+            spare: None,
         }
     }
 }
@@ -147,6 +149,18 @@ impl Options {
         self
     }
 
+    /// How many bytes of the CPU's memory the process keeps at most for what comes next, although nothing uses them:
+    /// buffers between two layers, and the memory of networks that are gone. Default: half of the machine's memory,
+    /// 8 GiB at most. What has been unused the longest goes back to the system first.
+    ///
+    /// It is one budget for all pipelines of a process; of those that are open the largest counts. Less is slower:
+    /// memory that comes fresh from the system costs as much as the work that fills it.
+    #[must_use]
+    pub fn spare_memory(mut self, bytes: usize) -> Self {
+        self.spare = Some(bytes);
+        self
+    }
+
     /// Opens a diffusers folder or a single-file checkpoint. Weights are read when first needed.
     ///
     /// # Errors
@@ -192,6 +206,10 @@ impl Options {
             replays: Arc::default(),
             rounded: self.dtype == Some(DTypeChoice::Tf32),
             memory: self.memory,
+            share: Share::new(
+                self.spare.unwrap_or_else(kernels::usual_budget),
+                self.memory == Memory::Keep,
+            ),
         })
     }
 
@@ -270,10 +288,12 @@ pub struct Pipeline {
     /// Whether convolutions of f32 may round.
     rounded: bool,
     memory: Memory,
+    /// Behind the networks, whose memory it gives back.
+    share: Share,
 }
 
 impl Drop for Pipeline {
-    /// Networks go first, and then the memory that they leave for others.
+    /// Networks go first, and then, with the share, the memory that they leave and nobody else wants.
     fn drop(&mut self) {
         let _working = replay::working();
         self.replays.clear();
@@ -286,8 +306,6 @@ impl Drop for Pipeline {
         self.conditions.clear();
         self.unpainted.clear();
         self.base.release_all();
-        kernels::release_buffers();
-        kernels::release_weights();
     }
 }
 
@@ -422,7 +440,7 @@ impl Pipeline {
         watch: Watch<'_>,
     ) -> Result<Steps<'_>> {
         watch.check()?;
-        let session = replay::Session::new();
+        let session = (replay::Session::new(), self.share.at_work());
         let (_working, _rounded) = (replay::working(), self.rounding());
         let cast = self.cast(plan, phases, watch)?;
         watch.check()?;
@@ -506,7 +524,7 @@ impl Pipeline {
             self.base.release("text_encoder");
             self.base.release("text_encoder_2");
         }
-        self.release();
+        self.share.stage_done();
     }
 
     /// A picture is encoded.
@@ -530,7 +548,7 @@ impl Pipeline {
             self.unet.clear();
             self.unets.clear();
         }
-        self.release();
+        self.share.stage_done();
     }
 
     /// A picture is decoded.
@@ -539,22 +557,13 @@ impl Pipeline {
             self.decoder.clear();
             self.base.release("vae");
         }
-        self.release();
+        self.share.stage_done();
     }
 
     /// While it lives, GPUs may round the factors of f32 convolutions if somebody asked for it, or everything else is of
     /// 16 bits: the autoencoder needs f32 for its range alone.
     fn rounding(&self) -> kernels::Rounding {
         kernels::Rounding::new(self.rounded || self.parts.source.dtype("unet") != DType::F32)
-    }
-
-    /// Gives memory back that the next stage can hardly use.
-    fn release(&self) {
-        kernels::release_buffers();
-        // The next stack of adapters is made where the last one was.
-        if self.memory != Memory::Keep {
-            kernels::release_weights();
-        }
     }
 
     /// Decodes one sample.

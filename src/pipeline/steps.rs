@@ -7,6 +7,7 @@ use super::phases::Cast;
 use super::replay::{Mark, Session, working};
 use super::{Cancel, Event, Generated, Observer, Pipeline, Plan, Silent, Timings};
 use crate::error::{Error, Result};
+use crate::kernels::AtWork;
 use crate::lora::StepWindow;
 use crate::models::UNet;
 use crate::picture::Picture;
@@ -72,7 +73,7 @@ pub struct Steps<'a> {
     /// For its networks among those that are remembered.
     _room: Option<Room<'a, Noted<UNet>>>,
     /// Behind everything that holds memory of the device.
-    _session: Session,
+    _session: (Session, AtWork),
 }
 
 impl std::fmt::Debug for Steps<'_> {
@@ -87,7 +88,7 @@ impl<'a> Steps<'a> {
         plan: &Plan,
         index: usize,
         cast: Cast,
-        (cancel, session): (&Cancel, Session),
+        (cancel, session): (&Cancel, (Session, AtWork)),
     ) -> Result<Self> {
         let sigmas = pipeline.sigmas(plan)?;
         let seed = plan.seed.wrapping_add(index as u64);
