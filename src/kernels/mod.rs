@@ -32,6 +32,7 @@ mod processor;
 mod product;
 mod quantised;
 mod rounding;
+mod shared;
 mod slabs;
 mod spare;
 #[cfg(target_arch = "x86_64")]
@@ -57,6 +58,7 @@ pub(crate) use product::{Finish, Term, Windows, multiply, multiply_all, multiply
 pub(crate) use quantised::GROUP;
 pub use quantised::Quantisation;
 pub(crate) use rounding::Rounding;
+use shared::Shared;
 pub(crate) use spare::{AtWork, Share, usual_budget};
 pub(crate) use vector::widen;
 pub(crate) use work::done as work_done;
@@ -74,29 +76,6 @@ fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'
         .get(start..end)
         .ok_or_else(|| candle_core::Error::Msg("a layout reaches beyond its storage".into()))
 }
-
-/// A pointer that tiles write through; every task touches elements of its own.
-#[derive(Clone, Copy)]
-struct Shared(*mut f32);
-
-impl Shared {
-    /// The pointer `count` elements further.
-    ///
-    /// # Safety
-    /// As `pointer::add`: the result must lie inside the buffer.
-    #[allow(unsafe_code)]
-    unsafe fn add(self, count: usize) -> Self {
-        // SAFETY: the caller's promise.
-        Shared(unsafe { self.0.add(count) })
-    }
-}
-
-#[allow(unsafe_code)]
-// SAFETY: tasks write disjoint elements (stated where each is used) of a buffer that outlives them.
-unsafe impl Send for Shared {}
-#[allow(unsafe_code)]
-// SAFETY: as above.
-unsafe impl Sync for Shared {}
 
 #[cfg(test)]
 mod tests;

@@ -296,11 +296,10 @@ mod tests {
 
     #[test]
     fn who_waits_can_be_cancelled_and_other_keys_do_not_wait() {
-        let (recent, until) = (Recent::new(2), Barrier::new(2));
+        let (recent, until, cancel) = (Recent::new(2), Barrier::new(2), Cancel::new());
         std::thread::scope(|scope| {
             scope.spawn(|| held(&recent, &until, || Ok(1)));
             until.wait();
-            let cancel = Cancel::new();
             let waiting = scope.spawn(|| recent.get("a", &cancel, || Ok(2)));
             assert_eq!(*recent.get("b", &Cancel::new(), || Ok(3)).unwrap(), 3);
             std::thread::sleep(Duration::from_millis(30));
