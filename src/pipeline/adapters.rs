@@ -70,7 +70,7 @@ impl Pipeline {
         let found = self.shelf.adapter(&wanted.name)?;
         let strength = wanted.strength(found.weight);
         let dictionary = self.dictionary()?;
-        let lora = self.loras.get(&found.file.fingerprint(), watch.cancel, || {
+        let lora = self.loras.get(&found.file.fingerprint()?, watch.cancel, || {
             Lora::resolve(found.file.clone(), &dictionary, self.reading)
         })?;
         for warning in &lora.report().warnings {
