@@ -210,7 +210,7 @@ impl Job<'_> {
         let place = Place::of(&pipeline, dtype);
         let model = pipeline.model_name().to_owned();
         drop(pipeline);
-        let ceilings = place.precision.map(|_| Ceilings::measure());
+        let ceilings = place.precision.map(|_| Ceilings::measure()).transpose()?;
         let rounds = (0..self.args.repeat).map(|_| self.round(options(), &found));
         let rounds = rounds.collect::<Result<_, Error>>()?;
         Ok(Report { model, plan, place, ceilings, rounds })

@@ -60,7 +60,7 @@ impl Summed {
     /// `None` when some change is of another kind.
     pub(super) fn new(shape: &[usize], active: &[Active<'_>]) -> Result<Option<Self>> {
         let Some(stacked) = Stacked::of(active)? else { return Ok(None) };
-        let product = stacked.product(shape.iter().skip(1).product());
+        let product = stacked.product(shape.iter().skip(1).product())?;
         let safe = product.bound() < f32::MAX / 2.0;
         Ok(Some(Self { product, safe }))
     }
@@ -94,7 +94,7 @@ impl Summed {
         base: &dyn WeightSource,
         active: &[Active<'_>],
     ) -> Result<Vec<f32>> {
-        let mut out = zeros(self.product.len());
+        let mut out = zeros(self.product.len(), "the weights of adapters")?;
         let columns = self.product.columns().max(1);
         let block = (BLOCK / columns).max(1) * columns;
         out.par_chunks_mut(block).enumerate().try_for_each(|(i, out)| {
@@ -148,7 +148,7 @@ fn sum(
             None => others.push((active, change)),
         }
     }
-    stacked.add_to(&mut out, columns);
+    stacked.add_to(&mut out, columns)?;
     for (active, change) in others {
         match &pristine {
             Some(pristine) => one(pristine, shape, change, active.m, &mut out)?,
@@ -178,7 +178,7 @@ fn truncated(
     }
     let columns: usize = shape.iter().skip(1).product();
     let spectrum = if whole {
-        stacked.add_to(&mut dense, columns);
+        stacked.add_to(&mut dense, columns)?;
         Spectrum::of_matrix(&dense, shape.first().copied().unwrap_or(1), rank)?
     } else {
         let (up, down, all) = stacked.joined();
@@ -318,17 +318,18 @@ impl Stacked {
         (up, down, self.rank)
     }
 
-    fn product(self, columns: usize) -> LowRank {
+    fn product(self, columns: usize) -> Result<LowRank> {
         let (up, down, rank) = self.joined();
         LowRank::new(up, &down, rank, columns)
     }
 
-    fn add_to(self, target: &mut [f32], columns: usize) {
+    fn add_to(self, target: &mut [f32], columns: usize) -> Result<()> {
         if self.parts.is_empty() {
-            return;
+            return Ok(());
         }
         // As sums that are added while weights are packed, to the bit.
-        self.product(columns).add_to(0, target);
+        self.product(columns)?.add_to(0, target);
+        Ok(())
     }
 }
 
