@@ -25,6 +25,17 @@ pub(crate) fn abandon() {
     }
 }
 
+/// As [`abandon`], for a thread that may wait for nothing: files stay when others work on the list.
+#[cfg(feature = "cli")]
+pub(crate) fn abandon_at_once() {
+    if let Ok(unfinished) = UNFINISHED.try_lock() {
+        let unfinished = std::mem::ManuallyDrop::new(unfinished);
+        for path in &**unfinished {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
 /// A file that goes with this value, or when the program is abandoned.
 #[cfg(any(feature = "cli", test))]
 #[derive(Debug)]

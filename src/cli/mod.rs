@@ -8,6 +8,7 @@ mod flags;
 mod generate;
 mod inspect;
 mod interrupt;
+mod last_resort;
 mod lora;
 mod made_with;
 mod model;
@@ -19,6 +20,8 @@ mod style;
 mod template;
 mod threads;
 mod verb;
+
+pub use last_resort::LastResort;
 
 use crate::config::Settings;
 use crate::error::Error;

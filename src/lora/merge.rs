@@ -5,6 +5,7 @@ use super::factor::broken;
 use super::method::Method;
 use super::module::{Module, WeightChange};
 use super::spectrum::{Factors, Spectrum};
+use crate::room;
 use crate::error::{Error, Result};
 use crate::kernels::{LowRank, add_product, largest, zeros};
 use crate::weights::{Site, WeightSource};
@@ -77,7 +78,7 @@ impl Summed {
         let (before, last) = (first % columns, (first + out.len()).next_multiple_of(columns));
         if before > 0 || last > first + out.len() {
             // Products are of whole rows.
-            let mut rows = vec![0.0; last - (first - before)];
+            let mut rows = room::zeros(last - (first - before), "the weights of adapters")?;
             self.read(site, base, first - before, &mut rows)?;
             out.copy_from_slice(&rows[before..before + out.len()]);
             return Ok(());
@@ -166,7 +167,7 @@ fn truncated(
     rank: usize,
 ) -> Result<Vec<f32>> {
     let mut stacked = Stacked::default();
-    let mut dense = vec![0.0; base.len()];
+    let mut dense = room::zeros(base.len(), "the weights of adapters")?;
     let mut whole = false;
     for (active, change) in changes {
         if let Some(matrices) = low_rank(change)? {
@@ -261,7 +262,8 @@ pub(super) fn mixed(
     for (active, change) in changes {
         // Several changes of one module by one adapter are one task.
         if tasks.last().is_none_or(|(adapter, ..)| *adapter != active.adapter) {
-            tasks.push((active.adapter, active.m, vec![0.0; base.len()]));
+            let task = room::zeros(base.len(), "the weights of adapters")?;
+            tasks.push((active.adapter, active.m, task));
         }
         if let Some((_, _, task)) = tasks.last_mut() {
             one(base, shape, change, 1.0, task)?;
