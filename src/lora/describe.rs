@@ -3,8 +3,8 @@
 use super::Lora;
 use super::delta::Delta;
 use super::module::WeightChange;
-use crate::room;
 use crate::error::Result;
+use crate::room;
 use crate::weights::WeightSource;
 use rayon::prelude::*;
 use serde::Serialize;

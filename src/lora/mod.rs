@@ -38,8 +38,8 @@ pub use read::{ReadOptions, Report};
 pub use reference::{Block, BlockFactors, BlockWeights, Layout, LoraRef, StepWindow, Strength};
 pub use stack::{LoraStack, StackEntry, Words};
 
-use crate::room;
 use crate::error::Result;
+use crate::room;
 use crate::weights::{Site, WeightSource};
 use module::Module;
 use std::collections::BTreeMap;

@@ -3,8 +3,8 @@
 use super::delta::Delta;
 use super::merge::{self, Active, Summed};
 use super::{Dictionary, LoraStack, Method};
-use crate::room;
 use crate::error::{Error, Result};
+use crate::room;
 use crate::weights::{
     Arrangement, BlockTensor, Branch, Packed, Precision, Products, Quantisation, Site, Weight,
     WeightSource, block_numbers, pack_numbers,

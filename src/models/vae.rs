@@ -2,9 +2,9 @@
 
 use super::config::VaeConfig;
 use super::unet::resnet::{Downsample, Resnet, ResnetShape, Upsample};
-use crate::room;
 use crate::error::{Error, Result};
 use crate::nn::{Around, Attend, Conv2d, Feature, Geometry, GroupNorm};
+use crate::room;
 use crate::size::VAE_FACTOR;
 use crate::weights::{Products, Scope};
 use candle_core::{DType, Tensor};

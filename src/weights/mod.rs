@@ -22,9 +22,9 @@ pub use memory::MemorySource;
 pub use quantised::{BlockType, Blocks};
 pub use resident::Resident;
 
-use crate::room;
 use crate::error::{Error, Result};
 use crate::kernels::WeightShape;
+use crate::room;
 use candle_core::{DType, Device, Tensor};
 use std::sync::Arc;
 

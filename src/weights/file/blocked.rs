@@ -1,8 +1,8 @@
 //! Tensors whose elements share scales in blocks, as f32.
 
 use super::{View, dense_strides};
-use crate::room;
 use crate::error::{Error, Result};
+use crate::room;
 use crate::weights::quantised::Blocks;
 use rayon::prelude::*;
 use std::path::Path;
