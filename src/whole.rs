@@ -25,15 +25,15 @@ pub(crate) fn abandon() {
     }
 }
 
-/// As [`abandon`], for a thread that may wait for nothing: files stay when others work on the list.
+/// As [`abandon`], for a thread that may wait for nothing; false when others work on the list, and files stay.
 #[cfg(feature = "cli")]
-pub(crate) fn abandon_at_once() {
-    if let Ok(unfinished) = UNFINISHED.try_lock() {
-        let unfinished = std::mem::ManuallyDrop::new(unfinished);
-        for path in &**unfinished {
-            let _ = std::fs::remove_file(path);
-        }
+pub(crate) fn abandon_at_once() -> bool {
+    let Ok(unfinished) = UNFINISHED.try_lock() else { return false };
+    let unfinished = std::mem::ManuallyDrop::new(unfinished);
+    for path in &**unfinished {
+        let _ = std::fs::remove_file(path);
     }
+    true
 }
 
 /// A file that goes with this value, or when the program is abandoned.

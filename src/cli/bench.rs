@@ -89,7 +89,7 @@ pub(super) struct Args {
 /// Runs `colora bench`.
 pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
     let settings = settings()?;
-    threads::limit(args.threads.or(settings.config.threads))?;
+    threads::limit(args.threads.or(settings.config.threads), talk)?;
     if !(1..=MOST).contains(&args.repeat) {
         let why = format!("expected 1 to {MOST}");
         return Err(Error::bad_request("repeat", args.repeat, why).into());
@@ -207,6 +207,7 @@ impl Job<'_> {
         // Mistakes are found before anything is measured.
         let pipeline = open_found(options(), found.clone())?;
         let plan = pipeline.plan(&self.request, 0)?;
+        pipeline.check_memory(&plan)?;
         let place = Place::of(&pipeline, dtype);
         let model = pipeline.model_name().to_owned();
         drop(pipeline);

@@ -24,6 +24,13 @@ impl LastResort {
     }
 }
 
+impl LastResort {
+    /// Whether the calling thread asks for memory in such a way that a refusal is an error of the library.
+    pub fn is_survivable() -> bool {
+        room::is_asking()
+    }
+}
+
 impl<A> LastResort<A> {
     /// Over `inner`: tests let that one fail.
     pub const fn over(inner: A) -> Self {

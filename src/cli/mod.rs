@@ -146,17 +146,20 @@ fn dispatch(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Generate(flags) => generate::run(&flags, cli.talk),
         Command::Model(args) => {
-            threads::start()?;
+            threads::limit(None, cli.talk)?;
             model::run(args, cli.talk)
         }
         Command::Lora(args) => {
-            threads::start()?;
+            threads::limit(None, cli.talk)?;
             lora::run(args, cli.talk)
         }
         Command::Inspect(args) => inspect::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Bench(args) => bench::run(&args, cli.talk),
-        Command::Doctor(args) => doctor::run(&args),
+        Command::Doctor(args) => {
+            threads::bound(None, cli.talk)?;
+            doctor::run(&args)
+        }
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => completions::man(&args),
     }

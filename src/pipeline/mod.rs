@@ -5,6 +5,7 @@
 //! drives it for a whole plan.
 
 mod adapters;
+mod budget;
 mod cache;
 mod device;
 mod event;
@@ -16,6 +17,7 @@ mod steps;
 
 pub use crate::kernels::{Ceilings, KernelKind, Work};
 pub use adapters::{Found, Paths, Shelf};
+pub use budget::Budget;
 pub use device::{DTypeChoice, DeviceChoice};
 pub use event::{Cancel, Event, Observer, Silent};
 pub use measure::{Measured, peak_memory, reset_peak_memory};
