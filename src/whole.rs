@@ -25,6 +25,17 @@ pub(crate) fn abandon() {
     }
 }
 
+/// As [`abandon`], for a thread that may wait for nothing; false when others work on the list, and files stay.
+#[cfg(feature = "cli")]
+pub(crate) fn abandon_at_once() -> bool {
+    let Ok(unfinished) = UNFINISHED.try_lock() else { return false };
+    let unfinished = std::mem::ManuallyDrop::new(unfinished);
+    for path in &**unfinished {
+        let _ = std::fs::remove_file(path);
+    }
+    true
+}
+
 /// A file that goes with this value, or when the program is abandoned.
 #[cfg(any(feature = "cli", test))]
 #[derive(Debug)]

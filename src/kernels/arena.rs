@@ -2,7 +2,8 @@
 //! step.
 
 use super::memory::Area;
-use super::spare;
+use super::spare::{fresh, keep_buffer, take_buffer};
+use crate::error::Result;
 
 /// A buffer of 32-bit words, seen as floats or as packed pairs. It is kept for its next use when dropped.
 ///
@@ -15,8 +16,15 @@ pub(crate) struct Buffer {
 
 impl Buffer {
     /// A buffer of `len` words.
-    pub(crate) fn new(len: usize) -> Self {
-        Self { data: spare::take_buffer(len).unwrap_or_else(|| Area::new(len)), len }
+    ///
+    /// # Errors
+    /// [`Error::Memory`](crate::Error::Memory).
+    pub(crate) fn new(len: usize) -> Result<Self> {
+        let data = match take_buffer(len) {
+            Some(data) => data,
+            None => fresh(len, "feature maps")?,
+        };
+        Ok(Self { data, len })
     }
 
     pub(super) fn floats(&self) -> &[f32] {
@@ -38,7 +46,7 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        spare::keep_buffer(std::mem::take(&mut self.data));
+        keep_buffer(std::mem::take(&mut self.data));
     }
 }
 
@@ -49,7 +57,7 @@ mod tests {
     #[test]
     fn buffers_have_their_length_and_are_one_memory_in_two_types() {
         for len in [0, 1, 17, 100_000] {
-            let mut buffer = Buffer::new(len);
+            let mut buffer = Buffer::new(len).unwrap();
             assert_eq!((buffer.floats().len(), buffer.words_mut().len()), (len, len));
             buffer.floats_mut().fill(1.0);
             assert!(buffer.words().iter().all(|word| *word == 1f32.to_bits()));

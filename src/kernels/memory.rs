@@ -1,13 +1,19 @@
 //! Floor 1. Memory from the system: zeroed by it, in large pages where it has them.
 
+use crate::error::Result;
+use crate::room;
+
 /// `count` zeros; pages are only made when they are first written.
 ///
 /// Linux is asked for large pages: filling a buffer of hundreds of megabytes in pages of 4 KiB costs
 /// as much as the work that fills it.
-pub(crate) fn zeros(count: usize) -> Vec<f32> {
-    let mut buffer = vec![0f32; count];
+///
+/// # Errors
+/// [`Error::Memory`](crate::Error::Memory), for `what`.
+pub(crate) fn zeros(count: usize, what: &'static str) -> Result<Vec<f32>> {
+    let mut buffer = room::zeros(count, what)?;
     advise(&mut buffer);
-    buffer
+    Ok(buffer)
 }
 
 /// Smallest buffer for which large pages pay: several of them must fit.
@@ -48,15 +54,19 @@ enum Inner {
 const MAPPED: usize = 1 << 20;
 
 impl Area {
-    /// `count` zeros.
-    pub(super) fn new(count: usize) -> Self {
-        let bytes = count * size_of::<f32>();
+    /// `count` zeros for `what`.
+    ///
+    /// # Errors
+    /// [`Error::Memory`](crate::Error::Memory).
+    pub(super) fn new(count: usize, what: &'static str) -> Result<Self> {
+        let bytes = count.checked_mul(size_of::<f32>());
+        let bytes = bytes.ok_or_else(|| room::refused::<f32>(count, what))?;
         if bytes >= MAPPED
             && let Some(map) = map(count)
         {
-            return Self(Inner::Mapped(map));
+            return Ok(Self(Inner::Mapped(map)));
         }
-        Self(Inner::Small(zeros(count)))
+        Ok(Self(Inner::Small(zeros(count, what)?)))
     }
 }
 
@@ -95,22 +105,6 @@ pub(super) unsafe fn give_back(map: &memmap2::MmapRaw, start: usize, count: usiz
 #[allow(unsafe_code)]
 #[cfg(not(unix))]
 pub(super) unsafe fn give_back(_: &memmap2::MmapRaw, _: usize, _: usize) {}
-
-/// Bytes of memory that the machine has; `None` where nobody says.
-#[cfg(unix)]
-pub(super) fn installed() -> Option<usize> {
-    // SAFETY: `sysconf` only answers.
-    #[allow(unsafe_code)]
-    let (pages, page) =
-        unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
-    usize::try_from(pages).ok()?.checked_mul(usize::try_from(page).ok()?)
-}
-
-/// Bytes of memory that the machine has; `None` where nobody says.
-#[cfg(not(unix))]
-pub(super) fn installed() -> Option<usize> {
-    None
-}
 
 impl std::ops::Deref for Area {
     type Target = [f32];
@@ -151,7 +145,7 @@ mod tests {
     #[test]
     fn areas_are_zero_and_writable() {
         for count in [0, 1, 1000, 300_000, 3_000_001] {
-            let mut area = Area::new(count);
+            let mut area = Area::new(count, "tests").unwrap();
             assert!(area.len() == count && area.iter().all(|v| *v == 0.0));
             area.fill(1.0);
             assert_eq!(area.iter().sum::<f32>(), count as f32);
@@ -161,14 +155,8 @@ mod tests {
     #[test]
     fn buffers_are_zero() {
         for count in [0, 1, 5_000_000] {
-            let buffer = zeros(count);
+            let buffer = zeros(count, "tests").unwrap();
             assert!(buffer.len() == count && buffer.iter().all(|v| *v == 0.0));
         }
-    }
-
-    #[test]
-    #[cfg(unix)]
-    fn this_machine_has_memory() {
-        assert!(installed() > Some(1 << 20));
     }
 }

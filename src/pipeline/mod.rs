@@ -5,6 +5,7 @@
 //! drives it for a whole plan.
 
 mod adapters;
+mod budget;
 mod cache;
 mod device;
 mod event;
@@ -17,6 +18,7 @@ mod steps;
 
 pub use crate::kernels::{Ceilings, KernelKind, Work};
 pub use adapters::{Found, Paths, Shelf};
+pub use budget::Budget;
 pub use device::{DTypeChoice, DeviceChoice};
 pub use event::{Cancel, Event, Observer, Silent};
 pub use measure::{Measured, peak_memory, reset_peak_memory};
@@ -150,8 +152,8 @@ impl Options {
     }
 
     /// How many bytes of the CPU's memory the process keeps at most for what comes next, although nothing uses them:
-    /// buffers between two layers, and the memory of networks that are gone. Default: half of the machine's memory,
-    /// 8 GiB at most. What has been unused the longest goes back to the system first.
+    /// buffers between two layers, and the memory of networks that are gone. Default: half of the memory that the
+    /// process may have, 8 GiB at most. What has been unused the longest goes back to the system first.
     ///
     /// It is one budget for all pipelines of a process; of those that are open the largest counts. Less is slower:
     /// memory that comes fresh from the system costs as much as the work that fills it.
