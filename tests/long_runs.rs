@@ -12,7 +12,7 @@ mod support;
 mod world;
 
 use colora::pipeline::{Memory, Options};
-use colora::{Cancel, DeviceChoice, Error, Event, Pipeline};
+use colora::{Cancel, DeviceChoice, Error, Event, Generated, Pipeline, Request};
 use faults::{Fault, Outcome, Random, run};
 use std::sync::Mutex;
 use world::World;
@@ -116,11 +116,11 @@ fn a_plan_keeps_the_files_that_it_began_with() {
     let mut world = World::tiny();
     let pipeline = world.open(options());
     let wanted = world.replaced();
-    let request = colora::Request { count: 3, ..world.requests[wanted].clone() };
+    let request = Request { count: 3, ..world.requests[wanted].clone() };
     let draw = |world: &mut World, replace: bool| {
         let plan = pipeline.plan(&request, 0).unwrap();
         let mut pictures = Vec::new();
-        let mut sink = |image: colora::Generated| {
+        let mut sink = |image: Generated| {
             pictures.push(image.picture.bytes().to_vec());
             if replace && image.index == 0 {
                 world.replace(true);
@@ -135,6 +135,39 @@ fn a_plan_keeps_the_files_that_it_began_with() {
     assert!(before != draw(&mut world, false));
 }
 
+/// A request that ended let go what another one on the same pipeline took in turn.
+#[test]
+fn one_request_leaves_the_networks_of_another_alone() {
+    let _alone = ALONE.lock();
+    let world = World::tiny();
+    for memory in [Memory::Keep, Memory::Save] {
+        let pipeline = world.open(options().memory(memory).stacks(1));
+        let [first, second] = [3, 4].map(|i| Request { count: 3, ..world.requests[i].clone() });
+        let built = std::cell::Cell::new(0);
+        let observer = |event: &Event| {
+            if matches!(event, Event::Loading { component: "UNet" }) {
+                built.set(built.get() + 1);
+            }
+        };
+        let draw = |request: &Request, sink: &mut dyn FnMut(Generated) -> colora::Result<()>| {
+            let plan = pipeline.plan(request, 0).unwrap();
+            pipeline.generate(&plan, &observer, &Cancel::new(), sink).unwrap();
+        };
+        draw(&first, &mut |_| Ok(()));
+        let alone = built.replace(0);
+        draw(&second, &mut |_| Ok(()));
+        let alone = (alone, built.replace(0));
+        assert!(alone.0 > 0 && alone.1 > 0, "{alone:?}");
+        draw(&first, &mut |image| {
+            if image.index == 0 {
+                draw(&second, &mut |_| Ok(()));
+            }
+            Ok(())
+        });
+        assert!(built.get() <= alone.0 + alone.1, "{memory:?}: {} for {alone:?}", built.get());
+    }
+}
+
 /// Warnings went to the log of whoever runs the process.
 #[test]
 fn warnings_come_to_whoever_asked_for_the_picture() {
@@ -142,7 +175,7 @@ fn warnings_come_to_whoever_asked_for_the_picture() {
     let world = World::tiny();
     let pipeline = world.open(options());
     let prompt = "cat ".repeat(200);
-    let request = colora::Request { prompt, count: 2, ..world.requests[0].clone() };
+    let request = Request { prompt, count: 2, ..world.requests[0].clone() };
     // The second one finds everything made, and is told all the same.
     for _ in 0..2 {
         let warnings = Mutex::new(Vec::new());
@@ -175,7 +208,7 @@ fn work_stops_between_two_layers_of_every_part() {
                 cancel.cancel();
             }
         };
-        let request = colora::Request { tile: Some(false), ..world.requests[3].clone() };
+        let request = Request { tile: Some(false), ..world.requests[3].clone() };
         let plan = pipeline.plan(&request, 0).unwrap();
         let done = pipeline.generate(&plan, &observer, &cancel, &mut |_| Ok(()));
         assert!(matches!(done, Err(Error::Cancelled)), "{part}: {done:?}");

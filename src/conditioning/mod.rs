@@ -176,12 +176,7 @@ impl TextTowers {
     }
 
     /// Texts through every tower; features side by side, pooled from the last tower.
-    fn encode_batch(
-        &self,
-        texts: &[&str],
-        clip_skip: usize,
-        cancel: &Cancel,
-    ) -> Result<Encoded> {
+    fn encode_batch(&self, texts: &[&str], clip_skip: usize, cancel: &Cancel) -> Result<Encoded> {
         let mut contexts = Vec::with_capacity(self.towers.len());
         let mut pooled = None;
         for tower in &self.towers {

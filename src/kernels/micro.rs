@@ -373,7 +373,8 @@ mod tests {
         };
         let (row, words, out) = (46 + 2 * 7, 27 * COLUMNS, ROWS * COLUMNS);
         found(row, words, out);
-        for (row, words, out) in [(row - 1, words, out), (row, words - 1, out), (row, words, out - 1)]
+        for (row, words, out) in
+            [(row - 1, words, out), (row, words - 1, out), (row, words, out - 1)]
         {
             assert!(std::panic::catch_unwind(|| found(row, words, out)).is_err());
         }

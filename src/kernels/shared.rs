@@ -82,7 +82,9 @@ mod tests {
         for (start, count) in [(10, 10), (0, 10), (50, 50), (100, 0), (20, 0)] {
             part(start, count).fill(1.0);
         }
-        for (start, count) in [(9, 2), (19, 1), (10, 10), (0, 100), (49, 2), (99, 1), (100, 1), (101, 0)] {
+        for (start, count) in
+            [(9, 2), (19, 1), (10, 10), (0, 100), (49, 2), (99, 1), (100, 1), (101, 0)]
+        {
             let overlap = catch_unwind(AssertUnwindSafe(|| part(start, count)[..].len()));
             assert!(overlap.is_err(), "{start} {count}");
         }

@@ -176,11 +176,7 @@ impl<T> Lazy<T> {
     ///
     /// # Errors
     /// As [`Recent::get`].
-    pub(super) fn get(
-        &self,
-        cancel: &Cancel,
-        build: impl FnOnce() -> Result<T>,
-    ) -> Result<Arc<T>> {
+    pub(super) fn get(&self, cancel: &Cancel, build: impl FnOnce() -> Result<T>) -> Result<Arc<T>> {
         self.0.get("", cancel, build)
     }
 

@@ -35,11 +35,12 @@ use crate::picture::Picture;
 use crate::sampling::NoiseTable;
 use crate::weights::{Placement, Precision, Products, Quantisation, Resident, Scope, WeightSource};
 use cache::{Lazy, Noted, Recent};
+use candle_core::{DType, Device, Tensor};
 use event::{Once, Watch};
 use phases::Phases;
-use candle_core::{DType, Device, Tensor};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// How a model is opened.
@@ -208,6 +209,7 @@ impl Options {
             replays: Arc::default(),
             rounded: self.dtype == Some(DTypeChoice::Tf32),
             memory: self.memory,
+            requests: AtomicUsize::new(0),
             share: Share::new(
                 self.spare.unwrap_or_else(kernels::usual_budget),
                 self.memory == Memory::Keep,
@@ -290,6 +292,8 @@ pub struct Pipeline {
     /// Whether convolutions of f32 may round.
     rounded: bool,
     memory: Memory,
+    /// Requests that are being served.
+    requests: AtomicUsize,
     /// Behind the networks, whose memory it gives back.
     share: Share,
 }
@@ -396,7 +400,7 @@ impl Pipeline {
         let watch = Watch { observer, cancel };
         // Once: a file that is replaced meanwhile changes none of the images.
         let phases = self.phases(plan, watch)?;
-        let _room = self.unets.room(phases.networks());
+        let _running = self.running(&phases, true);
         for image in 0..plan.count {
             let mut steps = self.steps_of(plan, image, &phases, watch)?;
             observer.event(&Event::Sampling { image, steps: plan.steps });
@@ -430,8 +434,8 @@ impl Pipeline {
         cancel.check()?;
         let watch = Watch { observer: &Once::new(observer), cancel };
         let phases = self.phases(plan, watch)?;
-        let room = self.unets.room(phases.networks());
-        Ok(self.steps_of(plan, index, &phases, watch)?.keeping(room))
+        let running = self.running(&phases, index + 1 >= plan.count);
+        Ok(self.steps_of(plan, index, &phases, watch)?.keeping(running))
     }
 
     fn steps_of(
@@ -452,12 +456,8 @@ impl Pipeline {
     fn condition(&self, text: &TextTowers, plan: &Plan, cancel: &Cancel) -> Result<Conditioning> {
         let negative = (plan.guided() && self.parts.unet.time_cond_proj_dim.is_none())
             .then_some(plan.negative_prompt.as_str());
-        let texts = Texts {
-            prompt: &plan.prompt,
-            negative,
-            clip_skip: plan.clip_skip,
-            size: plan.size()?,
-        };
+        let texts =
+            Texts { prompt: &plan.prompt, negative, clip_skip: plan.clip_skip, size: plan.size()? };
         text.encode_until(&texts, cancel)
     }
 
@@ -545,12 +545,19 @@ impl Pipeline {
 
     /// All steps of a picture are done; `last`: of the plan's last picture.
     fn steps_done(&self, last: bool) {
+        // What another request takes in turn would have to be built anew.
+        let last = last && self.requests.load(Ordering::Relaxed) <= 1;
         if self.memory == Memory::Low || (self.memory == Memory::Save && last) {
-            self.replays.clear();
-            self.unet.clear();
-            self.unets.clear();
+            self.forget_networks();
         }
         self.share.stage_done();
+    }
+
+    /// Lets the networks of steps go.
+    fn forget_networks(&self) {
+        self.replays.clear();
+        self.unet.clear();
+        self.unets.clear();
     }
 
     /// A picture is decoded.

@@ -1,13 +1,15 @@
 //! Floor 5. The phases of a plan: which stacks of LoRAs act at which step, and their networks.
 
+use super::cache::{Noted, Room};
 use super::event::Watch;
-use super::{Pipeline, Plan};
+use super::{Memory, Pipeline, Plan};
 use crate::conditioning::Conditioning;
 use crate::error::Result;
 use crate::lora::{Apply, Lora, LoraStack, Method};
 use crate::models::UNet;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// Which stacks act at which step. Made once a plan, so that all its images are drawn with the same files.
@@ -29,6 +31,24 @@ pub(super) struct Cast {
     pub(super) compose: Duration,
     pub(super) load: Duration,
     pub(super) encode: Duration,
+}
+
+/// A request that is being served: as long as it lives, its networks stay among those that are remembered.
+pub(super) struct Running<'a> {
+    pipeline: &'a Pipeline,
+    /// Whether nothing is left of its plan when it is done.
+    whole: bool,
+    _room: Room<'a, Noted<UNet>>,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let pipeline = self.pipeline;
+        let others = pipeline.requests.fetch_sub(1, Ordering::Relaxed) > 1;
+        if self.whole && !others && pipeline.memory == Memory::Save {
+            pipeline.forget_networks();
+        }
+    }
 }
 
 impl Phases {
@@ -65,6 +85,12 @@ impl Phases {
 }
 
 impl Pipeline {
+    /// To be held while a request with these phases is served; `whole`: to the end of its plan.
+    pub(super) fn running(&self, phases: &Phases, whole: bool) -> Running<'_> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        Running { pipeline: self, whole, _room: self.unets.room(phases.networks()) }
+    }
+
     /// The phases of `plan`, each adapter found and read.
     pub(super) fn phases(&self, plan: &Plan, watch: Watch<'_>) -> Result<Phases> {
         let phases = Phases::new(&self.stack_watched(plan, watch)?, plan);

@@ -1,15 +1,13 @@
 //! Floor 5. One image on its way, as an iterator of steps.
 
-use super::cache::{Noted, Room};
 use super::event::Watch;
 use super::network::{Clock, Network};
-use super::phases::Cast;
+use super::phases::{Cast, Running};
 use super::replay::{Mark, Session, working};
 use super::{Cancel, Event, Generated, Observer, Pipeline, Plan, Silent, Timings};
 use crate::error::{Error, Result};
 use crate::kernels::AtWork;
 use crate::lora::StepWindow;
-use crate::models::UNet;
 use crate::picture::Picture;
 use crate::rng::{Noise, TorchCpu};
 use crate::sampling::{Denoiser, Integrator, Mean, Sigmas};
@@ -70,8 +68,8 @@ pub struct Steps<'a> {
     timings: Timings,
     /// The end of the last step.
     mark: Option<Mark>,
-    /// For its networks among those that are remembered.
-    _room: Option<Room<'a, Noted<UNet>>>,
+    /// Of an image that is made by itself.
+    _running: Option<Running<'a>>,
     /// Behind everything that holds memory of the device.
     _session: (Session, AtWork),
 }
@@ -123,14 +121,14 @@ impl<'a> Steps<'a> {
             cancel: cancel.clone(),
             timings,
             mark: None,
-            _room: None,
+            _running: None,
             _session: session,
         })
     }
 
-    /// The same, which keeps `room` for its networks as long as it lives.
-    pub(super) fn keeping(self, room: Room<'a, Noted<UNet>>) -> Self {
-        Self { _room: Some(room), ..self }
+    /// The same, whose request runs as long as it lives.
+    pub(super) fn keeping(self, running: Running<'a>) -> Self {
+        Self { _running: Some(running), ..self }
     }
 
     /// The estimate of a step as a picture.

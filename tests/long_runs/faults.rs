@@ -7,6 +7,7 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 /// Numbers that are the same in every run: xorshift, Marsaglia (2003).
 pub struct Random(pub u64);
@@ -61,9 +62,13 @@ pub enum Fault {
     None,
     /// At this event of the request.
     Cancelled(usize),
+    /// By another thread, after so many microseconds.
+    CancelledAfter(u64),
     Panicked(usize),
     /// A LoRA has other contents than at the last request.
-    Replaced { by_rename: bool },
+    Replaced {
+        by_rename: bool,
+    },
     /// Memory, after so many requests.
     Refused(usize),
 }
@@ -78,7 +83,8 @@ pub enum Outcome {
 impl Fault {
     pub fn any(random: &mut Random) -> Self {
         match random.below(10) {
-            0 | 1 => Self::Cancelled(random.below(9)),
+            0 => Self::Cancelled(random.below(9)),
+            1 => Self::CancelledAfter(random.below(30_000) as u64),
             2 => Self::Panicked(random.below(9)),
             3 => Self::Replaced { by_rename: random.below(2) == 0 },
             4 | 5 => Self::Refused(random.below(200)),
@@ -89,7 +95,8 @@ impl Fault {
     /// What does not touch other threads.
     pub fn of_one_thread(random: &mut Random) -> Self {
         match random.below(6) {
-            0 | 1 => Self::Cancelled(random.below(9)),
+            0 => Self::Cancelled(random.below(9)),
+            1 => Self::CancelledAfter(random.below(30_000) as u64),
             2 => Self::Panicked(random.below(9)),
             _ => Self::None,
         }
@@ -103,7 +110,7 @@ impl Outcome {
             (Self::Drawn(picture), _) => {
                 assert!(picture.bytes() == right.bytes(), "another picture after {fault:?}");
             }
-            (Self::Failed(Error::Cancelled), Fault::Cancelled(_))
+            (Self::Failed(Error::Cancelled), Fault::Cancelled(_) | Fault::CancelledAfter(_))
             | (Self::Panicked, Fault::Panicked(_)) => {}
             (Self::Failed(error), Fault::Refused(_)) => {
                 assert_eq!(error.fault().exit_code(), 6, "{error}");
@@ -155,6 +162,13 @@ pub fn run(pipeline: &Pipeline, request: &Request, fault: Fault) -> Outcome {
     };
     if let Fault::Refused(after) = fault {
         GRANTED.store(after as i64, Ordering::Relaxed);
+    }
+    if let Fault::CancelledAfter(microseconds) = fault {
+        let cancel = cancel.clone();
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_micros(microseconds));
+            cancel.cancel();
+        });
     }
     let mut picture = None;
     let mut sink = |image: colora::Generated| {

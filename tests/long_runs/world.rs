@@ -31,8 +31,17 @@ impl World {
     /// The tests' smallest SD 1.5, with adapters of many kinds.
     pub fn tiny() -> Self {
         let names = [
-            "kohya", "lyco-locon", "lyco-loha", "lyco-lokr", "lyco-dora-out", "lyco-oft", "peft",
-            "lyco-ia3-input", "bundle", "lyco-full", "diff",
+            "kohya",
+            "lyco-locon",
+            "lyco-loha",
+            "lyco-lokr",
+            "lyco-dora-out",
+            "lyco-oft",
+            "peft",
+            "lyco-ia3-input",
+            "bundle",
+            "lyco-full",
+            "diff",
         ];
         let zoo = golden("../zoo/good");
         let files = names.map(|name| zoo.join(format!("sd15-{name}.safetensors")));
@@ -42,7 +51,8 @@ impl World {
     /// The model inside of the program, with the LoRAs beside it.
     pub fn starter() -> Self {
         let loras = golden("../../loras");
-        let files = ["gold", "flat", "santa", "wizard"].map(|n| loras.join(format!("{n}.safetensors")));
+        let files =
+            ["gold", "flat", "santa", "wizard"].map(|n| loras.join(format!("{n}.safetensors")));
         Self::new(None, &files, 64)
     }
 
