@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// A flag that stops long work between two steps, or two tensors; clones share it.
+/// A flag that stops long work between two layers, or two tensors that are read; clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Cancel(Arc<Flag>);
 

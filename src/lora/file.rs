@@ -162,6 +162,12 @@ impl AdapterFile {
         Ok(self.hashes.get_or_init(|| hashes))
     }
 
+    /// Bytes of all its tensor files.
+    pub fn byte_len(&self) -> u64 {
+        let files = [Some(&self.main), self.text.as_ref(), self.words.as_ref()];
+        files.into_iter().flatten().map(CheckpointFile::byte_len).sum()
+    }
+
     /// The SHA-256 of the whole tensor file, in hexadecimal letters.
     ///
     /// # Errors

@@ -19,6 +19,8 @@ pub(super) struct Recent<T> {
     done: Condvar,
     /// As many as were asked for.
     usual: usize,
+    /// Bytes of a value, and how many all of them may have together; one value always stays.
+    bytes: Option<(fn(&T) -> u64, u64)>,
 }
 
 #[derive(Debug)]
@@ -47,7 +49,12 @@ struct Making<'a, T> {
 impl<T> Recent<T> {
     pub(super) fn new(limit: usize) -> Self {
         let state = State { values: Vec::new(), making: Vec::new(), taken: 0 };
-        Self { state: Mutex::new(state), done: Condvar::new(), usual: limit.max(1) }
+        Self { state: Mutex::new(state), done: Condvar::new(), usual: limit.max(1), bytes: None }
+    }
+
+    /// The same for values that may be large: `bytes` says how large one is, and all have `most` at most.
+    pub(super) fn weighed(self, bytes: fn(&T) -> u64, most: u64) -> Self {
+        Self { bytes: Some((bytes, most)), ..self }
     }
 
     /// Makes room for the `count` values that a request takes in turn, as long as the guard lives: with less, each
@@ -127,7 +134,15 @@ impl<T> Recent<T> {
     fn shorten(&self, less: usize) {
         let mut state = self.lock();
         let limit = self.usual.max(state.taken) - less;
-        let kept = limit.min(state.values.len());
+        let light = self.bytes.map_or(usize::MAX, |(bytes, most)| {
+            let sum = |sum: &mut u64, (_, value): &(String, Arc<T>)| {
+                *sum += bytes(value);
+                Some(*sum)
+            };
+            let sums = state.values.iter().scan(0, sum);
+            sums.take_while(|sum| *sum <= most).count().max(1)
+        });
+        let kept = limit.min(light).min(state.values.len());
         let gone = state.values.split_off(kept);
         drop(state);
         drop(gone);
@@ -217,6 +232,27 @@ mod tests {
         }
         assert_eq!(made.get(), 4);
         assert!(recent.get("d", &Cancel::new(), || Err(Error::Cancelled)).is_err());
+    }
+
+    /// Files that are copied to memory are not small any more.
+    #[test]
+    fn what_is_large_goes_before_there_are_many() {
+        let recent = Recent::new(8).weighed(|value: &u64| *value, 100);
+        let get =
+            |value: u64| *recent.get(&value.to_string(), &Cancel::new(), || Ok(value)).unwrap();
+        let kept = || recent.lock().values.iter().map(|(_, value)| **value).collect::<Vec<_>>();
+        for value in [10, 20, 30, 40] {
+            get(value);
+        }
+        assert_eq!(kept(), [40, 30, 20, 10]);
+        get(10);
+        get(35);
+        assert_eq!(kept(), [35, 10, 40]);
+        get(1000);
+        assert_eq!(kept(), [1000]);
+        get(99);
+        get(1);
+        assert_eq!(kept(), [1, 99]);
     }
 
     /// One request with many networks raised the limit for all that came after it.

@@ -63,6 +63,9 @@ pub struct Options {
     spare: Option<usize>,
 }
 
+/// Bytes of LoRAs that are kept for requests that name them again.
+const LORA_BYTES: u64 = 1 << 30;
+
 /// What is kept in memory for the next request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Memory {
@@ -138,7 +141,8 @@ impl Options {
 
     /// How many composed networks are kept for requests that name the same LoRAs again; default 2.
     ///
-    /// Each holds the weights that its LoRAs change, and shares the others with the model.
+    /// Each holds the weights that its LoRAs change, and shares the others with the model. As long as requests run
+    /// that take more of them in turn, so many are kept.
     #[must_use]
     pub fn stacks(mut self, stacks: usize) -> Self {
         self.stacks = stacks;
@@ -199,8 +203,7 @@ impl Options {
             names: Lazy::new(),
             shelf: self.shelf,
             reading: self.reading,
-            // Resolved files are small beside networks.
-            loras: Recent::new(32),
+            loras: Recent::new(32).weighed(|lora| lora.file().byte_len(), LORA_BYTES),
             towers: Recent::new(self.stacks),
             unets: Recent::new(self.stacks),
             // Features are small beside networks.
