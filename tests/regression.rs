@@ -3,4 +3,7 @@
 
 #[path = "regression/identity.rs"]
 mod identity;
+#[cfg(feature = "cli")]
+#[path = "regression/process.rs"]
+mod process;
 mod support;
