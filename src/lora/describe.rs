@@ -13,7 +13,7 @@ use serde::Serialize;
 pub struct ModuleInfo {
     /// Canonical name without `.weight`.
     pub module: String,
-    /// `lora`, `locon`, `loha`, `lokr`, `glora`, `ia3`, `oft`, `boft`, `full`, `set`, `bias`; with
+    /// `lora`, `locon`, `loha`, `lokr`, `glora`, `ia3`, `oft`, `boft`, `full`, `set`, `tokens`, `bias`; with
     /// `+dora` where it has a magnitude.
     pub kind: String,
     /// Rank, where the kind has one.
