@@ -254,8 +254,8 @@ fn is_empty(value: &Value) -> bool {
 }
 
 fn refused(path: &Path, name: &str, value: &Value, how: &str) -> Error {
-    let (path, value) = (path.display(), brief(value));
-    Error::unsupported(format!("{path}: PEFT's `{name}: {value}`"), how)
+    let value = brief(value);
+    Error::unsupported(format!("PEFT's `{name}: {value}`"), how).at(path)
 }
 
 fn mistyped(path: &Path, name: &str, value: &Value, expected: &str) -> Error {
