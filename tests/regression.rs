@@ -1,11 +1,13 @@
-//! What once went wrong, by the kind of input that it was met with.
-#![cfg(feature = "cli")]
+//! Faults that were met once, each with a line about where: none comes back.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+#[path = "regression/identity.rs"]
+mod identity;
+#[cfg(feature = "cli")]
 #[path = "regression/peft.rs"]
 mod peft;
-#[allow(dead_code)]
 mod support;
-#[allow(dead_code)]
+#[cfg(feature = "cli")]
+#[allow(dead_code, unused_imports)]
 #[path = "cli/world.rs"]
 mod world;
