@@ -39,8 +39,8 @@ impl Lora {
             changes.iter().map(move |change| {
                 let site = crate::weights::Site::new(format!("{name}.weight"));
                 let shape = base.shape(&site).unwrap_or_default();
-                let stored = change.factors().first().and_then(|factor| factor.stored());
-                let dtype = stored.map_or_else(|| "scaled fp8".to_owned(), |d| d.to_string());
+                let dtype = change.factors().first().and_then(|factor| factor.dtype());
+                let dtype = dtype.map_or_else(|| "scaled fp8".to_owned(), |d| d.to_string());
                 let module = (*name).clone();
                 Ok(match &change.weight {
                     Some(weight) => ModuleInfo {

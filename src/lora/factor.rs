@@ -71,7 +71,8 @@ impl Factor {
 
     /// The matrix whose rows are cut into `count` blocks, each of which stands in columns of its own, between zeros.
     pub(super) fn block_diagonal(mut self, count: usize) -> Self {
-        if self.shape.len() == 2 && self.rows.is_none() && self.dim(0).is_multiple_of(count.max(1)) {
+        if self.shape.len() == 2 && self.rows.is_none() && self.dim(0).is_multiple_of(count.max(1))
+        {
             self.blocks = count.max(1);
             self.shape[1] *= self.blocks;
         }
@@ -110,13 +111,17 @@ impl Factor {
         &self.name
     }
 
-    /// The file's type of the elements; `None` when they mean something only with a companion (fp8, AdaLoRA), share
-    /// scales in blocks, or stand between zeros that the file does not hold.
-    pub(super) fn stored(&self) -> Option<Dtype> {
+    /// The file's type of the elements; `None` when they mean something only with a companion (fp8), or
+    /// share scales in blocks.
+    pub(super) fn dtype(&self) -> Option<Dtype> {
         let info = self.file.info(&self.name)?;
-        let scaled = self.gain != 1.0 || self.row_gains.is_some() || info.blocks.is_some();
+        (self.gain == 1.0 && info.blocks.is_none()).then_some(info.dtype)
+    }
+
+    /// The same where the elements are as the file holds them, and can be copied: neither scaled nor filled up.
+    pub(super) fn stored(&self) -> Option<Dtype> {
         let filled = self.blocks > 1 || self.stored_columns.is_some();
-        (!scaled && !filled).then_some(info.dtype)
+        self.dtype().filter(|_| self.row_gains.is_none() && !filled)
     }
 
     /// The elements, row-major, as the file holds them.

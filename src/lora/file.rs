@@ -84,7 +84,8 @@ impl AdapterFile {
         };
         let config = file.with_file_name(CONFIG);
         let peft = path.is_dir() || file.file_stem().is_some_and(|stem| stem == "adapter_model");
-        let tunings = if peft && config.is_file() {
+        // Whatever stands there: a pipe or a broken link in its place is an error, no lack of settings.
+        let tunings = if peft && config.symlink_metadata().is_ok() {
             Tunings::from_config(&config)?
         } else {
             Tunings::from_metadata(&main)?

@@ -623,10 +623,10 @@ impl Taking<'_, '_, '_> {
             }
             let found = factor.shape();
             if !narrow && !crate::weights::shapes_agree(found, &expected) {
-                let word = role.word();
-                return Err(
-                    self.error(&format!("{word} has shape {found:?}, the weight {expected:?}"))
-                );
+                let name = factor.name();
+                return Err(self.error(&format!(
+                    "`{name}` has shape {found:?}, the model's weight {expected:?}; the adapter is for a model of another shape or family"
+                )));
             }
             let scale =
                 if role == Role::Diff && self.has(Role::Scale) { self.scale(1)? } else { 1.0 };

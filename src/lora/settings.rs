@@ -14,8 +14,7 @@ const COMPUTED: [&str; 9] =
     ["LORA", "ADALORA", "LOHA", "LOKR", "OFT", "BOFT", "IA3", "LN_TUNING", "TRAINABLE_TOKENS"];
 
 /// What to do with an adapter that is not computed.
-const MERGE: &str =
-    "merge it with PEFT (merge_and_unload), and use the whole model, or colora lora extract";
+const MERGE: &str = "merge it into its model with PEFT (merge_and_unload), and use that, or make a LoRA of it: colora lora extract";
 /// What to do with an adapter whose base was changed before training.
 const CONVERT: &str = "it was trained beside a changed base and is wrong on the plain one; save it again with PEFT's path_initial_model_for_weight_conversion, which makes a plain LoRA of it";
 
@@ -226,7 +225,11 @@ fn expression(path: &Path, name: &str, text: &str) -> Result<()> {
 fn start(path: &Path, name: &str, value: &Value) -> Result<()> {
     let Value::String(word) = value else {
         let fits = value.is_boolean() || value.is_null();
-        return if fits { Ok(()) } else { Err(mistyped(path, name, value, "a word, true or false")) };
+        return if fits {
+            Ok(())
+        } else {
+            Err(mistyped(path, name, value, "a word, true or false"))
+        };
     };
     let word = word.to_lowercase();
     match word.as_str() {

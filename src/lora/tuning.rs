@@ -176,7 +176,8 @@ impl Tuning<'_> {
 
     /// Blocks outside of which one of the factors is zero (BD-LoRA); 1 for plain factors.
     pub(super) fn blocks(&self) -> usize {
-        let count = self.fields.get("use_bdlora").and_then(|blocks| blocks.get("nblocks")?.as_u64());
+        let count =
+            self.fields.get("use_bdlora").and_then(|blocks| blocks.get("nblocks")?.as_u64());
         count.and_then(|count| usize::try_from(count).ok()).unwrap_or(1)
     }
 

@@ -216,7 +216,8 @@ fn conversions_keep_what_was_trained() {
         world.run(&["lora", "convert", source.to_str().unwrap(), "-o", &out, "--to", "kohya"]);
         let (old, new) = (open(&source, &base).unwrap(), open(&world.path(&out), &base).unwrap());
         for site in old.sites() {
-            let [a, b] = [&old, &new].map(|l| l.change(&*base.source, &site, 1.0).unwrap().unwrap());
+            let [a, b] =
+                [&old, &new].map(|l| l.change(&*base.source, &site, 1.0).unwrap().unwrap());
             let largest = a.iter().fold(1e-12f32, |max, v| max.max(v.abs()));
             let worst = a.iter().zip(&b).fold(0f32, |w, (a, b)| w.max((a - b).abs()));
             assert!(worst <= 1e-5 * largest, "{name} {site}: {worst:e} of {largest:e}");
