@@ -1,9 +1,14 @@
 //! Faults that were met once, each with a line about where: none comes back.
+#![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 #[path = "regression/identity.rs"]
 mod identity;
-#[cfg(feature = "cli")]
+#[path = "regression/peft.rs"]
+mod peft;
 #[path = "regression/process.rs"]
 mod process;
 mod support;
+#[allow(dead_code, unused_imports)]
+#[path = "cli/world.rs"]
+mod world;

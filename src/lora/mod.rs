@@ -22,9 +22,11 @@ mod ordered;
 mod overlay;
 mod read;
 pub mod reference;
+mod settings;
 mod spectrum;
 mod stack;
 mod tuning;
+mod whole;
 pub mod write;
 
 pub use describe::ModuleInfo;
