@@ -182,17 +182,17 @@ impl Together {
             Some(staged) => rename(staged, &target, self.force && !away),
             None => Ok(()),
         };
-        match (placed, &old) {
-            (Err(e), Some(old)) if away => {
-                rename(old, &target, true)?;
-                Err(e)
-            }
-            (Err(e), _) => Err(e),
-            (Ok(()), _) => {
-                done.push(Done { target, staged, old });
-                Ok(())
+        match placed {
+            Ok(()) => done.push(Done { target, staged, old }),
+            Err(e) => {
+                // What was moved away comes back with the rest.
+                if away {
+                    done.push(Done { target, staged: None, old });
+                }
+                return Err(e);
             }
         }
+        Ok(())
     }
 
     /// Gives every name back, the last first; the error for `target`.
@@ -205,8 +205,9 @@ impl Together {
                 _ => Ok(()),
             };
             let back = old.map_or(Ok(()), |old| rename(&old, &target, true));
-            if let (Err(e), Some((hidden, _))) = (freed.and(back), self.hidden.take()) {
-                // What was there before lies in the hidden folder, which then has to stay.
+            let Err(e) = freed.and(back) else { continue };
+            // What was there before lies in the hidden folder, which then has to stay.
+            if let Some((hidden, _)) = self.hidden.take() {
                 let path = hidden.path().to_path_buf();
                 hidden.keep();
                 return Error::write(path, e);
@@ -232,7 +233,9 @@ pub(crate) fn put(path: &Path, bytes: &[u8]) -> Result<()> {
         io::Write::write_all(&mut file, bytes)?;
         file.sync_all()
     });
-    written.and_then(|()| sync_folder(above)).map_err(|e| Error::write(path, e))
+    let synced =
+        written.and_then(|()| sync_folder(above)).and_then(|()| sync_folder(folder(above)));
+    synced.map_err(|e| Error::write(path, e))
 }
 
 #[cfg(unix)]
