@@ -4,6 +4,9 @@
 #[cfg(feature = "cli")]
 #[path = "regression/files.rs"]
 mod files;
+#[path = "regression/identity.rs"]
+mod identity;
+mod support;
 #[cfg(feature = "cli")]
 #[path = "cli/world.rs"]
 #[allow(dead_code, unreachable_pub)]
