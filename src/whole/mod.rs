@@ -6,13 +6,14 @@ mod part;
 mod place;
 mod together;
 
+#[cfg(any(feature = "cli", test))]
 pub(crate) use list::Fleeting;
 #[cfg(feature = "cli")]
 pub(crate) use list::abandon;
-#[cfg(feature = "cli")]
-pub(crate) use place::is_stdout;
-pub(crate) use place::{Place, make_folder};
-pub(crate) use together::{Together, put};
+pub(crate) use place::{Place, is_stdout, make_folder};
+pub(crate) use together::Together;
+#[cfg(any(feature = "cli", test))]
+pub(crate) use together::put;
 
 use crate::error::{Error, Result};
 use part::{Part, sync_folder};

@@ -84,6 +84,7 @@ impl Together {
     ///
     /// # Errors
     /// As [`file`](Self::file).
+    #[cfg(any(feature = "cli", test))]
     pub(crate) fn folder(&mut self, target: &Path) -> Result<PathBuf> {
         self.check(target, true)?;
         let staged = self.stage(target)?;
@@ -102,6 +103,9 @@ impl Together {
     /// [`Error::Exists`] without force, [`Error::Write`]; then every name is what it was.
     pub(crate) fn commit(mut self) -> Result<()> {
         let members = std::mem::take(&mut self.members);
+        for staged in members.iter().filter_map(|member| member.staged.as_ref()) {
+            sync_folders(staged).map_err(|e| Error::write(staged, e))?;
+        }
         // The end of the program waits: half of it would be worse than all or nothing.
         let act = Act::begin();
         let mut done = Vec::new();
@@ -222,10 +226,22 @@ impl Together {
     }
 }
 
+/// Writes the names in a folder and below to the disk; their files are there already.
+fn sync_folders(path: &Path) -> io::Result<()> {
+    if !fs::symlink_metadata(path).is_ok_and(|kind| kind.is_dir()) {
+        return Ok(());
+    }
+    for item in fs::read_dir(path)? {
+        sync_folders(&item?.path())?;
+    }
+    sync_folder(path)
+}
+
 /// Writes a file of a folder that will get its name with others.
 ///
 /// # Errors
 /// [`Error::Write`].
+#[cfg(any(feature = "cli", test))]
 pub(crate) fn put(path: &Path, bytes: &[u8]) -> Result<()> {
     let above = folder(path);
     fs::create_dir_all(above).map_err(|e| Error::write(above, e))?;
@@ -233,9 +249,7 @@ pub(crate) fn put(path: &Path, bytes: &[u8]) -> Result<()> {
         io::Write::write_all(&mut file, bytes)?;
         file.sync_all()
     });
-    let synced =
-        written.and_then(|()| sync_folder(above)).and_then(|()| sync_folder(folder(above)));
-    synced.map_err(|e| Error::write(path, e))
+    written.map_err(|e| Error::write(path, e))
 }
 
 #[cfg(unix)]

@@ -138,8 +138,8 @@ impl Good {
         let kind = KINDS[case % KINDS.len()];
         match kind {
             "lora" => self.lora(&mut chance, folder),
-            "pickle" => plain(kind, chance.pick(&self.pickles), &mut chance, folder),
-            "peft" => peft(chance.pick(&self.folders), &mut chance, folder),
+            "pickle" => plain(kind, chance.pick::<PathBuf>(&self.pickles), &mut chance, folder),
+            "peft" => peft(chance.pick::<PathBuf>(&self.folders), &mut chance, folder),
             "model folder" => model_folder(&mut chance, folder),
             "single file" => single_file(&mut chance, folder),
             "gguf" => self.gguf(&mut chance, folder),

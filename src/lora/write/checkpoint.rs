@@ -57,6 +57,7 @@ pub fn checkpoint(
 ///
 /// # Errors
 /// As [`checkpoint`].
+#[cfg_attr(not(feature = "cli"), allow(dead_code))] // a verb of the command line
 pub(crate) fn checkpoint_among(
     all: &mut Together,
     source: &dyn WeightSource,
