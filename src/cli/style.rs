@@ -6,6 +6,7 @@ pub(crate) use crate::room::bytes;
 use anyhow::Result;
 use clap::{ArgAction, Args};
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 /// How much is said.
@@ -57,6 +58,15 @@ pub(crate) fn say(text: &str) {
 /// When nobody reads stdout any more, or it cannot be written.
 pub(crate) fn result_line(line: &str) -> Result<()> {
     result_bytes(format!("{line}\n").as_bytes())
+}
+
+/// A path as a line of results, byte by byte.
+///
+/// # Errors
+/// As [`result_line`].
+pub(crate) fn result_path(path: &Path) -> Result<()> {
+    let line = [path.as_os_str().as_encoded_bytes(), b"\n"].concat();
+    result_bytes(&line)
 }
 
 /// A JSON object as a line of results.
