@@ -14,7 +14,8 @@ mod scale;
 pub use checkpoint::{Checkpoint, Inventory, Placement};
 
 use super::quantised::Blocks;
-use crate::error::{Error, Result};
+use crate::error::{Error, InFile, Result};
+use crate::input;
 use candle_core::{DType, Device, Tensor};
 use safetensors::Dtype;
 use std::borrow::Cow;
@@ -129,15 +130,10 @@ impl CheckpointFile {
     /// that are not read; [`Error::Limit`] for tables of contents beyond all reason.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let kind = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
-        if !kind.is_file() {
-            let found = if kind.is_dir() { "a folder" } else { "no regular file" };
-            return Err(Error::corrupt(path, format!("this is {found}, expected a weight file")));
-        }
-        if kind.len() == 0 {
+        let file = input::open(path)?;
+        if file.metadata().map_err(|e| Error::io(path, e))?.len() == 0 {
             return Self::read(path.into(), Bytes::Static(&[]));
         }
-        let file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
         // SAFETY: the map is only read, and all reads are bounds-checked against its length. What
         // remains is another process that changes the file meanwhile: changed bytes give other
         // weights, never an invalid value, because every bit pattern is a valid element; a
@@ -164,7 +160,7 @@ impl CheckpointFile {
     }
 
     fn read(path: PathBuf, bytes: Bytes) -> Result<Self> {
-        let contents = header::read(&bytes, &path)?;
+        let contents = header::read(&bytes, &path).in_file(&path)?;
         Ok(Self(Arc::new(Inner { path, bytes, contents })))
     }
 
