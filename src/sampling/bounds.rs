@@ -33,9 +33,11 @@ impl Bounds {
             Bounds::Threshold { ratio, most } => {
                 let sizes = x0.flatten_from(1)?.abs()?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
                 let bound = |sizes: Vec<f32>| quantile(sizes, ratio).max(1.0).min(most);
-                let samples = sizes.into_iter().map(bound).enumerate().map(|(i, bound)| {
-                    Ok((x0.narrow(0, i, 1)?.clamp(-bound, bound)? / bound)?)
-                });
+                let samples = sizes
+                    .into_iter()
+                    .map(bound)
+                    .enumerate()
+                    .map(|(i, bound)| Ok((x0.narrow(0, i, 1)?.clamp(-bound, bound)? / bound)?));
                 Ok(Tensor::cat(&samples.collect::<Result<Vec<_>>>()?, 0)?)
             }
         }

@@ -190,33 +190,44 @@ impl SchedulerConfig {
     pub fn validate(&self) -> Result<()> {
         let class = self.class_name.as_deref();
         let class = class.filter(|class| ["EDM", "FlowMatch"].iter().any(|s| class.starts_with(s)));
-        let number = |n: Option<f64>, fine: bool| n.filter(|_| !fine).map(|n| n.to_string());
-        let (low, high) = (self.sigma_min, self.sigma_max);
-        let rising = low.zip(high).is_none_or(|(low, high)| low < high);
+        let variance = self.variance_type.clone().filter(|kind| kind.starts_with("learned"));
         let both = [self.use_karras_sigmas, self.use_exponential_sigmas] == [Some(true); 2];
-        let length = self.trained_betas.as_ref().map_or(self.num_train_timesteps, Vec::len);
-        let (ratio, most) = (self.dynamic_thresholding_ratio, self.sample_max_value);
         refuse_first(&[
             ("_class_name", class.map(str::to_owned)),
-            ("sigma_data", number(self.sigma_data, false)),
+            ("sigma_data", self.sigma_data.map(|number| number.to_string())),
             ("timestep_type", other(&self.timestep_type, &["discrete"])),
             ("interpolation_type", other(&self.interpolation_type, &["linear"])),
-            ("variance_type", other(&self.variance_type, &["fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"])),
+            ("variance_type", variance),
             ("use_beta_sigmas", on(self.use_beta_sigmas)),
             ("use_lu_lambdas", on(self.use_lu_lambdas)),
             ("use_flow_sigmas", on(self.use_flow_sigmas)),
             ("use_karras_sigmas and use_exponential_sigmas", on(Some(both))),
             ("final_sigmas_type", other(&self.final_sigmas_type, &["zero", "sigma_min"])),
-            ("sigma_min", number(low, low.is_none_or(is_level) && rising)),
-            ("sigma_max", number(high, high.is_none_or(is_level))),
-            ("clip_sample_range", number(Some(self.clip_sample_range), is_level(self.clip_sample_range))),
-            ("dynamic_thresholding_ratio", number(Some(ratio), (0.0..=1.0).contains(&ratio))),
-            ("sample_max_value", number(Some(most), is_level(most))),
+        ])?;
+        self.validate_numbers()
+    }
+
+    fn validate_numbers(&self) -> Result<()> {
+        let bound = |number: f64| (!is_level(number)).then(|| number.to_string());
+        let crossed = self.sigma_min.zip(self.sigma_max).filter(|(low, high)| low >= high);
+        let (ratio, train) = (self.dynamic_thresholding_ratio, self.num_train_timesteps);
+        let betas = self.trained_betas.as_ref().map_or(train, Vec::len);
+        refuse_first(&[
+            ("sigma_min", self.sigma_min.and_then(bound)),
+            ("sigma_max", self.sigma_max.and_then(bound)),
+            (
+                "sigma_min and sigma_max",
+                crossed.map(|(low, high)| format!("{low} and {high}, which do not rise")),
+            ),
+            ("clip_sample_range", bound(self.clip_sample_range)),
+            ("sample_max_value", bound(self.sample_max_value)),
+            (
+                "dynamic_thresholding_ratio",
+                (!(0.0..=1.0).contains(&ratio)).then(|| ratio.to_string()),
+            ),
             (
                 "trained_betas",
-                (length != self.num_train_timesteps).then(|| {
-                    format!("{length} numbers beside num_train_timesteps = {}", self.num_train_timesteps)
-                }),
+                (betas != train).then(|| format!("{betas} numbers for {train} timesteps")),
             ),
         ])
     }
@@ -245,11 +256,23 @@ impl SchedulerConfig {
         }
     }
 
+    /// Refuses runs that would rise at their end, to the lowest level of the table.
+    pub(super) fn validate_end(&self, lowest: f64) -> Result<()> {
+        let above = self.final_sigmas_type.as_deref() == Some("sigma_min");
+        let low = self.sigma_min.filter(|low| above && *low < lowest);
+        refuse_first(&[(
+            "sigma_min",
+            low.map(|low| format!("{low}, below the {lowest:.4} of final_sigmas_type")),
+        )])
+    }
+
     /// How `sampler` bounds its estimates.
     pub(super) fn bounds(&self, sampler: Sampler) -> Bounds {
         let clip = self.clip_sample.unwrap_or(true);
-        let threshold =
-            Bounds::Threshold { ratio: self.dynamic_thresholding_ratio, most: self.sample_max_value };
+        let threshold = Bounds::Threshold {
+            ratio: self.dynamic_thresholding_ratio,
+            most: self.sample_max_value,
+        };
         match sampler {
             Sampler::Ddim | Sampler::DpmPp2m if self.thresholding => threshold,
             Sampler::Ddim if clip => Bounds::Clip(self.clip_sample_range),
@@ -257,14 +280,15 @@ impl SchedulerConfig {
         }
     }
 
-    /// The rule of DPM++ in a run of so many steps.
-    pub(super) fn solver(&self, steps: usize) -> Solver {
+    /// The rule of DPM++ in a run of so many steps; other samplers have none to choose.
+    pub(super) fn solver(&self, sampler: Sampler, steps: usize) -> Solver {
         let short = steps < 15 && self.lower_order_final.unwrap_or(true);
-        Solver {
+        let chosen = Solver {
             first_order: self.solver_order == 1,
             heun: self.solver_type.as_deref() == Some("heun"),
             ends_low: self.euler_at_final || short,
-        }
+        };
+        if sampler == Sampler::DpmPp2m { chosen } else { Solver::default() }
     }
 }
 

@@ -3,9 +3,9 @@
 //! The lists equal those of the diffusers 0.42 schedulers, per sampler, because a seed is only a
 //! picture if the noise levels agree.
 
+use super::Sampler;
 use super::bounds::Bounds;
 use super::config::{SchedulerConfig, Spacing};
-use super::Sampler;
 use super::dpmpp::Solver;
 use crate::error::{Error, Result};
 use candle_core::Tensor;
@@ -245,6 +245,7 @@ impl Sigmas {
         table: &NoiseTable,
     ) -> Result<Self> {
         config.validate_for(sampler)?;
+        config.validate_end(table.sigma(0.0))?;
         let most = table.len() - 1;
         if steps == 0 || steps > most {
             return Err(Error::bad_request("steps", steps, format!("expected 1 to {most}")));
@@ -300,7 +301,7 @@ impl Sigmas {
         }
         self.sigmas.push(end);
         self.bounds = config.bounds(sampler);
-        self.solver = config.solver(self.timesteps.len());
+        self.solver = config.solver(sampler, self.timesteps.len());
         let top = self.sigmas[0];
         self.init_scale = match (sampler, spacing) {
             (Sampler::Euler, Spacing::Linspace | Spacing::Trailing) => top,
@@ -350,7 +351,11 @@ fn spaced_timesteps(
             .collect(),
         Spacing::Leading => {
             let (ratio, offset) = (train / points, config.steps_offset);
-            (0..points).rev().take(steps).map(|i| (i * ratio).saturating_add(offset) as f64).collect()
+            (0..points)
+                .rev()
+                .take(steps)
+                .map(|i| (i * ratio).saturating_add(offset) as f64)
+                .collect()
         }
         Spacing::Trailing => {
             let ratio = table.len() as f64 / steps as f64;

@@ -40,7 +40,7 @@ CASES = {
     "DPMSolverMultistepScheduler": [
         {}, KARRAS, {**KARRAS, **LIMITS}, {"use_exponential_sigmas": True, **LIMITS},
         {"thresholding": True}, {"thresholding": True, "sample_max_value": 3.0}, {"clip_sample": True},
-        {"solver_order": 1}, {"solver_type": "heun"}, {"solver_type": "bh2"}, {"algorithm_type": "deis"},
+        {"solver_order": 1}, {"solver_type": "heun"}, {"solver_type": "bh2"}, {"algorithm_type": "deis", "final_sigmas_type": "sigma_min"},
         {"final_sigmas_type": "sigma_min"}, {"final_sigmas_type": "sigma_min", "lower_order_final": False},
         {"final_sigmas_type": "sigma_min", "solver_type": "heun", "lower_order_final": False},
         {"final_sigmas_type": "sigma_min", "steps": 16}, {"final_sigmas_type": "sigma_min", "euler_at_final": True, "steps": 16},
