@@ -13,6 +13,13 @@ pub(super) fn read<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T> {
     // Python writes numbers that JSON does not have ("lambda_min_clipped": -Infinity).
     let text = text.replace("-Infinity", "null").replace("Infinity", "null");
     let text = text.replace(": NaN", ": null");
+    // A list would be taken for the fields in their order.
+    if text.trim_start().starts_with('[') {
+        return Err(Error::corrupt(
+            path,
+            "not the expected JSON: this is a list, expected an object",
+        ));
+    }
     serde_json::from_str(&text).map_err(|error| misread::<T>(&text, &error, path))
 }
 
@@ -87,7 +94,8 @@ mod tests {
         let said = unet(r#"{"in_channels": -4}"#).unwrap_err().to_string();
         assert!(said.contains("`in_channels`"), "{said}");
         for text in ["", "[]", "{\"in_channels\": 4", "{\"in_channels\": 4, \"in_channels\": 4}"] {
-            assert!(matches!(unet(text), Err(Error::Corrupt { .. })), "{text}");
+            let read = unet(text);
+            assert!(matches!(read, Err(Error::Corrupt { .. })), "{text}: {read:?}");
         }
         assert!(unet(r#"{"nested": {"of": "another program"}, "freq_shift": 0}"#).is_ok());
     }
