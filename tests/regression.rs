@@ -1,7 +1,8 @@
-//! Faults that were met once, by where they were. None depends on files outside of the repository.
-#![cfg(feature = "cli")]
+//! Faults that were met once, each with a line about where: none comes back.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 #[path = "regression/configs.rs"]
 mod configs;
+#[path = "regression/identity.rs"]
+mod identity;
 mod support;

@@ -10,7 +10,6 @@ use colora::{Error, Fault, Picture, Pipeline, Request};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 fn copy_all(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
@@ -218,9 +217,10 @@ fn objects_inside_configs_are_named_or_rightly_ignored() {
 }
 
 /// Runs the program; returns both streams.
+#[cfg(feature = "cli")]
 fn colora(arguments: &[&str], folder: &Path) -> (String, String) {
     let home = folder.join(".home");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_colora"));
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_colora"));
     command.args(arguments).current_dir(folder).env_clear().env("HOME", home);
     let output = command.output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
@@ -231,6 +231,7 @@ fn colora(arguments: &[&str], folder: &Path) -> (String, String) {
 
 /// Such models were drawn in 25 steps at guidance 7.5 by another sampler, and negative prompts did nothing,
 /// without a word.
+#[cfg(feature = "cli")]
 #[test]
 fn models_made_for_few_steps_say_so() {
     let folder = copy("sd15");
@@ -262,6 +263,7 @@ fn models_made_for_few_steps_say_so() {
     assert!(said.contains("the negative prompt does not act: the network"), "{said}");
 }
 
+#[cfg(feature = "cli")]
 #[test]
 fn a_negative_prompt_without_guidance_is_said_not_to_act() {
     let work = tempfile::tempdir().unwrap();
