@@ -2,6 +2,8 @@
 #![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+#[path = "regression/configs.rs"]
+mod configs;
 #[path = "regression/files.rs"]
 mod files;
 #[path = "regression/identity.rs"]

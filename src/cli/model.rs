@@ -190,6 +190,8 @@ fn text(summary: &Summary) -> String {
         format!("{name}: {family}, {prediction:?} prediction{purpose}"),
         format!("defaults: {size}, {steps} steps, guidance {guidance}"),
     ];
+    lines.extend(summary.distilled.map(|distilled| format!("made for {distilled}")));
+    lines.extend(summary.notes.iter().cloned());
     lines.extend(summary.components.iter().map(|part| {
         let (name, tensors) = (&part.name, part.tensors);
         let (size, types) = (bytes(part.bytes), part.dtypes.join(", "));
