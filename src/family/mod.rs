@@ -6,6 +6,7 @@ mod check;
 mod convert;
 mod detect;
 mod folder;
+mod original;
 mod shapes;
 mod single_file;
 mod towers;
