@@ -4,6 +4,7 @@
 //! `COLORA_*`. Flags come last and are the doors' business.
 
 use crate::error::{Error, Result};
+use crate::input;
 use crate::near::did_you_mean;
 use crate::sampling::{Sampler, Schedule};
 use etcetera::BaseStrategy;
@@ -57,6 +58,9 @@ pub struct Config {
     /// Layer of the text encoder, counted from the last.
     pub clip_skip: Option<usize>,
 }
+
+/// Longest settings file that is read, in bytes.
+const MAX_FILE: u64 = 1 << 20;
 
 /// Keys with an example value and a remark: the template of `config init`.
 const KEYS: [(&str, &str, &str); 17] = [
@@ -123,12 +127,11 @@ impl Settings {
     pub fn load(folder: &Path, env: Env<'_>) -> Result<Self> {
         let mut settings = Settings::default();
         for path in files(folder, env) {
-            match std::fs::read_to_string(&path) {
+            match input::text_if_there(&path, MAX_FILE, "a settings file")? {
                 // A model's folder says under the same name what its author recommends.
-                Ok(text) if is_of_model(&text, &path) => {}
-                Ok(text) => settings.overlay(read(&text, &path)?, &Origin::File(path))?,
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-                Err(e) => return Err(Error::io(path, e)),
+                Some(text) if is_of_model(&text, &path) => {}
+                Some(text) => settings.overlay(read(&text, &path)?, &Origin::File(path))?,
+                None => {}
             }
         }
         for (variable, key) in VARIABLES {

@@ -84,6 +84,10 @@ pub enum Error {
         file: String,
     },
 
+    /// Something is wrong with the contents of a file; what exactly is inside.
+    #[error(transparent)]
+    At(At),
+
     /// A file belongs to another model family.
     #[error("{}: this is {found}; expected {expected}", path.display())]
     WrongFamily {
@@ -167,6 +171,43 @@ pub enum Error {
     Internal(String),
 }
 
+/// An error that does not say where it was met, and the file that it was met in.
+///
+/// Whoever opened the file puts its path on, by [`Error::at`]; the message begins with it.
+#[derive(Debug)]
+pub struct At {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// What is wrong in it.
+    pub error: Box<Error>,
+}
+
+impl std::fmt::Display for At {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.path.display(), self.error)
+    }
+}
+
+impl std::error::Error for At {
+    /// The cause of the error inside, whose own words the message holds already.
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.error.source()
+    }
+}
+
+/// Results of reading a file, whose errors are to name it.
+pub trait InFile {
+    /// As [`Error::at`].
+    #[must_use]
+    fn in_file(self, path: impl AsRef<Path>) -> Self;
+}
+
+impl<T> InFile for Result<T> {
+    fn in_file(self, path: impl AsRef<Path>) -> Self {
+        self.map_err(|error| error.at(path))
+    }
+}
+
 /// Whose fault an [`Error`] is; drives exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -217,6 +258,11 @@ impl Error {
             | Error::TensorMissing { .. }
             | Error::ShapeMismatch { .. }
             | Error::WrongFamily { .. } => Fault::File,
+            // What is too large in a file is a bad file: a larger machine would not help.
+            Error::At(At { error, .. }) => match error.fault() {
+                Fault::User | Fault::Resource if !error.is_of_machine() => Fault::File,
+                fault => fault,
+            },
             Error::NotFound { .. } => Fault::NotFound,
             Error::BadRequest { .. } | Error::Exists { .. } => Fault::User,
             Error::Unsupported { .. } => Fault::Unsupported,
@@ -227,6 +273,41 @@ impl Error {
             | Error::DeviceMemory { .. } => Fault::Resource,
             Error::Cancelled => Fault::Cancelled,
             Error::Tensor { .. } | Error::Internal(_) => Fault::Internal,
+        }
+    }
+
+    /// Whether the machine is short of something, whatever the files say.
+    fn is_of_machine(&self) -> bool {
+        match self {
+            Error::At(At { error, .. }) => error.is_of_machine(),
+            Error::Io { .. }
+            | Error::Write { .. }
+            | Error::Threads { .. }
+            | Error::DeviceMemory { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// This error as one about the contents of the file `path`, unless it names a file already or is not about
+    /// any.
+    #[must_use]
+    pub fn at(self, path: impl AsRef<Path>) -> Self {
+        match self {
+            Error::BadRequest { .. }
+            | Error::Unsupported { .. }
+            | Error::Limit { .. }
+            | Error::Tensor { .. } => {
+                Error::At(At { path: path.as_ref().to_path_buf(), error: Box::new(self) })
+            }
+            named => named,
+        }
+    }
+
+    /// The error itself, without the file that it was met in.
+    pub fn inner(&self) -> &Error {
+        match self {
+            Error::At(At { error, .. }) => error.inner(),
+            other => other,
         }
     }
 
@@ -275,6 +356,23 @@ impl From<candle_core::Error> for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_wrong_in_a_file_names_it_once() {
+        let limit = Error::Limit { what: "values", allowed: 1, asked: 2 };
+        assert_eq!(limit.fault(), Fault::Resource);
+        let error = limit.at("m/config.json").at("m");
+        assert_eq!(error.to_string(), "m/config.json: values: 2 asked, at most 1 allowed");
+        assert_eq!(error.fault(), Fault::File);
+        assert!(std::error::Error::source(&error).is_none(), "nothing is said twice");
+        let error = Error::unsupported("`act_fn` gelu", "use silu").at("unet/config.json");
+        assert_eq!(error.fault(), Fault::Unsupported);
+        assert!(error.to_string().starts_with("unet/config.json: `act_fn` gelu"));
+        assert!(matches!(error.inner(), Error::Unsupported { .. }));
+        assert!(matches!(Error::Cancelled.at("x"), Error::Cancelled));
+        assert_eq!(Error::corrupt("a", "b").at("x").to_string(), "a: b");
+        assert_eq!(Error::bad_request("width", 9, "no").at("x").fault(), Fault::File);
+    }
 
     #[test]
     fn a_full_gpu_is_nobody_s_bug() {

@@ -13,7 +13,9 @@
 //! | 3 | `nn`, `lora` |
 //! | 2 | `weights`, `sampling` |
 //! | 1 | `rng`, `picture`, `kernels`, `prompt` |
-//! | 0 | `error`, `cancel`, `whole`, `size`, `near` |
+//! | 0 | `error`, `input`, `cancel`, `whole`, `size`, `near` |
+
+#![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
 mod cancel;
 #[cfg(feature = "cli")]
@@ -22,6 +24,7 @@ pub mod conditioning;
 pub mod config;
 mod error;
 pub mod family;
+mod input;
 mod kernels;
 pub mod lora;
 pub mod models;
@@ -38,7 +41,7 @@ pub mod store;
 pub mod weights;
 mod whole;
 
-pub use error::{Error, Fault, Result};
+pub use error::{At, Error, Fault, InFile, Result};
 pub use picture::Picture;
 pub use pipeline::{
     Cancel, DTypeChoice, DeviceChoice, Event, Generated, Observer, Pipeline, Plan, Request,

@@ -10,6 +10,7 @@ use super::{interrupt, output, settings, shelf, store, threads};
 use crate::config::{Config, Settings};
 use crate::error::Error;
 use crate::family::Defaults;
+use crate::input;
 use crate::lora::{Apply, LoraRef, Method, ReadOptions, StepWindow};
 use crate::picture::{Picture, png};
 use crate::pipeline::{
@@ -22,7 +23,6 @@ use anyhow::{Context, Result};
 use candle_core::DeviceLocation;
 use std::cell::RefCell;
 use std::hash::{BuildHasher, Hasher};
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -103,13 +103,9 @@ fn picture(path: &Path, flags: &Flags, talk: Talk) -> Result<Recipe, Error> {
 /// The prompt of the flags; `-` reads stdin.
 fn prompt(flags: &Flags) -> Result<Option<String>, Error> {
     let Some("-") = flags.prompt.as_deref() else { return Ok(flags.prompt.clone()) };
-    let mut text = String::new();
-    let read = std::io::stdin().take(MAX_PROMPT + 1).read_to_string(&mut text);
-    read.map_err(|e| Error::io("stdin", e))?;
-    if text.len() as u64 > MAX_PROMPT {
-        let asked = text.len() as u64;
-        return Err(Error::Limit { what: "bytes of a prompt", allowed: MAX_PROMPT, asked });
-    }
+    let stdin = Path::new("stdin");
+    let text = input::from(std::io::stdin().lock(), MAX_PROMPT, "a prompt", stdin)?;
+    let text = input::decode(text, stdin)?;
     Ok(Some(text.trim_end_matches(['\n', '\r']).to_owned()))
 }
 

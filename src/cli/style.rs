@@ -1,7 +1,7 @@
 //! Floor 7. How the program speaks: results on stdout, all talk on stderr, errors with their
 //! causes and a hint.
 
-use crate::error::{Error, Fault};
+use crate::error::{At, Error, Fault};
 use anyhow::Result;
 use clap::{ArgAction, Args};
 use std::io::{self, IsTerminal, Write};
@@ -148,6 +148,10 @@ fn reader_left(error: &anyhow::Error) -> bool {
 /// What is wrong, and what to do about it.
 fn split(error: &Error, flags: &[String]) -> (String, Option<String>) {
     match error {
+        Error::At(At { path, error }) => {
+            let (wrong, hint) = split(error, flags);
+            (format!("{}: {wrong}", path.display()), hint)
+        }
         Error::NotFound { what, name, hint } => {
             let parted = hint.strip_prefix("; ");
             let tail = if parted.is_some() { "" } else { hint.as_str() };
@@ -232,5 +236,9 @@ mod tests {
         let hint = |flags: &[String]| split(&Error::bad_request("guidance_scale", 0, "w"), flags).1;
         assert_eq!(hint(&["guidance".into()]).unwrap(), "set it with --guidance");
         assert_eq!(hint(&["steps".into()]), None, "that command has no such flag");
+        let inside = Error::unsupported("`act_fn` gelu", "use silu").at("unet/config.json");
+        let (wrong, hint) = split(&inside, &[]);
+        assert_eq!(wrong, "unet/config.json: `act_fn` gelu is not supported here");
+        assert_eq!(hint.as_deref(), Some("use silu"));
     }
 }

@@ -3,6 +3,7 @@
 use super::{Family, ModelParts, TOKENIZER_FILES, TokenizerSource};
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
+use crate::input;
 use crate::kernels::GROUP;
 use crate::lora::write::{Entry, Metadata, Precision, check_free, save};
 use crate::weights::blocked;
@@ -12,6 +13,9 @@ use safetensors::Dtype;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::Path;
+
+/// Longest file of a vocabulary that is read, in bytes.
+const MAX_VOCABULARY: u64 = 64 << 20;
 
 /// What was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -150,8 +154,7 @@ fn vocabulary(source: &TokenizerSource) -> Result<Vec<(String, String)>> {
             let mut files = Vec::new();
             for name in TOKENIZER_FILES {
                 let path = folder.join(name);
-                if path.is_file() {
-                    let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
+                if let Some(bytes) = input::bytes_if_there(&path, MAX_VOCABULARY, "a vocabulary")? {
                     files.push((name.to_owned(), text(&bytes)));
                 }
             }

@@ -3,6 +3,7 @@
 use super::Family;
 use super::original::Original;
 use crate::error::{Error, Result};
+use crate::input;
 use crate::sampling::PredictionKind;
 use crate::weights::names::{Place, prefix};
 use std::path::Path;
@@ -80,7 +81,7 @@ pub(super) fn checkpoint(file: &Original<'_>) -> Result<Kind> {
         by_text_width(file)?
     };
     refuse_other_noise(file)?;
-    Ok(Kind { family, prediction: prediction(file, family), zero_snr: has("ztsnr") })
+    Ok(Kind { family, prediction: prediction(file, family)?, zero_snr: has("ztsnr") })
 }
 
 /// A UNet without the other parts is of no use: what the text encoders were cannot be told from it.
@@ -143,20 +144,20 @@ fn by_text_width(file: &Original<'_>) -> Result<Family> {
 }
 
 /// What the network predicts: markers and metadata first; SD 2.x cannot be told from shapes.
-fn prediction(file: &Original<'_>, family: Family) -> PredictionKind {
+fn prediction(file: &Original<'_>, family: Family) -> Result<PredictionKind> {
     if file.info("v_pred").is_some() {
-        return PredictionKind::V;
+        return Ok(PredictionKind::V);
     }
     // The second one is what ComfyUI writes.
     for key in ["modelspec.prediction_type", "modelspec.predict_key"] {
         match file.file.metadata().get(key).map(String::as_str) {
-            Some("v" | "v_prediction") => return PredictionKind::V,
-            Some("epsilon" | "eps") => return PredictionKind::Epsilon,
+            Some("v" | "v_prediction") => return Ok(PredictionKind::V),
+            Some("epsilon" | "eps") => return Ok(PredictionKind::Epsilon),
             _ => {}
         }
     }
-    if let Some(kind) = sidecar_yaml(file.path()) {
-        return kind;
+    if let Some(kind) = sidecar_yaml(file.path())? {
+        return Ok(kind);
     }
     let name = file.path().file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
     // The 768-pixel models of SD 2.x predict v and are what most files derive from; the others say
@@ -165,23 +166,23 @@ fn prediction(file: &Original<'_>, family: Family) -> PredictionKind {
     let edits = inputs.is_some_and(|info| info.shape.get(1) != Some(&4));
     let base = edits
         || ["base", "512", "inpaint", "depth", "turbo"].iter().any(|word| name.contains(word));
-    if family == Family::Sd2 && !base { PredictionKind::V } else { PredictionKind::Epsilon }
+    Ok(if family == Family::Sd2 && !base { PredictionKind::V } else { PredictionKind::Epsilon })
 }
 
+/// Longest YAML file that is read, in bytes.
+const MAX_YAML: u64 = 1 << 20;
+
 /// `model.yaml` beside `model.ckpt`, as the original code needs it.
-fn sidecar_yaml(path: &Path) -> Option<PredictionKind> {
+fn sidecar_yaml(path: &Path) -> Result<Option<PredictionKind>> {
     let yaml = path.with_extension("yaml");
-    let length = std::fs::metadata(&yaml).ok()?.len();
-    if length > 1 << 20 {
-        return None;
-    }
-    let text = std::fs::read_to_string(yaml).ok()?;
-    let line = text.lines().find_map(|line| line.trim().strip_prefix("parameterization:"))?;
-    match line.trim().trim_matches(['"', '\'']) {
+    let text = input::text_if_there(&yaml, MAX_YAML, "the original code's configuration")?;
+    let Some(text) = text else { return Ok(None) };
+    let line = text.lines().find_map(|line| line.trim().strip_prefix("parameterization:"));
+    Ok(match line.unwrap_or_default().trim().trim_matches(['"', '\'']) {
         "v" => Some(PredictionKind::V),
         "eps" => Some(PredictionKind::Epsilon),
         _ => None,
-    }
+    })
 }
 
 /// What the names say that a file is instead of a checkpoint.

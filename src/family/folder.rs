@@ -3,6 +3,7 @@
 use super::{Architecture, Defaults, Family, ModelParts, TokenizerSource, check};
 use crate::conditioning::ClipKind;
 use crate::error::{Error, Result};
+use crate::input;
 use crate::models::{ClipConfig, UNetConfig, VaeConfig};
 use crate::sampling::SchedulerConfig;
 use crate::size::ImageSize;
@@ -383,15 +384,7 @@ impl Reader<'_> {
             return Ok(files.get(file).cloned().unwrap_or_default());
         }
         let path = self.root.join(file);
-        let length = std::fs::metadata(&path).map_err(|e| Error::io(&path, e))?.len();
-        if length > MAX_TEXT {
-            return Err(Error::Limit {
-                what: "bytes of a config file",
-                allowed: MAX_TEXT,
-                asked: length,
-            });
-        }
-        std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))
+        input::text(&path, MAX_TEXT, "a configuration")
     }
 
     fn json<T: DeserializeOwned>(&self, file: &str) -> Result<T> {

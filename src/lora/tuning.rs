@@ -1,6 +1,7 @@
 //! Floor 3. What PEFT writes beside its tensors: ranks and alphas by pattern, and switches of the laws.
 
 use crate::error::{Error, Result};
+use crate::input;
 use crate::weights::CheckpointFile;
 use regex::Regex;
 use serde_json::{Map, Value};
@@ -36,12 +37,7 @@ pub(super) struct Tuning<'a> {
 impl Tunings {
     /// From the text of an `adapter_config.json`.
     pub(super) fn from_config(path: &Path) -> Result<Self> {
-        let length = std::fs::metadata(path).map_err(|e| Error::io(path, e))?.len();
-        if length > MAX_CONFIG {
-            let what = "bytes of an adapter_config.json";
-            return Err(Error::Limit { what, allowed: MAX_CONFIG, asked: length });
-        }
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        let text = input::text(path, MAX_CONFIG, "an adapter's configuration")?;
         let fields = serde_json::from_str(&text)
             .map_err(|e| Error::corrupt(path, format!("not the JSON of a PEFT adapter: {e}")))?;
         Ok(Self { parts: vec![(String::new(), fields)] })

@@ -8,10 +8,12 @@ pub mod png;
 
 pub use metadata::Parameters;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, InFile, Result};
+use crate::input;
 use crate::size::{ImageSize, MAX_SIDE};
 use candle_core::{DType, Device, Tensor};
 use image::{DynamicImage, ImageDecoder, ImageError, ImageReader, Limits};
+use std::io::BufReader;
 use std::path::Path;
 
 /// Bytes that a decoder may allocate: the longest sides with four channels of 16 bits, twice.
@@ -106,14 +108,14 @@ impl Picture {
     /// [`Error::Corrupt`] for anything that does not decode.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let reader = ImageReader::open(path).map_err(|e| Error::io(path, e))?;
+        let reader = ImageReader::new(BufReader::new(input::open(path)?));
         let mut reader = reader.with_guessed_format().map_err(|e| Error::io(path, e))?;
         let mut limits = Limits::default();
         limits.max_alloc = Some(MAX_MEMORY);
         reader.limits(limits);
         let mut decoder = reader.into_decoder().map_err(|e| unreadable(path, e))?;
         let (width, height) = decoder.dimensions();
-        check_side(width.max(height) as usize)?;
+        check_side(width.max(height) as usize).in_file(path)?;
         let orientation = decoder.orientation().map_err(|e| unreadable(path, e))?;
         let mut image = DynamicImage::from_decoder(decoder).map_err(|e| unreadable(path, e))?;
         image.apply_orientation(orientation);
@@ -254,7 +256,7 @@ mod tests {
             std::fs::write(&path, content).unwrap();
             assert!(matches!(Picture::open(&path), Err(Error::Corrupt { .. })), "{content:?}");
         }
-        assert!(matches!(Picture::open(folder.path()), Err(Error::Io { .. })));
+        assert!(matches!(Picture::open(folder.path()), Err(Error::Corrupt { .. })));
     }
 
     #[test]
@@ -272,7 +274,7 @@ mod tests {
         assert_eq!(Picture::open(&path).unwrap().bytes(), [1, 2, 3, 1, 2, 3]);
         let long = image::GrayImage::new(MAX_SIDE as u32 + 1, 1);
         long.save_with_format(&path, Png).unwrap();
-        assert!(matches!(Picture::open(&path), Err(Error::Limit { .. })));
+        assert!(matches!(Picture::open(&path).unwrap_err().inner(), Error::Limit { .. }));
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! Floor 1. PNG files that say how their picture was made.
 
 use super::Picture;
-use crate::error::{Error, Result};
+use crate::error::{Error, InFile, Result};
+use crate::input;
 use crate::whole;
 use png::DecodingError;
 use png::text_metadata::{ITXtChunk, TEXtChunk, ZTXtChunk};
-use std::fs::File;
 use std::io::{BufRead, BufReader, Seek, Write};
 use std::path::Path;
 
@@ -89,8 +89,7 @@ pub fn save(bytes: &[u8], path: impl AsRef<Path>, force: bool) -> Result<()> {
 /// our texts does not decompress to at most [`MAX_TEXT`], [`Error::Limit`] for a longer plain text.
 pub fn read_texts(path: impl AsRef<Path>) -> Result<Texts> {
     let path = path.as_ref();
-    let file = File::open(path).map_err(|e| Error::io(path, e))?;
-    texts_of(BufReader::new(file), path)
+    texts_of(BufReader::new(input::open(path)?), path).in_file(path)
 }
 
 fn texts_of(source: impl BufRead + Seek, path: &Path) -> Result<Texts> {

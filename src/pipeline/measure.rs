@@ -2,8 +2,10 @@
 
 use super::{Cancel, Observer, Pipeline, Plan, Timings};
 use crate::error::Result;
+use crate::input;
 use crate::kernels::{self, Work};
 use crate::weights::{Precision, Products, WeightSource};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// What one picture took.
@@ -68,7 +70,7 @@ pub fn reset_peak_memory() -> bool {
 
 /// The most bytes that the process had in memory at once, pages of mapped files included; Linux only.
 pub fn peak_memory() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let status = input::text(Path::new("/proc/self/status"), 1 << 20, "a status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kilobytes: u64 = line.split_whitespace().next()?.parse().ok()?;
     Some(kilobytes * 1024)

@@ -4,9 +4,9 @@ use super::cache::is_relative;
 use super::lora::{EXTENSIONS, companions};
 use super::{Card, Store, digest, place};
 use crate::error::{Error, Result};
+use crate::input;
 use crate::lora::AdapterFile;
 use crate::pipeline::Cancel;
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -88,7 +88,7 @@ fn file_name(new: &NewLora) -> Result<String> {
 fn by_content(path: &Path) -> Result<&'static str> {
     let io = |e| Error::io(path, e);
     let mut start = [0; 2];
-    File::open(path).map_err(io)?.read_exact(&mut start).map_err(io)?;
+    input::open(path)?.read_exact(&mut start).map_err(io)?;
     Ok(if start == *b"PK" || start[0] == 0x80 { "pt" } else { "safetensors" })
 }
 

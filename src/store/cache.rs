@@ -4,6 +4,7 @@
 use super::Env;
 use super::list::{Entry, Kind, is_diffusers, size};
 use crate::error::{Error, Result};
+use crate::input;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
@@ -102,8 +103,8 @@ impl HubCache {
         };
         let home = folder("HF_HOME").unwrap_or_else(|| cache_dir().join("huggingface"));
         let token_file =
-            || fs::read_to_string(folder("HF_TOKEN_PATH").unwrap_or_else(|| home.join("token")));
-        let token = text("HF_TOKEN").or_else(|| token_file().ok()).map(|t| t.trim().to_owned());
+            || small_text(&folder("HF_TOKEN_PATH").unwrap_or_else(|| home.join("token")));
+        let token = text("HF_TOKEN").or_else(token_file).map(|t| t.trim().to_owned());
         let endpoint = text("HF_ENDPOINT").unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned());
         let yes = ["1", "on", "yes", "true"];
         let root = folder("HF_HUB_CACHE").or_else(|| folder("HUGGINGFACE_HUB_CACHE"));
@@ -143,7 +144,7 @@ impl HubCache {
         let commit = if is_commit(&id.revision) {
             id.revision.clone()
         } else {
-            let text = fs::read_to_string(folder.join("refs").join(&id.revision)).ok()?;
+            let text = small_text(&folder.join("refs").join(&id.revision))?;
             Some(text.trim().to_owned()).filter(|c| is_commit(c))?
         };
         Some(folder.join("snapshots").join(commit))
@@ -209,9 +210,14 @@ fn expanded(path: &str, env: Env<'_>) -> PathBuf {
     out.into()
 }
 
+/// The text of a small file of the cache; `None` when it cannot be read, whatever the reason.
+fn small_text(path: &Path) -> Option<String> {
+    input::text(path, 1 << 20, "a file of the cache").ok()
+}
+
 /// Whether a snapshot has everything for every component that its index names.
 fn is_complete(snapshot: &Path) -> bool {
-    let index = fs::read_to_string(snapshot.join("model_index.json")).unwrap_or_default();
+    let index = small_text(&snapshot.join("model_index.json")).unwrap_or_default();
     let Ok(serde_json::Value::Object(index)) = serde_json::from_str(&index) else { return false };
     let named = |component: &str| {
         let class = index.get(component).and_then(|entry| entry.get(1));

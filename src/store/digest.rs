@@ -1,9 +1,9 @@
 //! Floor 6. SHA-256 of files.
 
 use crate::error::{Error, Result};
+use crate::input;
 use crate::pipeline::Cancel;
 use sha2::{Digest, Sha256};
-use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
 
@@ -18,7 +18,7 @@ pub(super) fn sha256(path: &Path, cancel: &Cancel) -> Result<String> {
 /// Copies the bytes of a file to `to` and gives their SHA-256.
 pub(super) fn copy(path: &Path, to: &mut dyn Write, cancel: &Cancel) -> Result<String> {
     let io = |e| Error::io(path, e);
-    let mut file = File::open(path).map_err(io)?;
+    let mut file = input::open(path)?;
     let mut hash = Sha256::new();
     let mut block = vec![0; BLOCK];
     loop {

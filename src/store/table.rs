@@ -1,6 +1,7 @@
 //! Floor 6. Small TOML files that people write: cards and stacks.
 
 use crate::error::{Error, Result};
+use crate::input;
 use crate::near::did_you_mean;
 use serde::de::DeserializeOwned;
 use std::path::Path;
@@ -10,16 +11,7 @@ const MAX_FILE: u64 = 1 << 20;
 
 /// The text of the file `path`.
 pub(super) fn text(path: &Path) -> Result<String> {
-    let io = |e| Error::io(path, e);
-    let length = std::fs::metadata(path).map_err(io)?.len();
-    if length > MAX_FILE {
-        return Err(Error::Limit {
-            what: "bytes of a TOML file",
-            allowed: MAX_FILE,
-            asked: length,
-        });
-    }
-    std::fs::read_to_string(path).map_err(io)
+    input::text(path, MAX_FILE, "a card or stack")
 }
 
 /// `text` as a table, read from the file `path`.

@@ -6,6 +6,7 @@ use crate::cli::output::SCHEMA;
 use crate::cli::style::{Talk, clean, result_json, result_line};
 use crate::error::{Error, Result};
 use crate::family::{ModelParts, held_files};
+use crate::input;
 use crate::lora::write::{CheckpointOptions, Metadata, Precision, check_free, checkpoint};
 use crate::lora::{Apply, Method, Overlay};
 use crate::sampling::PredictionKind;
@@ -14,6 +15,9 @@ use crate::weights::Placement;
 use candle_core::DType;
 use std::fs;
 use std::path::Path;
+
+/// Longest configuration or vocabulary that is copied, in bytes.
+const MAX_SETTINGS: u64 = 64 << 20;
 
 /// Words in CLIP's vocabulary, which single files leave out.
 const CLIP_WORDS: usize = 49408;
@@ -139,7 +143,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
         if path.is_dir() {
             copy(&path, &target)?;
         } else if settings && !name.ends_with(".index.json") {
-            write(&target, &fs::read(&path).map_err(|e| Error::io(&path, e))?)?;
+            write(&target, &input::bytes(&path, MAX_SETTINGS, "a configuration or vocabulary")?)?;
         }
     }
     Ok(())

@@ -2,10 +2,9 @@
 
 use super::{CLIP_WINDOW, END_OF_WORD, Parts, TokenizerOptions};
 use crate::error::{Error, Result};
+use crate::input;
 use serde::Deserialize;
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 /// Longest file that is read, in bytes; CLIP's largest has 3 MiB.
@@ -254,15 +253,5 @@ pub(super) fn read_folder<T>(
 
 /// The content of `path`; `None` when there is no such file.
 fn read(path: &Path) -> Result<Option<Vec<u8>>> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(Error::io(path, e)),
-    };
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(|e| Error::io(path, e))?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(Error::corrupt(path, format!("longer than {MAX_FILE} bytes")));
-    }
-    Ok(Some(bytes))
+    input::bytes_if_there(path, MAX_FILE, "a vocabulary")
 }
