@@ -8,6 +8,7 @@ mod adapters;
 mod cache;
 mod device;
 mod event;
+mod finite;
 mod measure;
 mod network;
 mod replay;
