@@ -3,4 +3,11 @@
 
 #[path = "regression/identity.rs"]
 mod identity;
+#[cfg(feature = "cli")]
+#[path = "regression/models.rs"]
+mod models;
 mod support;
+#[cfg(feature = "cli")]
+#[path = "cli/world.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod world;
