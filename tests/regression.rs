@@ -8,6 +8,8 @@ mod configs;
 mod files;
 #[path = "regression/identity.rs"]
 mod identity;
+#[path = "regression/models.rs"]
+mod models;
 #[path = "regression/peft.rs"]
 mod peft;
 #[path = "regression/process.rs"]

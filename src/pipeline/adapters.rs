@@ -196,8 +196,10 @@ impl Pipeline {
         }
         let key = format!("{apply:?} {}", stack.fingerprint());
         self.towers.get(&key, || {
-            let source = self.overlay(stack, apply, observer, compose, |part| part != "unet")?;
-            let towers = self.parts.text_towers(&*source)?;
+            let source = self.overlay(stack, apply, observer, compose, |part| part != "unet");
+            let towers = source
+                .and_then(|source| self.parts.text_towers(&*source))
+                .map_err(|error| self.or_the_models_fault(error, self.parts.text_components()))?;
             let words = self.words(stack)?;
             if words.is_empty() { Ok(towers) } else { towers.with_words(&words) }
         })
@@ -221,9 +223,13 @@ impl Pipeline {
             stack.entries.iter().filter_map(|entry| advice(&entry.lora, plan)).for_each(|advice| {
                 tracing::warn!("{advice}");
             });
-            let source = self.overlay(stack, apply, observer, compose, |part| part == "unet")?;
-            observer.event(&Event::Loading { component: "UNet" });
-            self.network(&source)
+            let source = self.overlay(stack, apply, observer, compose, |part| part == "unet");
+            source
+                .and_then(|source| {
+                    observer.event(&Event::Loading { component: "UNet" });
+                    self.network(&source)
+                })
+                .map_err(|error| self.or_the_models_fault(error, &["unet"]))
         })
     }
 

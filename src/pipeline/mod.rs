@@ -9,6 +9,7 @@ mod budget;
 mod cache;
 mod device;
 mod event;
+mod finite;
 mod measure;
 mod network;
 mod replay;

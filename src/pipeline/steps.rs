@@ -1,6 +1,7 @@
 //! Floor 5. One image on its way, as an iterator of steps.
 
 use super::adapters::Cast;
+use super::finite::Suspects;
 use super::network::{Clock, Network};
 use super::replay::{Mark, Session, working};
 use super::{Cancel, Event, Generated, Observer, Pipeline, Plan, Silent, Timings};
@@ -64,6 +65,8 @@ pub struct Steps<'a> {
     tile: bool,
     cancel: Cancel,
     timings: Timings,
+    /// Where to look when the picture is none.
+    suspects: Suspects,
     /// The end of the last step.
     mark: Option<Mark>,
     /// Behind everything that holds memory of the device.
@@ -94,6 +97,7 @@ impl<'a> Steps<'a> {
         let x = (noise * sigmas.init_scale)?;
         let Cast { phases, steps: acting, compose, load, encode } = cast;
         let clock = Clock::default();
+        let suspects = Suspects::new(&phases, plan);
         let networks = phases
             .iter()
             .map(|phase| Network::new(pipeline, plan, phase, (&sigmas, &clock), &x))
@@ -116,6 +120,7 @@ impl<'a> Steps<'a> {
             tile: plan.tile,
             cancel,
             timings,
+            suspects,
             mark: None,
             _session: session,
         })
@@ -126,7 +131,9 @@ impl<'a> Steps<'a> {
     /// # Errors
     /// What reading and running the VAE gives.
     pub fn preview(&self, view: &StepView) -> Result<Picture> {
-        self.pipeline.decode(&view.denoised, self.tile, &Silent, |_, _| self.cancel.check())
+        let latents = &view.denoised;
+        let picture = self.pipeline.decode(latents, self.tile, &Silent, |_, _| self.cancel.check());
+        picture.map_err(|error| self.suspects.explain(self.pipeline, latents, error))
     }
 
     /// Latents as they are now, in the scale that the VAE expects at the end: `[1, 4, h, w]`.
@@ -171,7 +178,9 @@ impl<'a> Steps<'a> {
             cancel.check()?;
             observer.event(&Event::Decoding { image, tile, tiles });
             Ok(())
-        })?;
+        });
+        let picture =
+            picture.map_err(|error| self.suspects.explain(self.pipeline, &latents, error))?;
         self.timings.decode = begin.elapsed();
         self.pipeline.picture_done();
         Ok(Generated { picture, index: image, seed: self.seed, timings: self.timings })
@@ -220,7 +229,8 @@ impl Iterator for Steps<'_> {
         if self.failed || self.done >= self.sigmas.steps() {
             return None;
         }
-        let view = self.step();
+        // Streamed blocks are put together with their adapters only now.
+        let view = self.step().map_err(|error| self.pipeline.or_the_models_fault(error, &["unet"]));
         self.failed = view.is_err();
         Some(view)
     }
