@@ -230,7 +230,7 @@ pub(super) fn one(
     let mut direction = base.to_vec();
     // The magnitude belongs to the change at full strength; the multiplier comes afterwards.
     change.delta.change(base, shape, (change.scale, 1.0), &mut direction)?;
-    dora.normalise(&mut direction, shape)?;
+    dora.normalise(&mut direction, base, shape)?;
     add_difference(target, &direction, base, m);
     Ok(())
 }

@@ -13,6 +13,7 @@ mod distilled;
 mod factor;
 mod file;
 mod foreign;
+mod header;
 mod inversion;
 mod keys;
 mod merge;
@@ -25,6 +26,7 @@ pub mod reference;
 mod spectrum;
 mod stack;
 mod tuning;
+mod wrappers;
 pub mod write;
 
 pub use describe::ModuleInfo;

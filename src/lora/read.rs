@@ -3,6 +3,7 @@
 
 use super::dictionary::{Dictionary, Target, Unknown, is_only_encoder, is_second_encoder};
 use super::factor::Factor;
+use super::header::Header;
 use super::keys::{self, Role};
 use super::module::{Context, Group, Module};
 use super::{AdapterFile, Inversion, Lora, foreign, inversion, ordered};
@@ -31,6 +32,8 @@ pub struct Report {
     pub unmatched: Vec<String>,
     /// The same keys by the reason why they fit nothing.
     pub reasons: BTreeMap<&'static str, Vec<String>>,
+    /// What of those keys is unknown, where that can be said.
+    pub diagnosis: Option<String>,
     /// Modules of rank 0.
     pub empty: usize,
     /// Modules that were left out because their numbers are not finite.
@@ -60,6 +63,7 @@ impl Lora {
         let mut modules = reading.ordered()?;
         let groups = reading.groups()?;
         reading.check_family(&groups)?;
+        reading.check_marks(&groups)?;
         for (target, group) in &groups.resolved {
             let built = reading.build(target, group, &file)?;
             modules.entry(target.module.clone()).or_default().extend(built);
@@ -92,6 +96,9 @@ struct Reading<'a> {
     used: BTreeSet<String>,
     /// Keys that fit nothing, and why.
     unmatched: BTreeMap<String, &'static str>,
+    header: Header,
+    /// Modules of rank 0, as the file spells them.
+    empty: Vec<String>,
     report: Report,
 }
 
@@ -100,7 +107,9 @@ impl<'a> Reading<'a> {
         let files = [Some(&file.main), file.text.as_ref(), file.words.as_ref()];
         let keys = files.into_iter().flatten().map(crate::weights::CheckpointFile::len).sum();
         let report = Report { keys, ..Report::default() };
-        Reading { file, base, used: BTreeSet::new(), unmatched: BTreeMap::new(), report }
+        let (used, unmatched, empty) = (BTreeSet::new(), BTreeMap::new(), Vec::new());
+        let header = Header::of(file.metadata());
+        Reading { file, base, used, unmatched, header, empty, report }
     }
 
     fn corrupt(&self, why: impl Into<String>) -> Error {
@@ -277,6 +286,24 @@ impl<'a> Reading<'a> {
         }
     }
 
+    /// Refuses a rotation beside tensors that nobody knows: they may be marks that change its law.
+    fn check_marks(&self, groups: &Groups) -> Result<()> {
+        let turned = groups.resolved.values().filter(|group| group.roles.contains_key(&Role::OftR));
+        let stems: BTreeSet<&str> = turned.map(|group| group.stem.as_str()).collect();
+        let beside = |key: &&String| {
+            keys::split(key).is_none()
+                && key.match_indices('.').any(|(at, _)| stems.contains(&key[..at]))
+        };
+        match self.unmatched.keys().find(beside) {
+            Some(key) => Err(Error::unsupported(
+                format!("`{key}` beside oft_R, which may change how it turns the weight"),
+                "use a file with oft_R alone, or merge it with the program that trained it",
+            )
+            .at(self.file.path())),
+            None => Ok(()),
+        }
+    }
+
     /// Refuses a file of another generation of Stable Diffusion before any shape is compared.
     fn check_family(&self, groups: &Groups) -> Result<()> {
         let stems =
@@ -342,6 +369,8 @@ impl<'a> Reading<'a> {
             pads: target.module == "unet.conv_in",
             rows: target.rows.map(|(start, end)| start..end),
             tuning: file.tunings.of(&group.stem),
+            component: target.module.split('.').next().unwrap_or_default(),
+            header: &mut self.header,
             warnings: &mut self.report.warnings,
         };
         let (modules, left) = match Module::build(group, &mut context) {
@@ -362,8 +391,8 @@ impl<'a> Reading<'a> {
             }
         }
         let rank = |m: &Module| m.weight.as_ref().and_then(|change| change.delta.rank());
-        let empty = modules.iter().filter(|module| rank(module) == Some(0)).count();
-        self.report.empty += empty;
+        let empty = modules.iter().filter(|module| rank(module) == Some(0));
+        self.empty.extend(empty.map(|module| module.stem.clone()));
         Ok(modules.into_iter().filter(|module| rank(module) != Some(0)).collect())
     }
 
@@ -375,11 +404,21 @@ impl<'a> Reading<'a> {
         options: ReadOptions,
     ) -> Result<()> {
         self.report.used += self.used.len();
+        self.report.warnings.extend(std::mem::take(&mut self.header).report());
+        self.report.empty = self.empty.len();
+        if !self.empty.is_empty() {
+            let count = self.empty.len();
+            let text = format!("{count} modules of rank 0 change nothing: {}", listed(&self.empty));
+            self.report.warnings.push(text);
+        }
         let benign = |key: &String| BENIGN.iter().any(|piece| key.contains(piece));
         for (key, why) in self.unmatched.iter().filter(|(key, _)| !benign(key)) {
             self.report.unmatched.push(key.clone());
             self.report.reasons.entry(why).or_default().push(key.clone());
         }
+        self.report.diagnosis =
+            self.base.unknown_of(self.report.unmatched.iter().map(String::as_str));
+        let why = self.report.diagnosis.as_ref().map_or(String::new(), |why| format!("; {why}"));
         let count = self.report.unmatched.len();
         let (total, family) = (self.report.keys, self.base.family());
         if modules.is_empty() && words.is_empty() && self.report.empty == 0 {
@@ -388,13 +427,14 @@ impl<'a> Reading<'a> {
             let first = self.report.unmatched.first();
             let first = first.map_or(String::new(), |key| format!(", for instance `{key}`"));
             return Err(self.corrupt(format!(
-                "no tensor of this file fits {family}: 0 of {total} keys are known{first}{guess}"
+                "no tensor of this file fits {family}: 0 of {total} keys are known{first}{why}{guess}"
             )));
         }
         if count == 0 {
             return Ok(());
         }
-        let text = format!("{count} unmatched keys of {total}: {}", listed(&self.report.unmatched));
+        let names = listed(&self.report.unmatched);
+        let text = format!("{count} unmatched keys of {total}: {names}{why}");
         if options.strict {
             return Err(self.corrupt(format!("{text} (not allowed with --strict)")));
         }

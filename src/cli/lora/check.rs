@@ -58,7 +58,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     }
     let count = report.unmatched.len();
     let groups = report.reasons.iter().map(|(why, keys)| format!("{why}: {}", keys.join(", ")));
-    let groups = groups.collect::<Vec<_>>().join("; ");
+    let groups = groups.chain(report.diagnosis.clone()).collect::<Vec<_>>().join("; ");
     let why = format!("{count} keys fit nothing in {}: {groups}", against.name);
     Err(Error::corrupt(file.path(), why).into())
 }
