@@ -6,8 +6,9 @@ use super::factor::Factor;
 use super::header::Header;
 use super::keys::{self, Role};
 use super::module::{Context, Group, Module};
+use super::wrappers::bare;
 use super::{AdapterFile, Inversion, Lora, foreign, inversion, ordered};
-use crate::error::{Error, Result};
+use crate::error::{Error, InFile, Result};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -36,7 +37,7 @@ pub struct Report {
     pub diagnosis: Option<String>,
     /// Modules of rank 0.
     pub empty: usize,
-    /// Modules that were left out because their numbers are not finite.
+    /// Modules and words that were left out because their numbers are not finite.
     pub skipped: Vec<String>,
     /// Things that a user should know.
     pub warnings: Vec<String>,
@@ -55,11 +56,16 @@ impl Lora {
     /// modules, shapes that do not fit, contradictions, and files of which no key fits;
     /// [`Error::Unsupported`] for kinds that are refused.
     pub fn resolve(file: AdapterFile, base: &Dictionary, options: ReadOptions) -> Result<Self> {
+        let path = file.path().to_path_buf();
+        Self::resolved(file, base, options).in_file(path)
+    }
+
+    fn resolved(file: AdapterFile, base: &Dictionary, options: ReadOptions) -> Result<Self> {
         let mut reading = Reading::new(&file, base);
         if let Some(error) = foreign::refusal(&file.main) {
             return Err(error);
         }
-        let inversions = reading.inversions()?;
+        let mut inversions = reading.inversions()?;
         let mut modules = reading.ordered()?;
         let groups = reading.groups()?;
         reading.check_family(&groups)?;
@@ -72,7 +78,7 @@ impl Lora {
         reading.finish(&modules, &inversions, options)?;
         let mut report = reading.report;
         if options.allow_nan {
-            drop_broken(&mut modules, &mut report)?;
+            drop_broken(&mut modules, &mut inversions, &mut report)?;
         }
         warn_without_effect(&modules, &mut report)?;
         let fingerprint = file.fingerprint();
@@ -298,8 +304,7 @@ impl<'a> Reading<'a> {
             Some(key) => Err(Error::unsupported(
                 format!("`{key}` beside oft_R, which may change how it turns the weight"),
                 "use a file with oft_R alone, or merge it with the program that trained it",
-            )
-            .at(self.file.path())),
+            )),
             None => Ok(()),
         }
     }
@@ -361,6 +366,8 @@ impl<'a> Reading<'a> {
     fn build(&mut self, target: &Target, group: &Group, file: &AdapterFile) -> Result<Vec<Module>> {
         let base = self.base;
         let shape = base.shape(&format!("{}.weight", target.module)).unwrap_or_default();
+        // PEFT's patterns know no wrappers.
+        let stem = bare(&group.stem);
         let mut context = Context {
             path: file.path(),
             shape,
@@ -368,7 +375,7 @@ impl<'a> Reading<'a> {
             has_bias: base.shape(&format!("{}.bias", target.module)).is_some(),
             pads: target.module == "unet.conv_in",
             rows: target.rows.map(|(start, end)| start..end),
-            tuning: file.tunings.of(&group.stem),
+            tuning: file.tunings.of(&stem),
             component: target.module.split('.').next().unwrap_or_default(),
             header: &mut self.header,
             warnings: &mut self.report.warnings,
@@ -531,8 +538,17 @@ fn family_of_width(width: usize) -> Option<&'static str> {
     }
 }
 
-/// Leaves out modules with numbers that are not finite.
-fn drop_broken(modules: &mut BTreeMap<String, Vec<Module>>, report: &mut Report) -> Result<()> {
+/// Leaves out modules and words with numbers that are not finite.
+fn drop_broken(
+    modules: &mut BTreeMap<String, Vec<Module>>,
+    words: &mut Vec<Inversion>,
+    report: &mut Report,
+) -> Result<()> {
+    let mut finite = Vec::new();
+    for word in words.drain(..) {
+        if word.is_finite()? { finite.push(word) } else { report.skipped.push(word.token) }
+    }
+    *words = finite;
     for changes in modules.values_mut() {
         let mut kept = Vec::new();
         for module in changes.drain(..) {
@@ -552,7 +568,7 @@ fn drop_broken(modules: &mut BTreeMap<String, Vec<Module>>, report: &mut Report)
     if !report.skipped.is_empty() {
         let count = report.skipped.len();
         report.warnings.push(format!(
-            "{count} modules with numbers that are not finite were left out: {}",
+            "{count} modules or words with numbers that are not finite were left out: {}",
             listed(&report.skipped)
         ));
     }
