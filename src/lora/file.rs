@@ -18,6 +18,8 @@ const FOLDER_FILES: [&str; 6] = [
     "lora_weight.safetensors",
     "lora_weight.pt",
 ];
+/// Bytes of the largest file that is copied to memory when it is opened; larger ones are mapped.
+const MOST_COPIED: u64 = 512 << 20;
 /// How the keys of new words begin.
 const WORDS: &str = "bundle_emb.";
 /// PEFT's configuration beside its tensors.
@@ -66,14 +68,16 @@ impl AdapterFile {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let file = if path.is_dir() { inside(path)? } else { path.to_path_buf() };
-        let main = CheckpointFile::open(&file)?;
+        let main = CheckpointFile::open_copied(&file, MOST_COPIED)?;
         let sibling = |end: &str| {
             let stem = file.file_name()?.to_str()?.strip_suffix(".pt")?;
             Some(file.with_file_name(format!("{stem}{end}"))).filter(|path| path.is_file())
         };
         let numbered = main.names().all(|name| name.bytes().all(|b| b.is_ascii_digit()));
         let (text, words) = if numbered && !main.is_empty() {
-            let open = |end| sibling(end).map(CheckpointFile::open).transpose();
+            let open = |end| {
+                sibling(end).map(|file| CheckpointFile::open_copied(&file, MOST_COPIED)).transpose()
+            };
             (open(".text_encoder.pt")?, open(".ti.pt")?)
         } else {
             (None, None)
@@ -153,45 +157,33 @@ impl AdapterFile {
         }
         let bytes = self.main.bytes();
         let tensors = self.main.data_start().and_then(|start| bytes.get(start..));
-        let hashes = Hashes { sha256: hex(bytes), tensors: tensors.map(hex) };
+        let sha256 = self.main.sha256()?.to_owned();
+        let hashes = Hashes { sha256, tensors: tensors.map(hex) };
         Ok(self.hashes.get_or_init(|| hashes))
     }
 
-    /// A short identity of the contents, cheap for files of any size: the table of contents, small
-    /// tensors, and samples of every large one.
-    pub fn fingerprint(&self) -> String {
+    /// The SHA-256 of the whole tensor file, in hexadecimal letters.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] for a file that was shortened while it was read.
+    pub fn sha256(&self) -> Result<&str> {
+        self.main.sha256()
+    }
+
+    /// The identity of the contents: a hash of every byte of every file, and of what configurations beside them
+    /// say. What is cached or ordered by it can never be taken for another adapter.
+    ///
+    /// # Errors
+    /// As [`sha256`](Self::sha256).
+    pub fn fingerprint(&self) -> Result<String> {
         let mut hash = Sha256::new();
-        for file in
-            [Some(&self.main), self.text.as_ref(), self.words.as_ref()].into_iter().flatten()
-        {
-            sample(file, &mut hash);
+        let files = [Some(&self.main), self.text.as_ref(), self.words.as_ref()];
+        for file in files {
+            hash.update(file.map_or(Ok("-"), CheckpointFile::sha256)?);
         }
         // Configurations beside the file change what it means.
         hash.update(format!("{:?}", self.tunings).as_bytes());
-        letters(&hash.finalize())
-    }
-}
-
-/// Feeds the size, the beginning, the end, and something of every tensor into `hash`: files of one
-/// trainer differ in nothing else, and one that was edited perhaps in a single alpha.
-fn sample(file: &CheckpointFile, hash: &mut Sha256) {
-    const BLOCK: usize = 512;
-    const HEAD: usize = 1 << 20;
-    let bytes = file.bytes();
-    hash.update((bytes.len() as u64).to_le_bytes());
-    hash.update(&bytes[..bytes.len().min(file.data_start().unwrap_or(HEAD).min(HEAD))]);
-    hash.update(&bytes[bytes.len().saturating_sub(BLOCK)..]);
-    for name in file.names() {
-        // What cannot be read is refused where it is used.
-        let Ok(data) = file.raw(name, None) else { continue };
-        hash.update(name);
-        if data.len() <= 3 * BLOCK {
-            hash.update(&data);
-            continue;
-        }
-        for start in [0, data.len() / 2, data.len() - BLOCK] {
-            hash.update(&data[start..start + BLOCK]);
-        }
+        Ok(letters(&hash.finalize()))
     }
 }
 
@@ -242,9 +234,56 @@ mod tests {
 
     #[test]
     fn one_other_number_is_another_file() {
-        let print = |alpha| file(alpha, "").fingerprint();
+        let print = |alpha| file(alpha, "").fingerprint().unwrap();
         assert_eq!(print(4.0), print(4.0));
         assert_ne!(print(4.0), print(8.0));
+    }
+
+    /// A LoRA of which a third differed was taken for another one: three samples of a tensor were hashed.
+    #[test]
+    fn any_other_byte_is_another_file() {
+        let bytes = file(4.0, "").main.bytes().to_vec();
+        let print = |bytes: Vec<u8>| {
+            AdapterFile::from_vec(bytes, "x.safetensors").unwrap().fingerprint().unwrap()
+        };
+        let same = print(bytes.clone());
+        let file = file(4.0, "");
+        let start = file.main.data_start().unwrap();
+        let mut random = 0x9e37_79b9_7f4a_7c15u64;
+        for (from, to) in [
+            (0, (2 << 20) + 20_000),
+            ((2 << 20) + 20_000, (2 << 20) + 20_004),
+            ((2 << 20) + 20_004, bytes.len() - start),
+        ] {
+            for _ in 0..12 {
+                random = random
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
+                let at = start + from + (random >> 33) as usize % (to - from);
+                let mut other = bytes.clone();
+                other[at] ^= 1 << (random % 8);
+                assert_ne!(print(other), same, "byte {at}");
+            }
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_copy_is_shared_until_the_file_changes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.safetensors");
+        let write = |alpha| std::fs::write(&path, file(alpha, "").main.bytes()).unwrap();
+        let print = || AdapterFile::open(&path).unwrap().fingerprint().unwrap();
+        // Written in place, at once, with the same length and perhaps the same time.
+        write(4.0);
+        let four = print();
+        for _ in 0..20 {
+            write(8.0);
+            let eight = print();
+            write(4.0);
+            assert_ne!(four, eight);
+            assert_eq!(four, print());
+        }
     }
 
     #[test]

@@ -81,7 +81,7 @@ impl Lora {
             drop_broken(&mut modules, &mut inversions, &mut report)?;
         }
         warn_without_effect(&modules, &mut report)?;
-        let fingerprint = file.fingerprint();
+        let fingerprint = file.fingerprint()?;
         let inversions = inversions.into_iter().map(Arc::new).collect();
         Ok(Lora { file, modules, inversions, report, fingerprint })
     }

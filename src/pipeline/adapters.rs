@@ -73,7 +73,7 @@ impl Pipeline {
         let found = self.shelf.adapter(&wanted.name)?;
         let strength = wanted.strength(found.weight);
         let dictionary = self.dictionary()?;
-        let lora = self.loras.get(&found.file.fingerprint(), || {
+        let lora = self.loras.get(&found.file.fingerprint()?, || {
             let lora = Lora::resolve(found.file.clone(), &dictionary, self.reading)?;
             for warning in &lora.report().warnings {
                 tracing::warn!("{}: {warning}", wanted.name);

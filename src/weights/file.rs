@@ -9,6 +9,8 @@ mod blocked;
 mod checkpoint;
 mod convert;
 mod header;
+mod identity;
+mod map;
 mod scale;
 
 pub use checkpoint::{Checkpoint, Inventory, Placement};
@@ -17,12 +19,13 @@ use super::quantised::Blocks;
 use crate::error::{Error, InFile, Result};
 use crate::input;
 use candle_core::{DType, Device, Tensor};
+use identity::Stamp;
 use safetensors::Dtype;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Type and shape of one tensor, as stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,7 +83,7 @@ pub(super) struct Contents {
 
 /// The bytes of a file.
 enum Bytes {
-    Mapped(memmap2::Mmap),
+    Mapped(map::Map),
     Static(&'static [u8]),
     Owned(Vec<u8>),
 }
@@ -99,8 +102,9 @@ impl std::ops::Deref for Bytes {
 
 /// An opened weight file. Cloning is cheap; clones share the memory map.
 ///
-/// The file must not be changed or truncated while it is open: reading a page that has vanished
-/// ends the process (SIGBUS on Unix). Replace a model file by renaming a new one over it.
+/// A mapped file that is shortened while it is open gives [`Error::Corrupt`] when it is read (on Unix by a
+/// handler of SIGBUS, see `map.rs`). One whose bytes are changed in place gives other weights: replace a
+/// model file by renaming a new one over it.
 #[derive(Clone)]
 pub struct CheckpointFile(Arc<Inner>);
 
@@ -108,6 +112,21 @@ struct Inner {
     path: PathBuf,
     bytes: Bytes,
     contents: Contents,
+    /// Of a file whose times can be trusted.
+    stamp: Option<Stamp>,
+    sum: OnceLock<Arc<str>>,
+}
+
+impl Inner {
+    fn intact(&self) -> Result<()> {
+        match &self.bytes {
+            Bytes::Mapped(map) if map.is_broken() => Err(Error::corrupt(
+                &self.path,
+                "the file was shortened, or could not be read, while it was in use; replace a file by renaming another over it, and start again",
+            )),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl std::fmt::Debug for CheckpointFile {
@@ -131,16 +150,44 @@ impl CheckpointFile {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let file = input::open(path)?;
-        if file.metadata().map_err(|e| Error::io(path, e))?.len() == 0 {
-            return Self::read(path.into(), Bytes::Static(&[]));
+        Self::mapped(path, &file)
+    }
+
+    /// Opens a file as [`open`](Self::open) does and copies it to memory if it has at most `most` bytes: what
+    /// happens to it afterwards is of no consequence. Files that did not change share one copy.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(crate) fn open_copied(path: &Path, most: u64) -> Result<Self> {
+        let io = |e| Error::io(path, e);
+        let file = input::open(path)?;
+        let before = file.metadata().map_err(io)?;
+        if before.len() > most {
+            return Self::mapped(path, &file);
         }
-        // SAFETY: the map is only read, and all reads are bounds-checked against its length. What
-        // remains is another process that changes the file meanwhile: changed bytes give other
-        // weights, never an invalid value, because every bit pattern is a valid element; a
-        // truncated file is the caller's to avoid and is documented on `CheckpointFile`.
-        #[allow(unsafe_code)]
-        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
-        Self::read(path.into(), Bytes::Mapped(map))
+        let stamp = Stamp::of(path, &before);
+        if let Some(copy) = stamp.as_ref().and_then(identity::copy) {
+            return Ok(Self(copy));
+        }
+        let bytes = input::from(&file, most, "a file that is copied to memory", path)?;
+        // Somebody may have written meanwhile.
+        let after = Stamp::of(path, &file.metadata().map_err(io)?);
+        let stamp = stamp.filter(|stamp| after.as_ref() == Some(stamp));
+        let file = Self::read(path.into(), Bytes::Owned(bytes), stamp.clone())?;
+        if let Some(stamp) = stamp {
+            identity::remember_copy(stamp, &file.0);
+        }
+        Ok(file)
+    }
+
+    fn mapped(path: &Path, file: &std::fs::File) -> Result<Self> {
+        let kind = file.metadata().map_err(|e| Error::io(path, e))?;
+        let stamp = Stamp::of(path, &kind);
+        if kind.len() == 0 {
+            return Self::read(path.into(), Bytes::Static(&[]), stamp);
+        }
+        let map = map::Map::new(file).map_err(|e| Error::io(path, e))?;
+        Self::read(path.into(), Bytes::Mapped(map), stamp)
     }
 
     /// A file whose bytes are part of the program; `name` stands for its path in messages.
@@ -148,7 +195,7 @@ impl CheckpointFile {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn from_static(bytes: &'static [u8], name: impl Into<PathBuf>) -> Result<Self> {
-        Self::read(name.into(), Bytes::Static(bytes))
+        Self::read(name.into(), Bytes::Static(bytes), None)
     }
 
     /// A file whose bytes are in memory; `name` stands for its path in messages.
@@ -156,12 +203,27 @@ impl CheckpointFile {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn from_vec(bytes: Vec<u8>, name: impl Into<PathBuf>) -> Result<Self> {
-        Self::read(name.into(), Bytes::Owned(bytes))
+        Self::read(name.into(), Bytes::Owned(bytes), None)
     }
 
-    fn read(path: PathBuf, bytes: Bytes) -> Result<Self> {
-        let contents = header::read(&bytes, &path).in_file(&path)?;
-        Ok(Self(Arc::new(Inner { path, bytes, contents })))
+    fn read(path: PathBuf, bytes: Bytes, stamp: Option<Stamp>) -> Result<Self> {
+        let contents = header::read(&bytes, &path).in_file(&path);
+        let inner =
+            Inner { path, bytes, contents: Contents::default(), stamp, sum: OnceLock::new() };
+        // A file that shrinks under the reader is that before it is anything else.
+        inner.intact()?;
+        Ok(Self(Arc::new(Inner { contents: contents?, ..inner })))
+    }
+
+    /// The SHA-256 of the whole file in hexadecimal letters, computed once while the file stays as it is.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] for a mapped file that was shortened.
+    pub fn sha256(&self) -> Result<&str> {
+        let inner = &self.0;
+        let sum = inner.sum.get_or_init(|| identity::sum(inner.stamp.as_ref(), &inner.bytes));
+        inner.intact()?;
+        Ok(sum)
     }
 
     /// Where the file lies.
@@ -230,23 +292,47 @@ impl CheckpointFile {
     /// As [`read_f32`](Self::read_f32).
     pub(crate) fn raw(&self, name: &str, rows: Option<Range<usize>>) -> Result<Cow<'_, [u8]>> {
         let view = self.view(name)?.rows(rows)?;
-        if view.blocks.is_some() { Err(self.unread(name, &view)) } else { self.elements(&view) }
+        if view.blocks.is_some() {
+            return Err(self.unread(name, &view));
+        }
+        match (self.elements(&view)?, &self.0.bytes) {
+            // Read here and now, so that a file that shrinks is noticed here.
+            (Cow::Borrowed(bytes), Bytes::Mapped(_)) => {
+                let copied = bytes.to_vec();
+                self.intact()?;
+                Ok(Cow::Owned(copied))
+            }
+            (bytes, _) => Ok(bytes),
+        }
+    }
+
+    /// Refuses a mapped file of which a part could not be read: zeros were read in its place.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`].
+    pub(super) fn intact(&self) -> Result<()> {
+        self.0.intact()
     }
 
     fn load_f32(&self, name: &str, view: &View) -> Result<Vec<f32>> {
-        if let Some(blocks) = view.blocks {
-            return blocked::read(&self.0.path, &self.0.bytes, view, blocks);
-        }
-        convert::read(&self.elements(view)?, view.dtype).ok_or_else(|| self.unread(name, view))
+        let values = match view.blocks {
+            Some(blocks) => blocked::read(&self.0.path, &self.0.bytes, view, blocks)?,
+            None => convert::read(&self.elements(view)?, view.dtype)
+                .ok_or_else(|| self.unread(name, view))?,
+        };
+        self.intact()?;
+        Ok(values)
     }
 
     /// Fills `out` with the elements of `view` from number `first` on, on the calling thread.
     fn load_f32_into(&self, name: &str, view: &View, first: usize, out: &mut [f32]) -> Result<()> {
         if let Some(blocks) = view.blocks {
-            return blocked::read_into(&self.0.path, &self.0.bytes, view, blocks, first, out);
+            blocked::read_into(&self.0.path, &self.0.bytes, view, blocks, first, out)?;
+        } else {
+            let part = self.part(view, first, out.len())?;
+            convert::read_into(&part, view.dtype, out).ok_or_else(|| self.unread(name, view))?;
         }
-        let part = self.part(view, first, out.len())?;
-        convert::read_into(&part, view.dtype, out).ok_or_else(|| self.unread(name, view))
+        self.intact()
     }
 
     /// A tensor in `dtype` on `device`; elements that are stored in that type are copied as they are.
@@ -280,6 +366,7 @@ impl CheckpointFile {
     fn load(&self, name: &str, view: &View, dtype: DType, device: &Device) -> Result<Tensor> {
         if let Some(blocks) = view.blocks {
             let values = blocked::read(&self.0.path, &self.0.bytes, view, blocks)?;
+            self.intact()?;
             self.forget(view);
             let tensor = Tensor::from_vec(values, &view.shape[..], &Device::Cpu)?;
             return Ok(tensor.to_dtype(dtype)?.to_device(device)?);
@@ -287,6 +374,7 @@ impl CheckpointFile {
         let bytes = self.elements(view)?;
         let tensor = convert::tensor(&bytes, view.dtype, &view.shape, dtype, device)?
             .ok_or_else(|| self.unread(name, view))?;
+        self.intact()?;
         self.forget(view);
         arranged(tensor)
     }
@@ -299,19 +387,11 @@ impl CheckpointFile {
         }
         let length = view.bytes_of(view.shape.iter().product());
         let offset = view.offset;
-        #[cfg(unix)]
         if let Bytes::Mapped(map) = &self.0.bytes
             && length >= LARGE
         {
-            // SAFETY: the map is read-only and backed by the file, so that a page that is needed again
-            // comes from there with the same contents. Advice that fails changes nothing.
-            #[allow(unsafe_code)]
-            let _ = unsafe {
-                map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, offset, length)
-            };
+            map.forget(offset, length);
         }
-        #[cfg(not(unix))]
-        let _ = (offset, length, LARGE);
     }
 
     /// The elements of `view` without gaps: a slice of the file where possible.

@@ -292,7 +292,7 @@ impl WeightSource for Checkpoint {
             out.copy_from_slice(blocks.ok_or_else(|| {
                 Error::corrupt(piece.file.path(), "a tensor lies outside of the file")
             })?);
-            Ok::<_, Error>(())
+            piece.file.intact()
         };
         let packed = Packed::from_blocks(sizes, arrangement, precision, kind, read)?;
         self.forget(site);

@@ -148,3 +148,38 @@ fn a_length_that_begins_like_a_pickle_is_a_length() {
         assert_eq!(file.read_f32("a", None).unwrap(), [9.0]);
     }
 }
+
+#[test]
+fn a_file_that_stays_as_it_is_is_copied_once() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("loras/flat.safetensors");
+    let open = |most| CheckpointFile::open_copied(&path, most).unwrap();
+    let (first, second, mapped) = (open(1 << 30), open(1 << 30), open(100));
+    assert!(matches!(first.0.bytes, Bytes::Owned(_)) && matches!(mapped.0.bytes, Bytes::Mapped(_)));
+    assert!(Arc::ptr_eq(&first.0, &second.0));
+    assert_eq!(first.sha256().unwrap(), mapped.sha256().unwrap());
+    assert_eq!(first.sha256().unwrap().len(), 64);
+}
+
+/// A model that was copied over while it was read ended the whole process.
+#[cfg(unix)]
+#[test]
+fn a_mapped_file_that_shrinks_is_an_error_that_names_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("shrinks.safetensors");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("loras/flat.safetensors");
+    std::fs::copy(source, &path).unwrap();
+    let file = CheckpointFile::open(&path).unwrap();
+    let length = std::fs::metadata(&path).unwrap().len();
+    let names: Vec<String> = file.names().map(str::to_owned).collect();
+    assert!(file.read_f32(&names[0], None).is_ok());
+    std::fs::File::options().write(true).open(&path).unwrap().set_len(length / 2).unwrap();
+    let read = names.iter().map(|name| file.read_f32(name, None));
+    let errors: Vec<_> = read.filter_map(Result::err).collect();
+    assert!(!errors.is_empty());
+    for error in errors {
+        assert_eq!(error.fault().exit_code(), 3);
+        assert!(error.to_string().contains("shrinks.safetensors"), "{error}");
+        assert!(error.to_string().contains("shortened"), "{error}");
+    }
+    assert!(file.sha256().is_err() && file.raw(&names[0], None).is_err());
+}
