@@ -66,7 +66,8 @@ impl Header {
             };
             let told = |entry: &str| Some((name(entry), metadata.get(&name(entry))?));
             let Some(mut note) = header.note(&told) else { continue };
-            let flag = told(STABILISED).or_else(|| Some((String::new(), metadata.get(STABILISED)?)));
+            let flag =
+                told(STABILISED).or_else(|| Some((String::new(), metadata.get(STABILISED)?)));
             note.stabilised = flag.is_some_and(|(_, value)| is_true(value));
             note.rank = note.rank.or_else(|| header.notes.get("")?.rank.clone());
             header.notes.entry(component).or_insert(note);
@@ -131,14 +132,17 @@ impl Header {
 
     /// Warns where PEFT's settings in the same header have another alpha: they are stronger.
     fn compare_with_settings(&mut self, settings: Option<&str>) {
-        let fields = settings.and_then(|text| serde_json::from_str::<Map<String, Value>>(text).ok());
+        let fields =
+            settings.and_then(|text| serde_json::from_str::<Map<String, Value>>(text).ok());
         let Some(fields) = fields else { return };
         for (component, note) in &self.notes {
             for (field, value) in &fields {
                 let (of, name) = field.rsplit_once('.').unwrap_or(("", field));
                 let same = component.is_empty() || of.is_empty() || of == *component;
                 let alpha = value.as_f64().filter(|_| name == "lora_alpha" && same);
-                let Some(alpha) = alpha.filter(|alpha| *alpha as f32 != note.alpha) else { continue };
+                let Some(alpha) = alpha.filter(|alpha| *alpha as f32 != note.alpha) else {
+                    continue;
+                };
                 let (entry, ours) = (&note.entry, note.alpha);
                 self.overruled.push(format!(
                     "its header says {ours} in `{entry}` and {alpha} in `{METADATA}` (`{field}`); the latter is taken"

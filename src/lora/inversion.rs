@@ -120,7 +120,8 @@ fn read_words(
             return Err(Error::corrupt(file.path(), why));
         }
         if let Some(dtype) = factor.whole_numbers() {
-            let why = format!("the embedding `{key}` holds whole numbers ({dtype}), expected floats");
+            let why =
+                format!("the embedding `{key}` holds whole numbers ({dtype}), expected floats");
             return Err(Error::corrupt(file.path(), why));
         }
         used.push(key.to_owned());

@@ -243,7 +243,15 @@ mod tests {
             assert_eq!(split(key), Some(Key { stem: stem.into(), role, gain: false }), "{key}");
         }
         assert!(split("a.lora_down.scale_weight").is_some_and(|key| key.gain));
-        for key in ["", "weight", "a", ".lora_up.weight", "a.lora_down.weight.more.still", "a.up", "a.oft_R.cans_oft"] {
+        for key in [
+            "",
+            "weight",
+            "a",
+            ".lora_up.weight",
+            "a.lora_down.weight.more.still",
+            "a.up",
+            "a.oft_R.cans_oft",
+        ] {
             assert_eq!(split(key), None, "{key}");
         }
     }

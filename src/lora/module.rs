@@ -382,6 +382,9 @@ impl Taking<'_, '_, '_> {
         low.up = self.third(low.up, Role::Up)?;
         let scale = self.scale(low.rank())?;
         // Of rank 0 too: one factor without rows beside another with columns is no empty module.
+        if let Some(why) = low.contradiction() {
+            return Err(self.error(&format!("{why}; the file is damaged")));
+        }
         self.misfit(low.misfit(self.shape()))?;
         if let Some(sparse) = &low.sparse {
             self.misfit(sparse.misfit(self.shape())?)?;
@@ -527,8 +530,9 @@ impl Taking<'_, '_, '_> {
             return Ok(InputLaw { series, scaled: mark.is_some(), kernels_back: false });
         }
         if self.group.stem.starts_with("base_model.model.") {
-            return Err(self
-                .error("PEFT's OFT needs the adapter_config.json that PEFT wrote beside the file"));
+            return Err(self.error(
+                "PEFT's OFT needs the adapter_config.json that PEFT wrote beside the file",
+            ));
         }
         let shape = packed.shape();
         if shape.len() != 2 {

@@ -413,11 +413,7 @@ impl<'a> Reading<'a> {
         self.report.used += self.used.len();
         self.report.warnings.extend(std::mem::take(&mut self.header).report());
         self.report.empty = self.empty.len();
-        if !self.empty.is_empty() {
-            let count = self.empty.len();
-            let text = format!("{count} modules of rank 0 change nothing: {}", listed(&self.empty));
-            self.report.warnings.push(text);
-        }
+        self.report.warnings.extend(rank_zero(&self.empty));
         let benign = |key: &String| BENIGN.iter().any(|piece| key.contains(piece));
         for (key, why) in self.unmatched.iter().filter(|(key, _)| !benign(key)) {
             self.report.unmatched.push(key.clone());
@@ -432,7 +428,7 @@ impl<'a> Reading<'a> {
             let guess = self.family_in_metadata();
             let guess = guess.map_or(String::new(), |text| format!("; its metadata says `{text}`"));
             let first = self.report.unmatched.first();
-            let first = first.map_or(String::new(), |key| format!(", for instance `{key}`"));
+            let first = first.map_or(String::new(), |key| format!(" (the first is `{key}`)"));
             return Err(self.corrupt(format!(
                 "no tensor of this file fits {family}: 0 of {total} keys are known{first}{why}{guess}"
             )));
@@ -456,6 +452,16 @@ impl<'a> Reading<'a> {
             .find_map(|key| metadata.get(*key))
             .map(String::as_str)
     }
+}
+
+/// The warning of modules of rank 0; `None` without any.
+fn rank_zero(stems: &[String]) -> Option<String> {
+    let what = match stems.len() {
+        0 => return None,
+        1 => "a module of rank 0 changes nothing".to_owned(),
+        count => format!("{count} modules of rank 0 change nothing"),
+    };
+    Some(format!("{what}: {}", listed(stems)))
 }
 
 /// The first few of many names.

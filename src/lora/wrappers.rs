@@ -96,9 +96,7 @@ impl Dictionary {
         match (component, found) {
             (Component::Any, found) => Some(found),
             (component, Component::Any) => Some(component),
-            (component, found) => {
-                (self.meant(component) == self.meant(found)).then_some(component)
-            }
+            (component, found) => (self.meant(component) == self.meant(found)).then_some(component),
         }
     }
 
@@ -129,11 +127,15 @@ impl Dictionary {
             let why = "holds a whole parameter, which is no part of an adapter";
             return Some(format!("`{module}` is known, `{ending}` {why}"));
         }
-        let more = if endings.len() > ENDINGS { ", …" } else { "" };
-        let verb = if endings.len() > 1 { "are" } else { "is" };
+        let more = endings.len() > ENDINGS;
         endings.truncate(ENDINGS);
-        let endings = endings.iter().map(|ending| format!("`{ending}`")).collect::<Vec<_>>();
-        Some(format!("`{module}` is known, {}{more} {verb} not", endings.join(", ")))
+        let endings: Vec<String> = endings.iter().map(|ending| format!("`{ending}`")).collect();
+        let listed = match &endings[..] {
+            [only] => format!("{only} is"),
+            [first @ .., last] if !more => format!("{} and {last} are", first.join(", ")),
+            all => format!("{}, … are", all.join(", ")),
+        };
+        Some(format!("`{module}` is known, {listed} not"))
     }
 
     /// The longest beginning of a key that names a module, and what stands behind it.

@@ -69,8 +69,10 @@ impl Base {
 
     /// Puts the adapters on the base, as drawing does.
     pub(crate) fn compose(&self, loras: &[&Arc<Lora>]) -> Result<Overlay, Error> {
-        let entry =
-            |lora: &&Arc<Lora>| StackEntry { lora: Arc::clone(lora), strength: Strength::default() };
+        let entry = |lora: &&Arc<Lora>| StackEntry {
+            lora: Arc::clone(lora),
+            strength: Strength::default(),
+        };
         let stack = LoraStack::new(loras.iter().map(entry).collect());
         Overlay::compose(self.source.clone(), &self.dictionary, &stack, Apply::Merge, |_| true)
     }
@@ -174,7 +176,8 @@ impl Tensors {
 pub(crate) fn numbers(count: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1);
     let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
     };
     (0..count).map(|_| next()).collect()

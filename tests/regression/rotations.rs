@@ -143,8 +143,7 @@ fn magnitudes_scale_what_was_turned() {
         let law = Law { magnitudes: Some(magnitudes.clone()), ..Law::default() };
         let blocks = if module == CONV { (12, 6) } else { (2, 4) };
         compare(module, blocks, dora, law);
-        let stored =
-            |t: Tensors| dora(t).floats(&format!("{module}.initial_norm"), shape, &norms);
+        let stored = |t: Tensors| dora(t).floats(&format!("{module}.initial_norm"), shape, &norms);
         let (magnitudes, norms) = (Some(magnitudes.clone()), Some(norms.clone()));
         compare(module, blocks, stored, Law { scaled: false, magnitudes, norms });
     }

@@ -4,7 +4,7 @@ use super::against::{Against, open};
 use crate::cli::output::SCHEMA;
 use crate::cli::style::{clean, result_json, result_line};
 use crate::error::Error;
-use crate::lora::{Apply, Inversion, LoraStack, Overlay, ReadOptions, StackEntry, Strength};
+use crate::lora::{Apply, LoraStack, Overlay, ReadOptions, StackEntry, Strength};
 use anyhow::Result;
 use clap::ValueHint;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let stack = LoraStack::new(vec![entry]);
     let source = against.source.clone();
     let overlay = Overlay::compose(source, &against.dictionary, &stack, Apply::Merge, |_| true)?;
-    lora.inversions().iter().try_for_each(Inversion::check)?;
+    lora.inversions().iter().try_for_each(|word| word.check())?;
     let report = lora.report();
     let warnings: Vec<&String> = report.warnings.iter().chain(overlay.warnings()).collect();
     if args.json {

@@ -37,7 +37,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let file = open(&args.lora)?;
     let (against, lora) = Against::resolve(&file, args.model.as_deref(), ReadOptions::default())?;
     let modules = lora.describe(&*against.source)?;
-    lora.inversions().iter().try_for_each(Inversion::check)?;
+    lora.inversions().iter().try_for_each(|word| word.check())?;
     if args.json {
         return result_json(&as_json(&file, &lora, &against, &modules)?.to_string());
     }

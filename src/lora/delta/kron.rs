@@ -38,9 +38,7 @@ impl Side {
         match self {
             Side::Whole(factor) => (factor.dim(0), factor.columns()),
             Side::Product { a, b } => (a.dim(0), b.columns()),
-            Side::Tucker { a, b, core } => {
-                (a.dim(1), b.dim(1).saturating_mul(kernel_of(core)))
-            }
+            Side::Tucker { a, b, core } => (a.dim(1), b.dim(1).saturating_mul(kernel_of(core))),
         }
     }
 
