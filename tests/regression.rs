@@ -1,13 +1,18 @@
-//! Faults that were met once, each by its kind: what happened stands in a line above its test.
-#![cfg(feature = "cli")]
+//! Faults that were met once, each with a line about where: none comes back.
 #![allow(clippy::unwrap_used, clippy::print_stdout, dead_code)]
 
+#[cfg(feature = "cli")]
 #[path = "regression/adapters.rs"]
 mod adapters;
+#[path = "regression/identity.rs"]
+mod identity;
+#[cfg(feature = "cli")]
 #[path = "regression/names.rs"]
 mod names;
+#[cfg(feature = "cli")]
 #[path = "regression/rotations.rs"]
 mod rotations;
 mod support;
+#[cfg(feature = "cli")]
 #[path = "cli/world.rs"]
 mod world;

@@ -128,7 +128,9 @@ impl Rotation {
                 let mut values = packed.read()?;
                 if law.scaled {
                     let root = (packed.dim(1) as f32).sqrt();
-                    values.iter_mut().for_each(|v| *v /= root);
+                    for value in &mut values {
+                        *value /= root;
+                    }
                 }
                 let skew = unpack(&values, packed.dim(0));
                 let back = law.kernels_back && shape.len() > 2;
