@@ -2,6 +2,8 @@
 #![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+#[path = "regression/adapters.rs"]
+mod adapters;
 #[path = "regression/configs.rs"]
 mod configs;
 #[path = "regression/files.rs"]
@@ -10,10 +12,14 @@ mod files;
 mod identity;
 #[path = "regression/models.rs"]
 mod models;
+#[path = "regression/names.rs"]
+mod names;
 #[path = "regression/peft.rs"]
 mod peft;
 #[path = "regression/process.rs"]
 mod process;
+#[path = "regression/rotations.rs"]
+mod rotations;
 mod support;
 #[allow(dead_code, unused_imports)]
 #[path = "cli/world.rs"]
