@@ -17,7 +17,7 @@ use crate::pipeline::{
     Cancel, Event, Generated, Memory, Observer, Options, Pipeline, Plan, Request,
 };
 use crate::prompt::emphasis;
-use crate::store::{Model, STARTER};
+use crate::store::{Model, STARTER, actual};
 use crate::whole::Fleeting;
 use anyhow::{Context, Result};
 use candle_core::DeviceLocation;
@@ -194,7 +194,7 @@ fn open(
     let options =
         Pipeline::options().device(device.unwrap_or_default()).dtype(dtype).memory(memory);
     let reading = ReadOptions { strict: flags.strict, allow_nan: flags.allow_nan_modules };
-    let options = options.quantize(quantize).vae(made_with.vae.as_ref().map(PathBuf::from));
+    let options = options.quantize(quantize).vae(made_with.vae.as_ref().map(actual));
     let options = options.shelf(Arc::new(shelf)).reading(reading);
     let name = made_with.model.as_deref().unwrap_or(STARTER);
     let model = store(settings).resolve(name, cancel, &|transfer| progress.transfer(transfer))?;
@@ -283,7 +283,7 @@ impl Job<'_> {
         self.preview.take();
         let name = self.names.get(image.index).map(PathBuf::as_path);
         let model = self.pipeline.model_name();
-        self.output.save(image, name, self.plan, model, self.made_with)?;
+        self.output.save(image, name, self.plan, model, self.made_with, self.talk)?;
         let time = image.timings;
         tracing::info!(
             seed = image.seed,

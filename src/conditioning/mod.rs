@@ -78,6 +78,20 @@ impl Tower {
         Self { network, tokenizer, words: Vec::new() }
     }
 
+    /// Looks for ids that the network does not know: its vocabulary is another one.
+    fn check(&self, ids: &[Vec<u32>]) -> Result<()> {
+        let known = self.network.vocabulary();
+        match ids.iter().flatten().find(|id| **id as usize >= known) {
+            None => Ok(()),
+            Some(id) => Err(Error::corrupt(
+                self.tokenizer.origin(),
+                format!(
+                    "the text has a token with the id {id}, and the text encoder knows {known}; the vocabulary and the text encoder do not belong together"
+                ),
+            )),
+        }
+    }
+
     /// Tokens that are encoded at once.
     fn window(&self) -> usize {
         self.tokenizer.max_length().min(self.network.window())
@@ -182,6 +196,7 @@ impl TextTowers {
         for tower in &self.towers {
             let window = |text: &&str| tower.tokenizer.pad_to(&tower.ids(text), tower.window());
             let ids: Vec<Vec<u32>> = texts.iter().map(window).collect();
+            tower.check(&ids)?;
             let skip = self.rules.base_skip + clip_skip.saturating_sub(1);
             let output = tower.network.forward_until(&ids, skip, self.rules.normalise, cancel)?;
             contexts.push(output.hidden);

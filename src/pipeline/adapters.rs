@@ -156,9 +156,13 @@ impl Pipeline {
         }
         let key = format!("{apply:?} {}", stack.fingerprint());
         let found = self.towers.get(&key, watch.cancel, || {
-            let (source, mut warnings) =
-                self.overlay(stack, apply, watch, compose, |part| part != "unet")?;
-            let towers = self.parts.text_towers_until(&*source, watch.cancel)?;
+            let built = self.overlay(stack, apply, watch, compose, |part| part != "unet").and_then(
+                |(source, warnings)| {
+                    Ok((self.parts.text_towers_until(&*source, watch.cancel)?, warnings))
+                },
+            );
+            let (towers, mut warnings) = built
+                .map_err(|error| self.or_the_models_fault(error, self.parts.text_components()))?;
             let words = self.words(stack, &mut warnings)?;
             let towers = if words.is_empty() { towers } else { towers.with_words(&words)? };
             Ok(Noted { value: Arc::new(towers), warnings })
@@ -179,11 +183,14 @@ impl Pipeline {
         }
         let key = format!("{apply:?} {}", stack.fingerprint());
         let found = self.unets.get(&key, watch.cancel, || {
-            let (source, warnings) =
-                self.overlay(stack, apply, watch, compose, |part| part == "unet")?;
-            watch.tell(&Event::Loading { component: "UNet" });
-            let unet = self.network(&source, watch.cancel)?;
-            Ok(Noted { value: Arc::new(unet), warnings })
+            let built = self.overlay(stack, apply, watch, compose, |part| part == "unet").and_then(
+                |(source, warnings)| {
+                    watch.tell(&Event::Loading { component: "UNet" });
+                    let unet = self.network(&source, watch.cancel)?;
+                    Ok(Noted { value: Arc::new(unet), warnings })
+                },
+            );
+            built.map_err(|error| self.or_the_models_fault(error, &["unet"]))
         })?;
         Ok(told(&found, watch))
     }

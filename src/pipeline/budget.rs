@@ -79,8 +79,8 @@ impl Pipeline {
             }
             less = less.min(takes);
         }
-        words.push("draw fewer pixels (--size)".to_owned());
-        words.join(", ")
+        let rest = "draw fewer pixels (--size)";
+        if words.is_empty() { rest.to_owned() } else { format!("{}, or {rest}", words.join(", ")) }
     }
 
     fn budget_of(&self, plan: &Plan, wish: Wish) -> Option<Budget> {

@@ -1,6 +1,7 @@
 //! Floor 5. One image on its way, as an iterator of steps.
 
 use super::event::Watch;
+use super::finite::Suspects;
 use super::network::{Clock, Network};
 use super::phases::{Cast, Running};
 use super::replay::{Mark, Session, working};
@@ -66,6 +67,8 @@ pub struct Steps<'a> {
     tile: bool,
     cancel: Cancel,
     timings: Timings,
+    /// Where to look when the picture is none.
+    suspects: Suspects,
     /// The end of the last step.
     mark: Option<Mark>,
     /// Of an image that is made by itself.
@@ -98,6 +101,7 @@ impl<'a> Steps<'a> {
         let x = (noise * sigmas.init_scale)?;
         let Cast { phases, steps: acting, compose, load, encode } = cast;
         let clock = Clock::default();
+        let suspects = Suspects::new(&phases, plan);
         let networks = phases
             .iter()
             .map(|phase| Network::new(pipeline, plan, phase, (&sigmas, &clock, cancel), &x))
@@ -120,6 +124,7 @@ impl<'a> Steps<'a> {
             tile: plan.tile,
             cancel: cancel.clone(),
             timings,
+            suspects,
             mark: None,
             _running: None,
             _session: session,
@@ -137,7 +142,9 @@ impl<'a> Steps<'a> {
     /// What reading and running the VAE gives.
     pub fn preview(&self, view: &StepView) -> Result<Picture> {
         let watch = Watch { observer: &Silent, cancel: &self.cancel };
-        self.pipeline.decode(&view.denoised, self.tile, watch, |_, _| {})
+        let latents = &view.denoised;
+        let picture = self.pipeline.decode(latents, self.tile, watch, |_, _| {});
+        picture.map_err(|error| self.suspects.explain(self.pipeline, latents, error))
     }
 
     /// Latents as they are now, in the scale that the VAE expects at the end: `[1, 4, h, w]`.
@@ -181,7 +188,9 @@ impl<'a> Steps<'a> {
         let image = self.index;
         let picture = self.pipeline.decode(&latents, self.tile, watch, |tile, tiles| {
             watch.tell(&Event::Decoding { image, tile, tiles });
-        })?;
+        });
+        let picture =
+            picture.map_err(|error| self.suspects.explain(self.pipeline, &latents, error))?;
         self.timings.decode = begin.elapsed();
         self.pipeline.picture_done();
         Ok(Generated { picture, index: image, seed: self.seed, timings: self.timings })
@@ -230,7 +239,8 @@ impl Iterator for Steps<'_> {
         if self.failed || self.done >= self.sigmas.steps() {
             return None;
         }
-        let view = self.step();
+        // Streamed blocks are put together with their adapters only now.
+        let view = self.step().map_err(|error| self.pipeline.or_the_models_fault(error, &["unet"]));
         self.failed = view.is_err();
         Some(view)
     }

@@ -17,7 +17,7 @@ mod resident;
 pub use crate::kernels::{Arrangement, Instructions, Packed, Precision, Quantisation};
 pub use blocked::BlockTensor;
 pub use branch::{Branch, DenseBranch, FactorKind, Factors};
-pub use file::{Checkpoint, CheckpointFile, Inventory, Placement, TensorInfo};
+pub use file::{Checkpoint, CheckpointFile, Inventory, NotFinite, Placement, TensorInfo};
 pub use memory::MemorySource;
 pub use quantised::{BlockType, Blocks};
 pub use resident::Resident;
