@@ -23,7 +23,8 @@ struct Flag {
 static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 fn now() -> u64 {
-    u64::try_from(BEGIN.elapsed().as_millis()).unwrap_or(u64::MAX)
+    // From 1 on: 0 stands for no look at all.
+    u64::try_from(BEGIN.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
 }
 
 impl Cancel {

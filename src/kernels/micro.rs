@@ -94,6 +94,7 @@ impl<'a> Tile<'a> {
         sums: Sums<'a>,
         (factors, vectors): (Factors, usize),
     ) -> Self {
+        let Sums { out, stride, add } = sums;
         #[cfg(any(test, debug_assertions))]
         {
             let words: usize = segments.iter().map(|segment| segment.words).sum();
@@ -101,17 +102,17 @@ impl<'a> Tile<'a> {
             let row = segments.iter().map(end).max().unwrap_or(0);
             assert!(rows.iter().all(|words| words.len() >= row), "rows of a tile");
             assert!(weights.len() >= words * vectors * LANES, "weights of a tile");
-            let all = (ROWS - 1) * sums.stride + vectors * LANES;
-            assert!(sums.out.len() >= all && sums.stride >= vectors * LANES, "sums of a tile");
+            let all = (ROWS - 1) * stride + vectors * LANES;
+            assert!(out.len() >= all && stride >= vectors * LANES, "sums of a tile");
         }
         let _ = (factors, vectors);
         Self {
             rows: rows.map(<[u32]>::as_ptr),
             segments,
             weights: weights.as_ptr(),
-            out: sums.out.as_mut_ptr(),
-            stride: sums.stride,
-            add: sums.add,
+            out: out.as_mut_ptr(),
+            stride,
+            add,
         }
     }
 }

@@ -59,7 +59,7 @@ pub(crate) use quantised::GROUP;
 pub use quantised::Quantisation;
 pub(crate) use rounding::Rounding;
 use shared::Shared;
-pub(crate) use spare::{AtWork, Share, usual_budget};
+pub(crate) use spare::{AtWork, Share, stage_done, usual_budget};
 pub(crate) use vector::widen;
 pub(crate) use work::done as work_done;
 pub use work::{KernelKind, Work};

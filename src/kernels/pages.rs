@@ -48,6 +48,7 @@ impl Pages {
 }
 
 impl Part {
+    #[allow(clippy::cast_ptr_alignment)] // maps begin with pages
     fn pointer(&self) -> *mut f32 {
         self.map.as_mut_ptr().cast::<f32>().wrapping_add(self.start)
     }

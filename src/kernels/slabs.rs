@@ -15,7 +15,7 @@ const LINE: usize = 16;
 
 /// All slabs, and the holes in them.
 pub(super) struct Slabs {
-    slabs: BTreeMap<u64, Slab>,
+    by_name: BTreeMap<u64, Slab>,
     /// Length, slab and beginning of every hole, the shortest first.
     by_length: BTreeSet<(usize, u64, usize)>,
     /// Numbers in holes that hold memory.
@@ -51,7 +51,7 @@ pub(super) struct Given {
 
 impl Slabs {
     pub(super) const fn new() -> Self {
-        Self { slabs: BTreeMap::new(), by_length: BTreeSet::new(), idle: 0, next: 0 }
+        Self { by_name: BTreeMap::new(), by_length: BTreeSet::new(), idle: 0, next: 0 }
     }
 
     /// Bytes that are kept and that nobody uses.
@@ -73,7 +73,7 @@ impl Slabs {
         let hole = self.remove(name, start)?;
         let rest = Hole { len: hole.len - room, resident: hole.resident.saturating_sub(room) };
         self.insert(name, start + room, rest);
-        let map = self.slabs.get(&name)?.map.clone();
+        let map = self.by_name.get(&name)?.map.clone();
         Some(Given { map, slab: name, start })
     }
 
@@ -81,7 +81,7 @@ impl Slabs {
     pub(super) fn put(&mut self, slab: u64, start: usize, count: usize, now: u64) {
         let room = count.next_multiple_of(LINE);
         let mut hole = Hole { len: room, resident: room };
-        let Some(home) = self.slabs.get_mut(&slab) else { return };
+        let Some(home) = self.by_name.get_mut(&slab) else { return };
         home.used = now;
         let before = home.holes.range(..start).next_back().map(|(at, hole)| (*at, *hole));
         let before = before.filter(|(at, hole)| at + hole.len == start).map(|(at, _)| at);
@@ -100,31 +100,31 @@ impl Slabs {
 
     /// When the slab that holds idle memory the longest got a part back.
     pub(super) fn oldest(&self) -> Option<u64> {
-        self.slabs.values().filter(|slab| slab.is_idle()).map(|slab| slab.used).min()
+        self.by_name.values().filter(|slab| slab.is_idle()).map(|slab| slab.used).min()
     }
 
     /// Gives the idle memory of the slab that has been idle since `time` back. The map, if nobody uses any part of
     /// it, is dropped by the caller.
     pub(super) fn give_back(&mut self, time: u64) -> Option<Arc<MmapRaw>> {
         let idle = |(_, slab): &(&u64, &Slab)| slab.is_idle() && slab.used == time;
-        let name = *self.slabs.iter().find(idle)?.0;
+        let name = *self.by_name.iter().find(idle)?.0;
         self.shrink(name)
     }
 
     /// Gives all idle memory back, as [`give_back`](Self::give_back).
     pub(super) fn give_all_back(&mut self) -> Vec<Arc<MmapRaw>> {
-        let names: Vec<u64> = self.slabs.keys().copied().collect();
+        let names: Vec<u64> = self.by_name.keys().copied().collect();
         names.into_iter().filter_map(|name| self.shrink(name)).collect()
     }
 
     fn shrink(&mut self, name: u64) -> Option<Arc<MmapRaw>> {
-        let slab = self.slabs.get(&name)?;
+        let slab = self.by_name.get(&name)?;
         let holes: Vec<(usize, Hole)> = slab.holes.iter().map(|(at, hole)| (*at, *hole)).collect();
         if let [(_, hole)] = holes[..]
             && hole.len == SLAB
         {
             self.remove(name, 0);
-            return self.slabs.remove(&name).map(|slab| slab.map);
+            return self.by_name.remove(&name).map(|slab| slab.map);
         }
         let map = slab.map.clone();
         for (start, hole) in holes.into_iter().filter(|(_, hole)| hole.resident > 0) {
@@ -144,13 +144,13 @@ impl Slabs {
         let name = self.next;
         self.next += 1;
         let slab = Slab { map: Arc::new(map), holes: BTreeMap::new(), used: 0 };
-        self.slabs.insert(name, slab);
+        self.by_name.insert(name, slab);
         self.insert(name, 0, Hole { len: SLAB, resident: 0 });
         Some(())
     }
 
     fn insert(&mut self, name: u64, start: usize, hole: Hole) {
-        if let Some(slab) = self.slabs.get_mut(&name).filter(|_| hole.len > 0) {
+        if let Some(slab) = self.by_name.get_mut(&name).filter(|_| hole.len > 0) {
             slab.holes.insert(start, hole);
             self.by_length.insert((hole.len, name, start));
             self.idle += hole.resident;
@@ -158,7 +158,7 @@ impl Slabs {
     }
 
     fn remove(&mut self, name: u64, start: usize) -> Option<Hole> {
-        let hole = self.slabs.get_mut(&name)?.holes.remove(&start)?;
+        let hole = self.by_name.get_mut(&name)?.holes.remove(&start)?;
         self.by_length.remove(&(hole.len, name, start));
         self.idle -= hole.resident;
         Some(hole)
@@ -193,7 +193,7 @@ mod tests {
         let mut slabs = Slabs::new();
         let sizes = [1000, 7, 500_000, 16, 1_000_000];
         let parts: Vec<Given> = sizes.iter().map(|n| slabs.take(*n).unwrap()).collect();
-        assert_eq!((slabs.slabs.len(), slabs.idle_bytes()), (1, 0));
+        assert_eq!((slabs.by_name.len(), slabs.idle_bytes()), (1, 0));
         let starts: Vec<usize> = parts.iter().map(|part| part.start).collect();
         for (i, size) in sizes.iter().enumerate().filter(|(i, _)| i % 2 == 0) {
             slabs.put(parts[i].slab, starts[i], *size, 1);
@@ -213,19 +213,19 @@ mod tests {
         let mut slabs = Slabs::new();
         let parts: Vec<Given> = (0..3).map(|_| slabs.take(SLAB - 32).unwrap()).collect();
         let small = slabs.take(16).unwrap();
-        assert_eq!((small.slab, slabs.slabs.len()), (0, 3));
+        assert_eq!((small.slab, slabs.by_name.len()), (0, 3));
         for (part, time) in parts.iter().zip([5, 3, 4]) {
             slabs.put(part.slab, part.start, SLAB - 32, time);
         }
         assert_eq!(slabs.oldest(), Some(3));
         assert!(slabs.give_back(3).is_some());
-        assert_eq!((slabs.oldest(), slabs.slabs.len()), (Some(4), 2));
+        assert_eq!((slabs.oldest(), slabs.by_name.len()), (Some(4), 2));
         assert_eq!(slabs.idle_bytes(), 2 * 4 * (SLAB - 32));
         // A slab that is in use keeps its map, not its memory.
         assert_eq!(slabs.give_all_back().len(), 1);
-        assert_eq!((slabs.idle_bytes(), slabs.slabs.len(), slabs.oldest()), (0, 1, None));
+        assert_eq!((slabs.idle_bytes(), slabs.by_name.len(), slabs.oldest()), (0, 1, None));
         slabs.put(small.slab, small.start, 16, 6);
         assert_eq!(slabs.give_all_back().len(), 1);
-        assert!(slabs.slabs.is_empty() && slabs.by_length.is_empty());
+        assert!(slabs.by_name.is_empty() && slabs.by_length.is_empty());
     }
 }

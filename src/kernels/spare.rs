@@ -73,21 +73,23 @@ impl Share {
         spare.users.push(User { name, budget, keeps });
         Self(name)
     }
+}
 
+impl AtWork {
     /// To be held while a picture is being made.
-    pub(crate) fn at_work(&self) -> AtWork {
+    pub(crate) fn begin() -> Self {
         spare().at_work += 1;
-        AtWork(())
+        Self(())
     }
+}
 
-    /// A stage of a picture is over, and the next one can hardly use what it left: that goes back to the system,
-    /// unless another picture is being made.
-    pub(crate) fn stage_done(&self) {
-        let mut spare = spare();
-        let gone = if spare.at_work > 1 { Gone::default() } else { spare.release() };
-        drop(spare);
-        drop(gone);
-    }
+/// A stage of a picture is over, and the next one can hardly use what it left: that goes back to the system,
+/// unless another picture is being made.
+pub(crate) fn stage_done() {
+    let mut spare = spare();
+    let gone = if spare.at_work > 1 { Gone::default() } else { spare.release() };
+    drop(spare);
+    drop(gone);
 }
 
 impl Drop for Share {

@@ -2,7 +2,7 @@
 
 use super::cache::Noted;
 use super::event::Watch;
-use super::phases::Cast;
+use super::phases::{Cast, network_key};
 use super::{Cancel, Event, Pipeline, Plan, Silent};
 use crate::conditioning::{Conditioning, TextTowers, Word};
 use crate::error::{Error, Result};
@@ -154,7 +154,7 @@ impl Pipeline {
         if stack.is_empty() {
             return Ok(Noted { value: self.text_towers(watch)?, warnings: Vec::new() });
         }
-        let key = format!("{apply:?} {}", stack.fingerprint());
+        let key = network_key(stack, apply);
         let found = self.towers.get(&key, watch.cancel, || {
             let built = self.overlay(stack, apply, watch, compose, |part| part != "unet").and_then(
                 |(source, warnings)| {
@@ -181,7 +181,7 @@ impl Pipeline {
         if stack.is_empty() {
             return self.unet(watch);
         }
-        let key = format!("{apply:?} {}", stack.fingerprint());
+        let key = network_key(stack, apply);
         let found = self.unets.get(&key, watch.cancel, || {
             let built = self.overlay(stack, apply, watch, compose, |part| part == "unet").and_then(
                 |(source, warnings)| {
@@ -218,7 +218,7 @@ impl Pipeline {
         let components = self.parts.text_components();
         let mut words: Vec<Word> = Vec::new();
         let all = stack.words();
-        warnings.extend(all.warnings().map(|warning| warning.to_string()));
+        warnings.extend(all.warnings());
         for inversion in all.used {
             let vectors = |component: &&str| -> Result<Option<Tensor>> {
                 let Some((values, rows)) = inversion.vectors(component)? else { return Ok(None) };

@@ -20,8 +20,11 @@ pub(super) struct Recent<T> {
     /// As many as were asked for.
     usual: usize,
     /// Bytes of a value, and how many all of them may have together; one value always stays.
-    bytes: Option<(fn(&T) -> u64, u64)>,
+    bytes: Option<(Bytes<T>, u64)>,
 }
+
+/// How many bytes a value has.
+type Bytes<T> = fn(&T) -> u64;
 
 #[derive(Debug)]
 struct State<T> {
@@ -29,15 +32,15 @@ struct State<T> {
     values: Vec<(String, Arc<T>)>,
     /// Keys whose values are being made.
     making: Vec<String>,
-    /// How many values all [`Room`]s take together.
-    taken: usize,
+    /// Keys of all [`Room`]s.
+    held: Vec<String>,
 }
 
-/// While it lives, so many values more are kept.
+/// While it lives, the values of its keys stay.
 #[derive(Debug)]
 pub(super) struct Room<'a, T> {
     recent: &'a Recent<T>,
-    count: usize,
+    keys: Vec<String>,
 }
 
 /// A key whose value this thread makes.
@@ -48,20 +51,20 @@ struct Making<'a, T> {
 
 impl<T> Recent<T> {
     pub(super) fn new(limit: usize) -> Self {
-        let state = State { values: Vec::new(), making: Vec::new(), taken: 0 };
+        let state = State { values: Vec::new(), making: Vec::new(), held: Vec::new() };
         Self { state: Mutex::new(state), done: Condvar::new(), usual: limit.max(1), bytes: None }
     }
 
     /// The same for values that may be large: `bytes` says how large one is, and all have `most` at most.
-    pub(super) fn weighed(self, bytes: fn(&T) -> u64, most: u64) -> Self {
+    pub(super) fn weighed(self, bytes: Bytes<T>, most: u64) -> Self {
         Self { bytes: Some((bytes, most)), ..self }
     }
 
-    /// Makes room for the `count` values that a request takes in turn, as long as the guard lives: with less, each
+    /// Makes room for the values of `keys`, which a request takes in turn, as long as the guard lives: else each
     /// would push the next one out, or those of another request.
-    pub(super) fn room(&self, count: usize) -> Room<'_, T> {
-        self.lock().taken += count;
-        Room { recent: self, count }
+    pub(super) fn room(&self, keys: Vec<String>) -> Room<'_, T> {
+        self.lock().held.extend_from_slice(&keys);
+        Room { recent: self, keys }
     }
 
     /// The value of `key`, made by `make` when it is not there.
@@ -133,17 +136,24 @@ impl<T> Recent<T> {
     /// Lets go what is more than there may be, and `less` more.
     fn shorten(&self, less: usize) {
         let mut state = self.lock();
-        let limit = self.usual.max(state.taken) - less;
-        let light = self.bytes.map_or(usize::MAX, |(bytes, most)| {
-            let sum = |sum: &mut u64, (_, value): &(String, Arc<T>)| {
-                *sum += bytes(value);
-                Some(*sum)
-            };
-            let sums = state.values.iter().scan(0, sum);
-            sums.take_while(|sum| *sum <= most).count().max(1)
-        });
-        let kept = limit.min(light).min(state.values.len());
-        let gone = state.values.split_off(kept);
+        let State { values, held, .. } = &mut *state;
+        let is_held = |(key, _): &(String, Arc<T>)| held.contains(key);
+        let count = values.iter().filter(|value| is_held(value)).count();
+        let mut free = (self.usual - less).saturating_sub(count);
+        let (mut sum, mut first) = (0u64, true);
+        let stays = |value: &(String, Arc<T>)| {
+            sum += self.bytes.map_or(0, |(bytes, _)| bytes(&value.1));
+            let light = self.bytes.is_none_or(|(_, most)| sum <= most) || first;
+            first = false;
+            if is_held(value) {
+                return true;
+            }
+            let stays = light && free > 0;
+            free -= usize::from(stays);
+            stays
+        };
+        let (kept, gone): (Vec<_>, Vec<_>) = std::mem::take(values).into_iter().partition(stays);
+        *values = kept;
         drop(state);
         drop(gone);
     }
@@ -173,7 +183,13 @@ impl<T> Drop for Making<'_, T> {
 
 impl<T> Drop for Room<'_, T> {
     fn drop(&mut self) {
-        self.recent.lock().taken -= self.count;
+        let mut state = self.recent.lock();
+        for key in &self.keys {
+            if let Some(at) = state.held.iter().position(|held| held == key) {
+                state.held.swap_remove(at);
+            }
+        }
+        drop(state);
         self.recent.shorten(0);
     }
 }
@@ -259,24 +275,25 @@ mod tests {
     #[test]
     fn room_is_there_as_long_as_its_request() {
         let recent = Recent::new(2);
-        let count = || recent.lock().values.len();
+        let kept = || recent.lock().values.iter().map(|(key, _)| key.clone()).collect::<String>();
         let get = |key: &str| recent.get(key, &Cancel::new(), || Ok(key.to_owned())).unwrap();
-        let three = recent.room(3);
+        let room = |keys: &str| recent.room(keys.chars().map(String::from).collect());
+        let three = room("abc");
         for key in ["a", "b", "c", "d"] {
             get(key);
         }
-        assert_eq!(count(), 3);
-        let two = recent.room(2);
-        for key in ["a", "b", "c", "d", "e", "f"] {
-            get(key);
-        }
-        assert_eq!(count(), 5);
+        // Beyond the usual number what belongs to nobody goes first.
+        assert_eq!(kept(), "cba");
+        let two = room("cf");
+        get("f");
+        assert_eq!(kept(), "fcba");
         drop(three);
-        assert_eq!(count(), 2);
-        drop(two);
-        assert_eq!(count(), 2);
+        assert_eq!(kept(), "fc");
         get("g");
-        assert_eq!(count(), 2);
+        assert_eq!(kept(), "fc");
+        drop(two);
+        get("h");
+        assert_eq!(kept(), "hf");
     }
 
     /// Two threads that missed at once both built the network.

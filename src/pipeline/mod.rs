@@ -29,7 +29,7 @@ pub use steps::{StepView, Steps};
 use crate::conditioning::{Conditioning, TextTowers, Texts};
 use crate::error::{Error, InFile, Result};
 use crate::family::{ModelParts, Summary};
-use crate::kernels::{self, Share};
+use crate::kernels::{self, AtWork, Share};
 use crate::lora::{Dictionary, Lora, ReadOptions};
 use crate::models::{Tiling, UNet, Vae};
 use crate::picture::Picture;
@@ -214,7 +214,7 @@ impl Options {
             rounded: self.dtype == Some(DTypeChoice::Tf32),
             memory: self.memory,
             requests: AtomicUsize::new(0),
-            share: Share::new(
+            _share: Share::new(
                 self.spare.unwrap_or_else(kernels::usual_budget),
                 self.memory == Memory::Keep,
             ),
@@ -299,7 +299,7 @@ pub struct Pipeline {
     /// Requests that are being served.
     requests: AtomicUsize,
     /// Behind the networks, whose memory it gives back.
-    share: Share,
+    _share: Share,
 }
 
 impl Drop for Pipeline {
@@ -453,7 +453,7 @@ impl Pipeline {
         watch: Watch<'_>,
     ) -> Result<Steps<'_>> {
         watch.check()?;
-        let session = (replay::Session::new(), self.share.at_work());
+        let session = (replay::Session::new(), AtWork::begin());
         let (_working, _rounded) = (replay::working(), self.rounding());
         let cast = self.cast(plan, phases, watch)?;
         watch.check()?;
@@ -545,7 +545,7 @@ impl Pipeline {
             self.base.release("text_encoder");
             self.base.release("text_encoder_2");
         }
-        self.share.stage_done();
+        kernels::stage_done();
     }
 
     /// A picture is encoded.
@@ -569,7 +569,7 @@ impl Pipeline {
         if self.memory == Memory::Low || (self.memory == Memory::Save && last) {
             self.forget_networks();
         }
-        self.share.stage_done();
+        kernels::stage_done();
     }
 
     /// Lets the networks of steps go.
@@ -585,7 +585,7 @@ impl Pipeline {
             self.decoder.clear();
             self.base.release("vae");
         }
-        self.share.stage_done();
+        kernels::stage_done();
     }
 
     /// While it lives, GPUs may round the factors of f32 convolutions if somebody asked for it, or everything else is of

@@ -78,9 +78,10 @@ impl Phases {
         Self { stacks, steps, apply }
     }
 
-    /// How many composed UNets the plan takes in turn.
-    pub(super) fn networks(&self) -> usize {
-        self.stacks.iter().filter(|(_, unet)| !unet.is_empty()).count()
+    /// The keys of the composed UNets that the plan takes in turn.
+    fn networks(&self) -> Vec<String> {
+        let composed = self.stacks.iter().map(|(_, unet)| unet).filter(|unet| !unet.is_empty());
+        composed.map(|unet| network_key(unet, self.apply)).collect()
     }
 }
 
@@ -126,6 +127,11 @@ impl Pipeline {
         cast.load = cast.load.saturating_sub(cast.compose);
         Ok(cast)
     }
+}
+
+/// What a network with a stack is remembered by.
+pub(super) fn network_key(stack: &LoraStack, apply: Apply) -> String {
+    format!("{apply:?} {}", stack.fingerprint())
 }
 
 /// The stacks (of text encoders and of the UNet) whose estimates make step `step`.
