@@ -58,7 +58,7 @@ fn verbs() -> Vec<(Vec<String>, bool)> {
         (&["--dry-run"], true),
         (&["model", "list"], true),
         (&["model", "inspect", &model], true),
-        (&["lora", "list"], false),
+        (&["lora", "list", "--json"], true),
         (&["lora", "inspect", lora], true),
         (&["lora", "check", lora, "-m", "starter"], true),
         (&["lora", "resize", lora, "--rank=1", "-m", "starter", "-o", "r", "--force"], true),
