@@ -272,15 +272,15 @@ mod command_line {
         let picture = ["-m", &model, "--size=64x64", "-s1", "-S1", "-o", "x.png", "--force", "x"];
         let many: usize = match std::env::var("COLORA_ALLOCATIONS_ALL") {
             Ok(_) => usize::MAX,
-            Err(_) => 400,
+            Err(_) => 4000,
         };
         let folder = folder.path();
-        all(folder, &["lora", "inspect", &lora], 0, many);
+        all(folder, &["lora", "inspect", &lora], 0, many / 8);
         all(folder, &["model", "inspect", &model], 0, many);
         all(folder, &picture, 64 << 10, many);
         all(folder, &picture, 0, many / 4);
         all(folder, &["inspect", "x.png"], 0, many);
-        all(folder, &["config"], 0, many);
+        all(folder, &["config", "show"], 0, many);
         let left = std::fs::read_dir(folder).unwrap().map(|item| item.unwrap().file_name());
         let left: Vec<_> = left.filter(|name| name != "x.png").collect();
         assert!(left.is_empty(), "{left:?}");

@@ -63,7 +63,7 @@ fn verbs() -> Vec<(Vec<String>, bool)> {
         (&["lora", "check", lora, "-m", "starter"], true),
         (&["lora", "resize", lora, "--rank=1", "-m", "starter", "-o", "r", "--force"], true),
         (&["inspect", "nothing.png"], false),
-        (&["config"], true),
+        (&["config", "show"], true),
         (&["bench", "--steps=1", "--size=64x64"], true),
         (&["doctor"], true),
         (&["completions", "bash"], true),
