@@ -48,10 +48,10 @@ const MOST: usize = 1000;
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
     /// Model: a name, a file, a folder or hub:owner/name [env: COLORA_MODEL] [default: starter]
-    #[arg(short, long, value_name = "MODEL", value_hint = ValueHint::AnyPath)]
+    #[arg(short, long, value_name = "MODEL", value_parser = super::flags::lossy(), value_hint = ValueHint::AnyPath)]
     model: Option<String>,
     /// A LoRA, as of generate; repeat for more
-    #[arg(short, long = "lora", value_name = "NAME[:W]", value_parser = LoraRef::parse_flag, value_hint = ValueHint::AnyPath)]
+    #[arg(short, long = "lora", value_name = "NAME[:W]", value_parser = super::flags::lora(), value_hint = ValueHint::AnyPath)]
     loras: Vec<LoraRef>,
     /// auto, merge (into the weights) or bypass (beside them) [default: auto]
     #[arg(long, value_name = "HOW")]
@@ -97,7 +97,7 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
     let request = args.request();
     request.plan(&crate::family::Defaults::default(), 0)?;
     if let Some(set) = args.cpu {
-        set.limit();
+        set.limit()?;
     }
     let cancel = Cancel::new();
     interrupt::install(&cancel)?;

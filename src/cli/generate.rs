@@ -17,7 +17,7 @@ use crate::pipeline::{
     Cancel, Event, Generated, Memory, Observer, Options, Pipeline, Plan, Request,
 };
 use crate::prompt::emphasis;
-use crate::store::{Model, STARTER};
+use crate::store::{Model, STARTER, actual};
 use crate::whole::Fleeting;
 use anyhow::{Context, Result};
 use candle_core::DeviceLocation;
@@ -61,7 +61,7 @@ pub(super) fn run(flags: &Flags, talk: Talk) -> Result<()> {
     fetched.map_err(|error| of_picture(error.into(), flags))?;
     let pipeline = open(&made_with, flags, &settings, &cancel, &progress, shelf);
     let pipeline = pipeline.map_err(|error| of_picture(error, flags))?;
-    let plan = pipeline.plan(&request, random_seed());
+    let plan = pipeline.plan_observed(&request, random_seed(), &progress);
     let plan = plan.map_err(|error| of_picture(of_settings(error), flags))?;
     warn_of_windows(&plan, talk);
     let names = to.names(&plan, pipeline.model_name())?;
@@ -187,14 +187,14 @@ fn open(
     let dtype = chosen(flags, settings, "dtype", made_with.dtype.as_deref())?;
     let quantize = chosen(flags, settings, "quantize", made_with.quantize.as_deref())?;
     if let Some(set) = flags.cpu {
-        set.limit();
+        set.limit()?;
     }
     // One request is all that this process serves.
     let memory = if flags.low_memory { Memory::Low } else { Memory::Save };
     let options =
         Pipeline::options().device(device.unwrap_or_default()).dtype(dtype).memory(memory);
     let reading = ReadOptions { strict: flags.strict, allow_nan: flags.allow_nan_modules };
-    let options = options.quantize(quantize).vae(made_with.vae.as_ref().map(PathBuf::from));
+    let options = options.quantize(quantize).vae(made_with.vae.as_ref().map(actual));
     let options = options.shelf(Arc::new(shelf)).reading(reading);
     let name = made_with.model.as_deref().unwrap_or(STARTER);
     let model = store(settings).resolve(name, cancel, &|transfer| progress.transfer(transfer))?;
@@ -283,7 +283,7 @@ impl Job<'_> {
         self.preview.take();
         let name = self.names.get(image.index).map(PathBuf::as_path);
         let model = self.pipeline.model_name();
-        self.output.save(image, name, self.plan, model, self.made_with)?;
+        self.output.save(image, name, self.plan, model, self.made_with, self.talk)?;
         let time = image.timings;
         tracing::info!(
             seed = image.seed,

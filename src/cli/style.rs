@@ -6,6 +6,7 @@ pub(crate) use crate::room::bytes;
 use anyhow::Result;
 use clap::{ArgAction, Args};
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 /// How much is said.
@@ -46,6 +47,14 @@ impl Talk {
     }
 }
 
+impl Talk {
+    /// A warning of an error that ends nothing, with its cause.
+    pub(crate) fn warn_of(self, error: &Error) {
+        let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
+        self.say(&clean(&format!("warning: {error}{}", cause.unwrap_or_default())));
+    }
+}
+
 /// A line on stderr; what cannot be said is not worth failing for.
 pub(crate) fn say(text: &str) {
     let _ = writeln!(anstream::stderr(), "{text}");
@@ -57,6 +66,15 @@ pub(crate) fn say(text: &str) {
 /// When nobody reads stdout any more, or it cannot be written.
 pub(crate) fn result_line(line: &str) -> Result<()> {
     result_bytes(format!("{line}\n").as_bytes())
+}
+
+/// A path as a line of results, byte by byte.
+///
+/// # Errors
+/// As [`result_line`].
+pub(crate) fn result_path(path: &Path) -> Result<()> {
+    let line = [path.as_os_str().as_encoded_bytes(), b"\n"].concat();
+    result_bytes(&line)
 }
 
 /// A JSON object as a line of results.

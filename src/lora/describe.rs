@@ -14,7 +14,7 @@ use serde::Serialize;
 pub struct ModuleInfo {
     /// Canonical name without `.weight`.
     pub module: String,
-    /// `lora`, `locon`, `loha`, `lokr`, `glora`, `ia3`, `oft`, `boft`, `full`, `set`, `bias`; with
+    /// `lora`, `locon`, `loha`, `lokr`, `glora`, `ia3`, `oft`, `boft`, `full`, `set`, `tokens`, `bias`; with
     /// `+dora` where it has a magnitude.
     pub kind: String,
     /// Rank, where the kind has one.
@@ -40,8 +40,8 @@ impl Lora {
             changes.iter().map(move |change| {
                 let site = crate::weights::Site::new(format!("{name}.weight"));
                 let shape = base.shape(&site).unwrap_or_default();
-                let stored = change.factors().first().and_then(|factor| factor.stored());
-                let dtype = stored.map_or_else(|| "scaled fp8".to_owned(), |d| d.to_string());
+                let dtype = change.factors().first().and_then(|factor| factor.dtype());
+                let dtype = dtype.map_or_else(|| "scaled fp8".to_owned(), |d| d.to_string());
                 let module = (*name).clone();
                 Ok(match &change.weight {
                     Some(weight) => ModuleInfo {
