@@ -249,7 +249,8 @@ mod command_line {
         for Outcome { number, code, said, .. } in outcomes {
             let place = format!("{arguments:?}, request {number}: code {code}, {said}");
             match code {
-                // Threads differ from run to run: the last requests may not come. And some can do without.
+                // Threads differ from run to run: the last requests may not come. Buffers that are refused are asked for
+                // again once those that wait for their next use are given back.
                 0 => {}
                 6 => {
                     ended += 1;
@@ -260,7 +261,7 @@ mod command_line {
         }
         let seconds = begin.elapsed().as_secs_f64();
         println!("{arguments:?}: {ended} of {} of {count} requests, {seconds:.1} s", numbers.len());
-        assert!(10 * ended >= 9 * numbers.len(), "{arguments:?}: {ended} of {}", numbers.len());
+        assert!(2 * ended >= numbers.len(), "{arguments:?}: {ended} of {}", numbers.len());
     }
 
     /// All requests of short runs; of a picture those for much, and some of the others.
