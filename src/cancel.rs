@@ -22,9 +22,9 @@ struct Flag {
 /// Before any look at a flag.
 static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
+/// Milliseconds since [`BEGIN`], and one: 0 is never.
 fn now() -> u64 {
-    // From 1 on: 0 stands for no look at all.
-    u64::try_from(BEGIN.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+    u64::try_from(BEGIN.elapsed().as_millis()).map_or(u64::MAX, |now| now.saturating_add(1))
 }
 
 impl Cancel {

@@ -62,7 +62,7 @@ pub(crate) fn zeros<T: bytemuck::Zeroable>(count: usize, what: &'static str) -> 
     }
     // SAFETY: the layout has a size, is that of `count` elements, and comes from the allocator that vectors
     // use; all bits zero are a `T`.
-    #[allow(unsafe_code)]
+    #[allow(unsafe_code, clippy::same_length_and_capacity)]
     unsafe {
         let first = asking(|| alloc_zeroed(layout)).cast::<T>();
         if first.is_null() {
@@ -155,24 +155,24 @@ mod groups {
 
     /// The files of a version of control groups: limit, what is used, what is used by kind, and the names of the
     /// kinds that the system takes back when it needs them: pages of files.
-    struct Files {
+    struct Version {
         root: &'static str,
         limit: &'static str,
         used: &'static str,
-        files: [&'static str; 2],
+        given_back: [&'static str; 2],
     }
 
-    const SECOND: Files = Files {
+    const SECOND: Version = Version {
         root: "/sys/fs/cgroup",
         limit: "memory.max",
         used: "memory.current",
-        files: ["inactive_file", "active_file"],
+        given_back: ["inactive_file", "active_file"],
     };
-    const FIRST: Files = Files {
+    const FIRST: Version = Version {
         root: "/sys/fs/cgroup/memory",
         limit: "memory.limit_in_bytes",
         used: "memory.usage_in_bytes",
-        files: ["total_inactive_file", "total_active_file"],
+        given_back: ["total_inactive_file", "total_active_file"],
     };
 
     /// The limit that holds for the process whose `/proc/self/cgroup` is `own`; `read` reads a file.
@@ -193,7 +193,7 @@ mod groups {
     }
 
     /// The limits of a group and of those that it lies in.
-    fn up(files: &Files, path: &str, read: &dyn Fn(&str) -> Option<String>) -> Vec<Group> {
+    fn up(files: &Version, path: &str, read: &dyn Fn(&str) -> Option<String>) -> Vec<Group> {
         let mut found = Vec::new();
         let mut path = path.trim_end_matches('/');
         loop {
@@ -205,7 +205,7 @@ mod groups {
         }
     }
 
-    fn limit(files: &Files, path: &str, read: &dyn Fn(&str) -> Option<String>) -> Option<Group> {
+    fn limit(files: &Version, path: &str, read: &dyn Fn(&str) -> Option<String>) -> Option<Group> {
         let text = |name: &str| read(&format!("{}{path}/{name}", files.root));
         let number = |name: &str| text(name)?.trim().parse::<u64>().ok();
         // "max", or a number above all memory: no limit.
@@ -215,7 +215,7 @@ mod groups {
             let line = kinds.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
             line.and_then(|number| number.trim().parse::<u64>().ok()).unwrap_or(0)
         };
-        let kept = files.files.map(kind).iter().sum();
+        let kept = files.given_back.map(kind).iter().sum();
         let used = number(files.used).unwrap_or(0).saturating_sub(kept);
         Some(Group { limit, left: limit.saturating_sub(used) })
     }

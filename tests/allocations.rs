@@ -184,6 +184,9 @@ mod command_line {
     use std::process::Command;
     use std::time::Instant;
 
+    /// A number that no request has.
+    const NEVER: usize = 1 << 60;
+
     /// What one failing request led to.
     struct Outcome {
         number: usize,
@@ -228,7 +231,7 @@ mod command_line {
     /// Two processes share the numbers.
     fn all(folder: &Path, arguments: &[&str], least: usize, wanted: usize) {
         let begin = Instant::now();
-        let whole = sweep(folder, arguments, least, &[usize::MAX]);
+        let whole = sweep(folder, arguments, least, &[NEVER]);
         let count = whole[0].counted;
         assert!(whole[0].code == 0 && count > 0, "{arguments:?}: {}", whole[0].said);
         let numbers = chosen(count, wanted);
@@ -246,7 +249,8 @@ mod command_line {
         for Outcome { number, code, said, .. } in outcomes {
             let place = format!("{arguments:?}, request {number}: code {code}, {said}");
             match code {
-                // Threads differ from run to run: the last requests may not come. And some can do without.
+                // Threads differ from run to run: the last requests may not come. Buffers that are refused are asked for
+                // again once those that wait for their next use are given back.
                 0 => {}
                 6 => {
                     ended += 1;
@@ -257,7 +261,7 @@ mod command_line {
         }
         let seconds = begin.elapsed().as_secs_f64();
         println!("{arguments:?}: {ended} of {} of {count} requests, {seconds:.1} s", numbers.len());
-        assert!(10 * ended >= 9 * numbers.len(), "{arguments:?}: {ended} of {}", numbers.len());
+        assert!(2 * ended >= numbers.len(), "{arguments:?}: {ended} of {}", numbers.len());
     }
 
     /// All requests of short runs; of a picture those for much, and some of the others.
@@ -269,14 +273,15 @@ mod command_line {
         let picture = ["-m", &model, "--size=64x64", "-s1", "-S1", "-o", "x.png", "--force", "x"];
         let many: usize = match std::env::var("COLORA_ALLOCATIONS_ALL") {
             Ok(_) => usize::MAX,
-            Err(_) => 400,
+            Err(_) => 4000,
         };
         let folder = folder.path();
-        all(folder, &["lora", "inspect", &lora], 0, many);
+        all(folder, &["lora", "inspect", &lora], 0, many / 8);
         all(folder, &["model", "inspect", &model], 0, many);
-        all(folder, &["inspect", &path("models/starter/sheet.png")], 0, many);
         all(folder, &picture, 64 << 10, many);
         all(folder, &picture, 0, many / 4);
+        all(folder, &["inspect", "x.png"], 0, many);
+        all(folder, &["config", "show"], 0, many);
         let left = std::fs::read_dir(folder).unwrap().map(|item| item.unwrap().file_name());
         let left: Vec<_> = left.filter(|name| name != "x.png").collect();
         assert!(left.is_empty(), "{left:?}");

@@ -377,9 +377,7 @@ impl Pipeline {
         self.sigmas(&plan)?;
         let watch = Watch { observer: &Once::new(observer), cancel: &Cancel::new() };
         plan.loras = self.resolve_loras(&plan.loras, watch)?;
-        for note in self.notes(&plan) {
-            watch.warn(format!("{}: {note}", self.parts.name));
-        }
+        self.notes(&plan).into_iter().for_each(|note| watch.warn(note));
         let depth = self.parts.text.iter().map(|c| c.num_hidden_layers).min().unwrap_or(1);
         if plan.clip_skip > depth.saturating_sub(self.parts.text_rules().base_skip).max(1) {
             return Err(Error::bad_request(
@@ -476,7 +474,8 @@ impl Pipeline {
         let silent = self.parts.no_negative();
         let silent = silent.or_else(|| (!plan.guided()).then(|| unguided.to_owned()));
         let silent = silent.filter(|_| !plan.negative_prompt.is_empty());
-        [advice, self.parts.other_sampler(plan.sampler), silent].into_iter().flatten().collect()
+        let notes = [advice, self.parts.other_sampler(plan.sampler), silent];
+        notes.into_iter().flatten().map(|note| format!("{}: {note}", self.parts.name)).collect()
     }
 
     fn sigmas(&self, plan: &Plan) -> Result<crate::sampling::Sigmas> {

@@ -94,6 +94,7 @@ impl Pipeline {
 
     /// The phases of `plan`, each adapter found and read.
     pub(super) fn phases(&self, plan: &Plan, watch: Watch<'_>) -> Result<Phases> {
+        self.notes(plan).into_iter().for_each(|note| watch.warn(note));
         let phases = Phases::new(&self.stack_watched(plan, watch)?, plan);
         let entries = phases.stacks.iter().flat_map(|(_, unet)| &unet.entries);
         entries.filter_map(|entry| advice(&entry.lora, plan)).for_each(|text| watch.warn(text));
