@@ -49,7 +49,9 @@ mod failing {
         if SURVIVABLE.load(Ordering::Relaxed) && !LastResort::is_survivable() {
             return false;
         }
-        COUNTED.fetch_add(1, Ordering::Relaxed) + 1 == refused
+        let number = COUNTED.fetch_add(1, Ordering::Relaxed) + 1;
+        // One refusal alone is survived: what waits for its next use goes back, and the system is asked again.
+        number == refused || (number > refused && SURVIVABLE.load(Ordering::Relaxed))
     }
 
     // SAFETY: the system's allocator, or nothing.
@@ -84,7 +86,7 @@ mod failing {
         }
     }
 
-    /// Refuses the request `number` of those of `least` bytes or more.
+    /// Refuses the request `number` of those of `least` bytes or more; of survivable ones all that follow, too.
     pub fn arm(number: usize, least: usize, survivable: bool) {
         LEAST.store(least, Ordering::Relaxed);
         SURVIVABLE.store(survivable, Ordering::Relaxed);

@@ -22,8 +22,10 @@ impl Random {
     }
 }
 
-/// How many requests whose refusal is an error are still granted; negative: all.
-static GRANTED: AtomicI64 = AtomicI64::new(-1);
+/// How many requests whose refusal is an error are still granted.
+static GRANTED: AtomicI64 = AtomicI64::new(ALL);
+/// None is refused.
+const ALL: i64 = i64::MAX;
 
 struct Refusing;
 
@@ -32,9 +34,9 @@ static MEMORY: Refusing = Refusing;
 
 impl Refusing {
     fn refuses() -> bool {
-        GRANTED.load(Ordering::Relaxed) >= 0
+        GRANTED.load(Ordering::Relaxed) != ALL
             && LastResort::is_survivable()
-            && GRANTED.fetch_sub(1, Ordering::Relaxed) == 0
+            && GRANTED.fetch_sub(1, Ordering::Relaxed) <= 0
     }
 }
 
@@ -179,7 +181,7 @@ pub fn run(pipeline: &Pipeline, request: &Request, fault: Fault) -> Outcome {
         let plan = pipeline.plan(request, 0)?;
         pipeline.generate(&plan, &observer, &cancel, &mut sink)
     }));
-    GRANTED.store(-1, Ordering::Relaxed);
+    GRANTED.store(ALL, Ordering::Relaxed);
     match done {
         Ok(Ok(())) => Outcome::Drawn(picture.unwrap()),
         Ok(Err(error)) => Outcome::Failed(error),
