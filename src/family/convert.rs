@@ -79,8 +79,7 @@ pub fn quantise(
         note("colora.operation", format!("quantize {} to {kind}", parts.name)),
         note("colora.version", env!("CARGO_PKG_VERSION").into()),
     ]);
-    save(out, &tensors, &metadata, force, cancel)?;
-    let bytes = std::fs::metadata(out).map_err(|e| Error::io(out, e))?.len();
+    let bytes = save(out, &tensors, &metadata, force, cancel)?;
     Ok(Converted { quantised: table.len(), plain: tensors.len() - table.len(), bytes })
 }
 
