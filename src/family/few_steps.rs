@@ -56,7 +56,7 @@ pub(super) fn own_sampler(scheduler: &SchedulerConfig) -> Option<&str> {
 pub(super) fn title(card: &str) -> String {
     let heading = |line: &&str| line.starts_with("# ");
     let lines: Vec<&str> = card.lines().take(200).collect();
-    let end = lines.iter().position(|line| heading(&line)).map_or(0, |at| at + 1);
+    let end = lines.iter().position(heading).map_or(0, |at| at + 1);
     lines[..end].join(" ")
 }
 

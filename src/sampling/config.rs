@@ -195,14 +195,14 @@ impl SchedulerConfig {
         refuse_first(&[
             ("_class_name", class.map(str::to_owned)),
             ("sigma_data", self.sigma_data.map(|number| number.to_string())),
-            ("timestep_type", other(&self.timestep_type, &["discrete"])),
-            ("interpolation_type", other(&self.interpolation_type, &["linear"])),
+            ("timestep_type", other(self.timestep_type.as_deref(), &["discrete"])),
+            ("interpolation_type", other(self.interpolation_type.as_deref(), &["linear"])),
             ("variance_type", variance),
             ("use_beta_sigmas", on(self.use_beta_sigmas)),
             ("use_lu_lambdas", on(self.use_lu_lambdas)),
             ("use_flow_sigmas", on(self.use_flow_sigmas)),
             ("use_karras_sigmas and use_exponential_sigmas", on(Some(both))),
-            ("final_sigmas_type", other(&self.final_sigmas_type, &["zero", "sigma_min"])),
+            ("final_sigmas_type", other(self.final_sigmas_type.as_deref(), &["zero", "sigma_min"])),
         ])?;
         self.validate_numbers()
     }
@@ -243,8 +243,8 @@ impl SchedulerConfig {
         let solvers = ["midpoint", "heun", "logrho", "bh1", "bh2"];
         let order = self.solver_order;
         let found = [
-            ("algorithm_type", other(&self.algorithm_type, &["dpmsolver++", "deis"])),
-            ("solver_type", other(&self.solver_type, &solvers)),
+            ("algorithm_type", other(self.algorithm_type.as_deref(), &["dpmsolver++", "deis"])),
+            ("solver_type", other(self.solver_type.as_deref(), &solvers)),
             ("solver_order", (!matches!(order, 1 | 2)).then(|| order.to_string())),
         ];
         match found.into_iter().find_map(|(field, found)| Some((field, found?))) {
@@ -293,8 +293,8 @@ impl SchedulerConfig {
 }
 
 /// What is found where only `built` is.
-fn other(found: &Option<String>, built: &[&str]) -> Option<String> {
-    found.clone().filter(|found| !found.is_empty() && !built.contains(&found.as_str()))
+fn other(found: Option<&str>, built: &[&str]) -> Option<String> {
+    found.filter(|found| !found.is_empty() && !built.contains(found)).map(str::to_owned)
 }
 
 /// A flag that is set.
