@@ -64,7 +64,7 @@ impl Factor {
 
     /// The same elements in another shape, if it has as many.
     pub(super) fn reshaped(mut self, shape: Vec<usize>) -> Self {
-        if shape.iter().product::<usize>() == self.elements() {
+        if product(&shape) == self.elements() {
             self.shape = shape;
         }
         self
