@@ -4,6 +4,7 @@ use super::Lora;
 use super::delta::Delta;
 use super::module::WeightChange;
 use crate::error::Result;
+use crate::room;
 use crate::weights::WeightSource;
 use rayon::prelude::*;
 use serde::Serialize;
@@ -77,7 +78,7 @@ fn norm(change: &WeightChange, shape: &[usize]) -> Result<Option<f32>> {
     if !change.delta.is_additive() || change.dora.is_some() {
         return Ok(None);
     }
-    let mut delta = vec![0.0; shape.iter().product()];
+    let mut delta = room::zeros(shape.iter().product(), "the weights of adapters")?;
     change.delta.add_to(&mut delta, shape, change.scale)?;
     let squares: f64 = delta.iter().map(|v| f64::from(*v).powi(2)).sum();
     Ok(Some(squares.sqrt() as f32))

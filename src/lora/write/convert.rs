@@ -89,8 +89,9 @@ pub fn convert(
     out: &Path,
     options: &ConvertOptions,
 ) -> Result<Converted> {
-    if options.format != Format::Peft {
-        check_free(out, options.force)?;
+    match options.format {
+        Format::Peft => peft::check_folder(out, options.force)?,
+        _ => check_free(out, options.force)?,
     }
     let component = options.component.as_deref();
     let mut chosen: BTreeMap<&str, &[Module]> = BTreeMap::new();
