@@ -68,7 +68,7 @@ pub(super) enum Role {
 }
 
 /// Words that say a role, with that role and whether an adapter's name may follow (PEFT).
-const WORDS: [(&str, Role, bool); 52] = [
+const WORDS: [(&str, Role, bool); 54] = [
     ("lora_down", Role::Down, false),
     ("lora_up", Role::Up, false),
     ("lora_mid", Role::Mid, false),
