@@ -1,18 +1,24 @@
 //! Faults that were met once, each with a line about where: none comes back.
+#![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used, clippy::print_stdout, dead_code)]
 
-#[cfg(feature = "cli")]
 #[path = "regression/adapters.rs"]
 mod adapters;
+#[path = "regression/configs.rs"]
+mod configs;
+#[path = "regression/files.rs"]
+mod files;
 #[path = "regression/identity.rs"]
 mod identity;
-#[cfg(feature = "cli")]
 #[path = "regression/names.rs"]
 mod names;
-#[cfg(feature = "cli")]
+#[path = "regression/peft.rs"]
+mod peft;
+#[path = "regression/process.rs"]
+mod process;
 #[path = "regression/rotations.rs"]
 mod rotations;
 mod support;
-#[cfg(feature = "cli")]
+#[allow(dead_code, unused_imports)]
 #[path = "cli/world.rs"]
 mod world;

@@ -7,7 +7,7 @@ use super::header::Header;
 use super::keys::{self, Role};
 use super::module::{Context, Group, Module};
 use super::wrappers::bare;
-use super::{AdapterFile, Inversion, Lora, foreign, inversion, ordered};
+use super::{AdapterFile, Inversion, Lora, inversion, ordered};
 use crate::error::{Error, InFile, Result};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,7 +44,15 @@ pub struct Report {
 }
 
 /// Keys that mean nothing and are no reason for a warning.
-const BENIGN: [&str; 3] = ["num_batches", "position_ids", "lora_te1_text_projection"];
+const BENIGN: [&str; 6] = [
+    "num_batches",
+    "position_ids",
+    "lora_te1_text_projection",
+    // PEFT: the base's own, and the noise of training.
+    ".original_module.",
+    ".lora_monteclora_sampler.",
+    ".lora_velora_",
+];
 
 impl Lora {
     /// Resolves an opened file against the names of a base.
@@ -62,13 +70,14 @@ impl Lora {
 
     fn resolved(file: AdapterFile, base: &Dictionary, options: ReadOptions) -> Result<Self> {
         let mut reading = Reading::new(&file, base);
-        if let Some(error) = foreign::refusal(&file.main) {
+        if let Some(error) = file.refusal() {
             return Err(error);
         }
         let mut inversions = reading.inversions()?;
         let mut modules = reading.ordered()?;
         let groups = reading.groups()?;
         reading.check_family(&groups)?;
+        reading.check_promises();
         reading.check_marks(&groups)?;
         for (target, group) in &groups.resolved {
             let built = reading.build(target, group, &file)?;
@@ -179,7 +188,7 @@ impl<'a> Reading<'a> {
                 self.unmatched.insert(name.to_owned(), why);
                 continue;
             }
-            let Some(key) = keys::split(name) else {
+            let Some(key) = self.file.key(name) else {
                 self.unmatched.insert(name.to_owned(), "no adapter has keys that end like this");
                 continue;
             };
@@ -289,6 +298,35 @@ impl<'a> Reading<'a> {
     fn warn_once(&mut self, warning: &str) {
         if !self.report.warnings.iter().any(|known| known == warning) {
             self.report.warnings.push(warning.to_owned());
+        }
+    }
+
+    /// Warns of settings of PEFT that nobody knows, and of whole tensors that they promise and the file has not.
+    fn check_promises(&mut self) {
+        let tunings = &self.file.tunings;
+        let unknown = tunings.unknown();
+        if !unknown.is_empty() {
+            let names = listed(unknown);
+            self.warn_once(&format!(
+                "settings of its configuration are unknown, and taken to be without effect: {names}"
+            ));
+        }
+        for (setting, module) in tunings.promised() {
+            let found = self.file.main.names().any(|name| {
+                let Some(key) = self.file.key(name) else { return false };
+                let path = tunings.of(&key.stem).map(|tuning| tuning.path().to_owned());
+                let wanted = match setting {
+                    "modules_to_save" => [Role::SetWeight, Role::SetBias].contains(&key.role),
+                    _ => key.role == Role::Tokens,
+                };
+                wanted && path.is_some_and(|path| path.contains(module))
+            });
+            if !found {
+                let module = if module.is_empty() { "tokens" } else { module };
+                self.warn_once(&format!(
+                    "`{setting}` says that `{module}` was trained, and the file has no tensors of it"
+                ));
+            }
         }
     }
 
@@ -585,6 +623,9 @@ fn drop_broken(
 fn warn_without_effect(modules: &BTreeMap<String, Vec<Module>>, report: &mut Report) -> Result<()> {
     use super::delta::Delta;
     let mut any = false;
+    if modules.values().flatten().any(|module| module.bias.is_some()) {
+        return Ok(());
+    }
     for change in modules.values().flatten().filter_map(|module| module.weight.as_ref()) {
         let Delta::LowRank(low) = &change.delta else { return Ok(()) };
         if change.dora.is_some() || low.sparse.is_some() || !low.up.is_zero()? {

@@ -31,6 +31,8 @@ pub(crate) enum Rotation {
 pub(crate) struct InputLaw {
     /// Terms of the truncated series; `None` for the exact map.
     pub(crate) series: Option<usize>,
+    /// How far all blocks together turn at most (PEFT's constrained OFT).
+    pub(crate) reach: Option<f32>,
     /// Whether vectors are divided by the root of their length (OneTrainer's scaled OFT).
     pub(crate) scaled: bool,
     /// Whether kernels are turned the other way: OneTrainer multiplies the weight of a convolution by R where it
@@ -132,8 +134,11 @@ impl Rotation {
                         *value /= root;
                     }
                 }
-                let skew = unpack(&values, packed.dim(0));
+                let mut skew = unpack(&values, packed.dim(0));
                 let back = law.kernels_back && shape.len() > 2;
+                if let Some(reach) = law.reach {
+                    shorten(&mut skew, f64::from(reach) / (packed.dim(0).max(1) as f64).sqrt());
+                }
                 // The truncated series acts from the left of the inputs, the exact map from the right.
                 let turn = |q: &Mat<f64>| match law.series {
                     Some(terms) if back => neumann(q, terms).transpose().to_owned(),
@@ -204,10 +209,27 @@ fn cayley(q: &Mat<f64>) -> Mat<f64> {
     lu.solve(plus.transpose()).transpose().to_owned()
 }
 
+/// Every block that is longer than `reach`, shortened to it.
+fn shorten(blocks: &mut Blocks, reach: f64) {
+    for q in blocks {
+        let norm = q.squared_norm_l2().sqrt();
+        if norm > reach {
+            *q *= faer::Scale(reach / norm);
+        }
+    }
+}
+
 /// PEFT's truncated series of the same: I + 2Q + 2Q² + … , the last power once.
 fn neumann(q: &Mat<f64>, terms: usize) -> Mat<f64> {
     let size = q.nrows();
-    let mut sum = Mat::<f64>::identity(size, size) + q * faer::Scale(2.0);
+    let mut sum = Mat::<f64>::identity(size, size);
+    if terms < 2 {
+        return sum;
+    }
+    sum += q * faer::Scale(2.0);
+    if terms < 3 {
+        return sum;
+    }
     let mut power = q * q;
     sum += &power * faer::Scale(2.0);
     for _ in 3..terms.saturating_sub(1) {
@@ -377,6 +399,18 @@ mod tests {
         let q = skew(4) * faer::Scale(0.05);
         let (exact, series) = (cayley(&q), neumann(&q, 5));
         assert!((exact - series).norm_l2() < 1e-5);
+    }
+
+    #[test]
+    fn short_series_and_short_ways() {
+        let q = skew(4);
+        let unit = Mat::<f64>::identity(4, 4);
+        assert!((neumann(&q, 1) - &unit).norm_l2() < 1e-12);
+        assert!((neumann(&q, 2) - &unit - &q * faer::Scale(2.0)).norm_l2() < 1e-12);
+        let mut blocks = vec![q.clone(), &q * faer::Scale(1e-9)];
+        shorten(&mut blocks, 0.1);
+        assert!((blocks[0].norm_l2() - 0.1).abs() < 1e-12);
+        assert!((&blocks[1] - &q * faer::Scale(1e-9)).norm_l2() < 1e-15);
     }
 
     #[test]
