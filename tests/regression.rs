@@ -1,6 +1,6 @@
 //! Faults that were met once, each with a line about where: none comes back.
 #![cfg(feature = "cli")]
-#![allow(clippy::unwrap_used, clippy::print_stdout, dead_code)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 #[path = "regression/adapters.rs"]
 mod adapters;
@@ -10,6 +10,8 @@ mod configs;
 mod files;
 #[path = "regression/identity.rs"]
 mod identity;
+#[path = "regression/models.rs"]
+mod models;
 #[path = "regression/names.rs"]
 mod names;
 #[path = "regression/peft.rs"]

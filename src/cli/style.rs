@@ -47,6 +47,14 @@ impl Talk {
     }
 }
 
+impl Talk {
+    /// A warning of an error that ends nothing, with its cause.
+    pub(crate) fn warn_of(self, error: &Error) {
+        let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
+        self.say(&clean(&format!("warning: {error}{}", cause.unwrap_or_default())));
+    }
+}
+
 /// A line on stderr; what cannot be said is not worth failing for.
 pub(crate) fn say(text: &str) {
     let _ = writeln!(anstream::stderr(), "{text}");

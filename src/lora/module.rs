@@ -364,16 +364,16 @@ impl Taking<'_, '_, '_> {
             }
             return Ok(alpha / rank);
         }
-        if let Some(tuning) = self.context.tuning {
-            if tuning.rank().is_some_and(|said| said != rank) {
-                self.warn_once(
-                    "the rank that the configuration says (r, rank_pattern) is not that of the tensors; alpha is divided by the latter",
-                );
-            }
-            let divisor = if tuning.rank_stabilised() { rank.sqrt() } else { rank };
-            return Ok(tuning.alpha() / divisor);
+        let Some(tuning) = self.context.tuning else {
+            return Ok(self.context.header.scale(self.context.component, whole).unwrap_or(1.0));
+        };
+        if tuning.rank().is_some_and(|said| said != rank) {
+            self.warn_once(
+                "the rank that the configuration says (r, rank_pattern) is not that of the tensors; alpha is divided by the latter",
+            );
         }
-        Ok(self.context.header.scale(self.context.component, whole).unwrap_or(1.0))
+        let divisor = if tuning.rank_stabilised() { rank.sqrt() } else { rank };
+        Ok(tuning.alpha() / divisor)
     }
 
     fn warn_once(&mut self, warning: &str) {
@@ -613,8 +613,9 @@ impl Taking<'_, '_, '_> {
     fn input_law(&mut self, packed: &Factor) -> Result<InputLaw> {
         let mark = self.take(Role::OftScaled);
         if let Some(tuning) = self.context.tuning {
-            let (series, reach) = (tuning.cayley_terms(), tuning.reach());
-            return Ok(InputLaw { series, reach, scaled: mark.is_some(), kernels_back: false });
+            let series = tuning.cayley_terms();
+            let reach = tuning.reach();
+            return Ok(InputLaw { series, scaled: mark.is_some(), kernels_back: false, reach });
         }
         if self.group.stem.starts_with("base_model.model.") {
             return Err(self.error(
@@ -628,7 +629,7 @@ impl Taking<'_, '_, '_> {
             )));
         }
         let scaled = mark.as_ref().map(|mark| self.is_scaled(mark)).transpose()?.unwrap_or(false);
-        Ok(InputLaw { series: Some(OFT_TERMS), reach: None, scaled, kernels_back: true })
+        Ok(InputLaw { series: Some(OFT_TERMS), scaled, kernels_back: true, reach: None })
     }
 
     /// What the mark of scaled vectors says; there it is, unless it holds a zero.

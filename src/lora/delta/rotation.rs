@@ -31,13 +31,13 @@ pub(crate) enum Rotation {
 pub(crate) struct InputLaw {
     /// Terms of the truncated series; `None` for the exact map.
     pub(crate) series: Option<usize>,
-    /// How far all blocks together turn at most (PEFT's constrained OFT).
-    pub(crate) reach: Option<f32>,
     /// Whether vectors are divided by the root of their length (OneTrainer's scaled OFT).
     pub(crate) scaled: bool,
     /// Whether kernels are turned the other way: OneTrainer multiplies the weight of a convolution by R where it
     /// multiplies a linear layer's inputs, that is its weight by Rᵀ.
     pub(crate) kernels_back: bool,
+    /// How far all blocks together turn at most (PEFT's constrained OFT).
+    pub(crate) reach: Option<f32>,
 }
 
 /// Square matrices of one size, one after another.
@@ -135,10 +135,10 @@ impl Rotation {
                     }
                 }
                 let mut skew = unpack(&values, packed.dim(0));
-                let back = law.kernels_back && shape.len() > 2;
                 if let Some(reach) = law.reach {
                     shorten(&mut skew, f64::from(reach) / (packed.dim(0).max(1) as f64).sqrt());
                 }
+                let back = law.kernels_back && shape.len() > 2;
                 // The truncated series acts from the left of the inputs, the exact map from the right.
                 let turn = |q: &Mat<f64>| match law.series {
                     Some(terms) if back => neumann(q, terms).transpose().to_owned(),
