@@ -34,60 +34,65 @@ fn wrappers_in_names_are_left_out() {
     }
 }
 
+/// Prefixes of keys in the files below.
+const DOTTED: [&str; 5] =
+    ["unet.", "text_encoder_2.", "text_encoder.", "diffusion_model.", "model.diffusion_model."];
+const FLAT: [&str; 4] = ["lora_unet_", "lora_te1_", "lora_te2_", "lora_te_"];
+
+/// A key with something behind its prefix; one without a known prefix stays as it is.
+fn behind_prefix(key: &str, wrapper: &str) -> String {
+    let prefix = DOTTED.iter().chain(&FLAT).find(|prefix| key.starts_with(**prefix));
+    let wrapped = |prefix: &&str| format!("{prefix}{wrapper}{}", &key[prefix.len()..]);
+    prefix.map_or_else(|| key.to_owned(), wrapped)
+}
+
+/// A dotted key whose prefix comes twice.
+fn twice(key: &str) -> String {
+    let prefix = DOTTED.iter().find(|prefix| key.starts_with(**prefix)).copied();
+    format!("{}{key}", prefix.unwrap_or_default())
+}
+
+/// Wrappers of blocks and of the module itself.
+fn inside(key: &str) -> String {
+    let inner = key.replace("blocks.0.", "blocks.0._fsdp_wrapped_module._orig_mod.");
+    inner.replace(".lora", "._orig_mod.lora")
+}
+
 /// Every wrapper at every place before the path, dotted and flattened, for every kind and component.
 #[test]
 fn wrapped_names_of_every_kind_do_what_plain_ones_do() {
-    let dotted =
-        ["unet.", "text_encoder_2.", "text_encoder.", "diffusion_model.", "model.diffusion_model."];
-    let flat = ["lora_unet_", "lora_te1_", "lora_te2_", "lora_te_"];
-    let after = |key: &str, prefixes: &[&str], wrapper: &str| {
-        let prefix = prefixes.iter().find(|prefix| key.starts_with(**prefix)).unwrap();
-        format!("{prefix}{wrapper}{}", &key[prefix.len()..])
-    };
-    let twice = |key: &str| {
-        let prefix = dotted.iter().find(|prefix| key.starts_with(**prefix)).unwrap();
-        format!("{prefix}{key}")
-    };
-    let inside = |key: &str| {
-        let inner = key.replace("blocks.0.", "blocks.0._fsdp_wrapped_module._orig_mod.");
-        inner.replace(".lora", "._orig_mod.lora")
-    };
-    type Rename<'a> = Box<dyn Fn(&str) -> String + 'a>;
-    let for_dotted: [Rename<'_>; 9] = [
-        Box::new(|key| after(key, &dotted, "_orig_mod.")),
-        Box::new(|key| after(key, &dotted, "module.")),
-        Box::new(|key| after(key, &dotted, "_fsdp_wrapped_module.")),
-        Box::new(|key| after(key, &dotted, "module._orig_mod.")),
-        Box::new(|key| format!("module.{key}")),
-        Box::new(|key| format!("_orig_mod.module.{key}")),
-        Box::new(twice),
-        Box::new(|key| format!("module.{}", twice(key))),
-        Box::new(inside),
+    let dotted: [fn(&str) -> String; 9] = [
+        |key| behind_prefix(key, "_orig_mod."),
+        |key| behind_prefix(key, "module."),
+        |key| behind_prefix(key, "_fsdp_wrapped_module."),
+        |key| behind_prefix(key, "module._orig_mod."),
+        |key| format!("module.{key}"),
+        |key| format!("_orig_mod.module.{key}"),
+        twice,
+        |key| format!("module.{}", twice(key)),
+        inside,
     ];
-    let for_flat: [Rename<'_>; 5] = [
-        Box::new(|key| key.replacen("lora_unet_", "lora_unet_unet_", 1)),
-        Box::new(|key| after(key, &flat, "_orig_mod_")),
-        Box::new(|key| after(key, &flat, "module_")),
-        Box::new(|key| after(key, &flat, "_fsdp_wrapped_module_")),
-        Box::new(|key| after(key, &flat, "module__orig_mod_")),
+    let flat: [fn(&str) -> String; 5] = [
+        |key| key.replacen("lora_unet_", "lora_unet_unet_", 1),
+        |key| behind_prefix(key, "_orig_mod_"),
+        |key| behind_prefix(key, "module_"),
+        |key| behind_prefix(key, "_fsdp_wrapped_module_"),
+        |key| behind_prefix(key, "module__orig_mod_"),
     ];
-    let files = [
-        ("sd15", "sd15-peft-dora", &for_dotted[..]),
-        ("sd15", "sd15-dotted", &for_dotted),
-        ("sdxl", "sdxl-peft", &for_dotted),
-        ("sd15", "sd15-comfy", &for_dotted),
-        ("sd15", "sd15-lyco-loha", &for_flat),
-        ("sd15", "sd15-lyco-lokr", &for_flat),
-        ("sdxl", "sdxl-kohya", &for_flat),
-    ];
-    for (base, name, renames) in files {
+    for (base, name, renames) in [
+        ("sd15", "sd15-peft-dora", &dotted[..]),
+        ("sd15", "sd15-dotted", &dotted),
+        ("sdxl", "sdxl-peft", &dotted),
+        ("sd15", "sd15-comfy", &dotted),
+        ("sd15", "sd15-lyco-loha", &flat),
+        ("sd15", "sd15-lyco-lokr", &flat),
+        ("sdxl", "sdxl-kohya", &flat),
+    ] {
         let (base, tensors) = (Base::open(base), Tensors::open(&zoo(name)));
-        let known = |key: &str| dotted.iter().chain(&flat).any(|prefix| key.starts_with(prefix));
         let plain = base.read_tensors(&tensors).unwrap();
         for (i, rename) in renames.iter().enumerate() {
-            let wrapped =
-                tensors.renamed(|key| if known(key) { rename(key) } else { key.to_owned() });
-            let lora = base.read_tensors(&wrapped).unwrap_or_else(|e| panic!("{name} {i}: {e}"));
+            let lora = base.read_tensors(&tensors.renamed(rename));
+            let lora = lora.unwrap_or_else(|e| panic!("{name} {i}: {e}"));
             assert_eq!(lora.report().unmatched.len(), plain.report().unmatched.len(), "{name} {i}");
             assert_eq!(base.changes(&lora), base.changes(&plain), "{name} {i}");
         }

@@ -18,12 +18,9 @@ fn times(a: &Square, b: &Square) -> Square {
 /// I + 2Q + 2QQ + 2QQQ + QQQQ of the skew matrix whose upper triangle is `packed`, row by row.
 fn rotation(packed: &[f64], n: usize) -> Square {
     let mut q = vec![vec![0.0; n]; n];
-    let mut next = packed.iter();
-    for i in 0..n {
-        for j in i + 1..n {
-            q[i][j] = *next.next().unwrap();
-            q[j][i] = -q[i][j];
-        }
+    let pairs = (0..n).flat_map(|i| (i + 1..n).map(move |j| (i, j)));
+    for ((i, j), value) in pairs.zip(packed) {
+        (q[i][j], q[j][i]) = (*value, -value);
     }
     let (q2, q3) = (times(&q, &q), times(&times(&q, &q), &q));
     let q4 = times(&q2, &q2);
@@ -56,7 +53,7 @@ fn rotations(vectors: &[f32], n: usize, divisor: f64) -> Vec<Square> {
 }
 
 /// Reads a file with this rotation, and compares what it does with what the law says.
-fn compare(module: &str, (count, n): (usize, usize), file: impl Fn(Tensors) -> Tensors, law: Law) {
+fn compare(module: &str, (count, n): (usize, usize), file: impl Fn(Tensors) -> Tensors, law: &Law) {
     let base = Base::open("sd15");
     let (site, length) = (format!("{module}.weight"), n * (n - 1) / 2);
     let vectors: Vec<f32> = numbers(count * length, 3).iter().map(|v| v * 0.4).collect();
@@ -77,7 +74,9 @@ fn compare(module: &str, (count, n): (usize, usize), file: impl Fn(Tensors) -> T
             |norms| f64::from(norms[i]),
         );
         let factor = f64::from(magnitudes[i]) / norm;
-        row.iter_mut().for_each(|v| *v = (f64::from(*v) * factor) as f32);
+        for value in row {
+            *value = (f64::from(*value) * factor) as f32;
+        }
     }
     let expected: Vec<f32> = expected.iter().zip(&weight).map(|(e, w)| e - w).collect();
     close(module, &base.change(&lora, &site), &expected, 1e-5);
@@ -107,12 +106,12 @@ fn rotations_in_one_file_act() {
 #[test]
 fn blocks_may_be_shared_and_convolutions_turned() {
     let plain = |tensors: Tensors| tensors;
-    compare(TO_Q, (2, 4), plain, Law::default());
-    compare(TO_Q, (1, 4), plain, Law::default());
-    compare(TO_Q, (1, 8), plain, Law::default());
-    compare(PROJ_IN, (4, 2), plain, Law::default());
-    compare(CONV, (12, 6), plain, Law::default());
-    compare(CONV, (1, 9), plain, Law::default());
+    compare(TO_Q, (2, 4), plain, &Law::default());
+    compare(TO_Q, (1, 4), plain, &Law::default());
+    compare(TO_Q, (1, 8), plain, &Law::default());
+    compare(PROJ_IN, (4, 2), plain, &Law::default());
+    compare(CONV, (12, 6), plain, &Law::default());
+    compare(CONV, (1, 9), plain, &Law::default());
 }
 
 #[test]
@@ -121,11 +120,11 @@ fn marked_vectors_are_divided() {
         let mark = |module: &'static str| {
             move |t: Tensors| t.raw(&format!("{module}.oft_R.scaled_oft"), dtype, &[], data)
         };
-        compare(TO_Q, (2, 4), mark(TO_Q), Law { scaled: true, ..Law::default() });
-        compare(CONV, (12, 6), mark(CONV), Law { scaled: true, ..Law::default() });
+        compare(TO_Q, (2, 4), mark(TO_Q), &Law { scaled: true, ..Law::default() });
+        compare(CONV, (12, 6), mark(CONV), &Law { scaled: true, ..Law::default() });
     }
     let alone = |t: Tensors| t.raw(&format!("{TO_Q}.scaled_oft"), "U8", &[1], &[1]);
-    compare(TO_Q, (2, 4), alone, Law { scaled: true, ..Law::default() });
+    compare(TO_Q, (2, 4), alone, &Law { scaled: true, ..Law::default() });
     // Trainers that write this mark as a truth value divide by another number: which one was meant is said.
     let vector = Tensors::default().floats(&format!("{TO_Q}.oft_R.weight"), &[2, 6], &[0.1; 12]);
     let truth = vector.raw(&format!("{TO_Q}.oft_R.scaled_oft"), "BOOL", &[], &[1]);
@@ -142,10 +141,10 @@ fn magnitudes_scale_what_was_turned() {
         let dora = |t: Tensors| t.floats(&format!("{module}.dora_scale"), shape, &magnitudes);
         let law = Law { magnitudes: Some(magnitudes.clone()), ..Law::default() };
         let blocks = if module == CONV { (12, 6) } else { (2, 4) };
-        compare(module, blocks, dora, law);
+        compare(module, blocks, dora, &law);
         let stored = |t: Tensors| dora(t).floats(&format!("{module}.initial_norm"), shape, &norms);
         let (magnitudes, norms) = (Some(magnitudes.clone()), Some(norms.clone()));
-        compare(module, blocks, stored, Law { scaled: false, magnitudes, norms });
+        compare(module, blocks, stored, &Law { scaled: false, magnitudes, norms });
     }
 }
 
