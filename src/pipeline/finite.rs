@@ -61,7 +61,7 @@ impl Suspects {
                 self.loras.join(", ")
             )
         };
-        let path = source.file_of(first).unwrap_or_else(|| pipeline.parts.name.as_ref());
+        let path = source.file_of(first);
         let why = format!(
             "{part} overflowed in f32: {numbers}, although its weights are finite; {loras}"
         );

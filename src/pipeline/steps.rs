@@ -1,11 +1,13 @@
 //! Floor 5. One image on its way, as an iterator of steps.
 
-use super::adapters::Cast;
+use super::event::Watch;
 use super::finite::Suspects;
 use super::network::{Clock, Network};
+use super::phases::{Cast, Running};
 use super::replay::{Mark, Session, working};
 use super::{Cancel, Event, Generated, Observer, Pipeline, Plan, Silent, Timings};
 use crate::error::{Error, Result};
+use crate::kernels::AtWork;
 use crate::lora::StepWindow;
 use crate::picture::Picture;
 use crate::rng::{Noise, TorchCpu};
@@ -69,8 +71,10 @@ pub struct Steps<'a> {
     suspects: Suspects,
     /// The end of the last step.
     mark: Option<Mark>,
+    /// Of an image that is made by itself.
+    _running: Option<Running<'a>>,
     /// Behind everything that holds memory of the device.
-    _session: Session,
+    _session: (Session, AtWork),
 }
 
 impl std::fmt::Debug for Steps<'_> {
@@ -85,7 +89,7 @@ impl<'a> Steps<'a> {
         plan: &Plan,
         index: usize,
         cast: Cast,
-        (cancel, session): (Cancel, Session),
+        (cancel, session): (&Cancel, (Session, AtWork)),
     ) -> Result<Self> {
         let sigmas = pipeline.sigmas(plan)?;
         let seed = plan.seed.wrapping_add(index as u64);
@@ -100,7 +104,7 @@ impl<'a> Steps<'a> {
         let suspects = Suspects::new(&phases, plan);
         let networks = phases
             .iter()
-            .map(|phase| Network::new(pipeline, plan, phase, (&sigmas, &clock), &x))
+            .map(|phase| Network::new(pipeline, plan, phase, (&sigmas, &clock, cancel), &x))
             .collect::<Result<_>>()?;
         let timings = Timings { load, compose, encode, ..Timings::default() };
         Ok(Self {
@@ -118,12 +122,18 @@ impl<'a> Steps<'a> {
             last: index + 1 >= plan.count,
             seed,
             tile: plan.tile,
-            cancel,
+            cancel: cancel.clone(),
             timings,
             suspects,
             mark: None,
+            _running: None,
             _session: session,
         })
+    }
+
+    /// The same, whose request runs as long as it lives.
+    pub(super) fn keeping(self, running: Running<'a>) -> Self {
+        Self { _running: Some(running), ..self }
     }
 
     /// The estimate of a step as a picture.
@@ -131,8 +141,9 @@ impl<'a> Steps<'a> {
     /// # Errors
     /// What reading and running the VAE gives.
     pub fn preview(&self, view: &StepView) -> Result<Picture> {
+        let watch = Watch { observer: &Silent, cancel: &self.cancel };
         let latents = &view.denoised;
-        let picture = self.pipeline.decode(latents, self.tile, &Silent, |_, _| self.cancel.check());
+        let picture = self.pipeline.decode(latents, self.tile, watch, |_, _| {});
         picture.map_err(|error| self.suspects.explain(self.pipeline, latents, error))
     }
 
@@ -170,14 +181,13 @@ impl<'a> Steps<'a> {
         self.networks.clear();
         self.pipeline.steps_done(self.last);
         let begin = Instant::now();
-        self.pipeline.decoder(observer)?;
+        let watch = Watch { observer, cancel };
+        self.pipeline.decoder(watch)?;
         self.timings.load += begin.elapsed();
         let begin = Instant::now();
         let image = self.index;
-        let picture = self.pipeline.decode(&latents, self.tile, observer, |tile, tiles| {
-            cancel.check()?;
-            observer.event(&Event::Decoding { image, tile, tiles });
-            Ok(())
+        let picture = self.pipeline.decode(&latents, self.tile, watch, |tile, tiles| {
+            watch.tell(&Event::Decoding { image, tile, tiles });
         });
         let picture =
             picture.map_err(|error| self.suspects.explain(self.pipeline, &latents, error))?;

@@ -1,8 +1,8 @@
 //! Floor 6. From the name of a LoRA to its file and card.
 
-use super::list::{is_called, size, walk};
+use super::list::{self, is_called, size, walk};
 use super::snapshot::{self, Lack};
-use super::{Card, HubId, Progress, Store, digest, instead, list, look_at, only, said};
+use super::{Card, HubId, Progress, Store, actual, digest, instead, look_at, only, said};
 use crate::error::{Error, Result};
 use crate::pipeline::Cancel;
 use serde::Serialize;
@@ -41,6 +41,7 @@ pub struct LoraEntry {
     /// Bytes on disk.
     pub bytes: u64,
     /// A file, or a folder of PEFT's.
+    #[serde(serialize_with = "list::lossy")]
     pub path: PathBuf,
     /// The card beside it.
     pub card: Option<Card>,
@@ -79,7 +80,7 @@ impl Store {
     pub fn with_loras(mut self, dirs: &[PathBuf], program: Option<&Path>) -> Self {
         let at = self.lora_folders.len().min(1);
         let usual = self.lora_folders.split_off(at);
-        let local = std::mem::replace(&mut self.lora_folders, dirs.to_vec());
+        let local = std::mem::replace(&mut self.lora_folders, dirs.iter().map(actual).collect());
         self.lora_folders.extend(local);
         self.lora_folders.extend(program.and_then(beside));
         self.lora_folders.extend(usual);
@@ -193,7 +194,7 @@ fn beside(program: &Path) -> Option<PathBuf> {
 ///
 /// A bare word that is a plain folder is none: `loras` must not shadow a LoRA's name.
 fn existing(name: &str) -> Result<Option<PathBuf>> {
-    let path = Path::new(name);
+    let path = &*actual(name);
     if path.is_file() {
         return Ok(Some(path.to_path_buf()));
     }

@@ -1,6 +1,7 @@
 //! Floor 6. From a name to its files: folders of models and LoRAs, the cache shared with other
 //! tools, and (feature `hub`) downloads into that cache.
 
+mod actual;
 mod add;
 mod cache;
 mod card;
@@ -14,6 +15,7 @@ mod snapshot;
 mod stack;
 mod table;
 
+pub use actual::actual;
 pub use add::NewLora;
 pub use cache::{DEFAULT_ENDPOINT, HubCache, HubId};
 pub use card::Card;
@@ -71,7 +73,7 @@ impl Store {
     /// the user's data folder; the shared cache as the environment describes it. LoRAs are in
     /// `loras` at the same two places, see [`with_loras`](Self::with_loras) for more.
     pub fn new(dirs: &[PathBuf], folder: &Path, env: Env<'_>) -> Self {
-        let mut folders = dirs.to_vec();
+        let mut folders: Vec<PathBuf> = dirs.iter().map(actual).collect();
         folders.push(folder.join("models"));
         let data = data_dir(env).map(|data| data.join("colora"));
         folders.extend(data.iter().map(|data| data.join("models")));
@@ -108,9 +110,9 @@ impl Store {
             let id: HubId = id.parse()?;
             return match self.cache.look(&id, snapshot::model) {
                 Ok(usable) => Ok(Model::Files(said(usable))),
-                Err(absent) => self
-                    .instead(&absent, &id, || self.pull(&id, cancel, progress))
-                    .map(Model::Files),
+                Err(absent) => {
+                    instead(&absent, &id, || self.pull(&id, cancel, progress)).map(Model::Files)
+                }
             };
         }
         match existing(name)? {
@@ -247,7 +249,7 @@ fn look_at(path: &Path) -> Result<()> {
 ///
 /// A bare word that is a plain folder is none: `models` must not shadow a model's name.
 fn existing(name: &str) -> Result<Option<PathBuf>> {
-    let path = Path::new(name);
+    let path = &*actual(name);
     let spelt_as_path =
         path.components().count() > 1 || path.is_absolute() || name.starts_with('.');
     if spelt_as_path {

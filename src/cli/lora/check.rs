@@ -1,6 +1,7 @@
 //! Floor 7. `colora lora check`: whether a LoRA is whole and fits a model.
 
 use super::against::{Against, open};
+use crate::cli::flags::lossy;
 use crate::cli::output::SCHEMA;
 use crate::cli::style::{clean, result_json, result_line};
 use crate::error::Error;
@@ -13,10 +14,10 @@ use std::sync::Arc;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// A name, a file or a folder
-    #[arg(value_name = "LORA", value_hint = ValueHint::AnyPath)]
+    #[arg(value_name = "LORA", value_parser = lossy(), value_hint = ValueHint::AnyPath)]
     lora: String,
     /// The model that it should fit [default: the standard ones]
-    #[arg(short, long, value_name = "MODEL", value_hint = ValueHint::AnyPath)]
+    #[arg(short, long, value_name = "MODEL", value_parser = lossy(), value_hint = ValueHint::AnyPath)]
     model: Option<String>,
     /// Print one JSON object
     #[arg(long)]
@@ -32,6 +33,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let stack = LoraStack::new(vec![entry]);
     let source = against.source.clone();
     let overlay = Overlay::compose(source, &against.dictionary, &stack, Apply::Merge, |_| true)?;
+    lora.inversions().iter().try_for_each(|word| word.check())?;
     let report = lora.report();
     let warnings: Vec<&String> = report.warnings.iter().chain(overlay.warnings()).collect();
     if args.json {
@@ -58,7 +60,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     }
     let count = report.unmatched.len();
     let groups = report.reasons.iter().map(|(why, keys)| format!("{why}: {}", keys.join(", ")));
-    let groups = groups.collect::<Vec<_>>().join("; ");
+    let groups = groups.chain(report.diagnosis.clone()).collect::<Vec<_>>().join("; ");
     let why = format!("{count} keys fit nothing in {}: {groups}", against.name);
     Err(Error::corrupt(file.path(), why).into())
 }

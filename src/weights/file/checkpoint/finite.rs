@@ -49,12 +49,6 @@ impl Checkpoint {
         }))
     }
 
-    /// A file of `component`; `None` where it has no weights.
-    pub fn file_of(&self, component: &str) -> Option<&Path> {
-        let mut pieces = self.pieces.iter().filter(|(site, _)| site.component() == component);
-        pieces.next().map(|(_, piece)| piece.file.path())
-    }
-
     /// A file of `component` that somebody wrote to since it was opened: what was read of it may be parts of two.
     pub fn rewritten(&self, component: &str) -> Option<&Path> {
         let pieces = self.pieces.iter().filter(|(site, _)| site.component() == component);
