@@ -4,7 +4,7 @@ use super::cache::{COMPONENTS, HubCache, HubId, is_commit, is_index, is_weights,
 use super::list::is_diffusers;
 use super::lora::STANDARD;
 use crate::error::Error;
-use crate::near::did_you_mean;
+use crate::near::{did_you_mean, near};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -123,9 +123,17 @@ impl HubCache {
         if let Some(same) = known.iter().find(|other| other.repo.eq_ignore_ascii_case(&id.repo)) {
             return Absent::Spelling(format!("the cache has `hub:{same}`; capitals count"));
         }
-        let names: Vec<String> = known.iter().map(|other| format!("hub:{other}")).collect();
-        let near = did_you_mean(&format!("hub:{id}"), names.iter().map(String::as_str));
-        Absent::Unknown(near.trim_start_matches("; ").to_owned())
+        let repos = known.iter().map(|other| other.repo.as_str());
+        let named = |repo: &str| {
+            let meant = HubId { repo: repo.to_owned(), ..id.clone() };
+            format!("`hub:{meant}`")
+        };
+        let near: Vec<String> = near(&id.repo, repos).into_iter().map(named).collect();
+        Absent::Unknown(if near.is_empty() {
+            String::new()
+        } else {
+            format!("did you mean {}?", near.join(" or "))
+        })
     }
 }
 
