@@ -98,7 +98,9 @@ pub(super) fn run(args: Args, talk: Talk) -> Result<()> {
 fn list(json: bool, talk: Talk) -> Result<()> {
     let store = store(&settings()?);
     let entries = store.list();
-    store.unreadable().iter().for_each(|error| talk.warn_of(error));
+    for error in store.unreadable() {
+        talk.warn_of(&error);
+    }
     let width = entries.iter().map(|e| e.name.chars().count()).max().unwrap_or(0);
     for entry in &entries {
         if json {

@@ -188,7 +188,7 @@ fn sidecar_yaml(path: &Path) -> Result<Option<PredictionKind>> {
 /// What the names say that a file is instead of a checkpoint.
 fn other_kind(file: &Original<'_>) -> Option<&'static str> {
     let contains = |part: &&str| file.names().any(|name| name.contains(part));
-    OTHERS.iter().find(|(parts, _)| parts.iter().any(|part| contains(part))).map(|(_, what)| *what)
+    OTHERS.iter().find(|(parts, _)| parts.iter().any(contains)).map(|(_, what)| *what)
 }
 
 /// Says what a file is that is no checkpoint.

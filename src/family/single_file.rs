@@ -22,6 +22,9 @@ pub(super) fn open(path: &Path, placement: Placement) -> Result<ModelParts> {
     }
     let file = Original::new(&file);
     let kind = detect::checkpoint(&file)?;
+    if matches!(file.place(), Place::Averages(_)) {
+        tracing::info!("{}: {} are there; they are used", path.display(), file.place());
+    }
     let mut checkpoint = Checkpoint::new(path.display().to_string(), placement);
     insert_unet(&mut checkpoint, &file)?;
     insert_vae(&mut checkpoint, &file, prefix::VAE)?;
@@ -75,10 +78,10 @@ fn insert_unet(checkpoint: &mut Checkpoint, file: &Original<'_>) -> Result<()> {
     let inner = || file.names().filter_map(|name| name.strip_prefix(prefix::UNET));
     let layout = UNetNames::from_ldm(inner()).ok_or_else(|| {
         let why =
-            "the UNet's blocks on the way down and up do not mirror each other, or are too many";
+            "the UNet's blocks on the way down and up do not mirror each other, or are too many; the file is incomplete, or another kind of model";
         match file.place() {
             Place::Expected => Error::corrupt(file.path(), why),
-            other => Error::corrupt(file.path(), format!("{why}; this is {other}")),
+            other => Error::corrupt(file.path(), format!("{why} ({other})")),
         }
     })?;
     for name in inner().map(str::to_owned).collect::<Vec<_>>() {

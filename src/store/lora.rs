@@ -2,7 +2,7 @@
 
 use super::list::{self, is_called, size, walk};
 use super::snapshot::{self, Lack};
-use super::{Card, HubId, Progress, Store, actual, digest, look_at, only, said};
+use super::{Card, HubId, Progress, Store, actual, digest, instead, look_at, only, said};
 use crate::error::{Error, Result};
 use crate::pipeline::Cancel;
 use serde::Serialize;
@@ -155,7 +155,7 @@ impl Store {
         let id: HubId = id.parse()?;
         let path = match self.cache.look(&id, adapter) {
             Ok(usable) => said(usable),
-            Err(absent) => self.instead(&absent, &id, || self.pull_lora(&id, cancel, progress))?,
+            Err(absent) => instead(&absent, &id, || self.pull_lora(&id, cancel, progress))?,
         };
         Ok(standard(&path).unwrap_or(path))
     }

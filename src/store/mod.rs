@@ -110,9 +110,9 @@ impl Store {
             let id: HubId = id.parse()?;
             return match self.cache.look(&id, snapshot::model) {
                 Ok(usable) => Ok(Model::Files(said(usable))),
-                Err(absent) => self
-                    .instead(&absent, &id, || self.pull(&id, cancel, progress))
-                    .map(Model::Files),
+                Err(absent) => {
+                    instead(&absent, &id, || self.pull(&id, cancel, progress)).map(Model::Files)
+                }
             };
         }
         match existing(name)? {
@@ -150,24 +150,6 @@ impl Store {
         self.folders.iter().flat_map(|folder| list::unreadable(folder)).collect()
     }
 
-    /// What a download gives in the place of what is not in the cache, or why there is none.
-    fn instead(
-        &self,
-        absent: &Absent,
-        id: &HubId,
-        pull: impl FnOnce() -> Result<PathBuf>,
-    ) -> Result<PathBuf> {
-        let how = "build colora with `--features hub` to download it, or bring the cache up to date with another tool";
-        let known = match absent {
-            Absent::Unknown(near) => !near.is_empty(),
-            _ => true,
-        };
-        if !absent.is_downloadable() || (!cfg!(feature = "hub") && known) {
-            return Err(absent.error(id, how));
-        }
-        pull().map_err(|error| absent.beside(error))
-    }
-
     /// Every model that can be named, the starter first.
     pub fn list(&self) -> Vec<Entry> {
         let mut entries = vec![Entry::starter()];
@@ -184,6 +166,19 @@ impl Store {
         let whats = ("model", "single model");
         only(name, whats, called, entries.iter().map(|e| e.name.as_str()), &self.folders)
     }
+}
+
+/// What a download gives in the place of what is not in the cache, or why there is none.
+fn instead(absent: &Absent, id: &HubId, pull: impl FnOnce() -> Result<PathBuf>) -> Result<PathBuf> {
+    let how = "build colora with `--features hub` to download it, or bring the cache up to date with another tool";
+    let known = match absent {
+        Absent::Unknown(near) => !near.is_empty(),
+        _ => true,
+    };
+    if !absent.is_downloadable() || (!cfg!(feature = "hub") && known) {
+        return Err(absent.error(id, how));
+    }
+    pull().map_err(|error| absent.beside(error))
 }
 
 /// The path of what is used, after the user was told what he should know.
@@ -214,7 +209,8 @@ fn only<'a>(
         let near = did_you_mean(name, known);
         let sought = if near.is_empty() { "; searched in" } else { " Searched in" };
         let unread: Vec<Error> = folders.iter().flat_map(|f| list::unreadable(f)).collect();
-        let unread: String = unread.iter().map(|e| format!("; {}", with_cause(e))).collect();
+        let unread: Vec<String> = unread.iter().map(with_cause).collect();
+        let unread = unread.concat();
         (what, format!("{near}{sought} {}{unread}", shown(folders)))
     } else {
         (single, format!("; found {}; pass one of these paths", shown(&found)))
@@ -226,11 +222,11 @@ fn shown(paths: &[PathBuf]) -> String {
     paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
-/// An error and what caused it, in one line.
+/// An error and what caused it, behind other words of one line.
 fn with_cause(error: &Error) -> String {
     match std::error::Error::source(error) {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
+        Some(cause) => format!("; {error}: {cause}"),
+        None => format!("; {error}"),
     }
 }
 

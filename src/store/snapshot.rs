@@ -4,7 +4,7 @@ use super::cache::{COMPONENTS, HubCache, HubId, is_commit, is_index, is_weights,
 use super::list::is_diffusers;
 use super::lora::STANDARD;
 use crate::error::Error;
-use crate::near::did_you_mean;
+use crate::near::{did_you_mean, near};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -24,8 +24,10 @@ pub(super) struct Usable {
 /// Why nothing of a cached repository is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Absent {
-    /// Nothing of it is here; with near names, ready for a message.
+    /// Nothing of it is here; with near names, ready for a message, or nothing.
     Unknown(String),
+    /// It is here under a name in other letters.
+    Spelling(String),
     /// Something of it is here that cannot be used.
     Broken(String),
     /// There is more than one thing that could be meant.
@@ -41,8 +43,8 @@ impl Absent {
     /// The same reason as an error; `what`: a model or a LoRA.
     pub(super) fn error(&self, id: &HubId, how: &str) -> Error {
         let why = match self {
-            Absent::Unknown(why) | Absent::Choice(why) => why.clone(),
-            Absent::Broken(why) => format!("{why}; {how}"),
+            Absent::Spelling(why) | Absent::Choice(why) => why.clone(),
+            Absent::Unknown(why) | Absent::Broken(why) => format!("{why}; {how}"),
         };
         Error::NotFound { what: "model", name: format!("hub:{id}"), hint: format!("; {why}") }
     }
@@ -50,11 +52,10 @@ impl Absent {
     /// What the attempt to download gave, with what is wrong with the cache.
     pub(super) fn beside(&self, error: Error) -> Error {
         match (self, error) {
-            (Absent::Broken(why) | Absent::Unknown(why), Error::NotFound { what, name, hint })
-                if !why.is_empty() =>
-            {
-                Error::NotFound { what, name, hint: format!("{hint}; {why}") }
-            }
+            (
+                Absent::Broken(why) | Absent::Spelling(why) | Absent::Unknown(why),
+                Error::NotFound { what, name, hint },
+            ) if !why.is_empty() => Error::NotFound { what, name, hint: format!("{hint}; {why}") },
             (_, other) => other,
         }
     }
@@ -80,7 +81,7 @@ impl HubCache {
         let folder = self.folder(&id.repo);
         if let Err(error) = fs::metadata(&folder) {
             return Err(match error.kind() {
-                ErrorKind::NotFound => Absent::Unknown(self.near(id)),
+                ErrorKind::NotFound => self.near(id),
                 _ => Absent::Broken(format!("{} cannot be read: {error}", folder.display())),
             });
         }
@@ -115,14 +116,24 @@ impl HubCache {
     }
 
     /// Near names in the cache; those that differ in capitals alone are what was meant.
-    fn near(&self, id: &HubId) -> String {
-        let known: Vec<String> = self.repositories().into_iter().map(|other| other.repo).collect();
-        if let Some(same) = known.iter().find(|other| other.eq_ignore_ascii_case(&id.repo)) {
-            let meant = HubId { repo: same.clone(), ..id.clone() };
-            return format!("the cache has `hub:{meant}`; capitals count");
+    fn near(&self, id: &HubId) -> Absent {
+        let known = self.repositories().into_iter();
+        let known: Vec<HubId> =
+            known.map(|HubId { repo, .. }| HubId { repo, ..id.clone() }).collect();
+        if let Some(same) = known.iter().find(|other| other.repo.eq_ignore_ascii_case(&id.repo)) {
+            return Absent::Spelling(format!("the cache has `hub:{same}`; capitals count"));
         }
-        let near = did_you_mean(&id.repo, known.iter().map(String::as_str));
-        near.trim_start_matches("; ").to_owned()
+        let repos = known.iter().map(|other| other.repo.as_str());
+        let named = |repo: &str| {
+            let meant = HubId { repo: repo.to_owned(), ..id.clone() };
+            format!("`hub:{meant}`")
+        };
+        let near: Vec<String> = near(&id.repo, repos).into_iter().map(named).collect();
+        Absent::Unknown(if near.is_empty() {
+            String::new()
+        } else {
+            format!("did you mean {}?", near.join(" or "))
+        })
     }
 }
 

@@ -27,7 +27,9 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
     let store = store(&settings()?);
     let entries = store.loras();
     let unreadable = store.unreadable_loras();
-    unreadable.iter().for_each(|error| talk.warn_of(error));
+    for error in &unreadable {
+        talk.warn_of(error);
+    }
     let cancel = Cancel::new();
     interrupt::install(&cancel)?;
     let mut rows = Vec::new();

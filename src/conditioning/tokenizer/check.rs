@@ -22,8 +22,7 @@ fn ids(parts: &Parts) -> Result<(), String> {
     let Parts { vocab, added, .. } = parts;
     let count = vocab.len() + added.len();
     let mut seen: HashMap<u32, &str> = HashMap::with_capacity(count);
-    let words = added.iter().map(|(word, id)| (word, id));
-    for (token, &id) in vocab.iter().chain(words) {
+    for (token, &id) in vocab.iter().chain(added) {
         if let Some(other) = seen.insert(id, token) {
             let (first, second) = (other.min(token.as_str()), other.max(token.as_str()));
             return Err(format!("two tokens have the id {id}: `{first}` and `{second}`"));
@@ -87,9 +86,8 @@ fn no_orphans(parts: &Parts, made: &HashSet<u32>, in_order: bool) -> Result<(), 
         let mut symbols = token.strip_suffix(END_OF_WORD).unwrap_or(token).chars();
         symbols.next().is_some_and(|first| bytes.contains(&first)) && symbols.next().is_none()
     };
-    let comes_from_merges = |id: u32| match in_order {
-        true => (id as usize) < BYTES + merges.len(),
-        false => made.contains(&id),
+    let comes_from_merges = |id: u32| {
+        if in_order { (id as usize) < BYTES + merges.len() } else { made.contains(&id) }
     };
     let orphan = |&(token, id): &(&String, &u32)| {
         let listed = || extra.iter().any(|special| special.content == *token);

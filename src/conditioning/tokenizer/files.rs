@@ -150,12 +150,13 @@ impl TokenizerFiles<'_> {
 
 /// Added tokens as `tokenizer_config.json` lists them.
 fn by_id(listed: HashMap<String, Special>, path: &Path) -> Result<Vec<Added>> {
-    let added = |(id, special): (String, Special)| match id.parse() {
-        Ok(id) => Ok(Added { id, special }),
-        Err(_) => {
+    let added = |(id, special): (String, Special)| {
+        let Ok(id) = id.parse() else {
             let shown: String = id.chars().take(40).collect();
-            Err(Error::corrupt(path, format!("expected the id of an added token, found {shown:?}")))
-        }
+            let why = format!("expected the id of an added token, found {shown:?}");
+            return Err(Error::corrupt(path, why));
+        };
+        Ok(Added { id, special })
     };
     listed.into_iter().map(added).collect()
 }

@@ -124,6 +124,28 @@ pub(super) fn sum(stamp: Option<&Stamp>, bytes: &[u8]) -> Arc<str> {
 mod tests {
     use super::*;
 
+    /// A model that was written over while it was drawn gave NaN, and the advice to use f32.
+    #[test]
+    fn another_file_in_its_place_is_no_rewriting() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        std::fs::write(&path, b"abc").unwrap();
+        let file = std::fs::metadata(&path).unwrap();
+        let (modified, system) = (file.modified().unwrap(), system(&file));
+        let stamp = Stamp { path: path.clone(), length: 3, modified, system };
+        assert!(!stamp.was_rewritten());
+        std::fs::write(&path, b"abcd").unwrap();
+        assert!(stamp.was_rewritten());
+        if cfg!(unix) {
+            let other = folder.path().join("y");
+            std::fs::write(&other, b"abcd").unwrap();
+            std::fs::rename(&other, &path).unwrap();
+            assert!(!stamp.was_rewritten());
+        }
+        std::fs::remove_file(&path).unwrap();
+        assert!(!stamp.was_rewritten());
+    }
+
     #[test]
     fn a_new_file_is_not_trusted_and_an_old_one_is() {
         let folder = tempfile::tempdir().unwrap();

@@ -1,8 +1,8 @@
 //! Weights that are NaN or infinite: looked for when something came out wrong, not while files are opened.
 
-use super::Checkpoint;
+use super::{Checkpoint, CheckpointFile};
 use crate::error::Result;
-use crate::weights::WeightSource;
+use crate::weights::{TensorInfo, WeightSource};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -33,7 +33,7 @@ impl Checkpoint {
             let count = piece.numbers()?.iter().filter(|value| !value.is_finite()).count();
             self.forget(site);
             if count > 0 {
-                let all = piece.file.info(&piece.name).map_or(0, |info| info.elements());
+                let all = piece.file.info(&piece.name).map_or(0, TensorInfo::elements);
                 let tensor = found.entry((piece.file.path(), &piece.name)).or_default();
                 *tensor = (tensor.0 + count, all);
             }
@@ -57,6 +57,6 @@ impl Checkpoint {
             // Neighbours lie in one file as a rule.
             last.replace(file.path()) != Some(file.path())
         });
-        files.find(|file| file.was_rewritten()).map(|file| file.path())
+        files.find(|file| file.was_rewritten()).map(CheckpointFile::path)
     }
 }
