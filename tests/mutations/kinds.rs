@@ -94,6 +94,7 @@ pub struct Good {
     loras: Vec<PathBuf>,
     pickles: Vec<PathBuf>,
     folders: Vec<PathBuf>,
+    singles: Vec<PathBuf>,
     gguf: PathBuf,
     pictures: Vec<PathBuf>,
     card: PathBuf,
@@ -124,6 +125,7 @@ impl Good {
             loras: of(&["safetensors"]),
             pickles: of(&["pt", "bin", "ckpt"]),
             folders: folders.cloned().collect(),
+            singles: singles(&good),
             gguf: gguf(&good),
             pictures: made_pictures(&good),
             card: text("ink.toml", CARD),
@@ -141,7 +143,9 @@ impl Good {
             "pickle" => plain(kind, chance.pick::<PathBuf>(&self.pickles), &mut chance, folder),
             "peft" => peft(chance.pick::<PathBuf>(&self.folders), &mut chance, folder),
             "model folder" => model_folder(&mut chance, folder),
-            "single file" => single_file(&mut chance, folder),
+            "single file" => {
+                single_file(chance.pick::<PathBuf>(&self.singles), &mut chance, folder)
+            }
             "gguf" => self.gguf(&mut chance, folder),
             "picture" => self.picture(&mut chance, folder),
             "card" => lines(kind, "card", &self.card, &mut chance, folder),
@@ -196,8 +200,20 @@ fn written(
 ) -> Input {
     let path = folder.join(good.file_name().unwrap());
     fs::write(&path, bytes).unwrap();
+    let config = good.with_extension("config");
+    if config.is_dir() {
+        link(&config, &path.with_extension("config"));
+    }
     let (folder, good) = (folder.to_path_buf(), good.to_path_buf());
     Input { kind, reader, path, folder, good, what: String::new(), meaning: Meaning::Anything }
+}
+
+/// The settings of a good model for a mutated one.
+fn link(good: &Path, here: &Path) {
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(good, here).unwrap();
+    #[cfg(windows)]
+    std::os::windows::fs::symlink_dir(good, here).unwrap();
 }
 
 /// Any bytes of a file are changed.
@@ -391,13 +407,11 @@ fn same_numbers(a: &str, b: &str) -> bool {
     same(&read(a), &read(b))
 }
 
-fn single_file(chance: &mut Chance, folder: &Path) -> Input {
-    let names = ["sd15.safetensors", "sd15.ckpt", "sd2.safetensors", "sdxl.safetensors"];
-    let good = golden("single").join(*chance.pick(&names));
+fn single_file(good: &Path, chance: &mut Chance, folder: &Path) -> Input {
     if good.extension().is_some_and(|e| e == "ckpt") || chance.below(3) == 0 {
-        return plain("single file", &good, chance, folder);
+        return plain("single file", good, chance, folder);
     }
-    tensors("single file", "model", &good, chance, folder, is_weight)
+    tensors("single file", "model", good, chance, folder, is_weight)
 }
 
 /// A copy of a good folder, of which one file can be another.
@@ -423,13 +437,34 @@ fn files(root: &Path, inside: &Path) -> Vec<PathBuf> {
     all
 }
 
-/// A small model as GGUF.
+/// Small models in one file, with their settings beside them.
+fn singles(folder: &Path) -> Vec<PathBuf> {
+    let names = ["sd15.safetensors", "sd15.ckpt", "sd2.safetensors", "sdxl.safetensors"];
+    let one = |name: &str| {
+        let path = folder.join(name);
+        fs::copy(golden("single").join(name), &path).unwrap();
+        let config = path.with_extension("config");
+        if !config.exists() {
+            let good = golden(path.file_stem().unwrap().to_str().unwrap());
+            for file in files(&good, Path::new("")) {
+                let to = config.join(&file);
+                fs::create_dir_all(to.parent().unwrap()).unwrap();
+                fs::copy(good.join(file), to).unwrap();
+            }
+        }
+        path
+    };
+    names.map(one).to_vec()
+}
+
+/// A small model as GGUF; its settings are those of the same name.
 fn gguf(folder: &Path) -> PathBuf {
     let path = folder.join("sd15.gguf");
     let source = golden("single/sd15.safetensors");
     let tensors = candle_core::safetensors::load(source, &Device::Cpu).unwrap();
     let mut rows: Vec<(String, QTensor)> = tensors
         .into_iter()
+        .filter(|(_, tensor)| tensor.rank() > 0)
         .map(|(name, tensor)| {
             let tensor = tensor.to_dtype(candle_core::DType::F32).unwrap();
             let kind = if tensor.rank() == 2 && tensor.dims()[1] % 32 == 0 {
