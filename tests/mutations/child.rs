@@ -19,7 +19,7 @@ pub struct Answer {
     /// The error with its causes, or where the panic was.
     pub message: String,
     /// Warnings and keys that fit nothing.
-    pub notes: usize,
+    pub notes: Vec<String>,
     /// A hash of all that was understood.
     pub report: u64,
     /// Most memory that the process had, in kB.
