@@ -119,6 +119,15 @@ pub enum Error {
         how: String,
     },
 
+    /// A network produced numbers that are NaN or infinite, and no picture.
+    #[error("the network produced {count} numbers of {of} that are NaN or infinite")]
+    NotFinite {
+        /// How many.
+        count: usize,
+        /// Of how many in all.
+        of: usize,
+    },
+
     /// A limit that protects the machine was reached.
     #[error("{what}: {asked} asked, at most {allowed} allowed")]
     Limit {
@@ -155,6 +164,35 @@ pub enum Error {
     DeviceMemory {
         /// What candle said.
         source: candle_core::Error,
+    },
+
+    /// The operating system gives no more memory.
+    #[error(
+        "out of memory: {} asked for {what}; draw fewer pixels, pass --low-memory or --tile, or close other programs",
+        crate::room::bytes(*bytes)
+    )]
+    Memory {
+        /// What it was needed for.
+        what: &'static str,
+        /// How many bytes were asked for.
+        bytes: u64,
+    },
+
+    /// A plan would take more memory than there is: found before its first step.
+    #[error(
+        "{what} takes at least {} of memory, {} are free; {how}",
+        crate::room::bytes(*needed),
+        crate::room::bytes(*free)
+    )]
+    NoRoom {
+        /// What was planned.
+        what: String,
+        /// Bytes that it takes at least.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
+        /// What takes less, and how much.
+        how: String,
     },
 
     /// A tensor operation failed.
@@ -257,6 +295,7 @@ impl Error {
             | Error::UnsafePickle { .. }
             | Error::TensorMissing { .. }
             | Error::ShapeMismatch { .. }
+            | Error::NotFinite { .. }
             | Error::WrongFamily { .. } => Fault::File,
             // What is too large in a file is a bad file: a larger machine would not help.
             Error::At(At { error, .. }) => match error.fault() {
@@ -270,6 +309,8 @@ impl Error {
             Error::Write { .. }
             | Error::Threads { .. }
             | Error::Limit { .. }
+            | Error::Memory { .. }
+            | Error::NoRoom { .. }
             | Error::DeviceMemory { .. } => Fault::Resource,
             Error::Cancelled => Fault::Cancelled,
             Error::Tensor { .. } | Error::Internal(_) => Fault::Internal,

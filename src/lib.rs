@@ -13,7 +13,7 @@
 //! | 3 | `nn`, `lora` |
 //! | 2 | `weights`, `sampling` |
 //! | 1 | `rng`, `picture`, `kernels`, `prompt` |
-//! | 0 | `error`, `input`, `cancel`, `whole`, `size`, `near` |
+//! | 0 | `error`, `input`, `cancel`, `whole`, `size`, `near`, `room` |
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
@@ -34,6 +34,7 @@ pub mod picture;
 pub mod pipeline;
 pub mod prompt;
 pub mod rng;
+mod room;
 pub mod sampling;
 pub mod size;
 pub mod starter;

@@ -89,7 +89,7 @@ pub(super) struct Args {
 /// Runs `colora bench`.
 pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
     let settings = settings()?;
-    threads::limit(args.threads.or(settings.config.threads))?;
+    threads::limit(args.threads.or(settings.config.threads), talk)?;
     if !(1..=MOST).contains(&args.repeat) {
         let why = format!("expected 1 to {MOST}");
         return Err(Error::bad_request("repeat", args.repeat, why).into());
@@ -97,7 +97,7 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
     let request = args.request();
     request.plan(&crate::family::Defaults::default(), 0)?;
     if let Some(set) = args.cpu {
-        set.limit();
+        set.limit()?;
     }
     let cancel = Cancel::new();
     interrupt::install(&cancel)?;
@@ -207,10 +207,11 @@ impl Job<'_> {
         // Mistakes are found before anything is measured.
         let pipeline = open_found(options(), found.clone())?;
         let plan = pipeline.plan(&self.request, 0)?;
+        pipeline.check_memory(&plan)?;
         let place = Place::of(&pipeline, dtype);
         let model = pipeline.model_name().to_owned();
         drop(pipeline);
-        let ceilings = place.precision.map(|_| Ceilings::measure());
+        let ceilings = place.precision.map(|_| Ceilings::measure()).transpose()?;
         let rounds = (0..self.args.repeat).map(|_| self.round(options(), &found));
         let rounds = rounds.collect::<Result<_, Error>>()?;
         Ok(Report { model, plan, place, ceilings, rounds })

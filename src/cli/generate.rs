@@ -35,7 +35,7 @@ const MAX_PROMPT: u64 = 1 << 20;
 pub(super) fn run(flags: &Flags, talk: Talk) -> Result<()> {
     let settings = settings()?;
     let config = &settings.config;
-    threads::limit(flags.threads.or(config.threads))?;
+    threads::limit(flags.threads.or(config.threads), talk)?;
     let recipe = flags.from.as_deref().map(|path| picture(path, flags, talk)).transpose()?;
     let made_with = MadeWith::now(flags, recipe.as_ref(), config);
     let from = recipe.map(|recipe| recipe.request).unwrap_or_default();
@@ -61,13 +61,14 @@ pub(super) fn run(flags: &Flags, talk: Talk) -> Result<()> {
     fetched.map_err(|error| of_picture(error.into(), flags))?;
     let pipeline = open(&made_with, flags, &settings, &cancel, &progress, shelf);
     let pipeline = pipeline.map_err(|error| of_picture(error, flags))?;
-    let plan = pipeline.plan(&request, random_seed());
+    let plan = pipeline.plan_observed(&request, random_seed(), &progress);
     let plan = plan.map_err(|error| of_picture(of_settings(error), flags))?;
     warn_of_windows(&plan, talk);
     let names = to.names(&plan, pipeline.model_name())?;
     if flags.dry_run {
         return dry_run(&pipeline, &plan, &names, flags.json);
     }
+    pipeline.check_memory(&plan)?;
     output::make_folders(&names, talk)?;
     let job = Job {
         pipeline: &pipeline,
@@ -186,7 +187,7 @@ fn open(
     let dtype = chosen(flags, settings, "dtype", made_with.dtype.as_deref())?;
     let quantize = chosen(flags, settings, "quantize", made_with.quantize.as_deref())?;
     if let Some(set) = flags.cpu {
-        set.limit();
+        set.limit()?;
     }
     // One request is all that this process serves.
     let memory = if flags.low_memory { Memory::Low } else { Memory::Save };
@@ -316,18 +317,27 @@ fn dry_run(pipeline: &Pipeline, plan: &Plan, names: &[PathBuf], json: bool) -> R
         DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
     };
     let model = pipeline.model_name();
+    let budget = pipeline.budget(plan);
     if json {
+        let memory = budget.map(|budget| {
+            let (encode, sample, decode) = (budget.encode, budget.sample, budget.decode);
+            serde_json::json!({
+                "encode": encode, "sample": sample, "decode": decode, "peak": budget.peak(),
+            })
+        });
         return result_json(&serde_json::to_string(&serde_json::json!({
             "schema": SCHEMA, "event": "plan", "model": model, "device": device,
             "outputs": outputs, "plan": plan, "summary": pipeline.summary(),
+            "memory": memory,
         }))?);
     }
     let pixels = (plan.width * plan.height * 3) as u64;
     let head = format!(
-        "# {} of {} ({} raw each), nothing was run\n",
+        "# {} of {} ({} raw each){}, nothing was run\n",
         if plan.count == 1 { "1 picture".to_owned() } else { format!("{} pictures", plan.count) },
         plan.size()?,
-        bytes(pixels)
+        bytes(pixels),
+        budget.map(|b| format!(", at least {} of memory", bytes(b.peak()))).unwrap_or_default()
     );
     let mut table = toml::Table::new();
     table.insert("model".into(), model.into());

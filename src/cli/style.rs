@@ -2,6 +2,7 @@
 //! causes and a hint.
 
 use crate::error::{At, Error, Fault};
+pub(crate) use crate::room::bytes;
 use anyhow::Result;
 use clap::{ArgAction, Args};
 use std::io::{self, IsTerminal, Write};
@@ -32,6 +33,8 @@ impl Talk {
             .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
         let colour = anstream::AutoStream::choice(&io::stderr()) != anstream::ColorChoice::Never;
         let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+        // The log's own complaint about a stream that cannot be written would be a panic.
+        let log = log.log_internal_errors(false);
         // Fails only when a log runs already, which is as good.
         let _ = log.with_ansi(colour).with_target(false).without_time().try_init();
     }
@@ -41,6 +44,14 @@ impl Talk {
         if !self.quiet {
             say(text);
         }
+    }
+}
+
+impl Talk {
+    /// A warning of an error that ends nothing, with its cause.
+    pub(crate) fn warn_of(self, error: &Error) {
+        let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
+        self.say(&clean(&format!("warning: {error}{}", cause.unwrap_or_default())));
     }
 }
 
@@ -105,19 +116,6 @@ pub(crate) fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
 }
 
-/// Bytes for people.
-pub(crate) fn bytes(count: u64) -> String {
-    let mut size = count as f64;
-    for unit in ["B", "kB", "MB"] {
-        if size < 999.5 {
-            let digits = usize::from(unit != "B" && size < 9.95);
-            return format!("{size:.digits$} {unit}");
-        }
-        size /= 1000.0;
-    }
-    format!("{size:.1} GB")
-}
-
 /// Prints an error with causes and hint, and gives the exit code.
 ///
 /// `flags`: the long flags of the command that ran, none other is advised.
@@ -178,6 +176,13 @@ fn split(error: &Error, flags: &[String]) -> (String, Option<String>) {
             let flag = flag(field).filter(|flag| flags.iter().any(|known| known == flag));
             (format!("{field} = {value}: {why}"), flag.map(|flag| format!("set it with --{flag}")))
         }
+        Error::Memory { .. } | Error::NoRoom { .. } => {
+            let text = error.to_string();
+            match text.split_once("; ") {
+                Some((what, how)) => (what.to_owned(), Some(how.to_owned())),
+                None => (text, None),
+            }
+        }
         Error::TensorMissing { .. } | Error::WrongFamily { .. } => {
             let hint = "`colora model inspect MODEL` shows what a file holds".to_owned();
             (error.to_string(), Some(hint))
@@ -206,20 +211,6 @@ fn flag(field: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_for_people() {
-        for (count, text) in [
-            (0, "0 B"),
-            (999, "999 B"),
-            (1500, "1.5 kB"),
-            (34_600_000, "35 MB"),
-            (999_700_000, "1.0 GB"),
-            (4_265_000_000, "4.3 GB"),
-        ] {
-            assert_eq!(bytes(count), text);
-        }
-    }
 
     #[test]
     fn terminals_are_safe_from_file_contents() {

@@ -3,11 +3,13 @@
 use super::Shared;
 use super::arena::Buffer;
 use super::map::Map;
-use super::micro::{self, COLUMNS, Factors, Kernel, LANES, ROWS, Segment, Tile};
+use super::micro::{self, COLUMNS, Factors, Kernel, LANES, ROWS, Segment, Sums, Tile};
 use super::packed::{Precision, round};
 use super::processor::Instructions;
+use super::product::had;
 use super::vector::{maximum, powers, powers_halves, scale_by, scaled, scaled_halves};
 use super::work::{self, KernelKind};
+use crate::error::Result;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -31,7 +33,16 @@ pub(crate) struct Heads {
 ///
 /// `q`: tokens `[B, N, D]`; `k`, `v`: `[B, T, D]`. Returns `[B, N, D]`. In bf16 queries, keys, values and
 /// weights of the average are rounded; scores and sums are f32.
-pub(crate) fn attention(q: &Map, k: &Map, v: &Map, how: Heads, precision: Precision) -> Map {
+///
+/// # Errors
+/// [`Error::Memory`](crate::Error::Memory).
+pub(crate) fn attention(
+    q: &Map,
+    k: &Map,
+    v: &Map,
+    how: Heads,
+    precision: Precision,
+) -> Result<Map> {
     let heads = how.count;
     let fits = k.pixels() == v.pixels() && [k, v].iter().all(|m| m.batch == q.batch);
     let whole = heads > 0 && q.channels.is_multiple_of(heads);
@@ -41,15 +52,16 @@ pub(crate) fn attention(q: &Map, k: &Map, v: &Map, how: Heads, precision: Precis
     let _clock =
         work::begin(KernelKind::Attention, &[2, q.batch, q.pixels(), k.pixels(), q.channels]);
     let sizes = Sizes::new(k.pixels(), q.channels / heads, precision);
-    let packed = pack(k, v, heads, &sizes);
+    let packed = pack(k, v, heads, &sizes)?;
     let (queries, stride) = (q.pixels(), q.channels);
     let tiles = queries.div_ceil(QUERIES);
     let kernels = micro::kernels(Factors::of(precision, precision), Instructions::used());
-    Map::filled((q.batch, q.height, q.width, stride), |out| {
-        let target = Shared(out.as_mut_ptr());
-        (0..q.batch * heads * tiles).into_par_iter().for_each_init(
+    Map::try_filled((q.batch, q.height, q.width, stride), |out| {
+        let target = Shared::new(out);
+        (0..q.batch * heads * tiles).into_par_iter().try_for_each_init(
             || Scratch::new(&sizes),
             |scratch, task| {
+                let scratch = had(scratch)?;
                 let (head, start) = (task / tiles, task % tiles * QUERIES);
                 let count = QUERIES.min(queries - start);
                 let first = (head / heads * queries + start) * stride + head % heads * sizes.width;
@@ -61,15 +73,13 @@ pub(crate) fn attention(q: &Map, k: &Map, v: &Map, how: Heads, precision: Precis
                 for (i, sum) in scratch.sums[..count].iter().enumerate() {
                     // SAFETY: these columns of these rows are this task's own and lie inside `out`.
                     #[allow(unsafe_code)]
-                    let out = unsafe {
-                        let row = target.add(first + i * stride).0;
-                        std::slice::from_raw_parts_mut(row, sizes.width)
-                    };
+                    let out = unsafe { target.part(first + i * stride, sizes.width) };
                     let row = &scratch.out.floats()[i * sizes.padded_width()..][..sizes.width];
                     scaled(row, 1.0 / sum, out);
                 }
+                Ok(())
             },
-        );
+        )
     })
 }
 
@@ -92,6 +102,10 @@ impl Sizes {
         let narrow = Instructions::used().is_narrow();
         let (panel, together) = if narrow { (LANES, TOGETHER) } else { (COLUMNS, ROWS) };
         Self { keys, width, precision, panel, together }
+    }
+
+    fn factors(&self) -> Factors {
+        Factors::of(self.precision, self.precision)
     }
 
     /// Words of a query.
@@ -123,8 +137,8 @@ impl Sizes {
 
 /// Keys as panels `[words of a query, keys of a panel]`, values as panels `[words of the keys, columns of a
 /// panel]`.
-fn pack(k: &Map, v: &Map, heads: usize, sizes: &Sizes) -> Buffer {
-    let mut buffer = Buffer::new(k.batch * heads * sizes.head());
+fn pack(k: &Map, v: &Map, heads: usize, sizes: &Sizes) -> Result<Buffer> {
+    let mut buffer = Buffer::new(k.batch * heads * sizes.head())?;
     let (keys, stride) = (sizes.keys, k.channels);
     buffer.words_mut().par_chunks_mut(sizes.head()).enumerate().for_each(|(index, out)| {
         let first = index / heads * keys * stride + index % heads * sizes.width;
@@ -140,7 +154,7 @@ fn pack(k: &Map, v: &Map, heads: usize, sizes: &Sizes) -> Buffer {
             word_of(sizes.precision, word, |key| number(v, key, i))
         });
     });
-    buffer
+    Ok(buffer)
 }
 
 /// Fills panels of up to `panel` of `columns`, each `depth` words deep.
@@ -188,15 +202,15 @@ struct Scratch {
 }
 
 impl Scratch {
-    fn new(sizes: &Sizes) -> Self {
-        Self {
-            queries: Buffer::new(QUERIES * sizes.query()),
+    fn new(sizes: &Sizes) -> Result<Self> {
+        Ok(Self {
+            queries: Buffer::new(QUERIES * sizes.query())?,
             scores: vec![0.0; sizes.together * KEYS].into(),
             weights: vec![0; sizes.together * sizes.precision.words(KEYS)].into(),
             highest: [0.0; QUERIES],
             sums: [0.0; QUERIES],
-            out: Buffer::new(QUERIES * sizes.padded_width()),
-        }
+            out: Buffer::new(QUERIES * sizes.padded_width())?,
+        })
     }
 }
 
@@ -252,14 +266,11 @@ impl Task<'_> {
         for key in keys.clone().step_by(sizes.panel) {
             let lanes = sizes.panel.min(sizes.padded_keys() - key);
             for row in (0..rows).step_by(ROWS) {
-                let tile = Tile {
-                    rows: std::array::from_fn(|r| queries[(first + row + r) * query..].as_ptr()),
-                    segments: &segment,
-                    weights: self.keys[key * query..].as_ptr(),
-                    out: scratch.scores[row * KEYS + key - keys.start..].as_mut_ptr(),
-                    stride: KEYS,
-                    add: false,
-                };
+                let rows = std::array::from_fn(|r| &queries[(first + row + r) * query..]);
+                let out = &mut scratch.scores[row * KEYS + key - keys.start..];
+                let sums = Sums { out, stride: KEYS, add: false };
+                let of = (sizes.factors(), lanes / LANES);
+                let tile = Tile::over(rows, &segment, &self.keys[key * query..], sums, of);
                 // SAFETY: the panel is `query` words deep, and six rows of scores hold all its lanes.
                 unsafe { self.kernels[lanes / LANES - 1](tile) };
             }
@@ -309,14 +320,12 @@ impl Task<'_> {
             let lanes = sizes.panel.min(width - column);
             let panel = column * depth + words(keys.start) * lanes;
             for row in (0..rows).step_by(ROWS) {
-                let tile = Tile {
-                    rows: std::array::from_fn(|r| scratch.weights[(row + r) * room..].as_ptr()),
-                    segments: &segment,
-                    weights: self.values[panel..].as_ptr(),
-                    out: scratch.out.floats_mut()[(first + row) * width + column..].as_mut_ptr(),
-                    stride: width,
-                    add: true,
-                };
+                let weights = &scratch.weights;
+                let rows = std::array::from_fn(|r| &weights[(row + r) * room..]);
+                let out = &mut scratch.out.floats_mut()[(first + row) * width + column..];
+                let sums = Sums { out, stride: width, add: true };
+                let of = (sizes.factors(), lanes / LANES);
+                let tile = Tile::over(rows, &segment, &self.values[panel..], sums, of);
                 // SAFETY: the panel holds the words of these keys, and `out` six rows of all lanes.
                 unsafe { self.kernels[lanes / LANES - 1](tile) };
             }

@@ -1,8 +1,9 @@
 //! Floor 1. A product of two thin factors that is added to rows of a matrix wherever they are read.
 
 use super::memory::zeros;
-use super::micro::{self, COLUMNS, Factors, LANES, ROWS, Segment, Tile};
+use super::micro::{self, COLUMNS, Factors, LANES, ROWS, Segment, Sums, Tile};
 use super::processor::Instructions;
+use crate::error::Result;
 
 /// `up · down`, in f32.
 #[derive(Debug, Clone)]
@@ -17,10 +18,13 @@ pub(crate) struct LowRank {
 
 impl LowRank {
     /// Of `up [rows, rank]` and `down [rank, columns]`, row-major.
-    pub(crate) fn new(up: Vec<f32>, down: &[f32], rank: usize, columns: usize) -> Self {
+    ///
+    /// # Errors
+    /// [`Error::Memory`](crate::Error::Memory).
+    pub(crate) fn new(up: Vec<f32>, down: &[f32], rank: usize, columns: usize) -> Result<Self> {
         assert!(down.len() == rank * columns, "size of the lower factor");
         assert!(rank == 0 || up.len().is_multiple_of(rank), "size of the upper factor");
-        let mut panels = zeros(rank * columns.next_multiple_of(LANES));
+        let mut panels = zeros(rank * columns.next_multiple_of(LANES), "the factors of adapters")?;
         for (i, panel) in panels.chunks_mut((rank * COLUMNS).max(1)).enumerate() {
             let width = panel.len() / rank;
             let used = width.min(columns - i * COLUMNS);
@@ -28,7 +32,7 @@ impl LowRank {
                 panel[..used].copy_from_slice(&row[i * COLUMNS..][..used]);
             }
         }
-        Self { up, panels, rank, columns }
+        Ok(Self { up, panels, rank, columns })
     }
 
     /// Numbers of the whole product.
@@ -55,7 +59,7 @@ impl LowRank {
         }
         let up = &self.up[first * self.rank..][..rows * self.rank];
         let kernels = micro::kernels(Factors::Floats, Instructions::used());
-        let whole = Segment { shift: 0, words: self.rank };
+        let segments = [Segment { shift: 0, words: self.rank }];
         // For tiles that reach beyond the target; the kernel writes before anything is read.
         let mut sums = [0f32; ROWS * COLUMNS];
         for (i, weights) in self.panels.chunks(self.rank * COLUMNS).enumerate() {
@@ -70,19 +74,17 @@ impl LowRank {
                 let direct = count == ROWS && used == vectors * LANES;
                 let at = row * self.columns + i * COLUMNS;
                 let (target, stride) = if direct {
-                    let tile = &mut out[at..][..(ROWS - 1) * self.columns + used];
-                    (tile.as_mut_ptr(), self.columns)
+                    (&mut out[at..][..(ROWS - 1) * self.columns + used], self.columns)
                 } else {
-                    (sums.as_mut_ptr(), COLUMNS)
+                    (&mut sums[..], COLUMNS)
                 };
-                let tile = Tile {
-                    rows: rows.map(|row| row.as_ptr().cast()),
-                    segments: &[whole],
-                    weights: weights.as_ptr().cast(),
-                    out: target,
-                    stride,
-                    add: direct,
-                };
+                let tile = Tile::over(
+                    rows.map(bytemuck::cast_slice),
+                    &segments,
+                    bytemuck::cast_slice(weights),
+                    Sums { out: target, stride, add: direct },
+                    (Factors::Floats, vectors),
+                );
                 // SAFETY: rows and panel hold `rank` words each; the target has six rows of as many
                 // columns as the panel, and is borrowed mutably here.
                 #[allow(unsafe_code)]
@@ -117,7 +119,7 @@ mod tests {
             let mut expected: Vec<f32> = (0..rows * columns).map(|i| i as f32).collect();
             let start = expected.clone();
             super::super::add_product(&mut expected, columns, &up, &down, 1.0);
-            let product = LowRank::new(up, &down, rank, columns);
+            let product = LowRank::new(up, &down, rank, columns).unwrap();
             let mut out = start.clone();
             product.add_to(0, &mut out);
             // Whole numbers: every order of sums is exact.

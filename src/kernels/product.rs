@@ -7,12 +7,13 @@
 use super::Shared;
 use super::arena::Buffer;
 use super::map::Map;
-use super::micro::{self, COLUMNS, Factors, LANES, ROWS, Segment, Tile};
+use super::micro::{self, COLUMNS, Factors, LANES, ROWS, Segment, Sums, Tile};
 use super::operand::{Border, Operand};
 use super::packed::{Arrangement, Packed, Precision, WeightShape};
 use super::processor::Instructions;
 use super::vector::{Row, finish_rows, gate_row};
 use super::work::{self, KernelKind};
+use crate::error::{Error, Result};
 use rayon::prelude::*;
 
 /// Words that are summed at once: 64 columns of them stay in the second-level cache.
@@ -86,20 +87,28 @@ struct Block {
 }
 
 /// The product with bias and residual: `[B, H', W', outputs]`.
-pub(crate) fn multiply(x: &Operand, w: &Packed, windows: Windows, finish: Finish<'_>) -> Map {
+///
+/// # Errors
+/// [`Error::Memory`](crate::Error::Memory), as of the other products.
+pub(crate) fn multiply(
+    x: &Operand,
+    w: &Packed,
+    windows: Windows,
+    finish: Finish<'_>,
+) -> Result<Map> {
     multiply_all(&[Term { x, w, windows }], finish)
 }
 
 /// The sum of the products of all terms, which have the same outputs and as many windows.
-pub(crate) fn multiply_all(terms: &[Term<'_>], finish: Finish<'_>) -> Map {
+pub(crate) fn multiply_all(terms: &[Term<'_>], finish: Finish<'_>) -> Result<Map> {
     let Term { x, w, windows } = terms[0];
     let factor = if windows.scatter.is_some() { 2 } else { 1 };
     let shape = (x.batch, factor * windows.height, factor * windows.width, w.outputs());
-    Map::filled(shape, |out| multiply_into(terms, finish, out))
+    Map::try_filled(shape, |out| multiply_into(terms, finish, out))
 }
 
 /// As [`multiply_all`], into `out`: of a scattered product every fourth pixel is written.
-pub(super) fn multiply_into(terms: &[Term<'_>], finish: Finish<'_>, out: &mut [f32]) {
+pub(super) fn multiply_into(terms: &[Term<'_>], finish: Finish<'_>, out: &mut [f32]) -> Result<()> {
     let w = terms[0].w;
     let outputs = w.outputs();
     let zeros = vec![0f32; outputs];
@@ -107,7 +116,7 @@ pub(super) fn multiply_into(terms: &[Term<'_>], finish: Finish<'_>, out: &mut [f
     let shared_bias = bias.len() == outputs;
     let add = finish.add.map(Map::values);
     assert!(add.is_none_or(|add| add.len() == out.len()), "size of a residual");
-    let target = Shared(out.as_mut_ptr());
+    let target = Shared::new(out);
     product(terms, |done: Done<'_>| {
         let column = done.panel * COLUMNS;
         let columns = COLUMNS.min(outputs - column);
@@ -117,7 +126,7 @@ pub(super) fn multiply_into(terms: &[Term<'_>], finish: Finish<'_>, out: &mut [f
             let sample = if shared_bias { 0 } else { done.samples[r] };
             // SAFETY: every task writes the pixels and columns of its own sums, all inside `out`.
             #[allow(unsafe_code)]
-            let out = unsafe { std::slice::from_raw_parts_mut(target.add(at).0, columns) };
+            let out = unsafe { target.part(at, columns) };
             *row = Row {
                 sums: &done.sums[r * COLUMNS..][..columns],
                 bias: &bias[sample * outputs + column..][..columns],
@@ -126,17 +135,21 @@ pub(super) fn multiply_into(terms: &[Term<'_>], finish: Finish<'_>, out: &mut [f
             };
         }
         finish_rows(&mut rows[..done.pixels.len()], finish.scale);
-    });
+    })
 }
 
 /// value · GELU(gate) of the sum of gated weights' products, as the operand of the next product.
-pub(crate) fn multiply_gated(terms: &[Term<'_>], bias: &[f32], precision: Precision) -> Operand {
+pub(crate) fn multiply_gated(
+    terms: &[Term<'_>],
+    bias: &[f32],
+    precision: Precision,
+) -> Result<Operand> {
     let Term { x, w, .. } = terms[0];
     assert_eq!(w.arrangement, Arrangement::Gated, "the weight of a gated product");
     let outputs = w.outputs();
-    let mut out = Operand::tokens((x.batch, x.height * x.width), outputs, precision);
+    let mut out = Operand::tokens((x.batch, x.height * x.width), outputs, precision)?;
     let pixel = out.pixel();
-    let target = Shared(bytemuck::cast_slice_mut(out.words_mut()).as_mut_ptr());
+    let target = Shared::new(bytemuck::cast_slice_mut(out.words_mut()));
     product(terms, |done: Done<'_>| {
         let column = done.panel * w.panel_width();
         let columns = w.panel_width().min(outputs - column);
@@ -152,14 +165,11 @@ pub(crate) fn multiply_gated(terms: &[Term<'_>], bias: &[f32], precision: Precis
             let words = precision.words(columns);
             // SAFETY: every task writes the words of its own sums; panels begin at even columns.
             #[allow(unsafe_code)]
-            let out = unsafe {
-                let at = pixel_index * pixel + precision.words(column);
-                std::slice::from_raw_parts_mut(target.add(at).0.cast::<u32>(), words)
-            };
-            super::operand::store(&gated[..columns], precision, out);
+            let out = unsafe { target.part(pixel_index * pixel + precision.words(column), words) };
+            super::operand::store(&gated[..columns], precision, bytemuck::cast_slice_mut(out));
         }
-    });
-    out
+    })?;
+    Ok(out)
 }
 
 impl<'a> Term<'a> {
@@ -236,14 +246,14 @@ impl Windows {
 }
 
 /// Computes all sums and hands each tile over once.
-fn product(terms: &[Term<'_>], finish: impl Fn(Done<'_>) + Sync) {
+fn product(terms: &[Term<'_>], finish: impl Fn(Done<'_>) + Sync) -> Result<()> {
     let Term { w, windows, .. } = terms[0];
     for term in terms {
         term.check(&terms[0]);
     }
     let total = terms[0].rows();
     if total == 0 {
-        return;
+        return Ok(());
     }
     let kind = if w.shape.kernel == 1 { KernelKind::Linear } else { KernelKind::Convolution };
     let depth = terms.iter().map(Term::depth).sum();
@@ -258,9 +268,10 @@ fn product(terms: &[Term<'_>], finish: impl Fn(Done<'_>) + Sync) {
     let panels = w.panels();
     let groups = (4 * rayon::current_num_threads()).div_ceil(cuts).clamp(1, panels);
     let group = panels.div_ceil(groups);
-    (0..cuts * groups).into_par_iter().for_each_init(
+    (0..cuts * groups).into_par_iter().try_for_each_init(
         || (Buffer::new(rows * COLUMNS), Vec::new()),
         |(sums, room), task| {
+            let sums = had(sums)?.floats_mut();
             let start = task / groups * rows;
             let end = total.min(start + rows);
             let tiles = || (start..end).step_by(ROWS);
@@ -273,27 +284,23 @@ fn product(terms: &[Term<'_>], finish: impl Fn(Done<'_>) + Sync) {
                 tiles().map(tile).collect()
             };
             let offsets: Vec<_> = terms.iter().map(offsets).collect();
-            let sums = sums.floats_mut();
             let first = task % groups * group;
             for panel in first..(first + group).min(panels) {
                 for (b, block) in blocks.iter().enumerate() {
                     let Term { x, w, .. } = terms[block.term];
                     let parts = w.parts(panel);
-                    let kernel = kernels[block.term][w.vectors(panel) / parts - 1];
+                    let of = (terms[block.term].factors(), w.vectors(panel) / parts);
+                    let kernel = kernels[block.term][of.1 - 1];
                     let unpacked = w.unpacked(panel, (block.from, block.words), room);
                     for part in 0..parts {
                         let weights = unpacked.unwrap_or_else(|| w.block(panel, part, block.from));
                         let tiles = sums.chunks_exact_mut(ROWS * COLUMNS);
                         let tiles = tiles.zip(&offsets[block.term]).zip(&places);
                         for ((sums, offsets), place) in tiles {
-                            let tile = Tile {
-                                rows: offsets.map(|at| x.words()[at..].as_ptr()),
-                                segments: &block.segments,
-                                weights: weights.as_ptr(),
-                                out: sums[part * LANES..].as_mut_ptr(),
-                                stride: COLUMNS,
-                                add: b > 0,
-                            };
+                            let rows = offsets.map(|at| &x.words()[at..]);
+                            let out = &mut sums[part * LANES..];
+                            let to = Sums { out, stride: COLUMNS, add: b > 0 };
+                            let tile = Tile::over(rows, &block.segments, weights, to, of);
                             // SAFETY: the windows fit into the operand, the panel holds the words of the
                             // block, and the sums are this thread's own.
                             #[allow(unsafe_code)]
@@ -309,8 +316,17 @@ fn product(terms: &[Term<'_>], finish: impl Fn(Done<'_>) + Sync) {
                     }
                 }
             }
+            Ok(())
         },
-    );
+    )
+}
+
+/// What a thread works in, if it got it.
+pub(super) fn had<T>(scratch: &mut Result<T>) -> Result<&mut T> {
+    scratch.as_mut().map_err(|error| match error {
+        Error::Memory { what, bytes } => Error::Memory { what, bytes: *bytes },
+        other => Error::Internal(other.to_string()),
+    })
 }
 
 /// Words of the weights that are summed at once.

@@ -7,9 +7,11 @@ use super::module::{Module, WeightChange};
 use super::spectrum::{Factors, Spectrum};
 use crate::error::{Error, Result};
 use crate::kernels::{LowRank, add_product, largest, zeros};
+use crate::room;
 use crate::weights::{Site, WeightSource};
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
+use std::path::PathBuf;
 
 /// One adapter's change of one module, with its final multiplier.
 #[derive(Debug, Clone, Copy)]
@@ -60,7 +62,7 @@ impl Summed {
     /// `None` when some change is of another kind.
     pub(super) fn new(shape: &[usize], active: &[Active<'_>]) -> Result<Option<Self>> {
         let Some(stacked) = Stacked::of(active)? else { return Ok(None) };
-        let product = stacked.product(shape.iter().skip(1).product());
+        let product = stacked.product(shape.iter().skip(1).product())?;
         let safe = product.bound() < f32::MAX / 2.0;
         Ok(Some(Self { product, safe }))
     }
@@ -77,7 +79,7 @@ impl Summed {
         let (before, last) = (first % columns, (first + out.len()).next_multiple_of(columns));
         if before > 0 || last > first + out.len() {
             // Products are of whole rows.
-            let mut rows = vec![0.0; last - (first - before)];
+            let mut rows = room::zeros(last - (first - before), "the weights of adapters")?;
             self.read(site, base, first - before, &mut rows)?;
             out.copy_from_slice(&rows[before..before + out.len()]);
             return Ok(());
@@ -94,7 +96,7 @@ impl Summed {
         base: &dyn WeightSource,
         active: &[Active<'_>],
     ) -> Result<Vec<f32>> {
-        let mut out = zeros(self.product.len());
+        let mut out = zeros(self.product.len(), "the weights of adapters")?;
         let columns = self.product.columns().max(1);
         let block = (BLOCK / columns).max(1) * columns;
         out.par_chunks_mut(block).enumerate().try_for_each(|(i, out)| {
@@ -127,8 +129,36 @@ const BLOCK: usize = 128 << 10;
 
 fn finite(site: &str, active: &[Active<'_>], values: &[f32]) -> Result<()> {
     let Some(why) = broken(values) else { return Ok(()) };
-    let stems: Vec<&str> = active.iter().map(|a| a.module.stem.as_str()).collect();
-    Err(Error::corrupt(site, format!("the product of `{}` {why}", stems.join("`, `"))))
+    let guilty: Vec<&Active<'_>> = active.iter().filter(|a| overflows(a)).collect();
+    let guilty = if guilty.is_empty() { active.iter().collect() } else { guilty };
+    let mut files: Vec<(PathBuf, Vec<String>)> = Vec::new();
+    for module in guilty.iter().map(|a| a.module) {
+        let Some(path) = module.factors().first().map(|factor| factor.path().to_path_buf()) else {
+            continue;
+        };
+        let stem = format!("`{}`", module.stem);
+        match files.iter_mut().find(|(known, _)| *known == path) {
+            Some((_, stems)) => stems.push(stem),
+            None => files.push((path, vec![stem])),
+        }
+    }
+    let mut files = files.into_iter();
+    let Some((path, stems)) = files.next() else { return Err(Error::corrupt(site, why)) };
+    let also = |(path, stems): (PathBuf, Vec<String>)| {
+        format!(", with that of {} of {}", stems.join(", "), path.display())
+    };
+    let also: String = files.map(also).collect();
+    Err(Error::corrupt(path, format!("the product of {}{also} {why}", stems.join(", "))))
+}
+
+/// Whether the product of an adapter's factors may be too large for a number by itself.
+fn overflows(active: &Active<'_>) -> bool {
+    let Some(change) = &active.module.weight else { return false };
+    let Ok(Some(Matrices { up, down, rank })) = low_rank(change) else { return false };
+    let scale = (active.m * change.scale).abs();
+    let bound = f64::from(largest(&up)) * f64::from(largest(&down)) * rank as f64;
+    let bound = bound * f64::from(scale);
+    bound.is_nan() || bound >= f64::from(f32::MAX)
 }
 
 /// W + Σ (fᵢ(W, mᵢ) − W): every adapter sees the pristine weight.
@@ -148,7 +178,7 @@ fn sum(
             None => others.push((active, change)),
         }
     }
-    stacked.add_to(&mut out, columns);
+    stacked.add_to(&mut out, columns)?;
     for (active, change) in others {
         match &pristine {
             Some(pristine) => one(pristine, shape, change, active.m, &mut out)?,
@@ -166,7 +196,7 @@ fn truncated(
     rank: usize,
 ) -> Result<Vec<f32>> {
     let mut stacked = Stacked::default();
-    let mut dense = vec![0.0; base.len()];
+    let mut dense = room::zeros(base.len(), "the weights of adapters")?;
     let mut whole = false;
     for (active, change) in changes {
         if let Some(matrices) = low_rank(change)? {
@@ -178,7 +208,7 @@ fn truncated(
     }
     let columns: usize = shape.iter().skip(1).product();
     let spectrum = if whole {
-        stacked.add_to(&mut dense, columns);
+        stacked.add_to(&mut dense, columns)?;
         Spectrum::of_matrix(&dense, shape.first().copied().unwrap_or(1), rank)?
     } else {
         let (up, down, all) = stacked.joined();
@@ -230,7 +260,7 @@ pub(super) fn one(
     let mut direction = base.to_vec();
     // The magnitude belongs to the change at full strength; the multiplier comes afterwards.
     change.delta.change(base, shape, (change.scale, 1.0), &mut direction)?;
-    dora.normalise(&mut direction, shape)?;
+    dora.normalise(&mut direction, base, shape)?;
     add_difference(target, &direction, base, m);
     Ok(())
 }
@@ -261,7 +291,8 @@ pub(super) fn mixed(
     for (active, change) in changes {
         // Several changes of one module by one adapter are one task.
         if tasks.last().is_none_or(|(adapter, ..)| *adapter != active.adapter) {
-            tasks.push((active.adapter, active.m, vec![0.0; base.len()]));
+            let task = room::zeros(base.len(), "the weights of adapters")?;
+            tasks.push((active.adapter, active.m, task));
         }
         if let Some((_, _, task)) = tasks.last_mut() {
             one(base, shape, change, 1.0, task)?;
@@ -318,17 +349,18 @@ impl Stacked {
         (up, down, self.rank)
     }
 
-    fn product(self, columns: usize) -> LowRank {
+    fn product(self, columns: usize) -> Result<LowRank> {
         let (up, down, rank) = self.joined();
         LowRank::new(up, &down, rank, columns)
     }
 
-    fn add_to(self, target: &mut [f32], columns: usize) {
+    fn add_to(self, target: &mut [f32], columns: usize) -> Result<()> {
         if self.parts.is_empty() {
-            return;
+            return Ok(());
         }
         // As sums that are added while weights are packed, to the bit.
-        self.product(columns).add_to(0, target);
+        self.product(columns)?.add_to(0, target);
+        Ok(())
     }
 }
 

@@ -13,6 +13,7 @@ mod distilled;
 mod factor;
 mod file;
 mod foreign;
+mod header;
 mod inversion;
 mod keys;
 mod merge;
@@ -22,9 +23,12 @@ mod ordered;
 mod overlay;
 mod read;
 pub mod reference;
+mod settings;
 mod spectrum;
 mod stack;
 mod tuning;
+mod whole;
+mod wrappers;
 pub mod write;
 
 pub use describe::ModuleInfo;
@@ -39,6 +43,7 @@ pub use reference::{Block, BlockFactors, BlockWeights, Layout, LoraRef, StepWind
 pub use stack::{LoraStack, StackEntry, Words};
 
 use crate::error::Result;
+use crate::room;
 use crate::weights::{Site, WeightSource};
 use module::Module;
 use std::collections::BTreeMap;
@@ -117,9 +122,9 @@ impl Lora {
         let pristine = if base.has(site) {
             base.get_f32(site, &shape)?
         } else {
-            vec![0.0; shape.iter().product()]
+            room::zeros(shape.iter().product(), "the weights of adapters")?
         };
-        let mut change = vec![0.0; pristine.len()];
+        let mut change = room::zeros(pristine.len(), "the weights of adapters")?;
         let mut touched = false;
         for module in changes {
             match (part, &module.weight, &module.bias) {

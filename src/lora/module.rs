@@ -1,17 +1,22 @@
 //! Floor 3. One module of an adapter: its tensors by role become a change of a weight and a bias.
 
-use super::delta::{Delta, Dora, Glora, Hada, Ia3, Kron, LowRank, Rotation};
+use super::delta::{Delta, Dora, Glora, Hada, Ia3, InputLaw, Kron, LowRank, Norms, Rotation};
 use super::delta::{Half, Side, Sparse, several_butterflies};
 use super::factor::Factor;
+use super::header::Header;
 use super::keys::Role;
 use super::tuning::Tuning;
 use crate::error::{Error, Result};
+use safetensors::Dtype;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
 /// Alphas above this are a mistake wherever they are applied.
 const LARGE_ALPHA: f32 = 1e6;
+
+/// Terms of the rotation's series in files without a configuration, as their trainers and PEFT have it.
+const OFT_TERMS: usize = 5;
 
 /// What an adapter does to one module.
 #[derive(Debug, Clone)]
@@ -36,6 +41,8 @@ pub(super) struct WeightChange {
 pub(super) enum BiasChange {
     /// Added in proportion to the multiplier.
     Add { values: Factor, scale: f32 },
+    /// Replaces the base's.
+    Set(Factor),
     /// Scaled with the outputs (PEFT's IA3).
     Scale(Ia3),
 }
@@ -61,6 +68,10 @@ pub(super) struct Context<'a> {
     /// The rows of the adapter's product that belong to this module.
     pub(super) rows: Option<Range<usize>>,
     pub(super) tuning: Option<Tuning<'a>>,
+    /// The part of the base that the module belongs to.
+    pub(super) component: &'a str,
+    /// The alphas of the file's header.
+    pub(super) header: &'a mut Header,
     pub(super) warnings: &'a mut Vec<String>,
 }
 
@@ -73,7 +84,7 @@ impl Context<'_> {
         let (true, &[outputs, inputs, height, width]) = (self.pads, self.shape) else {
             return false;
         };
-        let mut unheard = Vec::new();
+        let (mut unheard, mut unread) = (Vec::new(), Header::default());
         let mut narrower = Context {
             path: self.path,
             shape: &[outputs, LATENTS, height, width],
@@ -82,6 +93,8 @@ impl Context<'_> {
             pads: false,
             rows: self.rows.clone(),
             tuning: self.tuning,
+            component: self.component,
+            header: &mut unread,
             warnings: &mut unheard,
         };
         inputs > LATENTS && Module::build(group, &mut narrower).is_ok()
@@ -107,6 +120,7 @@ impl Module {
     ) -> Result<(Vec<Module>, Vec<Role>)> {
         let mut taking = Taking { group, left: group.roles.clone(), context };
         taking.refuse()?;
+        taking.refuse_whole_numbers()?;
         let dora = taking.dora()?;
         let mut weights = taking.weights()?;
         let biases = taking.biases(&weights)?;
@@ -145,10 +159,10 @@ impl Module {
         let mut factors = Vec::new();
         if let Some(change) = &self.weight {
             factors.extend(change.delta.factors());
-            factors.extend(change.dora.iter().map(|dora| &dora.magnitude));
+            factors.extend(change.dora.iter().flat_map(Dora::factors));
         }
         match &self.bias {
-            Some(BiasChange::Add { values, .. }) => factors.push(values),
+            Some(BiasChange::Add { values, .. } | BiasChange::Set(values)) => factors.push(values),
             Some(BiasChange::Scale(ia3)) => factors.extend(ia3.factors()),
             None => {}
         }
@@ -162,6 +176,10 @@ impl BiasChange {
         match self {
             BiasChange::Add { values, scale } => {
                 super::delta::add(target, &values.read()?, m * scale);
+                Ok(())
+            }
+            BiasChange::Set(values) => {
+                super::delta::add_difference(target, &values.read()?, bias, m);
                 Ok(())
             }
             BiasChange::Scale(ia3) => ia3.change_bias(bias, m, target),
@@ -219,6 +237,23 @@ impl Taking<'_, '_, '_> {
         Ok(())
     }
 
+    /// A factor of whole numbers is another kind of tensor under a factor's name, or damaged.
+    fn refuse_whole_numbers(&self) -> Result<()> {
+        let whole = |(role, factor): (&Role, &Factor)| {
+            let dtype = factor.whole_numbers().filter(|_| !role.may_be_whole())?;
+            Some((factor.name().to_owned(), dtype))
+        };
+        match self.group.roles.iter().find_map(whole) {
+            Some((name, dtype)) => Err(Error::corrupt(
+                self.context.path,
+                format!(
+                    "`{name}` holds whole numbers ({dtype}), expected floats (F32, F16, BF16); it is no factor of an adapter, or its numbers are quantised and their scale is missing"
+                ),
+            )),
+            None => Ok(()),
+        }
+    }
+
     fn shape(&self) -> &[usize] {
         self.context.shape
     }
@@ -249,11 +284,44 @@ impl Taking<'_, '_, '_> {
         {
             (Some(factor), None) => (factor, false),
             (None, Some(factor)) => (factor, true),
-            (None, None) => return Ok(None),
+            (None, None) => {
+                let low = self.has(Role::Down) || self.has(Role::EmbeddingA);
+                if low && self.context.tuning.is_some_and(|tuning| tuning.has_magnitudes()) {
+                    return Err(self.error(
+                        "use_dora is set, and lora_magnitude_vector is missing; the file is incomplete",
+                    ));
+                }
+                return Ok(None);
+            }
             (Some(_), Some(_)) => return Err(self.error("it has two DoRA magnitudes")),
         };
+        if always_output && self.has(Role::EmbeddingA) {
+            let dora = Dora::of_table(factor, self.shape());
+            return dora.map(Some).map_err(|why| self.error(&why));
+        }
         let dora = Dora::new(factor, self.shape(), always_output);
-        dora.map(Some).map_err(|why| self.error(&why))
+        let mut dora = dora.map_err(|why| self.error(&why))?;
+        if self.has(Role::OftR) && self.context.tuning.is_none() {
+            dora.norms = self.norms(&dora)?;
+        }
+        Ok(Some(dora))
+    }
+
+    /// The norms that the magnitudes beside a rotation of inputs belong to: a rotation keeps those of outputs.
+    fn norms(&mut self, dora: &Dora) -> Result<Norms> {
+        if dora.on_input {
+            return Err(Error::unsupported(
+                format!("`{}`: dora_scale for inputs beside oft_R", self.group.stem),
+                "use a file whose magnitudes are one number an output, or merge it with its trainer",
+            ));
+        }
+        let Some(norms) = self.take(Role::InitialNorm) else { return Ok(Norms::Pristine) };
+        let (found, outputs) = (norms.elements(), self.context.outputs);
+        if found != outputs {
+            let why = format!("initial_norm has {found} numbers, expected {outputs}");
+            return Err(self.error(&why));
+        }
+        Ok(Norms::Stored(norms))
     }
 
     fn weights(&mut self) -> Result<Vec<WeightChange>> {
@@ -266,6 +334,7 @@ impl Taking<'_, '_, '_> {
         changes.extend(self.ia3()?);
         changes.extend(self.table()?);
         changes.extend(self.whole()?);
+        changes.extend(self.tokens()?);
         if self.context.rows.is_some()
             && changes.iter().any(|c| !matches!(c.delta, Delta::LowRank(_) | Delta::Full(_)))
         {
@@ -283,7 +352,7 @@ impl Taking<'_, '_, '_> {
             self.take(Role::Alpha);
             return self.scalar(&scale);
         }
-        let rank = rank.max(1) as f32;
+        let (whole, rank) = (rank, rank.max(1) as f32);
         if let Some(alpha) = self.take(Role::Alpha) {
             let alpha = self.scalar(&alpha)?;
             if alpha == 0.0 {
@@ -295,9 +364,22 @@ impl Taking<'_, '_, '_> {
             }
             return Ok(alpha / rank);
         }
-        let Some(tuning) = self.context.tuning else { return Ok(1.0) };
+        let Some(tuning) = self.context.tuning else {
+            return Ok(self.context.header.scale(self.context.component, whole).unwrap_or(1.0));
+        };
+        if tuning.rank().is_some_and(|said| said != rank) {
+            self.warn_once(
+                "the rank that the configuration says (r, rank_pattern) is not that of the tensors; alpha is divided by the latter",
+            );
+        }
         let divisor = if tuning.rank_stabilised() { rank.sqrt() } else { rank };
-        Ok(tuning.alpha().map_or(1.0, |alpha| alpha / divisor))
+        Ok(tuning.alpha() / divisor)
+    }
+
+    fn warn_once(&mut self, warning: &str) {
+        if !self.context.warnings.iter().any(|known| known == warning) {
+            self.context.warnings.push(warning.to_owned());
+        }
     }
 
     fn scalar(&self, factor: &Factor) -> Result<f32> {
@@ -311,12 +393,21 @@ impl Taking<'_, '_, '_> {
     }
 
     fn low_rank(&mut self) -> Result<Option<WeightChange>> {
-        let parts = [Role::Down, Role::Up, Role::Mid, Role::SparseValues, Role::SparseIndices];
+        let parts = [
+            Role::Down,
+            Role::Up,
+            Role::Mid,
+            Role::Singular,
+            Role::SparseValues,
+            Role::SparseIndices,
+        ];
         let Some(because) = parts.into_iter().find(|role| self.has(*role)) else {
             return Ok(None);
         };
         let up = self.need(Role::Up, because)?;
         let down = self.need(Role::Down, because)?;
+        let (down, up, allotted) = self.allotted(down, up)?;
+        let (down, up) = self.in_blocks(down, up);
         let down = self.pad(down);
         let sparse = match (self.take(Role::SparseIndices), self.take(Role::SparseValues)) {
             (None, None) => None,
@@ -329,15 +420,63 @@ impl Taking<'_, '_, '_> {
         self.take(Role::SparseSize);
         let mut low = LowRank { down, up, mid: self.take(Role::Mid), sparse };
         low.up = self.third(low.up, Role::Up)?;
-        let scale = self.scale(low.rank())?;
-        if low.rank() == 0 {
-            return Ok(Some(WeightChange { delta: Delta::LowRank(low), scale, dora: None }));
+        let scale = match allotted {
+            Some(scale) => scale,
+            None => self.scale(low.rank())?,
+        };
+        // Of rank 0 too: one factor without rows beside another with columns is no empty module.
+        if let Some(why) = low.contradiction() {
+            return Err(self.error(&format!("{why}; the file is damaged")));
         }
         self.misfit(low.misfit(self.shape()))?;
         if let Some(sparse) = &low.sparse {
             self.misfit(sparse.misfit(self.shape())?)?;
         }
         Ok(Some(WeightChange { delta: Delta::LowRank(low), scale, dora: None }))
+    }
+
+    /// AdaLoRA's factors, with its singular values in one of them, and their scale; `None` for plain factors.
+    fn allotted(&mut self, down: Factor, up: Factor) -> Result<(Factor, Factor, Option<f32>)> {
+        let tuning = self.context.tuning.filter(|tuning| tuning.is("ADALORA"));
+        let Some(tuning) = tuning else {
+            if self.has(Role::Singular) {
+                return Err(self.error(
+                    "lora_E belongs to AdaLoRA, which needs the adapter_config.json that belongs beside the file",
+                ));
+            }
+            return Ok((down, up, None));
+        };
+        let singular = self.need(Role::Singular, Role::Down)?;
+        let rank = down.dim(0);
+        if singular.elements() != rank {
+            let (values, down) = (singular.shape().to_vec(), down.shape().to_vec());
+            return Err(self.error(&format!("lora_E has shape {values:?}, lora_A {down:?}")));
+        }
+        let scale = tuning.allotted(rank).map_err(|why| self.error(&why))?;
+        let (mut down, mut up) = (down.with_row_gains(&singular.read()?), up);
+        // Its factors of convolutions are matrices.
+        if let [outputs, _, height, width] = *self.shape()
+            && down.shape().len() == 2
+            && down.columns().is_multiple_of((height * width).max(1))
+        {
+            let inputs = down.columns() / (height * width).max(1);
+            down = down.reshaped(vec![rank, inputs, height, width]);
+            up = up.reshaped(vec![outputs, rank, 1, 1]);
+        }
+        Ok((down, up, Some(scale)))
+    }
+
+    /// The factors of a linear layer, of which one may hold only the blocks that are not zero (BD-LoRA).
+    fn in_blocks(&self, mut down: Factor, mut up: Factor) -> (Factor, Factor) {
+        let blocks = self.context.tuning.map_or(1, |tuning| tuning.blocks());
+        let &[_, inputs] = self.shape() else { return (down, up) };
+        let part = |whole: usize| whole.checked_div(blocks).unwrap_or(0);
+        if blocks > 1 && down.columns() == part(inputs) {
+            down = down.block_diagonal(blocks);
+        } else if blocks > 1 && up.columns() == part(down.dim(0)) {
+            up = up.block_diagonal(blocks);
+        }
+        (down, up)
     }
 
     fn hada(&mut self) -> Result<Option<WeightChange>> {
@@ -398,8 +537,8 @@ impl Taking<'_, '_, '_> {
         let kron = Kron { left, right };
         self.misfit(kron.misfit(self.shape()))?;
         let whole = kron.left.is_whole() && kron.right.is_whole();
-        let peft = self.context.tuning.filter(|tuning| tuning.kind() == Some("LOKR"));
-        let scale = match peft.and_then(|tuning| Some(tuning.alpha()? / tuning.rank()?)) {
+        let peft = self.context.tuning.filter(|tuning| tuning.is("LOKR"));
+        let scale = match peft.map(|tuning| tuning.alpha() / tuning.rank().unwrap_or(8.0)) {
             Some(scale) => scale,
             // LyCORIS writes an alpha that it never applies, sometimes an absurd one.
             None if whole => {
@@ -454,12 +593,7 @@ impl Taking<'_, '_, '_> {
             let limit = alpha.filter(|alpha| *alpha > 0.0).map(|alpha| alpha * outputs);
             Rotation::Rows { blocks, limit, rescale: self.take(Role::OftRescale) }
         } else if let Some(packed) = self.take(Role::OftR) {
-            let Some(tuning) = self.context.tuning else {
-                return Err(self.error(
-                    "PEFT's OFT needs the adapter_config.json that belongs beside the file",
-                ));
-            };
-            Rotation::Inputs { packed, series: tuning.cayley_terms() }
+            Rotation::Inputs { law: self.input_law(&packed)?, packed }
         } else if self.has(Role::BoftR) || self.has(Role::BoftS) {
             let blocks = self.need(Role::BoftR, Role::BoftS)?;
             let sizes = self.need(Role::BoftS, Role::BoftR)?;
@@ -472,6 +606,41 @@ impl Taking<'_, '_, '_> {
         };
         self.misfit(rotation.misfit(self.shape()))?;
         Ok(Some(WeightChange { delta: Delta::Rotation(rotation), scale: 1.0, dora: None }))
+    }
+
+    /// How the vectors of `oft_R` become rotations: as PEFT's configuration says, or as the trainers do that write
+    /// a file without one.
+    fn input_law(&mut self, packed: &Factor) -> Result<InputLaw> {
+        let mark = self.take(Role::OftScaled);
+        if let Some(tuning) = self.context.tuning {
+            let series = tuning.cayley_terms();
+            let reach = tuning.reach();
+            return Ok(InputLaw { series, scaled: mark.is_some(), kernels_back: false, reach });
+        }
+        if self.group.stem.starts_with("base_model.model.") {
+            return Err(self.error(
+                "PEFT's OFT needs the adapter_config.json that PEFT wrote beside the file",
+            ));
+        }
+        let shape = packed.shape();
+        if shape.len() != 2 {
+            return Err(self.error(&format!(
+                "oft_R has shape {shape:?}, expected [blocks, n(n-1)/2]; how other shapes turn a weight is not known"
+            )));
+        }
+        let scaled = mark.as_ref().map(|mark| self.is_scaled(mark)).transpose()?.unwrap_or(false);
+        Ok(InputLaw { series: Some(OFT_TERMS), scaled, kernels_back: true, reach: None })
+    }
+
+    /// What the mark of scaled vectors says; there it is, unless it holds a zero.
+    fn is_scaled(&mut self, mark: &Factor) -> Result<bool> {
+        if mark.whole_numbers() == Some(Dtype::BOOL) {
+            let text = "scaled_oft is stored as BOOL, as by trainers that divide oft_R by 2·sqrt(n-1); divided by sqrt(n(n-1)/2), as most do";
+            if !self.context.warnings.iter().any(|known| known == text) {
+                self.context.warnings.push(text.into());
+            }
+        }
+        Ok(mark.read()?.first().is_none_or(|value| *value != 0.0))
     }
 
     fn ia3(&mut self) -> Result<Option<WeightChange>> {
@@ -523,14 +692,24 @@ impl Taking<'_, '_, '_> {
         for role in [Role::Diff, Role::NormWeight, Role::SetWeight] {
             let Some(mut factor) = self.take(role) else { continue };
             factor = self.third(factor, role)?;
-            factor = self.pad(factor);
             let expected = self.shape().to_vec();
+            // A difference says nothing of further inputs, so that it is zero there; a weight keeps the base's.
+            let narrow = role == Role::SetWeight && {
+                let found = factor.shape();
+                let same = |at: usize| found.get(at) == expected.get(at);
+                self.context.pads && found.len() == 4 && found[1] < expected[1] && {
+                    [0, 2, 3].into_iter().all(same)
+                }
+            };
+            if role != Role::SetWeight {
+                factor = self.pad(factor);
+            }
             let found = factor.shape();
-            if !crate::weights::shapes_agree(found, &expected) {
-                let word = role.word();
-                return Err(
-                    self.error(&format!("{word} has shape {found:?}, the weight {expected:?}"))
-                );
+            if !narrow && !crate::weights::shapes_agree(found, &expected) {
+                let name = factor.name();
+                return Err(self.error(&format!(
+                    "`{name}` has shape {found:?}, the model's weight {expected:?}; the adapter is for a model of another shape or family"
+                )));
             }
             let scale =
                 if role == Role::Diff && self.has(Role::Scale) { self.scale(1)? } else { 1.0 };
@@ -541,9 +720,37 @@ impl Taking<'_, '_, '_> {
         Ok(changes)
     }
 
+    /// Rows of a table of tokens, which replace the base's.
+    fn tokens(&mut self) -> Result<Option<WeightChange>> {
+        let Some(values) = self.take(Role::Tokens) else { return Ok(None) };
+        let tuning = self.context.tuning.ok_or_else(|| {
+            self.error(
+                "trained tokens (trainable_tokens_delta) need the adapter_config.json that belongs beside the file",
+            )
+        })?;
+        let rows = tuning.tokens().map_err(|why| self.error(&why))?;
+        let shape = self.shape();
+        let fits = shape.len() == 2 && values.shape() == [rows.len(), shape[1]];
+        if !fits {
+            return Err(self.error(&format!(
+                "trainable_tokens_delta has shape {:?} for {} tokens of a table of {shape:?}",
+                values.shape(),
+                rows.len()
+            )));
+        }
+        if let Some(row) = rows.iter().find(|row| **row >= shape[0]) {
+            return Err(self.error(&format!(
+                "token {row} was trained, and the model's table ends at {}; the adapter is for a model with more tokens",
+                shape[0] - 1
+            )));
+        }
+        let delta = Delta::Rows { values, rows: rows.into() };
+        Ok(Some(WeightChange { delta, scale: 1.0, dora: None }))
+    }
+
     fn biases(&mut self, weights: &[WeightChange]) -> Result<Vec<BiasChange>> {
         let mut biases = Vec::new();
-        for role in [Role::UpBias, Role::DiffBias, Role::NormBias] {
+        for role in [Role::UpBias, Role::DiffBias, Role::NormBias, Role::SetBias] {
             let Some(mut values) = self.take(role) else { continue };
             values = self.third(values, role)?;
             if values.elements() != self.context.outputs {
@@ -552,6 +759,10 @@ impl Taking<'_, '_, '_> {
                 return Err(
                     self.error(&format!("{word} has shape {found:?}, expected [{outputs}]"))
                 );
+            }
+            if role == Role::SetBias {
+                biases.push(BiasChange::Set(values));
+                continue;
             }
             let of_up = |change: &WeightChange| matches!(change.delta, Delta::LowRank(_));
             let scale = match weights.iter().find(|change| role == Role::UpBias && of_up(change)) {

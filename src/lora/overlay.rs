@@ -3,7 +3,9 @@
 use super::delta::Delta;
 use super::merge::{self, Active, Summed};
 use super::{Dictionary, LoraStack, Method};
+use crate::cancel::Cancel;
 use crate::error::{Error, Result};
+use crate::room;
 use crate::weights::{
     Arrangement, BlockTensor, Branch, Packed, Precision, Products, Quantisation, Site, Weight,
     WeightSource, block_numbers, pack_numbers,
@@ -111,12 +113,28 @@ impl Overlay {
         apply: Apply,
         select: impl Fn(&str) -> bool,
     ) -> Result<Self> {
+        Self::compose_until(base, dictionary, stack, apply, select, &Cancel::new())
+    }
+
+    /// As [`compose`](Self::compose), until `cancel` is set: it is looked at between weights.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`], and as [`compose`](Self::compose).
+    pub fn compose_until(
+        base: Arc<dyn WeightSource>,
+        dictionary: &Dictionary,
+        stack: &LoraStack,
+        apply: Apply,
+        select: impl Fn(&str) -> bool,
+        cancel: &Cancel,
+    ) -> Result<Self> {
         let jobs = jobs(&*base, dictionary, stack, select)?;
         let bypass = apply == Apply::Bypass && matches!(stack.method, Method::Sum);
         let done: Vec<Done> = jobs
             .par_iter()
             .enumerate()
             .map(|(i, job)| {
+                cancel.check()?;
                 job.run(&*base, &stack.method, bypass, i % SAMPLED == 0 && job.is_small())
             })
             .collect::<Result<_>>()?;
@@ -240,7 +258,7 @@ impl Job<'_> {
         let pristine = if self.exists {
             base.get_f32(&self.site, &self.shape)?
         } else {
-            vec![0.0; self.shape.iter().product()]
+            room::zeros(self.shape.iter().product(), "the weights of adapters")?
         };
         let size = if look { squares(&pristine) } else { 0.0 };
         let before = look.then(|| pristine.clone());

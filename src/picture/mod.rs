@@ -10,6 +10,7 @@ pub use metadata::Parameters;
 
 use crate::error::{Error, InFile, Result};
 use crate::input;
+use crate::room;
 use crate::size::{ImageSize, MAX_SIDE};
 use candle_core::{DType, Device, Tensor};
 use image::{DynamicImage, ImageDecoder, ImageError, ImageReader, Limits};
@@ -56,7 +57,7 @@ impl Picture {
     /// on any device.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] when the tensor holds NaN: the network overflowed at its precision.
+    /// [`Error::NotFinite`] when the tensor holds NaN or infinity: a weight is none, or the network overflowed.
     /// [`Error::Internal`] for another shape, [`Error::Limit`] for a side over [`MAX_SIDE`],
     /// [`Error::Tensor`] when it cannot be copied from its device.
     ///
@@ -73,14 +74,11 @@ impl Picture {
         };
         let planes = image.flatten_all()?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
         let planes = planes.to_vec1::<f32>()?; // [3·H·W]
-        let broken = planes.iter().filter(|v| v.is_nan()).count();
-        if broken > 0 {
-            return Err(Error::unsupported(
-                format!("this precision (the network produced {broken} NaN of {})", planes.len()),
-                "use f32 (--dtype f32)",
-            ));
+        let count = planes.iter().filter(|v| !v.is_finite()).count();
+        if count > 0 {
+            return Err(Error::NotFinite { count, of: planes.len() });
         }
-        Self::new(width, height, interleave(&planes, width * height))
+        Self::new(width, height, interleave(&planes, width * height)?)
     }
 
     /// The picture as a network takes it: [1, 3, H, W], f32, in -1..1, on `device`.
@@ -187,12 +185,14 @@ fn check_side(side: usize) -> Result<()> {
 }
 
 /// Three planes of `area` values in -1..1 to bytes, pixel by pixel.
-fn interleave(planes: &[f32], area: usize) -> Vec<u8> {
+fn interleave(planes: &[f32], area: usize) -> Result<Vec<u8>> {
     let byte = |x: f32| ((x * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
     let (red, rest) = planes.split_at(area.min(planes.len()));
     let (green, blue) = rest.split_at(area.min(rest.len()));
     let pixels = red.iter().zip(green).zip(blue);
-    pixels.flat_map(|((&r, &g), &b)| [byte(r), byte(g), byte(b)]).collect()
+    let mut bytes = room::reserve(3 * area, "a picture")?;
+    bytes.extend(pixels.flat_map(|((&r, &g), &b)| [byte(r), byte(g), byte(b)]));
+    Ok(bytes)
 }
 
 /// Says of a file that the decoder gave up on whether the disk or the content is to blame.
@@ -229,17 +229,20 @@ mod tests {
     #[test]
     fn rounds_half_to_even_and_clamps() {
         // 64.5 and 127.5 of 255: numpy rounds to 64 and 128.
-        let values = [-0.494_117_65, 0.0, 9.0, -9.0, 1.0, f32::INFINITY];
+        let values = [-0.494_117_65, 0.0, 9.0, -9.0, 1.0, f32::MAX];
         let tensor = Tensor::from_slice(&values, (3, 1, 2), &Device::Cpu).unwrap();
         let picture = Picture::from_tensor(&tensor).unwrap();
         assert_eq!(picture.bytes(), [64, 255, 255, 128, 0, 255]);
     }
 
+    /// An infinite bias of the last layer drew a white picture.
     #[test]
-    fn nan_names_the_remedy() {
-        let tensor = Tensor::full(f32::NAN, (3, 2, 2), &Device::Cpu).unwrap();
-        let error = Picture::from_tensor(&tensor).unwrap_err().to_string();
-        assert!(error.contains("12 NaN of 12") && error.contains("--dtype f32"), "{error}");
+    fn what_is_no_number_is_no_picture() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let tensor = Tensor::full(bad, (3, 2, 2), &Device::Cpu).unwrap();
+            let error = Picture::from_tensor(&tensor).unwrap_err();
+            assert!(matches!(error, Error::NotFinite { count: 12, of: 12 }), "{error}");
+        }
         let flat = Tensor::zeros((4, 8, 8), DType::F32, &Device::Cpu).unwrap();
         assert!(matches!(Picture::from_tensor(&flat), Err(Error::Internal(_))));
     }

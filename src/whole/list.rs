@@ -35,6 +35,17 @@ pub(crate) fn abandon() {
     }
 }
 
+/// As [`abandon`], for a thread that may wait for nothing; false when others work on the list, and files stay.
+#[cfg(feature = "cli")]
+pub(crate) fn abandon_at_once() -> bool {
+    let Ok(unfinished) = UNFINISHED.try_lock() else { return false };
+    let unfinished = std::mem::ManuallyDrop::new(unfinished);
+    for path in &**unfinished {
+        remove(path);
+    }
+    true
+}
+
 /// Removes a file, a link or a folder; what cannot be removed stays.
 pub(super) fn remove(path: &Path) {
     let is_folder = std::fs::symlink_metadata(path).is_ok_and(|kind| kind.is_dir());

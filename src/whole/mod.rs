@@ -9,7 +9,7 @@ mod together;
 #[cfg(any(feature = "cli", test))]
 pub(crate) use list::Fleeting;
 #[cfg(feature = "cli")]
-pub(crate) use list::abandon;
+pub(crate) use list::{abandon, abandon_at_once};
 pub(crate) use place::{Place, is_stdout, make_folder};
 pub(crate) use together::Together;
 #[cfg(any(feature = "cli", test))]

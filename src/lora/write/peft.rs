@@ -177,6 +177,7 @@ fn add_bias<'a>(
         Some(BiasChange::Add { .. }) => {
             Err(cannot(plan, module, "change of a bias (diff_b, b_norm)"))
         }
+        Some(BiasChange::Set(_)) => Err(cannot(plan, module, "whole bias")),
         Some(BiasChange::Scale(_)) => Err(cannot(plan, module, "IA3 of PEFT")),
         None => Ok(()),
     }
