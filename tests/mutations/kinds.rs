@@ -108,6 +108,8 @@ impl Good {
         let zoo = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/zoo/good");
         let mut all: Vec<PathBuf> =
             fs::read_dir(zoo).unwrap().map(|item| item.unwrap().path()).collect();
+        // What says everything twice has one part that does not count.
+        all.retain(|path| !path.to_string_lossy().contains("twice"));
         all.sort();
         let is = |path: &PathBuf, ends: &[&str]| {
             path.extension().is_some_and(|e| ends.iter().any(|end| e == *end))
@@ -376,6 +378,8 @@ fn changed_json(input: Input, name: &str, chance: &mut Chance, meant: &[&str]) -
     let text = fs::read_to_string(&path).unwrap();
     let Some((new, what, replaced)) = text::json(&text, chance) else { return input };
     let key = what.split(':').next().unwrap_or_default();
+    // Null is what a setting is that is not there.
+    let replaced = replaced && !what.ends_with("null");
     let meaning = if replaced && meant.contains(&key) && !same_numbers(&text, &new) {
         Meaning::Changed
     } else {
