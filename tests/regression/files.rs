@@ -343,14 +343,3 @@ fn a_full_disk_blames_the_target_and_changes_nothing() {
     fs::remove_dir(world.path("peft")).unwrap();
     assert_eq!(contents(&world.path(".")), before);
 }
-
-/// Of two tensors of one name in a header the last one counted, without a word.
-#[test]
-fn a_name_that_stands_twice_is_refused() {
-    let entry = r#""a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}"#;
-    let header = format!("{{{entry},{entry}}}");
-    let bytes = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &[0; 4]].concat();
-    let error = colora::weights::CheckpointFile::from_vec(bytes, "x.safetensors").unwrap_err();
-    assert!(error.to_string().contains("`a` stands twice"), "{error}");
-    assert_eq!(error.fault().exit_code(), 3);
-}
