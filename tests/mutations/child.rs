@@ -78,13 +78,10 @@ impl Child {
             // Another program may have had the processors.
             Err(RecvTimeoutError::Timeout) => {
                 *self = Self::start();
-                match self.once(order) {
-                    Ok(answer) => answer,
-                    Err(_) => {
-                        *self = Self::start();
-                        Answer { hung: true, ..Answer::default() }
-                    }
-                }
+                self.once(order).unwrap_or_else(|_| {
+                    *self = Self::start();
+                    Answer { hung: true, ..Answer::default() }
+                })
             }
             Err(RecvTimeoutError::Disconnected) => {
                 let status = self.process.wait().unwrap();

@@ -320,7 +320,7 @@ const CONFIGS: [&str; 30] = [
 ];
 
 fn model_folder(chance: &mut Chance, folder: &Path) -> Input {
-    let good = golden(*chance.pick(&["sd15", "sd15", "sd2", "sdxl"]));
+    let good = golden(chance.pick::<&str>(&["sd15", "sd15", "sd2", "sdxl"]));
     let input = copied("model folder", "model", &good, folder);
     let files = files(&good, Path::new(""));
     let file = chance.pick(&files).clone();
@@ -334,7 +334,7 @@ fn model_folder(chance: &mut Chance, folder: &Path) -> Input {
     if name.ends_with("merges.txt") && chance.below(2) == 0 {
         let text = String::from_utf8(bytes).unwrap();
         let keep = 1 + chance.below(text.lines().count() - 1);
-        let cut: String = text.lines().take(keep).map(|line| format!("{line}\n")).collect();
+        let cut: String = text.split_inclusive('\n').take(keep).collect();
         fs::write(to, cut).unwrap();
         return Input {
             what: format!("{name} of {keep} lines"),
