@@ -105,3 +105,16 @@ fn magnitudes_without_use_dora_are_refused() {
     assert!(error.to_string().contains("use_dora is false"), "{error}");
     assert_eq!(error.fault().exit_code(), 3);
 }
+
+/// A text encoder without the layer that is asked for blamed the request's clip_skip.
+#[test]
+fn towers_without_the_layer_that_counts_are_refused() {
+    let file = "text_encoder_2/config.json";
+    let text = fs::read_to_string(golden("sdxl").join(file)).unwrap();
+    let config: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let layers = format!("\"num_hidden_layers\": {}", config["num_hidden_layers"]);
+    let (_folder, path) = changed(&golden("sdxl"), file, &layers, "\"num_hidden_layers\": 1");
+    let error = ModelParts::open(&path, Placement::default(), None).unwrap_err();
+    assert_eq!(error.fault().exit_code(), 3, "{error}");
+    assert!(error.to_string().contains("text_encoder_2"), "{error}");
+}
