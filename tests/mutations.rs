@@ -6,7 +6,12 @@
 //! `COLORA_MUTATION_CASE=N`, with the seed, makes one again. What counts as a silent change stands in
 //! `mutations/kinds.rs`.
 #![cfg(feature = "cli")]
-#![allow(clippy::unwrap_used, clippy::print_stdout, unreachable_pub)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::case_sensitive_file_extension_comparisons,
+    unreachable_pub
+)]
 
 #[path = "mutations/bytes.rs"]
 mod bytes;
@@ -98,7 +103,7 @@ impl Campaign {
             let good = baselines.of(&input, &mut child);
             let answer = child.ask(&input.order(&input.path));
             let mut finding = verdict::judge(&input, &answer, &good);
-            if finding.is_none() && case % 23 == 0 {
+            if finding.is_none() && case.is_multiple_of(23) {
                 finding = verdict::judge_program(&input);
             }
             if let Some(finding) = &finding {

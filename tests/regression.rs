@@ -12,6 +12,8 @@ mod files;
 mod identity;
 #[path = "regression/models.rs"]
 mod models;
+#[path = "regression/mutated.rs"]
+mod mutated;
 #[path = "regression/names.rs"]
 mod names;
 #[path = "regression/peft.rs"]

@@ -130,9 +130,8 @@ impl Output {
         let name = |index| {
             let path = template.name(&facts, index);
             match (Place::of(&path)?, self.named, self.force) {
-                (Place::Free, ..) => Ok(path),
+                (Place::Free, ..) | (Place::Taken | Place::Stream { .. }, true, true) => Ok(path),
                 (_, false, _) => Ok(free(&path)),
-                (Place::Taken | Place::Stream { .. }, true, true) => Ok(path),
                 (_, true, _) => Err(Error::Exists { path }),
             }
         };
@@ -281,7 +280,7 @@ fn free(path: &Path) -> PathBuf {
         path.with_file_name(name)
     };
     let is_free = |path: &PathBuf| matches!(Place::of(path), Ok(Place::Free) | Err(_));
-    (2..).map(numbered).find(is_free).unwrap_or_else(|| path.to_path_buf())
+    (2..=u64::MAX).map(numbered).find(is_free).unwrap_or_else(|| path.to_path_buf())
 }
 
 #[cfg(test)]

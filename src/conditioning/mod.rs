@@ -189,10 +189,27 @@ impl TextTowers {
         Ok(Tensor::new(rows, device)?)
     }
 
+    /// Refuses towers whose features would not lie side by side.
+    fn check_windows(&self) -> Result<()> {
+        let Some(first) = self.towers.first() else { return Ok(()) };
+        match self.towers.iter().find(|tower| tower.window() != first.window()) {
+            None => Ok(()),
+            Some(other) => Err(Error::corrupt(
+                other.tokenizer.origin(),
+                format!(
+                    "it reads {} tokens at once, and the other text encoder {}; expected one `model_max_length` of both",
+                    other.window(),
+                    first.window()
+                ),
+            )),
+        }
+    }
+
     /// Texts through every tower; features side by side, pooled from the last tower.
     fn encode_batch(&self, texts: &[&str], clip_skip: usize, cancel: &Cancel) -> Result<Encoded> {
         let mut contexts = Vec::with_capacity(self.towers.len());
         let mut pooled = None;
+        self.check_windows()?;
         for tower in &self.towers {
             let window = |text: &&str| tower.tokenizer.pad_to(&tower.ids(text), tower.window());
             let ids: Vec<Vec<u32>> = texts.iter().map(window).collect();

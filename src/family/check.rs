@@ -78,6 +78,12 @@ fn conditions(architecture: &Architecture, place: ConfigPlace<'_>) -> Result<()>
             }),
         };
     }
+    for (component, tower) in family.text_components().iter().zip(text) {
+        if tower.num_hidden_layers < 2 {
+            let why = "num_hidden_layers = 1: the features come from the layer before the last, which is missing";
+            return Err(Error::corrupt(place.of(component), why));
+        }
+    }
     let (Some(each), Some(found), Some(tower)) = (
         unet.addition_time_embed_dim.filter(|_| unet.addition_embed_type.is_some()),
         unet.projection_class_embeddings_input_dim,

@@ -283,6 +283,11 @@ impl Taking<'_, '_, '_> {
         let (factor, always_output) = match (self.take(Role::DoraScale), self.take(Role::Magnitude))
         {
             (Some(factor), None) => (factor, false),
+            (None, Some(_)) if self.context.tuning.is_some_and(|t| t.forbids_magnitudes()) => {
+                return Err(self.error(
+                    "lora_magnitude_vector is there, and use_dora is false; PEFT would leave it out",
+                ));
+            }
             (None, Some(factor)) => (factor, true),
             (None, None) => {
                 let low = self.has(Role::Down) || self.has(Role::EmbeddingA);

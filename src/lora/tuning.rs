@@ -186,6 +186,11 @@ impl Tuning<'_> {
         self.flag("use_dora", false)
     }
 
+    /// Whether the configuration says that no module has a magnitude.
+    pub(super) fn forbids_magnitudes(&self) -> bool {
+        !self.flag("use_dora", true)
+    }
+
     /// The rows of a table of tokens that were trained; an error says what is wrong with them.
     pub(super) fn tokens(&self) -> Result<Vec<usize>, String> {
         let setting = ["trainable_token_indices", "token_indices"]

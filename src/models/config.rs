@@ -173,6 +173,11 @@ impl Default for UNetConfig {
 
 /// Widest channel count that a config may ask for; real ones stay below 3,000.
 const MAX_WIDTH: usize = 1 << 16;
+/// Levels of an autoencoder whose latents are an eighth as wide as the picture.
+const LEVELS: usize = 4;
+/// The kinds of these levels.
+const DOWN: &str = "DownEncoderBlock2D";
+const UP: &str = "UpDecoderBlock2D";
 /// Most layers of a level, or transformer blocks of a place, that a config may ask for; real ones have 32.
 const MAX_DEPTH: usize = 64;
 /// Most channels of latents and pictures; real ones have 16.
@@ -466,6 +471,10 @@ pub struct VaeConfig {
     pub latent_channels: usize,
     /// Width of each level.
     pub block_out_channels: Vec<usize>,
+    /// Kinds of the encoder's levels: `DownEncoderBlock2D`.
+    pub down_block_types: Vec<String>,
+    /// Kinds of the decoder's levels: `UpDecoderBlock2D`.
+    pub up_block_types: Vec<String>,
     /// Resnets per level of the encoder; one more in the decoder.
     pub layers_per_block: usize,
     /// Groups of each group norm.
@@ -501,6 +510,8 @@ impl Default for VaeConfig {
             out_channels: 3,
             latent_channels: 4,
             block_out_channels: vec![128, 256, 512, 512],
+            down_block_types: vec![DOWN.into(); LEVELS],
+            up_block_types: vec![UP.into(); LEVELS],
             layers_per_block: 2,
             norm_num_groups: 32,
             scaling_factor: 0.18215,
@@ -526,8 +537,16 @@ impl VaeConfig {
                 "AutoencoderKL with factor 8 as in SD 1.x, 2.x and SDXL is built",
             ))
         };
-        if self.block_out_channels.len() != 4 {
+        if self.block_out_channels.len() != LEVELS {
             return refuse("block_out_channels", format!("{:?}", self.block_out_channels));
+        }
+        for (field, kinds, built) in [
+            ("down_block_types", &self.down_block_types, DOWN),
+            ("up_block_types", &self.up_block_types, UP),
+        ] {
+            if kinds.len() != LEVELS || kinds.iter().any(|kind| kind != built) {
+                return refuse(field, format!("{kinds:?}"));
+            }
         }
         let groups = self.norm_num_groups;
         if groups == 0

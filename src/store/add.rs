@@ -60,7 +60,9 @@ impl Store {
             stale.retain(|path| *path != target);
         }
         // What went with the older LoRA would be read with this one.
-        stale.iter().for_each(|path| all.remove(path));
+        for path in &stale {
+            all.remove(path);
+        }
         let file = target.file_name().map(|name| name.to_string_lossy().into_owned());
         let card = Card { file, sha256: Some(sum), ..new.card.clone() };
         let text = card.or(old).to_toml()?;

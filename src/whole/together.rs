@@ -150,7 +150,10 @@ impl Together {
             let made = hidden(&self.beside, |path| fs::create_dir(path));
             let (path, ()) = made.map_err(|e| Error::write(&self.beside, e))?;
             let lock = File::options().read(true).open(path.path()).ok();
-            lock.iter().for_each(|lock| drop(lock.try_lock()));
+            if let Some(lock) = &lock {
+                // Where there are no locks nobody clears up.
+                let _ = lock.try_lock();
+            }
             self.hidden = Some((path, lock));
         }
         let hidden = self.hidden.as_ref().map(|(path, _)| path.path());

@@ -19,7 +19,7 @@ pub struct Answer {
     /// The error with its causes, or where the panic was.
     pub message: String,
     /// Warnings and keys that fit nothing.
-    pub notes: usize,
+    pub notes: Vec<String>,
     /// A hash of all that was understood.
     pub report: u64,
     /// Most memory that the process had, in kB.
@@ -78,13 +78,10 @@ impl Child {
             // Another program may have had the processors.
             Err(RecvTimeoutError::Timeout) => {
                 *self = Self::start();
-                match self.once(order) {
-                    Ok(answer) => answer,
-                    Err(_) => {
-                        *self = Self::start();
-                        Answer { hung: true, ..Answer::default() }
-                    }
-                }
+                self.once(order).unwrap_or_else(|_| {
+                    *self = Self::start();
+                    Answer { hung: true, ..Answer::default() }
+                })
             }
             Err(RecvTimeoutError::Disconnected) => {
                 let status = self.process.wait().unwrap();

@@ -94,6 +94,7 @@ pub struct Good {
     loras: Vec<PathBuf>,
     pickles: Vec<PathBuf>,
     folders: Vec<PathBuf>,
+    singles: Vec<PathBuf>,
     gguf: PathBuf,
     pictures: Vec<PathBuf>,
     card: PathBuf,
@@ -107,6 +108,9 @@ impl Good {
         let zoo = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/zoo/good");
         let mut all: Vec<PathBuf> =
             fs::read_dir(zoo).unwrap().map(|item| item.unwrap().path()).collect();
+        // What says everything twice, names what is nowhere or multiplies by zero has parts that do not count.
+        let odd = ["twice", "unmatched", "zero-up"];
+        all.retain(|path| !odd.iter().any(|odd| path.to_string_lossy().contains(odd)));
         all.sort();
         let is = |path: &PathBuf, ends: &[&str]| {
             path.extension().is_some_and(|e| ends.iter().any(|end| e == *end))
@@ -124,6 +128,7 @@ impl Good {
             loras: of(&["safetensors"]),
             pickles: of(&["pt", "bin", "ckpt"]),
             folders: folders.cloned().collect(),
+            singles: singles(&good),
             gguf: gguf(&good),
             pictures: made_pictures(&good),
             card: text("ink.toml", CARD),
@@ -141,7 +146,9 @@ impl Good {
             "pickle" => plain(kind, chance.pick::<PathBuf>(&self.pickles), &mut chance, folder),
             "peft" => peft(chance.pick::<PathBuf>(&self.folders), &mut chance, folder),
             "model folder" => model_folder(&mut chance, folder),
-            "single file" => single_file(&mut chance, folder),
+            "single file" => {
+                single_file(chance.pick::<PathBuf>(&self.singles), &mut chance, folder)
+            }
             "gguf" => self.gguf(&mut chance, folder),
             "picture" => self.picture(&mut chance, folder),
             "card" => lines(kind, "card", &self.card, &mut chance, folder),
@@ -196,8 +203,20 @@ fn written(
 ) -> Input {
     let path = folder.join(good.file_name().unwrap());
     fs::write(&path, bytes).unwrap();
+    let config = good.with_extension("config");
+    if config.is_dir() {
+        link(&config, &path.with_extension("config"));
+    }
     let (folder, good) = (folder.to_path_buf(), good.to_path_buf());
     Input { kind, reader, path, folder, good, what: String::new(), meaning: Meaning::Anything }
+}
+
+/// The settings of a good model for a mutated one.
+fn link(good: &Path, here: &Path) {
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(good, here).unwrap();
+    #[cfg(windows)]
+    std::os::windows::fs::symlink_dir(good, here).unwrap();
 }
 
 /// Any bytes of a file are changed.
@@ -242,9 +261,10 @@ fn is_factor(name: &str) -> bool {
         .any(|end| name.ends_with(end))
 }
 
-/// Weights that every picture needs.
+/// Weights that every picture needs; the last layers of newer text towers are not used.
 fn is_weight(name: &str) -> bool {
-    let parts = ["model.diffusion_model.", "first_stage_model.decoder.", "cond_stage_model."];
+    let parts =
+        ["model.diffusion_model.", "first_stage_model.decoder.", "cond_stage_model.transformer."];
     parts.iter().any(|part| name.starts_with(part)) && name.ends_with(".weight")
 }
 
@@ -265,8 +285,8 @@ fn peft(good: &Path, chance: &mut Chance, folder: &Path) -> Input {
 /// Settings of adapters that change what they do.
 const PEFT: [&str; 4] = ["lora_alpha", "use_rslora", "peft_type", "use_dora"];
 
-/// Settings of models that change the picture.
-const CONFIGS: [&str; 31] = [
+/// Settings of models that change the picture. (diffusers sets the offset of steps by itself.)
+const CONFIGS: [&str; 30] = [
     "block_out_channels",
     "attention_head_dim",
     "cross_attention_dim",
@@ -287,7 +307,6 @@ const CONFIGS: [&str; 31] = [
     "beta_end",
     "beta_schedule",
     "prediction_type",
-    "steps_offset",
     "set_alpha_to_one",
     "hidden_size",
     "intermediate_size",
@@ -301,7 +320,7 @@ const CONFIGS: [&str; 31] = [
 ];
 
 fn model_folder(chance: &mut Chance, folder: &Path) -> Input {
-    let good = golden(*chance.pick(&["sd15", "sd15", "sd2", "sdxl"]));
+    let good = golden(chance.pick::<&str>(&["sd15", "sd15", "sd2", "sdxl"]));
     let input = copied("model folder", "model", &good, folder);
     let files = files(&good, Path::new(""));
     let file = chance.pick(&files).clone();
@@ -315,7 +334,7 @@ fn model_folder(chance: &mut Chance, folder: &Path) -> Input {
     if name.ends_with("merges.txt") && chance.below(2) == 0 {
         let text = String::from_utf8(bytes).unwrap();
         let keep = 1 + chance.below(text.lines().count() - 1);
-        let cut: String = text.lines().take(keep).map(|line| format!("{line}\n")).collect();
+        let cut: String = text.split_inclusive('\n').take(keep).collect();
         fs::write(to, cut).unwrap();
         return Input {
             what: format!("{name} of {keep} lines"),
@@ -360,6 +379,8 @@ fn changed_json(input: Input, name: &str, chance: &mut Chance, meant: &[&str]) -
     let text = fs::read_to_string(&path).unwrap();
     let Some((new, what, replaced)) = text::json(&text, chance) else { return input };
     let key = what.split(':').next().unwrap_or_default();
+    // Null is what a setting is that is not there.
+    let replaced = replaced && !what.ends_with("null");
     let meaning = if replaced && meant.contains(&key) && !same_numbers(&text, &new) {
         Meaning::Changed
     } else {
@@ -391,13 +412,11 @@ fn same_numbers(a: &str, b: &str) -> bool {
     same(&read(a), &read(b))
 }
 
-fn single_file(chance: &mut Chance, folder: &Path) -> Input {
-    let names = ["sd15.safetensors", "sd15.ckpt", "sd2.safetensors", "sdxl.safetensors"];
-    let good = golden("single").join(*chance.pick(&names));
+fn single_file(good: &Path, chance: &mut Chance, folder: &Path) -> Input {
     if good.extension().is_some_and(|e| e == "ckpt") || chance.below(3) == 0 {
-        return plain("single file", &good, chance, folder);
+        return plain("single file", good, chance, folder);
     }
-    tensors("single file", "model", &good, chance, folder, is_weight)
+    tensors("single file", "model", good, chance, folder, is_weight)
 }
 
 /// A copy of a good folder, of which one file can be another.
@@ -423,13 +442,34 @@ fn files(root: &Path, inside: &Path) -> Vec<PathBuf> {
     all
 }
 
-/// A small model as GGUF.
+/// Small models in one file, with their settings beside them.
+fn singles(folder: &Path) -> Vec<PathBuf> {
+    let names = ["sd15.safetensors", "sd15.ckpt", "sd2.safetensors", "sdxl.safetensors"];
+    let one = |name: &str| {
+        let path = folder.join(name);
+        fs::copy(golden("single").join(name), &path).unwrap();
+        let config = path.with_extension("config");
+        if !config.exists() {
+            let good = golden(path.file_stem().unwrap().to_str().unwrap());
+            for file in files(&good, Path::new("")) {
+                let to = config.join(&file);
+                fs::create_dir_all(to.parent().unwrap()).unwrap();
+                fs::copy(good.join(file), to).unwrap();
+            }
+        }
+        path
+    };
+    names.map(one).to_vec()
+}
+
+/// A small model as GGUF; its settings are those of the same name.
 fn gguf(folder: &Path) -> PathBuf {
     let path = folder.join("sd15.gguf");
     let source = golden("single/sd15.safetensors");
     let tensors = candle_core::safetensors::load(source, &Device::Cpu).unwrap();
     let mut rows: Vec<(String, QTensor)> = tensors
         .into_iter()
+        .filter(|(_, tensor)| tensor.rank() > 0)
         .map(|(name, tensor)| {
             let tensor = tensor.to_dtype(candle_core::DType::F32).unwrap();
             let kind = if tensor.rank() == 2 && tensor.dims()[1] % 32 == 0 {

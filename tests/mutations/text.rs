@@ -9,7 +9,7 @@ pub fn json(text: &str, chance: &mut Chance) -> Option<(String, String, bool)> {
     let mut paths = Vec::new();
     gather(&value, String::new(), &mut paths);
     let path = chance.pick(&paths).clone();
-    let key = path.split('/').filter(|part| part.parse::<usize>().is_err()).next_back();
+    let key = path.split('/').rfind(|part| part.parse::<usize>().is_err());
     let key = key.unwrap_or_default().to_owned();
     if chance.below(6) == 0 {
         let (parent, name) = path.rsplit_once('/')?;
@@ -78,9 +78,9 @@ fn other(value: &Value, chance: &mut Chance) -> Value {
             let mut items = items.clone();
             let at = chance.below(items.len());
             if chance.below(2) == 0 {
-                drop(items.remove(at))
+                drop(items.remove(at));
             } else {
-                items.push(items[at].clone())
+                items.push(items[at].clone());
             }
             Value::Array(items)
         }

@@ -69,10 +69,11 @@ pub fn judge(input: &Input, answer: &Answer, good: &Answer) -> Option<Finding> {
     if answer.peak > MEMORY {
         return find(Fault::Memory, &format!("{} kB", answer.peak));
     }
+    let nothing_said = answer.notes.iter().all(|note| good.notes.contains(note));
     let silent = match input.meaning {
         Meaning::Anything => false,
-        Meaning::Changed => answer.report == good.report && answer.notes <= good.notes,
-        Meaning::Nonsense => answer.notes <= good.notes,
+        Meaning::Changed => nothing_said && answer.report == good.report,
+        Meaning::Nonsense => nothing_said,
     };
     match code {
         0 if silent => find(Fault::Silent, "accepted without a word"),

@@ -19,7 +19,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 /// What was understood: warnings, and a hash of everything.
-type Understood = Result<(usize, u64), Error>;
+type Understood = Result<(Vec<String>, u64), Error>;
 
 /// Where the last panic was.
 static PANIC: Mutex<String> = Mutex::new(String::new());
@@ -75,12 +75,12 @@ fn understand(kind: &str, path: &Path, bases: &mut HashMap<String, Base>) -> Und
         _ => match kind {
             "model" => model(path),
             "picture" => picture(path),
-            "pixels" => Picture::open(path).map(|picture| (0, hash(&picture.bytes()))),
-            "card" => Card::of(path).map(|card| (0, hash(&format!("{card:?}")))),
-            "stack" => Stack::read(path).map(|stack| (0, hash(&format!("{stack:?}")))),
+            "pixels" => Picture::open(path).map(|picture| (Vec::new(), hash(&picture.bytes()))),
+            "card" => Card::of(path).map(|card| (Vec::new(), hash(&format!("{card:?}")))),
+            "stack" => Stack::read(path).map(|stack| (Vec::new(), hash(&format!("{stack:?}")))),
             "settings" => {
                 let settings = Settings::load(path.parent().unwrap(), &|_| None)?;
-                Ok((0, hash(&format!("{:?}", settings.config))))
+                Ok((Vec::new(), hash(&format!("{:?}", settings.config))))
             }
             other => panic!("no kind {other}"),
         },
@@ -110,7 +110,7 @@ fn lora(path: &Path, (source, dictionary): &Base) -> Understood {
     let stack = LoraStack::new(vec![entry]);
     let overlay = Overlay::compose(source.clone(), dictionary, &stack, Apply::Merge, |_| true)?;
     let report = lora.report();
-    let notes = report.warnings.len() + report.unmatched.len() + overlay.warnings().len();
+    let notes = [&report.warnings[..], &report.unmatched, overlay.warnings()].concat();
     let mut hasher = DefaultHasher::new();
     for site in overlay.changed_sites() {
         let shape = overlay.shape(site).unwrap_or_default();
@@ -159,7 +159,7 @@ fn model(path: &Path) -> Understood {
         Ok(())
     };
     pipeline.generate(&plan, &|_: &Event| {}, &Cancel::new(), &mut sink)?;
-    Ok((0, hasher.finish()))
+    Ok((Vec::new(), hasher.finish()))
 }
 
 /// Texts and pixels.
@@ -168,5 +168,5 @@ fn picture(path: &Path) -> Understood {
     let parameters = texts.as_ref().ok().and_then(|texts| texts.parameters.as_deref());
     let parsed = parameters.map(colora::picture::Parameters::parse);
     let pixels = Picture::open(path)?;
-    Ok((0, hash(&format!("{:?} {parsed:?} {:?}", texts?, pixels.bytes()))))
+    Ok((Vec::new(), hash(&format!("{:?} {parsed:?} {:?}", texts?, pixels.bytes()))))
 }

@@ -266,6 +266,7 @@ fn names_that_are_no_text_work_everywhere() {
     // Models.
     if let Some(single) = single {
         fs::copy(single, path(b"m\xff/s\xfe.safetensors")).unwrap();
+        std::os::unix::fs::symlink(MODEL, path(b"m\xff/s\xfe.config")).unwrap();
         let model = &b"m\xff/s\xfe.safetensors"[..];
         let folders = [("COLORA_MODELS", &b"m\xff"[..])];
         let list = raw_run(&world, &[b"model", b"list", b"--json"], &folders);

@@ -96,7 +96,7 @@ fn copied(from: &Path, to: &Path) {
         if path.is_dir() {
             copied(&path, &target)
         } else {
-            drop(std::fs::copy(&path, target).unwrap())
+            std::fs::copy(&path, target).map(drop).unwrap();
         }
     }
 }

@@ -14,6 +14,7 @@ fn program(folder: &tempfile::TempDir, arguments: &[&str]) -> Command {
 
 fn at_home<'a>(command: &'a mut Command, folder: &tempfile::TempDir) -> &'a mut Command {
     command.current_dir(folder.path()).env_clear().env("COLORA_MODEL", golden("sd15"));
+    command.env("COLORA_LORA_PATH", concat!(env!("CARGO_MANIFEST_DIR"), "/loras"));
     for name in ["HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME"] {
         command.env(name, folder.path().join(".home"));
     }

@@ -104,7 +104,9 @@ pub(super) fn write_folder<'a>(
 /// [`Error::Exists`] without `force`; [`Error::BadRequest`] for what is no folder; [`Error::Write`].
 pub(super) fn check_folder(out: &Path, force: bool) -> Result<()> {
     match Place::of(out)? {
-        Place::Free | Place::Folder => {}
+        // The folder itself is made when there is something to put into it.
+        Place::Free => return whole::prepare(out).map(drop),
+        Place::Folder => {}
         _ => {
             let why = "PEFT's format is a folder of two files; expected a folder or a new name";
             return Err(Error::bad_request("output", out.display(), why));

@@ -16,6 +16,7 @@ use crate::weights::{
     pack_numbers, shapes_agree, weight_shape,
 };
 use candle_core::{DType, Device, Tensor};
+use safetensors::Dtype;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -119,6 +120,12 @@ impl Piece {
     }
 }
 
+/// Whether numbers of this type are whole ones.
+fn is_whole(dtype: Dtype) -> bool {
+    use Dtype::{BOOL, I8, I16, I32, I64, U8, U16, U32, U64};
+    [BOOL, U8, I8, U16, I16, U32, I32, U64, I64].contains(&dtype)
+}
+
 /// A [`WeightSource`] over the tensors of one or several files.
 ///
 /// Nothing is read before it is asked for, and nothing is kept after it was given.
@@ -139,7 +146,8 @@ impl Checkpoint {
     /// the file gives it. Such scales are no weights of their own: they are passed over.
     ///
     /// # Errors
-    /// [`Error::TensorMissing`] without such a tensor, [`Error::Corrupt`] when it has no such part,
+    /// [`Error::TensorMissing`] without such a tensor, [`Error::Corrupt`] when it has no such part or is a weight
+    /// of whole numbers,
     /// [`Error::Unsupported`] for numbers that one scale does not explain.
     pub fn insert(
         &mut self,
@@ -157,7 +165,17 @@ impl Checkpoint {
             Scaled::By(scale) => Some(scale),
             Scaled::Note => return Ok(()),
         };
-        let mut shape = file.info(name).ok_or_else(missing)?.shape.clone();
+        let info = file.info(name).ok_or_else(missing)?;
+        // Lists of positions are whole numbers; weights are not.
+        let weight = [".weight", ".bias"].iter().any(|end| site.as_str().ends_with(end));
+        if weight && scale.is_none() && info.blocks.is_none() && is_whole(info.dtype) {
+            let why = format!(
+                "`{name}` holds whole numbers ({}), expected floats; it is damaged, or its numbers are quantised and their scale is missing",
+                info.dtype
+            );
+            return Err(Error::corrupt(file.path(), why));
+        }
+        let mut shape = info.shape.clone();
         match (part, shape.first_mut()) {
             (Part::Whole, _) => {}
             (Part::Transposed, _) => shape.reverse(),

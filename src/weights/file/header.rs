@@ -4,6 +4,9 @@ use super::{Contents, Entry, TensorInfo};
 use crate::error::{Error, Result};
 use crate::weights::{gguf, pickle, quantised};
 use safetensors::tensor::Metadata;
+use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use std::collections::HashSet;
 use std::path::Path;
 
 /// Longest safetensors header that is read; the format's reference implementation has the same.
@@ -72,6 +75,7 @@ fn safetensors(bytes: &[u8], length: u64, path: &Path) -> Result<Contents> {
     let text = std::str::from_utf8(header).map_err(|e| damaged(&e))?;
     // The crate checks that offsets neither overlap nor leave gaps and fit shape and type.
     let table: Metadata = serde_json::from_str(text).map_err(|e| damaged(&e))?;
+    serde_json::from_str::<Names>(text).map_err(|e| damaged(&e))?;
     let expected = start.checked_add(table.data_len()).ok_or_else(|| damaged(&"sizes overflow"))?;
     if expected > have {
         return Err(truncated(path, expected, have, ""));
@@ -91,6 +95,34 @@ fn safetensors(bytes: &[u8], length: u64, path: &Path) -> Result<Contents> {
     };
     quantised::apply(&mut contents, path)?;
     Ok(contents)
+}
+
+/// The names of a header, each once: readers would not agree on which of two tensors counts.
+struct Names;
+
+impl<'de> Deserialize<'de> for Names {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_map(Names)
+    }
+}
+
+impl<'de> Visitor<'de> for Names {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a table of tensors")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self, A::Error> {
+        let mut seen = HashSet::new();
+        while let Some(name) = map.next_key::<String>()? {
+            map.next_value::<IgnoredAny>()?;
+            if let Some(name) = seen.replace(name) {
+                return Err(A::Error::custom(format!("the name `{name}` stands twice")));
+            }
+        }
+        Ok(self)
+    }
 }
 
 fn truncated(path: &Path, expected: usize, have: usize, bound: &str) -> Error {
