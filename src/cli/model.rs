@@ -4,7 +4,7 @@ use super::generate::open_found;
 use super::interrupt;
 use super::output::SCHEMA;
 use super::progress::{Progress, ProgressKind};
-use super::style::{Talk, bytes, clean, result_json, result_line};
+use super::style::{Talk, bytes, result_json, result_line, value};
 use super::{settings, store};
 use crate::family::{Converted, ModelParts, Summary, quantise};
 use crate::lora::write::check_free;
@@ -121,7 +121,7 @@ fn row(entry: &Entry, width: usize) -> String {
     let size = entry.bytes.map(bytes).unwrap_or_default();
     let path = entry.path.as_ref().map(|p| p.display().to_string()).unwrap_or_default();
     let line = format!("{:width$}  {:11}  {size:>8}  {path}", entry.name, entry.kind);
-    clean(line.trim_end()).replace('\n', "\u{fffd}")
+    value(line.trim_end()).into_owned()
 }
 
 fn inspect(name: &str, json: bool, talk: Talk) -> Result<()> {
@@ -138,7 +138,7 @@ fn inspect(name: &str, json: bool, talk: Talk) -> Result<()> {
         });
         return result_json(&value.to_string());
     }
-    result_line(&clean(&text(&summary)))
+    result_line(&text(&summary))
 }
 
 fn convert(
@@ -186,7 +186,7 @@ fn text(summary: &Summary) -> String {
         _ => "",
     };
     let mut lines = vec![
-        format!("{name}: {family}, {prediction:?} prediction{purpose}"),
+        format!("{}: {family}, {prediction:?} prediction{purpose}", value(name)),
         format!("defaults: {size}, {steps} steps, guidance {guidance}"),
     ];
     lines.extend(summary.components.iter().map(|part| {

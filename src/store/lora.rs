@@ -62,11 +62,11 @@ impl LoraEntry {
     /// # Errors
     /// [`Error::Io`] when it cannot be read, [`Error::Cancelled`].
     pub fn verify(&self, cancel: &Cancel) -> Result<Option<bool>> {
-        let Some(sum) = self.card.as_ref().and_then(|card| card.sha256.as_ref()) else {
+        let Some(card) = self.card.as_ref().filter(|card| card.sha256.is_some()) else {
             return Ok(None);
         };
         let found = digest::sha256(&weights(&self.path), cancel)?;
-        Ok(Some(found.eq_ignore_ascii_case(sum.trim())))
+        Ok(card.describes(&found))
     }
 }
 
@@ -107,6 +107,21 @@ impl Store {
         Ok(FoundLora { card: Card::of(&path)?, path })
     }
 
+    /// Whether [`lora`](Self::lora) finds the hub LoRA `name` here; true for what is no id at all, which it
+    /// refuses.
+    pub fn has_hub_lora(&self, name: &str) -> bool {
+        let id = name.strip_prefix("hub:").unwrap_or(name).parse::<HubId>();
+        !id.is_ok_and(|id| self.cached_lora(&id).is_none())
+    }
+
+    /// The LoRA called `name` in the folders, whatever of this name lies elsewhere.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] with near matches when there is none or more than one.
+    pub fn lora_named(&self, name: &str) -> Result<PathBuf> {
+        self.lora_by_name(name)
+    }
+
     /// Every LoRA that can be named.
     pub fn loras(&self) -> Vec<LoraEntry> {
         let found = self.lora_paths();
@@ -142,12 +157,16 @@ impl Store {
 
     fn hub_lora(&self, id: &str, cancel: &Cancel, progress: Progress<'_>) -> Result<PathBuf> {
         let id: HubId = id.parse()?;
-        let cached = match &id.file {
-            Some(_) => self.cache.find(&id),
-            None => self.cache.snapshot(&id).and_then(|folder| only_adapter(&folder)),
-        };
-        let path = cached.map_or_else(|| self.pull_lora(&id, cancel, progress), Ok)?;
+        let path =
+            self.cached_lora(&id).map_or_else(|| self.pull_lora(&id, cancel, progress), Ok)?;
         Ok(standard(&path).unwrap_or(path))
+    }
+
+    fn cached_lora(&self, id: &HubId) -> Option<PathBuf> {
+        match &id.file {
+            Some(_) => self.cache.find(id),
+            None => self.cache.snapshot(id).and_then(|folder| only_adapter(&folder)),
+        }
     }
 
     #[cfg(feature = "hub")]
