@@ -80,7 +80,9 @@ pub enum Error {
 
     /// A weight has another shape than its architecture says.
     #[error(
-        "{file}: the weight `{site}` has shape {found:?}, expected {expected:?}; the config and the weights do not belong together"
+        "{}: the weight `{}` has shape {found:?}, expected {expected:?}; the config and the weights do not belong together",
+        plain::value(file),
+        plain::value(site)
     )]
     ShapeMismatch {
         /// Canonical name of the weight.

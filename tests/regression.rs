@@ -3,4 +3,11 @@
 
 #[path = "regression/identity.rs"]
 mod identity;
+#[cfg(feature = "cli")]
+#[path = "regression/pictures.rs"]
+mod pictures;
 mod support;
+#[cfg(feature = "cli")]
+#[path = "cli/world.rs"]
+#[allow(dead_code)] // the command line's own tests use more of it
+mod world;

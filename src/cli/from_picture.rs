@@ -52,7 +52,7 @@ impl Named {
         match what {
             What::Model => self.model = Some(word.to_owned()),
             What::Vae => self.vae = Some(word.to_owned()),
-            What::Lora => self.loras.push(word.to_owned()),
+            What::Lora | What::Tag => self.loras.push(word.to_owned()),
         }
     }
 }
@@ -97,7 +97,7 @@ impl FromPicture {
         let own = |what: What, word: &str| match what {
             What::Model => config.model.as_deref() == Some(word),
             What::Vae => config.vae.as_deref() == Some(Path::new(word)),
-            What::Lora => false,
+            What::Lora | What::Tag => false,
         };
         let used = [
             flags.model.is_none(),
@@ -161,7 +161,7 @@ fn retagged(prompt: &str, found: &mut dyn FnMut(What, &str) -> String) -> String
     let mut at = 0;
     for tag in tags {
         let Ok(mut lora) = LoraRef::parse_tag(&tag.body) else { continue };
-        let name = found(What::Lora, &lora.name);
+        let name = found(What::Tag, &lora.name);
         if name != lora.name && !name.contains(['<', '>', '\n', '\r']) {
             lora.name = name;
             text = text + &prompt[at..tag.span.start] + &format!("<lora:{lora}>");
@@ -187,13 +187,13 @@ fn words(beyond: &[(What, String, Way)]) -> Vec<String> {
 fn refused(path: &Path, beyond: &[(What, String, Way)]) -> Error {
     let mut others: Vec<&str> = Vec::new();
     for (what, ..) in beyond {
-        if !others.contains(&what.flag()) {
-            others.push(what.flag());
+        if !others.contains(&what.other()) {
+            others.push(what.other());
         }
     }
     let why = format!(
-        "the picture names {}; if you trust it, --trust-picture uses what it names; {} takes another instead",
-        words(beyond).join(", and "),
+        "the picture names {}; --trust-picture uses it all the same, {} another instead",
+        words(beyond).join(" and "),
         others.join(" or ")
     );
     Error::bad_request("from", path.display(), why)
@@ -231,7 +231,7 @@ mod tests {
             text,
             "a <lora:a/ink.pt:unet=1,text=0.5>, b \\<lora:x:1> <lyco:oil> <lora:ink:nan>"
         );
-        assert_eq!(seen, [(What::Lora, "ink".to_owned()), (What::Lora, "oil".to_owned())]);
+        assert_eq!(seen, [(What::Tag, "ink".to_owned()), (What::Tag, "oil".to_owned())]);
         let lora = LoraRef::parse_tag("a/ink.pt:unet=1,text=0.5").unwrap();
         assert_eq!((lora.unet, lora.text), (Some(1.0), Some(0.5)));
     }

@@ -18,6 +18,8 @@ pub(super) enum What {
     Vae,
     /// A LoRA.
     Lora,
+    /// A LoRA in a tag of the prompt.
+    Tag,
 }
 
 impl What {
@@ -26,16 +28,17 @@ impl What {
         match self {
             What::Model => "model",
             What::Vae => "VAE",
-            What::Lora => "LoRA",
+            What::Lora | What::Tag => "LoRA",
         }
     }
 
-    /// The flag that takes another.
-    pub(super) fn flag(self) -> &'static str {
+    /// What to pass in order to take another.
+    pub(super) fn other(self) -> &'static str {
         match self {
             What::Model => "-m",
             What::Vae => "--vae",
             What::Lora => "-l",
+            What::Tag => "a prompt of your own",
         }
     }
 }
@@ -87,7 +90,7 @@ impl<'a> Reach<'a> {
         }
         if word.starts_with("hub:") && what != What::Vae {
             let here = match what {
-                What::Lora => self.store.has_hub_lora(word),
+                What::Lora | What::Tag => self.store.has_hub_lora(word),
                 _ => self.store.has_hub_model(word),
             };
             return if here { open() } else { Way::Away };
@@ -111,7 +114,7 @@ impl<'a> Reach<'a> {
         }
         let named = match what {
             What::Model => self.store.named(word).ok(),
-            What::Lora => self.store.lora_named(word).ok(),
+            What::Lora | What::Tag => self.store.lora_named(word).ok(),
             What::Vae => None,
         };
         // In the current folder lies something else of this name, which would be taken first.

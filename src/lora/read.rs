@@ -7,6 +7,7 @@ use super::keys::{self, Role};
 use super::module::{Context, Group, Module};
 use super::{AdapterFile, Inversion, Lora, foreign, inversion, ordered};
 use crate::error::{Error, Result};
+use crate::plain;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -386,7 +387,8 @@ impl<'a> Reading<'a> {
             let guess = self.family_in_metadata();
             let guess = guess.map_or(String::new(), |text| format!("; its metadata says `{text}`"));
             let first = self.report.unmatched.first();
-            let first = first.map_or(String::new(), |key| format!(", for instance `{key}`"));
+            let first = first
+                .map_or(String::new(), |key| format!(", for instance `{}`", plain::value(key)));
             return Err(self.corrupt(format!(
                 "no tensor of this file fits {family}: 0 of {total} keys are known{first}{guess}"
             )));

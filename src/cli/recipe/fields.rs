@@ -84,9 +84,7 @@ pub(super) fn unfollowed(parameters: &Parameters, layout: Layout) -> Vec<String>
     // By default that program draws noise on the GPU, where the same seed is another picture.
     let drawn = parameters.get("Seed").is_some() && parameters.get("RNG").is_none();
     if drawn && layout == Layout::Lines && !ours {
-        named.push(
-            "RNG (none is named, by default the noise is another than that of `RNG: CPU`)".into(),
-        );
+        named.push("RNG (none named: GPU noise is that program's default)".into());
     }
     named
 }
