@@ -62,6 +62,17 @@ pub struct Config {
 /// Longest settings file that is read, in bytes.
 const MAX_FILE: u64 = 1 << 20;
 
+impl Config {
+    /// The same with U+FFFD for what of paths is no UTF-8, as TOML and JSON need them; the store finds them so.
+    fn as_text(mut self) -> Self {
+        let folders = self.models_dirs.iter_mut().chain(&mut self.loras_dirs).flatten();
+        for path in folders.chain(&mut self.vae) {
+            *path = path.to_string_lossy().into_owned().into();
+        }
+        self
+    }
+}
+
 /// Keys with an example value and a remark: the template of `config init`.
 const KEYS: [(&str, &str, &str); 17] = [
     ("model", "\"starter\"", "a name, a path or hub:owner/name"),
@@ -154,7 +165,7 @@ impl Settings {
 
     fn overlay(&mut self, layer: Config, origin: &Origin) -> Result<()> {
         let broken = |e: &dyn std::fmt::Display| Error::Internal(format!("config: {e}"));
-        for (key, value) in toml::Table::try_from(layer).map_err(|e| broken(&e))? {
+        for (key, value) in toml::Table::try_from(layer.as_text()).map_err(|e| broken(&e))? {
             self.values.insert(key, (value, origin.clone()));
         }
         let table = self.values.iter().map(|(k, (v, _))| (k.clone(), v.clone()));

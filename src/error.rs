@@ -168,6 +168,35 @@ pub enum Error {
         source: candle_core::Error,
     },
 
+    /// The operating system gives no more memory.
+    #[error(
+        "out of memory: {} asked for {what}; draw fewer pixels, pass --low-memory or --tile, or close other programs",
+        crate::room::bytes(*bytes)
+    )]
+    Memory {
+        /// What it was needed for.
+        what: &'static str,
+        /// How many bytes were asked for.
+        bytes: u64,
+    },
+
+    /// A plan would take more memory than there is: found before its first step.
+    #[error(
+        "{what} takes at least {} of memory, {} are free; {how}",
+        crate::room::bytes(*needed),
+        crate::room::bytes(*free)
+    )]
+    NoRoom {
+        /// What was planned.
+        what: String,
+        /// Bytes that it takes at least.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
+        /// What takes less, and how much.
+        how: String,
+    },
+
     /// A tensor operation failed.
     #[error("tensor operation failed while {context}")]
     Tensor {
@@ -281,6 +310,8 @@ impl Error {
             Error::Write { .. }
             | Error::Threads { .. }
             | Error::Limit { .. }
+            | Error::Memory { .. }
+            | Error::NoRoom { .. }
             | Error::DeviceMemory { .. } => Fault::Resource,
             Error::Cancelled => Fault::Cancelled,
             Error::Tensor { .. } | Error::Internal(_) => Fault::Internal,

@@ -13,7 +13,7 @@
 //! | 3 | `nn`, `lora` |
 //! | 2 | `weights`, `sampling` |
 //! | 1 | `rng`, `picture`, `kernels`, `prompt` |
-//! | 0 | `error`, `input`, `cancel`, `whole`, `size`, `near`, `plain` |
+//! | 0 | `error`, `input`, `cancel`, `whole`, `size`, `near`, `plain`, `room` |
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
@@ -35,6 +35,7 @@ pub mod pipeline;
 mod plain;
 pub mod prompt;
 pub mod rng;
+mod room;
 pub mod sampling;
 pub mod size;
 pub mod starter;

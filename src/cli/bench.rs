@@ -48,10 +48,10 @@ const MOST: usize = 1000;
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
     /// Model: a name, a file, a folder or hub:owner/name [env: COLORA_MODEL] [default: starter]
-    #[arg(short, long, value_name = "MODEL", value_hint = ValueHint::AnyPath)]
+    #[arg(short, long, value_name = "MODEL", value_parser = super::flags::lossy(), value_hint = ValueHint::AnyPath)]
     model: Option<String>,
     /// A LoRA, as of generate; repeat for more
-    #[arg(short, long = "lora", value_name = "NAME[:W]", value_parser = LoraRef::parse_flag, value_hint = ValueHint::AnyPath)]
+    #[arg(short, long = "lora", value_name = "NAME[:W]", value_parser = super::flags::lora(), value_hint = ValueHint::AnyPath)]
     loras: Vec<LoraRef>,
     /// auto, merge (into the weights) or bypass (beside them) [default: auto]
     #[arg(long, value_name = "HOW")]
@@ -89,7 +89,7 @@ pub(super) struct Args {
 /// Runs `colora bench`.
 pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
     let settings = settings()?;
-    threads::limit(args.threads.or(settings.config.threads))?;
+    threads::limit(args.threads.or(settings.config.threads), talk)?;
     if !(1..=MOST).contains(&args.repeat) {
         let why = format!("expected 1 to {MOST}");
         return Err(Error::bad_request("repeat", args.repeat, why).into());
@@ -207,10 +207,11 @@ impl Job<'_> {
         // Mistakes are found before anything is measured.
         let pipeline = open_found(options(), found.clone())?;
         let plan = pipeline.plan(&self.request, 0)?;
+        pipeline.check_memory(&plan)?;
         let place = Place::of(&pipeline, dtype);
         let model = pipeline.model_name().to_owned();
         drop(pipeline);
-        let ceilings = place.precision.map(|_| Ceilings::measure());
+        let ceilings = place.precision.map(|_| Ceilings::measure()).transpose()?;
         let rounds = (0..self.args.repeat).map(|_| self.round(options(), &found));
         let rounds = rounds.collect::<Result<_, Error>>()?;
         Ok(Report { model, plan, place, ceilings, rounds })

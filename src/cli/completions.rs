@@ -1,8 +1,9 @@
 //! Floor 7. `colora completions` and `colora man`: made from the same flags as the help.
 
-use super::style::{result_bytes, result_line};
+use super::style::{result_bytes, result_path};
 use super::tree;
 use crate::error::Error;
+use crate::whole::make_folder;
 use anyhow::Result;
 use clap::ValueHint;
 use clap_complete::Shell;
@@ -44,7 +45,7 @@ pub(super) fn man(args: &ManArgs) -> Result<()> {
         clap_mangen::Man::new(tree()).render(&mut page)?;
         return result_bytes(&page);
     };
-    std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
-    clap_mangen::generate_to(tree(), folder).map_err(|e| Error::io(folder, e))?;
-    result_line(&folder.display().to_string())
+    make_folder(folder)?;
+    clap_mangen::generate_to(tree(), folder).map_err(|e| Error::write(folder, e))?;
+    result_path(folder)
 }

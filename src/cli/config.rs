@@ -1,13 +1,14 @@
 //! Floor 7. `colora config`: what is set, where, and how to begin.
 
 use super::output::SCHEMA;
-use super::style::{result_json, result_line, value as shown};
+use super::style::{result_json, result_line, result_path, value as shown};
 use super::{env, settings};
 use crate::config::{files, template, user_file};
 use crate::error::Error;
-use crate::picture::png;
+use crate::whole::{self, Care, make_folder};
 use anyhow::Result;
 use clap::Subcommand;
+use std::io::Write;
 use std::path::Path;
 
 /// What `colora config` accepts.
@@ -47,9 +48,7 @@ enum Verb {
 pub(super) fn run(args: &Args) -> Result<()> {
     match args.verb {
         Verb::Show { origin, json } => show(origin, json),
-        Verb::Path => files(Path::new("."), &env)
-            .iter()
-            .try_for_each(|f| result_line(&f.display().to_string())),
+        Verb::Path => files(Path::new("."), &env).iter().try_for_each(|f| result_path(f)),
         Verb::Init { local, force } => init(local, force),
     }
 }
@@ -85,9 +84,10 @@ fn init(local: bool, force: bool) -> Result<()> {
         .into());
     };
     if let Some(folder) = path.parent().filter(|f| !f.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
+        make_folder(folder)?;
     }
-    // Any bytes: the same whole-or-nothing write as for pictures.
-    png::save(template().as_bytes(), &path, force)?;
-    result_line(&path.display().to_string())
+    whole::write(&path, force, Care::Lasting, |file| {
+        file.write_all(template().as_bytes()).map_err(|e| Error::write(&path, e))
+    })?;
+    result_path(&path)
 }

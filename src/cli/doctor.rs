@@ -5,8 +5,8 @@ use super::style::{bytes, result_json, result_line, value as shown};
 use super::{env, settings, store};
 use crate::config::files;
 use crate::error::Error;
-use crate::input;
 use crate::pipeline::{DeviceChoice, Pipeline};
+use crate::room;
 use crate::weights::Instructions;
 use anyhow::Result;
 use serde_json::{Map, Value, json};
@@ -164,14 +164,6 @@ fn cpu() -> Vec<&'static str> {
 /// Bytes of memory that are free and that there are, and the limit of the control group if there is one; Linux
 /// only.
 fn memory() -> Option<Value> {
-    let read = |path: &str| input::text(Path::new(path), 1 << 20, "a file of the system").ok();
-    let info = read("/proc/meminfo")?;
-    let field = |name: &str| {
-        let line = info.lines().find(|line| line.starts_with(name))?;
-        let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-        Some(kilobytes * 1024)
-    };
-    let limit = read("/sys/fs/cgroup/memory.max");
-    let limit = limit.and_then(|text| text.trim().parse::<u64>().ok());
-    Some(json!({ "free": field("MemAvailable:")?, "total": field("MemTotal:")?, "limit": limit }))
+    let machine = room::machine()?;
+    Some(json!({ "free": machine.free, "total": machine.total, "limit": machine.limit }))
 }

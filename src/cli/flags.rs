@@ -7,8 +7,9 @@ use crate::pipeline::{DTypeChoice, DeviceChoice, Request};
 use crate::sampling::{Sampler, Schedule};
 use crate::size::ImageSize;
 use crate::weights::{Instructions, Quantisation};
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{OsStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueHint};
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
@@ -36,16 +37,16 @@ pub(crate) struct Flags {
     pub(crate) prompt: Option<String>,
 
     /// Model: a name, a file, a folder or hub:owner/name [env: COLORA_MODEL] [default: starter]
-    #[arg(short, long, value_name = "MODEL", value_hint = ValueHint::AnyPath)]
+    #[arg(short, long, value_name = "MODEL", value_parser = lossy(), value_hint = ValueHint::AnyPath)]
     pub(crate) model: Option<String>,
     /// What to keep away from
     #[arg(short = 'N', long, value_name = "TEXT", alias = "negative-prompt")]
     pub(crate) negative: Option<String>,
     /// A LoRA: NAME, NAME:0.8, NAME:unet=1,text=0.5:blocks=MIDD:steps=0..0.6; repeat for more
-    #[arg(short, long = "lora", value_name = "NAME[:W]", value_parser = LoraRef::parse_flag, value_hint = ValueHint::AnyPath, help_heading = "LoRA")]
+    #[arg(short, long = "lora", value_name = "NAME[:W]", value_parser = lora(), value_hint = ValueHint::AnyPath, help_heading = "LoRA")]
     pub(crate) loras: Vec<LoraRef>,
     /// LoRAs that belong together, from a file in loras/stacks
-    #[arg(long, value_name = "NAME", help_heading = "LoRA")]
+    #[arg(long, value_name = "NAME", value_parser = lossy(), help_heading = "LoRA")]
     pub(crate) stack: Option<String>,
     /// How several LoRAs are put together: sum, sequential, svd, ties, dare, dare-ties, switch or
     /// composite; with numbers: ties:density=0.3, svd:rank=32, switch:period=2 [default: sum]
@@ -159,7 +160,7 @@ pub(crate) struct Flags {
 
     /// Name or template of the pictures, or `-` for stdout [default: {date}-{seed}-{index}.png]
     #[arg(short, long, value_name = "NAME", value_hint = ValueHint::FilePath, help_heading = "Output")]
-    pub(crate) output: Option<String>,
+    pub(crate) output: Option<OsString>,
     /// Overwrite files
     #[arg(long, help_heading = "Output")]
     pub(crate) force: bool,
@@ -212,6 +213,15 @@ fn window(text: &str) -> Result<StepWindow, String> {
         crate::Error::BadRequest { why, .. } => why,
         other => other.to_string(),
     })
+}
+
+/// A name that may be a path: bytes that are no UTF-8 become U+FFFD, by which the store finds it all the same.
+pub(super) fn lossy() -> impl TypedValueParser<Value = String> {
+    OsStringValueParser::new().map(|text| text.to_string_lossy().into_owned())
+}
+
+pub(super) fn lora() -> impl TypedValueParser<Value = LoraRef> {
+    lossy().try_map(|text| LoraRef::parse_flag(&text))
 }
 
 fn sampler() -> impl TypedValueParser<Value = Sampler> {

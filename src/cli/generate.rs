@@ -19,7 +19,7 @@ use crate::pipeline::{
 };
 use crate::plain;
 use crate::prompt::{extract_tags, foreign_syntax};
-use crate::store::{Model, STARTER};
+use crate::store::{Model, STARTER, actual};
 use crate::whole::Fleeting;
 use anyhow::{Context, Result};
 use candle_core::DeviceLocation;
@@ -37,7 +37,7 @@ const MAX_PROMPT: u64 = 1 << 20;
 pub(super) fn run(flags: &Flags, talk: Talk) -> Result<()> {
     let settings = settings()?;
     let config = &settings.config;
-    threads::limit(flags.threads.or(config.threads))?;
+    threads::limit(flags.threads.or(config.threads), talk)?;
     let picture = flags.from.as_deref().map(|path| picture(path, flags, &settings, talk));
     let (recipe, named) = picture.transpose()?.map(|told| (told.recipe, told.named)).unzip();
     let made_with = MadeWith::now(flags, recipe.as_ref(), config);
@@ -72,6 +72,7 @@ pub(super) fn run(flags: &Flags, talk: Talk) -> Result<()> {
     if flags.dry_run {
         return dry_run(&pipeline, &plan, &names, named.as_ref(), flags.json);
     }
+    pipeline.check_memory(&plan)?;
     output::make_folders(&names, talk)?;
     let job = Job {
         pipeline: &pipeline,
@@ -211,7 +212,7 @@ fn open(
     let options =
         Pipeline::options().device(device.unwrap_or_default()).dtype(dtype).memory(memory);
     let reading = ReadOptions { strict: flags.strict, allow_nan: flags.allow_nan_modules };
-    let options = options.quantize(quantize).vae(made_with.vae.as_ref().map(PathBuf::from));
+    let options = options.quantize(quantize).vae(made_with.vae.as_ref().map(actual));
     let options = options.shelf(Arc::new(shelf)).reading(reading);
     let name = made_with.model.as_deref().unwrap_or(STARTER);
     let model = store(settings).resolve(name, cancel, &|transfer| progress.transfer(transfer))?;
@@ -300,7 +301,7 @@ impl Job<'_> {
         self.preview.take();
         let name = self.names.get(image.index).map(PathBuf::as_path);
         let model = self.pipeline.model_name();
-        self.output.save(image, name, self.plan, model, self.made_with)?;
+        self.output.save(image, name, self.plan, model, self.made_with, self.talk)?;
         let time = image.timings;
         tracing::info!(
             seed = image.seed,
@@ -340,10 +341,18 @@ fn dry_run(
         DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
     };
     let model = pipeline.model_name();
+    let budget = pipeline.budget(plan);
     if json {
+        let memory = budget.map(|budget| {
+            let (encode, sample, decode) = (budget.encode, budget.sample, budget.decode);
+            serde_json::json!({
+                "encode": encode, "sample": sample, "decode": decode, "peak": budget.peak(),
+            })
+        });
         let mut object = serde_json::json!({
             "schema": SCHEMA, "event": "plan", "model": model, "device": device,
             "outputs": outputs, "plan": plan, "summary": pipeline.summary(),
+            "memory": memory,
         });
         if let Some(named) = named {
             object["from_picture"] = serde_json::to_value(named)?;
@@ -352,10 +361,11 @@ fn dry_run(
     }
     let pixels = (plan.width * plan.height * 3) as u64;
     let head = format!(
-        "# {} of {} ({} raw each), nothing was run\n",
+        "# {} of {} ({} raw each){}, nothing was run\n",
         if plan.count == 1 { "1 picture".to_owned() } else { format!("{} pictures", plan.count) },
         plan.size()?,
-        bytes(pixels)
+        bytes(pixels),
+        budget.map(|b| format!(", at least {} of memory", bytes(b.peak()))).unwrap_or_default()
     );
     let mut table = toml::Table::new();
     table.insert("model".into(), model.into());

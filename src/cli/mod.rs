@@ -9,6 +9,7 @@ mod from_picture;
 mod generate;
 mod inspect;
 mod interrupt;
+mod last_resort;
 mod lora;
 mod made_with;
 mod model;
@@ -21,6 +22,8 @@ mod style;
 mod template;
 mod threads;
 mod verb;
+
+pub use last_resort::LastResort;
 
 use crate::config::Settings;
 use crate::error::Error;
@@ -166,17 +169,20 @@ fn dispatch(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Generate(flags) => generate::run(&flags, cli.talk),
         Command::Model(args) => {
-            threads::start()?;
+            threads::limit(None, cli.talk)?;
             model::run(args, cli.talk)
         }
         Command::Lora(args) => {
-            threads::start()?;
+            threads::limit(None, cli.talk)?;
             lora::run(args, cli.talk)
         }
         Command::Inspect(args) => inspect::run(&args, cli.talk),
         Command::Config(args) => config::run(&args),
         Command::Bench(args) => bench::run(&args, cli.talk),
-        Command::Doctor(args) => doctor::run(&args),
+        Command::Doctor(args) => {
+            threads::bound(None, cli.talk)?;
+            doctor::run(&args)
+        }
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => completions::man(&args),
     }

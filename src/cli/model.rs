@@ -1,10 +1,11 @@
 //! Floor 7. `colora model`: what there is, what it is made of, downloads, and smaller copies.
 
+use super::flags::lossy;
 use super::generate::open_found;
 use super::interrupt;
 use super::output::SCHEMA;
 use super::progress::{Progress, ProgressKind};
-use super::style::{Talk, bytes, result_json, result_line, value};
+use super::style::{Talk, bytes, result_json, result_line, result_path, value};
 use super::{settings, store};
 use crate::family::{Converted, ModelParts, Summary, quantise};
 use crate::lora::write::check_free;
@@ -40,7 +41,7 @@ enum Verb {
     /// Show what a model is made of
     Inspect {
         /// A name, a file, a folder or hub:owner/name
-        #[arg(value_name = "MODEL", default_value = STARTER, value_hint = ValueHint::AnyPath)]
+        #[arg(value_name = "MODEL", value_parser = lossy(), default_value = STARTER, value_hint = ValueHint::AnyPath)]
         model: String,
         /// Print one JSON object
         #[arg(long)]
@@ -55,7 +56,7 @@ enum Verb {
     /// Write a model as one file with a UNet of 8 or 4 bits a number
     Convert {
         /// A name, a file (safetensors, GGUF, ckpt), a folder or hub:owner/name
-        #[arg(value_name = "MODEL", value_hint = ValueHint::AnyPath)]
+        #[arg(value_name = "MODEL", value_parser = lossy(), value_hint = ValueHint::AnyPath)]
         model: String,
         /// q8_0 (half of f16, hardly to be told from it) or q4_0 (a quarter)
         #[arg(long, value_name = "KIND")]
@@ -89,7 +90,7 @@ pub(super) fn run(args: Args, talk: Talk) -> Result<()> {
                 });
                 return result_json(&value.to_string());
             }
-            result_line(&path)
+            result_path(&output)
         }
     }
 }
@@ -172,7 +173,7 @@ fn pull(name: &str, talk: Talk) -> Result<()> {
     let progress = Progress::new(ProgressKind::Auto, talk, false);
     let path = store(&settings()?).pull(&id, &cancel, &|t| progress.transfer(t));
     progress.finish();
-    result_line(&path?.display().to_string())
+    result_path(&path?)
 }
 
 /// A summary for people.
@@ -189,6 +190,8 @@ fn text(summary: &Summary) -> String {
         format!("{}: {family}, {prediction:?} prediction{purpose}", value(name)),
         format!("defaults: {size}, {steps} steps, guidance {guidance}"),
     ];
+    lines.extend(summary.distilled.map(|distilled| format!("made for {distilled}")));
+    lines.extend(summary.notes.iter().cloned());
     lines.extend(summary.components.iter().map(|part| {
         let (name, tensors) = (&part.name, part.tensors);
         let (size, types) = (bytes(part.bytes), part.dtypes.join(", "));

@@ -2,16 +2,17 @@
 
 use super::flags::Flags;
 use super::made_with::MadeWith;
-use super::style::{Talk, result_bytes, result_json, stdout_is_terminal};
+use super::style::{Talk, result_bytes, result_json, result_path, stdout_is_terminal};
 use super::template::{DEFAULT, Facts, Template};
 use crate::config::Config;
 use crate::error::Error;
 use crate::picture::png;
 use crate::pipeline::{Generated, Plan, Request};
-use crate::whole;
+use crate::whole::{self, Place, is_stdout};
 use anyhow::Result;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 /// Version of the JSON objects on stdout and stderr.
@@ -20,14 +21,24 @@ pub(super) const SCHEMA: u32 = 1;
 /// Where pictures go and what is said about them on stdout.
 #[derive(Debug)]
 pub(super) struct Output {
-    /// `None` for stdout.
-    template: Option<Template>,
+    target: Target,
     /// Whether the user chose the name.
     named: bool,
     force: bool,
     form: Form,
     /// Whether the settings are written into the pictures.
     pub(super) metadata: bool,
+}
+
+/// What pictures are written to.
+#[derive(Debug)]
+enum Target {
+    /// The program's own output.
+    Stdout,
+    /// A pipe or a device.
+    Stream(PathBuf),
+    /// Files.
+    Files(Template),
 }
 
 /// What is said of a picture on stdout.
@@ -72,26 +83,10 @@ impl Output {
     /// # Errors
     /// [`Error::BadRequest`] for a bad template and for what stdout cannot take.
     pub(super) fn new(flags: &Flags, config: &Config, count: usize) -> Result<Self, Error> {
-        let named = flags.output.as_deref().or(config.output.as_deref());
-        let to_stdout = named == Some("-");
-        let refuse = |why: &str| Err(Error::bad_request("output", "-", why));
-        if to_stdout && !flags.dry_run {
-            if count > 1 {
-                return refuse("stdout takes one picture; use a template for several");
-            }
-            if flags.json || flags.null {
-                return refuse("stdout takes the picture or words about it, not both");
-            }
-            if flags.preview.is_some_and(|every| every > 0) {
-                return refuse("a preview needs a file name to lie beside");
-            }
-            if stdout_is_terminal() {
-                return refuse("a terminal shows no PNG; redirect it or name a file");
-            }
-        }
-        let template = Template::new(named.unwrap_or(DEFAULT), count);
+        let configured = config.output.as_deref().map(OsStr::new);
+        let named = flags.output.as_deref().or(configured);
         Ok(Self {
-            template: if to_stdout { None } else { Some(template?) },
+            target: Target::new(named, flags, count)?,
             named: named.is_some(),
             force: flags.force,
             form: match (flags.json, flags.null) {
@@ -109,34 +104,43 @@ impl Output {
     /// # Errors
     /// [`Error::Write`].
     pub(super) fn check(&self, plan: &Plan) -> Result<(), Error> {
-        let Some(template) = &self.template else { return Ok(()) };
+        let template = match &self.target {
+            Target::Stdout => return Ok(()),
+            Target::Stream(path) => return whole::prepare(path).map(drop),
+            Target::Files(template) => template,
+        };
         let name = template.name(&facts(plan, ""), 0);
         let there = name.parent().is_some_and(|p| p.as_os_str().is_empty() || p.exists());
         if there { whole::prepare(&name).map(drop) } else { Ok(()) }
     }
 
-    /// The names of all pictures of `plan`; empty for stdout.
+    /// The names of all pictures of `plan`, one and the same for a device; empty for stdout.
     ///
     /// A name that the user chose must be free; the default name gets a number until it is.
     ///
     /// # Errors
     /// [`Error::Exists`].
     pub(super) fn names(&self, plan: &Plan, model: &str) -> Result<Vec<PathBuf>, Error> {
-        let Some(template) = &self.template else { return Ok(Vec::new()) };
+        let template = match &self.target {
+            Target::Stdout => return Ok(Vec::new()),
+            Target::Stream(path) => return Ok(vec![path.clone(); plan.count]),
+            Target::Files(template) => template,
+        };
         let facts = facts(plan, model);
         let name = |index| {
             let path = template.name(&facts, index);
-            match (path.exists(), self.named, self.force) {
-                (false, ..) => Ok(path),
-                (true, false, _) => Ok(free(&path)),
-                (true, true, true) if !path.is_dir() => Ok(path),
-                (true, true, _) => Err(Error::Exists { path }),
+            match (Place::of(&path)?, self.named, self.force) {
+                (Place::Free, ..) => Ok(path),
+                (_, false, _) => Ok(free(&path)),
+                (Place::Taken | Place::Stream { .. }, true, true) => Ok(path),
+                (_, true, _) => Err(Error::Exists { path }),
             }
         };
         (0..plan.count).map(name).collect()
     }
 
-    /// Saves one picture, whole or not at all, and prints the result.
+    /// Saves one picture, whole or not at all, and prints the result; says so when someone took the chosen
+    /// name while it was drawn.
     ///
     /// # Errors
     /// What encoding and saving give, and when nobody reads stdout any more.
@@ -147,6 +151,7 @@ impl Output {
         plan: &Plan,
         model: &str,
         made_with: &MadeWith,
+        talk: Talk,
     ) -> Result<()> {
         let texts = if self.metadata {
             super::recipe::texts(plan, image.index, model, made_with)?
@@ -155,24 +160,62 @@ impl Output {
         };
         let bytes = png::encode(&image.picture, &texts)?;
         let Some(path) = name else { return result_bytes(&bytes) };
-        let path = self.write(&bytes, path)?;
+        let wished = path;
+        let path = self.write(&bytes, wished)?;
+        if self.named && path != wished {
+            let (wished, path) = (wished.display(), path.display());
+            talk.say(&format!("{wished} was taken meanwhile: the picture is {path}"));
+        }
         if self.form == Form::Json {
             return result_json(&saved(image, &path, plan, model)?);
         }
-        let mut line = path.as_os_str().as_encoded_bytes().to_vec();
-        line.push(if self.form == Form::Nul { 0 } else { b'\n' });
-        result_bytes(&line)
+        if self.form == Form::Nul {
+            return result_bytes(&[path.as_os_str().as_encoded_bytes(), &[0]].concat());
+        }
+        result_path(&path)
     }
 
-    /// Writes a file and returns its name, which is another when someone took a default name.
+    /// Writes a file and returns its name, which is another when someone took it: work that is done is not
+    /// thrown away.
     fn write(&self, bytes: &[u8], path: &Path) -> Result<PathBuf, Error> {
         let mut path = path.to_path_buf();
         loop {
             match png::save(bytes, &path, self.force && self.named) {
-                Err(Error::Exists { .. }) if !self.named => path = free(&path),
+                Err(Error::Exists { .. }) => path = free(&path),
                 other => return other.map(|()| path),
             }
         }
+    }
+}
+
+impl Target {
+    /// What the name stands for, the default without one.
+    fn new(named: Option<&OsStr>, flags: &Flags, count: usize) -> Result<Self, Error> {
+        let Some(named) = named else { return Template::new(DEFAULT, count).map(Self::Files) };
+        let path = Path::new(named);
+        let stream = match Place::of(path) {
+            _ if named == "-" || is_stdout(path) => Some(false),
+            Ok(Place::Stream { device }) => Some(device),
+            // A template with folders that are not there yet, or a name that is refused later.
+            _ => return Template::new(named, count).map(Self::Files),
+        };
+        let refuse = |why: &str| Err(Error::bad_request("output", path.display(), why));
+        let to_stdout = named == "-" || is_stdout(path);
+        if !flags.dry_run {
+            if count > 1 && stream == Some(false) {
+                return refuse("a stream takes one picture; use a template for several");
+            }
+            if to_stdout && (flags.json || flags.null) {
+                return refuse("stdout takes the picture or words about it, not both");
+            }
+            if flags.preview.is_some_and(|every| every > 0) {
+                return refuse("a preview needs a file name to lie beside");
+            }
+            if to_stdout && stdout_is_terminal() {
+                return refuse("a terminal shows no PNG; redirect it or name a file");
+            }
+        }
+        Ok(if to_stdout { Self::Stdout } else { Self::Stream(path.to_path_buf()) })
     }
 }
 
@@ -232,9 +275,13 @@ fn facts(plan: &Plan, model: &str) -> Facts {
 
 /// The first of `x.png`, `x-2.png`, `x-3.png`, … that does not exist.
 fn free(path: &Path) -> PathBuf {
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let numbered = (2u64..).map(|number| path.with_file_name(format!("{stem}-{number}.png")));
-    numbered.into_iter().find(|path| !path.exists()).unwrap_or_else(|| path.to_path_buf())
+    let numbered = |number: u64| {
+        let mut name = path.file_stem().unwrap_or_default().to_owned();
+        name.push(format!("-{number}.png"));
+        path.with_file_name(name)
+    };
+    let is_free = |path: &PathBuf| matches!(Place::of(path), Ok(Place::Free) | Err(_));
+    (2..).map(numbered).find(is_free).unwrap_or_else(|| path.to_path_buf())
 }
 
 #[cfg(test)]

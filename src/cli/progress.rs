@@ -5,7 +5,7 @@ use super::style::{Talk, plain_json, say};
 use crate::pipeline::{Event, Observer};
 use crate::store::Transfer;
 use clap::ValueEnum;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, WeakProgressBar};
 use std::cell::RefCell;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -193,8 +193,24 @@ fn style(template: &str) -> ProgressStyle {
 fn bar() -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
     bar.set_style(style(WAITING));
-    bar.enable_steady_tick(Duration::from_millis(120));
+    tick(bar.downgrade());
     bar
+}
+
+/// Time between two pictures of the spinner.
+const TICK: Duration = Duration::from_millis(120);
+
+/// Turns the spinner as long as there is a bar, in a thread of its own; without one it turns when something
+/// happens. The bar's own way to do that panics where no thread can be started.
+fn tick(bar: WeakProgressBar) {
+    let turn = move || {
+        while let Some(bar) = bar.upgrade().filter(|bar| !bar.is_finished()) {
+            bar.tick();
+            drop(bar);
+            std::thread::sleep(TICK);
+        }
+    };
+    let _ = std::thread::Builder::new().name("progress".into()).spawn(turn);
 }
 
 /// `step 12/30  σ 2.31  1.8 it/s  eta 10 s`.

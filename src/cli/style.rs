@@ -4,9 +4,11 @@
 use crate::error::{At, Error, Fault};
 use crate::plain;
 pub(crate) use crate::plain::{block, json as plain_json, message, value};
+pub(crate) use crate::room::bytes;
 use anyhow::Result;
 use clap::{ArgAction, Args};
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use tracing::field::Field;
 use tracing_subscriber::field::MakeExt;
@@ -36,6 +38,8 @@ impl Talk {
             .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
         let colour = anstream::AutoStream::choice(&io::stderr()) != anstream::ColorChoice::Never;
         let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+        // The log's own complaint about a stream that cannot be written would be a panic.
+        let log = log.log_internal_errors(false);
         // What messages name is of files: it must not pass for a line of ours.
         let log = log.fmt_fields(debug_fn(field).delimited(" "));
         // Fails only when a log runs already, which is as good.
@@ -72,6 +76,15 @@ pub(crate) fn result_line(line: &str) -> Result<()> {
     result_bytes(format!("{line}\n").as_bytes())
 }
 
+/// A path as a line of results, byte by byte.
+///
+/// # Errors
+/// As [`result_line`].
+pub(crate) fn result_path(path: &Path) -> Result<()> {
+    let line = [path.as_os_str().as_encoded_bytes(), b"\n"].concat();
+    result_bytes(&line)
+}
+
 /// A JSON object as a line of results.
 ///
 /// # Errors
@@ -104,19 +117,6 @@ pub(crate) fn excerpt(text: &str) -> String {
         Some((end, _)) => format!("{}…", value(&text[..end])),
         None => value(text).into_owned(),
     }
-}
-
-/// Bytes for people.
-pub(crate) fn bytes(count: u64) -> String {
-    let mut size = count as f64;
-    for unit in ["B", "kB", "MB"] {
-        if size < 999.5 {
-            let digits = usize::from(unit != "B" && size < 9.95);
-            return format!("{size:.digits$} {unit}");
-        }
-        size /= 1000.0;
-    }
-    format!("{size:.1} GB")
 }
 
 /// Prints an error with causes and hint, and gives the exit code.
@@ -182,6 +182,13 @@ fn split(error: &Error, flags: &[String]) -> (String, Option<String>) {
                 flag.map(|flag| format!("set it with --{flag}")),
             )
         }
+        Error::Memory { .. } | Error::NoRoom { .. } => {
+            let text = error.to_string();
+            match text.split_once("; ") {
+                Some((what, how)) => (what.to_owned(), Some(how.to_owned())),
+                None => (text, None),
+            }
+        }
         Error::TensorMissing { .. } | Error::WrongFamily { .. } => {
             let hint = "`colora model inspect MODEL` shows what a file holds".to_owned();
             (error.to_string(), Some(hint))
@@ -210,20 +217,6 @@ fn flag(field: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_for_people() {
-        for (count, text) in [
-            (0, "0 B"),
-            (999, "999 B"),
-            (1500, "1.5 kB"),
-            (34_600_000, "35 MB"),
-            (999_700_000, "1.0 GB"),
-            (4_265_000_000, "4.3 GB"),
-        ] {
-            assert_eq!(bytes(count), text);
-        }
-    }
 
     #[test]
     fn terminals_are_safe_from_file_contents() {

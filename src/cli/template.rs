@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::near::did_you_mean;
+use std::ffi::{OsStr, OsString};
 use std::path::{MAIN_SEPARATOR, Path, PathBuf};
 
 /// The template when the user names none.
@@ -33,7 +34,7 @@ const FIELDS: [(&str, Field); 6] = [
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Piece {
-    Text(String),
+    Text(OsString),
     Field(Field),
 }
 
@@ -64,23 +65,23 @@ impl Template {
     ///
     /// # Errors
     /// [`Error::BadRequest`] for unknown fields, stray braces and other picture formats.
-    pub(super) fn new(text: &str, count: usize) -> Result<Self> {
-        let folder = text.ends_with(['/', MAIN_SEPARATOR]) || Path::new(text).is_dir();
-        let text = if folder {
-            Path::new(text).join(DEFAULT).to_string_lossy().into_owned()
-        } else {
-            text.to_owned()
-        };
+    pub(super) fn new(text: impl AsRef<OsStr>, count: usize) -> Result<Self> {
+        let text = text.as_ref();
+        let bytes = text.as_encoded_bytes();
+        let folder = [b'/', MAIN_SEPARATOR as u8].iter().any(|end| bytes.last() == Some(end));
+        let folder = folder || Path::new(text).is_dir();
+        let text = if folder { Path::new(text).join(DEFAULT).into() } else { text.to_owned() };
         let extension =
             Path::new(&text).extension().and_then(|e| e.to_str()).map(str::to_lowercase);
+        let bytes = text.as_encoded_bytes();
         let stem = match extension.as_deref() {
-            Some("png") => &text[..text.len() - 4],
+            Some("png") => &bytes[..bytes.len() - 4],
             Some(e) if FOREIGN.contains(&e) => {
                 return Err(bad(&text, "only .png is written".into()));
             }
-            _ => &text,
+            _ => bytes,
         };
-        if Path::new(stem).file_name().is_none() {
+        if Path::new(&os(stem)).file_name().is_none() {
             return Err(bad(&text, "expected a file name, a template or -".into()));
         }
         let mut pieces = parse(stem).map_err(|why| bad(&text, why))?;
@@ -94,44 +95,61 @@ impl Template {
 
     /// The name of picture `index`.
     pub(super) fn name(&self, facts: &Facts, index: usize) -> PathBuf {
-        let piece = |piece: &Piece| match piece {
-            Piece::Text(text) => text.clone(),
-            Piece::Field(Field::Date) => facts.date.clone(),
-            Piece::Field(Field::Time) => facts.time.clone(),
-            Piece::Field(Field::Seed) => facts.seed.wrapping_add(index as u64).to_string(),
-            Piece::Field(Field::Index) => index.to_string(),
-            Piece::Field(Field::Model) => safe(&facts.model),
-            Piece::Field(Field::Prompt) => safe(&facts.prompt),
+        let piece = |piece: &Piece| -> OsString {
+            match piece {
+                Piece::Text(text) => text.clone(),
+                Piece::Field(Field::Date) => facts.date.clone().into(),
+                Piece::Field(Field::Time) => facts.time.clone().into(),
+                Piece::Field(Field::Seed) => {
+                    facts.seed.wrapping_add(index as u64).to_string().into()
+                }
+                Piece::Field(Field::Index) => index.to_string().into(),
+                Piece::Field(Field::Model) => safe(&facts.model).into(),
+                Piece::Field(Field::Prompt) => safe(&facts.prompt).into(),
+            }
         };
-        self.0.iter().map(piece).collect::<String>().into()
+        self.0.iter().map(piece).collect::<OsString>().into()
     }
 }
 
-fn bad(text: &str, why: String) -> Error {
-    Error::bad_request("output", text, why)
+fn bad(text: &OsStr, why: String) -> Error {
+    Error::bad_request("output", text.display(), why)
 }
 
-fn parse(text: &str) -> Result<Vec<Piece>, String> {
+/// A part of a name between ASCII characters; on unix whatever bytes a name may have.
+fn os(bytes: &[u8]) -> OsString {
+    #[cfg(unix)]
+    return std::os::unix::ffi::OsStringExt::from_vec(bytes.to_vec());
+    #[cfg(not(unix))]
+    String::from_utf8_lossy(bytes).into_owned().into()
+}
+
+fn parse(text: &[u8]) -> Result<Vec<Piece>, String> {
     let mut pieces = Vec::new();
-    let mut plain = String::new();
+    let mut plain = Vec::new();
     let mut rest = text;
-    while let Some(at) = rest.find(['{', '}']) {
-        plain += &rest[..at];
-        let brace = &rest[at..=at];
+    while let Some(at) = rest.iter().position(|byte| b"{}".contains(byte)) {
+        plain.extend(&rest[..at]);
+        let brace = rest[at];
         rest = &rest[at + 1..];
-        if let Some(after) = rest.strip_prefix(brace) {
-            plain += brace;
+        let closing = rest.iter().position(|byte| *byte == b'}').filter(|_| brace == b'{');
+        if let Some(after) = rest.strip_prefix(&[brace]) {
+            plain.push(brace);
             rest = after;
-        } else if let Some((name, after)) = rest.split_once('}').filter(|_| brace == "{") {
-            pieces.extend([Piece::Text(std::mem::take(&mut plain)), Piece::Field(field(name)?)]);
-            rest = after;
+        } else if let Some(end) = closing {
+            let name = String::from_utf8_lossy(&rest[..end]);
+            pieces.extend([Piece::Text(os(&plain)), Piece::Field(field(&name)?)]);
+            plain.clear();
+            rest = &rest[end + 1..];
         } else {
+            let brace = char::from(brace);
             return Err(format!(
                 "the brace `{brace}` stands alone; write {brace}{brace} for itself"
             ));
         }
     }
-    pieces.push(Piece::Text(plain + rest));
+    plain.extend(rest);
+    pieces.push(Piece::Text(os(&plain)));
     Ok(pieces)
 }
 
@@ -210,6 +228,17 @@ mod tests {
             assert!(!part.is_empty());
         }
         assert!(safe(&"猫".repeat(500)).len() <= MAX_FIELD);
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn names_that_are_no_text_stay_as_they_are() {
+        use std::os::unix::ffi::{OsStrExt, OsStringExt};
+        let text = OsString::from_vec(b"\xff{{{seed}\xc3.png".to_vec());
+        let name = Template::new(text, 2).unwrap().name(&facts("x"), 1);
+        assert_eq!(name.as_os_str().as_bytes(), b"\xff{8\xc3.png");
+        let wrong = OsString::from_vec(b"\xff{sed}".to_vec());
+        assert!(Template::new(wrong, 1).unwrap_err().to_string().contains("`seed`"));
     }
 
     #[test]

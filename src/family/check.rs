@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::models::{UNet, UNetConfig, Vae};
 use crate::weights::{Checkpoint, Scope, Site, WeightSource};
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Numbers beside the text: sizes and crops, or those of the refiner with its aesthetic score.
 const SIZES: usize = 6;
@@ -19,18 +19,37 @@ const SIZES_WITH_SCORE: usize = 5;
 /// half of them are models for tests.
 const TOWERS: [(usize, &[usize]); 3] = [(768, &[12]), (1024, &[23, 24]), (1280, &[32])];
 
+/// Where the configs of a model lie.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Place<'a> {
+    /// Each in a folder of its part.
+    Folder(&'a Path),
+    /// All follow from one file.
+    File(&'a Path),
+}
+
+impl Place<'_> {
+    /// The file that says what `part` is.
+    fn of(self, part: &str) -> PathBuf {
+        match self {
+            Place::Folder(root) => root.join(part).join("config.json"),
+            Place::File(path) => path.to_path_buf(),
+        }
+    }
+}
+
 /// Compares the parts' configs.
 ///
 /// # Errors
 /// [`Error::WrongFamily`] or [`Error::Corrupt`], with what was expected and what was found.
-pub(super) fn configs(architecture: &Architecture, path: &Path) -> Result<()> {
+pub(super) fn configs(architecture: &Architecture, place: Place<'_>) -> Result<()> {
     let Architecture { unet, text, vae, .. } = architecture;
     let width: usize = text.iter().map(|tower| tower.hidden_size).sum();
     for level in 0..unet.block_out_channels.len() {
         let found = unet.cross_attention_dim.of(level).unwrap_or(0);
         if found != width {
             return Err(Error::WrongFamily {
-                path: path.to_path_buf(),
+                path: place.of("unet"),
                 expected: format!("one for width {width}, which the text encoders have"),
                 found: format!("a UNet for text features of width {found}"),
             });
@@ -38,22 +57,22 @@ pub(super) fn configs(architecture: &Architecture, path: &Path) -> Result<()> {
     }
     if unet.out_channels != vae.latent_channels {
         return Err(Error::WrongFamily {
-            path: path.to_path_buf(),
+            path: place.of("vae"),
             expected: format!("one with {}, which the UNet has", unet.out_channels),
             found: format!("a VAE with {} latent channels", vae.latent_channels),
         });
     }
-    conditions(architecture, path)
+    conditions(architecture, place)
 }
 
 /// What the UNet takes beside the features of the text.
-fn conditions(architecture: &Architecture, path: &Path) -> Result<()> {
+fn conditions(architecture: &Architecture, place: Place<'_>) -> Result<()> {
     let Architecture { family, unet, text, .. } = architecture;
     if matches!(family, Family::Sd1 | Family::Sd2) {
         return match unet.addition_embed_type {
             None => Ok(()),
             Some(_) => Err(Error::WrongFamily {
-                path: path.to_path_buf(),
+                path: place.of("unet"),
                 expected: format!("the UNet of an {family} model, which takes the text alone"),
                 found: "a UNet that takes sizes or a picture beside the text (SDXL, unCLIP)".into(),
             }),
@@ -64,11 +83,12 @@ fn conditions(architecture: &Architecture, path: &Path) -> Result<()> {
         unet.projection_class_embeddings_input_dim,
         text.last(),
     ) else {
-        return Err(lacks(path, "unet.add_embedding.linear_1.weight"));
+        let file = place.of("unet").display().to_string();
+        return Err(lacks(file, "unet.add_embedding.linear_1.weight"));
     };
     if !tower.projects() {
         let why = "text_encoder_2 is no CLIPTextModelWithProjection, whose pooled text SDXL needs";
-        return Err(Error::corrupt(path, why));
+        return Err(Error::corrupt(place.of("text_encoder_2"), why));
     }
     let count = if architecture.requires_aesthetics_score { SIZES_WITH_SCORE } else { SIZES };
     let pooled = tower.projection_dim;
@@ -78,7 +98,7 @@ fn conditions(architecture: &Architecture, path: &Path) -> Result<()> {
     }
     let kind = if count == SIZES { "a base model" } else { "a refiner" };
     Err(Error::corrupt(
-        path,
+        place.of("unet"),
         format!(
             "the UNet takes {found} numbers beside the text; expected {expected}: {pooled} of the pooled text and {count} times {each}, the sizes of {kind}"
         ),
@@ -89,15 +109,14 @@ fn conditions(architecture: &Architecture, path: &Path) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::TensorMissing`].
-pub(super) fn weights(
-    architecture: &Architecture,
-    source: &dyn WeightSource,
-    path: &Path,
-) -> Result<()> {
+pub(super) fn weights(architecture: &Architecture, source: &Checkpoint) -> Result<()> {
     let has = |site: &str| source.shape(&Site::new(site)).is_some();
     let projection = "text_encoder_2.text_projection.weight";
     let sdxl = matches!(architecture.family, Family::Sdxl | Family::SdxlRefiner);
-    if sdxl && !has(projection) { Err(lacks(path, projection)) } else { Ok(()) }
+    if sdxl && !has(projection) {
+        return Err(lacks(source.file_of("text_encoder_2"), projection));
+    }
+    Ok(())
 }
 
 /// Looks for gaps in a single file, whose shapes alone say what it holds: a part that is missing makes another
@@ -191,6 +210,6 @@ fn layers(architecture: &Architecture, source: &Checkpoint, path: &Path) -> Resu
     Ok(())
 }
 
-fn lacks(path: &Path, site: &str) -> Error {
-    Error::TensorMissing { site: site.to_owned(), file: path.display().to_string() }
+fn lacks(file: String, site: &str) -> Error {
+    Error::TensorMissing { site: site.to_owned(), file }
 }

@@ -79,8 +79,7 @@ pub fn quantise(
         note("colora.operation", format!("quantize {} to {kind}", parts.name)),
         note("colora.version", env!("CARGO_PKG_VERSION").into()),
     ]);
-    save(out, &tensors, &metadata, force, cancel)?;
-    let bytes = std::fs::metadata(out).map_err(|e| Error::io(out, e))?.len();
+    let bytes = save(out, &tensors, &metadata, force, cancel)?;
     Ok(Converted { quantised: table.len(), plain: tensors.len() - table.len(), bytes })
 }
 
@@ -109,11 +108,15 @@ fn files(parts: &ModelParts) -> Result<BTreeMap<String, String>> {
         Family::Sd1 | Family::Sd2 => "StableDiffusionPipeline",
         Family::Sdxl | Family::SdxlRefiner => "StableDiffusionXLPipeline",
     };
-    let index = serde_json::json!({
+    let mut index = serde_json::json!({
         "_class_name": class,
         "force_zeros_for_empty_prompt": parts.force_zeros_for_empty_prompt,
         "requires_aesthetics_score": parts.requires_aesthetics_score,
     });
+    if parts.distilled.is_some() {
+        // How to use it may be in its name alone.
+        index["_name_or_path"] = parts.name.clone().into();
+    }
     let defaults = parts.defaults;
     let mut recommended = toml::Table::new();
     recommended.insert("default_size".into(), defaults.size.to_string().into());

@@ -1,9 +1,14 @@
 //! Floor 5. Models in the diffusers layout: a folder per component, architectures as JSON.
 
-use super::{Architecture, Defaults, Family, ModelParts, TokenizerSource, check};
+use super::check::Place;
+use super::{
+    Architecture, Defaults, Family, ModelParts, TokenizerSource, basic_defaults, check, few_steps,
+    json,
+};
 use crate::conditioning::ClipKind;
-use crate::error::{Error, Result};
+use crate::error::{Error, InFile, Result};
 use crate::input;
+use crate::lora::Distilled;
 use crate::models::{ClipConfig, UNetConfig, VaeConfig};
 use crate::sampling::SchedulerConfig;
 use crate::size::ImageSize;
@@ -12,10 +17,19 @@ use crate::weights::{Checkpoint, CheckpointFile, Placement, Site, quantised};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Longest JSON or TOML file that is read, in bytes.
 const MAX_TEXT: u64 = 16 << 20;
+
+/// The file that says what noise a model was trained with.
+const SCHEDULER: &str = "scheduler/scheduler_config.json";
+
+/// A model's card, where one was downloaded with it.
+const CARD: &str = "README.md";
+
+/// Channels of a UNet that sees a mask and a picture beside the latents.
+const INPAINTING: usize = 9;
 
 /// Weight files of a component, in the order of preference.
 const WEIGHT_FILES: [&str; 2] = ["diffusion_pytorch_model", "model"];
@@ -77,7 +91,7 @@ pub(super) fn open_held(
     for name in names {
         checkpoint.insert(Site::new(&name), file, &name, Part::Whole)?;
     }
-    check::weights(&architecture, &checkpoint, path)?;
+    check::weights(&architecture, &checkpoint)?;
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     Ok(architecture.with(name, checkpoint))
 }
@@ -88,6 +102,7 @@ pub(super) fn open_vae(folder: &Path, placement: Placement) -> Result<(VaeConfig
     let folder = if nested.is_dir() { nested } else { folder.to_path_buf() };
     let reader = Reader { root: &folder, files: Files::Folder };
     let config: VaeConfig = reader.json("config.json")?;
+    config.validate().in_file(folder.join("config.json"))?;
     let mut checkpoint = Checkpoint::new(folder.display().to_string(), placement);
     reader.insert_weights(&mut checkpoint, "", "vae")?;
     Ok((config, checkpoint))
@@ -107,8 +122,11 @@ pub(super) fn sidecar(file: &Path) -> Result<Option<Architecture>> {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Index {
+    /// One name, or a module and a name.
     #[serde(rename = "_class_name")]
-    class: String,
+    class: serde_json::Value,
+    #[serde(rename = "_name_or_path")]
+    name: Option<String>,
     force_zeros_for_empty_prompt: Option<bool>,
     requires_aesthetics_score: Option<bool>,
 }
@@ -142,7 +160,7 @@ impl Reader<'_> {
         for component in architecture.family.text_components().iter().chain(&["unet", "vae"]) {
             self.insert_weights(&mut checkpoint, component, component)?;
         }
-        check::weights(&architecture, &checkpoint, self.root)?;
+        check::weights(&architecture, &checkpoint)?;
         Ok(architecture.with(name.to_owned(), checkpoint))
     }
 
@@ -153,12 +171,10 @@ impl Reader<'_> {
             Index::default()
         };
         self.refuse_foreign(&index)?;
-        let unet: UNetConfig = self.part_json("unet", "config.json")?;
-        unet.validate()?;
-        let vae: VaeConfig = self.part_json("vae", "config.json")?;
-        vae.validate()?;
-        let scheduler: SchedulerConfig = self.part_json("scheduler", "scheduler_config.json")?;
-        scheduler.validate()?;
+        let unet: UNetConfig = self.network_json("unet")?;
+        unet.validate().in_file(self.config_of("unet"))?;
+        let vae: VaeConfig = self.network_json("vae")?;
+        vae.validate().in_file(self.config_of("vae"))?;
         let towers: Vec<&str> = ["text_encoder", "text_encoder_2"]
             .into_iter()
             .filter(|part| self.has(&format!("{part}/config.json")))
@@ -167,18 +183,22 @@ impl Reader<'_> {
         let mut text = Vec::new();
         let mut tokenizers = Vec::new();
         for tower in &towers {
-            let config: ClipConfig = self.part_json(tower, "config.json")?;
-            config.validate()?;
+            let config: ClipConfig = self.network_json(tower)?;
+            config.validate().in_file(self.config_of(tower))?;
             text.push(config);
             let folder = tower.replace("text_encoder", "tokenizer");
             tokenizers.push(self.tokenizer(&folder, family));
         }
-        let defaults = self.defaults(family, &unet, &scheduler)?;
+        let scheduler = self.scheduler(family, &unet)?;
+        let distilled = few_steps::of(&unet, &scheduler, &self.names(&index));
+        let defaults = self.defaults(family, &unet, &scheduler, distilled)?;
         let architecture = Architecture {
             family,
             text,
             vae,
             scheduler,
+            scheduler_file: self.root.join(SCHEDULER),
+            distilled,
             tokenizers,
             defaults,
             // diffusers: true for the base pipeline's default, written by every real SDXL index.
@@ -190,7 +210,7 @@ impl Reader<'_> {
                 .unwrap_or(family == Family::SdxlRefiner),
             unet,
         };
-        check::configs(&architecture, self.root)?;
+        check::configs(&architecture, Place::Folder(self.root))?;
         Ok(architecture)
     }
 
@@ -205,14 +225,48 @@ impl Reader<'_> {
             "Wuerstchen",
             "AuraFlow",
         ];
-        if foreign.iter().any(|name| index.class.contains(name)) {
+        let class = match &index.class {
+            serde_json::Value::Array(names) => names.last(),
+            one => Some(one),
+        };
+        let class = class.and_then(serde_json::Value::as_str).unwrap_or_default();
+        if foreign.iter().any(|name| class.contains(name)) {
             return Err(Error::WrongFamily {
                 path: self.root.to_path_buf(),
                 expected: "SD 1.x, SD 2.x or SDXL".into(),
-                found: format!("a {} model", index.class.trim_end_matches("Pipeline")),
+                found: format!("a {} model", class.trim_end_matches("Pipeline")),
             });
         }
         Ok(())
+    }
+
+    /// The noise, as the family's pipeline of diffusers takes it.
+    fn scheduler(&self, family: Family, unet: &UNetConfig) -> Result<SchedulerConfig> {
+        let mut scheduler: SchedulerConfig =
+            self.part_json("scheduler", "scheduler_config.json")?;
+        scheduler.validate().in_file(self.root.join(SCHEDULER))?;
+        // Those of SD 1.x and 2.x set these whatever the file says (that for inpainting only the first); those
+        // of SDXL do not.
+        if matches!(family, Family::Sd1 | Family::Sd2) {
+            scheduler.steps_offset = 1;
+            if unet.in_channels != INPAINTING {
+                scheduler.clip_sample = Some(false);
+            }
+        }
+        Ok(scheduler)
+    }
+
+    /// What the model is called: its folder, where it was made from, and its card's title.
+    fn names(&self, index: &Index) -> Vec<String> {
+        // A downloaded model lies in `models--OWNER--NAME/snapshots/COMMIT`.
+        let found = self.root.canonicalize().unwrap_or_else(|_| self.root.to_path_buf());
+        let above = found.parent().filter(|parent| parent.ends_with("snapshots"));
+        let folders = [Some(self.root), Some(&*found), above.and_then(Path::parent)];
+        let folders = folders.into_iter().flatten().filter_map(Path::file_name);
+        let folders = folders.map(|name| name.to_string_lossy().into_owned());
+        let card = if self.has(CARD) { self.text(CARD).ok() } else { None };
+        let title = card.map(|card| few_steps::title(&card));
+        folders.chain(index.name.clone()).chain(title).collect()
     }
 
     /// Towers and the UNet's conditions decide.
@@ -233,25 +287,28 @@ impl Reader<'_> {
         family: Family,
         unet: &UNetConfig,
         scheduler: &SchedulerConfig,
+        distilled: Option<Distilled>,
     ) -> Result<Defaults> {
+        let path = self.root.join("colora.toml");
         let recommended: Recommended = if self.has("colora.toml") {
             let text = self.text("colora.toml")?;
-            toml::from_str(&text)
-                .map_err(|e| Error::corrupt(self.root.join("colora.toml"), e.message()))?
+            toml::from_str(&text).map_err(|e| Error::corrupt(&path, e.message()))?
         } else {
             Recommended::default()
         };
-        let basic = super::basic_defaults(family, unet.native_pixels(), scheduler)?;
+        let basic = basic_defaults(family, unet.native_pixels(), scheduler)
+            .in_file(self.config_of("unet"))?;
+        let basic = distilled.map_or(basic, |d| few_steps::defaults(d, scheduler, basic));
         let size = match &recommended.size {
-            Some(size) => size.parse::<ImageSize>()?,
+            Some(size) => size.parse::<ImageSize>().in_file(&path)?,
             None => basic.size,
         };
         Ok(Defaults {
             size,
             steps: recommended.steps.unwrap_or(basic.steps),
             guidance_scale: recommended.guidance.unwrap_or(basic.guidance_scale),
-            sampler: parsed(recommended.sampler.as_deref(), basic.sampler)?,
-            schedule: parsed(recommended.schedule.as_deref(), basic.schedule)?,
+            sampler: parsed(recommended.sampler.as_deref(), basic.sampler).in_file(&path)?,
+            schedule: parsed(recommended.schedule.as_deref(), basic.schedule).in_file(&path)?,
         })
     }
 
@@ -388,11 +445,26 @@ impl Reader<'_> {
     }
 
     fn json<T: DeserializeOwned>(&self, file: &str) -> Result<T> {
-        // Python writes numbers that JSON does not have ("lambda_min_clipped": -Infinity).
-        let text = self.text(file)?.replace("-Infinity", "null").replace("Infinity", "null");
-        serde_json::from_str(&text.replace(": NaN", ": null")).map_err(|e| {
-            Error::corrupt(self.root.join(file), format!("not the expected JSON: {e}"))
-        })
+        json::read(&self.text(file)?, &self.root.join(file))
+    }
+
+    fn config_of(&self, part: &str) -> PathBuf {
+        self.root.join(part).join("config.json")
+    }
+
+    /// The architecture of a part, whose weights are to be floats.
+    fn network_json<T: DeserializeOwned>(&self, part: &str) -> Result<T> {
+        let (file, path) = (format!("{part}/config.json"), self.config_of(part));
+        if !self.has(&file) {
+            return Err(self.missing(part, &["config.json"]));
+        }
+        let text = self.text(&file)?;
+        json::refuse_blocks(&text, &path)?;
+        if part.starts_with("text_encoder") {
+            json::read_tower(&text, &path)
+        } else {
+            json::read(&text, &path)
+        }
     }
 
     /// As [`json`](Self::json) for a part that must be there.

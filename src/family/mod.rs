@@ -5,7 +5,9 @@ mod blueprint;
 mod check;
 mod convert;
 mod detect;
+mod few_steps;
 mod folder;
+mod json;
 mod shapes;
 mod single_file;
 mod towers;
@@ -16,6 +18,7 @@ pub use folder::held_files;
 
 use crate::conditioning::{ClipKind, Tokenizer, TokenizerFiles};
 use crate::error::{Error, Result};
+use crate::lora::Distilled;
 use crate::lora::write::Tower;
 use crate::models::{ClipConfig, UNetConfig, VaeConfig};
 use crate::sampling::{PredictionKind, Sampler, Schedule, SchedulerConfig};
@@ -182,6 +185,10 @@ pub struct ModelParts {
     pub vae: VaeConfig,
     /// Noise that the model was trained with.
     pub scheduler: SchedulerConfig,
+    /// The file that says so, for messages.
+    pub scheduler_file: PathBuf,
+    /// How the model wants to be used, if it was made for few steps.
+    pub distilled: Option<Distilled>,
     /// Vocabulary of each text tower.
     pub tokenizers: Vec<TokenizerSource>,
     /// The weights.
@@ -204,6 +211,8 @@ struct Architecture {
     text: Vec<ClipConfig>,
     vae: VaeConfig,
     scheduler: SchedulerConfig,
+    scheduler_file: PathBuf,
+    distilled: Option<Distilled>,
     tokenizers: Vec<TokenizerSource>,
     defaults: Defaults,
     force_zeros_for_empty_prompt: bool,
@@ -219,6 +228,8 @@ impl Architecture {
             text: self.text,
             vae: self.vae,
             scheduler: self.scheduler,
+            scheduler_file: self.scheduler_file,
+            distilled: self.distilled,
             tokenizers: self.tokenizers,
             source: Arc::new(checkpoint),
             defaults: self.defaults,
@@ -246,6 +257,12 @@ pub struct Summary {
     pub default_steps: usize,
     /// Guidance when a request names none.
     pub default_guidance: f64,
+    /// How the model wants to be used, if it was made for few steps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub distilled: Option<Distilled>,
+    /// What drawing with it is to know: a sampler of its own, negative prompts that do not act.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// Each component.
     pub components: Vec<ComponentSummary>,
 }
@@ -309,7 +326,6 @@ impl ModelParts {
         } else {
             single_file::open_vae(path, placement, self.family)?
         };
-        config.validate()?;
         if config.latent_channels != self.vae.latent_channels {
             return Err(Error::WrongFamily {
                 path: path.to_path_buf(),
@@ -327,6 +343,21 @@ impl ModelParts {
         self.family.text_components()
     }
 
+    /// That `sampler` takes the place of the model's own, where that is not built.
+    pub(crate) fn other_sampler(&self, sampler: Sampler) -> Option<String> {
+        let own = few_steps::own_sampler(&self.scheduler)?;
+        Some(format!(
+            "made for the sampler of {own}, which is not built; {sampler} takes its place"
+        ))
+    }
+
+    /// That negative prompts do not act, whatever the guidance.
+    pub(crate) fn no_negative(&self) -> Option<String> {
+        let embedded = self.unet.time_cond_proj_dim.is_some();
+        let why = "the negative prompt does not act: the network takes the guidance as a number (time_cond_proj_dim)";
+        embedded.then(|| why.to_owned())
+    }
+
     /// What the model is made of, from headers alone.
     pub fn summary(&self) -> Summary {
         let component = |name: String| {
@@ -342,6 +373,11 @@ impl ModelParts {
             default_size: self.defaults.size.to_string(),
             default_steps: self.defaults.steps,
             default_guidance: self.defaults.guidance_scale,
+            distilled: self.distilled,
+            notes: [self.other_sampler(self.defaults.sampler), self.no_negative()]
+                .into_iter()
+                .flatten()
+                .collect(),
             components: self.source.components().into_iter().map(component).collect(),
         }
     }

@@ -3,7 +3,7 @@
 use super::Family;
 use crate::error::{Error, Result};
 use crate::models::{ClipConfig, PerBlock, UNetConfig, VaeConfig};
-use crate::sampling::{PredictionKind, SchedulerConfig};
+use crate::sampling::{PredictionKind, SchedulerConfig, Spacing};
 use crate::weights::{Checkpoint, Site, WeightSource};
 
 /// Head width of SD 2.x, SDXL and every CLIP text tower.
@@ -229,7 +229,6 @@ pub(super) fn scheduler(
     prediction: PredictionKind,
     zero_snr: bool,
 ) -> SchedulerConfig {
-    use crate::sampling::schedule::Spacing;
     let sdxl = matches!(family, Family::Sdxl | Family::SdxlRefiner);
     SchedulerConfig {
         prediction_type: prediction,

@@ -1,10 +1,13 @@
 //! Floor 5. Checkpoints in one file, with the names of the original code.
 
+use super::check::Place;
 use super::detect::{self, Kind};
 use super::shapes::{Shapes, scheduler};
-use super::{Architecture, Family, ModelParts, TokenizerSource, basic_defaults, check, folder};
+use super::{
+    Architecture, Family, ModelParts, TokenizerSource, basic_defaults, check, few_steps, folder,
+};
 use crate::conditioning::ClipKind;
-use crate::error::{Error, Result};
+use crate::error::{Error, InFile, Result};
 use crate::models::VaeConfig;
 use crate::sampling::PredictionKind;
 use crate::weights::names::{self, Part, UNetNames, VaeNames, prefix};
@@ -26,7 +29,7 @@ pub(super) fn open(path: &Path, placement: Placement) -> Result<ModelParts> {
         None => derived(&checkpoint, path, kind)?,
     };
     complete(&checkpoint, &architecture, path)?;
-    check::weights(&architecture, &checkpoint, path)?;
+    check::weights(&architecture, &checkpoint)?;
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     Ok(architecture.with(name, checkpoint))
 }
@@ -62,7 +65,7 @@ pub(super) fn open_vae(
         });
     }
     let shapes = Shapes { source: &checkpoint, file: path.display().to_string() };
-    let config = shapes.vae(family)?;
+    let config = shapes.vae(family).in_file(path)?;
     Ok((config, checkpoint))
 }
 
@@ -180,23 +183,31 @@ fn derived(checkpoint: &Checkpoint, path: &Path, kind: Kind) -> Result<Architect
             ));
         }
         let open_clip = family == Family::Sd2 || *component == "text_encoder_2";
-        text.push(shapes.text(component, open_clip, family == Family::Sd2)?);
+        text.push(shapes.text(component, open_clip, family == Family::Sd2).in_file(path)?);
         let vocabulary = if open_clip { ClipKind::OpenClip } else { ClipKind::OpenAi };
         tokenizers.push(TokenizerSource::Clip(vocabulary));
     }
-    let vae = if has_text("vae") { shapes.vae(family)? } else { VaeConfig::default() };
+    let vae =
+        if has_text("vae") { shapes.vae(family).in_file(path)? } else { VaeConfig::default() };
+    let unet = shapes.unet(family, native).in_file(path)?;
+    let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let distilled = few_steps::of(&unet, &scheduler, &[name]);
+    let basic = basic_defaults(family, native, &scheduler).in_file(path)?;
+    let fitting = |distilled| few_steps::defaults(distilled, &scheduler, basic);
     let architecture = Architecture {
         family,
-        unet: shapes.unet(family, native)?,
+        unet,
         text,
         vae,
-        defaults: basic_defaults(family, native, &scheduler)?,
+        defaults: distilled.map_or(basic, fitting),
         scheduler,
+        scheduler_file: path.to_path_buf(),
+        distilled,
         tokenizers,
         force_zeros_for_empty_prompt: family == Family::Sdxl,
         requires_aesthetics_score: family == Family::SdxlRefiner,
     };
-    check::configs(&architecture, path)?;
+    check::configs(&architecture, Place::File(path))?;
     check::whole(&architecture, checkpoint, path)?;
     Ok(architecture)
 }

@@ -2,6 +2,7 @@
 //! step, and fresh pages cost as much as the work that fills them.
 
 use super::memory::Pages;
+use crate::error::Result;
 use std::sync::{Mutex, PoisonError};
 
 /// Buffers that wait for their next use, the smallest first.
@@ -21,12 +22,15 @@ pub(crate) struct Buffer {
 
 impl Buffer {
     /// A buffer of `len` words.
-    pub(crate) fn new(len: usize) -> Self {
+    ///
+    /// # Errors
+    /// [`Error::Memory`](crate::Error::Memory).
+    pub(crate) fn new(len: usize) -> Result<Self> {
         let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
         let fit = free.partition_point(|buffer| buffer.len() < len);
         // A buffer far too large is better kept for a large use.
         if free.get(fit).is_some_and(|buffer| buffer.len() <= len + len / 2 + 1024) {
-            return Self { data: free.remove(fit), len };
+            return Ok(Self { data: free.remove(fit), len });
         }
         // The larger the sizes become, the less the small ones are needed: in a decoder each stage is
         // four times the one before.
@@ -34,7 +38,7 @@ impl Buffer {
             free.retain(|buffer| buffer.len() < LARGE || buffer.len() >= len);
         }
         drop(free);
-        Self { data: Pages::new(len), len }
+        Ok(Self { data: Pages::new(len, "feature maps")?, len })
     }
 
     pub(super) fn floats(&self) -> &[f32] {
@@ -78,7 +82,7 @@ mod tests {
     #[test]
     fn buffers_have_their_length_and_are_one_memory_in_two_types() {
         for len in [0, 1, 17, 100_000] {
-            let mut buffer = Buffer::new(len);
+            let mut buffer = Buffer::new(len).unwrap();
             assert_eq!((buffer.floats().len(), buffer.words_mut().len()), (len, len));
             buffer.floats_mut().fill(1.0);
             assert!(buffer.words().iter().all(|word| *word == 1f32.to_bits()));

@@ -6,8 +6,10 @@ use super::map::Map;
 use super::micro::{self, COLUMNS, Factors, Kernel, LANES, ROWS, Segment, Tile};
 use super::packed::{Precision, round};
 use super::processor::Instructions;
+use super::product::had;
 use super::vector::{maximum, powers, powers_halves, scale_by, scaled, scaled_halves};
 use super::work::{self, KernelKind};
+use crate::error::Result;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -31,7 +33,16 @@ pub(crate) struct Heads {
 ///
 /// `q`: tokens `[B, N, D]`; `k`, `v`: `[B, T, D]`. Returns `[B, N, D]`. In bf16 queries, keys, values and
 /// weights of the average are rounded; scores and sums are f32.
-pub(crate) fn attention(q: &Map, k: &Map, v: &Map, how: Heads, precision: Precision) -> Map {
+///
+/// # Errors
+/// [`Error::Memory`](crate::Error::Memory).
+pub(crate) fn attention(
+    q: &Map,
+    k: &Map,
+    v: &Map,
+    how: Heads,
+    precision: Precision,
+) -> Result<Map> {
     let heads = how.count;
     let fits = k.pixels() == v.pixels() && [k, v].iter().all(|m| m.batch == q.batch);
     let whole = heads > 0 && q.channels.is_multiple_of(heads);
@@ -41,15 +52,16 @@ pub(crate) fn attention(q: &Map, k: &Map, v: &Map, how: Heads, precision: Precis
     let _clock =
         work::begin(KernelKind::Attention, &[2, q.batch, q.pixels(), k.pixels(), q.channels]);
     let sizes = Sizes::new(k.pixels(), q.channels / heads, precision);
-    let packed = pack(k, v, heads, &sizes);
+    let packed = pack(k, v, heads, &sizes)?;
     let (queries, stride) = (q.pixels(), q.channels);
     let tiles = queries.div_ceil(QUERIES);
     let kernels = micro::kernels(Factors::of(precision, precision), Instructions::used());
-    Map::filled((q.batch, q.height, q.width, stride), |out| {
+    Map::try_filled((q.batch, q.height, q.width, stride), |out| {
         let target = Shared(out.as_mut_ptr());
-        (0..q.batch * heads * tiles).into_par_iter().for_each_init(
+        (0..q.batch * heads * tiles).into_par_iter().try_for_each_init(
             || Scratch::new(&sizes),
             |scratch, task| {
+                let scratch = had(scratch)?;
                 let (head, start) = (task / tiles, task % tiles * QUERIES);
                 let count = QUERIES.min(queries - start);
                 let first = (head / heads * queries + start) * stride + head % heads * sizes.width;
@@ -68,8 +80,9 @@ pub(crate) fn attention(q: &Map, k: &Map, v: &Map, how: Heads, precision: Precis
                     let row = &scratch.out.floats()[i * sizes.padded_width()..][..sizes.width];
                     scaled(row, 1.0 / sum, out);
                 }
+                Ok(())
             },
-        );
+        )
     })
 }
 
@@ -123,8 +136,8 @@ impl Sizes {
 
 /// Keys as panels `[words of a query, keys of a panel]`, values as panels `[words of the keys, columns of a
 /// panel]`.
-fn pack(k: &Map, v: &Map, heads: usize, sizes: &Sizes) -> Buffer {
-    let mut buffer = Buffer::new(k.batch * heads * sizes.head());
+fn pack(k: &Map, v: &Map, heads: usize, sizes: &Sizes) -> Result<Buffer> {
+    let mut buffer = Buffer::new(k.batch * heads * sizes.head())?;
     let (keys, stride) = (sizes.keys, k.channels);
     buffer.words_mut().par_chunks_mut(sizes.head()).enumerate().for_each(|(index, out)| {
         let first = index / heads * keys * stride + index % heads * sizes.width;
@@ -140,7 +153,7 @@ fn pack(k: &Map, v: &Map, heads: usize, sizes: &Sizes) -> Buffer {
             word_of(sizes.precision, word, |key| number(v, key, i))
         });
     });
-    buffer
+    Ok(buffer)
 }
 
 /// Fills panels of up to `panel` of `columns`, each `depth` words deep.
@@ -188,15 +201,15 @@ struct Scratch {
 }
 
 impl Scratch {
-    fn new(sizes: &Sizes) -> Self {
-        Self {
-            queries: Buffer::new(QUERIES * sizes.query()),
+    fn new(sizes: &Sizes) -> Result<Self> {
+        Ok(Self {
+            queries: Buffer::new(QUERIES * sizes.query())?,
             scores: vec![0.0; sizes.together * KEYS].into(),
             weights: vec![0; sizes.together * sizes.precision.words(KEYS)].into(),
             highest: [0.0; QUERIES],
             sums: [0.0; QUERIES],
-            out: Buffer::new(QUERIES * sizes.padded_width()),
-        }
+            out: Buffer::new(QUERIES * sizes.padded_width())?,
+        })
     }
 }
 

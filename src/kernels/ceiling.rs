@@ -2,9 +2,10 @@
 //! products.
 
 use super::Precision;
-use super::memory::Pages;
+use super::memory::zeros;
 use super::micro::{self, COLUMNS, Factors, ROWS, Segment, Tile};
 use super::processor::Instructions;
+use crate::error::Result;
 use rayon::prelude::*;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -39,17 +40,20 @@ pub struct Ceilings {
 
 impl Ceilings {
     /// Measures for about a second and a half. Other work on the machine lowers what is found.
-    pub fn measure() -> Self {
+    ///
+    /// # Errors
+    /// [`Error::Memory`](crate::Error::Memory).
+    pub fn measure() -> Result<Self> {
         Self::with(Effort { rounds: 6, time: Duration::from_millis(100), numbers: NUMBERS })
     }
 
-    fn with(effort: Effort) -> Self {
-        let (read, copy) = bandwidth(effort);
+    fn with(effort: Effort) -> Result<Self> {
+        let (read, copy) = bandwidth(effort)?;
         let best = |precision| {
             let rates = (0..effort.rounds).map(|_| rate(precision, effort.time));
             rates.fold(0.0, f64::max)
         };
-        Self { f32: best(Precision::F32), bf16: best(Precision::Bf16), read, copy }
+        Ok(Self { f32: best(Precision::F32), bf16: best(Precision::Bf16), read, copy })
     }
 
     /// Operations a second for products of this precision.
@@ -102,8 +106,9 @@ fn rate(precision: Precision, time: Duration) -> f64 {
 }
 
 /// Bytes a second: read, and copied (both ways counted).
-fn bandwidth(effort: Effort) -> (f64, f64) {
-    let (mut from, mut to) = (Pages::new(effort.numbers), Pages::new(effort.numbers));
+fn bandwidth(effort: Effort) -> Result<(f64, f64)> {
+    let what = "measuring";
+    let (mut from, mut to) = (zeros(effort.numbers, what)?, zeros(effort.numbers, what)?);
     // The first touch makes the pages.
     from.par_chunks_mut(PIECE).for_each(|piece| piece.fill(1.0));
     to.par_chunks_mut(PIECE).for_each(|piece| piece.fill(0.0));
@@ -128,7 +133,7 @@ fn bandwidth(effort: Effort) -> (f64, f64) {
         pieces.for_each(|(to, from)| to.copy_from_slice(from));
         black_box(&to);
     });
-    (bytes / read, 2.0 * bytes / copy)
+    Ok((bytes / read, 2.0 * bytes / copy))
 }
 
 #[cfg(test)]
@@ -138,7 +143,7 @@ mod tests {
     #[test]
     fn ceilings_are_found() {
         let effort = Effort { rounds: 1, time: Duration::from_millis(1), numbers: 100_000 };
-        let found = Ceilings::with(effort);
+        let found = Ceilings::with(effort).unwrap();
         for rate in [found.f32, found.bf16, found.read, found.copy] {
             assert!(rate.is_finite() && rate > 1e6, "{found:?}");
         }

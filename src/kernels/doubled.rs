@@ -7,6 +7,8 @@ use super::map::Map;
 use super::operand::Operand;
 use super::packed::{Arrangement, Packed, Precision};
 use super::product::{Finish, Term, Windows, multiply_into};
+use crate::error::Result;
+use crate::room;
 use std::sync::{Arc, OnceLock};
 
 /// The kernels of the four parities. Cloning shares.
@@ -22,7 +24,7 @@ impl Doubled {
     ///
     /// # Errors
     /// What `pack` gives.
-    pub(crate) fn new<E>(pack: impl Fn(usize, usize) -> Result<Packed, E>) -> Result<Self, E> {
+    pub(crate) fn new(pack: impl Fn(usize, usize) -> Result<Packed>) -> Result<Self> {
         let parities = [pack(0, 0)?, pack(0, 1)?, pack(1, 0)?, pack(1, 1)?];
         Ok(Self { parities: Arc::new(parities), ordinary: Arc::default() })
     }
@@ -33,41 +35,49 @@ impl Doubled {
     }
 
     /// `x`: the small image with a border of 1. Returns `[B, 2·H, 2·W, outputs]`.
-    pub(crate) fn multiply(&self, x: &Operand, finish: Finish<'_>) -> Map {
+    pub(crate) fn multiply(&self, x: &Operand, finish: Finish<'_>) -> Result<Map> {
         let (height, width) = (x.height - 2, x.width - 2);
         let shape = (x.batch, 2 * height, 2 * width, self.parities[0].outputs());
-        Map::filled(shape, |out| {
+        Map::try_filled(shape, |out| {
             for (i, kernel) in self.parities.iter().enumerate() {
                 let parity = (i / 2, i % 2);
                 let windows =
                     Windows { height, width, stride: 1, origin: parity, scatter: Some(parity) };
-                multiply_into(&[Term { x, w: kernel, windows }], finish, out);
+                multiply_into(&[Term { x, w: kernel, windows }], finish, out)?;
             }
+            Ok(())
         })
     }
 
     /// The kernel that was doubled, for images that grow to one pixel less; the sums are undone.
-    pub(crate) fn ordinary(&self) -> &Packed {
-        self.ordinary.get_or_init(|| {
-            let shape = self.parities[0].shape;
-            let first = &self.parities[0];
-            let filter = |output: usize| -> Vec<f32> {
-                let mut filter = vec![0.0; shape.inputs * 9];
-                for (at, value) in filter.iter_mut().enumerate() {
-                    let (channel, tap) = (at / 9, at % 9);
-                    for (row, sign_y) in undone(tap / 3) {
-                        for (column, sign_x) in undone(tap % 3) {
-                            let parity = &self.parities[2 * row.0 + column.0];
-                            let tap = 2 * row.1 + column.1;
-                            *value += sign_y * sign_x * parity.value(output, tap, channel);
-                        }
-                    }
+    ///
+    /// # Errors
+    /// [`Error::Memory`](crate::Error::Memory).
+    pub(crate) fn ordinary(&self) -> Result<&Packed> {
+        if let Some(packed) = self.ordinary.get() {
+            return Ok(packed);
+        }
+        let packed = self.undone()?;
+        // Two threads may both have made it; one is kept.
+        Ok(self.ordinary.get_or_init(|| packed))
+    }
+
+    fn undone(&self) -> Result<Packed> {
+        let first = &self.parities[0];
+        let shape = first.shape;
+        let filter = shape.inputs * 9;
+        let mut values = room::zeros(shape.outputs * filter, "weights")?;
+        for (at, value) in values.iter_mut().enumerate() {
+            let (output, channel, tap) = (at / filter, at % filter / 9, at % 9);
+            for (row, sign_y) in undone(tap / 3) {
+                for (column, sign_x) in undone(tap % 3) {
+                    let parity = &self.parities[2 * row.0 + column.0];
+                    let tap = 2 * row.1 + column.1;
+                    *value += sign_y * sign_x * parity.value(output, tap, channel);
                 }
-                filter
-            };
-            let values: Vec<f32> = (0..shape.outputs).flat_map(filter).collect();
-            Packed::of(shape, Arrangement::Plain, first.precision, &values)
-        })
+            }
+        }
+        Packed::of(shape, Arrangement::Plain, first.precision, &values)
     }
 }
 

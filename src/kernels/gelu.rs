@@ -4,6 +4,7 @@ use super::map::Map;
 use super::operand::Operand;
 use super::packed::Precision;
 use super::vector::gelu_row;
+use crate::error::Result;
 
 /// Which GELU, Hendrycks and Gimpel (2016).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,7 +16,7 @@ pub(crate) enum Gelu {
 }
 
 /// GELU of tokens, as the operand of a product.
-pub(crate) fn activated(x: &Map, kind: Gelu, precision: Precision) -> Operand {
+pub(crate) fn activated(x: &Map, kind: Gelu, precision: Precision) -> Result<Operand> {
     Operand::of_rows(x, x.channels, precision, |x, out| gelu_row(x, kind == Gelu::Quick, out))
 }
 
@@ -31,7 +32,7 @@ mod tests {
         let quick = (&x * candle_nn::ops::sigmoid(&(&x * 1.702).unwrap()).unwrap()).unwrap();
         let map = Map::from_tokens(&x).unwrap();
         for (kind, expected) in [(Gelu::Exact, exact), (Gelu::Quick, quick)] {
-            let ours = activated(&map, kind, Precision::F32);
+            let ours = activated(&map, kind, Precision::F32).unwrap();
             let ours: &[f32] = bytemuck::cast_slice(ours.words());
             let expected = expected.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             for (a, b) in ours.iter().zip(&expected) {

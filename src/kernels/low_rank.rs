@@ -3,6 +3,7 @@
 use super::memory::zeros;
 use super::micro::{self, COLUMNS, Factors, LANES, ROWS, Segment, Tile};
 use super::processor::Instructions;
+use crate::error::Result;
 
 /// `up · down`, in f32.
 #[derive(Debug, Clone)]
@@ -17,10 +18,13 @@ pub(crate) struct LowRank {
 
 impl LowRank {
     /// Of `up [rows, rank]` and `down [rank, columns]`, row-major.
-    pub(crate) fn new(up: Vec<f32>, down: &[f32], rank: usize, columns: usize) -> Self {
+    ///
+    /// # Errors
+    /// [`Error::Memory`](crate::Error::Memory).
+    pub(crate) fn new(up: Vec<f32>, down: &[f32], rank: usize, columns: usize) -> Result<Self> {
         assert!(down.len() == rank * columns, "size of the lower factor");
         assert!(rank == 0 || up.len().is_multiple_of(rank), "size of the upper factor");
-        let mut panels = zeros(rank * columns.next_multiple_of(LANES));
+        let mut panels = zeros(rank * columns.next_multiple_of(LANES), "the factors of adapters")?;
         for (i, panel) in panels.chunks_mut((rank * COLUMNS).max(1)).enumerate() {
             let width = panel.len() / rank;
             let used = width.min(columns - i * COLUMNS);
@@ -28,7 +32,7 @@ impl LowRank {
                 panel[..used].copy_from_slice(&row[i * COLUMNS..][..used]);
             }
         }
-        Self { up, panels, rank, columns }
+        Ok(Self { up, panels, rank, columns })
     }
 
     /// Numbers of the whole product.
@@ -117,7 +121,7 @@ mod tests {
             let mut expected: Vec<f32> = (0..rows * columns).map(|i| i as f32).collect();
             let start = expected.clone();
             super::super::add_product(&mut expected, columns, &up, &down, 1.0);
-            let product = LowRank::new(up, &down, rank, columns);
+            let product = LowRank::new(up, &down, rank, columns).unwrap();
             let mut out = start.clone();
             product.add_to(0, &mut out);
             // Whole numbers: every order of sums is exact.

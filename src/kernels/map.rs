@@ -2,7 +2,9 @@
 
 use super::arena::Buffer;
 use super::slice;
-use candle_core::{Device, Result, Storage, Tensor};
+use crate::error::{Error, Result};
+use crate::room;
+use candle_core::{Device, Storage, Tensor};
 use rayon::prelude::*;
 use std::sync::Arc;
 
@@ -18,13 +20,30 @@ pub(crate) struct Map {
 
 impl Map {
     /// Room for a map, filled by `fill`, which writes every element.
+    ///
+    /// # Errors
+    /// [`Error::Memory`].
     pub(super) fn filled(
-        (batch, height, width, channels): (usize, usize, usize, usize),
+        shape: (usize, usize, usize, usize),
         fill: impl FnOnce(&mut [f32]),
-    ) -> Self {
-        let mut data = Buffer::new(batch * height * width * channels);
-        fill(data.floats_mut());
-        Self { data: Arc::new(data), batch, height, width, channels }
+    ) -> Result<Self> {
+        Self::try_filled(shape, |out| {
+            fill(out);
+            Ok(())
+        })
+    }
+
+    /// As [`filled`](Self::filled) by work that may fail.
+    ///
+    /// # Errors
+    /// [`Error::Memory`], and what `fill` gives.
+    pub(super) fn try_filled(
+        (batch, height, width, channels): (usize, usize, usize, usize),
+        fill: impl FnOnce(&mut [f32]) -> Result<()>,
+    ) -> Result<Self> {
+        let mut data = Buffer::new(batch * height * width * channels)?;
+        fill(data.floats_mut())?;
+        Ok(Self { data: Arc::new(data), batch, height, width, channels })
     }
 
     /// `[B·H·W, C]`, row-major.
@@ -61,14 +80,14 @@ impl Map {
                     }
                 });
             })
-        })
+        })?
     }
 
     /// As a tensor `[B, C, H, W]`.
     pub(crate) fn to_image(&self) -> Result<Tensor> {
         let Self { batch, height, width, channels, .. } = *self;
         let (area, values) = (self.pixels(), self.values());
-        let mut out = vec![0f32; values.len()];
+        let mut out = room::zeros(values.len(), "feature maps")?;
         out.par_chunks_mut(area.max(1)).enumerate().for_each(|(plane, out)| {
             let (b, c) = (plane / channels, plane % channels);
             let pixels = values[b * area * channels..].chunks_exact(channels);
@@ -76,7 +95,7 @@ impl Map {
                 *out = pixel[c];
             }
         });
-        Tensor::from_vec(out, (batch, channels, height, width), &Device::Cpu)
+        Ok(Tensor::from_vec(out, (batch, channels, height, width), &Device::Cpu)?)
     }
 
     /// From a tensor `[.., C]`: all leading dimensions but the first become pixels.
@@ -87,17 +106,19 @@ impl Map {
         let pixels = x.elem_count() / (batch * channels).max(1);
         read(&x.contiguous()?, |x| {
             Self::filled((batch, pixels, 1, channels), |out| out.copy_from_slice(x))
-        })
+        })?
     }
 
     /// As a tensor `[B, H·W, C]`.
     pub(crate) fn to_tokens(&self) -> Result<Tensor> {
         let shape = (self.batch, self.pixels(), self.channels);
-        Tensor::from_vec(self.values().to_vec(), shape, &Device::Cpu)
+        let mut out = room::reserve(self.values().len(), "feature maps")?;
+        out.extend_from_slice(self.values());
+        Ok(Tensor::from_vec(out, shape, &Device::Cpu)?)
     }
 
     /// Element by element: `f` of each value.
-    pub(crate) fn mapped(&self, f: impl Fn(f32) -> f32 + Sync) -> Self {
+    pub(crate) fn mapped(&self, f: impl Fn(f32) -> f32 + Sync) -> Result<Self> {
         let shape = (self.batch, self.height, self.width, self.channels);
         Self::filled(shape, |out| {
             out.par_chunks_mut(CHUNK).zip(self.values().par_chunks(CHUNK)).for_each(|(out, x)| {
@@ -109,7 +130,7 @@ impl Map {
     }
 
     /// Every channel times its factor.
-    pub(crate) fn scaled(&self, factors: &[f32]) -> Self {
+    pub(crate) fn scaled(&self, factors: &[f32]) -> Result<Self> {
         assert_eq!(factors.len(), self.channels, "a factor a channel");
         let shape = (self.batch, self.height, self.width, self.channels);
         Self::filled(shape, |out| {
@@ -123,7 +144,7 @@ impl Map {
     }
 
     /// The sum of two maps of the same shape.
-    pub(crate) fn plus(&self, other: &Self) -> Self {
+    pub(crate) fn plus(&self, other: &Self) -> Result<Self> {
         assert_eq!(self.values().len(), other.values().len(), "sizes of a sum of maps");
         let shape = (self.batch, self.height, self.width, self.channels);
         Self::filled(shape, |out| {
@@ -137,10 +158,10 @@ impl Map {
     }
 
     /// One map whose channels are those of all `parts`, which agree in everything else.
-    pub(crate) fn joined(parts: &[Self]) -> Self {
+    pub(crate) fn joined(parts: &[Self]) -> Result<Self> {
         let [first, rest @ ..] = parts else { unreachable!("a joint of no maps") };
         if rest.is_empty() {
-            return first.clone();
+            return Ok(first.clone());
         }
         let channels: usize = parts.iter().map(|part| part.channels).sum();
         Self::filled((first.batch, first.height, first.width, channels), |out| {
@@ -164,6 +185,6 @@ pub(super) fn read<T>(x: &Tensor, f: impl FnOnce(&[f32]) -> T) -> Result<T> {
     let (storage, layout) = x.storage_and_layout();
     match &*storage {
         Storage::Cpu(storage) => Ok(f(slice(storage, layout)?)),
-        _ => candle_core::bail!("a tensor on the CPU was expected"),
+        _ => Err(Error::Internal("a tensor on the CPU was expected".into())),
     }
 }

@@ -1,15 +1,20 @@
 //! Floor 1. Large buffers: zeroed by the system, in large pages where it has them.
 
+use crate::error::Result;
+use crate::room;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// `count` zeros; pages are only made when they are first written.
 ///
 /// Linux is asked for large pages: filling a buffer of hundreds of megabytes in pages of 4 KiB costs
 /// as much as the work that fills it.
-pub(crate) fn zeros(count: usize) -> Vec<f32> {
-    let mut buffer = vec![0f32; count];
+///
+/// # Errors
+/// [`Error::Memory`](crate::Error::Memory), for `what`.
+pub(crate) fn zeros(count: usize, what: &'static str) -> Result<Vec<f32>> {
+    let mut buffer = room::zeros(count, what)?;
     advise(&mut buffer);
-    buffer
+    Ok(buffer)
 }
 
 /// Smallest buffer for which large pages pay: several of them must fit.
@@ -57,22 +62,32 @@ enum Inner {
 const MAPPED: usize = 1 << 20;
 
 impl Pages {
-    /// `count` zeros.
-    pub(super) fn new(count: usize) -> Self {
-        let bytes = count * size_of::<f32>();
+    /// `count` zeros for `what`.
+    ///
+    /// # Errors
+    /// [`Error::Memory`](crate::Error::Memory).
+    pub(super) fn new(count: usize, what: &'static str) -> Result<Self> {
+        let bytes = count.checked_mul(size_of::<f32>());
+        let bytes = bytes.ok_or_else(|| room::refused::<f32>(count, what))?;
         if bytes >= MAPPED
             && let Ok(mut map) = memmap2::MmapMut::map_anon(bytes)
         {
             advise(bytemuck::cast_slice_mut(&mut map));
-            return Self(Inner::Mapped(map));
+            return Ok(Self(Inner::Mapped(map)));
         }
-        Self(Inner::Small(zeros(count)))
+        Ok(Self(Inner::Small(zeros(count, what)?)))
     }
 
     /// Room for `count` numbers of a weight, whose first contents are anything: whoever takes it writes all
     /// of them. Weights of one network lie together, so that most pages are large ones whatever their sizes.
-    pub(super) fn of_weight(count: usize) -> Self {
-        let pages = Slab::part(count).unwrap_or_else(|| Self::new(count));
+    ///
+    /// # Errors
+    /// [`Error::Memory`](crate::Error::Memory).
+    pub(super) fn of_weight(count: usize) -> Result<Self> {
+        let pages = match Slab::part(count) {
+            Some(pages) => pages,
+            None => Self::new(count, "weights")?,
+        };
         // Tests see the worst that a last use can have left.
         #[cfg(test)]
         let pages = {
@@ -80,7 +95,7 @@ impl Pages {
             pages.fill(f32::from_bits(0xffff_ffff));
             pages
         };
-        pages
+        Ok(pages)
     }
 }
 
@@ -215,7 +230,7 @@ mod tests {
     #[test]
     fn pages_are_zero_and_writable() {
         for count in [0, 1, 1000, 300_000, 3_000_001] {
-            let mut pages = Pages::new(count);
+            let mut pages = Pages::new(count, "tests").unwrap();
             assert!(pages.len() == count && pages.iter().all(|v| *v == 0.0));
             pages.fill(1.0);
             assert_eq!(pages.iter().sum::<f32>(), count as f32);
@@ -225,7 +240,7 @@ mod tests {
     #[test]
     fn buffers_are_zero() {
         for count in [0, 1, 5_000_000] {
-            let buffer = zeros(count);
+            let buffer = zeros(count, "tests").unwrap();
             assert!(buffer.len() == count && buffer.iter().all(|v| *v == 0.0));
         }
     }
@@ -234,7 +249,8 @@ mod tests {
     fn parts_of_slabs_do_not_overlap_and_are_used_again() {
         let sizes = [1, 1000, 3_000_001, SLAB, SLAB - 5, 7_000_000, SLAB + 1];
         for round in 0..3 {
-            let mut parts: Vec<Pages> = sizes.iter().map(|n| Pages::of_weight(*n)).collect();
+            let mut parts: Vec<Pages> =
+                sizes.iter().map(|n| Pages::of_weight(*n).unwrap()).collect();
             for (i, part) in parts.iter_mut().enumerate() {
                 part.fill((round * 10 + i) as f32);
             }

@@ -5,6 +5,7 @@ use super::operand::{Operand, Preparation};
 use super::packed::{Arrangement, Packed, Precision, WeightShape};
 use super::product::{Finish, Windows, multiply};
 use super::vector::maximum;
+use crate::error::Result;
 use rayon::prelude::*;
 
 /// Which tokens are merged with which: bipartite soft matching, Bolya and Hoffman (2023).
@@ -38,7 +39,7 @@ impl Merging {
         sides: (usize, usize),
         ratio: f64,
         precision: Precision,
-    ) -> Option<Self> {
+    ) -> Result<Option<Self>> {
         let (height, width) = sides;
         let count = tokens.pixels();
         assert_eq!(height * width, count, "tokens of an image");
@@ -46,15 +47,15 @@ impl Merging {
             (0..count).partition(|token| token / width % 2 == 0 && token % width % 2 == 0);
         let merged = ((count as f64 * ratio) as usize).min(others.len());
         if merged == 0 {
-            return None;
+            return Ok(None);
         }
         let kept = count - merged;
         let mut all = Self { places: Vec::new(), members: Vec::new(), ends: Vec::new(), kept };
         for sample in 0..tokens.batch {
-            let likest = likest(tokens, sample, (&targets, &others), precision);
+            let likest = likest(tokens, sample, (&targets, &others), precision)?;
             all.push(count, &likest[..merged]);
         }
-        Some(all)
+        Ok(Some(all))
     }
 
     /// A sample more, whose tokens `merged` are merged with their targets.
@@ -94,7 +95,7 @@ impl Merging {
     }
 
     /// The mean of every kept token and those merged with it: `[B, kept, C]`.
-    pub(crate) fn merge(&self, tokens: &Map) -> Map {
+    pub(crate) fn merge(&self, tokens: &Map) -> Result<Map> {
         let (count, channels) = (tokens.pixels(), tokens.channels);
         Map::filled((tokens.batch, self.kept, 1, channels), |out| {
             out.par_chunks_mut(channels).enumerate().for_each(|(index, out)| {
@@ -122,7 +123,7 @@ impl Merging {
     }
 
     /// Every token's own copy of what stands for it, added to `add` `[B, H·W, C]`.
-    pub(crate) fn unmerge(&self, merged: &Map, add: &Map) -> Map {
+    pub(crate) fn unmerge(&self, merged: &Map, add: &Map) -> Result<Map> {
         let (count, channels) = (add.pixels(), add.channels);
         assert_eq!((merged.channels, merged.pixels()), (channels, self.kept), "merged tokens");
         Map::filled((add.batch, add.height, add.width, channels), |out| {
@@ -147,7 +148,7 @@ fn likest(
     sample: usize,
     (targets, others): (&[usize], &[usize]),
     precision: Precision,
-) -> Vec<Likeness> {
+) -> Result<Vec<Likeness>> {
     let (count, channels) = (tokens.pixels(), tokens.channels);
     let token = |token: usize| &tokens.values()[(sample * count + token) * channels..][..channels];
     let unit = |chosen: &[usize]| {
@@ -162,11 +163,11 @@ fn likest(
         })
     };
     let shape = WeightShape { outputs: targets.len(), inputs: channels, kernel: 1 };
-    let weight = Packed::of(shape, Arrangement::Plain, precision, unit(targets).values());
+    let weight = Packed::of(shape, Arrangement::Plain, precision, unit(targets)?.values())?;
     let mut likest: Vec<Likeness> = Vec::with_capacity(others.len());
     for others in others.chunks(AT_ONCE) {
-        let x = Operand::new(&[unit(others)], Preparation::default(), precision);
-        let cosines = multiply(&x, &weight, Windows::all(&x), Finish::default());
+        let x = Operand::new(&[unit(others)?], Preparation::default(), precision)?;
+        let cosines = multiply(&x, &weight, Windows::all(&x), Finish::default())?;
         let rows = cosines.values().par_chunks(targets.len()).zip(others);
         likest.par_extend(rows.map(|(cosines, token)| {
             let cosine = maximum(cosines);
@@ -176,7 +177,7 @@ fn likest(
     }
     // Equal ones stay in the order of the image.
     likest.sort_by(|a, b| b.cosine.total_cmp(&a.cosine));
-    likest
+    Ok(likest)
 }
 
 #[cfg(test)]
@@ -185,7 +186,7 @@ mod tests {
 
     fn map(channels: usize, batch: usize, values: &[f32]) -> Map {
         let pixels = values.len() / channels / batch;
-        Map::filled((batch, pixels, 1, channels), |out| out.copy_from_slice(values))
+        Map::filled((batch, pixels, 1, channels), |out| out.copy_from_slice(values)).unwrap()
     }
 
     #[test]
@@ -207,13 +208,13 @@ mod tests {
         let values: Vec<f32> = [one, other].concat().concat();
         let tokens = map(2, 2, &values);
         for precision in [Precision::F32, Precision::Bf16] {
-            assert!(Merging::new(&tokens, (3, 3), 0.1, precision).is_none());
-            let merging = Merging::new(&tokens, (3, 3), 0.25, precision).unwrap();
-            let merged = merging.merge(&tokens);
+            assert!(Merging::new(&tokens, (3, 3), 0.1, precision).unwrap().is_none());
+            let merging = Merging::new(&tokens, (3, 3), 0.25, precision).unwrap().unwrap();
+            let merged = merging.merge(&tokens).unwrap();
             assert_eq!(merged.pixels(), 7);
             let first = [1.5, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, -1.0, 1.0, 2.0, 0.3, 0.4, -1.0, 0.05];
             assert_eq!(merged.values()[..14], first);
-            let back = merging.unmerge(&merged, &tokens);
+            let back = merging.unmerge(&merged, &tokens).unwrap();
             for (i, (back, x)) in back.values().iter().zip(&values).enumerate() {
                 let expected = match i {
                     0 => 2.5,
@@ -230,8 +231,8 @@ mod tests {
     fn all_but_the_targets_may_go() {
         let values: Vec<f32> = (0..5 * 7 * 3).map(|i| (i as f32 * 1.7).sin()).collect();
         let tokens = map(3, 1, &values);
-        let merging = Merging::new(&tokens, (5, 7), 1.0, Precision::F32).unwrap();
-        let merged = merging.merge(&tokens);
+        let merging = Merging::new(&tokens, (5, 7), 1.0, Precision::F32).unwrap().unwrap();
+        let merged = merging.merge(&tokens).unwrap();
         assert_eq!(merged.pixels(), 3 * 4);
         let whole = |x: &Map, weights: &dyn Fn(usize) -> f32| -> f32 {
             x.values().iter().enumerate().map(|(i, v)| v * weights(i / 3)).sum()

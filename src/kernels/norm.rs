@@ -3,6 +3,7 @@
 use super::map::Map;
 use super::vector::{channel_sums, moments, normalise};
 use super::work::{self, KernelKind};
+use crate::error::Result;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -115,7 +116,7 @@ fn sums(x: &Map) -> Vec<Channel> {
 }
 
 /// Layer norm of tokens, over the channels.
-pub(crate) fn layer_norm(x: &Map, parameters: (&[f32], &[f32]), eps: f64) -> Map {
+pub(crate) fn layer_norm(x: &Map, parameters: (&[f32], &[f32]), eps: f64) -> Result<Map> {
     let _clock = work::begin(KernelKind::Norm, &[]);
     let channels = x.channels.max(1);
     Map::filled((x.batch, x.height, x.width, x.channels), |out| {

@@ -6,6 +6,7 @@ use super::norm::{self, Affine};
 use super::packed::Precision;
 use super::vector::{Change, prepare_floats, prepare_halves};
 use super::work::{self, KernelKind};
+use crate::error::Result;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -48,17 +49,17 @@ impl Operand {
         (batch, count): (usize, usize),
         channels: usize,
         precision: Precision,
-    ) -> Self {
-        let data = Buffer::new(batch * count * precision.words(channels));
-        Self { data, batch, height: count, width: 1, channels, precision }
+    ) -> Result<Self> {
+        let data = Buffer::new(batch * count * precision.words(channels))?;
+        Ok(Self { data, batch, height: count, width: 1, channels, precision })
     }
 
     /// The channels of all `parts`, which have the same sizes.
-    pub(crate) fn new(parts: &[Map], how: Preparation<'_>, precision: Precision) -> Self {
+    pub(crate) fn new(parts: &[Map], how: Preparation<'_>, precision: Precision) -> Result<Self> {
         // Halves of a word must come from one part.
         let odd = precision == Precision::Bf16 && parts.iter().any(|p| p.channels % 2 == 1);
         if parts.len() > 1 && odd {
-            return Self::new(&[Map::joined(parts)], how, precision);
+            return Self::new(&[Map::joined(parts)?], how, precision);
         }
         let _clock = work::begin(KernelKind::Preparation, &[]);
         let first = &parts[0];
@@ -67,14 +68,14 @@ impl Operand {
         let Border { near, far } = how.border;
         let (height, width) = (inner_h + near + far, inner_w + near + far);
         let pixel = precision.words(channels);
-        let mut data = Buffer::new(first.batch * height * width * pixel);
+        let mut data = Buffer::new(first.batch * height * width * pixel)?;
         data.words_mut().par_chunks_mut((width * pixel).max(1)).enumerate().for_each(
             |(row, words)| {
                 let (sample, y) = (row / height, row % height);
                 segment(parts, how, sample, (y, 0), precision, words);
             },
         );
-        Self { data, batch: first.batch, height, width, channels, precision }
+        Ok(Self { data, batch: first.batch, height, width, channels, precision })
     }
 
     /// Tokens of `channels` numbers, each made by `row` of those of a token of `x`.
@@ -83,9 +84,9 @@ impl Operand {
         channels: usize,
         precision: Precision,
         row: impl Fn(&[f32], &mut [f32]) + Sync,
-    ) -> Self {
+    ) -> Result<Self> {
         let _clock = work::begin(KernelKind::Preparation, &[]);
-        let mut out = Self::tokens((x.batch, x.pixels()), channels, precision);
+        let mut out = Self::tokens((x.batch, x.pixels()), channels, precision)?;
         let pixel = out.pixel();
         let rows = out.data.words_mut().par_chunks_mut(pixel.max(1));
         rows.zip(x.values().par_chunks(x.channels)).for_each_init(
@@ -95,7 +96,7 @@ impl Operand {
                 store(made, precision, out);
             },
         );
-        out
+        Ok(out)
     }
 
     /// Layer norm of tokens, over the channels.
@@ -104,10 +105,10 @@ impl Operand {
         (weight, bias): (&[f32], &[f32]),
         eps: f64,
         precision: Precision,
-    ) -> Self {
+    ) -> Result<Self> {
         let _clock = work::begin(KernelKind::Norm, &[]);
         let channels = x.channels;
-        let mut out = Self::tokens((x.batch, x.pixels()), channels, precision);
+        let mut out = Self::tokens((x.batch, x.pixels()), channels, precision)?;
         let pixel = out.pixel();
         let rows = out.data.words_mut().par_chunks_mut(TOKENS * pixel);
         rows.zip(x.values().par_chunks(TOKENS * channels)).for_each_init(
@@ -119,7 +120,7 @@ impl Operand {
                 }
             },
         );
-        out
+        Ok(out)
     }
 
     /// Words of a pixel.

@@ -14,6 +14,8 @@ use super::micro::{COLUMNS, LANES};
 use super::processor::Instructions;
 use super::quantised::{Blocks, GROUP, Layout, Quantisation};
 use super::winograd;
+use crate::error::{Error, Result};
+use crate::room;
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 use std::sync::{Arc, Weak};
@@ -113,14 +115,14 @@ impl Packed {
     /// `quantised`: in which blocks to keep it; inputs that do not fill blocks stay plain.
     ///
     /// # Errors
-    /// What `read` gives.
-    pub(crate) fn new<E: Send>(
+    /// What `read` gives, and [`Error::Memory`].
+    pub(crate) fn new(
         shape: WeightShape,
         arrangement: Arrangement,
         precision: Precision,
         quantised: Option<Quantisation>,
-        read: impl Fn(usize, &mut [f32]) -> Result<(), E> + Sync,
-    ) -> Result<Self, E> {
+        read: impl Fn(usize, &mut [f32]) -> Result<()> + Sync,
+    ) -> Result<Self> {
         let quantised = quantised.filter(|_| shape.inputs.is_multiple_of(GROUP));
         let mut packed = Self::empty(shape, arrangement, precision, quantised);
         let filter = shape.inputs * shape.kernel * shape.kernel;
@@ -129,7 +131,7 @@ impl Packed {
             // As many rows as stay in the second-level cache, but whole vectors of them.
             let width = packed.panel_width();
             let at_once = if width * filter <= CACHED { width } else { LANES };
-            let mut rows = Buffer::new(at_once * filter);
+            let mut rows = Buffer::new(at_once * filter)?;
             let pieces = packed.sources(panel).into_iter().flat_map(|(first, count, lane)| {
                 let starts = (0..count).step_by(at_once);
                 starts.map(move |done| (first + done, at_once.min(count - done), lane + done))
@@ -161,14 +163,14 @@ impl Packed {
     /// `first` on, in ggml's form, output by output, tap by tap. A doubled kernel cannot be had this way.
     ///
     /// # Errors
-    /// What `read` gives.
-    pub(crate) fn from_blocks<E: Send>(
+    /// What `read` gives, and [`Error::Memory`].
+    pub(crate) fn from_blocks(
         shape: WeightShape,
         arrangement: Arrangement,
         precision: Precision,
         kind: Quantisation,
-        read: impl Fn(usize, &mut [u8]) -> Result<(), E> + Sync,
-    ) -> Result<Self, E> {
+        read: impl Fn(usize, &mut [u8]) -> Result<()> + Sync,
+    ) -> Result<Self> {
         let whole =
             shape.inputs.is_multiple_of(GROUP) && !matches!(arrangement, Arrangement::Doubled(..));
         assert!(whole, "blocks that can be packed as they are");
@@ -176,9 +178,8 @@ impl Packed {
         let filter = shape.inputs / GROUP * shape.kernel * shape.kernel;
         packed.fill(|packed, panel, words| {
             let lanes = packed.vectors(panel) * LANES;
-            let mut rows = Vec::new();
             for (first, count, lane) in packed.sources(panel) {
-                rows.resize(count * filter * kind.block_bytes(), 0);
+                let mut rows = room::zeros(count * filter * kind.block_bytes(), "weights")?;
                 read(first * filter, &mut rows)?;
                 for (i, row) in rows.chunks_exact((filter * kind.block_bytes()).max(1)).enumerate()
                 {
@@ -208,13 +209,13 @@ impl Packed {
     }
 
     /// Makes the words, panel by panel.
-    fn fill<E: Send>(
+    fn fill(
         &mut self,
-        panel: impl Fn(&Self, usize, &mut [u32]) -> Result<(), E> + Sync,
-    ) -> Result<(), E> {
+        panel: impl Fn(&Self, usize, &mut [u32]) -> Result<()> + Sync,
+    ) -> Result<()> {
         let column = self.column_bytes();
         let total: usize = (0..self.panels()).map(|p| self.vectors(p) * LANES * column / 4).sum();
-        let mut pages = Pages::of_weight(total);
+        let mut pages = Pages::of_weight(total)?;
         let words: &mut [u32] = bytemuck::cast_slice_mut(&mut pages);
         let this = &*self;
         words.par_chunks_mut((COLUMNS * column / 4).max(1)).enumerate().try_for_each(
@@ -240,7 +241,7 @@ impl Packed {
         arrangement: Arrangement,
         precision: Precision,
         values: &[f32],
-    ) -> Self {
+    ) -> Result<Self> {
         Self::quantised_of(shape, arrangement, precision, None, values)
     }
 
@@ -251,37 +252,37 @@ impl Packed {
         precision: Precision,
         quantised: Option<Quantisation>,
         values: &[f32],
-    ) -> Self {
-        let read = |first: usize, out: &mut [f32]| -> Result<(), std::convert::Infallible> {
+    ) -> Result<Self> {
+        let read = |first: usize, out: &mut [f32]| {
             out.copy_from_slice(&values[first..first + out.len()]);
             Ok(())
         };
-        match Self::new(shape, arrangement, precision, quantised, read) {
-            Ok(packed) => packed,
-            Err(never) => match never {},
-        }
+        Self::new(shape, arrangement, precision, quantised, read)
     }
 
     /// Packs a tensor on the CPU of `shape`: `[outputs, inputs]` or `[outputs, inputs, k, k]`.
     ///
     /// # Errors
-    /// When the tensor cannot be read as f32, or is no matrix.
+    /// When the tensor cannot be read as f32, or is no matrix; [`Error::Memory`].
     pub fn from_tensor(
         tensor: &Tensor,
         shape: &[usize],
         arrangement: Arrangement,
         precision: Precision,
-    ) -> candle_core::Result<Self> {
+    ) -> Result<Self> {
         let Some([outputs, inputs]) = shape.first_chunk().copied() else {
-            candle_core::bail!("a weight of shape {shape:?} is no matrix")
+            return Err(Error::Internal(format!("a weight of shape {shape:?} is no matrix")));
         };
         let kernel = shape.get(2).copied().unwrap_or(1);
         let tensor = tensor.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.contiguous()?;
         if tensor.elem_count() != outputs * inputs * kernel * kernel {
-            candle_core::bail!("a weight of shape {:?}, {shape:?} is needed", tensor.shape());
+            let found = tensor.shape();
+            return Err(Error::Internal(format!(
+                "a weight of shape {found:?}, {shape:?} is needed"
+            )));
         }
         let shape = WeightShape { outputs, inputs, kernel };
-        super::map::read(&tensor, |values| Self::of(shape, arrangement, precision, values))
+        super::map::read(&tensor, |values| Self::of(shape, arrangement, precision, values))?
     }
 
     /// One number of the weight as packed.
@@ -626,7 +627,7 @@ mod tests {
             let shape = WeightShape { outputs, inputs, kernel };
             let values: Vec<f32> =
                 (0..outputs * inputs * kernel * kernel).map(|i| i as f32 + 1.0).collect();
-            let packed = Packed::of(shape, Arrangement::Plain, Precision::F32, &values);
+            let packed = Packed::of(shape, Arrangement::Plain, Precision::F32, &values).unwrap();
             let mut found: Vec<f32> = packed.words.iter().copied().filter(|v| *v != 0.0).collect();
             found.sort_by(f32::total_cmp);
             assert_eq!(found, values);
@@ -641,7 +642,7 @@ mod tests {
             let area = kernel * kernel;
             let values: Vec<f32> =
                 (0..outputs * inputs * area).map(|i| ((i * 37) % 401) as f32 - 200.0).collect();
-            let packed = Packed::of(shape, Arrangement::Plain, Precision::Bf16, &values);
+            let packed = Packed::of(shape, Arrangement::Plain, Precision::Bf16, &values).unwrap();
             for output in 0..outputs {
                 for channel in 0..inputs {
                     for tap in 0..area {
@@ -659,11 +660,12 @@ mod tests {
         let values: Vec<f32> = (1..=9).map(|i| i as f32).collect();
         for (row, column) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
             let kind = Arrangement::Doubled(row, column);
-            let packed = Packed::of(shape, kind, Precision::F32, &values);
+            let packed = Packed::of(shape, kind, Precision::F32, &values).unwrap();
             let sum: f32 = packed.words.iter().sum();
             assert_eq!(sum, 45.0);
         }
-        let packed = Packed::of(shape, Arrangement::Doubled(0, 1), Precision::F32, &values);
+        let packed =
+            Packed::of(shape, Arrangement::Doubled(0, 1), Precision::F32, &values).unwrap();
         let tap = |i: usize| packed.words[i * LANES];
         assert_eq!([tap(0), tap(1), tap(2), tap(3)], [3.0, 3.0, 24.0, 15.0]);
     }

@@ -13,6 +13,7 @@ use super::packed::{Arrangement, Packed, Precision, WeightShape};
 use super::processor::Instructions;
 use super::vector::{Row, finish_rows, gate_row};
 use super::work::{self, KernelKind};
+use crate::error::{Error, Result};
 use rayon::prelude::*;
 
 /// Words that are summed at once: 64 columns of them stay in the second-level cache.
@@ -86,20 +87,28 @@ struct Block {
 }
 
 /// The product with bias and residual: `[B, H', W', outputs]`.
-pub(crate) fn multiply(x: &Operand, w: &Packed, windows: Windows, finish: Finish<'_>) -> Map {
+///
+/// # Errors
+/// [`Error::Memory`](crate::Error::Memory), as of the other products.
+pub(crate) fn multiply(
+    x: &Operand,
+    w: &Packed,
+    windows: Windows,
+    finish: Finish<'_>,
+) -> Result<Map> {
     multiply_all(&[Term { x, w, windows }], finish)
 }
 
 /// The sum of the products of all terms, which have the same outputs and as many windows.
-pub(crate) fn multiply_all(terms: &[Term<'_>], finish: Finish<'_>) -> Map {
+pub(crate) fn multiply_all(terms: &[Term<'_>], finish: Finish<'_>) -> Result<Map> {
     let Term { x, w, windows } = terms[0];
     let factor = if windows.scatter.is_some() { 2 } else { 1 };
     let shape = (x.batch, factor * windows.height, factor * windows.width, w.outputs());
-    Map::filled(shape, |out| multiply_into(terms, finish, out))
+    Map::try_filled(shape, |out| multiply_into(terms, finish, out))
 }
 
 /// As [`multiply_all`], into `out`: of a scattered product every fourth pixel is written.
-pub(super) fn multiply_into(terms: &[Term<'_>], finish: Finish<'_>, out: &mut [f32]) {
+pub(super) fn multiply_into(terms: &[Term<'_>], finish: Finish<'_>, out: &mut [f32]) -> Result<()> {
     let w = terms[0].w;
     let outputs = w.outputs();
     let zeros = vec![0f32; outputs];
@@ -126,15 +135,19 @@ pub(super) fn multiply_into(terms: &[Term<'_>], finish: Finish<'_>, out: &mut [f
             };
         }
         finish_rows(&mut rows[..done.pixels.len()], finish.scale);
-    });
+    })
 }
 
 /// value · GELU(gate) of the sum of gated weights' products, as the operand of the next product.
-pub(crate) fn multiply_gated(terms: &[Term<'_>], bias: &[f32], precision: Precision) -> Operand {
+pub(crate) fn multiply_gated(
+    terms: &[Term<'_>],
+    bias: &[f32],
+    precision: Precision,
+) -> Result<Operand> {
     let Term { x, w, .. } = terms[0];
     assert_eq!(w.arrangement, Arrangement::Gated, "the weight of a gated product");
     let outputs = w.outputs();
-    let mut out = Operand::tokens((x.batch, x.height * x.width), outputs, precision);
+    let mut out = Operand::tokens((x.batch, x.height * x.width), outputs, precision)?;
     let pixel = out.pixel();
     let target = Shared(bytemuck::cast_slice_mut(out.words_mut()).as_mut_ptr());
     product(terms, |done: Done<'_>| {
@@ -158,8 +171,8 @@ pub(crate) fn multiply_gated(terms: &[Term<'_>], bias: &[f32], precision: Precis
             };
             super::operand::store(&gated[..columns], precision, out);
         }
-    });
-    out
+    })?;
+    Ok(out)
 }
 
 impl<'a> Term<'a> {
@@ -236,14 +249,14 @@ impl Windows {
 }
 
 /// Computes all sums and hands each tile over once.
-fn product(terms: &[Term<'_>], finish: impl Fn(Done<'_>) + Sync) {
+fn product(terms: &[Term<'_>], finish: impl Fn(Done<'_>) + Sync) -> Result<()> {
     let Term { w, windows, .. } = terms[0];
     for term in terms {
         term.check(&terms[0]);
     }
     let total = terms[0].rows();
     if total == 0 {
-        return;
+        return Ok(());
     }
     let kind = if w.shape.kernel == 1 { KernelKind::Linear } else { KernelKind::Convolution };
     let depth = terms.iter().map(Term::depth).sum();
@@ -258,9 +271,10 @@ fn product(terms: &[Term<'_>], finish: impl Fn(Done<'_>) + Sync) {
     let panels = w.panels();
     let groups = (4 * rayon::current_num_threads()).div_ceil(cuts).clamp(1, panels);
     let group = panels.div_ceil(groups);
-    (0..cuts * groups).into_par_iter().for_each_init(
+    (0..cuts * groups).into_par_iter().try_for_each_init(
         || (Buffer::new(rows * COLUMNS), Vec::new()),
         |(sums, room), task| {
+            let sums = had(sums)?.floats_mut();
             let start = task / groups * rows;
             let end = total.min(start + rows);
             let tiles = || (start..end).step_by(ROWS);
@@ -273,7 +287,6 @@ fn product(terms: &[Term<'_>], finish: impl Fn(Done<'_>) + Sync) {
                 tiles().map(tile).collect()
             };
             let offsets: Vec<_> = terms.iter().map(offsets).collect();
-            let sums = sums.floats_mut();
             let first = task % groups * group;
             for panel in first..(first + group).min(panels) {
                 for (b, block) in blocks.iter().enumerate() {
@@ -309,8 +322,17 @@ fn product(terms: &[Term<'_>], finish: impl Fn(Done<'_>) + Sync) {
                     }
                 }
             }
+            Ok(())
         },
-    );
+    )
+}
+
+/// What a thread works in, if it got it.
+pub(super) fn had<T>(scratch: &mut Result<T>) -> Result<&mut T> {
+    scratch.as_mut().map_err(|error| match error {
+        Error::Memory { what, bytes } => Error::Memory { what, bytes: *bytes },
+        other => Error::Internal(other.to_string()),
+    })
 }
 
 /// Words of the weights that are summed at once.

@@ -31,7 +31,7 @@ fn packed(weight: &Tensor, arrangement: Arrangement, precision: Precision) -> Pa
     let dims = weight.dims();
     let kernel = dims.get(2).copied().unwrap_or(1);
     let shape = WeightShape { outputs: dims[0], inputs: dims[1], kernel };
-    Packed::of(shape, arrangement, precision, &values(weight))
+    Packed::of(shape, arrangement, precision, &values(weight)).unwrap()
 }
 
 pub(super) static SETTINGS: std::sync::Mutex<()> = std::sync::Mutex::new(());
@@ -57,11 +57,11 @@ fn convolutions_equal_the_plain_ones() {
             let map = Map::from_image(&x).unwrap();
             let border = Border { near: padding, far: padding };
             let how = Preparation { border, ..Preparation::default() };
-            let operand = Operand::new(&[map], how, precision);
+            let operand = Operand::new(&[map], how, precision).unwrap();
             let weights = packed(&weight, Arrangement::Plain, precision);
             let windows = Windows::sliding(&operand, k, stride);
             let plain = x.conv2d(&weight, padding, stride, 1, 1).unwrap();
-            let ours = multiply(&operand, &weights, windows, Finish::default());
+            let ours = multiply(&operand, &weights, windows, Finish::default()).unwrap();
             assert!(error(&ours.to_image().unwrap(), &plain) < 1e-5);
 
             let plain = plain.broadcast_add(&bias.reshape((1, o, 1, 1)).unwrap()).unwrap();
@@ -69,7 +69,7 @@ fn convolutions_equal_the_plain_ones() {
             let plain = ((plain + &residual).unwrap() * 0.5).unwrap();
             let (bias, residual) = (values(&bias), Map::from_image(&residual).unwrap());
             let finish = Finish { bias: Some(&bias), add: Some(&residual), scale: 0.5 };
-            let ours = multiply(&operand, &weights, windows, finish);
+            let ours = multiply(&operand, &weights, windows, finish).unwrap();
             assert!(error(&ours.to_image().unwrap(), &plain) < 1e-5);
         }
     }
@@ -89,9 +89,9 @@ fn every_instruction_set_convolves() {
             let weights = packed(&weight, Arrangement::Plain, precision);
             // Both ways that weights in bf16 are multiplied.
             for rows in [precision, weights.operands()] {
-                let operand = Operand::new(&[Map::from_image(&x).unwrap()], how, rows);
+                let operand = Operand::new(&[Map::from_image(&x).unwrap()], how, rows).unwrap();
                 let windows = Windows::sliding(&operand, 3, 1);
-                let ours = multiply(&operand, &weights, windows, Finish::default());
+                let ours = multiply(&operand, &weights, windows, Finish::default()).unwrap();
                 let plain = x.conv2d(&weight, 1, 1, 1, 1).unwrap();
                 assert!(error(&ours.to_image().unwrap(), &plain) < 1e-5);
             }
@@ -111,16 +111,27 @@ fn results_do_not_depend_on_the_number_of_threads() {
         let border = Border { near: 1, far: 1 };
         let how =
             Preparation { affine: Some(&affine), silu: true, border, ..Preparation::default() };
-        let operand = Operand::new(std::slice::from_ref(&map), how, precision);
+        let operand = Operand::new(std::slice::from_ref(&map), how, precision).unwrap();
         let plain = packed(&weight, Arrangement::Plain, precision);
         let windows = Windows::sliding(&operand, 3, 1);
         let fast = packed(&weight, Arrangement::Winograd, precision);
         let tokens = Map::from_tokens(&q).unwrap();
         [
-            values(&multiply(&operand, &plain, windows, Finish::default()).to_image().unwrap()),
-            values(&winograd::multiply(&[map], how, &fast, Finish::default()).to_image().unwrap()),
+            values(
+                &multiply(&operand, &plain, windows, Finish::default())
+                    .unwrap()
+                    .to_image()
+                    .unwrap(),
+            ),
+            values(
+                &winograd::multiply(&[map], how, &fast, Finish::default())
+                    .unwrap()
+                    .to_image()
+                    .unwrap(),
+            ),
             values(
                 &attention(&tokens, &tokens, &tokens, Heads { count: 2, causal: false }, precision)
+                    .unwrap()
                     .to_tokens()
                     .unwrap(),
             ),
@@ -152,21 +163,23 @@ fn doubling_before_a_convolution_is_folded_in() {
             std::slice::from_ref(&map),
             Preparation { border, ..Preparation::default() },
             precision,
-        );
+        )
+        .unwrap();
         let doubled = Doubled::new(|row, column| {
             let packed = packed(&weight, Arrangement::Doubled(row, column), precision);
-            Ok::<_, std::convert::Infallible>(packed)
+            Ok(packed)
         });
         let doubled = doubled.unwrap();
-        let ours = doubled.multiply(&operand, Finish::default());
+        let ours = doubled.multiply(&operand, Finish::default()).unwrap();
         assert!(error(&ours.to_image().unwrap(), &plain) < 1e-5);
 
         // One less than double: the ordinary kernel, taken back out of the four.
         let plain = x.upsample_nearest2d(9, 11).unwrap().conv2d(&weight, 1, 1, 1, 1).unwrap();
         let how = Preparation { border, grown: Some((9, 11)), ..Preparation::default() };
-        let operand = Operand::new(&[map], how, precision);
+        let operand = Operand::new(&[map], how, precision).unwrap();
         let windows = Windows::sliding(&operand, 3, 1);
-        let ours = multiply(&operand, doubled.ordinary(), windows, Finish::default());
+        let ours =
+            multiply(&operand, doubled.ordinary().unwrap(), windows, Finish::default()).unwrap();
         assert!(error(&ours.to_image().unwrap(), &plain) < 1e-5);
     }
 }
@@ -195,7 +208,8 @@ fn fast_convolutions_equal_the_plain_ones() {
                 Preparation::default(),
                 &weights,
                 finish,
-            );
+            )
+            .unwrap();
             let error = error(&ours.to_image().unwrap(), &plain);
             println!("{i} -> {o}, {precision:?}: {error:.1e}");
             // In bf16 both factors are rounded after their transforms.
@@ -212,9 +226,10 @@ fn linear_layers_equal_the_plain_ones() {
             let weight = seen(&random(&[n, k]), precision);
             let plain = x.squeeze(0).unwrap().matmul(&weight.t().unwrap()).unwrap();
             let map = Map::from_tokens(&x).unwrap();
-            let operand = Operand::new(&[map], Preparation::default(), precision);
+            let operand = Operand::new(&[map], Preparation::default(), precision).unwrap();
             let weights = packed(&weight, Arrangement::Plain, precision);
-            let ours = multiply(&operand, &weights, Windows::all(&operand), Finish::default());
+            let ours =
+                multiply(&operand, &weights, Windows::all(&operand), Finish::default()).unwrap();
             assert!(error(&ours.to_tokens().unwrap().squeeze(0).unwrap(), &plain) < 1e-5);
         }
     }
@@ -231,16 +246,18 @@ fn gated_products_equal_the_plain_ones() {
             let gate = wide.narrow(1, half, half).unwrap().contiguous().unwrap();
             let plain = (wide.narrow(1, 0, half).unwrap() * gate.gelu_erf().unwrap()).unwrap();
             let map = Map::from_tokens(&x).unwrap();
-            let operand = Operand::new(&[map], Preparation::default(), precision);
+            let operand = Operand::new(&[map], Preparation::default(), precision).unwrap();
             let weights = packed(&weight, Arrangement::Gated, precision);
-            let gated = multiply_gated(&[Term::all(&operand, &weights)], &values(&bias), precision);
+            let gated = multiply_gated(&[Term::all(&operand, &weights)], &values(&bias), precision)
+                .unwrap();
             // Read through a product with the identity.
             let identity = packed(
                 &Tensor::eye(half, DType::F32, &Device::Cpu).unwrap(),
                 Arrangement::Plain,
                 precision,
             );
-            let ours = multiply(&gated, &identity, Windows::all(&gated), Finish::default());
+            let ours =
+                multiply(&gated, &identity, Windows::all(&gated), Finish::default()).unwrap();
             let ours = ours.to_tokens().unwrap().squeeze(0).unwrap();
             let limit = if precision == Precision::F32 { 1e-5 } else { 5e-3 };
             assert!(error(&ours, &plain) < limit);
@@ -267,14 +284,14 @@ fn several_terms_are_added_before_anything_is_done_with_the_sums() {
             let up = packed(&up, Arrangement::Plain, precision);
             let border = Border { near: 1, far: 1 };
             let how = Preparation { border, ..Preparation::default() };
-            let x = Operand::new(&[Map::from_image(&x).unwrap()], how, weight.operands());
+            let x = Operand::new(&[Map::from_image(&x).unwrap()], how, weight.operands()).unwrap();
             let hidden = Map::from_image(&hidden).unwrap();
-            let hidden = Operand::new(&[hidden], Preparation::default(), up.operands());
+            let hidden = Operand::new(&[hidden], Preparation::default(), up.operands()).unwrap();
             let windows = Windows::sliding(&x, 3, 1);
             let terms = [Term { x: &x, w: &weight, windows }, Term::all(&hidden, &up)];
             let (bias, residual) = (values(&bias), Map::from_image(&residual).unwrap());
             let finish = Finish { bias: Some(&bias), add: Some(&residual), scale: 0.5 };
-            let ours = multiply_all(&terms, finish).to_image().unwrap();
+            let ours = multiply_all(&terms, finish).unwrap().to_image().unwrap();
             assert!(error(&ours, &plain) < 1e-5, "{set:?} {precision:?}");
         }
     }
@@ -311,7 +328,8 @@ fn attention_equals_the_plain_one() {
         for precision in BOTH {
             let map = |x: &Tensor| Map::from_tokens(x).unwrap();
             let ours =
-                attention(&map(&q), &map(&k), &map(&v), Heads { count: heads, causal }, precision);
+                attention(&map(&q), &map(&k), &map(&v), Heads { count: heads, causal }, precision)
+                    .unwrap();
             let limit = if precision == Precision::F32 { 1e-5 } else { 2e-2 };
             let error = error(&ours.to_tokens().unwrap(), &plain);
             assert!(error < limit, "{b} {n} {t} {heads} {width}: {error}");
@@ -341,8 +359,9 @@ fn norms_equal_the_plain_ones() {
     let affine = Affine::group_norm(&parts, norm);
     for silu in [false, true] {
         let how = Preparation { affine: Some(&affine), silu, ..Preparation::default() };
-        let operand = Operand::new(&parts, how, Precision::F32);
-        let ours = multiply(&operand, &identity, Windows::all(&operand), Finish::default());
+        let operand = Operand::new(&parts, how, Precision::F32).unwrap();
+        let ours =
+            multiply(&operand, &identity, Windows::all(&operand), Finish::default()).unwrap();
         let plain = if silu { plain.silu().unwrap() } else { plain.clone() };
         // The mean is 30 times the spread: f32 itself loses some digits.
         assert!(error(&ours.to_image().unwrap(), &plain) < 3e-5);
@@ -352,8 +371,9 @@ fn norms_equal_the_plain_ones() {
     let (w, b) = (random(&[12]), random(&[12]));
     let plain = candle_nn::ops::layer_norm(&tokens, &w, &b, 1e-5).unwrap();
     let map = Map::from_tokens(&tokens).unwrap();
-    let operand = Operand::layer_norm(&map, (&values(&w), &values(&b)), 1e-5, Precision::F32);
-    let ours = multiply(&operand, &identity, Windows::all(&operand), Finish::default());
+    let operand =
+        Operand::layer_norm(&map, (&values(&w), &values(&b)), 1e-5, Precision::F32).unwrap();
+    let ours = multiply(&operand, &identity, Windows::all(&operand), Finish::default()).unwrap();
     assert!(error(&ours.to_tokens().unwrap(), &plain) < 1e-5);
 }
 
@@ -362,8 +382,8 @@ fn maps_go_there_and_back() {
     let x = random(&[2, 5, 4, 3]);
     let map = Map::from_image(&x).unwrap();
     assert_eq!(error(&map.to_image().unwrap(), &x), 0.0);
-    assert_eq!(error(&map.plus(&map).to_image().unwrap(), &(&x * 2.0).unwrap()), 0.0);
-    let both = Map::joined(&[map.clone(), map.mapped(|v| -v)]);
+    assert_eq!(error(&map.plus(&map).unwrap().to_image().unwrap(), &(&x * 2.0).unwrap()), 0.0);
+    let both = Map::joined(&[map.clone(), map.mapped(|v| -v).unwrap()]).unwrap();
     let plain = Tensor::cat(&[&x, &x.neg().unwrap()], 1).unwrap();
     assert_eq!(error(&both.to_image().unwrap(), &plain), 0.0);
     let tokens = random(&[2, 6, 5]);

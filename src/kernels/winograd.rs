@@ -14,10 +14,11 @@ use super::micro::{self, COLUMNS, Factors, ROWS, Segment, Tile};
 use super::operand::{Border, Preparation, segment};
 use super::packed::{Arrangement, Packed, Precision, round};
 use super::processor::Instructions;
-use super::product::{Finish, depth};
+use super::product::{Finish, depth, had};
 use super::quantised::Quantisation;
 use super::vector::{Row, finish_rows};
 use super::work::{self, KernelKind};
+use crate::error::Result;
 use rayon::prelude::*;
 
 /// Places of a transformed patch.
@@ -32,7 +33,15 @@ const LANES: usize = 16;
 /// The convolution of the channels of all `parts`, prepared as `how` says but for its border.
 ///
 /// Returns `[B, H, W, outputs]`. Patches are prepared where they are used, so no prepared image is held.
-pub(crate) fn multiply(parts: &[Map], how: Preparation<'_>, w: &Packed, finish: Finish<'_>) -> Map {
+///
+/// # Errors
+/// [`Error::Memory`](crate::Error::Memory).
+pub(crate) fn multiply(
+    parts: &[Map],
+    how: Preparation<'_>,
+    w: &Packed,
+    finish: Finish<'_>,
+) -> Result<Map> {
     let how = Preparation { border: Border { near: 1, far: 1 }, ..how };
     let (batch, (height, width)) = (parts[0].batch, how.size(parts));
     let channels: usize = parts.iter().map(|part| part.channels).sum();
@@ -46,7 +55,7 @@ pub(crate) fn multiply(parts: &[Map], how: Preparation<'_>, w: &Packed, finish: 
         channels,
         w,
         precision: w.operands(),
-        unpacked: w.quantised().map(|kind| unpacked(kind, w)),
+        unpacked: w.quantised().map(|kind| unpacked(kind, w)).transpose()?,
         height,
         width,
         bias: finish.bias.unwrap_or(&zeros),
@@ -56,16 +65,16 @@ pub(crate) fn multiply(parts: &[Map], how: Preparation<'_>, w: &Packed, finish: 
     let size = batch * height * width * outputs;
     assert!(job.add.is_none_or(|add| add.len() == size), "size of a residual");
     let _clock = work::begin(KernelKind::Winograd, &[size, channels, 9]);
-    Map::filled((batch, height, width, outputs), |out| job.run(out))
+    Map::try_filled((batch, height, width, outputs), |out| job.run(out))
 }
 
 /// All panels of a quantised weight in 16 places.
-fn unpacked(kind: Quantisation, w: &Packed) -> Buffer {
+fn unpacked(kind: Quantisation, w: &Packed) -> Result<Buffer> {
     let lanes: usize = (0..w.panels()).map(|panel| w.vectors(panel) * LANES).sum();
-    let mut all = Buffer::new(lanes * PLACES * w.tap());
+    let mut all = Buffer::new(lanes * PLACES * w.tap())?;
     let panels = all.words_mut().par_chunks_mut((COLUMNS * PLACES * w.tap()).max(1)).enumerate();
     panels.for_each_init(Vec::new, |taps, (panel, out)| w.unpack_places(kind, panel, taps, out));
-    all
+    Ok(all)
 }
 
 struct Job<'a> {
@@ -96,12 +105,12 @@ struct Scratch {
 
 impl Scratch {
     /// For `squares` squares of `words` words.
-    fn new(squares: usize, words: usize, channels: usize) -> Self {
-        Self {
-            strip: Buffer::new(4 * (2 * STRIP + 2) * channels),
-            patches: Buffer::new(PLACES * squares * words),
-            products: Buffer::new(PLACES * squares * COLUMNS),
-        }
+    fn new(squares: usize, words: usize, channels: usize) -> Result<Self> {
+        Ok(Self {
+            strip: Buffer::new(4 * (2 * STRIP + 2) * channels)?,
+            patches: Buffer::new(PLACES * squares * words)?,
+            products: Buffer::new(PLACES * squares * COLUMNS)?,
+        })
     }
 }
 
@@ -109,7 +118,7 @@ impl Scratch {
 type Square = (usize, usize, usize);
 
 impl Job<'_> {
-    fn run(&self, out: &mut [f32]) {
+    fn run(&self, out: &mut [f32]) -> Result<()> {
         let (rows, columns) = (self.height.div_ceil(2), self.width.div_ceil(2));
         let total = self.parts[0].batch * rows * columns;
         let cuts = total.div_ceil(SQUARES).max(1);
@@ -119,9 +128,10 @@ impl Job<'_> {
         let groups = (4 * rayon::current_num_threads()).div_ceil(cuts).clamp(1, panels);
         let group = panels.div_ceil(groups);
         let target = Shared(out.as_mut_ptr());
-        (0..cuts * groups).into_par_iter().for_each_init(
+        (0..cuts * groups).into_par_iter().try_for_each_init(
             || Scratch::new(squares, self.precision.words(self.channels), self.channels),
             |scratch, task| {
+                let scratch = had(scratch)?;
                 let start = task / groups * squares;
                 let list: Vec<Square> = (start..(start + squares).min(total))
                     .map(|i| (i / (rows * columns), i / columns % rows, i % columns))
@@ -129,15 +139,16 @@ impl Job<'_> {
                 let first = task % groups * group;
                 let wanted = first..(first + group).min(panels);
                 if wanted.is_empty() {
-                    return;
+                    return Ok(());
                 }
                 self.transform(&list, scratch);
                 for panel in wanted {
                     self.products(panel, list.len(), scratch);
                     self.finish(panel, &list, scratch.products.floats(), target);
                 }
+                Ok(())
             },
-        );
+        )
     }
 
     /// Transforms the patches of `list`; squares beyond it, which fill the last tile, are left as they are.

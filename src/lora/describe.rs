@@ -4,6 +4,7 @@ use super::Lora;
 use super::delta::Delta;
 use super::module::WeightChange;
 use crate::error::Result;
+use crate::room;
 use crate::weights::WeightSource;
 use rayon::prelude::*;
 use serde::Serialize;
@@ -13,7 +14,7 @@ use serde::Serialize;
 pub struct ModuleInfo {
     /// Canonical name without `.weight`.
     pub module: String,
-    /// `lora`, `locon`, `loha`, `lokr`, `glora`, `ia3`, `oft`, `boft`, `full`, `set`, `bias`; with
+    /// `lora`, `locon`, `loha`, `lokr`, `glora`, `ia3`, `oft`, `boft`, `full`, `set`, `tokens`, `bias`; with
     /// `+dora` where it has a magnitude.
     pub kind: String,
     /// Rank, where the kind has one.
@@ -39,8 +40,8 @@ impl Lora {
             changes.iter().map(move |change| {
                 let site = crate::weights::Site::new(format!("{name}.weight"));
                 let shape = base.shape(&site).unwrap_or_default();
-                let stored = change.factors().first().and_then(|factor| factor.stored());
-                let dtype = stored.map_or_else(|| "scaled fp8".to_owned(), |d| d.to_string());
+                let dtype = change.factors().first().and_then(|factor| factor.dtype());
+                let dtype = dtype.map_or_else(|| "scaled fp8".to_owned(), |d| d.to_string());
                 let module = (*name).clone();
                 Ok(match &change.weight {
                     Some(weight) => ModuleInfo {
@@ -77,7 +78,7 @@ fn norm(change: &WeightChange, shape: &[usize]) -> Result<Option<f32>> {
     if !change.delta.is_additive() || change.dora.is_some() {
         return Ok(None);
     }
-    let mut delta = vec![0.0; shape.iter().product()];
+    let mut delta = room::zeros(shape.iter().product(), "the weights of adapters")?;
     change.delta.add_to(&mut delta, shape, change.scale)?;
     let squares: f64 = delta.iter().map(|v| f64::from(*v).powi(2)).sum();
     Ok(Some(squares.sqrt() as f32))

@@ -1,13 +1,13 @@
-//! Floor 3. Adapters that make a model draw in few steps. Their files are like any other; how they want to be
-//! used is only in their names.
+//! Floor 3. Adapters that make a model draw in few steps, and models that were made so. Their files are like any
+//! other; how they want to be used is mostly in their names.
 
 use super::AdapterFile;
 use serde::Serialize;
 
-/// How a distilled adapter wants to be used.
+/// How a distilled adapter or model wants to be used.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Distilled {
-    /// `LCM`, `Lightning`, `Hyper-SD` or `DMD2`.
+    /// `LCM`, `TCD`, `Lightning`, `Turbo`, `Hyper-SD` or `DMD2`.
     pub method: &'static str,
     /// Fewest and most sampling steps.
     pub steps: (usize, usize),
@@ -28,6 +28,44 @@ impl AdapterFile {
 }
 
 impl Distilled {
+    /// Latent consistency without a number for the guidance: Luo et al. (2023), LCM-LoRA.
+    pub(crate) const LCM: Self = Self { method: "LCM", steps: (4, 8), guidance: (1.0, 2.0) };
+    /// Latent consistency with the guidance as a number: the range that diffusers' example trains.
+    pub(crate) const GUIDED_LCM: Self =
+        Self { method: "LCM", steps: (4, 8), guidance: (3.0, 13.0) };
+    /// Trajectory consistency: Zheng et al. (2024).
+    pub(crate) const TCD: Self = Self { method: "TCD", steps: (4, 8), guidance: (1.0, 1.0) };
+
+    /// The distillation that the name of an adapter or a model tells of; `None` for ordinary names.
+    pub(crate) fn by_name(name: &str) -> Option<Self> {
+        by_name(name)
+    }
+
+    /// What the name of a model says without a number of steps. `trailing`: its timesteps start at the last,
+    /// which ordinary models seldom ask for; without it only the names of the first such models count.
+    pub(crate) fn by_model(name: &str, trailing: bool) -> Option<Self> {
+        let name = name.to_lowercase();
+        let words: Vec<&str> = name.split(|c: char| !c.is_ascii_alphanumeric()).collect();
+        let turbo = words.contains(&"turbo") && matches!(words.first(), Some(&"sd" | &"sdxl"));
+        if turbo || (trailing && name.contains("turbo")) {
+            return Some(Self { method: "Turbo", steps: (1, 4), guidance: (1.0, 2.0) });
+        }
+        if trailing && name.contains("lightning") {
+            return Some(Self { method: "Lightning", steps: (4, 8), guidance: (1.0, 2.0) });
+        }
+        let hyper = words.iter().any(|word| matches!(*word, "hyper" | "hypersd" | "hypersdxl"));
+        let guidance = (1.0, 1.0);
+        (trailing && hyper).then_some(Self { method: "Hyper-SD", steps: (4, 8), guidance })
+    }
+
+    /// Steps and guidance for requests that leave them open.
+    pub(crate) fn usual(&self) -> (usize, f64) {
+        let (least, most) = self.guidance;
+        // The middle, which is near the 8.5 of diffusers' pipeline for networks that take it as a number.
+        let guidance = if least > 1.0 { f64::midpoint(least, most) } else { least };
+        (self.steps.1, guidance)
+    }
+
     /// What is amiss with these settings; `None` when they are as the adapter wants them.
     pub fn advice(&self, steps: usize, guidance: f64) -> Option<String> {
         let Self { method, steps: (few, many), guidance: (least, most) } = *self;
@@ -68,9 +106,7 @@ fn by_name(name: &str) -> Option<Distilled> {
             Some(Distilled { method: "Hyper-SD", steps: (n, n), guidance: (5.0, 8.0) })
         }
         Some(n) if has("hyper") => whole("Hyper-SD", n),
-        _ if has("lcm") && has("lora") => {
-            Some(Distilled { method: "LCM", steps: (4, 8), guidance: (1.0, 2.0) })
-        }
+        _ if has("lcm") && has("lora") => Some(Distilled::LCM),
         _ => None,
     }
 }

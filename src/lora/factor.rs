@@ -5,6 +5,7 @@ use crate::weights::CheckpointFile;
 use safetensors::Dtype;
 use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// A tensor of an adapter: where it lies, and what it is multiplied by.
 #[derive(Debug, Clone)]
@@ -15,6 +16,10 @@ pub(super) struct Factor {
     rows: Option<Range<usize>>,
     /// The companion of fp8 tensors; 1 without one.
     gain: f32,
+    /// A number for each row, by which it is multiplied.
+    row_gains: Option<Arc<[f32]>>,
+    /// Into how many blocks the rows are cut, each of which stands in columns of its own, between zeros.
+    blocks: usize,
     /// Elements behind the first dimension as stored, where zeros are appended to make more.
     stored_columns: Option<usize>,
 }
@@ -29,6 +34,8 @@ impl Factor {
             shape,
             rows: None,
             gain: 1.0,
+            row_gains: None,
+            blocks: 1,
             stored_columns: None,
         })
     }
@@ -44,6 +51,30 @@ impl Factor {
         if self.dim(1) < count && self.shape.len() > 1 {
             self.stored_columns = Some(self.columns());
             self.shape[1] = count;
+        }
+        self
+    }
+
+    /// The same with every row multiplied by a number of its own.
+    pub(super) fn with_row_gains(mut self, gains: &[f32]) -> Self {
+        self.row_gains = Some(gains.into());
+        self
+    }
+
+    /// The same elements in another shape, if it has as many.
+    pub(super) fn reshaped(mut self, shape: Vec<usize>) -> Self {
+        if shape.iter().product::<usize>() == self.elements() {
+            self.shape = shape;
+        }
+        self
+    }
+
+    /// The matrix whose rows are cut into `count` blocks, each of which stands in columns of its own, between zeros.
+    pub(super) fn block_diagonal(mut self, count: usize) -> Self {
+        if self.shape.len() == 2 && self.rows.is_none() && self.dim(0).is_multiple_of(count.max(1))
+        {
+            self.blocks = count.max(1);
+            self.shape[1] *= self.blocks;
         }
         self
     }
@@ -82,9 +113,15 @@ impl Factor {
 
     /// The file's type of the elements; `None` when they mean something only with a companion (fp8), or
     /// share scales in blocks.
-    pub(super) fn stored(&self) -> Option<Dtype> {
+    pub(super) fn dtype(&self) -> Option<Dtype> {
         let info = self.file.info(&self.name)?;
         (self.gain == 1.0 && info.blocks.is_none()).then_some(info.dtype)
+    }
+
+    /// The same where the elements are as the file holds them, and can be copied: neither scaled nor filled up.
+    pub(super) fn stored(&self) -> Option<Dtype> {
+        let filled = self.blocks > 1 || self.stored_columns.is_some();
+        self.dtype().filter(|_| self.row_gains.is_none() && !filled)
     }
 
     /// The elements, row-major, as the file holds them.
@@ -112,6 +149,15 @@ impl Factor {
                 *v *= self.gain;
             }
         }
+        if let Some(gains) = &self.row_gains {
+            let columns = values.len().checked_div(gains.len()).unwrap_or(0).max(1);
+            for (row, gain) in values.chunks_mut(columns).zip(gains.iter()) {
+                row.iter_mut().for_each(|v| *v *= gain);
+            }
+        }
+        if self.blocks > 1 {
+            values = spread(&values, self.dim(0), self.blocks);
+        }
         let Some(stored) = self.stored_columns else { return Ok(values) };
         let fill = self.columns() - stored;
         let row = |row: &[f32]| row.iter().copied().chain(std::iter::repeat_n(0.0, fill)).collect();
@@ -136,6 +182,18 @@ impl Factor {
     }
 }
 
+/// A matrix of `rows` rows with every one of `blocks` groups of rows in columns of its own.
+fn spread(values: &[f32], rows: usize, blocks: usize) -> Vec<f32> {
+    let columns = values.len().checked_div(rows).unwrap_or(0).max(1);
+    let height = (rows / blocks).max(1);
+    let mut out = vec![0.0; values.len() * blocks];
+    for (row, values) in values.chunks(columns).enumerate() {
+        let start = row * columns * blocks + row / height * columns;
+        out[start..start + columns].copy_from_slice(values);
+    }
+    out
+}
+
 /// What is wrong with numbers that must be finite; `None` when nothing is.
 pub(super) fn broken(values: &[f32]) -> Option<String> {
     // The largest bit pattern without sign is infinity or NaN if any element is, and vectorises.
@@ -149,4 +207,21 @@ pub(super) fn broken(values: &[f32]) -> Option<String> {
     Some(format!(
         "is not finite: {nan} NaN and {infinite} infinite of {total} numbers; the file is damaged or its training failed (--allow-nan-modules leaves such modules out)"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_stand_on_the_diagonal() {
+        let spread = spread(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0], 4, 2);
+        #[rustfmt::skip]
+        assert_eq!(spread, [
+            1.0, 2.0, 0.0, 0.0,
+            3.0, 4.0, 0.0, 0.0,
+            0.0, 0.0, 5.0, 6.0,
+            0.0, 0.0, 7.0, 8.0,
+        ]);
+    }
 }

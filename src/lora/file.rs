@@ -1,8 +1,8 @@
 //! Floor 3. The files of one adapter: a tensor file, a PEFT folder, or cloneofsimo's lists.
 
-use super::keys::{self, Role};
+use super::keys::{self, Key, Role};
 use super::tuning::Tunings;
-use super::{foreign, ordered};
+use super::{foreign, ordered, whole};
 use crate::error::{Error, Result};
 use crate::plain;
 use crate::weights::CheckpointFile;
@@ -85,7 +85,8 @@ impl AdapterFile {
         };
         let config = file.with_file_name(CONFIG);
         let peft = path.is_dir() || file.file_stem().is_some_and(|stem| stem == "adapter_model");
-        let tunings = if peft && config.is_file() {
+        // Whatever stands there: a pipe or a broken link in its place is an error, no lack of settings.
+        let tunings = if peft && config.symlink_metadata().is_ok() {
             Tunings::from_config(&config)?
         } else {
             Tunings::from_metadata(&main)?
@@ -110,11 +111,11 @@ impl AdapterFile {
     /// [`Error::WrongFamily`] for checkpoints and adapters of other families, [`Error::Corrupt`] for a file
     /// without any key that an adapter has.
     pub fn check(&self) -> Result<()> {
-        if let Some(error) = foreign::refusal(&self.main) {
+        if let Some(error) = self.refusal() {
             return Err(error);
         }
         let known = |name: &str| {
-            let role = keys::split(name).map(|key| key.role);
+            let role = self.key(name).map(|key| key.role);
             let numbered = !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit());
             let ordered = numbered || ordered::is_key(name) || name.starts_with(WORDS);
             ordered || role.is_some_and(|role| role != Role::Weight)
@@ -126,6 +127,18 @@ impl AdapterFile {
         let first =
             first.map_or(String::new(), |name| format!(", for instance `{}`", plain::value(name)));
         Err(Error::corrupt(&self.path, format!("no key of this file is that of an adapter{first}")))
+    }
+
+    /// The error for a file that is no adapter for Stable Diffusion; `None` for what may be one.
+    pub(super) fn refusal(&self) -> Option<Error> {
+        foreign::refusal(&self.main, !self.tunings.is_empty())
+    }
+
+    /// Takes a key apart; `None` for a key that no adapter has. Plain weights and biases are whole tensors where a
+    /// configuration of PEFT speaks of their component.
+    pub(super) fn key(&self, name: &str) -> Option<Key> {
+        let whole = || whole::split(name).filter(|key| self.tunings.of(&key.stem).is_some());
+        whole().or_else(|| keys::split(name))
     }
 
     /// The file or folder that was opened.

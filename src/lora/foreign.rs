@@ -65,7 +65,9 @@ const BARE: [(&str, &str, &str); 5] = [
 ];
 
 /// The error for a file that is something else; `None` for what may be an adapter.
-pub(super) fn refusal(file: &CheckpointFile) -> Option<Error> {
+///
+/// `configured`: whether a configuration of PEFT says that it is one; weights may then replace the base's.
+pub(super) fn refusal(file: &CheckpointFile, configured: bool) -> Option<Error> {
     let wrong = |found: &str| {
         Some(Error::WrongFamily {
             path: file.path().to_path_buf(),
@@ -80,7 +82,7 @@ pub(super) fn refusal(file: &CheckpointFile) -> Option<Error> {
         let found = "a textual inversion embedding (new words for the text encoder), not a LoRA";
         return wrong(found);
     }
-    if is_checkpoint(file) {
+    if !configured && is_checkpoint(file) {
         return wrong("a full checkpoint, not an adapter; load it with --model");
     }
     None
@@ -206,7 +208,7 @@ mod tests {
             ("emb_params", "textual inversion"),
             ("clip_g", "textual inversion"),
         ] {
-            let error = refusal(&file(&[key])).map(|e| e.to_string()).unwrap_or_default();
+            let error = refusal(&file(&[key]), false).map(|e| e.to_string()).unwrap_or_default();
             assert!(error.contains(family), "{key}: `{error}` does not name {family}");
         }
     }
@@ -224,7 +226,7 @@ mod tests {
             "unet:3:up",
             "bundle_emb.star.clip_g",
         ] {
-            assert!(refusal(&file(&[key])).is_none(), "{key}");
+            assert!(refusal(&file(&[key]), false).is_none(), "{key}");
         }
     }
 }

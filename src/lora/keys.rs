@@ -47,6 +47,11 @@ pub(super) enum Role {
     NormWeight,
     NormBias,
     SetWeight,
+    SetBias,
+    /// AdaLoRA's singular values.
+    Singular,
+    /// Rows of a table of tokens (PEFT).
+    Tokens,
     Reshape,
     SparseIndices,
     SparseValues,
@@ -59,7 +64,7 @@ pub(super) enum Role {
 }
 
 /// Words that say a role, with that role and whether an adapter's name may follow (PEFT).
-const WORDS: [(&str, Role, bool); 50] = [
+const WORDS: [(&str, Role, bool); 52] = [
     ("lora_down", Role::Down, false),
     ("lora_up", Role::Up, false),
     ("lora_mid", Role::Mid, false),
@@ -67,6 +72,7 @@ const WORDS: [(&str, Role, bool); 50] = [
     ("lora_B", Role::Up, true),
     ("lora_embedding_A", Role::EmbeddingA, true),
     ("lora_embedding_B", Role::EmbeddingB, true),
+    ("lora_E", Role::Singular, true),
     ("lora_magnitude_vector", Role::Magnitude, true),
     ("alpha", Role::Alpha, false),
     ("scale", Role::Scale, false),
@@ -109,6 +115,7 @@ const WORDS: [(&str, Role, bool); 50] = [
     ("lambda_layer", Role::TLora, false),
     ("p_layer", Role::TLora, false),
     ("q_layer", Role::TLora, false),
+    ("trainable_tokens_delta", Role::Tokens, true),
     ("weight", Role::Weight, false),
 ];
 
@@ -117,6 +124,7 @@ impl Role {
     pub(super) fn word(self) -> &'static str {
         match self {
             Role::UpBias => "lora_up.bias",
+            Role::SetBias => "bias",
             _ => WORDS.iter().find(|(_, role, _)| *role == self).map_or("?", |(word, ..)| word),
         }
     }
@@ -184,18 +192,21 @@ fn tailed(role: Role, tail: &[&str], named: bool) -> Option<(Role, bool)> {
 /// Leaves out path elements that name no module.
 fn tidy(stem: &str) -> String {
     let stem = stem.replace(".___.layer", "").replace(".___", "");
-    let parts: Vec<&str> = stem.split('.').filter(|part| *part != "processor").collect();
+    let unnamed = ["processor", "token_adapter"];
+    let parts: Vec<&str> = stem.split('.').filter(|part| !unnamed.contains(part)).collect();
     parts.join(".")
 }
 
 /// A parameter that is addressed by its full name: `conv.bias.diff` is the bias of `conv`.
 fn parameter(stem: String, role: Role) -> (String, Role) {
-    if role != Role::Diff {
-        return (stem, role);
-    }
+    let of_bias = match role {
+        Role::Diff => Role::DiffBias,
+        Role::SetWeight => Role::SetBias,
+        _ => return (stem, role),
+    };
     match stem.rsplit_once('.') {
-        Some((module, "bias")) => (module.to_owned(), Role::DiffBias),
-        Some((module, "weight")) => (module.to_owned(), Role::Diff),
+        Some((module, "bias")) => (module.to_owned(), of_bias),
+        Some((module, "weight")) => (module.to_owned(), role),
         _ => (stem, role),
     }
 }
@@ -219,6 +230,9 @@ mod tests {
             ("a.hada_w1_a", "a", Role::HadaW1A),
             ("a.oft_R.weight", "a", Role::OftR),
             ("a.conv.bias.diff", "a.conv", Role::DiffBias),
+            ("a.conv.bias.set_weight", "a.conv", Role::SetBias),
+            ("a.to_q.lora_E", "a.to_q", Role::Singular),
+            ("a.emb.token_adapter.trainable_tokens_delta", "a.emb", Role::Tokens),
             ("a.weight", "a", Role::Weight),
         ] {
             assert_eq!(split(key), Some(Key { stem: stem.into(), role, gain: false }), "{key}");

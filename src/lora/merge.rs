@@ -7,6 +7,7 @@ use super::module::{Module, WeightChange};
 use super::spectrum::{Factors, Spectrum};
 use crate::error::{Error, Result};
 use crate::kernels::{LowRank, add_product, largest, zeros};
+use crate::room;
 use crate::weights::{Site, WeightSource};
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
@@ -60,7 +61,7 @@ impl Summed {
     /// `None` when some change is of another kind.
     pub(super) fn new(shape: &[usize], active: &[Active<'_>]) -> Result<Option<Self>> {
         let Some(stacked) = Stacked::of(active)? else { return Ok(None) };
-        let product = stacked.product(shape.iter().skip(1).product());
+        let product = stacked.product(shape.iter().skip(1).product())?;
         let safe = product.bound() < f32::MAX / 2.0;
         Ok(Some(Self { product, safe }))
     }
@@ -77,7 +78,7 @@ impl Summed {
         let (before, last) = (first % columns, (first + out.len()).next_multiple_of(columns));
         if before > 0 || last > first + out.len() {
             // Products are of whole rows.
-            let mut rows = vec![0.0; last - (first - before)];
+            let mut rows = room::zeros(last - (first - before), "the weights of adapters")?;
             self.read(site, base, first - before, &mut rows)?;
             out.copy_from_slice(&rows[before..before + out.len()]);
             return Ok(());
@@ -94,7 +95,7 @@ impl Summed {
         base: &dyn WeightSource,
         active: &[Active<'_>],
     ) -> Result<Vec<f32>> {
-        let mut out = zeros(self.product.len());
+        let mut out = zeros(self.product.len(), "the weights of adapters")?;
         let columns = self.product.columns().max(1);
         let block = (BLOCK / columns).max(1) * columns;
         out.par_chunks_mut(block).enumerate().try_for_each(|(i, out)| {
@@ -148,7 +149,7 @@ fn sum(
             None => others.push((active, change)),
         }
     }
-    stacked.add_to(&mut out, columns);
+    stacked.add_to(&mut out, columns)?;
     for (active, change) in others {
         match &pristine {
             Some(pristine) => one(pristine, shape, change, active.m, &mut out)?,
@@ -166,7 +167,7 @@ fn truncated(
     rank: usize,
 ) -> Result<Vec<f32>> {
     let mut stacked = Stacked::default();
-    let mut dense = vec![0.0; base.len()];
+    let mut dense = room::zeros(base.len(), "the weights of adapters")?;
     let mut whole = false;
     for (active, change) in changes {
         if let Some(matrices) = low_rank(change)? {
@@ -178,7 +179,7 @@ fn truncated(
     }
     let columns: usize = shape.iter().skip(1).product();
     let spectrum = if whole {
-        stacked.add_to(&mut dense, columns);
+        stacked.add_to(&mut dense, columns)?;
         Spectrum::of_matrix(&dense, shape.first().copied().unwrap_or(1), rank)?
     } else {
         let (up, down, all) = stacked.joined();
@@ -261,7 +262,8 @@ pub(super) fn mixed(
     for (active, change) in changes {
         // Several changes of one module by one adapter are one task.
         if tasks.last().is_none_or(|(adapter, ..)| *adapter != active.adapter) {
-            tasks.push((active.adapter, active.m, vec![0.0; base.len()]));
+            let task = room::zeros(base.len(), "the weights of adapters")?;
+            tasks.push((active.adapter, active.m, task));
         }
         if let Some((_, _, task)) = tasks.last_mut() {
             one(base, shape, change, 1.0, task)?;
@@ -318,17 +320,18 @@ impl Stacked {
         (up, down, self.rank)
     }
 
-    fn product(self, columns: usize) -> LowRank {
+    fn product(self, columns: usize) -> Result<LowRank> {
         let (up, down, rank) = self.joined();
         LowRank::new(up, &down, rank, columns)
     }
 
-    fn add_to(self, target: &mut [f32], columns: usize) {
+    fn add_to(self, target: &mut [f32], columns: usize) -> Result<()> {
         if self.parts.is_empty() {
-            return;
+            return Ok(());
         }
         // As sums that are added while weights are packed, to the bit.
-        self.product(columns).add_to(0, target);
+        self.product(columns)?.add_to(0, target);
+        Ok(())
     }
 }
 

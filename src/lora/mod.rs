@@ -22,9 +22,11 @@ mod ordered;
 mod overlay;
 mod read;
 pub mod reference;
+mod settings;
 mod spectrum;
 mod stack;
 mod tuning;
+mod whole;
 pub mod write;
 
 pub use describe::ModuleInfo;
@@ -39,6 +41,7 @@ pub use reference::{Block, BlockFactors, BlockWeights, Layout, LoraRef, StepWind
 pub use stack::{LoraStack, StackEntry, Words};
 
 use crate::error::Result;
+use crate::room;
 use crate::weights::{Site, WeightSource};
 use module::Module;
 use std::collections::BTreeMap;
@@ -117,9 +120,9 @@ impl Lora {
         let pristine = if base.has(site) {
             base.get_f32(site, &shape)?
         } else {
-            vec![0.0; shape.iter().product()]
+            room::zeros(shape.iter().product(), "the weights of adapters")?
         };
-        let mut change = vec![0.0; pristine.len()];
+        let mut change = room::zeros(pristine.len(), "the weights of adapters")?;
         let mut touched = false;
         for module in changes {
             match (part, &module.weight, &module.bias) {

@@ -36,6 +36,8 @@ pub(super) struct WeightChange {
 pub(super) enum BiasChange {
     /// Added in proportion to the multiplier.
     Add { values: Factor, scale: f32 },
+    /// Replaces the base's.
+    Set(Factor),
     /// Scaled with the outputs (PEFT's IA3).
     Scale(Ia3),
 }
@@ -148,7 +150,7 @@ impl Module {
             factors.extend(change.dora.iter().map(|dora| &dora.magnitude));
         }
         match &self.bias {
-            Some(BiasChange::Add { values, .. }) => factors.push(values),
+            Some(BiasChange::Add { values, .. } | BiasChange::Set(values)) => factors.push(values),
             Some(BiasChange::Scale(ia3)) => factors.extend(ia3.factors()),
             None => {}
         }
@@ -162,6 +164,10 @@ impl BiasChange {
         match self {
             BiasChange::Add { values, scale } => {
                 super::delta::add(target, &values.read()?, m * scale);
+                Ok(())
+            }
+            BiasChange::Set(values) => {
+                super::delta::add_difference(target, &values.read()?, bias, m);
                 Ok(())
             }
             BiasChange::Scale(ia3) => ia3.change_bias(bias, m, target),
@@ -249,9 +255,21 @@ impl Taking<'_, '_, '_> {
         {
             (Some(factor), None) => (factor, false),
             (None, Some(factor)) => (factor, true),
-            (None, None) => return Ok(None),
+            (None, None) => {
+                let low = self.has(Role::Down) || self.has(Role::EmbeddingA);
+                if low && self.context.tuning.is_some_and(|tuning| tuning.has_magnitudes()) {
+                    return Err(self.error(
+                        "use_dora is set, and lora_magnitude_vector is missing; the file is incomplete",
+                    ));
+                }
+                return Ok(None);
+            }
             (Some(_), Some(_)) => return Err(self.error("it has two DoRA magnitudes")),
         };
+        if always_output && self.has(Role::EmbeddingA) {
+            let dora = Dora::of_table(factor, self.shape());
+            return dora.map(Some).map_err(|why| self.error(&why));
+        }
         let dora = Dora::new(factor, self.shape(), always_output);
         dora.map(Some).map_err(|why| self.error(&why))
     }
@@ -266,6 +284,7 @@ impl Taking<'_, '_, '_> {
         changes.extend(self.ia3()?);
         changes.extend(self.table()?);
         changes.extend(self.whole()?);
+        changes.extend(self.tokens()?);
         if self.context.rows.is_some()
             && changes.iter().any(|c| !matches!(c.delta, Delta::LowRank(_) | Delta::Full(_)))
         {
@@ -296,8 +315,19 @@ impl Taking<'_, '_, '_> {
             return Ok(alpha / rank);
         }
         let Some(tuning) = self.context.tuning else { return Ok(1.0) };
+        if tuning.rank().is_some_and(|said| said != rank) {
+            self.warn_once(
+                "the rank that the configuration says (r, rank_pattern) is not that of the tensors; alpha is divided by the latter",
+            );
+        }
         let divisor = if tuning.rank_stabilised() { rank.sqrt() } else { rank };
-        Ok(tuning.alpha().map_or(1.0, |alpha| alpha / divisor))
+        Ok(tuning.alpha() / divisor)
+    }
+
+    fn warn_once(&mut self, warning: &str) {
+        if !self.context.warnings.iter().any(|known| known == warning) {
+            self.context.warnings.push(warning.to_owned());
+        }
     }
 
     fn scalar(&self, factor: &Factor) -> Result<f32> {
@@ -311,12 +341,21 @@ impl Taking<'_, '_, '_> {
     }
 
     fn low_rank(&mut self) -> Result<Option<WeightChange>> {
-        let parts = [Role::Down, Role::Up, Role::Mid, Role::SparseValues, Role::SparseIndices];
+        let parts = [
+            Role::Down,
+            Role::Up,
+            Role::Mid,
+            Role::Singular,
+            Role::SparseValues,
+            Role::SparseIndices,
+        ];
         let Some(because) = parts.into_iter().find(|role| self.has(*role)) else {
             return Ok(None);
         };
         let up = self.need(Role::Up, because)?;
         let down = self.need(Role::Down, because)?;
+        let (down, up, allotted) = self.allotted(down, up)?;
+        let (down, up) = self.in_blocks(down, up);
         let down = self.pad(down);
         let sparse = match (self.take(Role::SparseIndices), self.take(Role::SparseValues)) {
             (None, None) => None,
@@ -329,7 +368,10 @@ impl Taking<'_, '_, '_> {
         self.take(Role::SparseSize);
         let mut low = LowRank { down, up, mid: self.take(Role::Mid), sparse };
         low.up = self.third(low.up, Role::Up)?;
-        let scale = self.scale(low.rank())?;
+        let scale = match allotted {
+            Some(scale) => scale,
+            None => self.scale(low.rank())?,
+        };
         if low.rank() == 0 {
             return Ok(Some(WeightChange { delta: Delta::LowRank(low), scale, dora: None }));
         }
@@ -338,6 +380,50 @@ impl Taking<'_, '_, '_> {
             self.misfit(sparse.misfit(self.shape())?)?;
         }
         Ok(Some(WeightChange { delta: Delta::LowRank(low), scale, dora: None }))
+    }
+
+    /// AdaLoRA's factors, with its singular values in one of them, and their scale; `None` for plain factors.
+    fn allotted(&mut self, down: Factor, up: Factor) -> Result<(Factor, Factor, Option<f32>)> {
+        let tuning = self.context.tuning.filter(|tuning| tuning.is("ADALORA"));
+        let Some(tuning) = tuning else {
+            if self.has(Role::Singular) {
+                return Err(self.error(
+                    "lora_E belongs to AdaLoRA, which needs the adapter_config.json that belongs beside the file",
+                ));
+            }
+            return Ok((down, up, None));
+        };
+        let singular = self.need(Role::Singular, Role::Down)?;
+        let rank = down.dim(0);
+        if singular.elements() != rank {
+            let (values, down) = (singular.shape().to_vec(), down.shape().to_vec());
+            return Err(self.error(&format!("lora_E has shape {values:?}, lora_A {down:?}")));
+        }
+        let scale = tuning.allotted(rank).map_err(|why| self.error(&why))?;
+        let (mut down, mut up) = (down.with_row_gains(&singular.read()?), up);
+        // Its factors of convolutions are matrices.
+        if let [outputs, _, height, width] = *self.shape()
+            && down.shape().len() == 2
+            && down.columns().is_multiple_of((height * width).max(1))
+        {
+            let inputs = down.columns() / (height * width).max(1);
+            down = down.reshaped(vec![rank, inputs, height, width]);
+            up = up.reshaped(vec![outputs, rank, 1, 1]);
+        }
+        Ok((down, up, Some(scale)))
+    }
+
+    /// The factors of a linear layer, of which one may hold only the blocks that are not zero (BD-LoRA).
+    fn in_blocks(&self, mut down: Factor, mut up: Factor) -> (Factor, Factor) {
+        let blocks = self.context.tuning.map_or(1, |tuning| tuning.blocks());
+        let &[_, inputs] = self.shape() else { return (down, up) };
+        let part = |whole: usize| whole.checked_div(blocks).unwrap_or(0);
+        if blocks > 1 && down.columns() == part(inputs) {
+            down = down.block_diagonal(blocks);
+        } else if blocks > 1 && up.columns() == part(down.dim(0)) {
+            up = up.block_diagonal(blocks);
+        }
+        (down, up)
     }
 
     fn hada(&mut self) -> Result<Option<WeightChange>> {
@@ -398,8 +484,8 @@ impl Taking<'_, '_, '_> {
         let kron = Kron { left, right };
         self.misfit(kron.misfit(self.shape()))?;
         let whole = kron.left.is_whole() && kron.right.is_whole();
-        let peft = self.context.tuning.filter(|tuning| tuning.kind() == Some("LOKR"));
-        let scale = match peft.and_then(|tuning| Some(tuning.alpha()? / tuning.rank()?)) {
+        let peft = self.context.tuning.filter(|tuning| tuning.is("LOKR"));
+        let scale = match peft.map(|tuning| tuning.alpha() / tuning.rank().unwrap_or(8.0)) {
             Some(scale) => scale,
             // LyCORIS writes an alpha that it never applies, sometimes an absurd one.
             None if whole => {
@@ -459,7 +545,7 @@ impl Taking<'_, '_, '_> {
                     "PEFT's OFT needs the adapter_config.json that belongs beside the file",
                 ));
             };
-            Rotation::Inputs { packed, series: tuning.cayley_terms() }
+            Rotation::Inputs { packed, series: tuning.cayley_terms(), reach: tuning.reach() }
         } else if self.has(Role::BoftR) || self.has(Role::BoftS) {
             let blocks = self.need(Role::BoftR, Role::BoftS)?;
             let sizes = self.need(Role::BoftS, Role::BoftR)?;
@@ -523,14 +609,24 @@ impl Taking<'_, '_, '_> {
         for role in [Role::Diff, Role::NormWeight, Role::SetWeight] {
             let Some(mut factor) = self.take(role) else { continue };
             factor = self.third(factor, role)?;
-            factor = self.pad(factor);
             let expected = self.shape().to_vec();
+            // A difference says nothing of further inputs, so that it is zero there; a weight keeps the base's.
+            let narrow = role == Role::SetWeight && {
+                let found = factor.shape();
+                let same = |at: usize| found.get(at) == expected.get(at);
+                self.context.pads && found.len() == 4 && found[1] < expected[1] && {
+                    [0, 2, 3].into_iter().all(same)
+                }
+            };
+            if role != Role::SetWeight {
+                factor = self.pad(factor);
+            }
             let found = factor.shape();
-            if !crate::weights::shapes_agree(found, &expected) {
-                let word = role.word();
-                return Err(
-                    self.error(&format!("{word} has shape {found:?}, the weight {expected:?}"))
-                );
+            if !narrow && !crate::weights::shapes_agree(found, &expected) {
+                let name = factor.name();
+                return Err(self.error(&format!(
+                    "`{name}` has shape {found:?}, the model's weight {expected:?}; the adapter is for a model of another shape or family"
+                )));
             }
             let scale =
                 if role == Role::Diff && self.has(Role::Scale) { self.scale(1)? } else { 1.0 };
@@ -541,9 +637,37 @@ impl Taking<'_, '_, '_> {
         Ok(changes)
     }
 
+    /// Rows of a table of tokens, which replace the base's.
+    fn tokens(&mut self) -> Result<Option<WeightChange>> {
+        let Some(values) = self.take(Role::Tokens) else { return Ok(None) };
+        let tuning = self.context.tuning.ok_or_else(|| {
+            self.error(
+                "trained tokens (trainable_tokens_delta) need the adapter_config.json that belongs beside the file",
+            )
+        })?;
+        let rows = tuning.tokens().map_err(|why| self.error(&why))?;
+        let shape = self.shape();
+        let fits = shape.len() == 2 && values.shape() == [rows.len(), shape[1]];
+        if !fits {
+            return Err(self.error(&format!(
+                "trainable_tokens_delta has shape {:?} for {} tokens of a table of {shape:?}",
+                values.shape(),
+                rows.len()
+            )));
+        }
+        if let Some(row) = rows.iter().find(|row| **row >= shape[0]) {
+            return Err(self.error(&format!(
+                "token {row} was trained, and the model's table ends at {}; the adapter is for a model with more tokens",
+                shape[0] - 1
+            )));
+        }
+        let delta = Delta::Rows { values, rows: rows.into() };
+        Ok(Some(WeightChange { delta, scale: 1.0, dora: None }))
+    }
+
     fn biases(&mut self, weights: &[WeightChange]) -> Result<Vec<BiasChange>> {
         let mut biases = Vec::new();
-        for role in [Role::UpBias, Role::DiffBias, Role::NormBias] {
+        for role in [Role::UpBias, Role::DiffBias, Role::NormBias, Role::SetBias] {
             let Some(mut values) = self.take(role) else { continue };
             values = self.third(values, role)?;
             if values.elements() != self.context.outputs {
@@ -552,6 +676,10 @@ impl Taking<'_, '_, '_> {
                 return Err(
                     self.error(&format!("{word} has shape {found:?}, expected [{outputs}]"))
                 );
+            }
+            if role == Role::SetBias {
+                biases.push(BiasChange::Set(values));
+                continue;
             }
             let of_up = |change: &WeightChange| matches!(change.delta, Delta::LowRank(_));
             let scale = match weights.iter().find(|change| role == Role::UpBias && of_up(change)) {

@@ -4,6 +4,7 @@ use super::delta::Delta;
 use super::merge::{self, Active, Summed};
 use super::{Dictionary, LoraStack, Method};
 use crate::error::{Error, Result};
+use crate::room;
 use crate::weights::{
     Arrangement, BlockTensor, Branch, Packed, Precision, Products, Quantisation, Site, Weight,
     WeightSource, block_numbers, pack_numbers,
@@ -240,7 +241,7 @@ impl Job<'_> {
         let pristine = if self.exists {
             base.get_f32(&self.site, &self.shape)?
         } else {
-            vec![0.0; self.shape.iter().product()]
+            room::zeros(self.shape.iter().product(), "the weights of adapters")?
         };
         let size = if look { squares(&pristine) } else { 0.0 };
         let before = look.then(|| pristine.clone());

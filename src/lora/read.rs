@@ -5,7 +5,7 @@ use super::dictionary::{Dictionary, Target, Unknown, is_only_encoder, is_second_
 use super::factor::Factor;
 use super::keys::{self, Role};
 use super::module::{Context, Group, Module};
-use super::{AdapterFile, Inversion, Lora, foreign, inversion, ordered};
+use super::{AdapterFile, Inversion, Lora, inversion, ordered};
 use crate::error::{Error, Result};
 use crate::plain;
 use serde::Serialize;
@@ -41,7 +41,15 @@ pub struct Report {
 }
 
 /// Keys that mean nothing and are no reason for a warning.
-const BENIGN: [&str; 3] = ["num_batches", "position_ids", "lora_te1_text_projection"];
+const BENIGN: [&str; 6] = [
+    "num_batches",
+    "position_ids",
+    "lora_te1_text_projection",
+    // PEFT: the base's own, and the noise of training.
+    ".original_module.",
+    ".lora_monteclora_sampler.",
+    ".lora_velora_",
+];
 
 impl Lora {
     /// Resolves an opened file against the names of a base.
@@ -54,13 +62,14 @@ impl Lora {
     /// [`Error::Unsupported`] for kinds that are refused.
     pub fn resolve(file: AdapterFile, base: &Dictionary, options: ReadOptions) -> Result<Self> {
         let mut reading = Reading::new(&file, base);
-        if let Some(error) = foreign::refusal(&file.main) {
+        if let Some(error) = file.refusal() {
             return Err(error);
         }
         let inversions = reading.inversions()?;
         let mut modules = reading.ordered()?;
         let groups = reading.groups()?;
         reading.check_family(&groups)?;
+        reading.check_promises();
         for (target, group) in &groups.resolved {
             let built = reading.build(target, group, &file)?;
             modules.entry(target.module.clone()).or_default().extend(built);
@@ -165,7 +174,7 @@ impl<'a> Reading<'a> {
                 self.unmatched.insert(name.to_owned(), why);
                 continue;
             }
-            let Some(key) = keys::split(name) else {
+            let Some(key) = self.file.key(name) else {
                 self.unmatched.insert(name.to_owned(), "no adapter has keys that end like this");
                 continue;
             };
@@ -275,6 +284,35 @@ impl<'a> Reading<'a> {
     fn warn_once(&mut self, warning: &str) {
         if !self.report.warnings.iter().any(|known| known == warning) {
             self.report.warnings.push(warning.to_owned());
+        }
+    }
+
+    /// Warns of settings of PEFT that nobody knows, and of whole tensors that they promise and the file has not.
+    fn check_promises(&mut self) {
+        let tunings = &self.file.tunings;
+        let unknown = tunings.unknown();
+        if !unknown.is_empty() {
+            let names = listed(unknown);
+            self.warn_once(&format!(
+                "settings of its configuration are unknown, and taken to be without effect: {names}"
+            ));
+        }
+        for (setting, module) in tunings.promised() {
+            let found = self.file.main.names().any(|name| {
+                let Some(key) = self.file.key(name) else { return false };
+                let path = tunings.of(&key.stem).map(|tuning| tuning.path().to_owned());
+                let wanted = match setting {
+                    "modules_to_save" => [Role::SetWeight, Role::SetBias].contains(&key.role),
+                    _ => key.role == Role::Tokens,
+                };
+                wanted && path.is_some_and(|path| path.contains(module))
+            });
+            if !found {
+                let module = if module.is_empty() { "tokens" } else { module };
+                self.warn_once(&format!(
+                    "`{setting}` says that `{module}` was trained, and the file has no tensors of it"
+                ));
+            }
         }
     }
 
@@ -525,6 +563,9 @@ fn drop_broken(modules: &mut BTreeMap<String, Vec<Module>>, report: &mut Report)
 fn warn_without_effect(modules: &BTreeMap<String, Vec<Module>>, report: &mut Report) -> Result<()> {
     use super::delta::Delta;
     let mut any = false;
+    if modules.values().flatten().any(|module| module.bias.is_some()) {
+        return Ok(());
+    }
     for change in modules.values().flatten().filter_map(|module| module.weight.as_ref()) {
         let Delta::LowRank(low) = &change.delta else { return Ok(()) };
         if change.dora.is_some() || low.sparse.is_some() || !low.up.is_zero()? {

@@ -1,5 +1,6 @@
 //! Floor 3. What PEFT writes beside its tensors: ranks and alphas by pattern, and switches of the laws.
 
+use super::settings;
 use crate::error::{Error, Result};
 use crate::input;
 use crate::weights::CheckpointFile;
@@ -24,7 +25,16 @@ pub(super) const CLASSES: [(&str, &str, &str); 3] = [
 pub(super) struct Tunings {
     /// Component (`unet`, `text_encoder`; empty for all) and its fields.
     parts: Vec<(String, Map<String, Value>)>,
+    /// Settings that are unknown, and taken to be without effect.
+    unknown: Vec<String>,
 }
+
+/// Alpha where a configuration leaves it out.
+const ALPHA: f32 = 8.0;
+/// The first rank of AdaLoRA where a configuration leaves it out.
+const FIRST_RANK: f32 = 12.0;
+/// How far blocks of constrained OFT turn where a configuration leaves it out.
+const REACH: f32 = 6e-5;
 
 /// What the configuration says of one module.
 #[derive(Debug, Clone, Copy)]
@@ -36,17 +46,30 @@ pub(super) struct Tuning<'a> {
 
 impl Tunings {
     /// From the text of an `adapter_config.json`.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for what is not computed; [`Error::Corrupt`] when it cannot be read.
     pub(super) fn from_config(path: &Path) -> Result<Self> {
         let text = input::text(path, MAX_CONFIG, "an adapter's configuration")?;
         let fields = serde_json::from_str(&text)
             .map_err(|e| Error::corrupt(path, format!("not the JSON of a PEFT adapter: {e}")))?;
-        Ok(Self { parts: vec![(String::new(), fields)] })
+        Self::checked(path, vec![(String::new(), fields)])
+    }
+
+    /// The configurations of all components, if every one of them is computed.
+    fn checked(path: &Path, parts: Vec<(String, Map<String, Value>)>) -> Result<Self> {
+        let mut unknown = Vec::new();
+        for (_, fields) in &parts {
+            unknown.extend(settings::check(path, fields)?);
+        }
+        Ok(Self { parts, unknown })
     }
 
     /// From the metadata of a safetensors file; nothing when there is none of that name.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] when it cannot be read: without it the scales would be wrong.
+    /// [`Error::Corrupt`] when it cannot be read: without it the scales would be wrong;
+    /// [`Error::Unsupported`] for what is not computed.
     pub(super) fn from_metadata(file: &CheckpointFile) -> Result<Self> {
         let Some(text) = file.metadata().get(METADATA) else { return Ok(Self::default()) };
         let flat: Map<String, Value> = serde_json::from_str(text).map_err(|e| {
@@ -66,7 +89,39 @@ impl Tunings {
             let (_, part) = &mut parts[at];
             part.insert(field.to_owned(), value);
         }
-        Ok(Self { parts })
+        Self::checked(file.path(), parts)
+    }
+
+    /// Whether there is no configuration.
+    pub(super) fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    /// Settings that are unknown, and taken to be without effect.
+    pub(super) fn unknown(&self) -> &[String] {
+        &self.unknown
+    }
+
+    /// The settings that promise whole tensors, with the names of modules: `modules_to_save`,
+    /// `trainable_token_indices`.
+    pub(super) fn promised(&self) -> Vec<(&'static str, &str)> {
+        let mut promised = Vec::new();
+        for (_, fields) in &self.parts {
+            match fields.get("modules_to_save") {
+                Some(Value::Array(names)) => promised
+                    .extend(names.iter().filter_map(Value::as_str).map(|n| ("modules_to_save", n))),
+                Some(Value::String(name)) => promised.push(("modules_to_save", name)),
+                _ => {}
+            }
+            match fields.get("trainable_token_indices") {
+                Some(Value::Object(names)) => {
+                    promised.extend(names.keys().map(|n| ("trainable_token_indices", n.as_str())));
+                }
+                Some(Value::Array(_)) => promised.push(("trainable_token_indices", "")),
+                _ => {}
+            }
+        }
+        promised
     }
 
     /// The component whose class the configuration names, which paths alone may leave open.
@@ -92,16 +147,67 @@ impl Tunings {
 
 impl Tuning<'_> {
     /// The alpha of the module, by its own pattern or for all.
-    pub(super) fn alpha(&self) -> Option<f32> {
+    pub(super) fn alpha(&self) -> f32 {
         let pattern = self.pattern("alpha_pattern");
         let all = || self.fields.get("lora_alpha").or_else(|| self.fields.get("alpha"));
-        Some(pattern.or_else(all)?.as_f64()? as f32)
+        let alpha = pattern.or_else(all).and_then(Value::as_f64);
+        alpha.map_or(ALPHA, |alpha| alpha as f32)
     }
 
-    /// The rank of the module, by its own pattern or for all.
+    /// The rank of the module, by its own pattern or for all; `None` where nothing is said.
     pub(super) fn rank(&self) -> Option<f32> {
         let pattern = self.pattern("rank_pattern");
         Some(pattern.or_else(|| self.fields.get("r"))?.as_f64()? as f32)
+    }
+
+    /// What AdaLoRA's factors of `rank` are multiplied by; an error says what contradicts it.
+    ///
+    /// PEFT divides by the rank at the beginning, however few were left at the end.
+    pub(super) fn allotted(&self, rank: usize) -> Result<f32, String> {
+        let number = |name: &str| self.fields.get(name).and_then(Value::as_f64).map(|n| n as f32);
+        let first = number("init_r").unwrap_or(FIRST_RANK);
+        let pruned = self.fields.get("rank_pattern").is_some_and(|pattern| !pattern.is_null());
+        if rank as f32 > first || rank as f32 != first && !pruned {
+            return Err(format!("its rank is {rank}, and init_r says {first}"));
+        }
+        let alpha = number("lora_alpha").unwrap_or(ALPHA);
+        Ok(if alpha > 0.0 { alpha } else { first } / (first + 1e-5))
+    }
+
+    /// Blocks outside of which one of the factors is zero (BD-LoRA); 1 for plain factors.
+    pub(super) fn blocks(&self) -> usize {
+        let count =
+            self.fields.get("use_bdlora").and_then(|blocks| blocks.get("nblocks")?.as_u64());
+        count.and_then(|count| usize::try_from(count).ok()).unwrap_or(1)
+    }
+
+    /// Whether every module has a magnitude.
+    pub(super) fn has_magnitudes(&self) -> bool {
+        self.flag("use_dora", false)
+    }
+
+    /// The rows of a table of tokens that were trained; an error says what is wrong with them.
+    pub(super) fn tokens(&self) -> Result<Vec<usize>, String> {
+        let setting = ["trainable_token_indices", "token_indices"]
+            .iter()
+            .find_map(|name| self.fields.get(*name).filter(|value| !value.is_null()))
+            .ok_or("the configuration does not say of which tokens (trainable_token_indices)")?;
+        let rows = match setting {
+            Value::Object(tables) => {
+                let table = tables.iter().find(|(name, _)| self.path.ends_with(name.as_str()));
+                table.map(|(_, rows)| rows).ok_or("trainable_token_indices does not name it")?
+            }
+            rows => rows,
+        };
+        let row = |row: &Value| row.as_u64().and_then(|row| usize::try_from(row).ok());
+        let rows = rows.as_array().and_then(|rows| rows.iter().map(row).collect());
+        rows.ok_or_else(|| "the numbers of its trained tokens are no list of numbers".into())
+    }
+
+    /// How far all blocks of constrained OFT together may turn; `None` for free ones.
+    pub(super) fn reach(&self) -> Option<f32> {
+        let reach = self.fields.get("eps").and_then(Value::as_f64);
+        self.flag("coft", false).then(|| reach.map_or(REACH, |reach| reach as f32))
     }
 
     /// Whether alpha is divided by the root of the rank.
@@ -112,14 +218,20 @@ impl Tuning<'_> {
     /// Terms of the truncated Cayley series; `None` for the exact map.
     pub(super) fn cayley_terms(&self) -> Option<usize> {
         let terms = self.fields.get("num_cayley_neumann_terms").and_then(Value::as_u64);
-        // More terms than this change nothing in f64, and fewer than 3 are none.
-        let terms = usize::try_from(terms.unwrap_or(5)).unwrap_or(5).clamp(3, 64);
+        // More terms than this change nothing in f64.
+        let terms = usize::try_from(terms.unwrap_or(5)).unwrap_or(64).min(64);
         self.flag("use_cayley_neumann", true).then_some(terms)
     }
 
-    /// The tuner: `LORA`, `LOHA`, `LOKR`, `OFT`, `BOFT`, `IA3`.
-    pub(super) fn kind(&self) -> Option<&str> {
-        self.fields.get("peft_type").and_then(Value::as_str)
+    /// Whether this is the tuner, in PEFT's capitals: `LOKR`, `ADALORA`.
+    pub(super) fn is(&self, tuner: &str) -> bool {
+        let name = self.fields.get("peft_type").and_then(Value::as_str);
+        name.is_some_and(|name| name.eq_ignore_ascii_case(tuner))
+    }
+
+    /// The module's path in its component.
+    pub(super) fn path(&self) -> &str {
+        self.path
     }
 
     /// Whether IA3 scales this module's inputs.
@@ -184,7 +296,7 @@ mod tests {
         let alone = metadata(serde_json::json!({
             "r": 4, "lora_alpha": 16, "alpha_pattern": {"attn1.to_k": 2}
         }));
-        let alpha = |tunings: &Tunings, stem: &str| tunings.of(stem).and_then(|t| t.alpha());
+        let alpha = |tunings: &Tunings, stem: &str| tunings.of(stem).map(|t| t.alpha());
         assert_eq!(alpha(&alone, "mid_block.attn1.to_q"), Some(16.0));
         assert_eq!(alpha(&alone, "mid_block.attn1.to_k"), Some(2.0));
         let named = metadata(serde_json::json!({"unet.r": 4, "unet.lora_alpha": 8}));

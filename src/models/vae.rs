@@ -4,6 +4,7 @@ use super::config::VaeConfig;
 use super::unet::resnet::{Downsample, Resnet, ResnetShape, Upsample};
 use crate::error::{Error, Result};
 use crate::nn::{Around, Attend, Conv2d, Feature, Geometry, GroupNorm};
+use crate::room;
 use crate::size::VAE_FACTOR;
 use crate::weights::{Products, Scope};
 use candle_core::{DType, Tensor};
@@ -167,8 +168,8 @@ impl Vae {
         let columns = tile_starts(width, tiling);
         let total = rows.len() * columns.len();
         let (full_h, full_w) = (height * VAE_FACTOR, width * VAE_FACTOR);
-        let mut sum = vec![0f32; batch * 3 * full_h * full_w];
-        let mut weight = vec![0f32; full_h * full_w];
+        let mut sum = room::zeros::<f32>(batch * 3 * full_h * full_w, "a picture")?;
+        let mut weight = room::zeros::<f32>(full_h * full_w, "a picture")?;
         for (index, (&y, &x)) in
             rows.iter().flat_map(|y| columns.iter().map(move |x| (y, x))).enumerate()
         {

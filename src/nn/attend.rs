@@ -64,12 +64,12 @@ impl Attend {
             return Ok(Feature(Form::Plain(y)));
         }
         let (x, precision) = (x.map()?, self.q.packed()?.precision);
-        let y = norm.operand(&x, precision);
+        let y = norm.operand(&x, precision)?;
         match context {
             None => self.packed(&x, &y, &y),
             Some(context) => {
                 let precision = self.k.packed()?.precision;
-                let context = Operand::new(context.maps()?, Preparation::default(), precision);
+                let context = Operand::new(context.maps()?, Preparation::default(), precision)?;
                 self.packed(&x, &y, &context)
             }
         }
@@ -97,13 +97,13 @@ impl Attend {
             ));
         }
         let (x, precision) = (x.map()?, self.q.packed()?.precision);
-        let y = norm.map(&x);
-        let Some(merging) = Merging::new(&y, sides, ratio, precision) else {
+        let y = norm.map(&x)?;
+        let Some(merging) = Merging::new(&y, sides, ratio, precision)? else {
             return self.tokens(&Feature::of_map(x), norm, None);
         };
-        let y = Operand::new(&[merging.merge(&y)], Preparation::default(), precision);
+        let y = Operand::new(&[merging.merge(&y)?], Preparation::default(), precision)?;
         let y = self.attention(&y, &y, None)?;
-        Ok(Feature::of_map(merging.unmerge(&y, &x)))
+        Ok(Feature::of_map(merging.unmerge(&y, &x)?))
     }
 
     /// The pixels of images `[B, width, H, W]`, attending to themselves.
@@ -116,7 +116,7 @@ impl Attend {
         let maps = x.maps()?;
         let affine = norm.affine(maps)?;
         let how = Preparation { affine: Some(&affine), ..Preparation::default() };
-        let y = Operand::new(maps, how, self.q.packed()?.precision);
+        let y = Operand::new(maps, how, self.q.packed()?.precision)?;
         self.packed(&x.map()?, &y, &y)
     }
 
@@ -135,14 +135,14 @@ impl Attend {
 
     fn attention(&self, y: &Operand, context: &Operand, add: Option<&Map>) -> Result<Map> {
         let product = |layer: &PackedLayer, x: &Operand| layer.multiply(x, Finish::default());
-        let q = product(self.q.packed()?, y);
-        let (k, v) = (product(self.k.packed()?, context), product(self.v.packed()?, context));
+        let q = product(self.q.packed()?, y)?;
+        let (k, v) = (product(self.k.packed()?, context)?, product(self.v.packed()?, context)?);
         let out = self.out.packed()?;
         let heads = Heads { count: self.heads, causal: self.causal };
         // Texts are short: exact scores cost nothing there.
         let precision = if heads.causal { Precision::F32 } else { out.precision };
-        let y = kernels::attention(&q, &k, &v, heads, precision);
-        let y = Operand::new(&[y], Preparation::default(), out.precision);
-        Ok(out.multiply(&y, Finish { add, ..Finish::default() }))
+        let y = kernels::attention(&q, &k, &v, heads, precision)?;
+        let y = Operand::new(&[y], Preparation::default(), out.precision)?;
+        out.multiply(&y, Finish { add, ..Finish::default() })
     }
 }

@@ -180,7 +180,7 @@ fn run_packed(layer: &PackedLayer, x: &Feature, around: Around<'_>) -> Result<Fe
     let add = around.add.map(Feature::map).transpose()?;
     let scale = (1.0 / around.divisor) as f32;
     let finish = Finish { bias: bias.as_deref(), add: add.as_ref(), scale };
-    Ok(Feature::of_map(layer.run(parts, how, finish)))
+    Ok(Feature::of_map(layer.run(parts, how, finish)?))
 }
 
 /// What happens to the input, by plain tensors.

@@ -45,7 +45,7 @@ impl Feature {
     pub fn to_image(&self) -> Result<Tensor> {
         match &self.0 {
             Form::Plain(x) => Ok(x.permute((0, 3, 1, 2))?.contiguous()?),
-            Form::Maps(maps) => Ok(Map::joined(maps).to_image()?),
+            Form::Maps(maps) => Map::joined(maps)?.to_image(),
         }
     }
 
@@ -53,7 +53,7 @@ impl Feature {
     pub fn to_tokens(&self) -> Result<Tensor> {
         match &self.0 {
             Form::Plain(x) => Ok(x.clone()),
-            Form::Maps(maps) => Ok(Map::joined(maps).to_tokens()?),
+            Form::Maps(maps) => Map::joined(maps)?.to_tokens(),
         }
     }
 
@@ -101,7 +101,10 @@ impl Feature {
     pub fn relu(&self) -> Result<Self> {
         Ok(Self(match &self.0 {
             Form::Plain(x) => Form::Plain(x.relu()?),
-            Form::Maps(maps) => Form::Maps(maps.iter().map(|m| m.mapped(|v| v.max(0.0))).collect()),
+            Form::Maps(maps) => {
+                let positive = |map: &Map| map.mapped(|v| v.max(0.0));
+                Form::Maps(maps.iter().map(positive).collect::<Result<_>>()?)
+            }
         }))
     }
 
@@ -109,7 +112,7 @@ impl Feature {
     pub fn plus(&self, other: &Self) -> Result<Self> {
         Ok(Self(match (&self.0, &other.0) {
             (Form::Maps(a), Form::Maps(b)) => {
-                Form::Maps(vec![Map::joined(a).plus(&Map::joined(b))])
+                Form::Maps(vec![Map::joined(a)?.plus(&Map::joined(b)?)?])
             }
             _ => Form::Plain((self.plain()? + other.plain()?)?),
         }))
@@ -137,7 +140,7 @@ impl Feature {
 
     /// The only map of something that was never put beside another.
     pub(super) fn map(&self) -> Result<Map> {
-        Ok(Map::joined(self.maps()?))
+        Map::joined(self.maps()?)
     }
 }
 

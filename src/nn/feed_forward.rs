@@ -46,10 +46,10 @@ impl FeedForward {
             }
             Gate::Packed(gate) => {
                 let (x, down) = (x.map()?, self.down.packed()?);
-                let y = norm.operand(&x, gate.precision);
+                let y = norm.operand(&x, gate.precision)?;
                 let y = gate.multiply_gated(&y, down.precision)?;
                 let finish = Finish { add: Some(&x), ..Finish::default() };
-                Ok(Feature::of_map(down.multiply(&y, finish)))
+                Ok(Feature::of_map(down.multiply(&y, finish)?))
             }
         }
     }
@@ -78,8 +78,8 @@ impl Mlp {
         }
         let (x, fc1, fc2) = (x.map()?, self.fc1.packed()?, self.fc2.packed()?);
         let kind = if self.quick { Gelu::Quick } else { Gelu::Exact };
-        let y = fc1.multiply(&norm.operand(&x, fc1.precision), Finish::default());
-        let y = activated(&y, kind, fc2.precision);
-        Ok(Feature::of_map(fc2.multiply(&y, Finish { add: Some(&x), ..Finish::default() })))
+        let y = fc1.multiply(&norm.operand(&x, fc1.precision)?, Finish::default())?;
+        let y = activated(&y, kind, fc2.precision)?;
+        Ok(Feature::of_map(fc2.multiply(&y, Finish { add: Some(&x), ..Finish::default() })?))
     }
 }

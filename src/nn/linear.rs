@@ -46,8 +46,8 @@ impl Linear {
             Form::Plain { .. } => self.plain(x, None),
             Form::Packed(layer) => {
                 let map = Map::from_tokens(&x.to_dtype(DType::F32)?)?;
-                let operand = Operand::new(&[map], Preparation::default(), layer.precision);
-                let y = layer.multiply(&operand, Finish::default()).to_tokens()?;
+                let operand = Operand::new(&[map], Preparation::default(), layer.precision)?;
+                let y = layer.multiply(&operand, Finish::default())?.to_tokens()?;
                 let mut shape = x.dims().to_vec();
                 shape.pop();
                 shape.push(y.dim(2)?);

@@ -46,13 +46,13 @@ impl LayerNorm {
     }
 
     /// The normed tokens.
-    pub(super) fn map(&self, x: &Map) -> Map {
+    pub(super) fn map(&self, x: &Map) -> Result<Map> {
         let (weight, bias) = &self.0.numbers;
         kernels::layer_norm(x, (weight, bias), self.0.eps)
     }
 
     /// The normed tokens, ready for a product.
-    pub(super) fn operand(&self, x: &Map, precision: Precision) -> Operand {
+    pub(super) fn operand(&self, x: &Map, precision: Precision) -> Result<Operand> {
         let (weight, bias) = &self.0.numbers;
         Operand::layer_norm(x, (weight, bias), self.0.eps, precision)
     }

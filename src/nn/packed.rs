@@ -88,24 +88,32 @@ impl PackedLayer {
     }
 
     /// The layer over `parts` beside each other.
-    pub(super) fn run(&self, parts: &[Map], how: Preparation<'_>, finish: Finish<'_>) -> Map {
+    ///
+    /// # Errors
+    /// [`Error::Memory`], as of all that multiplies.
+    pub(super) fn run(
+        &self,
+        parts: &[Map],
+        how: Preparation<'_>,
+        finish: Finish<'_>,
+    ) -> Result<Map> {
         let twice = (2 * parts[0].height, 2 * parts[0].width);
         let doubling = how.grown == Some(twice) && matches!(self.kernel, Kernel::Doubled(_));
         let grown = if doubling { None } else { how.grown };
         let how = Preparation { grown, border: self.geometry.border(), ..how };
         let Kernel::Fast(packed) = &self.kernel else {
-            let operand = Operand::new(parts, how, self.precision);
+            let operand = Operand::new(parts, how, self.precision)?;
             return self.over(&operand, doubling, finish);
         };
-        let y = winograd::multiply(parts, how, packed, self.first(finish));
+        let y = winograd::multiply(parts, how, packed, self.first(finish))?;
         if self.branches.is_empty() {
-            return y;
+            return Ok(y);
         }
-        self.branched(y, &Operand::new(parts, how, self.precision), false, finish)
+        self.branched(y, &Operand::new(parts, how, self.precision)?, false, finish)
     }
 
     /// The layer over an operand that is ready, padding included.
-    pub(super) fn multiply(&self, x: &Operand, finish: Finish<'_>) -> Map {
+    pub(super) fn multiply(&self, x: &Operand, finish: Finish<'_>) -> Result<Map> {
         self.over(x, false, finish)
     }
 
@@ -114,19 +122,19 @@ impl PackedLayer {
         let (Kernel::Once(packed), Some(bias)) = (&self.kernel, &self.bias) else {
             return Err(Error::Internal("a gated layer has one kernel and a bias".into()));
         };
-        let hidden = self.all_hidden(x, false);
+        let hidden = self.all_hidden(x, false)?;
         let terms = self.terms(Some(Term::all(x, packed)), &hidden);
-        Ok(multiply_gated(&terms, bias, precision))
+        multiply_gated(&terms, bias, precision)
     }
 
-    fn over(&self, x: &Operand, doubling: bool, finish: Finish<'_>) -> Map {
+    fn over(&self, x: &Operand, doubling: bool, finish: Finish<'_>) -> Result<Map> {
         let Kernel::Once(packed) = &self.kernel else {
-            let y = self.product(&self.kernel, x, doubling, self.first(finish));
+            let y = self.product(&self.kernel, x, doubling, self.first(finish))?;
             return self.branched(y, x, doubling, finish);
         };
         let finish = Finish { bias: finish.bias.or(self.bias.as_deref()), ..finish };
         let windows = Windows::sliding(x, packed.kernel(), self.geometry.stride);
-        let hidden = self.all_hidden(x, doubling);
+        let hidden = self.all_hidden(x, doubling)?;
         multiply_all(&self.terms(Some(Term { x, w: packed, windows }), &hidden), finish)
     }
 
@@ -138,11 +146,11 @@ impl PackedLayer {
     }
 
     /// `y` and the branches over `x`.
-    fn branched(&self, y: Map, x: &Operand, doubling: bool, finish: Finish<'_>) -> Map {
+    fn branched(&self, y: Map, x: &Operand, doubling: bool, finish: Finish<'_>) -> Result<Map> {
         if self.branches.is_empty() {
-            return y;
+            return Ok(y);
         }
-        let hidden = self.all_hidden(x, doubling);
+        let hidden = self.all_hidden(x, doubling)?;
         let finish = Finish { bias: None, add: Some(&y), ..finish };
         multiply_all(&self.terms(None, &hidden), finish)
     }
@@ -154,30 +162,36 @@ impl PackedLayer {
     }
 
     /// What the `up` of every branch multiplies.
-    fn all_hidden(&self, x: &Operand, doubling: bool) -> Vec<Operand> {
+    fn all_hidden(&self, x: &Operand, doubling: bool) -> Result<Vec<Operand>> {
         let operand = |branch: &PackedBranch| {
-            let hidden = self.hidden(branch, x, doubling);
+            let hidden = self.hidden(branch, x, doubling)?;
             // The thinnest place for the scale: factors then serve every strength.
-            let hidden = hidden.scaled(&branch.scales);
+            let hidden = hidden.scaled(&branch.scales)?;
             Operand::new(&[hidden], Preparation::default(), branch.up.operands())
         };
         self.branches.iter().map(operand).collect()
     }
 
     /// What a branch's `up` multiplies.
-    fn hidden(&self, branch: &PackedBranch, x: &Operand, doubling: bool) -> Map {
+    fn hidden(&self, branch: &PackedBranch, x: &Operand, doubling: bool) -> Result<Map> {
         let (Some(mid), Kernel::Once(down)) = (&branch.mid, &branch.down) else {
             return self.product(&branch.down, x, doubling, Finish::default());
         };
         // 1×1 comes first and commutes with doubling; both see the border of the layer.
         let border = self.geometry.border();
-        let hidden = multiply(x, down, Windows::inside(x, border), Finish::default());
+        let hidden = multiply(x, down, Windows::inside(x, border), Finish::default())?;
         let how = Preparation { border, ..Preparation::default() };
-        let operand = Operand::new(&[hidden], how, mid.operands());
+        let operand = Operand::new(&[hidden], how, mid.operands())?;
         self.product(mid, &operand, doubling, Finish::default())
     }
 
-    fn product(&self, kernel: &Kernel, x: &Operand, doubling: bool, finish: Finish<'_>) -> Map {
+    fn product(
+        &self,
+        kernel: &Kernel,
+        x: &Operand,
+        doubling: bool,
+        finish: Finish<'_>,
+    ) -> Result<Map> {
         let stride = self.geometry.stride;
         match kernel {
             Kernel::Once(packed) | Kernel::Fast(packed) => {
@@ -185,7 +199,7 @@ impl PackedLayer {
             }
             Kernel::Doubled(doubled) if doubling => doubled.multiply(x, finish),
             Kernel::Doubled(doubled) => {
-                multiply(x, doubled.ordinary(), Windows::sliding(x, 3, stride), finish)
+                multiply(x, doubled.ordinary()?, Windows::sliding(x, 3, stride), finish)
             }
         }
     }
@@ -247,7 +261,7 @@ impl PackedBranch {
                     [one] => one.clone(),
                     several => Tensor::cat(several, usize::from(kind == FactorKind::Up))?,
                 };
-                Ok(Packed::from_tensor(&joined, joined.dims(), arrangement, precision)?)
+                Packed::from_tensor(&joined, joined.dims(), arrangement, precision)
             };
             scope.shared("weight", &format!("{identity} {kind:?}"), arrangement, precision, &make)
         };

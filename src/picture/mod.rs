@@ -10,6 +10,7 @@ pub use metadata::Parameters;
 
 use crate::error::{Error, InFile, Result};
 use crate::input;
+use crate::room;
 use crate::size::{ImageSize, MAX_SIDE};
 use candle_core::{DType, Device, Tensor};
 use image::{DynamicImage, ImageDecoder, ImageError, ImageReader, Limits};
@@ -80,7 +81,7 @@ impl Picture {
                 "use f32 (--dtype f32)",
             ));
         }
-        Self::new(width, height, interleave(&planes, width * height))
+        Self::new(width, height, interleave(&planes, width * height)?)
     }
 
     /// The picture as a network takes it: [1, 3, H, W], f32, in -1..1, on `device`.
@@ -187,12 +188,14 @@ fn check_side(side: usize) -> Result<()> {
 }
 
 /// Three planes of `area` values in -1..1 to bytes, pixel by pixel.
-fn interleave(planes: &[f32], area: usize) -> Vec<u8> {
+fn interleave(planes: &[f32], area: usize) -> Result<Vec<u8>> {
     let byte = |x: f32| ((x * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
     let (red, rest) = planes.split_at(area.min(planes.len()));
     let (green, blue) = rest.split_at(area.min(rest.len()));
     let pixels = red.iter().zip(green).zip(blue);
-    pixels.flat_map(|((&r, &g), &b)| [byte(r), byte(g), byte(b)]).collect()
+    let mut bytes = room::reserve(3 * area, "a picture")?;
+    bytes.extend(pixels.flat_map(|((&r, &g), &b)| [byte(r), byte(g), byte(b)]));
+    Ok(bytes)
 }
 
 /// Says of a file that the decoder gave up on whether the disk or the content is to blame.

@@ -3,9 +3,10 @@
 use super::Picture;
 use crate::error::{Error, InFile, Result};
 use crate::input;
-use crate::whole;
+use crate::whole::{self, Care};
 use png::DecodingError;
 use png::text_metadata::{ITXtChunk, TEXtChunk, ZTXtChunk};
+use std::fs::File;
 use std::io::{BufRead, BufReader, Seek, Write};
 use std::path::Path;
 
@@ -68,15 +69,18 @@ pub fn encode(picture: &Picture, texts: &Texts) -> Result<Vec<u8>> {
 
 /// Writes `bytes` as the file `path`, whole or not at all.
 ///
-/// The bytes go to a temporary file in the same folder, which then takes the name; a reader never
+/// The bytes go to a temporary file in the same folder, which then takes the name, and to the disk when
+/// the system likes; a reader never
 /// sees half a file, and without `force` two writers never overwrite each other.
 ///
 /// # Errors
 /// [`Error::Exists`] when there is such a file and `force` is false; [`Error::Write`] when the
-/// folder is missing or cannot be written.
+/// folder is missing or cannot be written; [`Error::BadRequest`] for a folder, a socket or a disk. Pipes
+/// and devices are written through.
 pub fn save(bytes: &[u8], path: impl AsRef<Path>, force: bool) -> Result<()> {
     let path = path.as_ref();
-    whole::write(path, force, |file| file.write_all(bytes).map_err(|e| Error::write(path, e)))
+    let fill = |file: &mut File| file.write_all(bytes).map_err(|e| Error::write(path, e));
+    whole::write(path, force, Care::Usual, fill)
 }
 
 /// The texts inside the PNG file `path`, without decoding its pixels.

@@ -5,6 +5,7 @@
 //! drives it for a whole plan.
 
 mod adapters;
+mod budget;
 mod cache;
 mod device;
 mod event;
@@ -16,6 +17,7 @@ mod steps;
 
 pub use crate::kernels::{Ceilings, KernelKind, Work};
 pub use adapters::{Found, Paths, Shelf};
+pub use budget::Budget;
 pub use device::{DTypeChoice, DeviceChoice};
 pub use event::{Cancel, Event, Observer, Silent};
 pub use measure::{Measured, peak_memory, reset_peak_memory};
@@ -23,7 +25,7 @@ pub use request::{MAX_COUNT, Plan, Request};
 pub use steps::{StepView, Steps};
 
 use crate::conditioning::{Conditioning, TextTowers, Texts};
-use crate::error::{Error, Result};
+use crate::error::{Error, InFile, Result};
 use crate::family::{ModelParts, Summary};
 use crate::kernels;
 use crate::lora::{Dictionary, Lora, ReadOptions};
@@ -166,7 +168,7 @@ impl Options {
     /// # Errors
     /// [`Error::Unsupported`] for a scheduler config that makes no sense.
     pub fn over(self, parts: ModelParts) -> Result<Pipeline> {
-        let table = NoiseTable::new(&parts.scheduler)?;
+        let table = NoiseTable::new(&parts.scheduler).in_file(&parts.scheduler_file)?;
         let base = Resident::new(parts.source.clone());
         Ok(Pipeline {
             base: Arc::new(base.keeping_pristine(self.memory == Memory::Keep)),
@@ -357,6 +359,9 @@ impl Pipeline {
         let mut plan = request.plan(&self.parts.defaults, random_seed)?;
         self.sigmas(&plan)?;
         plan.loras = self.resolve_loras(&plan.loras)?;
+        for note in self.notes(&plan) {
+            tracing::warn!("{}: {note}", self.parts.name);
+        }
         let depth = self.parts.text.iter().map(|c| c.num_hidden_layers).min().unwrap_or(1);
         if plan.clip_skip > depth.saturating_sub(self.parts.text_rules().base_skip).max(1) {
             return Err(Error::bad_request(
@@ -432,7 +437,19 @@ impl Pipeline {
         })
     }
 
+    /// What is amiss with a plan for a model that was made for few steps, and what cannot act.
+    fn notes(&self, plan: &Plan) -> Vec<String> {
+        let distilled = self.parts.distilled;
+        let advice = distilled.and_then(|d| d.advice(plan.steps, plan.guidance_scale));
+        let unguided = "the negative prompt does not act at guidance 1, which is none";
+        let silent = self.parts.no_negative();
+        let silent = silent.or_else(|| (!plan.guided()).then(|| unguided.to_owned()));
+        let silent = silent.filter(|_| !plan.negative_prompt.is_empty());
+        [advice, self.parts.other_sampler(plan.sampler), silent].into_iter().flatten().collect()
+    }
+
     fn sigmas(&self, plan: &Plan) -> Result<crate::sampling::Sigmas> {
+        self.parts.scheduler.validate_for(plan.sampler).in_file(&self.parts.scheduler_file)?;
         crate::sampling::Sigmas::plan(
             plan.sampler,
             plan.schedule,

@@ -1,5 +1,6 @@
 //! Floor 2. DDIM.
 
+use super::bounds::Bounds;
 use super::euler::euler_step;
 use super::{Denoiser, Integrator, Sigmas, Step};
 use crate::error::Result;
@@ -23,8 +24,14 @@ impl Integrator for Ddim {
     ) -> Result<Step> {
         let (sigma, next) = (sigmas.sigmas[index], sigmas.sigmas[index + 1]);
         let target = sigmas.targets.get(index).copied().unwrap_or(next);
-        let denoised = model.denoise(x, sigma)?;
+        let mut denoised = model.denoise(x, sigma)?;
         let mut x = euler_step(x, &denoised, sigma, target)?;
+        if sigmas.bounds != Bounds::Free {
+            // The noise that is left stays that of the estimate without bounds.
+            let bounded = sigmas.bounds.apply(&denoised)?;
+            x = (x + (&bounded - &denoised)?)?;
+            denoised = bounded;
+        }
         if (target - next).abs() > 1e-9 {
             x = (x * ((1.0 + next * next) / (1.0 + target * target)).sqrt())?;
         }

@@ -3,6 +3,8 @@
 //! Everything works in the k-diffusion convention: x = x₀ + σ·n. A sampler is a value that takes
 //! one step at a time, so that callers own the loop (progress, previews, cancelling).
 
+mod bounds;
+mod config;
 mod ddim;
 mod dpmpp;
 mod euler;
@@ -10,9 +12,12 @@ pub mod guidance;
 pub mod prediction;
 pub mod schedule;
 
+pub use bounds::Bounds;
+pub use config::{SchedulerConfig, Spacing};
+pub use dpmpp::Solver;
 pub use guidance::{Guidance, GuidanceApart, Mean};
 pub use prediction::{NoiseModel, PredictionKind, Predictor};
-pub use schedule::{NoiseTable, Schedule, SchedulerConfig, Sigmas};
+pub use schedule::{NoiseTable, Schedule, Sigmas};
 
 use crate::error::Result;
 use candle_core::Tensor;

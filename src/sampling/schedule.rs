@@ -4,7 +4,9 @@
 //! picture if the noise levels agree.
 
 use super::Sampler;
-use super::prediction::PredictionKind;
+use super::bounds::Bounds;
+use super::config::{SchedulerConfig, Spacing};
+use super::dpmpp::Solver;
 use crate::error::{Error, Result};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
@@ -50,125 +52,6 @@ impl std::str::FromStr for Schedule {
             let names: Vec<_> = Schedule::ALL.iter().map(|s| s.name()).collect();
             Error::bad_request("schedule", name, format!("expected one of {}", names.join(", ")))
         })
-    }
-}
-
-/// Where the discrete schedule puts its timesteps: Lin et al. (2023), Table 2.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Spacing {
-    /// Evenly from the first to the last training timestep.
-    Linspace,
-    /// Multiples of T/N from below.
-    Leading,
-    /// Multiples of T/N from above.
-    Trailing,
-}
-
-/// `scheduler/scheduler_config.json`: the noise that a model was trained with.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct SchedulerConfig {
-    /// T, the number of training timesteps.
-    pub num_train_timesteps: usize,
-    /// First β.
-    pub beta_start: f64,
-    /// Last β.
-    pub beta_end: f64,
-    /// `scaled_linear` (linear in √β), `linear` or `squaredcos_cap_v2`.
-    pub beta_schedule: String,
-    /// Explicit β, if any.
-    pub trained_betas: Option<Vec<f64>>,
-    /// What the network predicts.
-    pub prediction_type: PredictionKind,
-    /// Spacing; each sampler has its own default when absent.
-    pub timestep_spacing: Option<Spacing>,
-    /// Added to leading timesteps.
-    pub steps_offset: usize,
-    /// Whether DDIM ends at σ = 0 instead of the first training σ.
-    pub set_alpha_to_one: Option<bool>,
-    /// Rescale β to zero terminal signal-to-noise ratio: Lin et al. (2023), Algorithm 1.
-    pub rescale_betas_zero_snr: bool,
-    /// `zero` or `sigma_min`: where Euler and DPM++ end.
-    pub final_sigmas_type: Option<String>,
-    /// Karras by default.
-    pub use_karras_sigmas: Option<bool>,
-    /// Exponential by default.
-    pub use_exponential_sigmas: Option<bool>,
-    /// Class of the reference's scheduler; any of the discrete ones, whose settings mean the same.
-    #[serde(rename = "_class_name", skip_serializing_if = "Option::is_none")]
-    pub class_name: Option<String>,
-    /// Spread of the data that EDM noise assumes: refused.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub sigma_data: Option<f64>,
-    /// `discrete`; others are refused.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub timestep_type: Option<String>,
-    /// `linear`; others are refused.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub interpolation_type: Option<String>,
-    /// Spacing by a beta distribution: refused.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub use_beta_sigmas: Option<bool>,
-    /// Noise of flow matching: refused.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub use_flow_sigmas: Option<bool>,
-}
-
-impl Default for SchedulerConfig {
-    fn default() -> Self {
-        // SD 1.x: v1-inference.yaml of the original repository.
-        Self {
-            num_train_timesteps: 1000,
-            beta_start: 0.000_85,
-            beta_end: 0.012,
-            beta_schedule: "scaled_linear".into(),
-            trained_betas: None,
-            prediction_type: PredictionKind::Epsilon,
-            timestep_spacing: None,
-            steps_offset: 0,
-            set_alpha_to_one: None,
-            rescale_betas_zero_snr: false,
-            final_sigmas_type: None,
-            use_karras_sigmas: None,
-            use_exponential_sigmas: None,
-            class_name: None,
-            sigma_data: None,
-            timestep_type: None,
-            interpolation_type: None,
-            use_beta_sigmas: None,
-            use_flow_sigmas: None,
-        }
-    }
-}
-
-impl SchedulerConfig {
-    /// Refuses noise that is not built: other noise levels, or another scale of what the network sees.
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`] naming the config field.
-    pub fn validate(&self) -> Result<()> {
-        let other = |found: &Option<String>, built: &str| {
-            found.clone().filter(|found| !found.is_empty() && found != built)
-        };
-        let class = self.class_name.clone();
-        let class = class.filter(|class| ["EDM", "FlowMatch"].iter().any(|s| class.starts_with(s)));
-        let on = |flag: Option<bool>| flag.filter(|flag| *flag).map(|flag| flag.to_string());
-        let found = [
-            ("_class_name", class),
-            ("sigma_data", self.sigma_data.map(|number| number.to_string())),
-            ("timestep_type", other(&self.timestep_type, "discrete")),
-            ("interpolation_type", other(&self.interpolation_type, "linear")),
-            ("use_beta_sigmas", on(self.use_beta_sigmas)),
-            ("use_flow_sigmas", on(self.use_flow_sigmas)),
-        ];
-        match found.into_iter().find_map(|(field, found)| Some((field, found?))) {
-            None => Ok(()),
-            Some((field, found)) => Err(Error::unsupported(
-                format!("a scheduler config with {field} = {}", found.escape_debug()),
-                "models with the discrete noise of SD 1.x, SD 2.x and SDXL are drawn",
-            )),
-        }
     }
 }
 
@@ -221,6 +104,11 @@ impl NoiseTable {
         let high = (low + 1).min(last);
         let fraction = t - low as f64;
         self.sigmas[low] + fraction * (self.sigmas[high] - self.sigmas[low])
+    }
+
+    /// How many timesteps have a half log-SNR (−ln σ) of `lambda` or more.
+    fn above(&self, lambda: f64) -> usize {
+        self.sigmas.partition_point(|sigma| -sigma.ln() >= lambda)
     }
 
     /// The timestep of noise level `sigma`: interpolation in log σ, as k-diffusion's `sigma_to_t`.
@@ -320,8 +208,10 @@ pub struct Sigmas {
     pub targets: Vec<f64>,
     /// Standard deviation of the initial latents.
     pub init_scale: f64,
-    /// Whether DPM++ takes a last first-order step in runs under 15 steps that end above zero.
-    pub short_runs_end_low: bool,
+    /// How estimates of x₀ are bounded.
+    pub bounds: Bounds,
+    /// The rule of DPM++.
+    pub solver: Solver,
 }
 
 impl Sigmas {
@@ -333,14 +223,16 @@ impl Sigmas {
             timesteps: Vec::new(),
             targets: Vec::new(),
             init_scale,
-            short_runs_end_low: false,
+            bounds: Bounds::Free,
+            solver: Solver::default(),
         }
     }
 
     /// The run of `steps` steps of `sampler` on a model trained as `config` says.
     ///
     /// # Errors
-    /// [`Error::BadRequest`] when `steps` is zero or more than the training timesteps allow.
+    /// [`Error::BadRequest`] when `steps` is zero or more than the training timesteps allow;
+    /// [`Error::Unsupported`] for what the config asks of the sampler and is not built.
     ///
     /// # Source
     /// diffusers 0.42: `set_timesteps` of EulerDiscreteScheduler, DDIMScheduler and
@@ -352,6 +244,8 @@ impl Sigmas {
         config: &SchedulerConfig,
         table: &NoiseTable,
     ) -> Result<Self> {
+        config.validate_for(sampler)?;
+        config.validate_end(table.sigma(0.0))?;
         let most = table.len() - 1;
         if steps == 0 || steps > most {
             return Err(Error::bad_request("steps", steps, format!("expected 1 to {most}")));
@@ -360,7 +254,7 @@ impl Sigmas {
             Sampler::Ddim => Spacing::Leading,
             Sampler::Euler | Sampler::DpmPp2m => Spacing::Linspace,
         });
-        let timesteps = spaced_timesteps(sampler, spacing, steps, config.steps_offset, table.len());
+        let timesteps = spaced_timesteps(sampler, spacing, steps, config, table)?;
         let mut plan = match schedule {
             Schedule::Discrete => discrete(timesteps, table),
             _ => spread(sampler, schedule, &timesteps, config, table),
@@ -406,7 +300,8 @@ impl Sigmas {
                 .collect();
         }
         self.sigmas.push(end);
-        self.short_runs_end_low = true;
+        self.bounds = config.bounds(sampler);
+        self.solver = config.solver(sampler, self.timesteps.len());
         let top = self.sigmas[0];
         self.init_scale = match (sampler, spacing) {
             (Sampler::Euler, Spacing::Linspace | Spacing::Trailing) => top,
@@ -434,13 +329,16 @@ fn spaced_timesteps(
     sampler: Sampler,
     spacing: Spacing,
     steps: usize,
-    offset: usize,
-    train: usize,
-) -> Vec<f64> {
-    // DPM++ spaces one point more than it visits and leaves the lowest out.
-    let points = if sampler == Sampler::DpmPp2m { steps + 1 } else { steps };
-    let last = (train - 1) as f64;
-    match spacing {
+    config: &SchedulerConfig,
+    table: &NoiseTable,
+) -> Result<Vec<f64>> {
+    // DPM++ spaces one point more than it visits and leaves the lowest out, and may start lower.
+    let dpm = sampler == Sampler::DpmPp2m;
+    let points = if dpm { steps + 1 } else { steps };
+    let least = config.lambda_min_clipped.filter(|_| dpm);
+    let train = least.map_or(table.len(), |lambda| table.above(lambda));
+    let last = train.saturating_sub(1) as f64;
+    let timesteps: Vec<f64> = match spacing {
         Spacing::Linspace => (0..points)
             .rev()
             .take(steps)
@@ -452,14 +350,27 @@ fn spaced_timesteps(
             })
             .collect(),
         Spacing::Leading => {
-            let ratio = train / points;
-            (0..points).rev().take(steps).map(|i| (i * ratio + offset) as f64).collect()
+            let (ratio, offset) = (train / points, config.steps_offset);
+            (0..points)
+                .rev()
+                .take(steps)
+                .map(|i| (i * ratio).saturating_add(offset) as f64)
+                .collect()
         }
         Spacing::Trailing => {
-            let ratio = train as f64 / steps as f64;
+            let ratio = table.len() as f64 / steps as f64;
             (0..steps).map(|i| (train as f64 - i as f64 * ratio).round_ties_even() - 1.0).collect()
         }
+    };
+    let outside = |t: &f64| *t < 0.0 || (sampler == Sampler::Ddim && *t >= table.len() as f64);
+    let field = if dpm { "lambda_min_clipped" } else { "steps_offset" };
+    if timesteps.iter().any(outside) {
+        return Err(Error::unsupported(
+            format!("{field} of the scheduler config, which leaves no place for {steps} steps,"),
+            "draw with fewer steps or another sampler",
+        ));
     }
+    Ok(timesteps)
 }
 
 fn discrete(timesteps: Vec<f64>, table: &NoiseTable) -> Sigmas {
@@ -484,6 +395,8 @@ fn spread(
         ),
         Sampler::Ddim | Sampler::DpmPp2m => (table.sigma(0.0), table.sigma(last)),
     };
+    // Keys of Euler alone; diffusers' DPM++ looks for them in what other classes left in its config.
+    let (low, high) = (config.sigma_min.unwrap_or(low), config.sigma_max.unwrap_or(high));
     let formula: fn(f64, f64, f64) -> f64 =
         if schedule == Schedule::Exponential { exponential } else { karras };
     let ramp = |i: usize| if steps == 1 { 0.0 } else { i as f64 / (steps - 1) as f64 };

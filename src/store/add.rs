@@ -2,12 +2,14 @@
 
 use super::cache::is_relative;
 use super::lora::{EXTENSIONS, companions};
-use super::{Card, Store, digest, place};
+use super::{Card, Store, digest};
 use crate::error::{Error, Result};
 use crate::input;
 use crate::lora::AdapterFile;
 use crate::pipeline::Cancel;
-use std::io::Read;
+use crate::whole::Together;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 /// A LoRA to add.
@@ -35,25 +37,37 @@ impl Store {
     /// # Errors
     /// As [`AdapterFile::open`] and [`AdapterFile::check`] for what is no adapter; [`Error::Exists`] without `force`;
     /// [`Error::BadRequest`] for a name that leaves the folder; [`Error::Unsupported`] when there is
-    /// no folder to put it in; [`Error::Io`]; [`Error::Cancelled`].
+    /// no folder to put it in; [`Error::Io`] for what is read, [`Error::Write`] for what is written;
+    /// [`Error::Cancelled`]. Then all is as it was.
     pub fn add_lora(&self, new: &NewLora, cancel: &Cancel) -> Result<PathBuf> {
         AdapterFile::open(&new.file)?.check()?;
         let target = self.add_folder(new)?.join(file_name(new)?);
-        let card_path = Card::path(&target);
+        // The target is a file, whatever lies there now.
+        let card_path = target.with_extension("toml");
         if let Some(taken) = [&target, &card_path].into_iter().find(|p| p.exists() && !new.force) {
             return Err(Error::Exists { path: taken.clone() });
         }
         // An unreadable card is overwritten, as was asked for.
         let old = Card::of(&target).ok().flatten().unwrap_or_default();
-        let others = companions(&new.file);
-        let sum = put(&new.file, &target, new, cancel)?;
-        for (word, file) in others {
+        let mut all = Together::beside(&target, new.force)?;
+        let sum = put(&new.file, &target, new, &mut all, cancel)?;
+        let mut stale: Vec<PathBuf> =
+            companions(&target).into_iter().map(|(_, path)| path).collect();
+        for (word, file) in companions(&new.file) {
             let extension = target.extension().and_then(|e| e.to_str()).unwrap_or_default();
-            put(&file, &target.with_extension(format!("{word}.{extension}")), new, cancel)?;
+            let target = target.with_extension(format!("{word}.{extension}"));
+            put(&file, &target, new, &mut all, cancel)?;
+            stale.retain(|path| *path != target);
         }
+        // What went with the older LoRA would be read with this one.
+        stale.iter().for_each(|path| all.remove(path));
         let file = target.file_name().map(|name| name.to_string_lossy().into_owned());
         let card = Card { file, sha256: Some(sum), ..new.card.clone() };
-        card.or(old).write(&target, new.force)?;
+        let text = card.or(old).to_toml()?;
+        all.file(&card_path, |to| {
+            to.write_all(text.as_bytes()).map_err(|e| Error::write(&card_path, e))
+        })?;
+        all.commit()?;
         Ok(target)
     }
 
@@ -92,10 +106,17 @@ fn by_content(path: &Path) -> Result<&'static str> {
     Ok(if start == *b"PK" || start[0] == 0x80 { "pt" } else { "safetensors" })
 }
 
-/// Copies or links one file and gives its SHA-256.
-fn put(file: &Path, target: &Path, new: &NewLora, cancel: &Cancel) -> Result<String> {
+/// Copies or links one file, to take its name with others, and gives its SHA-256.
+fn put(
+    file: &Path,
+    target: &Path,
+    new: &NewLora,
+    all: &mut Together,
+    cancel: &Cancel,
+) -> Result<String> {
     if !new.link {
-        return place::whole(target, new.force, |to| digest::copy(file, to, cancel));
+        let copy = |to: &mut File| digest::copy(file, to, target, cancel);
+        return all.file(target, copy).map(|(_, sum)| sum);
     }
     let sum = digest::sha256(file, cancel)?;
     let full = file.canonicalize().map_err(|e| Error::io(file, e))?;
@@ -103,7 +124,7 @@ fn put(file: &Path, target: &Path, new: &NewLora, cancel: &Cancel) -> Result<Str
         let why = "this is the file itself; there is nothing to link";
         return Err(Error::bad_request("file", file.display(), why));
     }
-    place::link(&full, target, new.force)?;
+    all.link(target, &full)?;
     Ok(sum)
 }
 

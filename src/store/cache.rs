@@ -107,7 +107,7 @@ impl HubCache {
             let value = env(name).map(|v| v.to_string_lossy().trim().to_owned());
             value.filter(|v| !v.is_empty())
         };
-        let folder = |name: &str| text(name).map(|value| expanded(&value, env));
+        let folder = |name: &str| text(name).map(|value| super::actual(expanded(&value, env)));
         let cache_dir = || {
             let home = || etcetera::home_dir().map(|home| home.join(".cache")).unwrap_or_default();
             folder("XDG_CACHE_HOME").unwrap_or_else(home)

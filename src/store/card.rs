@@ -120,11 +120,11 @@ impl Card {
     /// Writes the card of a file or folder of weights and returns its path.
     ///
     /// # Errors
-    /// [`Error::Exists`] without `force`, [`Error::Io`].
+    /// [`Error::Exists`] without `force`, [`Error::Write`].
     pub fn write(&self, weights: &Path, force: bool) -> Result<PathBuf> {
         let (path, text) = (Self::path(weights), self.to_toml()?);
         place::whole(&path, force, |file| {
-            file.write_all(text.as_bytes()).map_err(|e| Error::io(&path, e))
+            file.write_all(text.as_bytes()).map_err(|e| Error::write(&path, e))
         })?;
         Ok(path)
     }

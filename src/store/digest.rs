@@ -12,11 +12,19 @@ const BLOCK: usize = 1 << 18;
 
 /// The SHA-256 of a file, in small hexadecimal digits.
 pub(super) fn sha256(path: &Path, cancel: &Cancel) -> Result<String> {
-    copy(path, &mut std::io::sink(), cancel)
+    copy(path, &mut std::io::sink(), path, cancel)
 }
 
-/// Copies the bytes of a file to `to` and gives their SHA-256.
-pub(super) fn copy(path: &Path, to: &mut dyn Write, cancel: &Cancel) -> Result<String> {
+/// Copies the bytes of a file to `to`, which is called `target`, and gives their SHA-256.
+///
+/// # Errors
+/// [`Error::Io`] for the file that is read, [`Error::Write`] for the one that is written.
+pub(super) fn copy(
+    path: &Path,
+    to: &mut dyn Write,
+    target: &Path,
+    cancel: &Cancel,
+) -> Result<String> {
     let io = |e| Error::io(path, e);
     let mut file = input::open(path)?;
     let mut hash = Sha256::new();
@@ -27,7 +35,7 @@ pub(super) fn copy(path: &Path, to: &mut dyn Write, cancel: &Cancel) -> Result<S
             0 => return Ok(hex(&hash.finalize())),
             read => {
                 hash.update(&block[..read]);
-                to.write_all(&block[..read]).map_err(io)?;
+                to.write_all(&block[..read]).map_err(|e| Error::write(target, e))?;
             }
         }
     }

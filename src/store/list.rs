@@ -1,7 +1,7 @@
 //! Floor 6. What lies in folders of models.
 
 use super::STARTER;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -43,7 +43,18 @@ pub struct Entry {
     /// Bytes on disk.
     pub bytes: Option<u64>,
     /// File or folder; `None` for the starter.
+    #[serde(serialize_with = "lossy_or_none")]
     pub path: Option<PathBuf>,
+}
+
+/// A path as JSON can say it: bytes that are no UTF-8 become U+FFFD.
+pub(super) fn lossy<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+    path.to_string_lossy().serialize(to)
+}
+
+#[allow(clippy::ref_option)] // serde's shape
+fn lossy_or_none<S: Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
+    path.as_ref().map(|path| path.to_string_lossy()).serialize(to)
 }
 
 /// How deep folders are searched: their own files and two levels below.
@@ -84,7 +95,8 @@ pub(super) fn scan(folder: &Path) -> Vec<Entry> {
     found
 }
 
-/// What [`walk`] calls with path, prefix (`sub/` in sub-folders) and file name; says whether the
+/// What [`walk`] calls with path, prefix (`sub/` in sub-folders) and file name, both with U+FFFD for what is
+/// no UTF-8; says whether the
 /// thing was taken, so that a folder is not entered.
 pub(super) type Visit<'a> = &'a mut dyn FnMut(&Path, &str, &str) -> bool;
 
@@ -96,7 +108,7 @@ pub(super) fn walk(folder: &Path, visit: Visit<'_>) {
 fn descend(folder: &Path, prefix: &str, depth: usize, budget: &mut usize, visit: Visit<'_>) {
     let Ok(items) = fs::read_dir(folder) else { return };
     for path in items.flatten().map(|item| item.path()) {
-        let Some(name) = path.file_name().and_then(|n| n.to_str()) else { continue };
+        let Some(name) = path.file_name().map(|name| name.to_string_lossy()) else { continue };
         if *budget == 0 {
             return;
         }
@@ -104,7 +116,7 @@ fn descend(folder: &Path, prefix: &str, depth: usize, budget: &mut usize, visit:
         if name.starts_with('.') {
             continue;
         }
-        if !visit(&path, prefix, name) && depth > 1 && path.is_dir() {
+        if !visit(&path, prefix, &name) && depth > 1 && path.is_dir() {
             descend(&path, &format!("{prefix}{name}/"), depth - 1, budget, visit);
         }
     }

@@ -1,7 +1,7 @@
 //! Floor 6. From the name of a LoRA to its file and card.
 
-use super::list::{is_called, size, walk};
-use super::{Card, HubId, Progress, Store, digest, only};
+use super::list::{self, is_called, size, walk};
+use super::{Card, HubId, Progress, Store, actual, digest, only};
 use crate::error::{Error, Result};
 use crate::pipeline::Cancel;
 use serde::Serialize;
@@ -40,6 +40,7 @@ pub struct LoraEntry {
     /// Bytes on disk.
     pub bytes: u64,
     /// A file, or a folder of PEFT's.
+    #[serde(serialize_with = "list::lossy")]
     pub path: PathBuf,
     /// The card beside it.
     pub card: Option<Card>,
@@ -78,7 +79,7 @@ impl Store {
     pub fn with_loras(mut self, dirs: &[PathBuf], program: Option<&Path>) -> Self {
         let at = self.lora_folders.len().min(1);
         let usual = self.lora_folders.split_off(at);
-        let local = std::mem::replace(&mut self.lora_folders, dirs.to_vec());
+        let local = std::mem::replace(&mut self.lora_folders, dirs.iter().map(actual).collect());
         self.lora_folders.extend(local);
         self.lora_folders.extend(program.and_then(beside));
         self.lora_folders.extend(usual);
@@ -203,7 +204,7 @@ fn beside(program: &Path) -> Option<PathBuf> {
 ///
 /// A bare word that is a plain folder is none: `loras` must not shadow a LoRA's name.
 fn existing(name: &str) -> Result<Option<PathBuf>> {
-    let path = Path::new(name);
+    let path = &*actual(name);
     if path.is_file() {
         return Ok(Some(path.to_path_buf()));
     }

@@ -1,6 +1,7 @@
 //! Floor 6. From a name to its files: folders of models and LoRAs, the cache shared with other
 //! tools, and (feature `hub`) downloads into that cache.
 
+mod actual;
 mod add;
 mod cache;
 mod card;
@@ -13,6 +14,7 @@ mod place;
 mod stack;
 mod table;
 
+pub use actual::actual;
 pub use add::NewLora;
 pub use cache::{DEFAULT_ENDPOINT, HubCache, HubId};
 pub use card::Card;
@@ -69,7 +71,7 @@ impl Store {
     /// the user's data folder; the shared cache as the environment describes it. LoRAs are in
     /// `loras` at the same two places, see [`with_loras`](Self::with_loras) for more.
     pub fn new(dirs: &[PathBuf], folder: &Path, env: Env<'_>) -> Self {
-        let mut folders = dirs.to_vec();
+        let mut folders: Vec<PathBuf> = dirs.iter().map(actual).collect();
         folders.push(folder.join("models"));
         let data = data_dir(env).map(|data| data.join("colora"));
         folders.extend(data.iter().map(|data| data.join("models")));
@@ -206,7 +208,7 @@ fn shown(paths: &[PathBuf]) -> String {
 ///
 /// A bare word that is a plain folder is none: `models` must not shadow a model's name.
 fn existing(name: &str) -> Option<PathBuf> {
-    let path = Path::new(name);
+    let path = &*actual(name);
     let spelt_as_path =
         path.components().count() > 1 || path.is_absolute() || name.starts_with('.');
     let usable =

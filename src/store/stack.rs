@@ -1,7 +1,7 @@
 //! Floor 6. Stacks: several LoRAs under one name, in a file.
 
 use super::list::{is_called, walk};
-use super::{Store, only, place, table};
+use super::{Store, actual, only, place, table};
 use crate::error::{Error, Result};
 use crate::lora::LoraRef;
 use crate::lora::reference::KEYS as LORA_KEYS;
@@ -97,11 +97,11 @@ impl Stack {
     /// Writes the file `path`.
     ///
     /// # Errors
-    /// [`Error::Exists`] without `force`, [`Error::Io`], and as [`to_toml`](Self::to_toml).
+    /// [`Error::Exists`] without `force`, [`Error::Write`], and as [`to_toml`](Self::to_toml).
     pub fn write(&self, path: &Path, force: bool) -> Result<()> {
         let text = self.to_toml()?;
         place::whole(path, force, |file| {
-            file.write_all(text.as_bytes()).map_err(|e| Error::io(path, e))
+            file.write_all(text.as_bytes()).map_err(|e| Error::write(path, e))
         })
     }
 }
@@ -114,7 +114,7 @@ impl Store {
     /// [`Error::NotFound`] with near matches when there is none or more than one, and as
     /// [`Stack::read`].
     pub fn stack(&self, name: &str) -> Result<Stack> {
-        let path = Path::new(name);
+        let path = &*actual(name);
         if path.extension().is_some_and(|e| e == "toml") && path.is_file() {
             return Stack::read(path);
         }

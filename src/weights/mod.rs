@@ -24,6 +24,7 @@ pub use resident::Resident;
 
 use crate::error::{Error, Result};
 use crate::kernels::WeightShape;
+use crate::room;
 use candle_core::{DType, Device, Tensor};
 use std::sync::Arc;
 
@@ -263,7 +264,7 @@ pub(crate) fn block_numbers<S: WeightSource + ?Sized>(
 ) -> Result<Option<BlockTensor>> {
     let Some(kind) = source.quantised(site) else { return Ok(None) };
     weight_shape(source, site, shape)?;
-    let mut values = vec![0f32; shape.iter().product()];
+    let mut values = room::zeros(shape.iter().product(), "weights")?;
     source.read_f32(site, 0, &mut values)?;
     source.forget(site);
     BlockTensor::new(kind, shape, &values, source.device()).map(Some)

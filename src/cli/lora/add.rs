@@ -1,6 +1,6 @@
 //! Floor 7. `colora lora add`.
 
-use crate::cli::style::{Talk, result_line};
+use crate::cli::style::{Talk, result_path};
 use crate::cli::{interrupt, settings, store};
 use crate::error::Error;
 use crate::lora::reference::check_weight;
@@ -61,5 +61,5 @@ pub(super) fn run(args: Args, talk: Talk) -> Result<()> {
     let new = NewLora { file, name, to, link, force, card };
     let path = store(&settings()?).add_lora(&new, &cancel)?;
     talk.say(&format!("card: {}", Card::path(&path).display()));
-    result_line(&path.display().to_string())
+    result_path(&path)
 }

@@ -1,6 +1,7 @@
 //! Floor 7. `colora lora check`: whether a LoRA is whole and fits a model.
 
 use super::against::{Against, open};
+use crate::cli::flags::lossy;
 use crate::cli::output::SCHEMA;
 use crate::cli::style::{result_json, result_line, value};
 use crate::error::Error;
@@ -13,10 +14,10 @@ use std::sync::Arc;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// A name, a file or a folder
-    #[arg(value_name = "LORA", value_hint = ValueHint::AnyPath)]
+    #[arg(value_name = "LORA", value_parser = lossy(), value_hint = ValueHint::AnyPath)]
     lora: String,
     /// The model that it should fit [default: the standard ones]
-    #[arg(short, long, value_name = "MODEL", value_hint = ValueHint::AnyPath)]
+    #[arg(short, long, value_name = "MODEL", value_parser = lossy(), value_hint = ValueHint::AnyPath)]
     model: Option<String>,
     /// Print one JSON object
     #[arg(long)]

@@ -3,28 +3,47 @@
 use super::merge::Args;
 use super::open::{self, Base};
 use crate::cli::output::SCHEMA;
-use crate::cli::style::{Talk, result_json, result_line};
+use crate::cli::style::{Talk, result_json, result_path};
 use crate::error::{Error, Result};
 use crate::family::{ModelParts, held_files};
 use crate::input;
-use crate::lora::write::{CheckpointOptions, Metadata, Precision, check_free, checkpoint};
+use crate::lora::write::{CheckpointOptions, Metadata, Precision, check_free, checkpoint_among};
 use crate::lora::{Apply, Method, Overlay};
 use crate::sampling::PredictionKind;
 use crate::starter;
 use crate::weights::Placement;
+use crate::whole::{Together, put};
 use candle_core::DType;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Longest configuration or vocabulary that is copied, in bytes.
 const MAX_SETTINGS: u64 = 64 << 20;
 
+/// Folders of the diffusers layout in which settings and vocabularies lie.
+const PARTS: [&str; 10] = [
+    "unet",
+    "vae",
+    "scheduler",
+    "text_encoder",
+    "text_encoder_2",
+    "tokenizer",
+    "tokenizer_2",
+    "feature_extractor",
+    "image_encoder",
+    "safety_checker",
+];
 /// Words in CLIP's vocabulary, which single files leave out.
 const CLIP_WORDS: usize = 49408;
 
 /// Writes the model of `args` with its LoRAs, put together by `method`.
 pub(super) fn run(args: &Args, method: Method, talk: Talk) -> anyhow::Result<()> {
     check_free(&args.output, args.force)?;
+    let folder = args.output.with_extension("config");
+    let mut both = Together::beside(&args.output, args.force)?;
+    both.check(&args.output, false)?;
+    both.check(&folder, true)?;
+    check_settings(&folder)?;
     let cancel = open::cancel()?;
     let first = open::base(args.model.as_deref(), Placement::default(), talk, &cancel)?;
     let precision = args.dtype.unwrap_or_else(|| own_precision(&first.parts));
@@ -56,10 +75,10 @@ pub(super) fn run(args: &Args, method: Method, talk: Talk) -> anyhow::Result<()>
         force: args.force,
         cancel: cancel.clone(),
     };
-    let tensors = checkpoint(&overlay, &args.output, &options)?;
-    let sidecar = describe(&base, &args.output)?;
+    let (staged, tensors) = checkpoint_among(&mut both, &overlay, &args.output, &options)?;
+    let sidecar = describe(&base, &staged, &folder, &mut both)?;
+    both.commit()?;
     if sidecar {
-        let folder = args.output.with_extension("config");
         talk.say(&format!("{} describes it; keep it beside the file", folder.display()));
     }
     let path = args.output.display().to_string();
@@ -70,7 +89,7 @@ pub(super) fn run(args: &Args, method: Method, talk: Talk) -> anyhow::Result<()>
         });
         return result_json(&value.to_string());
     }
-    result_line(&path)
+    result_path(&args.output)
 }
 
 /// The float type of the model's UNet, where it has only one.
@@ -97,31 +116,79 @@ fn notes(parts: &ModelParts, count: &str) -> Metadata {
     ])
 }
 
-/// Copies the model's settings beside the file when the file alone would be another model; whether
-/// that was needed.
-fn describe(base: &Base, file: &Path) -> Result<bool> {
+/// Puts the model's settings beside the file `staged` when the file alone would be another model; whether
+/// that was needed. Without need, older settings go.
+fn describe(base: &Base, staged: &Path, folder: &Path, both: &mut Together) -> Result<bool> {
     let words = |parts: &ModelParts| parts.text.iter().all(|text| text.vocab_size == CLIP_WORDS);
-    let alone = ModelParts::open(file, Placement::default(), None);
+    let alone = ModelParts::open(staged, Placement::default(), None);
     if words(&base.parts) && alone.is_ok_and(|parts| same(&parts, &base.parts)) {
+        if folder.is_dir() {
+            both.remove(folder);
+        }
         return Ok(false);
     }
-    let folder = file.with_extension("config");
+    let inside = both.folder(folder)?;
     match &base.path {
         None => {
             for (path, bytes) in starter::settings() {
-                write(&folder.join(path), bytes)?;
+                put(&inside.join(path), bytes)?;
             }
         }
-        Some(path) if path.is_dir() => copy(path, &folder)?,
+        Some(path) if path.is_dir() => copy(path, &inside)?,
         Some(path) => {
             for (name, text) in held_files(path)? {
-                write(&folder.join(name), text.as_bytes())?;
+                put(&inside.join(name), text.as_bytes())?;
             }
-            copy(&path.with_extension("config"), &folder)?;
+            copy(&path.with_extension("config"), &inside)?;
         }
     }
-    ModelParts::open(file, Placement::default(), None)?;
+    ModelParts::open(staged, Placement::default(), None)?;
     Ok(true)
+}
+
+/// Refuses to replace a folder of settings in which something else lies.
+fn check_settings(folder: &Path) -> Result<()> {
+    let foreign = |path: &Path| {
+        let why = format!(
+            "it holds {}, which is no setting of a model and would be lost; move it away, or choose another name",
+            path.display()
+        );
+        Err(Error::bad_request("output", folder.display(), why))
+    };
+    for path in items(folder)? {
+        let name = path.file_name().unwrap_or_default();
+        if path.is_dir() && PARTS.iter().any(|part| name == *part) {
+            for path in items(&path)? {
+                if !is_setting(&path, true) {
+                    return foreign(&path);
+                }
+            }
+        } else if !is_setting(&path, false) {
+            return foreign(&path);
+        }
+    }
+    Ok(())
+}
+
+/// Whether the file is a setting or a vocabulary of the diffusers layout.
+fn is_setting(path: &Path, in_part: bool) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let text = [".json", ".txt"].iter().any(|end| name.ends_with(end));
+    let known = if in_part {
+        text && !name.ends_with(".index.json")
+    } else {
+        ["model_index.json", "colora.toml"].contains(&&*name)
+    };
+    known && path.is_file()
+}
+
+/// What lies in a folder; nothing when there is none.
+fn items(folder: &Path) -> Result<Vec<PathBuf>> {
+    let read = match fs::read_dir(folder) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        read => read.map_err(|e| Error::io(folder, e))?,
+    };
+    read.map(|item| item.map(|item| item.path()).map_err(|e| Error::io(folder, e))).collect()
 }
 
 /// Whether two models differ in nothing but weights and vocabularies.
@@ -134,23 +201,16 @@ fn same(a: &ModelParts, b: &ModelParts) -> bool {
 
 /// Copies settings and vocabularies of the diffusers layout, no weights.
 fn copy(from: &Path, to: &Path) -> Result<()> {
-    let Ok(entries) = fs::read_dir(from) else { return Ok(()) };
-    for entry in entries {
-        let path = entry.map_err(|e| Error::io(from, e))?.path();
-        let target = to.join(path.file_name().unwrap_or_default());
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let settings = [".json", ".txt", ".toml"].iter().any(|end| name.ends_with(end));
-        if path.is_dir() {
-            copy(&path, &target)?;
-        } else if settings && !name.ends_with(".index.json") {
-            write(&target, &input::bytes(&path, MAX_SETTINGS, "a configuration or vocabulary")?)?;
+    let one = |path: &Path, to: PathBuf| {
+        put(&to, &input::bytes(path, MAX_SETTINGS, "a configuration or vocabulary")?)
+    };
+    for path in items(from)?.iter().filter(|path| is_setting(path, false)) {
+        one(path, to.join(path.file_name().unwrap_or_default()))?;
+    }
+    for part in PARTS.iter().filter(|part| from.join(part).is_dir()) {
+        for path in items(&from.join(part))?.iter().filter(|path| is_setting(path, true)) {
+            one(path, to.join(part).join(path.file_name().unwrap_or_default()))?;
         }
     }
     Ok(())
-}
-
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let folder = path.parent().unwrap_or(path);
-    fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
-    fs::write(path, bytes).map_err(|e| Error::write(path, e))
 }

@@ -1,8 +1,9 @@
 //! Floor 7. `colora lora convert`.
 
 use super::open;
+use crate::cli::flags::lossy;
 use crate::cli::output::SCHEMA;
-use crate::cli::style::{Talk, result_json, result_line};
+use crate::cli::style::{Talk, result_json, result_path};
 use crate::lora::write::{ConvertOptions, Format, Precision, convert};
 use crate::weights::Placement;
 use anyhow::Result;
@@ -18,13 +19,13 @@ Examples:
   colora lora convert pytorch_lora_weights.safetensors --to kohya -m sdxl -o ink.safetensors")]
 pub(super) struct Args {
     /// The LoRA: a file, or a folder of PEFT
-    #[arg(value_name = "LORA", value_hint = ValueHint::AnyPath)]
+    #[arg(value_name = "LORA", value_parser = lossy(), value_hint = ValueHint::AnyPath)]
     lora: String,
     /// Whose names: kohya (every tool), diffusers, peft (a folder)
     #[arg(long, value_name = "FORMAT")]
     to: Format,
     /// The model that it was made for
-    #[arg(short, long, value_name = "MODEL", value_hint = ValueHint::AnyPath)]
+    #[arg(short, long, value_name = "MODEL", value_parser = lossy(), value_hint = ValueHint::AnyPath)]
     model: Option<String>,
     /// Write only unet, text_encoder or text_encoder_2
     #[arg(long, value_name = "PART")]
@@ -67,5 +68,5 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
         });
         return result_json(&value.to_string());
     }
-    result_line(&path)
+    result_path(&done.path)
 }

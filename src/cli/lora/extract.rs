@@ -1,8 +1,9 @@
 //! Floor 7. `colora lora extract`.
 
 use super::open;
+use crate::cli::flags::lossy;
 use crate::cli::output::SCHEMA;
-use crate::cli::style::{Talk, result_json, result_line, say};
+use crate::cli::style::{Talk, result_json, result_path, say};
 use crate::error::Error;
 use crate::lora::write::{ExtractOptions, Extracted, Precision, extract};
 use crate::weights::Placement;
@@ -23,10 +24,10 @@ Examples:
   colora lora extract sd15 tuned --rank 32 --conv-rank 8 --full-norms -o tuned-lora.safetensors")]
 pub(super) struct Args {
     /// The model that was the beginning
-    #[arg(value_name = "BASE", value_hint = ValueHint::AnyPath)]
+    #[arg(value_name = "BASE", value_parser = lossy(), value_hint = ValueHint::AnyPath)]
     base: String,
     /// The model that it became
-    #[arg(value_name = "TUNED", value_hint = ValueHint::AnyPath)]
+    #[arg(value_name = "TUNED", value_parser = lossy(), value_hint = ValueHint::AnyPath)]
     tuned: String,
     /// Rank of linear layers and 1×1 convolutions
     #[arg(long, value_name = "N")]
@@ -119,5 +120,5 @@ fn report(done: &Extracted, args: &Args, talk: Talk) -> Result<()> {
         value["report"] = serde_json::to_value(done)?;
         return result_json(&value.to_string());
     }
-    result_line(&path)
+    result_path(&args.output)
 }

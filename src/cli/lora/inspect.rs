@@ -1,6 +1,7 @@
 //! Floor 7. `colora lora inspect`: what a LoRA is, without running anything.
 
 use super::against::{Against, open};
+use crate::cli::flags::lossy;
 use crate::cli::output::SCHEMA;
 use crate::cli::style::{bytes, result_json, result_line, value};
 use crate::lora::{AdapterFile, Block, Lora, ModuleInfo, ReadOptions};
@@ -14,10 +15,10 @@ use std::collections::BTreeMap;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// A name, a file or a folder
-    #[arg(value_name = "LORA", value_hint = ValueHint::AnyPath)]
+    #[arg(value_name = "LORA", value_parser = lossy(), value_hint = ValueHint::AnyPath)]
     lora: String,
     /// Look at it against this model instead of the standard ones
-    #[arg(short, long, value_name = "MODEL", value_hint = ValueHint::AnyPath)]
+    #[arg(short, long, value_name = "MODEL", value_parser = lossy(), value_hint = ValueHint::AnyPath)]
     model: Option<String>,
     /// Print one JSON object with every module
     #[arg(long)]
@@ -57,7 +58,7 @@ fn as_json(
         .map(|word| json!({ "token": word.token, "vectors": word.len() }))
         .collect();
     Ok(json!({
-        "schema": SCHEMA, "event": "lora", "name": lora.name(), "path": file.path(),
+        "schema": SCHEMA, "event": "lora", "name": lora.name(), "path": file.path().to_string_lossy(),
         "base": against.name, "family": against.dictionary.family(),
         "sha256": hashes.sha256, "auto_v2": hashes.auto_v2(), "auto_v3": hashes.auto_v3(),
         "trigger_words": triggers(file), "distilled": file.distilled(), "embeddings": words, "report": lora.report(),

@@ -1,8 +1,9 @@
 //! Floor 7. `colora lora merge`.
 
 use super::{checkpoint, open};
+use crate::cli::flags::lossy;
 use crate::cli::output::SCHEMA;
-use crate::cli::style::{Talk, result_json, result_line};
+use crate::cli::style::{Talk, result_json, result_path};
 use crate::cli::{settings, store};
 use crate::error::Error;
 use crate::lora::write::{Law, MergeOptions, Precision, merge};
@@ -23,13 +24,13 @@ Examples:
   colora lora merge ink.safetensors:0.8 --checkpoint -m dreamshaper -o inked.safetensors")]
 pub(super) struct Args {
     /// LoRAs with their weights, as --lora of generate takes them
-    #[arg(value_name = "LORA[:WEIGHT]", required_unless_present = "stack", value_hint = ValueHint::AnyPath)]
+    #[arg(value_name = "LORA[:WEIGHT]", value_parser = lossy(), required_unless_present = "stack", value_hint = ValueHint::AnyPath)]
     loras: Vec<String>,
     /// LoRAs that belong together, from a file in loras/stacks; its method is not used
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = lossy())]
     stack: Option<String>,
     /// The model that they were made for
-    #[arg(short, long, value_name = "MODEL", value_hint = ValueHint::AnyPath)]
+    #[arg(short, long, value_name = "MODEL", value_parser = lossy(), value_hint = ValueHint::AnyPath)]
     pub(super) model: Option<String>,
     /// How: cat (exact, ranks add up), linear, svd, ties, dare, dare-ties [default: cat; with --rank or
     /// --clamp svd]
@@ -91,7 +92,7 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
         }
         return result_json(&value.to_string());
     }
-    result_line(&path)
+    result_path(&args.output)
 }
 
 impl Args {

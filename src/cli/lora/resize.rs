@@ -1,8 +1,9 @@
 //! Floor 7. `colora lora resize`.
 
 use super::open;
+use crate::cli::flags::lossy;
 use crate::cli::output::SCHEMA;
-use crate::cli::style::{Talk, result_json, result_line};
+use crate::cli::style::{Talk, result_json, result_path};
 use crate::lora::write::{Precision, ResizeOptions, Resized, resize};
 use crate::weights::Placement;
 use anyhow::Result;
@@ -17,10 +18,10 @@ Examples:
   colora lora resize ink.safetensors --energy 0.95 --rank 32 -o ink-small.safetensors")]
 pub(super) struct Args {
     /// The LoRA
-    #[arg(value_name = "LORA", value_hint = ValueHint::AnyPath)]
+    #[arg(value_name = "LORA", value_parser = lossy(), value_hint = ValueHint::AnyPath)]
     lora: String,
     /// The model that it was made for
-    #[arg(short, long, value_name = "MODEL", value_hint = ValueHint::AnyPath)]
+    #[arg(short, long, value_name = "MODEL", value_parser = lossy(), value_hint = ValueHint::AnyPath)]
     model: Option<String>,
     /// Largest rank
     #[arg(long, value_name = "N", required_unless_present = "energy")]
@@ -62,7 +63,7 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
         return result_json(&value.to_string());
     }
     table(&done).lines().for_each(|line| talk.say(line));
-    result_line(&path)
+    result_path(&args.output)
 }
 
 /// A line a module, and one a component.

@@ -78,7 +78,7 @@ fn both(
     let values = random(outputs * inputs * area, 0.05);
     let read = |values: &[f32], first: usize, out: &mut [f32]| {
         out.copy_from_slice(&values[first..first + out.len()]);
-        Ok::<_, std::convert::Infallible>(())
+        Ok(())
     };
     let quantised = Packed::new(shape, arrangement, precision, Some(kind), |first, out| {
         read(&values, first, out)
@@ -93,7 +93,7 @@ fn both(
             }
         }
     }
-    (quantised.unwrap(), Packed::of(shape, arrangement, precision, &plain))
+    (quantised.unwrap(), Packed::of(shape, arrangement, precision, &plain).unwrap())
 }
 
 fn worst(a: &Map, b: &Map) -> f32 {
@@ -107,7 +107,7 @@ fn operand(shape: (usize, usize, usize, usize), border: usize, precision: Precis
     let image = Tensor::randn(0f32, 1.0, (b, c, h, w), &Device::Cpu).unwrap();
     let border = Border { near: border, far: border };
     let how = Preparation { border, ..Preparation::default() };
-    Operand::new(&[Map::from_image(&image).unwrap()], how, precision)
+    Operand::new(&[Map::from_image(&image).unwrap()], how, precision).unwrap()
 }
 
 #[test]
@@ -125,8 +125,8 @@ fn products_of_blocks_equal_those_of_their_numbers() {
                     assert_eq!(ours.quantised(), Some(kind));
                     let x = operand((2, inputs, 5, 7), kernel / 2, precision);
                     let windows = Windows::sliding(&x, kernel, 1);
-                    let ours = multiply(&x, &ours, windows, Finish::default());
-                    let plain = multiply(&x, &plain, windows, Finish::default());
+                    let ours = multiply(&x, &ours, windows, Finish::default()).unwrap();
+                    let plain = multiply(&x, &plain, windows, Finish::default()).unwrap();
                     assert!(worst(&ours, &plain) < 1e-5, "{set:?} {precision:?} {kind}");
                 }
             }
@@ -148,6 +148,7 @@ fn fast_convolutions_of_blocks_equal_those_of_their_numbers() {
                 let parts = [Map::from_image(&image).unwrap()];
                 let multiply = |w: &Packed| {
                     winograd::multiply(&parts, Preparation::default(), w, Finish::default())
+                        .unwrap()
                 };
                 let error = worst(&multiply(&ours), &multiply(&plain));
                 assert!(error < 1e-5, "{precision:?} {kind}: {error}");
@@ -164,8 +165,8 @@ fn gated_blocks_equal_their_numbers() {
             let (ours, plain) = both(shape, Arrangement::Gated, precision, kind);
             let x = operand((1, 64, 1, 9), 0, precision);
             let bias = random(140, 1.0);
-            let ours = multiply_gated(&[Term::all(&x, &ours)], &bias, Precision::F32);
-            let plain = multiply_gated(&[Term::all(&x, &plain)], &bias, Precision::F32);
+            let ours = multiply_gated(&[Term::all(&x, &ours)], &bias, Precision::F32).unwrap();
+            let plain = multiply_gated(&[Term::all(&x, &plain)], &bias, Precision::F32).unwrap();
             let floats = |x: &Operand| bytemuck::cast_slice::<u32, f32>(x.words()).to_vec();
             let pairs = floats(&ours).into_iter().zip(floats(&plain));
             let worst = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
@@ -182,18 +183,17 @@ fn doubled_kernels_are_quantised_after_their_taps_were_added() {
         Doubled::new(|y, x| {
             let arrangement = Arrangement::Doubled(y, x);
             let precision = Precision::F32;
-            let packed = Packed::quantised_of(shape, arrangement, precision, quantised, &values);
-            Ok::<_, std::convert::Infallible>(packed)
+            Packed::quantised_of(shape, arrangement, precision, quantised, &values)
         })
         .unwrap()
     };
     let x = operand((1, 64, 6, 5), 1, Precision::F32);
-    let plain = pack(None).multiply(&x, Finish::default());
+    let plain = pack(None).multiply(&x, Finish::default()).unwrap();
     for (kind, limit) in [(Quantisation::Q8_0, 0.01), (Quantisation::Q4_0, 0.15)] {
         let doubled = pack(Some(kind));
-        let error = worst(&doubled.multiply(&x, Finish::default()), &plain);
+        let error = worst(&doubled.multiply(&x, Finish::default()).unwrap(), &plain);
         assert!(error > 0.0 && error < limit, "{kind}: {error}");
-        let ordinary = doubled.ordinary();
+        let ordinary = doubled.ordinary().unwrap();
         assert_eq!((ordinary.shape, ordinary.quantised()), (shape, None));
     }
 }
@@ -216,7 +216,7 @@ fn blocks_are_packed_as_they_are() {
             |first, out: &mut [u8]| {
                 let first = first * kind.block_bytes();
                 out.copy_from_slice(&stored[first..first + out.len()]);
-                Ok::<_, std::convert::Infallible>(())
+                Ok(())
             },
         )
         .unwrap();
@@ -238,7 +238,7 @@ fn inputs_that_fill_no_blocks_stay_plain() {
         Some(Quantisation::Q8_0),
         |_, out: &mut [f32]| {
             out.fill(1.0);
-            Ok::<_, std::convert::Infallible>(())
+            Ok(())
         },
     );
     assert_eq!(packed.unwrap().quantised(), None);

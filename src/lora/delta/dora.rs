@@ -42,6 +42,15 @@ impl Dora {
         Ok(Self { magnitude, on_input: !rows })
     }
 
+    /// PEFT's magnitudes of an embedding table: one number a feature.
+    pub(crate) fn of_table(magnitude: Factor, shape: &[usize]) -> Result<Self, String> {
+        let (count, found) = (magnitude.elements(), magnitude.shape());
+        if shape.len() != 2 || count != shape[1] {
+            return Err(format!("the DoRA magnitude has shape {found:?}, the table {shape:?}"));
+        }
+        Ok(Self { magnitude, on_input: true })
+    }
+
     /// V̂ from V, in place.
     pub(crate) fn normalise(&self, weight: &mut [f32], shape: &[usize]) -> Result<()> {
         let magnitude = self.magnitude.read()?;

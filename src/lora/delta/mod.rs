@@ -22,6 +22,7 @@ pub(super) use rotation::{Rotation, several_butterflies};
 
 use super::factor::Factor;
 use crate::error::Result;
+use std::sync::Arc;
 
 /// One kind of change, with the tensors that say how much.
 #[derive(Debug, Clone)]
@@ -42,6 +43,8 @@ pub(super) enum Delta {
     Full(Factor),
     /// A whole weight that replaces the base's.
     Set(Factor),
+    /// Some rows of a table that replace the base's (PEFT's trained tokens).
+    Rows { values: Factor, rows: Arc<[usize]> },
     /// PEFT's LoRA of an embedding table: (up · down)ᵀ.
     Table { down: Factor, up: Factor },
     /// Nothing but a DoRA magnitude.
@@ -58,7 +61,8 @@ impl Delta {
             | Delta::Full(_)
             | Delta::Table { .. }
             | Delta::Magnitude => true,
-            Delta::Glora(_) | Delta::Ia3(_) | Delta::Rotation(_) | Delta::Set(_) => false,
+            Delta::Glora(_) | Delta::Ia3(_) | Delta::Rotation(_) => false,
+            Delta::Set(_) | Delta::Rows { .. } => false,
         }
     }
 
@@ -74,6 +78,7 @@ impl Delta {
             Delta::Rotation(rotation) => rotation.kind(),
             Delta::Full(_) => "full",
             Delta::Set(_) => "set",
+            Delta::Rows { .. } => "tokens",
             Delta::Magnitude => "dora",
         }
     }
@@ -100,6 +105,7 @@ impl Delta {
             Delta::Ia3(ia3) => ia3.factors(),
             Delta::Rotation(rotation) => rotation.factors(),
             Delta::Full(factor) | Delta::Set(factor) => vec![factor],
+            Delta::Rows { values, .. } => vec![values],
             Delta::Table { down, up } => vec![down, up],
             Delta::Magnitude => Vec::new(),
         }
@@ -147,7 +153,24 @@ impl Delta {
                 Ok(())
             }
             Delta::Set(factor) => {
-                add_difference(target, &factor.read()?, base, m);
+                // A base that takes more inputs than the new weight knows keeps its own for these.
+                let (new, theirs) = (factor.columns().max(1), base.len() / factor.dim(0).max(1));
+                let rows = target.chunks_mut(theirs.max(1)).zip(base.chunks(theirs.max(1)));
+                for ((target, base), to) in rows.zip(factor.read()?.chunks(new)) {
+                    add_difference(target, to, base, m);
+                }
+                Ok(())
+            }
+            Delta::Rows { values, rows } => {
+                let (values, width) = (values.read()?, shape.get(1).copied().unwrap_or(1).max(1));
+                for (row, to) in rows.iter().zip(values.chunks(width)) {
+                    let place = row * width..(row + 1) * width;
+                    if let (Some(target), Some(base)) =
+                        (target.get_mut(place.clone()), base.get(place))
+                    {
+                        add_difference(target, to, base, m);
+                    }
+                }
                 Ok(())
             }
             additive => additive.add_to(target, shape, scale * m),

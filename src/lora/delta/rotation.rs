@@ -19,8 +19,8 @@ const MAX_BLOCK: usize = 4096;
 pub(crate) enum Rotation {
     /// LyCORIS and kohya: `[k, b, b]` (OFT) or `[factors, k, b, b]` (BOFT), of rows.
     Rows { blocks: Factor, limit: Option<f32>, rescale: Option<Factor> },
-    /// PEFT OFT: `[k, b(b−1)/2]`, of inputs.
-    Inputs { packed: Factor, series: Option<usize> },
+    /// PEFT OFT: `[k, b(b−1)/2]`, of inputs; `reach` bounds how far all blocks together turn.
+    Inputs { packed: Factor, series: Option<usize>, reach: Option<f32> },
     /// PEFT BOFT with one butterfly factor: `[1, k, b, b]` and a size for each output.
     Butterfly { blocks: Factor, sizes: Factor },
 }
@@ -109,8 +109,11 @@ impl Rotation {
                 }
                 Ok(turned)
             }
-            Rotation::Inputs { packed, series } => {
-                let skew = unpack(&packed.read()?, packed.dim(0));
+            Rotation::Inputs { packed, series, reach } => {
+                let mut skew = unpack(&packed.read()?, packed.dim(0));
+                if let Some(reach) = reach {
+                    shorten(&mut skew, f64::from(*reach) / (packed.dim(0).max(1) as f64).sqrt());
+                }
                 // The truncated series acts from the left of the inputs, the exact map from the right.
                 let turns = match series {
                     Some(terms) => softened(skew.iter().map(|q| neumann(q, *terms)), m),
@@ -180,10 +183,27 @@ fn cayley(q: &Mat<f64>) -> Mat<f64> {
     lu.solve(plus.transpose()).transpose().to_owned()
 }
 
+/// Every block that is longer than `reach`, shortened to it.
+fn shorten(blocks: &mut Blocks, reach: f64) {
+    for q in blocks {
+        let norm = q.squared_norm_l2().sqrt();
+        if norm > reach {
+            *q *= faer::Scale(reach / norm);
+        }
+    }
+}
+
 /// PEFT's truncated series of the same: I + 2Q + 2Q² + … , the last power once.
 fn neumann(q: &Mat<f64>, terms: usize) -> Mat<f64> {
     let size = q.nrows();
-    let mut sum = Mat::<f64>::identity(size, size) + q * faer::Scale(2.0);
+    let mut sum = Mat::<f64>::identity(size, size);
+    if terms < 2 {
+        return sum;
+    }
+    sum += q * faer::Scale(2.0);
+    if terms < 3 {
+        return sum;
+    }
     let mut power = q * q;
     sum += &power * faer::Scale(2.0);
     for _ in 3..terms.saturating_sub(1) {
@@ -353,6 +373,18 @@ mod tests {
         let q = skew(4) * faer::Scale(0.05);
         let (exact, series) = (cayley(&q), neumann(&q, 5));
         assert!((exact - series).norm_l2() < 1e-5);
+    }
+
+    #[test]
+    fn short_series_and_short_ways() {
+        let q = skew(4);
+        let unit = Mat::<f64>::identity(4, 4);
+        assert!((neumann(&q, 1) - &unit).norm_l2() < 1e-12);
+        assert!((neumann(&q, 2) - &unit - &q * faer::Scale(2.0)).norm_l2() < 1e-12);
+        let mut blocks = vec![q.clone(), &q * faer::Scale(1e-9)];
+        shorten(&mut blocks, 0.1);
+        assert!((blocks[0].norm_l2() - 0.1).abs() < 1e-12);
+        assert!((&blocks[1] - &q * faer::Scale(1e-9)).norm_l2() < 1e-15);
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! Floor 3. A whole model in one file, under the names of the original code, which every tool reads.
 
-use super::file::{Entry, Metadata, Precision, save};
+use super::file::{Entry, Metadata, Precision, save, save_among};
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::weights::names::{Part, UNetNames, VaeNames, open_clip_name, prefix};
 use crate::weights::{Site, WeightSource};
+use crate::whole::Together;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Where a text tower lies in a file of the original code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +47,33 @@ pub fn checkpoint(
     out: &Path,
     options: &CheckpointOptions,
 ) -> Result<usize> {
+    let tensors = tensors(source, options)?;
+    save(out, &tensors, &options.metadata, options.force, &options.cancel)?;
+    Ok(tensors.len())
+}
+
+/// As [`checkpoint`], for a file that will take its name with others; returns where it lies meanwhile, and
+/// the number of tensors.
+///
+/// # Errors
+/// As [`checkpoint`].
+#[cfg_attr(not(feature = "cli"), allow(dead_code))] // a verb of the command line
+pub(crate) fn checkpoint_among(
+    all: &mut Together,
+    source: &dyn WeightSource,
+    out: &Path,
+    options: &CheckpointOptions,
+) -> Result<(PathBuf, usize)> {
+    let tensors = tensors(source, options)?;
+    let staged = save_among(all, out, &tensors, &options.metadata, &options.cancel)?;
+    Ok((staged, tensors.len()))
+}
+
+/// All tensors of such a file.
+fn tensors<'a>(
+    source: &'a dyn WeightSource,
+    options: &CheckpointOptions,
+) -> Result<BTreeMap<String, Entry<'a>>> {
     let sites = source.sites();
     let inner = |component: &str| {
         let start = format!("{component}.");
@@ -72,10 +100,7 @@ pub fn checkpoint(
         let entry = entry(source, &name, pieces, options.precision)?;
         Ok((name, entry))
     };
-    let tensors: BTreeMap<String, Entry<'_>> =
-        rows.into_iter().map(entry).collect::<Result<_>>()?;
-    save(out, &tensors, &options.metadata, options.force, &options.cancel)?;
-    Ok(tensors.len())
+    rows.into_iter().map(entry).collect()
 }
 
 /// The level of an autoencoder's weight on the way down.

@@ -89,8 +89,9 @@ pub fn convert(
     out: &Path,
     options: &ConvertOptions,
 ) -> Result<Converted> {
-    if options.format != Format::Peft {
-        check_free(out, options.force)?;
+    match options.format {
+        Format::Peft => peft::check_folder(out, options.force)?,
+        _ => check_free(out, options.force)?,
     }
     let component = options.component.as_deref();
     let mut chosen: BTreeMap<&str, &[Module]> = BTreeMap::new();
@@ -192,12 +193,19 @@ impl<'a> Plan<'a> {
                 self.put(format!("{stem}.dora_scale"), entry)?;
             }
         }
-        if let Some(BiasChange::Add { values, scale }) = &change.bias {
-            let word = if shape.len() == 1 { "b_norm" } else { "diff_b" };
-            let entry = self.scaled(values, *scale);
-            self.put(format!("{stem}.{word}"), entry)?;
+        match &change.bias {
+            Some(BiasChange::Add { values, scale }) => {
+                let word = if shape.len() == 1 { "b_norm" } else { "diff_b" };
+                let entry = self.scaled(values, *scale);
+                self.put(format!("{stem}.{word}"), entry)
+            }
+            Some(BiasChange::Set(values)) => {
+                let entry = self.scaled(values, 1.0);
+                self.put(format!("{stem}.bias.set_weight"), entry)
+            }
+            // It belongs to an IA3 of PEFT, whose weight was refused.
+            Some(BiasChange::Scale(_)) | None => Ok(()),
         }
-        Ok(())
     }
 
     fn kohya_weight(&mut self, module: &str, stem: &str, change: &'a Module) -> Result<()> {
@@ -334,7 +342,7 @@ pub(super) fn alpha(lora: &Lora, change: &Module, rank: usize, scale: f32) -> f3
     let stem = &change.stem;
     let tensor = lora.file.main.read_f32(&format!("{stem}.alpha"), None).ok();
     let tensor = tensor.and_then(|values| values.first().copied());
-    let tuned = lora.file.tunings.of(stem).and_then(|tuning| tuning.alpha());
+    let tuned = lora.file.tunings.of(stem).map(|tuning| tuning.alpha());
     let product = scale * rank;
     let near = [product, product.next_up(), product.next_down()];
     let mut candidates = tensor.into_iter().chain(tuned).chain(near);
@@ -358,6 +366,7 @@ pub(super) fn kind(weight: &WeightChange) -> &'static str {
         Delta::Rotation(_) => "OFT or BOFT of PEFT",
         Delta::Full(_) => "full difference (diff, w_norm)",
         Delta::Set(_) => "whole weight (set_weight)",
+        Delta::Rows { .. } => "table of trained tokens (trainable_token_indices)",
         Delta::Table { .. } => "LoRA of an embedding table",
         Delta::Magnitude => "DoRA magnitude without a LoRA",
     }

@@ -3,14 +3,15 @@
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::lora::factor::Factor;
-use crate::whole;
+use crate::whole::{self, Care, Place, Together, is_stdout};
 use half::{bf16, f16};
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// What the files written here are called.
@@ -185,27 +186,31 @@ pub(super) fn passed_on(source: &Metadata, operation: &str) -> Metadata {
 ///
 /// # Errors
 /// [`Error::Exists`] when something is there and `force` does not allow to replace it, [`Error::BadRequest`]
-/// for a name of another kind of file, [`Error::Write`].
+/// for a folder, for stdout and for a name of another kind of file, [`Error::Write`].
 pub fn check_free(path: &Path, force: bool) -> Result<()> {
+    if path == Path::new("-") || is_stdout(path) {
+        let why =
+            "weights are not written to stdout; name a file, or a pipe such as >(gzip > x.gz)";
+        return Err(Error::bad_request("output", path.display(), why));
+    }
+    if let Place::Stream { .. } = Place::of(path)? {
+        return whole::prepare(path).map(drop);
+    }
     // By such a name nothing would find it, or read it as what it is not.
     if path.extension().is_some_and(|extension| extension != EXTENSION) {
         let why =
             format!("a safetensors file is written; expected a name that ends with .{EXTENSION}");
         return Err(Error::bad_request("output", path.display(), why));
     }
-    check_unused(path, force)?;
+    if !force && Place::of(path)? == Place::Taken {
+        return Err(Error::Exists { path: path.to_path_buf() });
+    }
     whole::prepare(path).map(drop)
 }
 
-/// Whether `path` is unused, or may be replaced.
-pub(super) fn check_unused(path: &Path, force: bool) -> Result<()> {
-    if path.is_dir() || path.exists() && !force {
-        return Err(Error::Exists { path: path.to_path_buf() });
-    }
-    Ok(())
-}
-
-/// Writes a safetensors file: into a temporary one beside it, which then takes its name.
+/// Writes a safetensors file, which is on the disk before it takes its name; returns its size in bytes.
+///
+/// Pipes and devices are written through.
 ///
 /// # Errors
 /// [`Error::Exists`] without `force`; [`Error::Write`]; [`Error::Cancelled`] between two tensors when `cancel`
@@ -216,28 +221,56 @@ pub fn save(
     metadata: &Metadata,
     force: bool,
     cancel: &Cancel,
-) -> Result<()> {
+) -> Result<u64> {
     check_free(path, force)?;
+    whole::write(path, force, Care::Lasting, |file| contents(file, path, tensors, metadata, cancel))
+}
+
+/// Writes a safetensors file that will take its name `path` with others; returns where it lies meanwhile.
+///
+/// # Errors
+/// As [`save`].
+pub(crate) fn save_among(
+    all: &mut Together,
+    path: &Path,
+    tensors: &BTreeMap<String, Entry<'_>>,
+    metadata: &Metadata,
+    cancel: &Cancel,
+) -> Result<PathBuf> {
+    let written = all.file(path, |file| contents(file, path, tensors, metadata, cancel))?;
+    Ok(written.0)
+}
+
+/// Fills the file `path`.
+fn contents(
+    file: &mut File,
+    path: &Path,
+    tensors: &BTreeMap<String, Entry<'_>>,
+    metadata: &Metadata,
+    cancel: &Cancel,
+) -> Result<u64> {
     let mut order: Vec<(&String, &Entry<'_>)> = tensors.iter().collect();
     // Wide types first, so that every tensor lies at a multiple of its element's size.
     order.sort_by_key(|(name, entry)| (std::cmp::Reverse(entry.dtype.bitsize()), *name));
     let header = header(&order, metadata)?;
-    write_whole(path, force, |file| {
-        let io = |e| Error::write(path, e);
-        file.write_all(&(header.len() as u64).to_le_bytes()).map_err(io)?;
-        file.write_all(&header).map_err(io)?;
-        for (name, entry) in order {
-            cancel.check()?;
-            let bytes = (entry.bytes)()?;
-            if bytes.len() != entry.size() {
-                let (found, shape) = (bytes.len(), &entry.shape);
-                let why = format!("`{name}`: {found} bytes for {shape:?} of {}", entry.dtype);
-                return Err(Error::Internal(why));
-            }
-            file.write_all(&bytes).map_err(io)?;
+    let io = |e| Error::write(path, e);
+    let mut file = std::io::BufWriter::with_capacity(1 << 20, file);
+    file.write_all(&(header.len() as u64).to_le_bytes()).map_err(io)?;
+    file.write_all(&header).map_err(io)?;
+    let mut size = 8 + header.len() as u64;
+    for (name, entry) in order {
+        cancel.check()?;
+        let bytes = (entry.bytes)()?;
+        if bytes.len() != entry.size() {
+            let (found, shape) = (bytes.len(), &entry.shape);
+            let why = format!("`{name}`: {found} bytes for {shape:?} of {}", entry.dtype);
+            return Err(Error::Internal(why));
         }
-        Ok(())
-    })
+        file.write_all(&bytes).map_err(io)?;
+        size += bytes.len() as u64;
+    }
+    file.flush().map_err(io)?;
+    Ok(size)
 }
 
 /// The table of contents, padded to a multiple of eight bytes.
@@ -259,19 +292,6 @@ fn header(order: &[(&String, &Entry<'_>)], metadata: &Metadata) -> Result<Vec<u8
     let mut text = text.map_err(|e| Error::Internal(format!("a header as JSON: {e}")))?;
     text.resize(text.len().next_multiple_of(8), b' ');
     Ok(text)
-}
-
-/// Runs `write` on a temporary file beside `path`, and gives it that name if nothing failed.
-pub(super) fn write_whole(
-    path: &Path,
-    force: bool,
-    write: impl FnOnce(&mut dyn Write) -> Result<()>,
-) -> Result<()> {
-    whole::write(path, force, |file| {
-        let mut buffered = std::io::BufWriter::with_capacity(1 << 20, file);
-        write(&mut buffered)?;
-        buffered.flush().map_err(|e| Error::write(path, e))
-    })
 }
 
 #[cfg(test)]

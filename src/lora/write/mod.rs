@@ -14,6 +14,8 @@ mod peft;
 mod resize;
 mod spelling;
 
+#[cfg(feature = "cli")]
+pub(crate) use checkpoint::checkpoint_among;
 pub use checkpoint::{CheckpointOptions, Tower, checkpoint};
 pub use convert::{ConvertOptions, Converted, Format, convert};
 pub use extract::{ExtractOptions, Extracted, Tell, extract};

@@ -22,7 +22,9 @@ pub(super) fn parts(delta: &Delta) -> Option<Vec<Part<'_>>> {
         Delta::Full(factor) => vec![("diff", factor)],
         Delta::Set(factor) => vec![("set_weight", factor)],
         Delta::Magnitude => Vec::new(),
-        Delta::Ia3(_) | Delta::Rotation(_) | Delta::Table { .. } => return None,
+        Delta::Ia3(_) | Delta::Rotation(_) | Delta::Table { .. } | Delta::Rows { .. } => {
+            return None;
+        }
     })
 }
 

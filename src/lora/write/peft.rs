@@ -1,15 +1,17 @@
 //! Floor 3. The grammars of diffusers and PEFT, whose alphas are text beside the tensors.
 
 use super::convert::{Format, Plan, alpha, components, fitted, for_python, kind, refused, role};
-use super::file::{Entry, Metadata, check_unused, save, write_whole};
+use super::file::{Entry, Metadata, save, save_among};
 use super::spelling;
 use crate::error::{Error, Result};
 use crate::lora::delta::{Delta, Dora, LowRank};
 use crate::lora::keys::Role;
 use crate::lora::module::{BiasChange, Module};
 use crate::lora::tuning::CLASSES;
+use crate::whole::{self, Place, Together};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::Path;
 
 /// The tensors of a PEFT folder, and what is said of them.
@@ -50,7 +52,7 @@ pub(super) fn write_diffusers<'a>(
     }
     let mut metadata = for_python(metadata);
     metadata.insert("lora_adapter_metadata".into(), Value::Object(flat).to_string());
-    save(out, &plan.tensors, &metadata, plan.options.force, &plan.options.cancel)
+    save(out, &plan.tensors, &metadata, plan.options.force, &plan.options.cancel).map(drop)
 }
 
 /// Writes PEFT's folder for one component.
@@ -84,14 +86,37 @@ pub(super) fn write_folder<'a>(
     }
     fields.insert("base_model_name_or_path".into(), Value::Null);
     fields.insert("task_type".into(), Value::Null);
-    let force = plan.options.force;
     let (tensors, settings) = (out.join(TENSORS), out.join(CONFIG));
-    check_unused(&settings, force)?;
-    save(&tensors, &plan.tensors, &for_python(metadata), force, &plan.options.cancel)?;
+    let mut both = Together::beside(&tensors, plan.options.force)?;
+    both.check(&settings, false)?;
+    let metadata = for_python(metadata);
+    save_among(&mut both, &tensors, &plan.tensors, &metadata, &plan.options.cancel)?;
     let text = format!("{:#}\n", Value::Object(fields));
-    write_whole(&settings, force, |file| {
+    both.file(&settings, |file| {
         file.write_all(text.as_bytes()).map_err(|e| Error::write(&settings, e))
-    })
+    })?;
+    both.commit()
+}
+
+/// Finds out whether a folder of PEFT may be written at `out`, before the work for it begins.
+///
+/// # Errors
+/// [`Error::Exists`] without `force`; [`Error::BadRequest`] for what is no folder; [`Error::Write`].
+pub(super) fn check_folder(out: &Path, force: bool) -> Result<()> {
+    match Place::of(out)? {
+        Place::Free | Place::Folder => {}
+        _ => {
+            let why = "PEFT's format is a folder of two files; expected a folder or a new name";
+            return Err(Error::bad_request("output", out.display(), why));
+        }
+    }
+    for name in [TENSORS, CONFIG] {
+        match Place::of(&out.join(name))? {
+            Place::Taken if !force => return Err(Error::Exists { path: out.join(name) }),
+            _ => whole::prepare(&out.join(name)).map(drop)?,
+        }
+    }
+    Ok(())
 }
 
 /// Adds the tensors of one module; `name` stands in the keys, `path` in the configuration.
@@ -152,6 +177,7 @@ fn add_bias<'a>(
         Some(BiasChange::Add { .. }) => {
             Err(cannot(plan, module, "change of a bias (diff_b, b_norm)"))
         }
+        Some(BiasChange::Set(_)) => Err(cannot(plan, module, "whole bias")),
         Some(BiasChange::Scale(_)) => Err(cannot(plan, module, "IA3 of PEFT")),
         None => Ok(()),
     }

@@ -123,13 +123,16 @@ fn one(
             made.bias = Some(values.read()?.into_iter().map(|v| v * scale).collect());
             continue;
         }
-        let Some(weight) = &change.weight else { continue };
         let refuse = |kind: &str| {
             Err(Error::unsupported(
                 format!("`{module}`: resizing a {kind}"),
                 "make a LoRA of it first: colora lora merge --method svd",
             ))
         };
+        if let Some(BiasChange::Set(_)) = &change.bias {
+            return refuse("whole bias");
+        }
+        let Some(weight) = &change.weight else { continue };
         match (&weight.delta, &weight.dora) {
             (_, Some(_)) => return refuse("DoRA"),
             (Delta::Full(factor), _) => {

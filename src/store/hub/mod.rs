@@ -17,6 +17,7 @@ use super::{Progress, Transfer};
 use crate::error::{Error, Result};
 use crate::near::did_you_mean;
 use crate::pipeline::Cancel;
+use crate::whole::{self, Care};
 use http::{Client, Failure, Meta};
 use std::fs::{self, File, TryLockError};
 use std::io::{Read, Write};
@@ -120,20 +121,23 @@ impl Pull<'_> {
     /// `alone`: whether nobody else can write to the same unfinished file, so that it can be gone on with.
     fn download(&self, url: &str, file: &str, blob: &Path, meta: &Meta, alone: bool) -> Result<()> {
         let part = blob.with_file_name(unfinished(&meta.etag, alone));
-        let whole = self
+        let done = self
             .patiently(|| self.append(url, file, &part, meta))
             .and_then(|()| check(&part, meta, self.cancel));
-        if whole.is_err() && !alone {
+        if done.is_err() && !alone {
             // Nobody would find it again.
             let _ = fs::remove_file(&part);
         }
-        whole?;
-        fs::rename(&part, blob).map_err(|e| Error::io(blob, e))
+        done?;
+        // It is called by its hash: a power cut must not leave other bytes under that name.
+        let synced = File::options().write(true).open(&part).and_then(|file| file.sync_all());
+        synced.map_err(|e| Error::write(&part, e))?;
+        fs::rename(&part, blob).map_err(|e| Error::write(blob, e))
     }
 
     /// Reads what is missing of `part`, from its end.
     fn append(&self, url: &str, file: &str, part: &Path, meta: &Meta) -> Result<(), Failure> {
-        let fatal = |e| Failure::Fatal(Error::io(part, e));
+        let fatal = |e| Failure::Fatal(Error::write(part, e));
         let mut out = File::options().append(true).create(true).open(part).map_err(fatal)?;
         let mut done = out.metadata().map_err(fatal)?.len();
         if meta.size == Some(done) {
@@ -207,7 +211,7 @@ impl Pull<'_> {
     fn lock(&self, path: &Path) -> Result<Option<File>> {
         make_parent(path)?;
         let file = File::options().create(true).append(true).open(path);
-        let file = file.map_err(|e| Error::io(path, e))?;
+        let file = file.map_err(|e| Error::write(path, e))?;
         loop {
             match file.try_lock() {
                 Ok(()) => return Ok(Some(file)),
@@ -241,7 +245,7 @@ fn missing(id: &HubId, hint: String) -> Error {
 
 fn make_parent(path: &Path) -> Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))
+    fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))
 }
 
 /// Compares size and, for large files, whose tag is their SHA-256, content; discards what differs.
@@ -255,7 +259,7 @@ fn check(part: &Path, meta: &Meta, cancel: &Cancel) -> Result<()> {
             .then(|| format!("SHA-256 {hash}, not {}", meta.etag));
     }
     let Some(wrong) = wrong else { return Ok(()) };
-    fs::remove_file(part).map_err(io)?;
+    fs::remove_file(part).map_err(|e| Error::write(part, e))?;
     Err(Error::corrupt(part, format!("the download has {wrong}; it was discarded, try again")))
 }
 
@@ -273,7 +277,7 @@ fn link(blob: &Path, snapshot: &Path, file: &str) -> Result<()> {
     symlink(&target, &pointer)
         .or_else(|_| fs::hard_link(blob, &pointer))
         .or_else(|_| fs::copy(blob, &pointer).map(drop))
-        .map_err(|e| Error::io(pointer, e))
+        .map_err(|e| Error::write(pointer, e))
 }
 
 #[cfg(unix)]
@@ -289,6 +293,7 @@ fn symlink(_: &str, _: &Path) -> std::io::Result<()> {
 
 fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     make_parent(path)?;
-    let part = path.with_extension(format!("{}.part", std::process::id()));
-    fs::write(&part, bytes).and_then(|()| fs::rename(&part, path)).map_err(|e| Error::io(path, e))
+    whole::write(path, true, Care::Lasting, |file| {
+        file.write_all(bytes).map_err(|e| Error::write(path, e))
+    })
 }

@@ -2,6 +2,7 @@
 
 use super::{View, dense_strides};
 use crate::error::{Error, Result};
+use crate::room;
 use crate::weights::quantised::Blocks;
 use rayon::prelude::*;
 use std::path::Path;
@@ -14,14 +15,14 @@ pub(super) fn read(path: &Path, bytes: &[u8], view: &View, blocks: Blocks) -> Re
     let count: usize = view.shape.iter().product();
     let dense = view.strides == dense_strides(&view.shape);
     let stored = stored(path, bytes, view, blocks, count)?;
-    let mut values = vec![0f32; count];
+    let mut values = room::zeros(count, "weights")?;
     let kind = blocks.kind;
     let tasks = stored.par_chunks(TASK / kind.size() * kind.bytes());
     tasks.zip(values.par_chunks_mut(TASK)).for_each(|(stored, out)| kind.decode(stored, out));
     let area = area(view, blocks);
     if area > 1 {
         let filter: usize = view.shape.iter().skip(1).product();
-        let mut ordered = vec![0f32; count];
+        let mut ordered = room::zeros(count, "weights")?;
         let filters = values.par_chunks(filter.max(1)).zip(ordered.par_chunks_mut(filter.max(1)));
         filters.for_each(|(filter, out)| taps_last(filter, area, out));
         values = ordered;
@@ -61,8 +62,8 @@ pub(super) fn read_into(
     // Pieces that can be unpacked by themselves: filters, or stretches of blocks.
     let filter: usize = view.shape.iter().skip(1).product();
     let piece = if area > 1 { filter } else { TASK / 16 };
-    let mut values = vec![0f32; piece];
-    let mut ordered = vec![0f32; if area > 1 { piece } else { 0 }];
+    let mut values = room::zeros(piece, "weights")?;
+    let mut ordered = room::zeros(if area > 1 { piece } else { 0 }, "weights")?;
     let mut start = first / piece * piece;
     while start < end {
         let length = piece.min(count - start);

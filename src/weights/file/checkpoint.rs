@@ -13,6 +13,7 @@ use crate::weights::{
 };
 use candle_core::{DType, Device, Tensor};
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 /// Where tensors go and as what.
 #[derive(Debug, Clone)]
@@ -199,6 +200,20 @@ impl Checkpoint {
         total
     }
 
+    /// The file that holds `component`, or the folder of its shards; for messages.
+    pub(crate) fn file_of(&self, component: &str) -> String {
+        let own = self.pieces.iter().filter(|(site, _)| site.component() == component);
+        let files: BTreeSet<&Path> = own.map(|(_, piece)| piece.file.path()).collect();
+        let mut files = files.into_iter();
+        match (files.next(), files.next()) {
+            (Some(only), None) => only.display().to_string(),
+            (Some(shard), Some(_)) => shard
+                .parent()
+                .map_or_else(|| self.name.clone(), |folder| folder.display().to_string()),
+            (None, _) => self.name.clone(),
+        }
+    }
+
     /// How the whole tensor that is the weight `site` is stored in blocks.
     fn blocks(&self, site: &Site) -> Option<(&Piece, Blocks)> {
         let piece = self.pieces.get(site).filter(|piece| piece.part == Part::Whole)?;
@@ -206,9 +221,10 @@ impl Checkpoint {
     }
 
     fn piece(&self, site: &Site) -> Result<&Piece> {
-        self.pieces
-            .get(site)
-            .ok_or_else(|| Error::TensorMissing { site: site.to_string(), file: self.name.clone() })
+        self.pieces.get(site).ok_or_else(|| Error::TensorMissing {
+            site: site.to_string(),
+            file: self.file_of(site.component()),
+        })
     }
 
     fn load(&self, site: &Site, piece: &Piece, shape: &[usize]) -> Result<Tensor> {

@@ -1,0 +1,112 @@
+//! Floor 5. Models that were made to draw in few steps, and how they say so.
+
+use super::Defaults;
+use crate::lora::Distilled;
+use crate::models::UNetConfig;
+use crate::sampling::{Sampler, Schedule, SchedulerConfig, Spacing};
+
+/// How the model wants to be used, if it was distilled for few steps.
+///
+/// `names`: what it is called: its file or folder, where it was made from, its card's title.
+pub(super) fn of(
+    unet: &UNetConfig,
+    scheduler: &SchedulerConfig,
+    names: &[String],
+) -> Option<Distilled> {
+    if unet.time_cond_proj_dim.is_some() {
+        return Some(Distilled::GUIDED_LCM);
+    }
+    let class = scheduler.class_name.as_deref();
+    let by_class = match class {
+        Some("LCMScheduler") => Some(Distilled::LCM),
+        Some("TCDScheduler") => Some(Distilled::TCD),
+        _ => None,
+    };
+    let trailing = scheduler.timestep_spacing == Some(Spacing::Trailing);
+    // A name that gives a number of steps says most.
+    names
+        .iter()
+        .find_map(|name| Distilled::by_name(name))
+        .or(by_class)
+        .or_else(|| names.iter().find_map(|name| Distilled::by_model(name, trailing)))
+}
+
+/// Defaults that fit, beside those of the family. Their own samplers go from one estimate to the next as Euler
+/// does; none was made for levels that are spread by a formula.
+pub(super) fn defaults(
+    distilled: Distilled,
+    scheduler: &SchedulerConfig,
+    basic: Defaults,
+) -> Defaults {
+    let (steps, guidance_scale) = distilled.usual();
+    let spread =
+        scheduler.use_karras_sigmas == Some(true) || scheduler.use_exponential_sigmas == Some(true);
+    let schedule = if spread { basic.schedule } else { Schedule::Discrete };
+    Defaults { steps, guidance_scale, sampler: Sampler::Euler, schedule, ..basic }
+}
+
+/// The model's own sampler, where it is none of those that are built and cannot be replaced by one without
+/// another picture.
+pub(super) fn own_sampler(scheduler: &SchedulerConfig) -> Option<&str> {
+    let class = scheduler.class_name.as_deref()?;
+    matches!(class, "LCMScheduler" | "TCDScheduler").then_some(class)
+}
+
+/// What a card says of its model before it comes to anything else: the lines up to the first heading.
+pub(super) fn title(card: &str) -> String {
+    let heading = |line: &&str| line.starts_with("# ");
+    let lines: Vec<&str> = card.lines().take(200).collect();
+    let end = lines.iter().position(|line| heading(&line)).map_or(0, |at| at + 1);
+    lines[..end].join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(unet: &UNetConfig, scheduler: &SchedulerConfig, name: &str) -> Option<&'static str> {
+        of(unet, scheduler, &[name.to_owned()]).map(|distilled| distilled.method)
+    }
+
+    /// They were drawn like any other, in 25 steps at guidance 7.5, without a word.
+    #[test]
+    fn distilled_models_say_so_in_four_ways() {
+        let (plain, ours) = (UNetConfig::default(), SchedulerConfig::default());
+        assert_eq!(found(&plain, &ours, "dreamshaper turbo"), None);
+        assert_eq!(found(&plain, &ours, "sd_xl_turbo_1.0_fp16"), Some("Turbo"));
+        assert_eq!(found(&plain, &ours, "sdxl_lightning_4step"), Some("Lightning"));
+        let lcm = UNetConfig { time_cond_proj_dim: Some(256), ..UNetConfig::default() };
+        assert_eq!(found(&lcm, &ours, "any"), Some("LCM"));
+        let class = |name: &str| SchedulerConfig { class_name: Some(name.into()), ..ours.clone() };
+        assert_eq!(found(&plain, &class("LCMScheduler"), "any"), Some("LCM"));
+        assert_eq!(found(&plain, &class("TCDScheduler"), "any"), Some("TCD"));
+        assert_eq!(found(&plain, &class("DDIMScheduler"), "any"), None);
+        let spacing = Some(Spacing::Trailing);
+        let trailing = SchedulerConfig { timestep_spacing: spacing, ..ours.clone() };
+        assert_eq!(found(&plain, &trailing, "DreamShaperXL_Turbo"), Some("Turbo"));
+        assert_eq!(found(&plain, &trailing, "juggernautXL-Lightning"), Some("Lightning"));
+        assert_eq!(found(&plain, &trailing, "Hyper-SDXL"), Some("Hyper-SD"));
+        assert_eq!(found(&plain, &trailing, "hyperrealism"), None);
+    }
+
+    #[test]
+    fn their_defaults_fit() {
+        let scheduler = SchedulerConfig::default();
+        for distilled in [Distilled::GUIDED_LCM, Distilled::LCM, Distilled::TCD] {
+            let basic = Defaults::default();
+            let Defaults { steps, guidance_scale, sampler, schedule, size } =
+                defaults(distilled, &scheduler, basic);
+            assert!((4..=8).contains(&steps), "{steps}");
+            assert_eq!(distilled.advice(steps, guidance_scale), None);
+            assert_eq!((sampler, schedule), (Sampler::Euler, Schedule::Discrete));
+            assert_eq!(size, basic.size);
+        }
+    }
+
+    #[test]
+    fn cards_are_read_to_their_title() {
+        let card = "---\ntags:\n- lightning\n---\n\n# A model\n\nBetter than Turbo.";
+        assert_eq!(title(card), "--- tags: - lightning ---  # A model");
+        assert_eq!(title("Better than Turbo."), "");
+    }
+}
