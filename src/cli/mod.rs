@@ -53,8 +53,8 @@ Environment:
   COLORA_LOG (log filter), NO_COLOR, HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE
 
 Files:
-  ./colora.toml and the user's own; see `colora config`. Both are trusted: in a folder of someone else's, look
-  into ./colora.toml first. What a picture names (--from) is not: see --trust-picture";
+  ./colora.toml and the user's own; see `colora config`. Both are trusted: in a folder of someone
+  else's look into ./colora.toml first. What a picture names is not: see --trust-picture";
 
 #[derive(Debug, Parser)]
 #[command(

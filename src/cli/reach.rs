@@ -117,8 +117,10 @@ impl<'a> Reach<'a> {
             What::Lora | What::Tag => self.store.lora_named(word).ok(),
             What::Vae => None,
         };
-        // In the current folder lies something else of this name, which would be taken first.
-        match (path.exists(), named.as_deref().and_then(Path::to_str)) {
+        // Something else has this name, in the current folder, where it would be taken first, or beside the
+        // picture, from where it leads away.
+        let other = path.exists() || self.located(word).is_some();
+        match (other, named.as_deref().and_then(Path::to_str)) {
             (true, Some(named)) => Way::Open(named.to_owned()),
             (true, None) => Way::Beyond,
             (false, _) => open(),
@@ -303,6 +305,7 @@ mod tests {
         symlink(at("secret"), at("pictures/dir")).unwrap();
         let reach = Reach::new(&store, &at("pictures/a.png"));
         for word in ["l.safetensors", "whole", "sub/q8.safetensors", "dir/key.safetensors"] {
+            assert_eq!(reach.way(What::Lora, word), Way::Beyond, "{word}");
             let way = reach.way(What::Lora, &at("pictures").join(word).to_string_lossy());
             assert_eq!(way, Way::Beyond, "{word}");
         }

@@ -1,6 +1,6 @@
 //! What pictures, prompts and names of strangers say, and what is done about it.
 
-use crate::world::{World, json};
+use crate::world::{MODEL, World, json};
 use colora::picture::png;
 use colora::{Fault, Picture};
 use std::fs;
@@ -201,7 +201,9 @@ fn cards_of_other_files_are_said() {
     assert_eq!(text.matches("k.toml").count(), 1, "once: {text}");
     let error = world.fail(Fault::File.exit_code().into(), &["lora", "check", "k"]);
     assert!(error.contains("k.toml describes"), "{error}");
-    assert!(world.run(&["lora", "inspect", "k"]).contains("warning: this is not the file"));
+    assert!(
+        world.run(&["lora", "inspect", "k", "-m", MODEL]).contains("warning: this is not the file")
+    );
 }
 
 /// `doctor` printed the password of a private mirror.
