@@ -130,6 +130,15 @@ pub enum Error {
         how: String,
     },
 
+    /// A network produced numbers that are NaN or infinite, and no picture.
+    #[error("the network produced {count} numbers of {of} that are NaN or infinite")]
+    NotFinite {
+        /// How many.
+        count: usize,
+        /// Of how many in all.
+        of: usize,
+    },
+
     /// A limit that protects the machine was reached.
     #[error("{what}: {asked} asked, at most {allowed} allowed")]
     Limit {
@@ -297,6 +306,7 @@ impl Error {
             | Error::UnsafePickle { .. }
             | Error::TensorMissing { .. }
             | Error::ShapeMismatch { .. }
+            | Error::NotFinite { .. }
             | Error::WrongFamily { .. } => Fault::File,
             // What is too large in a file is a bad file: a larger machine would not help.
             Error::At(At { error, .. }) => match error.fault() {

@@ -84,6 +84,7 @@ fn check_unet(
             added: added.as_ref(),
             guidance: get("timestep_cond"),
             merge_tokens: 0.0,
+            cancel: None,
         };
         let out = unet.forward(input).unwrap();
         assert_close(&format!("{name} {prefix} {case}"), &out, get("out").unwrap(), TOLERANCE);

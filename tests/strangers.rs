@@ -9,3 +9,5 @@ mod single;
 #[path = "strangers/small.rs"]
 mod small;
 mod support;
+#[path = "strangers/wrapped.rs"]
+mod wrapped;

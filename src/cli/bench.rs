@@ -97,7 +97,7 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
     let request = args.request();
     request.plan(&crate::family::Defaults::default(), 0)?;
     if let Some(set) = args.cpu {
-        set.limit();
+        set.limit()?;
     }
     let cancel = Cancel::new();
     interrupt::install(&cancel)?;

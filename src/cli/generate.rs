@@ -65,7 +65,7 @@ pub(super) fn run(flags: &Flags, talk: Talk) -> Result<()> {
     fetched.map_err(|error| of_picture(error.into(), flags))?;
     let pipeline = open(&made_with, flags, &settings, &cancel, &progress, shelf);
     let pipeline = pipeline.map_err(|error| of_picture(error, flags))?;
-    let plan = pipeline.plan(&request, random_seed());
+    let plan = pipeline.plan_observed(&request, random_seed(), &progress);
     let plan = plan.map_err(|error| of_picture(of_settings(error), flags))?;
     warn_of_windows(&plan, talk);
     let names = to.names(&plan, pipeline.model_name())?;
@@ -205,7 +205,7 @@ fn open(
     let dtype = chosen(flags, settings, "dtype", made_with.dtype.as_deref())?;
     let quantize = chosen(flags, settings, "quantize", made_with.quantize.as_deref())?;
     if let Some(set) = flags.cpu {
-        set.limit();
+        set.limit()?;
     }
     // One request is all that this process serves.
     let memory = if flags.low_memory { Memory::Low } else { Memory::Save };

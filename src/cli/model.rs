@@ -76,7 +76,7 @@ enum Verb {
 /// Runs `colora model`.
 pub(super) fn run(args: Args, talk: Talk) -> Result<()> {
     match args.verb {
-        Verb::List { json } => list(json),
+        Verb::List { json } => list(json, talk),
         Verb::Inspect { model, json } => inspect(&model, json, talk),
         Verb::Pull { model } => pull(&model, talk),
         Verb::Convert { model, quantize, output, force, json } => {
@@ -95,8 +95,10 @@ pub(super) fn run(args: Args, talk: Talk) -> Result<()> {
     }
 }
 
-fn list(json: bool) -> Result<()> {
-    let entries = store(&settings()?).list();
+fn list(json: bool, talk: Talk) -> Result<()> {
+    let store = store(&settings()?);
+    let entries = store.list();
+    store.unreadable().iter().for_each(|error| talk.warn_of(error));
     let width = entries.iter().map(|e| e.name.chars().count()).max().unwrap_or(0);
     for entry in &entries {
         if json {

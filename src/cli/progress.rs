@@ -7,6 +7,7 @@ use crate::store::Transfer;
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, WeakProgressBar};
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,8 @@ const OFTEN: Duration = Duration::from_secs(10);
 pub(super) struct Progress {
     show: Show,
     stage: RefCell<Stage>,
+    /// Warnings that were said: planning and drawing give the same ones.
+    said: RefCell<BTreeSet<String>>,
 }
 
 enum Show {
@@ -72,7 +75,7 @@ impl Progress {
             ProgressKind::Auto if bar_fits => Show::Bar(bar()),
             ProgressKind::Auto | ProgressKind::Plain => Show::Plain,
         };
-        Self { show, stage: RefCell::new(Stage::new("")) }
+        Self { show, stage: RefCell::new(Stage::new("")), said: RefCell::default() }
     }
 
     /// Shows a download.
@@ -127,6 +130,13 @@ impl Progress {
         }
     }
 
+    /// Says a warning, once.
+    fn warn(&self, text: &str) {
+        if self.said.borrow_mut().insert(text.to_owned()) {
+            tracing::warn!("{text}");
+        }
+    }
+
     /// Says how far the stage is.
     fn tell(&self, done: u64, all: u64, note: String) {
         let mut stage = self.stage.borrow_mut();
@@ -156,6 +166,9 @@ impl Progress {
 
 impl Observer for Progress {
     fn event(&self, event: &Event) {
+        if let Event::Warning { text } = event {
+            self.warn(text);
+        }
         if let Show::Json = self.show {
             return say(&plain_json(&json(event)));
         }
@@ -177,6 +190,7 @@ impl Observer for Progress {
                     self.tell(*tile as u64, *tiles as u64, format!("tile {}/{tiles}", tile + 1));
                 }
             }
+            Event::Warning { .. } => {}
         }
     }
 }
@@ -239,6 +253,9 @@ fn json(event: &Event) -> String {
         }),
         Event::Decoding { image, tile, tiles } => serde_json::json!({
             "schema": SCHEMA, "event": "decoding", "image": image, "tile": tile, "tiles": tiles,
+        }),
+        Event::Warning { text } => serde_json::json!({
+            "schema": SCHEMA, "event": "warning", "text": text,
         }),
     };
     value.to_string()

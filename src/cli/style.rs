@@ -54,6 +54,14 @@ impl Talk {
     }
 }
 
+impl Talk {
+    /// A warning of an error that ends nothing, with its cause.
+    pub(crate) fn warn_of(self, error: &Error) {
+        let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
+        self.say(&format!("warning: {error}{}", cause.unwrap_or_default()));
+    }
+}
+
 /// A field of a log's line.
 fn field(to: &mut Writer<'_>, field: &Field, content: &dyn std::fmt::Debug) -> std::fmt::Result {
     let content = format!("{content:?}");

@@ -6,6 +6,7 @@ mod words;
 pub use tokenizer::{ClipKind, Tokenizer, TokenizerFiles, TokenizerOptions};
 pub use words::Word;
 
+use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::models::{AddedCondition, ClipTower};
 use crate::size::ImageSize;
@@ -77,6 +78,20 @@ impl Tower {
         Self { network, tokenizer, words: Vec::new() }
     }
 
+    /// Looks for ids that the network does not know: its vocabulary is another one.
+    fn check(&self, ids: &[Vec<u32>]) -> Result<()> {
+        let known = self.network.vocabulary();
+        match ids.iter().flatten().find(|id| **id as usize >= known) {
+            None => Ok(()),
+            Some(id) => Err(Error::corrupt(
+                self.tokenizer.origin(),
+                format!(
+                    "the text has a token with the id {id}, and the text encoder knows {known}; the vocabulary and the text encoder do not belong together"
+                ),
+            )),
+        }
+    }
+
     /// Tokens that are encoded at once.
     fn window(&self) -> usize {
         self.tokenizer.max_length().min(self.network.window())
@@ -119,22 +134,30 @@ impl TextTowers {
     /// # Errors
     /// [`Error::BadRequest`] when `clip_skip` exceeds the tower's depth.
     pub fn encode(&self, texts: &Texts<'_>) -> Result<Conditioning> {
+        self.encode_until(texts, &Cancel::new())
+    }
+
+    /// As [`encode`](Self::encode), until `cancel` is set: it is looked at between layers.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`], and as [`encode`](Self::encode).
+    pub fn encode_until(&self, texts: &Texts<'_>, cancel: &Cancel) -> Result<Conditioning> {
         // diffusers reads negative prompts at the last layer whatever the prompt's skip is.
         let Encoded { context, pooled } = match texts.negative {
-            None => self.encode_batch(&[texts.prompt], texts.clip_skip)?,
+            None => self.encode_batch(&[texts.prompt], texts.clip_skip, cancel)?,
             Some("") if self.rules.zero_empty_negative => {
-                let positive = self.encode_batch(&[texts.prompt], texts.clip_skip)?;
+                let positive = self.encode_batch(&[texts.prompt], texts.clip_skip, cancel)?;
                 positive.behind(&Encoded {
                     context: positive.context.zeros_like()?,
                     pooled: positive.pooled.zeros_like()?,
                 })?
             }
             Some(negative) if texts.clip_skip <= 1 => {
-                self.encode_batch(&[negative, texts.prompt], 1)?
+                self.encode_batch(&[negative, texts.prompt], 1, cancel)?
             }
             Some(negative) => {
-                let positive = self.encode_batch(&[texts.prompt], texts.clip_skip)?;
-                positive.behind(&self.encode_batch(&[negative], 1)?)?
+                let positive = self.encode_batch(&[texts.prompt], texts.clip_skip, cancel)?;
+                positive.behind(&self.encode_batch(&[negative], 1, cancel)?)?
             }
         };
         let added = if self.rules.added {
@@ -167,14 +190,15 @@ impl TextTowers {
     }
 
     /// Texts through every tower; features side by side, pooled from the last tower.
-    fn encode_batch(&self, texts: &[&str], clip_skip: usize) -> Result<Encoded> {
+    fn encode_batch(&self, texts: &[&str], clip_skip: usize, cancel: &Cancel) -> Result<Encoded> {
         let mut contexts = Vec::with_capacity(self.towers.len());
         let mut pooled = None;
         for tower in &self.towers {
             let window = |text: &&str| tower.tokenizer.pad_to(&tower.ids(text), tower.window());
             let ids: Vec<Vec<u32>> = texts.iter().map(window).collect();
+            tower.check(&ids)?;
             let skip = self.rules.base_skip + clip_skip.saturating_sub(1);
-            let output = tower.network.forward(&ids, skip, self.rules.normalise)?;
+            let output = tower.network.forward_until(&ids, skip, self.rules.normalise, cancel)?;
             contexts.push(output.hidden);
             pooled = Some(output.pooled);
         }

@@ -4,6 +4,7 @@
 //! lower case, split by a pattern, bytes as visible characters, byte-pair merges with `</w>` at the
 //! end of words. Prompt syntax (emphasis, `BREAK`) is none of its business.
 
+mod check;
 mod files;
 
 pub use files::TokenizerFiles;
@@ -95,6 +96,7 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     max_length: usize,
     vocab_size: usize,
+    origin: PathBuf,
     bos: u32,
     eos: u32,
     pad: u32,
@@ -104,16 +106,38 @@ pub struct Tokenizer {
 struct Parts {
     vocab: HashMap<String, u32>,
     merges: Vec<(String, String)>,
+    /// Words behind the vocabulary, such as those of textual inversions.
+    added: HashMap<String, u32>,
     /// Special tokens besides those of the options.
     extra: Vec<Special>,
     options: TokenizerOptions,
+    /// Which files errors name.
+    files: FileNames,
+}
+
+/// Where vocabulary and merges were read.
+struct FileNames {
+    vocab: PathBuf,
+    merges: PathBuf,
+}
+
+impl FileNames {
+    /// In a folder, a file each.
+    fn apart(folder: &Path) -> Self {
+        Self { vocab: folder.join(files::VOCAB), merges: folder.join(files::MERGES) }
+    }
+
+    /// Both in one file.
+    fn one(file: &Path) -> Self {
+        Self { vocab: file.to_path_buf(), merges: file.to_path_buf() }
+    }
 }
 
 impl Tokenizer {
     /// The tokenizer of a model folder, e.g. `…/tokenizer_2`.
     ///
     /// Reads `vocab.json` and `merges.txt`, or `tokenizer.json` where these are missing, and
-    /// `tokenizer_config.json` and `special_tokens_map.json` where they exist.
+    /// `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` where they exist.
     ///
     /// # Errors
     /// [`Error::Corrupt`] when files are missing, too long (64 MiB) or no CLIP tokenizer,
@@ -130,7 +154,9 @@ impl Tokenizer {
     /// [`Error::Corrupt`] when neither `vocab.json` and `merges.txt` nor `tokenizer.json` is given,
     /// or when one is no CLIP tokenizer.
     pub fn from_bytes(files: &TokenizerFiles<'_>, origin: impl AsRef<Path>) -> Result<Self> {
-        Self::build(files.parts(origin.as_ref())?)
+        let parts = files.parts(origin.as_ref())?;
+        check::parts(&parts)?;
+        Self::build(parts)
     }
 
     /// A tokenizer from a vocabulary and its merges.
@@ -140,19 +166,23 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`Error::Corrupt`] when one does not parse, names a token that is missing, or an id that is
-    /// not below the number of tokens.
+    /// not below the number of tokens, and when merges are missing.
     pub fn from_files(
         vocab_json: &[u8],
         merges: &[u8],
         options: &TokenizerOptions,
     ) -> Result<Self> {
-        let origin = &options.origin;
-        Self::build(Parts {
-            vocab: files::vocabulary(vocab_json, &origin.join(files::VOCAB))?,
-            merges: files::merges(merges, &origin.join(files::MERGES))?,
+        let names = FileNames::apart(&options.origin);
+        let parts = Parts {
+            vocab: files::vocabulary(vocab_json, &names.vocab)?,
+            merges: files::merges(merges, &names.merges)?,
+            added: HashMap::new(),
             extra: Vec::new(),
             options: options.clone(),
-        })
+            files: names,
+        };
+        check::parts(&parts)?;
+        Self::build(parts)
     }
 
     /// CLIP's tokenizer of 49,408 tokens, which is part of this binary.
@@ -170,14 +200,17 @@ impl Tokenizer {
         }
         let merges = files::merges(CLIP_MERGES, &options.origin)?;
         let vocab = clip_vocabulary(&merges, &options);
-        Self::build(Parts { vocab, merges, extra: Vec::new(), options })
+        let files = FileNames::one(&options.origin);
+        let (added, extra) = (HashMap::new(), Vec::new());
+        // It adds up, by the way in which it is made.
+        Self::build(Parts { vocab, merges, added, extra, options, files })
     }
 
     fn build(parts: Parts) -> Result<Self> {
-        let Parts { vocab, merges, extra, options } = parts;
+        let Parts { mut vocab, merges, added, extra, options, .. } = parts;
         let origin = options.origin.clone();
         let corrupt = |why: String| Error::corrupt(&origin, why);
-        check(&vocab, &merges).map_err(corrupt)?;
+        vocab.extend(added);
         if options.max_length < 3 {
             let why = format!("a window of {} tokens has no room for text", options.max_length);
             return Err(corrupt(why));
@@ -197,10 +230,10 @@ impl Tokenizer {
         let specials: Vec<AddedToken> = (extra.iter().map(|s| special(&s.content, s.any_case)))
             .chain(named.map(|token| special(token, options.any_case.contains(token))))
             .collect();
-        let vocab_size = vocab.len();
+        let vocab_size = vocab.values().max().map_or(0, |last| *last as usize + 1);
         let inner = pipeline(vocab, merges, options.unk_token, specials)
             .map_err(|e| corrupt(format!("expected a CLIP tokenizer: {e}")))?;
-        Ok(Self { inner, max_length: options.max_length, vocab_size, bos, eos, pad })
+        Ok(Self { inner, max_length: options.max_length, vocab_size, origin, bos, eos, pad })
     }
 
     /// The ids of `text`, without start, end and padding; as many as it takes.
@@ -232,6 +265,11 @@ impl Tokenizer {
         self.max_length
     }
 
+    /// The folder or file that the tokenizer was read from.
+    pub fn origin(&self) -> &Path {
+        &self.origin
+    }
+
     /// Number of tokens; every id is below it, so a text tower needs as many rows.
     pub fn vocab_size(&self) -> usize {
         self.vocab_size
@@ -261,31 +299,6 @@ impl std::fmt::Debug for Tokenizer {
             .field("pad", &self.pad)
             .finish_non_exhaustive()
     }
-}
-
-/// Checks what the networks and the `tokenizers` crate rely on.
-fn check(vocab: &HashMap<String, u32>, merges: &[(String, String)]) -> Result<(), String> {
-    let mut seen = vec![false; vocab.len()];
-    for (token, &id) in vocab {
-        match seen.get_mut(id as usize) {
-            Some(seen) if !*seen => *seen = true,
-            Some(_) => return Err(format!("two tokens have the id {id}")),
-            None => {
-                let why =
-                    format!("the id {id} of `{token}` is not below the {} tokens", vocab.len());
-                return Err(why);
-            }
-        }
-    }
-    for (left, right) in merges {
-        let whole = format!("{left}{right}");
-        for token in [left, right, &whole] {
-            if !vocab.contains_key(token) {
-                return Err(format!("a merge makes or takes `{token}`, which is not a token"));
-            }
-        }
-    }
-    Ok(())
 }
 
 fn pipeline(

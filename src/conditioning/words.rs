@@ -1,7 +1,7 @@
 //! Floor 5. New words: textual inversions whose vectors stand where the word stands in a prompt.
 
 use super::{TextTowers, Tower};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use candle_core::Tensor;
 
 /// A word with vectors of its own.
@@ -24,7 +24,8 @@ impl TextTowers {
     /// These towers, knowing `words` too.
     ///
     /// # Errors
-    /// [`Error::Tensor`](crate::Error::Tensor) for vectors of another width.
+    /// [`Error::Tensor`] for vectors of another width, [`Error::Corrupt`] for a tokenizer that gives the ids of
+    /// new words to others.
     pub fn with_words(mut self, words: &[Word]) -> Result<Self> {
         for (index, tower) in self.towers.iter_mut().enumerate() {
             let mut rows = Vec::new();
@@ -40,6 +41,12 @@ impl TextTowers {
             // Longer words before those that they contain.
             tower.words.sort_by_key(|word| std::cmp::Reverse(word.token.len()));
             if !rows.is_empty() {
+                let (theirs, known) = (tower.tokenizer.vocab_size(), tower.network.vocabulary());
+                if theirs > known {
+                    let why =
+                        format!("the vocabulary has {theirs} tokens, the text encoder {known}");
+                    return Err(Error::corrupt(tower.tokenizer.origin(), why));
+                }
                 tower.network = tower.network.with_tokens(&Tensor::cat(&rows, 0)?)?;
             }
         }

@@ -21,19 +21,19 @@ const TOWERS: [(usize, &[usize]); 3] = [(768, &[12]), (1024, &[23, 24]), (1280, 
 
 /// Where the configs of a model lie.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Place<'a> {
+pub(super) enum ConfigPlace<'a> {
     /// Each in a folder of its part.
     Folder(&'a Path),
     /// All follow from one file.
     File(&'a Path),
 }
 
-impl Place<'_> {
+impl ConfigPlace<'_> {
     /// The file that says what `part` is.
     fn of(self, part: &str) -> PathBuf {
         match self {
-            Place::Folder(root) => root.join(part).join("config.json"),
-            Place::File(path) => path.to_path_buf(),
+            ConfigPlace::Folder(root) => root.join(part).join("config.json"),
+            ConfigPlace::File(path) => path.to_path_buf(),
         }
     }
 }
@@ -42,7 +42,7 @@ impl Place<'_> {
 ///
 /// # Errors
 /// [`Error::WrongFamily`] or [`Error::Corrupt`], with what was expected and what was found.
-pub(super) fn configs(architecture: &Architecture, place: Place<'_>) -> Result<()> {
+pub(super) fn configs(architecture: &Architecture, place: ConfigPlace<'_>) -> Result<()> {
     let Architecture { unet, text, vae, .. } = architecture;
     let width: usize = text.iter().map(|tower| tower.hidden_size).sum();
     for level in 0..unet.block_out_channels.len() {
@@ -66,7 +66,7 @@ pub(super) fn configs(architecture: &Architecture, place: Place<'_>) -> Result<(
 }
 
 /// What the UNet takes beside the features of the text.
-fn conditions(architecture: &Architecture, place: Place<'_>) -> Result<()> {
+fn conditions(architecture: &Architecture, place: ConfigPlace<'_>) -> Result<()> {
     let Architecture { family, unet, text, .. } = architecture;
     if matches!(family, Family::Sd1 | Family::Sd2) {
         return match unet.addition_embed_type {

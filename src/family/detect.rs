@@ -1,11 +1,11 @@
 //! Floor 5. What a weight file is, from the names and shapes in its header.
 
 use super::Family;
+use super::original::Original;
 use crate::error::{Error, Result};
 use crate::input;
 use crate::sampling::PredictionKind;
-use crate::weights::CheckpointFile;
-use crate::weights::names::prefix;
+use crate::weights::names::{Place, prefix};
 use std::path::Path;
 
 /// What a single-file checkpoint holds.
@@ -58,11 +58,14 @@ const OPEN_CLIP_BIG_G: usize = 1280;
 ///
 /// # Errors
 /// [`Error::WrongFamily`] saying what it is instead of a Stable Diffusion checkpoint.
-pub(super) fn checkpoint(file: &CheckpointFile) -> Result<Kind> {
-    let has = |start: &str| file.names().any(|name| name.starts_with(start));
-    if !has(&format!("{}input_blocks.", prefix::UNET)) {
+pub(super) fn checkpoint(file: &Original<'_>) -> Result<Kind> {
+    let has = |start: &str| file.has(start);
+    // Elsewhere the same names may be a LoRA's or a ControlNet's.
+    let other = file.place() != &Place::Expected && other_kind(file).is_some();
+    if other || !has(&format!("{}input_blocks.", prefix::UNET)) {
         return Err(refuse(file));
     }
+    refuse_bare(file)?;
     // stable-diffusion.cpp gives open_clip's towers transformers' names.
     let renamed =
         |name: &str| name.starts_with(prefix::SD1_TEXT) && name.contains(".self_attn.in_proj.");
@@ -81,8 +84,17 @@ pub(super) fn checkpoint(file: &CheckpointFile) -> Result<Kind> {
     Ok(Kind { family, prediction: prediction(file, family)?, zero_snr: has("ztsnr") })
 }
 
+/// A UNet without the other parts is of no use: what the text encoders were cannot be told from it.
+fn refuse_bare(file: &Original<'_>) -> Result<()> {
+    if file.has("cond_stage_model.") || file.has("conditioner.embedders.") {
+        return Ok(());
+    }
+    let missing = if file.has(prefix::VAE) { "text encoder" } else { "text encoder and VAE" };
+    Err(refusal(file, format!("{} without {missing}", file.place())))
+}
+
 /// Some models are SDXL in all but their noise, and say so in a tensor.
-fn refuse_other_noise(file: &CheckpointFile) -> Result<()> {
+fn refuse_other_noise(file: &Original<'_>) -> Result<()> {
     let marks = [
         ("edm_mean", "Playground 2.5"),
         ("edm_std", "Playground 2.5"),
@@ -99,7 +111,7 @@ fn refuse_other_noise(file: &CheckpointFile) -> Result<()> {
 
 /// SD-Turbo, and SD 2.x in the layout of sgm, call their only tower as the refiner does: its width and the
 /// UNet's sizes tell them apart.
-fn by_only_tower(file: &CheckpointFile) -> Family {
+fn by_only_tower(file: &Original<'_>) -> Family {
     let width = file.info(&format!("{}ln_final.weight", prefix::REFINER_TEXT));
     let width = width.and_then(|info| info.shape.first().copied());
     let sizes = file.info(&format!("{}label_emb.0.0.weight", prefix::UNET)).is_some();
@@ -112,7 +124,7 @@ fn by_only_tower(file: &CheckpointFile) -> Family {
 }
 
 /// Width of the text features that the UNet listens to.
-fn by_text_width(file: &CheckpointFile) -> Result<Family> {
+fn by_text_width(file: &Original<'_>) -> Result<Family> {
     let cross = |name: &&str| name.starts_with(prefix::UNET) && name.ends_with("attn2.to_k.weight");
     let width = file.names().find(cross).and_then(|name| file.info(name)?.shape.get(1).copied());
     match width {
@@ -132,13 +144,13 @@ fn by_text_width(file: &CheckpointFile) -> Result<Family> {
 }
 
 /// What the network predicts: markers and metadata first; SD 2.x cannot be told from shapes.
-fn prediction(file: &CheckpointFile, family: Family) -> Result<PredictionKind> {
+fn prediction(file: &Original<'_>, family: Family) -> Result<PredictionKind> {
     if file.info("v_pred").is_some() {
         return Ok(PredictionKind::V);
     }
     // The second one is what ComfyUI writes.
     for key in ["modelspec.prediction_type", "modelspec.predict_key"] {
-        match file.metadata().get(key).map(String::as_str) {
+        match file.file.metadata().get(key).map(String::as_str) {
             Some("v" | "v_prediction") => return Ok(PredictionKind::V),
             Some("epsilon" | "eps") => return Ok(PredictionKind::Epsilon),
             _ => {}
@@ -173,27 +185,39 @@ fn sidecar_yaml(path: &Path) -> Result<Option<PredictionKind>> {
     })
 }
 
+/// What the names say that a file is instead of a checkpoint.
+fn other_kind(file: &Original<'_>) -> Option<&'static str> {
+    let contains = |part: &&str| file.names().any(|name| name.contains(part));
+    OTHERS.iter().find(|(parts, _)| parts.iter().any(|part| contains(part))).map(|(_, what)| *what)
+}
+
 /// Says what a file is that is no checkpoint.
-pub(super) fn refuse(file: &CheckpointFile) -> Error {
-    let contains = |part: &str| file.names().any(|name| name.contains(part));
-    let starts = |part: &str| file.names().any(|name| name.starts_with(part));
-    let other = OTHERS.iter().find(|(parts, _)| parts.iter().any(|part| contains(part)));
-    let found = match other {
-        Some((_, what)) => (*what).to_owned(),
-        None if starts("first_stage_model.") || starts("decoder.") || starts("encoder.down") => {
+pub(super) fn refuse(file: &Original<'_>) -> Error {
+    let starts = |part: &str| file.has(part);
+    let found = match (other_kind(file), file.place()) {
+        (Some(what), _) => what.to_owned(),
+        (None, place @ Place::Unknown(_)) => {
+            format!("{place}, and only `{}` is read", prefix::UNET)
+        }
+        (None, place @ Place::Averages(_)) => place.to_string(),
+        _ if starts("first_stage_model.") || starts("decoder.") || starts("encoder.down") => {
             "a VAE alone; pass it with --vae beside a --model".into()
         }
-        None if starts("down_blocks.") || starts("up_blocks.") => {
+        _ if starts("down_blocks.") || starts("up_blocks.") => {
             "a UNet alone in the diffusers layout; put it as unet/ into a model folder".into()
         }
-        None if starts("text_model.") || starts("transformer.resblocks") => {
+        _ if starts("text_model.") || starts("transformer.resblocks") => {
             "a text encoder alone; it belongs into a model folder as text_encoder/".into()
         }
-        None => {
-            let names: Vec<&str> = file.names().take(3).collect();
+        _ => {
+            let names: Vec<&str> = file.file.names().take(3).collect();
             format!("a file of unknown weights ({})", names.join(", "))
         }
     };
+    refusal(file, found)
+}
+
+fn refusal(file: &Original<'_>, found: String) -> Error {
     Error::WrongFamily {
         path: file.path().to_path_buf(),
         expected: "an SD 1.x, SD 2.x or SDXL checkpoint".into(),

@@ -1,6 +1,6 @@
 //! Floor 5. Models in the diffusers layout: a folder per component, architectures as JSON.
 
-use super::check::Place;
+use super::check::ConfigPlace;
 use super::{
     Architecture, Defaults, Family, ModelParts, TokenizerSource, basic_defaults, check, few_steps,
     json,
@@ -17,6 +17,7 @@ use crate::weights::{Checkpoint, CheckpointFile, Placement, Site, quantised};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// Longest JSON or TOML file that is read, in bytes.
@@ -210,7 +211,7 @@ impl Reader<'_> {
                 .unwrap_or(family == Family::SdxlRefiner),
             unet,
         };
-        check::configs(&architecture, Place::Folder(self.root))?;
+        check::configs(&architecture, ConfigPlace::Folder(self.root))?;
         Ok(architecture)
     }
 
@@ -473,7 +474,19 @@ impl Reader<'_> {
         if self.has(&path) { self.json(&path) } else { Err(self.missing(part, &[file])) }
     }
 
+    /// The part lacks the files `tried`, or one of them cannot be looked at.
     fn missing(&self, part: &str, tried: &[&str]) -> Error {
+        let looked = tried.iter().map(|file| self.root.join(join(part, file)));
+        let refused = |path: PathBuf| match std::fs::metadata(&path) {
+            Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput) => {
+                Some(Error::io(&path, e))
+            }
+            _ => None,
+        };
+        let from_disk = matches!(self.files, Files::Folder);
+        if let Some(refused) = from_disk.then(|| looked.into_iter().find_map(refused)).flatten() {
+            return refused;
+        }
         let part = if part.is_empty() { "weights" } else { part };
         Error::corrupt(
             self.root,

@@ -8,6 +8,7 @@ mod detect;
 mod few_steps;
 mod folder;
 mod json;
+mod original;
 mod shapes;
 mod single_file;
 mod towers;
@@ -156,17 +157,19 @@ impl TokenizerSource {
 }
 
 /// What a tokenizer is read from.
-const TOKENIZER_FILES: [&str; 5] = [
+const TOKENIZER_FILES: [&str; 6] = [
     "vocab.json",
     "merges.txt",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "added_tokens.json",
 ];
 
 fn from_files<'a>(name: &str, file: impl Fn(&str) -> Option<&'a [u8]>) -> Result<Tokenizer> {
-    let [vocab, merges, tokenizer, config, special_tokens] = TOKENIZER_FILES.map(file);
-    let files = TokenizerFiles { vocab, merges, tokenizer, config, special_tokens };
+    let [vocab, merges, tokenizer, config, special_tokens, added_tokens] =
+        TOKENIZER_FILES.map(file);
+    let files = TokenizerFiles { vocab, merges, tokenizer, config, special_tokens, added_tokens };
     Tokenizer::from_bytes(&files, name)
 }
 

@@ -1,7 +1,8 @@
 //! Floor 5. Checkpoints in one file, with the names of the original code.
 
-use super::check::Place;
+use super::check::ConfigPlace;
 use super::detect::{self, Kind};
+use super::original::Original;
 use super::shapes::{Shapes, scheduler};
 use super::{
     Architecture, Family, ModelParts, TokenizerSource, basic_defaults, check, few_steps, folder,
@@ -10,7 +11,7 @@ use crate::conditioning::ClipKind;
 use crate::error::{Error, InFile, Result};
 use crate::models::VaeConfig;
 use crate::sampling::PredictionKind;
-use crate::weights::names::{self, Part, UNetNames, VaeNames, prefix};
+use crate::weights::names::{self, Part, Place, UNetNames, VaeNames, prefix};
 use crate::weights::{Checkpoint, CheckpointFile, Placement, Site, WeightSource, quantised};
 use std::path::Path;
 
@@ -19,6 +20,7 @@ pub(super) fn open(path: &Path, placement: Placement) -> Result<ModelParts> {
     if quantised::is_own(file.metadata(), path)? {
         return folder::open_held(path, &file, placement);
     }
+    let file = Original::new(&file);
     let kind = detect::checkpoint(&file)?;
     let mut checkpoint = Checkpoint::new(path.display().to_string(), placement);
     insert_unet(&mut checkpoint, &file)?;
@@ -45,16 +47,16 @@ pub(super) fn open_vae(
         let parts = folder::open_held(path, &file, placement)?;
         return Ok((parts.vae, Checkpoint::clone(&parts.source)));
     }
+    let file = Original::new(&file);
     let mut checkpoint = Checkpoint::new(path.display().to_string(), placement);
-    let has = |start: &str| file.names().any(|name| name.starts_with(start));
-    if has(prefix::VAE) {
+    if file.has(prefix::VAE) {
         insert_vae(&mut checkpoint, &file, prefix::VAE)?;
-    } else if has("decoder.up.") {
+    } else if file.has("decoder.up.") {
         insert_vae(&mut checkpoint, &file, "")?;
-    } else if has("decoder.up_blocks.") {
-        for name in owned_names(&file) {
+    } else if file.has("decoder.up_blocks.") {
+        for name in file.owned_names() {
             let site = Site::new(format!("vae.{}", names::canonical("vae", &name)));
-            checkpoint.insert(site, &file, &name, Part::Whole)?;
+            file.insert(&mut checkpoint, site, &name, Part::Whole)?;
         }
     } else {
         return Err(match detect::refuse(&file) {
@@ -69,40 +71,38 @@ pub(super) fn open_vae(
     Ok((config, checkpoint))
 }
 
-fn owned_names(file: &CheckpointFile) -> Vec<String> {
-    file.names().map(str::to_owned).collect()
-}
-
-fn insert_unet(checkpoint: &mut Checkpoint, file: &CheckpointFile) -> Result<()> {
+fn insert_unet(checkpoint: &mut Checkpoint, file: &Original<'_>) -> Result<()> {
     let inner = || file.names().filter_map(|name| name.strip_prefix(prefix::UNET));
     let layout = UNetNames::from_ldm(inner()).ok_or_else(|| {
-        Error::corrupt(
-            file.path(),
-            "the UNet's blocks on the way down and up do not mirror each other, or are too many",
-        )
+        let why =
+            "the UNet's blocks on the way down and up do not mirror each other, or are too many";
+        match file.place() {
+            Place::Expected => Error::corrupt(file.path(), why),
+            other => Error::corrupt(file.path(), format!("{why}; this is {other}")),
+        }
     })?;
     for name in inner().map(str::to_owned).collect::<Vec<_>>() {
         if let Some(site) = layout.to_diffusers(&name) {
             let full = format!("{}{name}", prefix::UNET);
-            checkpoint.insert(Site::new(format!("unet.{site}")), file, &full, Part::Whole)?;
+            file.insert(checkpoint, Site::new(format!("unet.{site}")), &full, Part::Whole)?;
         }
     }
     Ok(())
 }
 
-fn insert_vae(checkpoint: &mut Checkpoint, file: &CheckpointFile, start: &str) -> Result<()> {
+fn insert_vae(checkpoint: &mut Checkpoint, file: &Original<'_>, start: &str) -> Result<()> {
     let inner = || file.names().filter_map(|name| name.strip_prefix(start));
     let Some(layout) = VaeNames::from_ldm(inner()) else { return Ok(()) };
     for name in inner().map(str::to_owned).collect::<Vec<_>>() {
         if let Some(site) = layout.to_diffusers(&name) {
             let full = format!("{start}{name}");
-            checkpoint.insert(Site::new(format!("vae.{site}")), file, &full, Part::Whole)?;
+            file.insert(checkpoint, Site::new(format!("vae.{site}")), &full, Part::Whole)?;
         }
     }
     Ok(())
 }
 
-fn insert_text(checkpoint: &mut Checkpoint, file: &CheckpointFile, family: Family) -> Result<()> {
+fn insert_text(checkpoint: &mut Checkpoint, file: &Original<'_>, family: Family) -> Result<()> {
     match family {
         Family::Sd1 => {
             insert_hf(checkpoint, file, prefix::SD1_TEXT, "text_encoder")?;
@@ -129,14 +129,14 @@ fn insert_text(checkpoint: &mut Checkpoint, file: &CheckpointFile, family: Famil
 
 fn insert_hf(
     checkpoint: &mut Checkpoint,
-    file: &CheckpointFile,
+    file: &Original<'_>,
     start: &str,
     component: &str,
 ) -> Result<()> {
-    for name in owned_names(file) {
+    for name in file.owned_names() {
         let Some(inner) = name.strip_prefix(start) else { continue };
         for (site, part) in names::text_names_of_ggml(inner, rows(file, &name)) {
-            checkpoint.insert(Site::new(format!("{component}.{site}")), file, &name, part)?;
+            file.insert(checkpoint, Site::new(format!("{component}.{site}")), &name, part)?;
         }
     }
     Ok(())
@@ -144,21 +144,21 @@ fn insert_hf(
 
 fn insert_open_clip(
     checkpoint: &mut Checkpoint,
-    file: &CheckpointFile,
+    file: &Original<'_>,
     start: &str,
     component: &str,
 ) -> Result<()> {
-    for name in owned_names(file) {
+    for name in file.owned_names() {
         let Some(inner) = name.strip_prefix(start) else { continue };
         for (site, part) in names::text_names_of_open_clip(inner, rows(file, &name)) {
-            checkpoint.insert(Site::new(format!("{component}.{site}")), file, &name, part)?;
+            file.insert(checkpoint, Site::new(format!("{component}.{site}")), &name, part)?;
         }
     }
     Ok(())
 }
 
 /// Length of a tensor's first dimension.
-fn rows(file: &CheckpointFile, name: &str) -> usize {
+fn rows(file: &Original<'_>, name: &str) -> usize {
     file.info(name).and_then(|info| info.shape.first().copied()).unwrap_or(0)
 }
 
@@ -207,7 +207,7 @@ fn derived(checkpoint: &Checkpoint, path: &Path, kind: Kind) -> Result<Architect
         force_zeros_for_empty_prompt: family == Family::Sdxl,
         requires_aesthetics_score: family == Family::SdxlRefiner,
     };
-    check::configs(&architecture, Place::File(path))?;
+    check::configs(&architecture, ConfigPlace::File(path))?;
     check::whole(&architecture, checkpoint, path)?;
     Ok(architecture)
 }

@@ -1,6 +1,7 @@
 //! Floor 5. How each family reads its text towers.
 
 use super::{Family, ModelParts};
+use crate::cancel::Cancel;
 use crate::conditioning::{TextRules, TextTowers, Tokenizer, Tower};
 use crate::error::{Error, Result};
 use crate::models::ClipTower;
@@ -26,6 +27,18 @@ impl ModelParts {
     /// # Errors
     /// What reading the weights or vocabularies gives.
     pub fn text_towers(&self, source: &dyn WeightSource) -> Result<TextTowers> {
+        self.text_towers_until(source, &Cancel::new())
+    }
+
+    /// As [`text_towers`](Self::text_towers), until `cancel` is set: it is looked at between weights.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`], and as [`text_towers`](Self::text_towers).
+    pub fn text_towers_until(
+        &self,
+        source: &dyn WeightSource,
+        cancel: &Cancel,
+    ) -> Result<TextTowers> {
         let components = self.text_components().iter().copied();
         let towers = self
             .text
@@ -33,7 +46,7 @@ impl ModelParts {
             .zip(components)
             .enumerate()
             .map(|(index, (config, component))| {
-                let scope = Scope::new(source, component);
+                let scope = Scope::new(source, component).until(cancel);
                 // A vocabulary is the work of one core, and weights leave some idle.
                 let (network, tokenizer) =
                     rayon::join(|| ClipTower::new(&scope, config), || self.tokenizer(index));

@@ -1,6 +1,5 @@
 //! Floor 1. Products of plain slices, for the algebra of adapters.
 
-use super::Shared;
 use super::gemm::{Matrix, Target, multiply};
 
 /// target ← target + amount · left · right, on the calling thread.
@@ -24,7 +23,7 @@ pub(crate) fn add_product(
     if rows == 0 || inner == 0 {
         return;
     }
-    let to = Target { pointer: Shared(target.as_mut_ptr()), row_stride: columns, accumulate: true };
+    let to = Target { pointer: target.as_mut_ptr(), row_stride: columns, accumulate: true };
     let left = Matrix::rows(left, rows, inner, inner);
     let right = Matrix::rows(right, inner, columns, columns);
     // SAFETY: `target` has `rows` rows of `columns` elements and is borrowed mutably until the end.

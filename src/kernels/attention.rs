@@ -3,7 +3,7 @@
 use super::Shared;
 use super::arena::Buffer;
 use super::map::Map;
-use super::micro::{self, COLUMNS, Factors, Kernel, LANES, ROWS, Segment, Tile};
+use super::micro::{self, COLUMNS, Factors, Kernel, LANES, ROWS, Segment, Sums, Tile};
 use super::packed::{Precision, round};
 use super::processor::Instructions;
 use super::product::had;
@@ -57,7 +57,7 @@ pub(crate) fn attention(
     let tiles = queries.div_ceil(QUERIES);
     let kernels = micro::kernels(Factors::of(precision, precision), Instructions::used());
     Map::try_filled((q.batch, q.height, q.width, stride), |out| {
-        let target = Shared(out.as_mut_ptr());
+        let target = Shared::new(out);
         (0..q.batch * heads * tiles).into_par_iter().try_for_each_init(
             || Scratch::new(&sizes),
             |scratch, task| {
@@ -73,10 +73,7 @@ pub(crate) fn attention(
                 for (i, sum) in scratch.sums[..count].iter().enumerate() {
                     // SAFETY: these columns of these rows are this task's own and lie inside `out`.
                     #[allow(unsafe_code)]
-                    let out = unsafe {
-                        let row = target.add(first + i * stride).0;
-                        std::slice::from_raw_parts_mut(row, sizes.width)
-                    };
+                    let out = unsafe { target.part(first + i * stride, sizes.width) };
                     let row = &scratch.out.floats()[i * sizes.padded_width()..][..sizes.width];
                     scaled(row, 1.0 / sum, out);
                 }
@@ -105,6 +102,10 @@ impl Sizes {
         let narrow = Instructions::used().is_narrow();
         let (panel, together) = if narrow { (LANES, TOGETHER) } else { (COLUMNS, ROWS) };
         Self { keys, width, precision, panel, together }
+    }
+
+    fn factors(&self) -> Factors {
+        Factors::of(self.precision, self.precision)
     }
 
     /// Words of a query.
@@ -265,14 +266,11 @@ impl Task<'_> {
         for key in keys.clone().step_by(sizes.panel) {
             let lanes = sizes.panel.min(sizes.padded_keys() - key);
             for row in (0..rows).step_by(ROWS) {
-                let tile = Tile {
-                    rows: std::array::from_fn(|r| queries[(first + row + r) * query..].as_ptr()),
-                    segments: &segment,
-                    weights: self.keys[key * query..].as_ptr(),
-                    out: scratch.scores[row * KEYS + key - keys.start..].as_mut_ptr(),
-                    stride: KEYS,
-                    add: false,
-                };
+                let rows = std::array::from_fn(|r| &queries[(first + row + r) * query..]);
+                let out = &mut scratch.scores[row * KEYS + key - keys.start..];
+                let sums = Sums { out, stride: KEYS, add: false };
+                let of = (sizes.factors(), lanes / LANES);
+                let tile = Tile::over(rows, &segment, &self.keys[key * query..], sums, of);
                 // SAFETY: the panel is `query` words deep, and six rows of scores hold all its lanes.
                 unsafe { self.kernels[lanes / LANES - 1](tile) };
             }
@@ -322,14 +320,12 @@ impl Task<'_> {
             let lanes = sizes.panel.min(width - column);
             let panel = column * depth + words(keys.start) * lanes;
             for row in (0..rows).step_by(ROWS) {
-                let tile = Tile {
-                    rows: std::array::from_fn(|r| scratch.weights[(row + r) * room..].as_ptr()),
-                    segments: &segment,
-                    weights: self.values[panel..].as_ptr(),
-                    out: scratch.out.floats_mut()[(first + row) * width + column..].as_mut_ptr(),
-                    stride: width,
-                    add: true,
-                };
+                let weights = &scratch.weights;
+                let rows = std::array::from_fn(|r| &weights[(row + r) * room..]);
+                let out = &mut scratch.out.floats_mut()[(first + row) * width + column..];
+                let sums = Sums { out, stride: width, add: true };
+                let of = (sizes.factors(), lanes / LANES);
+                let tile = Tile::over(rows, &segment, &self.values[panel..], sums, of);
                 // SAFETY: the panel holds the words of these keys, and `out` six rows of all lanes.
                 unsafe { self.kernels[lanes / LANES - 1](tile) };
             }

@@ -3,7 +3,7 @@
 
 use super::Precision;
 use super::memory::zeros;
-use super::micro::{self, COLUMNS, Factors, ROWS, Segment, Tile};
+use super::micro::{self, COLUMNS, Factors, ROWS, Segment, Sums, Tile};
 use super::processor::Instructions;
 use crate::error::Result;
 use rayon::prelude::*;
@@ -82,14 +82,10 @@ fn rate(precision: Precision, time: Duration) -> f64 {
         let mut tiles = 0usize;
         while begin.elapsed() < time {
             for _ in 0..1000 {
-                let tile = Tile {
-                    rows: std::array::from_fn(|r| rows[r * row..].as_ptr()),
-                    segments: &segments,
-                    weights: weights.as_ptr(),
-                    out: out.as_mut_ptr(),
-                    stride: COLUMNS,
-                    add: false,
-                };
+                let rows = std::array::from_fn(|r| &rows[r * row..]);
+                let sums = Sums { out: &mut out, stride: COLUMNS, add: false };
+                let of = (factors, COLUMNS / micro::LANES);
+                let tile = Tile::over(rows, &segments, &weights, sums, of);
                 // SAFETY: rows, weights and `out` have the sizes that the tile names and are this
                 // thread's own.
                 #[allow(unsafe_code)]

@@ -1,7 +1,5 @@
 //! Floor 1. A checked view on matrices for the `gemm` crate.
 
-use super::Shared;
-
 /// A strided matrix inside a slice.
 #[derive(Clone, Copy)]
 pub(super) struct Matrix<'a> {
@@ -30,7 +28,7 @@ impl<'a> Matrix<'a> {
 /// Where a product is written.
 #[derive(Clone, Copy)]
 pub(super) struct Target {
-    pub pointer: Shared,
+    pub pointer: *mut f32,
     pub row_stride: usize,
     /// Add to what is there instead of replacing it.
     pub accumulate: bool,
@@ -58,7 +56,7 @@ pub(super) unsafe fn multiply(target: Target, left: Matrix<'_>, right: Matrix<'_
             left.rows,
             right.columns,
             left.columns,
-            target.pointer.0,
+            target.pointer,
             1,
             target.row_stride as isize,
             target.accumulate,

@@ -1,7 +1,7 @@
 //! Floor 1. A product of two thin factors that is added to rows of a matrix wherever they are read.
 
 use super::memory::zeros;
-use super::micro::{self, COLUMNS, Factors, LANES, ROWS, Segment, Tile};
+use super::micro::{self, COLUMNS, Factors, LANES, ROWS, Segment, Sums, Tile};
 use super::processor::Instructions;
 use crate::error::Result;
 
@@ -59,7 +59,7 @@ impl LowRank {
         }
         let up = &self.up[first * self.rank..][..rows * self.rank];
         let kernels = micro::kernels(Factors::Floats, Instructions::used());
-        let whole = Segment { shift: 0, words: self.rank };
+        let segments = [Segment { shift: 0, words: self.rank }];
         // For tiles that reach beyond the target; the kernel writes before anything is read.
         let mut sums = [0f32; ROWS * COLUMNS];
         for (i, weights) in self.panels.chunks(self.rank * COLUMNS).enumerate() {
@@ -74,19 +74,17 @@ impl LowRank {
                 let direct = count == ROWS && used == vectors * LANES;
                 let at = row * self.columns + i * COLUMNS;
                 let (target, stride) = if direct {
-                    let tile = &mut out[at..][..(ROWS - 1) * self.columns + used];
-                    (tile.as_mut_ptr(), self.columns)
+                    (&mut out[at..][..(ROWS - 1) * self.columns + used], self.columns)
                 } else {
-                    (sums.as_mut_ptr(), COLUMNS)
+                    (&mut sums[..], COLUMNS)
                 };
-                let tile = Tile {
-                    rows: rows.map(|row| row.as_ptr().cast()),
-                    segments: &[whole],
-                    weights: weights.as_ptr().cast(),
-                    out: target,
-                    stride,
-                    add: direct,
-                };
+                let tile = Tile::over(
+                    rows.map(bytemuck::cast_slice),
+                    &segments,
+                    bytemuck::cast_slice(weights),
+                    Sums { out: target, stride, add: direct },
+                    (Factors::Floats, vectors),
+                );
                 // SAFETY: rows and panel hold `rank` words each; the target has six rows of as many
                 // columns as the panel, and is borrowed mutably here.
                 #[allow(unsafe_code)]

@@ -72,6 +72,7 @@ fn turned(rows: [__m256; VECTOR]) -> [__m256; VECTOR] {
 #[allow(unsafe_code)]
 #[inline]
 pub(super) unsafe fn stream(words: [u32; 16], out: &mut [u32]) {
+    debug_assert!(out.len() >= 16 && out.as_ptr().addr().is_multiple_of(64), "a whole line");
     // SAFETY: the caller's promise.
     unsafe {
         for half in [0, VECTOR] {

@@ -61,15 +61,59 @@ impl Factors {
 #[derive(Clone, Copy)]
 pub(super) struct Tile<'a> {
     /// First word of each row.
-    pub(super) rows: [*const u32; ROWS],
-    pub(super) segments: &'a [Segment],
+    rows: [*const u32; ROWS],
+    segments: &'a [Segment],
     /// `[words of all segments, 16 · vectors]`.
-    pub(super) weights: *const u32,
+    weights: *const u32,
     /// `[6, 16 · vectors]`, rows `stride` apart.
-    pub(super) out: *mut f32,
-    pub(super) stride: usize,
+    out: *mut f32,
+    stride: usize,
     /// Whether to add to what `out` holds.
+    add: bool,
+}
+
+/// Where a tile goes.
+pub(super) struct Sums<'a> {
+    /// From the tile's first sum on.
+    pub(super) out: &'a mut [f32],
+    /// Sums from row to row.
+    pub(super) stride: usize,
+    /// Whether to add to what is there.
     pub(super) add: bool,
+}
+
+impl<'a> Tile<'a> {
+    /// The tile of these rows and weights for the kernel of `factors` with so many `vectors`. Tests and debug builds
+    /// hold everything to be as long as that kernel reads and writes.
+    #[allow(clippy::inline_always)]
+    #[inline(always)]
+    pub(super) fn over(
+        rows: [&'a [u32]; ROWS],
+        segments: &'a [Segment],
+        weights: &'a [u32],
+        sums: Sums<'a>,
+        (factors, vectors): (Factors, usize),
+    ) -> Self {
+        #[cfg(any(test, debug_assertions))]
+        {
+            let words: usize = segments.iter().map(|segment| segment.words).sum();
+            let end = |segment: &Segment| segment.shift + segment.words * factors.row_words();
+            let row = segments.iter().map(end).max().unwrap_or(0);
+            assert!(rows.iter().all(|words| words.len() >= row), "rows of a tile");
+            assert!(weights.len() >= words * vectors * LANES, "weights of a tile");
+            let all = (ROWS - 1) * sums.stride + vectors * LANES;
+            assert!(sums.out.len() >= all && sums.stride >= vectors * LANES, "sums of a tile");
+        }
+        let _ = (factors, vectors);
+        Self {
+            rows: rows.map(<[u32]>::as_ptr),
+            segments,
+            weights: weights.as_ptr(),
+            out: sums.out.as_mut_ptr(),
+            stride: sums.stride,
+            add: sums.add,
+        }
+    }
 }
 
 /// Computes a tile of so many vectors.
@@ -254,14 +298,10 @@ mod tests {
         #[allow(unsafe_code)]
         fn run(&self, set: Instructions, vectors: usize, add: bool) -> Vec<f32> {
             let mut out = vec![1f32; ROWS * 70];
-            let tile = Tile {
-                rows: std::array::from_fn(|r| self.rows[r * STRIDE..].as_ptr()),
-                segments: &self.segments,
-                weights: self.weights.as_ptr(),
-                out: out.as_mut_ptr(),
-                stride: 70,
-                add,
-            };
+            let rows = std::array::from_fn(|r| &self.rows[r * STRIDE..]);
+            let sums = Sums { out: &mut out, stride: 70, add };
+            let of = (self.factors, vectors);
+            let tile = Tile::over(rows, &self.segments, &self.weights, sums, of);
             // SAFETY: all buffers are large enough for both segments and the tile.
             unsafe { kernels(self.factors, set)[vectors - 1](tile) };
             out
@@ -318,6 +358,25 @@ mod tests {
                 let (found, sum) = (out[row * 70 + column], case.sum(row, column));
                 assert!((f64::from(found) - sum).abs() < 1e-4, "{:?}: {found} {sum}", case.factors);
             }
+        }
+    }
+
+    #[test]
+    fn tiles_that_reach_too_far_are_found() {
+        let case = Case::new(Factors::Mixed);
+        let found = |row: usize, words: usize, out: usize| {
+            let mut out = vec![0f32; out];
+            let sums = Sums { out: &mut out, stride: COLUMNS, add: false };
+            let rows = [&case.rows[..row]; ROWS];
+            let of = (Factors::Mixed, 4);
+            Tile::over(rows, &case.segments, &case.weights[..words], sums, of);
+        };
+        let (row, words, out) = (46 + 2 * 7, 27 * COLUMNS, ROWS * COLUMNS);
+        found(row, words, out);
+        for (row, words, out) in
+            [(row - 1, words, out), (row, words - 1, out), (row, words, out - 1)]
+        {
+            assert!(std::panic::catch_unwind(|| found(row, words, out)).is_err());
         }
     }
 

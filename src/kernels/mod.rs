@@ -27,24 +27,27 @@ mod micro;
 mod norm;
 mod operand;
 mod packed;
+mod pages;
 mod processor;
 mod product;
 mod quantised;
 mod rounding;
+mod shared;
+mod slabs;
+mod spare;
 #[cfg(target_arch = "x86_64")]
 mod wide;
 pub(crate) mod winograd;
 mod work;
 
 pub(crate) use algebra::add_product;
-pub(crate) use arena::release_buffers;
 pub(crate) use attention::{Heads, attention};
 pub use ceiling::Ceilings;
 pub(crate) use doubled::Doubled;
 pub(crate) use gelu::{Gelu, activated};
 pub(crate) use low_rank::{LowRank, largest};
 pub(crate) use map::Map;
-pub(crate) use memory::{release_weights, zeros};
+pub(crate) use memory::zeros;
 pub(crate) use merge::Merging;
 pub(crate) use norm::{Affine, GroupNorm, layer_norm};
 pub(crate) use operand::{Border, Operand, Preparation};
@@ -55,6 +58,8 @@ pub(crate) use product::{Finish, Term, Windows, multiply, multiply_all, multiply
 pub(crate) use quantised::GROUP;
 pub use quantised::Quantisation;
 pub(crate) use rounding::Rounding;
+use shared::Shared;
+pub(crate) use spare::{AtWork, Share, usual_budget};
 pub(crate) use vector::widen;
 pub(crate) use work::done as work_done;
 pub use work::{KernelKind, Work};
@@ -71,29 +76,6 @@ fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'
         .get(start..end)
         .ok_or_else(|| candle_core::Error::Msg("a layout reaches beyond its storage".into()))
 }
-
-/// A pointer that tiles write through; every task touches elements of its own.
-#[derive(Clone, Copy)]
-struct Shared(*mut f32);
-
-impl Shared {
-    /// The pointer `count` elements further.
-    ///
-    /// # Safety
-    /// As `pointer::add`: the result must lie inside the buffer.
-    #[allow(unsafe_code)]
-    unsafe fn add(self, count: usize) -> Self {
-        // SAFETY: the caller's promise.
-        Shared(unsafe { self.0.add(count) })
-    }
-}
-
-#[allow(unsafe_code)]
-// SAFETY: tasks write disjoint elements (stated where each is used) of a buffer that outlives them.
-unsafe impl Send for Shared {}
-#[allow(unsafe_code)]
-// SAFETY: as above.
-unsafe impl Sync for Shared {}
 
 #[cfg(test)]
 mod tests;

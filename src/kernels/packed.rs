@@ -9,8 +9,8 @@
 
 use super::arena::Buffer;
 use super::lanes::{self, Lanes, Writing};
-use super::memory::Pages;
 use super::micro::{COLUMNS, LANES};
+use super::pages::Pages;
 use super::processor::Instructions;
 use super::quantised::{Blocks, GROUP, Layout, Quantisation};
 use super::winograd;

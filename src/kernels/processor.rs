@@ -84,10 +84,35 @@ impl Instructions {
     }
 
     /// Lets the kernels of the whole process use no wider set than this one, for measurements.
-    pub fn limit(self) {
+    ///
+    /// # Errors
+    /// [`Error::BadRequest`](crate::Error::BadRequest) when another set is in use already: weights are laid out
+    /// for one, and would be multiplied as if for another.
+    pub fn limit(self) -> crate::error::Result<()> {
+        let set = self.nearest();
+        match USED.compare_exchange(u8::MAX, set as u8, Ordering::Relaxed, Ordering::Relaxed) {
+            Err(used) if used != set as u8 => Err(crate::error::Error::bad_request(
+                "cpu",
+                self.name(),
+                format!(
+                    "the kernels of this process use {} already; choose before the first model is opened",
+                    Self::used().name()
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// The widest set up to this one that this processor has.
+    fn nearest(self) -> Self {
         let sets = Self::ALL.into_iter().rev();
-        let set = sets.filter(|set| *set <= self).find(|set| set.is_here());
-        USED.store(set.unwrap_or(Self::Portable) as u8, Ordering::Relaxed);
+        sets.filter(|set| *set <= self).find(|set| set.is_here()).unwrap_or(Self::Portable)
+    }
+
+    /// As [`limit`](Self::limit), again and again: tests know what is laid out for which set.
+    #[cfg(test)]
+    pub(super) fn set(self) {
+        USED.store(self.nearest() as u8, Ordering::Relaxed);
     }
 }
 
@@ -99,5 +124,24 @@ impl std::str::FromStr for Instructions {
             let names = Self::ALL.map(Self::name).join(", ");
             crate::error::Error::bad_request("cpu", text, format!("expected one of {names}"))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A limit that came while products ran changed the kernels under them.
+    #[test]
+    fn the_set_is_chosen_once() {
+        let _alone = crate::kernels::tests::SETTINGS.lock().unwrap();
+        let used = Instructions::used();
+        assert!(used.limit().is_ok());
+        let mut others = Instructions::ALL.into_iter().filter(|set| set.is_here() && *set != used);
+        if let Some(other) = others.next() {
+            let error = other.limit().unwrap_err();
+            assert!(error.to_string().contains("already"), "{error}");
+            assert_eq!(Instructions::used(), used);
+        }
     }
 }

@@ -7,7 +7,7 @@
 use super::Shared;
 use super::arena::Buffer;
 use super::map::Map;
-use super::micro::{self, COLUMNS, Factors, LANES, ROWS, Segment, Tile};
+use super::micro::{self, COLUMNS, Factors, LANES, ROWS, Segment, Sums, Tile};
 use super::operand::{Border, Operand};
 use super::packed::{Arrangement, Packed, Precision, WeightShape};
 use super::processor::Instructions;
@@ -116,7 +116,7 @@ pub(super) fn multiply_into(terms: &[Term<'_>], finish: Finish<'_>, out: &mut [f
     let shared_bias = bias.len() == outputs;
     let add = finish.add.map(Map::values);
     assert!(add.is_none_or(|add| add.len() == out.len()), "size of a residual");
-    let target = Shared(out.as_mut_ptr());
+    let target = Shared::new(out);
     product(terms, |done: Done<'_>| {
         let column = done.panel * COLUMNS;
         let columns = COLUMNS.min(outputs - column);
@@ -126,7 +126,7 @@ pub(super) fn multiply_into(terms: &[Term<'_>], finish: Finish<'_>, out: &mut [f
             let sample = if shared_bias { 0 } else { done.samples[r] };
             // SAFETY: every task writes the pixels and columns of its own sums, all inside `out`.
             #[allow(unsafe_code)]
-            let out = unsafe { std::slice::from_raw_parts_mut(target.add(at).0, columns) };
+            let out = unsafe { target.part(at, columns) };
             *row = Row {
                 sums: &done.sums[r * COLUMNS..][..columns],
                 bias: &bias[sample * outputs + column..][..columns],
@@ -149,7 +149,7 @@ pub(crate) fn multiply_gated(
     let outputs = w.outputs();
     let mut out = Operand::tokens((x.batch, x.height * x.width), outputs, precision)?;
     let pixel = out.pixel();
-    let target = Shared(bytemuck::cast_slice_mut(out.words_mut()).as_mut_ptr());
+    let target = Shared::new(bytemuck::cast_slice_mut(out.words_mut()));
     product(terms, |done: Done<'_>| {
         let column = done.panel * w.panel_width();
         let columns = w.panel_width().min(outputs - column);
@@ -165,11 +165,8 @@ pub(crate) fn multiply_gated(
             let words = precision.words(columns);
             // SAFETY: every task writes the words of its own sums; panels begin at even columns.
             #[allow(unsafe_code)]
-            let out = unsafe {
-                let at = pixel_index * pixel + precision.words(column);
-                std::slice::from_raw_parts_mut(target.add(at).0.cast::<u32>(), words)
-            };
-            super::operand::store(&gated[..columns], precision, out);
+            let out = unsafe { target.part(pixel_index * pixel + precision.words(column), words) };
+            super::operand::store(&gated[..columns], precision, bytemuck::cast_slice_mut(out));
         }
     })?;
     Ok(out)
@@ -292,21 +289,18 @@ fn product(terms: &[Term<'_>], finish: impl Fn(Done<'_>) + Sync) -> Result<()> {
                 for (b, block) in blocks.iter().enumerate() {
                     let Term { x, w, .. } = terms[block.term];
                     let parts = w.parts(panel);
-                    let kernel = kernels[block.term][w.vectors(panel) / parts - 1];
+                    let of = (terms[block.term].factors(), w.vectors(panel) / parts);
+                    let kernel = kernels[block.term][of.1 - 1];
                     let unpacked = w.unpacked(panel, (block.from, block.words), room);
                     for part in 0..parts {
                         let weights = unpacked.unwrap_or_else(|| w.block(panel, part, block.from));
                         let tiles = sums.chunks_exact_mut(ROWS * COLUMNS);
                         let tiles = tiles.zip(&offsets[block.term]).zip(&places);
                         for ((sums, offsets), place) in tiles {
-                            let tile = Tile {
-                                rows: offsets.map(|at| x.words()[at..].as_ptr()),
-                                segments: &block.segments,
-                                weights: weights.as_ptr(),
-                                out: sums[part * LANES..].as_mut_ptr(),
-                                stride: COLUMNS,
-                                add: b > 0,
-                            };
+                            let rows = offsets.map(|at| &x.words()[at..]);
+                            let out = &mut sums[part * LANES..];
+                            let to = Sums { out, stride: COLUMNS, add: b > 0 };
+                            let tile = Tile::over(rows, &block.segments, weights, to, of);
                             // SAFETY: the windows fit into the operand, the panel holds the words of the
                             // block, and the sums are this thread's own.
                             #[allow(unsafe_code)]

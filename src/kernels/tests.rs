@@ -81,7 +81,7 @@ fn every_instruction_set_convolves() {
     let _alone = SETTINGS.lock().unwrap();
     let (x, weight) = (random(&[1, 20, 9, 7]), random(&[70, 20, 3, 3]));
     for set in Instructions::ALL {
-        set.limit();
+        set.set();
         for precision in BOTH {
             let (x, weight) = (seen(&x, precision), seen(&weight, precision));
             let border = Border { near: 1, far: 1 };
@@ -270,7 +270,7 @@ fn several_terms_are_added_before_anything_is_done_with_the_sums() {
     let _alone = SETTINGS.lock().unwrap();
     let (bias, residual) = (random(&[70]), random(&[1, 70, 9, 7]));
     for set in Instructions::ALL {
-        set.limit();
+        set.set();
         for precision in BOTH {
             let factor = |shape: &[usize]| seen(&random(shape), precision);
             let (x, weight) = (factor(&[1, 20, 9, 7]), factor(&[70, 20, 3, 3]));
@@ -295,7 +295,7 @@ fn several_terms_are_added_before_anything_is_done_with_the_sums() {
             assert!(error(&ours, &plain) < 1e-5, "{set:?} {precision:?}");
         }
     }
-    Instructions::Avx512Bf16.limit();
+    Instructions::Avx512Bf16.set();
 }
 
 #[test]

@@ -317,6 +317,7 @@ pub(super) fn widen(bytes: &[u8], out: &mut [f32]) {
 #[allow(unsafe_code)]
 #[inline]
 pub(super) unsafe fn stream(words: [u32; 16], out: &mut [u32]) {
+    debug_assert!(out.len() >= 16 && out.as_ptr().addr().is_multiple_of(64), "a whole line");
     // SAFETY: the caller's promise.
     unsafe {
         let words = _mm512_loadu_ps(words.as_ptr().cast());

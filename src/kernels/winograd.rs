@@ -10,7 +10,7 @@ use super::Shared;
 use super::arena::Buffer;
 use super::lanes::Lanes;
 use super::map::Map;
-use super::micro::{self, COLUMNS, Factors, ROWS, Segment, Tile};
+use super::micro::{self, COLUMNS, Factors, ROWS, Segment, Sums, Tile};
 use super::operand::{Border, Preparation, segment};
 use super::packed::{Arrangement, Packed, Precision, round};
 use super::processor::Instructions;
@@ -127,7 +127,7 @@ impl Job<'_> {
         let panels = self.w.panels();
         let groups = (4 * rayon::current_num_threads()).div_ceil(cuts).clamp(1, panels);
         let group = panels.div_ceil(groups);
-        let target = Shared(out.as_mut_ptr());
+        let target = Shared::new(out);
         (0..cuts * groups).into_par_iter().try_for_each_init(
             || Scratch::new(squares, self.precision.words(self.channels), self.channels),
             |scratch, task| {
@@ -144,7 +144,7 @@ impl Job<'_> {
                 self.transform(&list, scratch);
                 for panel in wanted {
                     self.products(panel, list.len(), scratch);
-                    self.finish(panel, &list, scratch.products.floats(), target);
+                    self.finish(panel, &list, scratch.products.floats(), &target);
                 }
                 Ok(())
             },
@@ -204,7 +204,8 @@ impl Job<'_> {
         let factors = Factors::of(self.precision, self.w.precision);
         let parts = if self.unpacked.is_some() { 1 } else { self.w.parts(panel) };
         let kernels = micro::kernels(factors, Instructions::used());
-        let (kernel, depth) = (kernels[self.w.vectors(panel) / parts - 1], depth(factors));
+        let of = (factors, self.w.vectors(panel) / parts);
+        let (kernel, depth) = (kernels[of.1 - 1], depth(factors));
         for place in 0..PLACES {
             for from in (0..words).step_by(depth) {
                 let shift = factors.row_words() * from;
@@ -213,14 +214,10 @@ impl Job<'_> {
                     let weights = self.block(panel, part, place * words + from);
                     for first in (0..padded).step_by(ROWS) {
                         let at = place * padded + first;
-                        let tile = Tile {
-                            rows: std::array::from_fn(|r| patches[(at + r) * row..].as_ptr()),
-                            segments: &segment,
-                            weights: weights.as_ptr(),
-                            out: products[at * COLUMNS + part * LANES..].as_mut_ptr(),
-                            stride: COLUMNS,
-                            add: from > 0,
-                        };
+                        let rows = std::array::from_fn(|r| &patches[(at + r) * row..]);
+                        let out = &mut products[at * COLUMNS + part * LANES..];
+                        let sums = Sums { out, stride: COLUMNS, add: from > 0 };
+                        let tile = Tile::over(rows, &segment, weights, sums, of);
                         // SAFETY: rows, weights and products hold what the tile asks for, padding
                         // included.
                         #[allow(unsafe_code)]
@@ -240,7 +237,7 @@ impl Job<'_> {
         &unpacked.words()[panel * COLUMNS * PLACES * self.w.tap() + from * vectors * LANES..]
     }
 
-    fn finish(&self, panel: usize, list: &[Square], products: &[f32], target: Shared) {
+    fn finish(&self, panel: usize, list: &[Square], products: &[f32], target: &Shared<'_>) {
         let outputs = self.w.outputs();
         let column = panel * COLUMNS;
         let columns = COLUMNS.min(outputs - column);
@@ -261,7 +258,7 @@ impl Job<'_> {
                 let bias = if shared_bias { column } else { sample * outputs + column };
                 // SAFETY: every task writes the pixels and columns of its own squares, all inside.
                 #[allow(unsafe_code)]
-                let out = unsafe { std::slice::from_raw_parts_mut(target.add(at).0, columns) };
+                let out = unsafe { target.part(at, columns) };
                 rows[count] = Row {
                     sums: &sums[..columns],
                     bias: &self.bias[bias..][..columns],

@@ -41,7 +41,7 @@ impl Unknown {
 
 /// A part of the base that adapters speak of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Component {
+pub(super) enum Component {
     UNet,
     /// The only text encoder, or the first of two.
     Text,
@@ -52,7 +52,7 @@ enum Component {
 }
 
 /// Prefixes and the component they mean; longer ones before those that begin them.
-const PREFIXES: [(&str, Component); 39] = [
+pub(super) const PREFIXES: [(&str, Component); 39] = [
     ("lora_unet__", Component::UNet),
     ("lora_unet_", Component::UNet),
     ("lycoris_unet_", Component::UNet),
@@ -203,13 +203,22 @@ impl Dictionary {
         all
     }
 
-    /// The modules that a stem of a key means.
+    /// The modules that a stem of a key means, whatever wrappers its trainer had put around the network.
     pub(super) fn resolve(&self, stem: &str) -> Result<Vec<Target>, Unknown> {
         let (component, rest) = PREFIXES
             .iter()
             .find_map(|(prefix, component)| Some((*component, stem.strip_prefix(prefix)?)))
             .unwrap_or((Component::Any, stem));
-        let candidates: Vec<&'static str> = match component {
+        match self.modules_of(component, rest) {
+            // What is found as it stands is never taken apart further.
+            Err(Unknown::Module) => self.unwrapped(stem),
+            known => known,
+        }
+    }
+
+    /// The parts of the base that a prefix may mean.
+    pub(super) fn meant(&self, component: Component) -> Vec<&'static str> {
+        match component {
             Component::UNet => vec!["unet"],
             Component::Text | Component::Text1 if !self.components.contains(&"text_encoder") => {
                 vec!["text_encoder_2"]
@@ -217,7 +226,16 @@ impl Dictionary {
             Component::Text | Component::Text1 => vec!["text_encoder"],
             Component::Text2 => vec!["text_encoder_2"],
             Component::Any => self.components.clone(),
-        };
+        }
+    }
+
+    /// The modules of a part of the base that are called `rest`.
+    pub(super) fn modules_of(
+        &self,
+        component: Component,
+        rest: &str,
+    ) -> Result<Vec<Target>, Unknown> {
+        let candidates = self.meant(component);
         if !candidates.iter().any(|component| self.components.contains(component)) {
             return Err(Unknown::Component);
         }
@@ -227,6 +245,15 @@ impl Dictionary {
             (Some(targets), None) => Ok(targets),
             (Some(_), Some(_)) => Err(Unknown::Ambiguous),
         }
+    }
+
+    /// Whether some module's spelling, without separators, begins with `start`.
+    pub(super) fn begins(&self, component: Component, start: &str) -> bool {
+        let (candidates, start) = (self.meant(component), compact(start));
+        let begins = |(part, spelling): &(&'static str, String)| {
+            candidates.contains(part) && spelling.starts_with(&start)
+        };
+        self.spellings.keys().any(begins)
     }
 
     fn find(&self, component: &'static str, name: &str) -> Option<Vec<Target>> {
@@ -281,6 +308,7 @@ fn compact(name: &str) -> String {
 
 /// Whether a stem speaks of a second text encoder.
 pub(super) fn is_second_encoder(stem: &str) -> bool {
+    let stem = &super::wrappers::bare(stem);
     PREFIXES
         .iter()
         .find(|(prefix, _)| stem.starts_with(prefix))

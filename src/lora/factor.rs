@@ -5,6 +5,7 @@ use crate::weights::CheckpointFile;
 use safetensors::Dtype;
 use std::borrow::Cow;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 /// A tensor of an adapter: where it lies, and what it is multiplied by.
@@ -99,12 +100,48 @@ impl Factor {
     }
 
     pub(super) fn elements(&self) -> usize {
-        self.shape.iter().product()
+        product(&self.shape)
     }
 
     /// Elements behind the first dimension.
     pub(super) fn columns(&self) -> usize {
-        self.shape.iter().skip(1).product()
+        product(self.shape.get(1..).unwrap_or_default())
+    }
+
+    /// The file that holds it.
+    pub(super) fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// The type of its elements when they are stored as whole numbers.
+    pub(super) fn whole_numbers(&self) -> Option<Dtype> {
+        let info = self.file.info(&self.name)?;
+        let whole = matches!(
+            info.dtype,
+            Dtype::BOOL
+                | Dtype::U8
+                | Dtype::I8
+                | Dtype::U16
+                | Dtype::I16
+                | Dtype::U32
+                | Dtype::I32
+                | Dtype::U64
+                | Dtype::I64
+        );
+        (whole && info.blocks.is_none()).then_some(info.dtype)
+    }
+
+    /// Whether its last dimensions are the kernel of a weight of `shape`. A factor of two dimensions holds the
+    /// kernel within the second, and one of a linear layer may have kernels of one element.
+    pub(super) fn has_kernel(&self, shape: &[usize]) -> bool {
+        let kernel = |shape: &[usize]| -> Vec<usize> {
+            let mut kernel = shape.get(2..).unwrap_or_default().to_vec();
+            while kernel.last() == Some(&1) {
+                kernel.pop();
+            }
+            kernel
+        };
+        self.shape.len() <= 2 || kernel(&self.shape) == kernel(shape)
     }
 
     pub(super) fn name(&self) -> &str {
@@ -192,6 +229,11 @@ fn spread(values: &[f32], rows: usize, blocks: usize) -> Vec<f32> {
         out[start..start + columns].copy_from_slice(values);
     }
     out
+}
+
+/// Elements of a shape; a file may claim more than there are numbers for, beside a dimension of none.
+fn product(shape: &[usize]) -> usize {
+    shape.iter().fold(1, |n, &d| n.saturating_mul(d))
 }
 
 /// What is wrong with numbers that must be finite; `None` when nothing is.

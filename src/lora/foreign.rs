@@ -127,19 +127,26 @@ fn is_inversion(file: &CheckpointFile) -> bool {
     !file.is_empty() && file.names().all(is)
 }
 
-/// Whether the file holds a model's own weights: plain ones, with no word of an adapter.
+/// First layers of networks, which no adapter holds as plain weights without the word of one.
+const FIRST_LAYERS: [&str; 3] = ["conv_in", "input_blocks.0.0", "token_embedding"];
+
+/// Whether the file holds a model's own weights: plain ones from the first layer on, with no word of an adapter.
+/// A few plain weights under names of the model are an adapter of a kind that nobody knows.
 fn is_checkpoint(file: &CheckpointFile) -> bool {
-    let mut plain = 0;
+    let mut plain = false;
     for name in file.names() {
-        match keys::split(name).map(|key| key.role) {
-            Some(Role::Weight) => plain += 1,
+        match keys::split(name) {
+            Some(key) if key.role == Role::Weight => plain |= is_first_layer(&key.stem),
             Some(_) => return false,
             None => {}
         }
     }
-    let blocks =
-        ["down_blocks", "input_blocks", "mid_block", "middle_block", "resblocks", "encoder"];
-    plain > 0 && file.names().any(|name| blocks.iter().any(|block| name.contains(block)))
+    plain
+}
+
+fn is_first_layer(stem: &str) -> bool {
+    let before = FIRST_LAYERS.iter().find_map(|layer| stem.strip_suffix(layer));
+    before.is_some_and(|before| before.is_empty() || before.ends_with('.'))
 }
 
 #[cfg(test)]
@@ -225,6 +232,12 @@ mod tests {
             "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.alpha",
             "unet:3:up",
             "bundle_emb.star.clip_g",
+            // Kinds that are not known are no checkpoints because of their endings.
+            "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora_left.weight",
+            "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.down.weight",
+            "base_model.model.down_blocks.0.resnets.0.norm1.weight",
+            "unet.conv_in.lora_left.weight",
+            "text_model.encoder.layers.0.layer_norm1.weight",
         ] {
             assert!(refusal(&file(&[key]), false).is_none(), "{key}");
         }

@@ -32,6 +32,19 @@ impl Inversion {
         Ok(Some((factor.read()?, count)))
     }
 
+    /// Reads every vector once.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] for vectors that are no finite numbers.
+    pub fn check(&self) -> Result<()> {
+        self.parts.values().try_for_each(|factor| factor.read().map(drop))
+    }
+
+    /// Whether every number of its vectors is finite.
+    pub(super) fn is_finite(&self) -> Result<bool> {
+        self.parts.values().try_fold(true, |finite, factor| Ok(finite && factor.is_finite()?))
+    }
+
     /// How many vectors the word has.
     pub fn len(&self) -> usize {
         let count = |f: &Factor| if f.shape().len() < 2 { 1 } else { f.dim(0) };
@@ -59,7 +72,7 @@ impl Inversion {
 /// `width`: width of a text encoder's token table; `None` when the base has no such encoder.
 ///
 /// # Errors
-/// [`Error::Corrupt`] for vectors of another width.
+/// [`Error::Corrupt`] for vectors of another width, and for whole numbers.
 pub(super) fn read(
     file: &CheckpointFile,
     width: impl Fn(&str) -> Option<usize>,
@@ -104,6 +117,11 @@ fn read_words(
             let why = format!(
                 "the embedding `{key}` has shape {shape:?}, the text encoder is {needed} wide"
             );
+            return Err(Error::corrupt(file.path(), why));
+        }
+        if let Some(dtype) = factor.whole_numbers() {
+            let why =
+                format!("the embedding `{key}` holds whole numbers ({dtype}), expected floats");
             return Err(Error::corrupt(file.path(), why));
         }
         used.push(key.to_owned());

@@ -14,6 +14,8 @@ pub(super) enum Role {
     Scale,
     /// LyCORIS' and kohya's DoRA magnitude; its shape says along which axis.
     DoraScale,
+    /// The norms of the weights that the magnitudes beside rotations belong to.
+    InitialNorm,
     /// PEFT's DoRA magnitude: always one number an output.
     Magnitude,
     HadaW1A,
@@ -38,6 +40,8 @@ pub(super) enum Role {
     OftRescale,
     OftDiag,
     OftR,
+    /// The mark of vectors that are divided by a number that follows from their length.
+    OftScaled,
     BoftR,
     BoftS,
     OnInput,
@@ -64,7 +68,7 @@ pub(super) enum Role {
 }
 
 /// Words that say a role, with that role and whether an adapter's name may follow (PEFT).
-const WORDS: [(&str, Role, bool); 52] = [
+const WORDS: [(&str, Role, bool); 54] = [
     ("lora_down", Role::Down, false),
     ("lora_up", Role::Up, false),
     ("lora_mid", Role::Mid, false),
@@ -77,6 +81,7 @@ const WORDS: [(&str, Role, bool); 52] = [
     ("alpha", Role::Alpha, false),
     ("scale", Role::Scale, false),
     ("dora_scale", Role::DoraScale, false),
+    ("initial_norm", Role::InitialNorm, false),
     ("hada_w1_a", Role::HadaW1A, true),
     ("hada_w1_b", Role::HadaW1B, true),
     ("hada_w2_a", Role::HadaW2A, true),
@@ -99,6 +104,7 @@ const WORDS: [(&str, Role, bool); 52] = [
     ("rescale", Role::OftRescale, false),
     ("oft_diag", Role::OftDiag, false),
     ("oft_R", Role::OftR, true),
+    ("scaled_oft", Role::OftScaled, false),
     ("boft_R", Role::BoftR, true),
     ("boft_s", Role::BoftS, true),
     ("on_input", Role::OnInput, false),
@@ -127,6 +133,14 @@ impl Role {
             Role::SetBias => "bias",
             _ => WORDS.iter().find(|(_, role, _)| *role == self).map_or("?", |(word, ..)| word),
         }
+    }
+
+    /// Whether its numbers may be whole: counts, marks, places, and single numbers that trainers keep as they
+    /// were given.
+    pub(super) fn may_be_whole(self) -> bool {
+        let counted = [Role::SparseIndices, Role::SparseSize, Role::Reshape];
+        let single = [Role::Alpha, Role::Scale, Role::OnInput, Role::OftScaled];
+        counted.contains(&self) || single.contains(&self)
     }
 }
 
@@ -184,6 +198,9 @@ fn tailed(role: Role, tail: &[&str], named: bool) -> Option<(Role, bool)> {
         [] | ["weight"] => Some((role, false)),
         ["scale_weight" | "weight_scale"] => Some((role, true)),
         ["bias"] | [_, "bias"] if role == Role::Up => Some((Role::UpBias, false)),
+        ["scaled_oft"] | [_, "scaled_oft"] if role == Role::OftR => Some((Role::OftScaled, false)),
+        // Other marks of the same trainer, which change the law of the rotation, are no names of adapters.
+        [mark] | [_, mark] if role == Role::OftR && mark.ends_with("_oft") => None,
         [name] | [name, "weight"] if named && *name != "bias" => Some((role, false)),
         _ => None,
     }
@@ -229,6 +246,8 @@ mod tests {
             ("a.to_q.___.layer.lora_up.weight", "a.to_q", Role::Up),
             ("a.hada_w1_a", "a", Role::HadaW1A),
             ("a.oft_R.weight", "a", Role::OftR),
+            ("a.oft_R.default.weight", "a", Role::OftR),
+            ("a.oft_R.scaled_oft", "a", Role::OftScaled),
             ("a.conv.bias.diff", "a.conv", Role::DiffBias),
             ("a.conv.bias.set_weight", "a.conv", Role::SetBias),
             ("a.to_q.lora_E", "a.to_q", Role::Singular),
@@ -238,7 +257,15 @@ mod tests {
             assert_eq!(split(key), Some(Key { stem: stem.into(), role, gain: false }), "{key}");
         }
         assert!(split("a.lora_down.scale_weight").is_some_and(|key| key.gain));
-        for key in ["", "weight", "a", ".lora_up.weight", "a.lora_down.weight.more.still", "a.up"] {
+        for key in [
+            "",
+            "weight",
+            "a",
+            ".lora_up.weight",
+            "a.lora_down.weight.more.still",
+            "a.up",
+            "a.oft_R.cans_oft",
+        ] {
             assert_eq!(split(key), None, "{key}");
         }
     }

@@ -11,6 +11,7 @@ use crate::room;
 use crate::weights::{Site, WeightSource};
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
+use std::path::PathBuf;
 
 /// One adapter's change of one module, with its final multiplier.
 #[derive(Debug, Clone, Copy)]
@@ -128,8 +129,36 @@ const BLOCK: usize = 128 << 10;
 
 fn finite(site: &str, active: &[Active<'_>], values: &[f32]) -> Result<()> {
     let Some(why) = broken(values) else { return Ok(()) };
-    let stems: Vec<&str> = active.iter().map(|a| a.module.stem.as_str()).collect();
-    Err(Error::corrupt(site, format!("the product of `{}` {why}", stems.join("`, `"))))
+    let guilty: Vec<&Active<'_>> = active.iter().filter(|a| overflows(a)).collect();
+    let guilty = if guilty.is_empty() { active.iter().collect() } else { guilty };
+    let mut files: Vec<(PathBuf, Vec<String>)> = Vec::new();
+    for module in guilty.iter().map(|a| a.module) {
+        let Some(path) = module.factors().first().map(|factor| factor.path().to_path_buf()) else {
+            continue;
+        };
+        let stem = format!("`{}`", module.stem);
+        match files.iter_mut().find(|(known, _)| *known == path) {
+            Some((_, stems)) => stems.push(stem),
+            None => files.push((path, vec![stem])),
+        }
+    }
+    let mut files = files.into_iter();
+    let Some((path, stems)) = files.next() else { return Err(Error::corrupt(site, why)) };
+    let also = |(path, stems): (PathBuf, Vec<String>)| {
+        format!(", with that of {} of {}", stems.join(", "), path.display())
+    };
+    let also: String = files.map(also).collect();
+    Err(Error::corrupt(path, format!("the product of {}{also} {why}", stems.join(", "))))
+}
+
+/// Whether the product of an adapter's factors may be too large for a number by itself.
+fn overflows(active: &Active<'_>) -> bool {
+    let Some(change) = &active.module.weight else { return false };
+    let Ok(Some(Matrices { up, down, rank })) = low_rank(change) else { return false };
+    let scale = (active.m * change.scale).abs();
+    let bound = f64::from(largest(&up)) * f64::from(largest(&down)) * rank as f64;
+    let bound = bound * f64::from(scale);
+    bound.is_nan() || bound >= f64::from(f32::MAX)
 }
 
 /// W + Σ (fᵢ(W, mᵢ) − W): every adapter sees the pristine weight.
@@ -231,7 +260,7 @@ pub(super) fn one(
     let mut direction = base.to_vec();
     // The magnitude belongs to the change at full strength; the multiplier comes afterwards.
     change.delta.change(base, shape, (change.scale, 1.0), &mut direction)?;
-    dora.normalise(&mut direction, shape)?;
+    dora.normalise(&mut direction, base, shape)?;
     add_difference(target, &direction, base, m);
     Ok(())
 }

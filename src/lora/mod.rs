@@ -13,6 +13,7 @@ mod distilled;
 mod factor;
 mod file;
 mod foreign;
+mod header;
 mod inversion;
 mod keys;
 mod merge;
@@ -27,6 +28,7 @@ mod spectrum;
 mod stack;
 mod tuning;
 mod whole;
+mod wrappers;
 pub mod write;
 
 pub use describe::ModuleInfo;

@@ -1,17 +1,22 @@
 //! Floor 3. One module of an adapter: its tensors by role become a change of a weight and a bias.
 
-use super::delta::{Delta, Dora, Glora, Hada, Ia3, Kron, LowRank, Rotation};
+use super::delta::{Delta, Dora, Glora, Hada, Ia3, InputLaw, Kron, LowRank, Norms, Rotation};
 use super::delta::{Half, Side, Sparse, several_butterflies};
 use super::factor::Factor;
+use super::header::Header;
 use super::keys::Role;
 use super::tuning::Tuning;
 use crate::error::{Error, Result};
+use safetensors::Dtype;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
 /// Alphas above this are a mistake wherever they are applied.
 const LARGE_ALPHA: f32 = 1e6;
+
+/// Terms of the rotation's series in files without a configuration, as their trainers and PEFT have it.
+const OFT_TERMS: usize = 5;
 
 /// What an adapter does to one module.
 #[derive(Debug, Clone)]
@@ -63,6 +68,10 @@ pub(super) struct Context<'a> {
     /// The rows of the adapter's product that belong to this module.
     pub(super) rows: Option<Range<usize>>,
     pub(super) tuning: Option<Tuning<'a>>,
+    /// The part of the base that the module belongs to.
+    pub(super) component: &'a str,
+    /// The alphas of the file's header.
+    pub(super) header: &'a mut Header,
     pub(super) warnings: &'a mut Vec<String>,
 }
 
@@ -75,7 +84,7 @@ impl Context<'_> {
         let (true, &[outputs, inputs, height, width]) = (self.pads, self.shape) else {
             return false;
         };
-        let mut unheard = Vec::new();
+        let (mut unheard, mut unread) = (Vec::new(), Header::default());
         let mut narrower = Context {
             path: self.path,
             shape: &[outputs, LATENTS, height, width],
@@ -84,6 +93,8 @@ impl Context<'_> {
             pads: false,
             rows: self.rows.clone(),
             tuning: self.tuning,
+            component: self.component,
+            header: &mut unread,
             warnings: &mut unheard,
         };
         inputs > LATENTS && Module::build(group, &mut narrower).is_ok()
@@ -109,6 +120,7 @@ impl Module {
     ) -> Result<(Vec<Module>, Vec<Role>)> {
         let mut taking = Taking { group, left: group.roles.clone(), context };
         taking.refuse()?;
+        taking.refuse_whole_numbers()?;
         let dora = taking.dora()?;
         let mut weights = taking.weights()?;
         let biases = taking.biases(&weights)?;
@@ -147,7 +159,7 @@ impl Module {
         let mut factors = Vec::new();
         if let Some(change) = &self.weight {
             factors.extend(change.delta.factors());
-            factors.extend(change.dora.iter().map(|dora| &dora.magnitude));
+            factors.extend(change.dora.iter().flat_map(Dora::factors));
         }
         match &self.bias {
             Some(BiasChange::Add { values, .. } | BiasChange::Set(values)) => factors.push(values),
@@ -225,6 +237,23 @@ impl Taking<'_, '_, '_> {
         Ok(())
     }
 
+    /// A factor of whole numbers is another kind of tensor under a factor's name, or damaged.
+    fn refuse_whole_numbers(&self) -> Result<()> {
+        let whole = |(role, factor): (&Role, &Factor)| {
+            let dtype = factor.whole_numbers().filter(|_| !role.may_be_whole())?;
+            Some((factor.name().to_owned(), dtype))
+        };
+        match self.group.roles.iter().find_map(whole) {
+            Some((name, dtype)) => Err(Error::corrupt(
+                self.context.path,
+                format!(
+                    "`{name}` holds whole numbers ({dtype}), expected floats (F32, F16, BF16); it is no factor of an adapter, or its numbers are quantised and their scale is missing"
+                ),
+            )),
+            None => Ok(()),
+        }
+    }
+
     fn shape(&self) -> &[usize] {
         self.context.shape
     }
@@ -271,7 +300,28 @@ impl Taking<'_, '_, '_> {
             return dora.map(Some).map_err(|why| self.error(&why));
         }
         let dora = Dora::new(factor, self.shape(), always_output);
-        dora.map(Some).map_err(|why| self.error(&why))
+        let mut dora = dora.map_err(|why| self.error(&why))?;
+        if self.has(Role::OftR) && self.context.tuning.is_none() {
+            dora.norms = self.norms(&dora)?;
+        }
+        Ok(Some(dora))
+    }
+
+    /// The norms that the magnitudes beside a rotation of inputs belong to: a rotation keeps those of outputs.
+    fn norms(&mut self, dora: &Dora) -> Result<Norms> {
+        if dora.on_input {
+            return Err(Error::unsupported(
+                format!("`{}`: dora_scale for inputs beside oft_R", self.group.stem),
+                "use a file whose magnitudes are one number an output, or merge it with its trainer",
+            ));
+        }
+        let Some(norms) = self.take(Role::InitialNorm) else { return Ok(Norms::Pristine) };
+        let (found, outputs) = (norms.elements(), self.context.outputs);
+        if found != outputs {
+            let why = format!("initial_norm has {found} numbers, expected {outputs}");
+            return Err(self.error(&why));
+        }
+        Ok(Norms::Stored(norms))
     }
 
     fn weights(&mut self) -> Result<Vec<WeightChange>> {
@@ -302,7 +352,7 @@ impl Taking<'_, '_, '_> {
             self.take(Role::Alpha);
             return self.scalar(&scale);
         }
-        let rank = rank.max(1) as f32;
+        let (whole, rank) = (rank, rank.max(1) as f32);
         if let Some(alpha) = self.take(Role::Alpha) {
             let alpha = self.scalar(&alpha)?;
             if alpha == 0.0 {
@@ -314,7 +364,9 @@ impl Taking<'_, '_, '_> {
             }
             return Ok(alpha / rank);
         }
-        let Some(tuning) = self.context.tuning else { return Ok(1.0) };
+        let Some(tuning) = self.context.tuning else {
+            return Ok(self.context.header.scale(self.context.component, whole).unwrap_or(1.0));
+        };
         if tuning.rank().is_some_and(|said| said != rank) {
             self.warn_once(
                 "the rank that the configuration says (r, rank_pattern) is not that of the tensors; alpha is divided by the latter",
@@ -372,8 +424,9 @@ impl Taking<'_, '_, '_> {
             Some(scale) => scale,
             None => self.scale(low.rank())?,
         };
-        if low.rank() == 0 {
-            return Ok(Some(WeightChange { delta: Delta::LowRank(low), scale, dora: None }));
+        // Of rank 0 too: one factor without rows beside another with columns is no empty module.
+        if let Some(why) = low.contradiction() {
+            return Err(self.error(&format!("{why}; the file is damaged")));
         }
         self.misfit(low.misfit(self.shape()))?;
         if let Some(sparse) = &low.sparse {
@@ -540,12 +593,7 @@ impl Taking<'_, '_, '_> {
             let limit = alpha.filter(|alpha| *alpha > 0.0).map(|alpha| alpha * outputs);
             Rotation::Rows { blocks, limit, rescale: self.take(Role::OftRescale) }
         } else if let Some(packed) = self.take(Role::OftR) {
-            let Some(tuning) = self.context.tuning else {
-                return Err(self.error(
-                    "PEFT's OFT needs the adapter_config.json that belongs beside the file",
-                ));
-            };
-            Rotation::Inputs { packed, series: tuning.cayley_terms(), reach: tuning.reach() }
+            Rotation::Inputs { law: self.input_law(&packed)?, packed }
         } else if self.has(Role::BoftR) || self.has(Role::BoftS) {
             let blocks = self.need(Role::BoftR, Role::BoftS)?;
             let sizes = self.need(Role::BoftS, Role::BoftR)?;
@@ -558,6 +606,41 @@ impl Taking<'_, '_, '_> {
         };
         self.misfit(rotation.misfit(self.shape()))?;
         Ok(Some(WeightChange { delta: Delta::Rotation(rotation), scale: 1.0, dora: None }))
+    }
+
+    /// How the vectors of `oft_R` become rotations: as PEFT's configuration says, or as the trainers do that write
+    /// a file without one.
+    fn input_law(&mut self, packed: &Factor) -> Result<InputLaw> {
+        let mark = self.take(Role::OftScaled);
+        if let Some(tuning) = self.context.tuning {
+            let series = tuning.cayley_terms();
+            let reach = tuning.reach();
+            return Ok(InputLaw { series, scaled: mark.is_some(), kernels_back: false, reach });
+        }
+        if self.group.stem.starts_with("base_model.model.") {
+            return Err(self.error(
+                "PEFT's OFT needs the adapter_config.json that PEFT wrote beside the file",
+            ));
+        }
+        let shape = packed.shape();
+        if shape.len() != 2 {
+            return Err(self.error(&format!(
+                "oft_R has shape {shape:?}, expected [blocks, n(n-1)/2]; how other shapes turn a weight is not known"
+            )));
+        }
+        let scaled = mark.as_ref().map(|mark| self.is_scaled(mark)).transpose()?.unwrap_or(false);
+        Ok(InputLaw { series: Some(OFT_TERMS), scaled, kernels_back: true, reach: None })
+    }
+
+    /// What the mark of scaled vectors says; there it is, unless it holds a zero.
+    fn is_scaled(&mut self, mark: &Factor) -> Result<bool> {
+        if mark.whole_numbers() == Some(Dtype::BOOL) {
+            let text = "scaled_oft is stored as BOOL, as by trainers that divide oft_R by 2·sqrt(n-1); divided by sqrt(n(n-1)/2), as most do";
+            if !self.context.warnings.iter().any(|known| known == text) {
+                self.context.warnings.push(text.into());
+            }
+        }
+        Ok(mark.read()?.first().is_none_or(|value| *value != 0.0))
     }
 
     fn ia3(&mut self) -> Result<Option<WeightChange>> {

@@ -3,6 +3,7 @@
 use super::delta::Delta;
 use super::merge::{self, Active, Summed};
 use super::{Dictionary, LoraStack, Method};
+use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::room;
 use crate::weights::{
@@ -112,12 +113,28 @@ impl Overlay {
         apply: Apply,
         select: impl Fn(&str) -> bool,
     ) -> Result<Self> {
+        Self::compose_until(base, dictionary, stack, apply, select, &Cancel::new())
+    }
+
+    /// As [`compose`](Self::compose), until `cancel` is set: it is looked at between weights.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`], and as [`compose`](Self::compose).
+    pub fn compose_until(
+        base: Arc<dyn WeightSource>,
+        dictionary: &Dictionary,
+        stack: &LoraStack,
+        apply: Apply,
+        select: impl Fn(&str) -> bool,
+        cancel: &Cancel,
+    ) -> Result<Self> {
         let jobs = jobs(&*base, dictionary, stack, select)?;
         let bypass = apply == Apply::Bypass && matches!(stack.method, Method::Sum);
         let done: Vec<Done> = jobs
             .par_iter()
             .enumerate()
             .map(|(i, job)| {
+                cancel.check()?;
                 job.run(&*base, &stack.method, bypass, i % SAMPLED == 0 && job.is_small())
             })
             .collect::<Result<_>>()?;

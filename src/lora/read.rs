@@ -3,10 +3,12 @@
 
 use super::dictionary::{Dictionary, Target, Unknown, is_only_encoder, is_second_encoder};
 use super::factor::Factor;
+use super::header::Header;
 use super::keys::{self, Role};
 use super::module::{Context, Group, Module};
+use super::wrappers::bare;
 use super::{AdapterFile, Inversion, Lora, inversion, ordered};
-use crate::error::{Error, Result};
+use crate::error::{Error, InFile, Result};
 use crate::plain;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,9 +34,11 @@ pub struct Report {
     pub unmatched: Vec<String>,
     /// The same keys by the reason why they fit nothing.
     pub reasons: BTreeMap<&'static str, Vec<String>>,
+    /// What of those keys is unknown, where that can be said.
+    pub diagnosis: Option<String>,
     /// Modules of rank 0.
     pub empty: usize,
-    /// Modules that were left out because their numbers are not finite.
+    /// Modules and words that were left out because their numbers are not finite.
     pub skipped: Vec<String>,
     /// Things that a user should know.
     pub warnings: Vec<String>,
@@ -61,15 +65,21 @@ impl Lora {
     /// modules, shapes that do not fit, contradictions, and files of which no key fits;
     /// [`Error::Unsupported`] for kinds that are refused.
     pub fn resolve(file: AdapterFile, base: &Dictionary, options: ReadOptions) -> Result<Self> {
+        let path = file.path().to_path_buf();
+        Self::resolved(file, base, options).in_file(path)
+    }
+
+    fn resolved(file: AdapterFile, base: &Dictionary, options: ReadOptions) -> Result<Self> {
         let mut reading = Reading::new(&file, base);
         if let Some(error) = file.refusal() {
             return Err(error);
         }
-        let inversions = reading.inversions()?;
+        let mut inversions = reading.inversions()?;
         let mut modules = reading.ordered()?;
         let groups = reading.groups()?;
         reading.check_family(&groups)?;
         reading.check_promises();
+        reading.check_marks(&groups)?;
         for (target, group) in &groups.resolved {
             let built = reading.build(target, group, &file)?;
             modules.entry(target.module.clone()).or_default().extend(built);
@@ -78,7 +88,7 @@ impl Lora {
         reading.finish(&modules, &inversions, options)?;
         let mut report = reading.report;
         if options.allow_nan {
-            drop_broken(&mut modules, &mut report)?;
+            drop_broken(&mut modules, &mut inversions, &mut report)?;
         }
         warn_without_effect(&modules, &mut report)?;
         let fingerprint = file.fingerprint()?;
@@ -102,6 +112,9 @@ struct Reading<'a> {
     used: BTreeSet<String>,
     /// Keys that fit nothing, and why.
     unmatched: BTreeMap<String, &'static str>,
+    header: Header,
+    /// Modules of rank 0, as the file spells them.
+    empty: Vec<String>,
     report: Report,
 }
 
@@ -110,7 +123,9 @@ impl<'a> Reading<'a> {
         let files = [Some(&file.main), file.text.as_ref(), file.words.as_ref()];
         let keys = files.into_iter().flatten().map(crate::weights::CheckpointFile::len).sum();
         let report = Report { keys, ..Report::default() };
-        Reading { file, base, used: BTreeSet::new(), unmatched: BTreeMap::new(), report }
+        let (used, unmatched, empty) = (BTreeSet::new(), BTreeMap::new(), Vec::new());
+        let header = Header::of(file.metadata());
+        Reading { file, base, used, unmatched, header, empty, report }
     }
 
     fn corrupt(&self, why: impl Into<String>) -> Error {
@@ -316,6 +331,23 @@ impl<'a> Reading<'a> {
         }
     }
 
+    /// Refuses a rotation beside tensors that nobody knows: they may be marks that change its law.
+    fn check_marks(&self, groups: &Groups) -> Result<()> {
+        let turned = groups.resolved.values().filter(|group| group.roles.contains_key(&Role::OftR));
+        let stems: BTreeSet<&str> = turned.map(|group| group.stem.as_str()).collect();
+        let beside = |key: &&String| {
+            keys::split(key).is_none()
+                && key.match_indices('.').any(|(at, _)| stems.contains(&key[..at]))
+        };
+        match self.unmatched.keys().find(beside) {
+            Some(key) => Err(Error::unsupported(
+                format!("`{key}` beside oft_R, which may change how it turns the weight"),
+                "use a file with oft_R alone, or merge it with the program that trained it",
+            )),
+            None => Ok(()),
+        }
+    }
+
     /// Refuses a file of another generation of Stable Diffusion before any shape is compared.
     fn check_family(&self, groups: &Groups) -> Result<()> {
         let stems =
@@ -373,6 +405,8 @@ impl<'a> Reading<'a> {
     fn build(&mut self, target: &Target, group: &Group, file: &AdapterFile) -> Result<Vec<Module>> {
         let base = self.base;
         let shape = base.shape(&format!("{}.weight", target.module)).unwrap_or_default();
+        // PEFT's patterns know no wrappers.
+        let stem = bare(&group.stem);
         let mut context = Context {
             path: file.path(),
             shape,
@@ -380,7 +414,9 @@ impl<'a> Reading<'a> {
             has_bias: base.shape(&format!("{}.bias", target.module)).is_some(),
             pads: target.module == "unet.conv_in",
             rows: target.rows.map(|(start, end)| start..end),
-            tuning: file.tunings.of(&group.stem),
+            tuning: file.tunings.of(&stem),
+            component: target.module.split('.').next().unwrap_or_default(),
+            header: &mut self.header,
             warnings: &mut self.report.warnings,
         };
         let (modules, left) = match Module::build(group, &mut context) {
@@ -401,8 +437,8 @@ impl<'a> Reading<'a> {
             }
         }
         let rank = |m: &Module| m.weight.as_ref().and_then(|change| change.delta.rank());
-        let empty = modules.iter().filter(|module| rank(module) == Some(0)).count();
-        self.report.empty += empty;
+        let empty = modules.iter().filter(|module| rank(module) == Some(0));
+        self.empty.extend(empty.map(|module| module.stem.clone()));
         Ok(modules.into_iter().filter(|module| rank(module) != Some(0)).collect())
     }
 
@@ -414,11 +450,17 @@ impl<'a> Reading<'a> {
         options: ReadOptions,
     ) -> Result<()> {
         self.report.used += self.used.len();
+        self.report.warnings.extend(std::mem::take(&mut self.header).report());
+        self.report.empty = self.empty.len();
+        self.report.warnings.extend(rank_zero(&self.empty));
         let benign = |key: &String| BENIGN.iter().any(|piece| key.contains(piece));
         for (key, why) in self.unmatched.iter().filter(|(key, _)| !benign(key)) {
             self.report.unmatched.push(key.clone());
             self.report.reasons.entry(why).or_default().push(key.clone());
         }
+        self.report.diagnosis =
+            self.base.unknown_of(self.report.unmatched.iter().map(String::as_str));
+        let why = self.report.diagnosis.as_ref().map_or(String::new(), |why| format!("; {why}"));
         let count = self.report.unmatched.len();
         let (total, family) = (self.report.keys, self.base.family());
         if modules.is_empty() && words.is_empty() && self.report.empty == 0 {
@@ -426,15 +468,16 @@ impl<'a> Reading<'a> {
             let guess = guess.map_or(String::new(), |text| format!("; its metadata says `{text}`"));
             let first = self.report.unmatched.first();
             let first = first
-                .map_or(String::new(), |key| format!(", for instance `{}`", plain::value(key)));
+                .map_or(String::new(), |key| format!(" (the first is `{}`)", plain::value(key)));
             return Err(self.corrupt(format!(
-                "no tensor of this file fits {family}: 0 of {total} keys are known{first}{guess}"
+                "no tensor of this file fits {family}: 0 of {total} keys are known{first}{why}{guess}"
             )));
         }
         if count == 0 {
             return Ok(());
         }
-        let text = format!("{count} unmatched keys of {total}: {}", listed(&self.report.unmatched));
+        let names = listed(&self.report.unmatched);
+        let text = format!("{count} unmatched keys of {total}: {names}{why}");
         if options.strict {
             return Err(self.corrupt(format!("{text} (not allowed with --strict)")));
         }
@@ -449,6 +492,16 @@ impl<'a> Reading<'a> {
             .find_map(|key| metadata.get(*key))
             .map(String::as_str)
     }
+}
+
+/// The warning of modules of rank 0; `None` without any.
+fn rank_zero(stems: &[String]) -> Option<String> {
+    let what = match stems.len() {
+        0 => return None,
+        1 => "a module of rank 0 changes nothing".to_owned(),
+        count => format!("{count} modules of rank 0 change nothing"),
+    };
+    Some(format!("{what}: {}", listed(stems)))
 }
 
 /// The first few of many names.
@@ -531,8 +584,17 @@ fn family_of_width(width: usize) -> Option<&'static str> {
     }
 }
 
-/// Leaves out modules with numbers that are not finite.
-fn drop_broken(modules: &mut BTreeMap<String, Vec<Module>>, report: &mut Report) -> Result<()> {
+/// Leaves out modules and words with numbers that are not finite.
+fn drop_broken(
+    modules: &mut BTreeMap<String, Vec<Module>>,
+    words: &mut Vec<Inversion>,
+    report: &mut Report,
+) -> Result<()> {
+    let mut finite = Vec::new();
+    for word in words.drain(..) {
+        if word.is_finite()? { finite.push(word) } else { report.skipped.push(word.token) }
+    }
+    *words = finite;
     for changes in modules.values_mut() {
         let mut kept = Vec::new();
         for module in changes.drain(..) {
@@ -552,7 +614,7 @@ fn drop_broken(modules: &mut BTreeMap<String, Vec<Module>>, report: &mut Report)
     if !report.skipped.is_empty() {
         let count = report.skipped.len();
         report.warnings.push(format!(
-            "{count} modules with numbers that are not finite were left out: {}",
+            "{count} modules or words with numbers that are not finite were left out: {}",
             listed(&report.skipped)
         ));
     }

@@ -11,7 +11,7 @@ use std::path::Path;
 /// Longest configuration that is read, in bytes.
 const MAX_CONFIG: u64 = 4 << 20;
 /// Name of the metadata entry in which diffusers keeps the configurations of all components.
-const METADATA: &str = "lora_adapter_metadata";
+pub(super) const METADATA: &str = "lora_adapter_metadata";
 
 /// Components, their classes, and the modules of python in which they are.
 pub(super) const CLASSES: [(&str, &str, &str); 3] = [

@@ -2,6 +2,7 @@
 
 use super::config::ClipConfig;
 use super::part::built;
+use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::nn::{Attend, Feature, LayerNorm, Linear, Mlp};
 use crate::weights::{Products, Scope};
@@ -109,6 +110,20 @@ impl ClipTower {
     /// # Errors
     /// [`Error::BadRequest`] when `skip` leaves no layer, [`Error::Internal`] for ids out of range.
     pub fn forward(&self, ids: &[Vec<u32>], skip: usize, normalise: bool) -> Result<ClipOutput> {
+        self.forward_until(ids, skip, normalise, &Cancel::new())
+    }
+
+    /// As [`forward`](Self::forward), until `cancel` is set: it is looked at between layers.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`], and as [`forward`](Self::forward).
+    pub fn forward_until(
+        &self,
+        ids: &[Vec<u32>],
+        skip: usize,
+        normalise: bool,
+        cancel: &Cancel,
+    ) -> Result<ClipOutput> {
         if skip >= self.depth() {
             return Err(Error::bad_request(
                 "clip_skip",
@@ -120,6 +135,7 @@ impl ClipTower {
         let mut x = Feature::tokens(&self.embed(ids, length)?, self.products)?;
         let mut hidden = None;
         for (index, layer) in self.layers.iter().enumerate() {
+            cancel.check()?;
             if index + skip == self.depth() {
                 hidden = Some(x.clone());
             }

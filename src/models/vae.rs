@@ -2,6 +2,7 @@
 
 use super::config::VaeConfig;
 use super::unet::resnet::{Downsample, Resnet, ResnetShape, Upsample};
+use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::nn::{Around, Attend, Conv2d, Feature, Geometry, GroupNorm};
 use crate::room;
@@ -94,11 +95,19 @@ impl Vae {
     /// # Errors
     /// [`Error::Unsupported`] when the file has no encoder.
     pub fn encode(&self, pictures: &Tensor) -> Result<Moments> {
+        self.encode_until(pictures, &Cancel::new())
+    }
+
+    /// As [`encode`](Self::encode), until `cancel` is set: it is looked at between layers.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`], and as [`encode`](Self::encode).
+    pub fn encode_until(&self, pictures: &Tensor, cancel: &Cancel) -> Result<Moments> {
         let encoder = self.encoder.as_ref().ok_or_else(|| {
             Error::unsupported("encoding with a VAE that has only a decoder", "pass a whole --vae")
         })?;
         let pictures = Feature::image(&pictures.to_dtype(self.dtype)?, self.products)?;
-        let moments = encoder.forward(&pictures)?.to_image()?; // [B, 2·C, h, w]
+        let moments = encoder.forward(&pictures, cancel)?.to_image()?; // [B, 2·C, h, w]
         let channels = self.config.latent_channels;
         let part = |start| moments.narrow(1, start, channels)?.to_dtype(DType::F32);
         Ok(Moments { mean: part(0)?, log_variance: part(channels)?.clamp(-30f32, 20f32)? })
@@ -146,12 +155,20 @@ impl Vae {
     /// # Errors
     /// [`Error::Internal`] when only the other half was built.
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
+        self.decode_until(latents, &Cancel::new())
+    }
+
+    /// As [`decode`](Self::decode), until `cancel` is set: it is looked at between layers.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`], and as [`decode`](Self::decode).
+    pub fn decode_until(&self, latents: &Tensor, cancel: &Cancel) -> Result<Tensor> {
         let decoder = self.decoder.as_ref().ok_or_else(|| {
             Error::Internal("decoding with the half of a VAE that encodes".into())
         })?;
         let latents = self.unscale(latents)?;
         let latents = Feature::image(&latents.to_dtype(self.dtype)?, self.products)?;
-        Ok(decoder.forward(&latents)?.to_image()?.to_dtype(DType::F32)?)
+        Ok(decoder.forward(&latents, cancel)?.to_image()?.to_dtype(DType::F32)?)
     }
 
     /// Decodes tile by tile and blends, so that memory depends on the tile only.
@@ -161,6 +178,20 @@ impl Vae {
         &self,
         latents: &Tensor,
         tiling: Tiling,
+        progress: impl FnMut(usize, usize) -> Result<()>,
+    ) -> Result<Tensor> {
+        self.decode_tiled_until(latents, tiling, &Cancel::new(), progress)
+    }
+
+    /// As [`decode_tiled`](Self::decode_tiled), until `cancel` is set: it is looked at between layers.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`], and as [`decode_tiled`](Self::decode_tiled).
+    pub fn decode_tiled_until(
+        &self,
+        latents: &Tensor,
+        tiling: Tiling,
+        cancel: &Cancel,
         mut progress: impl FnMut(usize, usize) -> Result<()>,
     ) -> Result<Tensor> {
         let (batch, _, height, width) = latents.dims4()?;
@@ -176,7 +207,7 @@ impl Vae {
             progress(index, total)?;
             let (tile_h, tile_w) = (tiling.tile.min(height), tiling.tile.min(width));
             let tile = latents.narrow(2, y, tile_h)?.narrow(3, x, tile_w)?.contiguous()?;
-            let pixels = self.decode(&tile)?.flatten_all()?.to_vec1::<f32>()?;
+            let pixels = self.decode_until(&tile, cancel)?.flatten_all()?.to_vec1::<f32>()?;
             let ramp_y = ramp(tile_h * VAE_FACTOR, tiling.overlap * VAE_FACTOR);
             let ramp_x = ramp(tile_w * VAE_FACTOR, tiling.overlap * VAE_FACTOR);
             let (top, left) = (y * VAE_FACTOR, x * VAE_FACTOR);
@@ -275,10 +306,11 @@ impl Encoder {
         })
     }
 
-    fn forward(&self, x: &Feature) -> Result<Feature> {
+    fn forward(&self, x: &Feature, cancel: &Cancel) -> Result<Feature> {
         let mut x = self.conv_in.forward(x)?;
         for (resnets, downsample) in &self.levels {
             for resnet in resnets {
+                cancel.check()?;
                 x = resnet.forward(&x, None)?;
             }
             if let Some(downsample) = downsample {
@@ -286,7 +318,7 @@ impl Encoder {
             }
         }
         let out = Around { norm: Some(&self.norm_out), silu: true, ..Around::default() };
-        let x = self.conv_out.run(&self.mid.forward(&x)?, out)?;
+        let x = self.conv_out.run(&self.mid.forward(&x, cancel)?, out)?;
         self.quantise.as_ref().map_or(Ok(x.clone()), |conv| conv.forward(&x))
     }
 }
@@ -348,21 +380,24 @@ impl Decoder {
         })
     }
 
-    fn forward(&self, x: &Feature) -> Result<Feature> {
+    fn forward(&self, x: &Feature, cancel: &Cancel) -> Result<Feature> {
         let x = match &self.post_quantise {
             Some(conv) => conv.forward(x)?,
             None => x.clone(),
         };
-        let mut x = self.mid.forward(&self.conv_in.forward(&x)?)?;
+        let mut x = self.mid.forward(&self.conv_in.forward(&x)?, cancel)?;
         for (resnets, upsample) in &self.levels {
             for resnet in resnets {
+                cancel.check()?;
                 x = resnet.forward(&x, None)?;
             }
             if let Some(upsample) = upsample {
+                cancel.check()?;
                 let (height, width) = x.sides()?;
                 x = upsample.forward(&x, (2 * height, 2 * width))?;
             }
         }
+        cancel.check()?;
         let out = Around { norm: Some(&self.norm_out), silu: true, ..Around::default() };
         self.conv_out.run(&x, out)
     }
@@ -391,11 +426,13 @@ impl Mid {
         Ok(Self { first: resnet(0)?, attention, second: resnet(1)? })
     }
 
-    fn forward(&self, x: &Feature) -> Result<Feature> {
+    fn forward(&self, x: &Feature, cancel: &Cancel) -> Result<Feature> {
         let mut x = self.first.forward(x, None)?;
+        cancel.check()?;
         if let Some((norm, attention)) = &self.attention {
             x = attention.image(&x, norm)?;
         }
+        cancel.check()?;
         self.second.forward(&x, None)
     }
 }

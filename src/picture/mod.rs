@@ -57,7 +57,7 @@ impl Picture {
     /// on any device.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] when the tensor holds NaN: the network overflowed at its precision.
+    /// [`Error::NotFinite`] when the tensor holds NaN or infinity: a weight is none, or the network overflowed.
     /// [`Error::Internal`] for another shape, [`Error::Limit`] for a side over [`MAX_SIDE`],
     /// [`Error::Tensor`] when it cannot be copied from its device.
     ///
@@ -74,12 +74,9 @@ impl Picture {
         };
         let planes = image.flatten_all()?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
         let planes = planes.to_vec1::<f32>()?; // [3·H·W]
-        let broken = planes.iter().filter(|v| v.is_nan()).count();
-        if broken > 0 {
-            return Err(Error::unsupported(
-                format!("this precision (the network produced {broken} NaN of {})", planes.len()),
-                "use f32 (--dtype f32)",
-            ));
+        let count = planes.iter().filter(|v| !v.is_finite()).count();
+        if count > 0 {
+            return Err(Error::NotFinite { count, of: planes.len() });
         }
         Self::new(width, height, interleave(&planes, width * height)?)
     }
@@ -232,17 +229,20 @@ mod tests {
     #[test]
     fn rounds_half_to_even_and_clamps() {
         // 64.5 and 127.5 of 255: numpy rounds to 64 and 128.
-        let values = [-0.494_117_65, 0.0, 9.0, -9.0, 1.0, f32::INFINITY];
+        let values = [-0.494_117_65, 0.0, 9.0, -9.0, 1.0, f32::MAX];
         let tensor = Tensor::from_slice(&values, (3, 1, 2), &Device::Cpu).unwrap();
         let picture = Picture::from_tensor(&tensor).unwrap();
         assert_eq!(picture.bytes(), [64, 255, 255, 128, 0, 255]);
     }
 
+    /// An infinite bias of the last layer drew a white picture.
     #[test]
-    fn nan_names_the_remedy() {
-        let tensor = Tensor::full(f32::NAN, (3, 2, 2), &Device::Cpu).unwrap();
-        let error = Picture::from_tensor(&tensor).unwrap_err().to_string();
-        assert!(error.contains("12 NaN of 12") && error.contains("--dtype f32"), "{error}");
+    fn what_is_no_number_is_no_picture() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let tensor = Tensor::full(bad, (3, 2, 2), &Device::Cpu).unwrap();
+            let error = Picture::from_tensor(&tensor).unwrap_err();
+            assert!(matches!(error, Error::NotFinite { count: 12, of: 12 }), "{error}");
+        }
         let flat = Tensor::zeros((4, 8, 8), DType::F32, &Device::Cpu).unwrap();
         assert!(matches!(Picture::from_tensor(&flat), Err(Error::Internal(_))));
     }

@@ -1,10 +1,13 @@
 //! Floor 5. From the LoRAs that a plan names to the networks of every step.
 
-use super::{Event, Observer, Pipeline, Plan};
+use super::cache::Noted;
+use super::event::Watch;
+use super::phases::Cast;
+use super::{Cancel, Event, Pipeline, Plan, Silent};
 use crate::conditioning::{Conditioning, TextTowers, Word};
 use crate::error::{Error, Result};
 use crate::lora::{
-    AdapterFile, Apply, Dictionary, Lora, LoraRef, LoraStack, Method, Overlay, StackEntry, Strength,
+    AdapterFile, Apply, Dictionary, Lora, LoraRef, LoraStack, Overlay, StackEntry, Strength,
 };
 use crate::models::UNet;
 use crate::sampling::PredictionKind;
@@ -47,43 +50,36 @@ impl Shelf for Paths {
     }
 }
 
-/// The networks that make one image, and which of them acts at each step.
-pub(super) struct Cast {
-    /// Each UNet with the features that it listens to.
-    pub(super) phases: Vec<(Arc<UNet>, Arc<Conditioning>)>,
-    /// For each step the phases whose estimates are averaged.
-    pub(super) steps: Vec<Vec<usize>>,
-    pub(super) compose: Duration,
-    pub(super) load: Duration,
-    pub(super) encode: Duration,
-}
-
 impl Pipeline {
     /// The LoRAs of a request with every weight said, each found and fit for this model.
-    pub(super) fn resolve_loras(&self, loras: &[LoraRef]) -> Result<Vec<LoraRef>> {
+    pub(super) fn resolve_loras(
+        &self,
+        loras: &[LoraRef],
+        watch: Watch<'_>,
+    ) -> Result<Vec<LoraRef>> {
         let resolve = |lora: &LoraRef| {
-            let (_, strength) = self.adapter(lora)?;
+            let (_, strength) = self.adapter(lora, watch)?;
             Ok(lora.clone().with_strength(strength))
         };
         loras.iter().map(resolve).collect()
     }
 
     /// One adapter, resolved against this model's names.
-    fn adapter(&self, wanted: &LoraRef) -> Result<(Arc<Lora>, Strength)> {
+    fn adapter(&self, wanted: &LoraRef, watch: Watch<'_>) -> Result<(Arc<Lora>, Strength)> {
+        watch.check()?;
         let found = self.shelf.adapter(&wanted.name)?;
         let strength = wanted.strength(found.weight);
         let dictionary = self.dictionary()?;
-        let lora = self.loras.get(&found.file.fingerprint()?, || {
-            let lora = Lora::resolve(found.file.clone(), &dictionary, self.reading)?;
-            for warning in &lora.report().warnings {
-                tracing::warn!("{}: {warning}", wanted.name);
-            }
-            let prediction = self.parts.scheduler.prediction_type;
-            if let Some(warning) = other_prediction(lora.file().metadata(), prediction) {
-                tracing::warn!("{}: {warning}", wanted.name);
-            }
-            Ok(lora)
+        let lora = self.loras.get(&found.file.fingerprint()?, watch.cancel, || {
+            Lora::resolve(found.file.clone(), &dictionary, self.reading)
         })?;
+        for warning in &lora.report().warnings {
+            watch.warn(format!("{}: {warning}", wanted.name));
+        }
+        let prediction = self.parts.scheduler.prediction_type;
+        if let Some(warning) = other_prediction(lora.file().metadata(), prediction) {
+            watch.warn(format!("{}: {warning}", wanted.name));
+        }
         if let Some(blocks) = &strength.blocks
             && let Some(layout) = crate::lora::Layout::of(dictionary.names())
         {
@@ -95,7 +91,7 @@ impl Pipeline {
     /// The names of this model's modules, in every spelling.
     pub fn dictionary(&self) -> Result<Arc<Dictionary>> {
         let family = self.parts.family.to_string();
-        self.names.get(|| Ok(Dictionary::new(&*self.base, family)))
+        self.names.get(&Cancel::new(), || Ok(Dictionary::new(&*self.base, family)))
     }
 
     /// The stack of a plan.
@@ -103,84 +99,48 @@ impl Pipeline {
     /// # Errors
     /// What finding and reading the adapters gives.
     pub fn stack(&self, plan: &Plan) -> Result<LoraStack> {
+        self.stack_watched(plan, Watch { observer: &Silent, cancel: &Cancel::new() })
+    }
+
+    /// As [`stack`](Self::stack), with warnings.
+    pub(super) fn stack_watched(&self, plan: &Plan, watch: Watch<'_>) -> Result<LoraStack> {
         let entry = |wanted: &LoraRef| {
-            let (lora, strength) = self.adapter(wanted)?;
+            let (lora, strength) = self.adapter(wanted, watch)?;
             Ok(StackEntry { lora, strength })
         };
         let entries = plan.loras.iter().map(entry).collect::<Result<_>>()?;
         Ok(LoraStack { entries, method: plan.lora_method })
     }
 
-    /// Builds what makes one image of `plan`.
-    pub(super) fn cast(&self, plan: &Plan, observer: &dyn Observer) -> Result<Cast> {
-        let stack = self.stack(plan)?;
-        let mut cast = Cast {
-            phases: Vec::new(),
-            steps: Vec::new(),
-            compose: Duration::ZERO,
-            load: Duration::ZERO,
-            encode: Duration::ZERO,
-        };
-        // Each distinct pair of text and UNet stacks becomes a phase.
-        let mut known: BTreeMap<(String, String), usize> = BTreeMap::new();
-        let mut wanted: Vec<(LoraStack, LoraStack)> = Vec::new();
-        for step in 0..plan.steps {
-            let mut now = Vec::new();
-            for (text, unet) in acting(&stack, step, plan.steps) {
-                let (text, unet) = (text.text_part(), unet.unet_part());
-                let key = (text.fingerprint(), unet.fingerprint());
-                let next = wanted.len();
-                let phase = *known.entry(key).or_insert(next);
-                if phase == next {
-                    wanted.push((text, unet));
-                }
-                now.push(phase);
-            }
-            cast.steps.push(now);
-        }
-        let apply = match plan.apply {
-            Apply::Auto if wanted.len() > 1 => Apply::Bypass,
-            Apply::Auto => Apply::Merge,
-            chosen => chosen,
-        };
-        let mut conditions = Vec::with_capacity(wanted.len());
-        for (text, _) in &wanted {
-            conditions.push(self.condition_with(text, plan, apply, observer, &mut cast)?);
-        }
-        self.texts_done();
-        self.unets.make_room(wanted.len());
-        for ((_, unet), conditioning) in wanted.iter().zip(conditions) {
-            let begin = Instant::now();
-            let unet = self.unet_with(unet, plan, apply, observer, &mut cast.compose)?;
-            cast.load += begin.elapsed();
-            cast.phases.push((unet, conditioning));
-        }
-        self.networks_built();
-        cast.load = cast.load.saturating_sub(cast.compose);
-        Ok(cast)
-    }
-
-    fn condition_with(
+    /// The features of a plan's texts from towers with a stack.
+    pub(super) fn condition_with(
         &self,
         stack: &LoraStack,
         plan: &Plan,
         apply: Apply,
-        observer: &dyn Observer,
+        watch: Watch<'_>,
         cast: &mut Cast,
     ) -> Result<Arc<Conditioning>> {
         let texts = [&plan.prompt, &plan.negative_prompt];
         let settings = (plan.guided(), plan.clip_skip, plan.width, plan.height);
         let key = format!("{texts:?} {settings:?} {apply:?} {}", stack.fingerprint());
-        self.conditions.get(&key, || {
+        let found = self.conditions.get(&key, watch.cancel, || {
             let begin = Instant::now();
-            let towers = self.towers_with(stack, apply, observer, &mut cast.compose)?;
+            let Noted { value: towers, mut warnings } =
+                self.towers_with(stack, apply, watch, &mut cast.compose)?;
             cast.load += begin.elapsed();
             let begin = Instant::now();
-            observer.event(&Event::Encoding);
-            let conditioning = self.condition(&towers, plan)?;
+            watch.tell(&Event::Encoding);
+            let overflow = towers.overflow(&plan.prompt);
+            if overflow > 0 {
+                warnings
+                    .push(format!("the prompt is {overflow} tokens too long; its end is not seen"));
+            }
+            let conditioning = self.condition(&towers, plan, watch.cancel)?;
             cast.encode += begin.elapsed();
-            Ok(conditioning)
-        })
+            Ok(Noted { value: Arc::new(conditioning), warnings })
+        })?;
+        Ok(told(&found, watch))
     }
 
     /// The text towers with a stack; the plain ones for an empty one.
@@ -188,70 +148,77 @@ impl Pipeline {
         &self,
         stack: &LoraStack,
         apply: Apply,
-        observer: &dyn Observer,
+        watch: Watch<'_>,
         compose: &mut Duration,
-    ) -> Result<Arc<TextTowers>> {
+    ) -> Result<Noted<TextTowers>> {
         if stack.is_empty() {
-            return self.text_towers(observer);
+            return Ok(Noted { value: self.text_towers(watch)?, warnings: Vec::new() });
         }
         let key = format!("{apply:?} {}", stack.fingerprint());
-        self.towers.get(&key, || {
-            let source = self.overlay(stack, apply, observer, compose, |part| part != "unet")?;
-            let towers = self.parts.text_towers(&*source)?;
-            let words = self.words(stack)?;
-            if words.is_empty() { Ok(towers) } else { towers.with_words(&words) }
-        })
+        let found = self.towers.get(&key, watch.cancel, || {
+            let built = self.overlay(stack, apply, watch, compose, |part| part != "unet").and_then(
+                |(source, warnings)| {
+                    Ok((self.parts.text_towers_until(&*source, watch.cancel)?, warnings))
+                },
+            );
+            let (towers, mut warnings) = built
+                .map_err(|error| self.or_the_models_fault(error, self.parts.text_components()))?;
+            let words = self.words(stack, &mut warnings)?;
+            let towers = if words.is_empty() { towers } else { towers.with_words(&words)? };
+            Ok(Noted { value: Arc::new(towers), warnings })
+        })?;
+        Ok(Noted { value: found.value.clone(), warnings: found.warnings.clone() })
     }
 
     /// The UNet with a stack; the plain one for an empty one.
-    fn unet_with(
+    pub(super) fn unet_with(
         &self,
         stack: &LoraStack,
-        plan: &Plan,
         apply: Apply,
-        observer: &dyn Observer,
+        watch: Watch<'_>,
         compose: &mut Duration,
     ) -> Result<Arc<UNet>> {
         if stack.is_empty() {
-            return self.unet(observer);
+            return self.unet(watch);
         }
         let key = format!("{apply:?} {}", stack.fingerprint());
-        self.unets.get(&key, || {
-            // Said once a network, not once a picture.
-            stack.entries.iter().filter_map(|entry| advice(&entry.lora, plan)).for_each(|advice| {
-                tracing::warn!("{advice}");
-            });
-            let source = self.overlay(stack, apply, observer, compose, |part| part == "unet")?;
-            observer.event(&Event::Loading { component: "UNet" });
-            self.network(&source)
-        })
+        let found = self.unets.get(&key, watch.cancel, || {
+            let built = self.overlay(stack, apply, watch, compose, |part| part == "unet").and_then(
+                |(source, warnings)| {
+                    watch.tell(&Event::Loading { component: "UNet" });
+                    let unet = self.network(&source, watch.cancel)?;
+                    Ok(Noted { value: Arc::new(unet), warnings })
+                },
+            );
+            built.map_err(|error| self.or_the_models_fault(error, &["unet"]))
+        })?;
+        Ok(told(&found, watch))
     }
 
+    /// The model's weights with a stack, and what a user should know of them.
     fn overlay(
         &self,
         stack: &LoraStack,
         apply: Apply,
-        observer: &dyn Observer,
+        watch: Watch<'_>,
         compose: &mut Duration,
         select: impl Fn(&str) -> bool,
-    ) -> Result<Arc<dyn WeightSource>> {
+    ) -> Result<(Arc<dyn WeightSource>, Vec<String>)> {
         let begin = Instant::now();
-        observer.event(&Event::Loading { component: "LoRA" });
-        let dictionary = self.dictionary()?;
-        let overlay = Overlay::compose(self.base.clone(), &dictionary, stack, apply, select)?;
-        for warning in overlay.warnings() {
-            tracing::warn!("{warning}");
-        }
+        watch.tell(&Event::Loading { component: "LoRA" });
+        let (base, names) = (self.base.clone(), self.dictionary()?);
+        let overlay = Overlay::compose_until(base, &names, stack, apply, select, watch.cancel)?;
+        let warnings = overlay.warnings().to_vec();
         *compose += begin.elapsed();
-        Ok(Arc::new(overlay))
+        Ok((Arc::new(overlay), warnings))
     }
 
     /// The words that a stack brings along, as tensors on this device.
-    fn words(&self, stack: &LoraStack) -> Result<Vec<Word>> {
+    fn words(&self, stack: &LoraStack, warnings: &mut Vec<String>) -> Result<Vec<Word>> {
         let components = self.parts.text_components();
         let mut words: Vec<Word> = Vec::new();
         let all = stack.words();
-        all.warnings().for_each(|warning| tracing::warn!("{warning}"));
+        warnings.extend(all.warnings().map(|warning| warning.to_string()));
         for inversion in all.used {
             let vectors = |component: &&str| -> Result<Option<Tensor>> {
                 let Some((values, rows)) = inversion.vectors(component)? else { return Ok(None) };
@@ -267,34 +234,10 @@ impl Pipeline {
     }
 }
 
-/// The stacks (of text encoders and of the UNet) whose estimates make step `step`.
-fn acting(stack: &LoraStack, step: usize, steps: usize) -> Vec<(LoraStack, LoraStack)> {
-    let whole = || {
-        let mut whole = stack.clone();
-        whole.entries.iter_mut().for_each(|entry| entry.strength.steps = None);
-        whole
-    };
-    match stack.method {
-        Method::Switch { .. } => {
-            let now = stack.at_step(step, steps);
-            vec![(now.clone(), now)]
-        }
-        Method::Composite if !stack.is_empty() => {
-            let alone = |one: LoraStack| {
-                let now = one.at_step(step, steps);
-                (now.clone(), now)
-            };
-            stack.apart().into_iter().map(alone).collect()
-        }
-        // Features are computed once: a step window acts on the UNet alone.
-        _ => vec![(whole(), stack.at_step(step, steps))],
-    }
-}
-
-/// What is amiss with a plan for an adapter that makes a model draw in few steps.
-fn advice(lora: &Lora, plan: &Plan) -> Option<String> {
-    let advice = lora.file().distilled()?.advice(plan.steps, plan.guidance_scale)?;
-    Some(format!("{}: {advice}", lora.name()))
+/// The value, after its warnings were told.
+fn told<T>(found: &Noted<T>, watch: Watch<'_>) -> Arc<T> {
+    found.warnings.iter().for_each(|text| watch.warn(text));
+    found.value.clone()
 }
 
 /// A file that was trained for another kind of prediction loads; it seldom does what it should.

@@ -1,76 +1,205 @@
 //! Floor 5. Things that were expensive to make, kept while they are likely to be needed again.
 
+use crate::cancel::Cancel;
 use crate::error::Result;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// How often whoever waits for another's work looks whether he was told to stop.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// A few values by key, the least recently used of which goes first.
+///
+/// Of several threads that miss one key the first makes the value and the others wait for it: networks are large,
+/// and two of the same would be there at the worst time. Nobody waits for another key's value.
 #[derive(Debug)]
 pub(super) struct Recent<T> {
-    values: Mutex<Vec<(String, Arc<T>)>>,
+    state: Mutex<State<T>>,
+    /// Told when a value was made, or could not be.
+    done: Condvar,
     /// As many as were asked for.
     usual: usize,
-    /// As many as there may be now.
-    limit: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct State<T> {
+    /// The most recent first.
+    values: Vec<(String, Arc<T>)>,
+    /// Keys whose values are being made.
+    making: Vec<String>,
+    /// How many values all [`Room`]s take together.
+    taken: usize,
+}
+
+/// While it lives, so many values more are kept.
+#[derive(Debug)]
+pub(super) struct Room<'a, T> {
+    recent: &'a Recent<T>,
+    count: usize,
+}
+
+/// A key whose value this thread makes.
+struct Making<'a, T> {
+    recent: &'a Recent<T>,
+    key: &'a str,
 }
 
 impl<T> Recent<T> {
     pub(super) fn new(limit: usize) -> Self {
-        let usual = limit.max(1);
-        Self { values: Mutex::default(), usual, limit: AtomicUsize::new(usual) }
+        let state = State { values: Vec::new(), making: Vec::new(), taken: 0 };
+        Self { state: Mutex::new(state), done: Condvar::new(), usual: limit.max(1) }
     }
 
-    /// Makes room for `count` values that are used in turn: with less, each would push the next one out.
-    pub(super) fn make_room(&self, count: usize) {
-        self.limit.store(count.max(self.usual), Ordering::Relaxed);
+    /// Makes room for the `count` values that a request takes in turn, as long as the guard lives: with less, each
+    /// would push the next one out, or those of another request.
+    pub(super) fn room(&self, count: usize) -> Room<'_, T> {
+        self.lock().taken += count;
+        Room { recent: self, count }
     }
 
     /// The value of `key`, made by `make` when it is not there.
     ///
-    /// Two threads that miss at once both make it; neither waits for the other's work.
-    pub(super) fn get(&self, key: &str, make: impl FnOnce() -> Result<T>) -> Result<Arc<T>> {
-        if let Some(value) = self.touch(key) {
-            return Ok(value);
-        }
+    /// # Errors
+    /// What `make` gives: the next thread that waits for the value tries then. [`Error::Cancelled`] when `cancel` was
+    /// set while another thread made the value.
+    ///
+    /// [`Error::Cancelled`]: crate::Error::Cancelled
+    pub(super) fn get(
+        &self,
+        key: &str,
+        cancel: &Cancel,
+        make: impl FnOnce() -> Result<T>,
+    ) -> Result<Arc<T>> {
+        let making = match self.found_or_mine(key, cancel)? {
+            Ok(value) => return Ok(value),
+            Err(making) => making,
+        };
         // First, so that the new one can be made in its memory.
-        let limit = self.limit.load(Ordering::Relaxed);
-        self.shorten(limit - 1);
+        self.shorten(1);
         let value = Arc::new(make()?);
-        let mut values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
-        values.insert(0, (key.to_owned(), value.clone()));
-        drop(values);
-        self.shorten(limit);
+        let mut state = self.lock();
+        // A thread that could not wait has made one too; networks that share it share its weights.
+        let value = state.touch(key).unwrap_or_else(|| {
+            state.values.insert(0, (key.to_owned(), value.clone()));
+            value
+        });
+        drop(state);
+        drop(making);
+        self.shorten(0);
         Ok(value)
     }
 
     /// Lets every value go.
     pub(super) fn clear(&self) {
-        self.shorten(0);
-    }
-
-    /// Lets all values go but the `count` most recent.
-    fn shorten(&self, count: usize) {
-        let mut values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = count.min(values.len());
-        let gone = values.split_off(kept);
-        drop(values);
+        let gone = std::mem::take(&mut self.lock().values);
         drop(gone);
     }
 
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The value of `key`, or the right to make it; waits while another thread has that.
+    fn found_or_mine<'a>(
+        &'a self,
+        key: &'a str,
+        cancel: &Cancel,
+    ) -> Result<std::result::Result<Arc<T>, Making<'a, T>>> {
+        // The maker's products are done by all threads of a pool, which take other requests' work meanwhile: what
+        // one of them waits for could lie below it on its own stack. So they never wait.
+        let waits = rayon::current_thread_index().is_none();
+        let mut state = self.lock();
+        loop {
+            if let Some(value) = state.touch(key) {
+                return Ok(Ok(value));
+            }
+            if !waits || !state.making.iter().any(|other| other == key) {
+                state.making.push(key.to_owned());
+                return Ok(Err(Making { recent: self, key }));
+            }
+            cancel.check()?;
+            let woken = self.done.wait_timeout(state, LOOK);
+            state = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Lets go what is more than there may be, and `less` more.
+    fn shorten(&self, less: usize) {
+        let mut state = self.lock();
+        let limit = self.usual.max(state.taken) - less;
+        let kept = limit.min(state.values.len());
+        let gone = state.values.split_off(kept);
+        drop(state);
+        drop(gone);
+    }
+}
+
+impl<T> State<T> {
     /// The value of `key`, which becomes the most recent.
-    fn touch(&self, key: &str) -> Option<Arc<T>> {
-        let mut values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = values.iter().position(|(known, _)| known == key)?;
-        let entry = values.remove(at);
+    fn touch(&mut self, key: &str) -> Option<Arc<T>> {
+        let at = self.values.iter().position(|(known, _)| known == key)?;
+        let entry = self.values.remove(at);
         let value = entry.1.clone();
-        values.insert(0, entry);
+        self.values.insert(0, entry);
         Some(value)
     }
+}
+
+impl<T> Drop for Making<'_, T> {
+    fn drop(&mut self) {
+        let mut state = self.recent.lock();
+        if let Some(at) = state.making.iter().position(|key| key == self.key) {
+            state.making.swap_remove(at);
+        }
+        drop(state);
+        self.recent.done.notify_all();
+    }
+}
+
+impl<T> Drop for Room<'_, T> {
+    fn drop(&mut self) {
+        self.recent.lock().taken -= self.count;
+        self.recent.shorten(0);
+    }
+}
+
+/// A component that is built when first needed and then shared.
+#[derive(Debug)]
+pub(super) struct Lazy<T>(Recent<T>);
+
+impl<T> Lazy<T> {
+    pub(super) fn new() -> Self {
+        Self(Recent::new(1))
+    }
+
+    /// The component, built by `build` when it is not there.
+    ///
+    /// # Errors
+    /// As [`Recent::get`].
+    pub(super) fn get(&self, cancel: &Cancel, build: impl FnOnce() -> Result<T>) -> Result<Arc<T>> {
+        self.0.get("", cancel, build)
+    }
+
+    /// Lets the value go; it is built again when it is needed again.
+    pub(super) fn clear(&self) {
+        self.0.clear();
+    }
+}
+
+/// A value, and what a user should know of it: told to every request that uses it, whoever had it made.
+#[derive(Debug)]
+pub(super) struct Noted<T> {
+    pub(super) value: Arc<T>,
+    pub(super) warnings: Vec<String>,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Error;
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Instant;
 
     #[test]
     fn the_least_recent_goes_first() {
@@ -81,17 +210,112 @@ mod tests {
                 made.set(made.get() + 1);
                 Ok(key.to_owned())
             };
-            recent.get(key, make).unwrap()
+            recent.get(key, &Cancel::new(), make).unwrap()
         };
         for key in ["a", "b", "a", "c", "a", "b"] {
             assert_eq!(*get(key), key);
         }
         assert_eq!(made.get(), 4);
-        recent.make_room(3);
-        for key in ["a", "b", "c", "a", "b", "c", "a", "b", "c"] {
-            assert_eq!(*get(key), key);
+        assert!(recent.get("d", &Cancel::new(), || Err(Error::Cancelled)).is_err());
+    }
+
+    /// One request with many networks raised the limit for all that came after it.
+    #[test]
+    fn room_is_there_as_long_as_its_request() {
+        let recent = Recent::new(2);
+        let count = || recent.lock().values.len();
+        let get = |key: &str| recent.get(key, &Cancel::new(), || Ok(key.to_owned())).unwrap();
+        let three = recent.room(3);
+        for key in ["a", "b", "c", "d"] {
+            get(key);
         }
-        assert_eq!(made.get(), 5);
-        assert!(recent.get("d", || Err(crate::Error::Cancelled)).is_err());
+        assert_eq!(count(), 3);
+        let two = recent.room(2);
+        for key in ["a", "b", "c", "d", "e", "f"] {
+            get(key);
+        }
+        assert_eq!(count(), 5);
+        drop(three);
+        assert_eq!(count(), 2);
+        drop(two);
+        assert_eq!(count(), 2);
+        get("g");
+        assert_eq!(count(), 2);
+    }
+
+    /// Two threads that missed at once both built the network.
+    #[test]
+    fn threads_that_miss_at_once_make_one_value() {
+        let recent = Recent::new(2);
+        let (made, begin) = (AtomicUsize::new(0), Barrier::new(8));
+        let make = || {
+            made.fetch_add(1, Ordering::Relaxed);
+            std::thread::sleep(Duration::from_millis(50));
+            Ok(1)
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    begin.wait();
+                    assert_eq!(*recent.get("a", &Cancel::new(), make).unwrap(), 1);
+                });
+            }
+        });
+        assert_eq!(made.load(Ordering::Relaxed), 1);
+    }
+
+    /// Holds the making of "a" until `until` is reached, and lets it end as `end` does.
+    fn held(recent: &Recent<u32>, until: &Barrier, end: fn() -> Result<u32>) {
+        let make = || {
+            until.wait();
+            until.wait();
+            end()
+        };
+        let make = std::panic::AssertUnwindSafe(|| recent.get("a", &Cancel::new(), make));
+        let _ = std::panic::catch_unwind(make);
+    }
+
+    #[test]
+    fn who_fails_or_panics_lets_the_next_one_try() {
+        for end in [|| Err(Error::Cancelled), || panic!("a builder that panics")] {
+            let (recent, until) = (Recent::new(2), Barrier::new(2));
+            std::thread::scope(|scope| {
+                scope.spawn(|| held(&recent, &until, end));
+                until.wait();
+                let waiting = scope.spawn(|| recent.get("a", &Cancel::new(), || Ok(2)));
+                std::thread::sleep(Duration::from_millis(20));
+                until.wait();
+                assert_eq!(*waiting.join().unwrap().unwrap(), 2);
+            });
+        }
+    }
+
+    #[test]
+    fn who_waits_can_be_cancelled_and_other_keys_do_not_wait() {
+        let (recent, until, cancel) = (Recent::new(2), Barrier::new(2), Cancel::new());
+        std::thread::scope(|scope| {
+            scope.spawn(|| held(&recent, &until, || Ok(1)));
+            until.wait();
+            let waiting = scope.spawn(|| recent.get("a", &cancel, || Ok(2)));
+            assert_eq!(*recent.get("b", &Cancel::new(), || Ok(3)).unwrap(), 3);
+            std::thread::sleep(Duration::from_millis(30));
+            assert!(!waiting.is_finished());
+            let begin = Instant::now();
+            cancel.cancel();
+            assert!(matches!(waiting.join().unwrap(), Err(Error::Cancelled)));
+            assert!(begin.elapsed() < Duration::from_secs(5));
+            until.wait();
+        });
+        assert_eq!(*recent.get("a", &Cancel::new(), || Ok(4)).unwrap(), 1);
+    }
+
+    /// A thread of a pool that waited for work below it on its own stack would wait for ever.
+    #[test]
+    fn threads_of_a_pool_never_wait() {
+        let recent = Recent::new(2);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+        let inner = || recent.get("a", &Cancel::new(), || Ok(1)).map(|value| *value);
+        let outer = || recent.get("a", &Cancel::new(), inner);
+        assert_eq!(*pool.install(outer).unwrap(), 1);
     }
 }

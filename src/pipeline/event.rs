@@ -2,7 +2,10 @@
 
 pub use crate::cancel::Cancel;
 
+use crate::error::Result;
 use crate::picture::Picture;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 
 /// What happens while a picture is made. More events may come: match with a wildcard.
 #[derive(Debug, Clone)]
@@ -44,6 +47,11 @@ pub enum Event {
         /// Tiles in all.
         tiles: usize,
     },
+    /// Something that whoever asked for the picture should know. Each is told once a plan.
+    Warning {
+        /// One line.
+        text: String,
+    },
 }
 
 /// Receives events. Called on the thread that generates: return soon.
@@ -64,4 +72,71 @@ pub struct Silent;
 
 impl Observer for Silent {
     fn event(&self, _: &Event) {}
+}
+
+/// Who is told of a request's work, and can stop it.
+#[derive(Clone, Copy)]
+pub(super) struct Watch<'a> {
+    pub(super) observer: &'a dyn Observer,
+    pub(super) cancel: &'a Cancel,
+}
+
+impl Watch<'_> {
+    pub(super) fn tell(self, event: &Event) {
+        self.observer.event(event);
+    }
+
+    pub(super) fn warn(self, text: impl Into<String>) {
+        self.tell(&Event::Warning { text: text.into() });
+    }
+
+    /// [`Error::Cancelled`](crate::Error::Cancelled) when stopping was asked for.
+    pub(super) fn check(self) -> Result<()> {
+        self.cancel.check()
+    }
+}
+
+/// Passes each warning on once: the images of a plan give the same ones.
+pub(super) struct Once<'a> {
+    observer: &'a dyn Observer,
+    said: RefCell<BTreeSet<String>>,
+}
+
+impl<'a> Once<'a> {
+    pub(super) fn new(observer: &'a dyn Observer) -> Self {
+        Self { observer, said: RefCell::default() }
+    }
+}
+
+impl Observer for Once<'_> {
+    fn event(&self, event: &Event) {
+        if let Event::Warning { text } = event
+            && !self.said.borrow_mut().insert(text.clone())
+        {
+            return;
+        }
+        self.observer.event(event);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_warning_is_told_once() {
+        let told = RefCell::new(Vec::new());
+        let observer = |event: &Event| {
+            told.borrow_mut().push(format!("{event:?}"));
+        };
+        let once = Once::new(&observer);
+        let cancel = Cancel::new();
+        let watch = Watch { observer: &once, cancel: &cancel };
+        for text in ["a", "b", "a"] {
+            watch.warn(text);
+            watch.tell(&Event::Encoding);
+        }
+        assert_eq!(told.borrow().len(), 5);
+        assert!(watch.check().is_ok());
+    }
 }

@@ -9,8 +9,10 @@ mod budget;
 mod cache;
 mod device;
 mod event;
+mod finite;
 mod measure;
 mod network;
+mod phases;
 mod replay;
 mod request;
 mod steps;
@@ -27,16 +29,19 @@ pub use steps::{StepView, Steps};
 use crate::conditioning::{Conditioning, TextTowers, Texts};
 use crate::error::{Error, InFile, Result};
 use crate::family::{ModelParts, Summary};
-use crate::kernels;
+use crate::kernels::{self, Share};
 use crate::lora::{Dictionary, Lora, ReadOptions};
 use crate::models::{Tiling, UNet, Vae};
 use crate::picture::Picture;
 use crate::sampling::NoiseTable;
 use crate::weights::{Placement, Precision, Products, Quantisation, Resident, Scope, WeightSource};
-use cache::Recent;
+use cache::{Lazy, Noted, Recent};
 use candle_core::{DType, Device, Tensor};
+use event::{Once, Watch};
+use phases::Phases;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// How a model is opened.
@@ -56,6 +61,7 @@ pub struct Options {
     reading: ReadOptions,
     stacks: usize,
     memory: Memory,
+    spare: Option<usize>,
 }
 
 /// What is kept in memory for the next request.
@@ -82,6 +88,7 @@ impl Default for Options {
             reading: ReadOptions::default(),
             stacks: 2,
             memory: Memory::default(),
+            spare: None,
         }
     }
 }
@@ -146,6 +153,18 @@ impl Options {
         self
     }
 
+    /// How many bytes of the CPU's memory the process keeps at most for what comes next, although nothing uses them:
+    /// buffers between two layers, and the memory of networks that are gone. Default: half of the memory that the
+    /// process may have, 8 GiB at most. What has been unused the longest goes back to the system first.
+    ///
+    /// It is one budget for all pipelines of a process; of those that are open the largest counts. Less is slower:
+    /// memory that comes fresh from the system costs as much as the work that fills it.
+    #[must_use]
+    pub fn spare_memory(mut self, bytes: usize) -> Self {
+        self.spare = Some(bytes);
+        self
+    }
+
     /// Opens a diffusers folder or a single-file checkpoint. Weights are read when first needed.
     ///
     /// # Errors
@@ -191,6 +210,11 @@ impl Options {
             replays: Arc::default(),
             rounded: self.dtype == Some(DTypeChoice::Tf32),
             memory: self.memory,
+            requests: AtomicUsize::new(0),
+            share: Share::new(
+                self.spare.unwrap_or_else(kernels::usual_budget),
+                self.memory == Memory::Keep,
+            ),
         })
     }
 
@@ -245,31 +269,6 @@ pub struct Timings {
     pub decode: Duration,
 }
 
-/// A component that is built when first needed and then shared.
-#[derive(Debug)]
-struct Lazy<T>(Mutex<Option<Arc<T>>>);
-
-impl<T> Lazy<T> {
-    fn new() -> Self {
-        Lazy(Mutex::new(None))
-    }
-
-    fn get(&self, build: impl FnOnce() -> Result<T>) -> Result<Arc<T>> {
-        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(value) = &*slot {
-            return Ok(value.clone());
-        }
-        let value = Arc::new(build()?);
-        *slot = Some(value.clone());
-        Ok(value)
-    }
-
-    /// Lets the value go; it is built again when it is needed again.
-    fn clear(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-}
-
 /// An opened model.
 #[derive(Debug)]
 pub struct Pipeline {
@@ -285,19 +284,23 @@ pub struct Pipeline {
     shelf: Arc<dyn Shelf>,
     reading: ReadOptions,
     loras: Recent<Lora>,
-    towers: Recent<TextTowers>,
-    unets: Recent<UNet>,
-    conditions: Recent<Conditioning>,
+    towers: Recent<Noted<TextTowers>>,
+    unets: Recent<Noted<UNet>>,
+    conditions: Recent<Noted<Conditioning>>,
     /// What inpainting networks see beside the latents of a picture that is all to be painted, by size.
     unpainted: Recent<Tensor>,
     replays: Arc<replay::Replays>,
     /// Whether convolutions of f32 may round.
     rounded: bool,
     memory: Memory,
+    /// Requests that are being served.
+    requests: AtomicUsize,
+    /// Behind the networks, whose memory it gives back.
+    share: Share,
 }
 
 impl Drop for Pipeline {
-    /// Networks go first, and then the memory that they leave for others.
+    /// Networks go first, and then, with the share, the memory that they leave and nobody else wants.
     fn drop(&mut self) {
         let _working = replay::working();
         self.replays.clear();
@@ -310,8 +313,6 @@ impl Drop for Pipeline {
         self.conditions.clear();
         self.unpainted.clear();
         self.base.release_all();
-        kernels::release_buffers();
-        kernels::release_weights();
     }
 }
 
@@ -356,11 +357,25 @@ impl Pipeline {
     /// # Errors
     /// As [`Request::plan`], and [`Error::BadRequest`] when the sampler cannot place the steps.
     pub fn plan(&self, request: &Request, random_seed: u64) -> Result<Plan> {
+        self.plan_observed(request, random_seed, &Silent)
+    }
+
+    /// As [`plan`](Self::plan); `observer` is told what [`generate`](Self::generate) would warn of before it begins.
+    ///
+    /// # Errors
+    /// As [`plan`](Self::plan).
+    pub fn plan_observed(
+        &self,
+        request: &Request,
+        random_seed: u64,
+        observer: &dyn Observer,
+    ) -> Result<Plan> {
         let mut plan = request.plan(&self.parts.defaults, random_seed)?;
         self.sigmas(&plan)?;
-        plan.loras = self.resolve_loras(&plan.loras)?;
+        let watch = Watch { observer: &Once::new(observer), cancel: &Cancel::new() };
+        plan.loras = self.resolve_loras(&plan.loras, watch)?;
         for note in self.notes(&plan) {
-            tracing::warn!("{}: {note}", self.parts.name);
+            watch.warn(format!("{}: {note}", self.parts.name));
         }
         let depth = self.parts.text.iter().map(|c| c.num_hidden_layers).min().unwrap_or(1);
         if plan.clip_skip > depth.saturating_sub(self.parts.text_rules().base_skip).max(1) {
@@ -384,8 +399,14 @@ impl Pipeline {
         cancel: &Cancel,
         sink: &mut dyn FnMut(Generated) -> Result<()>,
     ) -> Result<()> {
+        cancel.check()?;
+        let observer = &Once::new(observer);
+        let watch = Watch { observer, cancel };
+        // Once: a file that is replaced meanwhile changes none of the images.
+        let phases = self.phases(plan, watch)?;
+        let _running = self.running(&phases, true);
         for image in 0..plan.count {
-            let mut steps = self.steps_observed(plan, image, observer, cancel)?;
+            let mut steps = self.steps_of(plan, image, &phases, watch)?;
             observer.event(&Event::Sampling { image, steps: plan.steps });
             while let Some(view) = steps.next() {
                 let view = view?;
@@ -415,26 +436,33 @@ impl Pipeline {
         cancel: &Cancel,
     ) -> Result<Steps<'_>> {
         cancel.check()?;
-        let session = replay::Session::new();
-        let (_working, _rounded) = (replay::working(), self.rounding());
-        let cast = self.cast(plan, observer)?;
-        cancel.check()?;
-        Steps::new(self, plan, index, cast, (cancel.clone(), session))
+        let watch = Watch { observer: &Once::new(observer), cancel };
+        let phases = self.phases(plan, watch)?;
+        let running = self.running(&phases, index + 1 >= plan.count);
+        Ok(self.steps_of(plan, index, &phases, watch)?.keeping(running))
     }
 
-    fn condition(&self, text: &TextTowers, plan: &Plan) -> Result<Conditioning> {
-        let overflow = text.overflow(&plan.prompt);
-        if overflow > 0 {
-            tracing::warn!("the prompt is {overflow} tokens too long; its end is not seen");
-        }
+    fn steps_of(
+        &self,
+        plan: &Plan,
+        index: usize,
+        phases: &Phases,
+        watch: Watch<'_>,
+    ) -> Result<Steps<'_>> {
+        watch.check()?;
+        let session = (replay::Session::new(), self.share.at_work());
+        let (_working, _rounded) = (replay::working(), self.rounding());
+        let cast = self.cast(plan, phases, watch)?;
+        watch.check()?;
+        Steps::new(self, plan, index, cast, (watch.cancel, session))
+    }
+
+    fn condition(&self, text: &TextTowers, plan: &Plan, cancel: &Cancel) -> Result<Conditioning> {
         let negative = (plan.guided() && self.parts.unet.time_cond_proj_dim.is_none())
             .then_some(plan.negative_prompt.as_str());
-        text.encode(&Texts {
-            prompt: &plan.prompt,
-            negative,
-            clip_skip: plan.clip_skip,
-            size: plan.size()?,
-        })
+        let texts =
+            Texts { prompt: &plan.prompt, negative, clip_skip: plan.clip_skip, size: plan.size()? };
+        text.encode_until(&texts, cancel)
     }
 
     /// What is amiss with a plan for a model that was made for few steps, and what cannot act.
@@ -459,18 +487,18 @@ impl Pipeline {
         )
     }
 
-    fn text_towers(&self, observer: &dyn Observer) -> Result<Arc<TextTowers>> {
-        self.text.get(|| {
-            observer.event(&Event::Loading { component: "text encoder" });
-            self.parts.text_towers(&*self.base)
+    fn text_towers(&self, watch: Watch<'_>) -> Result<Arc<TextTowers>> {
+        self.text.get(watch.cancel, || {
+            watch.tell(&Event::Loading { component: "text encoder" });
+            self.parts.text_towers_until(&*self.base, watch.cancel)
         })
     }
 
-    fn unet(&self, observer: &dyn Observer) -> Result<Arc<UNet>> {
-        self.unet.get(|| {
-            observer.event(&Event::Loading { component: "UNet" });
+    fn unet(&self, watch: Watch<'_>) -> Result<Arc<UNet>> {
+        self.unet.get(watch.cancel, || {
+            watch.tell(&Event::Loading { component: "UNet" });
             let source: Arc<dyn WeightSource> = self.base.clone();
-            self.network(&source)
+            self.network(&source, watch.cancel)
         })
     }
 
@@ -481,25 +509,28 @@ impl Pipeline {
     }
 
     /// The UNet of some weights.
-    fn network(&self, source: &Arc<dyn WeightSource>) -> Result<UNet> {
+    fn network(&self, source: &Arc<dyn WeightSource>, cancel: &Cancel) -> Result<UNet> {
         let config = &self.parts.unet;
         if self.streams() {
             return UNet::streamed(source, "unet", config);
         }
-        UNet::new(&Scope::new(&**source, "unet"), config)
+        UNet::new(&Scope::new(&**source, "unet").until(cancel), config)
     }
 
     /// The half of the autoencoder that makes latents of pictures.
-    fn encoder(&self) -> Result<Arc<Vae>> {
-        self.encoder.get(|| Vae::encoder(&Scope::new(&*self.base, "vae"), &self.parts.vae))
+    fn encoder(&self, cancel: &Cancel) -> Result<Arc<Vae>> {
+        self.encoder.get(cancel, || {
+            Vae::encoder(&Scope::new(&*self.base, "vae").until(cancel), &self.parts.vae)
+        })
     }
 
     /// The half that makes pictures of latents.
-    fn decoder(&self, observer: &dyn Observer) -> Result<Arc<Vae>> {
+    fn decoder(&self, watch: Watch<'_>) -> Result<Arc<Vae>> {
         let _working = replay::working();
-        self.decoder.get(|| {
-            observer.event(&Event::Loading { component: "VAE" });
-            Vae::decoder(&Scope::new(&*self.base, "vae"), &self.parts.vae)
+        self.decoder.get(watch.cancel, || {
+            watch.tell(&Event::Loading { component: "VAE" });
+            let scope = Scope::new(&*self.base, "vae").until(watch.cancel);
+            Vae::decoder(&scope, &self.parts.vae)
         })
     }
 
@@ -511,7 +542,7 @@ impl Pipeline {
             self.base.release("text_encoder");
             self.base.release("text_encoder_2");
         }
-        self.release();
+        self.share.stage_done();
     }
 
     /// A picture is encoded.
@@ -530,12 +561,19 @@ impl Pipeline {
 
     /// All steps of a picture are done; `last`: of the plan's last picture.
     fn steps_done(&self, last: bool) {
+        // What another request takes in turn would have to be built anew.
+        let last = last && self.requests.load(Ordering::Relaxed) <= 1;
         if self.memory == Memory::Low || (self.memory == Memory::Save && last) {
-            self.replays.clear();
-            self.unet.clear();
-            self.unets.clear();
+            self.forget_networks();
         }
-        self.release();
+        self.share.stage_done();
+    }
+
+    /// Lets the networks of steps go.
+    fn forget_networks(&self) {
+        self.replays.clear();
+        self.unet.clear();
+        self.unets.clear();
     }
 
     /// A picture is decoded.
@@ -544,7 +582,7 @@ impl Pipeline {
             self.decoder.clear();
             self.base.release("vae");
         }
-        self.release();
+        self.share.stage_done();
     }
 
     /// While it lives, GPUs may round the factors of f32 convolutions if somebody asked for it, or everything else is of
@@ -553,30 +591,26 @@ impl Pipeline {
         kernels::Rounding::new(self.rounded || self.parts.source.dtype("unet") != DType::F32)
     }
 
-    /// Gives memory back that the next stage can hardly use.
-    fn release(&self) {
-        kernels::release_buffers();
-        // The next stack of adapters is made where the last one was.
-        if self.memory != Memory::Keep {
-            kernels::release_weights();
-        }
-    }
-
     /// Decodes one sample.
     fn decode(
         &self,
         latents: &Tensor,
         tile: bool,
-        observer: &dyn Observer,
-        mut progress: impl FnMut(usize, usize) -> Result<()>,
+        watch: Watch<'_>,
+        mut progress: impl FnMut(usize, usize),
     ) -> Result<Picture> {
-        let vae = self.decoder(observer)?;
+        let vae = self.decoder(watch)?;
         let (_working, _rounded) = (replay::working(), self.rounding());
         let pixels = if tile {
-            vae.decode_tiled(latents, Tiling::default(), progress)?
+            vae.decode_tiled_until(latents, Tiling::default(), watch.cancel, |tile, tiles| {
+                watch.check()?;
+                progress(tile, tiles);
+                Ok(())
+            })?
         } else {
-            progress(0, 1)?;
-            vae.decode(latents)?
+            watch.check()?;
+            progress(0, 1);
+            vae.decode_until(latents, watch.cancel)?
         };
         Picture::from_tensor(&pixels)
     }

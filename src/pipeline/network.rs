@@ -3,6 +3,7 @@
 
 use super::replay::Replays;
 use super::{Memory, Pipeline, Plan};
+use crate::cancel::Cancel;
 use crate::conditioning::Conditioning;
 use crate::error::{Error, Result};
 use crate::models::{Deep, UNet, UNetInput};
@@ -43,7 +44,7 @@ impl<'a> Network<'a> {
         pipeline: &'a Pipeline,
         plan: &Plan,
         (unet, conditioning): &(Arc<UNet>, Arc<Conditioning>),
-        (sigmas, clock): (&Sigmas, &Clock),
+        (sigmas, clock, cancel): (&Sigmas, &Clock, &Cancel),
         x: &Tensor,
     ) -> Result<Self> {
         let dtype = pipeline.parts.source.dtype("unet");
@@ -57,7 +58,7 @@ impl<'a> Network<'a> {
             None => None,
         };
         let guided = plan.guided() && guidance.is_none();
-        let extra = extra_channels(pipeline, unet, x)?;
+        let extra = extra_channels(pipeline, unet, x, cancel)?;
         let predictor = |conditioning: &Conditioning| -> Result<_> {
             let model = BoundUNet {
                 unet: unet.clone(),
@@ -68,6 +69,7 @@ impl<'a> Network<'a> {
                 merge_tokens: plan.merge_tokens,
                 reuse: (plan.reuse > 1).then(|| Reuse::new(plan.reuse, clock.clone())),
                 replays: pipeline.replays.clone(),
+                cancel: cancel.clone(),
             };
             let kind: PredictionKind = pipeline.parts.scheduler.prediction_type;
             Ok(Predictor::new(model, kind, pipeline.table.clone(), sigmas))
@@ -102,16 +104,21 @@ impl<'a> Network<'a> {
 
 /// Channels beside the latents: an inpainting network draws from text alone when its mask is all
 /// ones and the picture behind the mask is grey.
-fn extra_channels(pipeline: &Pipeline, unet: &UNet, x: &Tensor) -> Result<Option<Tensor>> {
+fn extra_channels(
+    pipeline: &Pipeline,
+    unet: &UNet,
+    x: &Tensor,
+    cancel: &Cancel,
+) -> Result<Option<Tensor>> {
     let (_, channels, height, width) = x.dims4()?;
     match unet.config().in_channels.checked_sub(channels) {
         Some(0) => Ok(None),
         Some(extra) if extra == channels + 1 => {
-            let around = pipeline.unpainted.get(&format!("{height}x{width}"), || {
+            let around = pipeline.unpainted.get(&format!("{height}x{width}"), cancel, || {
                 let size = (1, 3, height * VAE_FACTOR, width * VAE_FACTOR);
                 let grey = Tensor::zeros(size, DType::F32, x.device())?;
-                let vae = pipeline.encoder()?;
-                let latents = vae.scale(&vae.encode(&grey)?.mean)?;
+                let vae = pipeline.encoder(cancel)?;
+                let latents = vae.scale(&vae.encode_until(&grey, cancel)?.mean)?;
                 let mask = Tensor::ones((1, 1, height, width), DType::F32, x.device())?;
                 Ok(Tensor::cat(&[mask, latents], 1)?) // [1, 5, h, w]
             })?;
@@ -135,6 +142,7 @@ struct BoundUNet {
     reuse: Option<Reuse>,
     replays: Arc<Replays>,
     merge_tokens: f64,
+    cancel: Cancel,
 }
 
 /// Deep features from one full evaluation to the next.
@@ -183,6 +191,7 @@ impl NoiseModel for BoundUNet {
             added: self.conditioning.added.as_ref(),
             guidance: self.guidance.as_ref(),
             merge_tokens: self.merge_tokens,
+            cancel: Some(&self.cancel),
         };
         match &self.reuse {
             Some(reuse) => reuse.predict(&self.unet, input),

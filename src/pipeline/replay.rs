@@ -147,6 +147,8 @@ mod recorded {
                 added: added.as_ref(),
                 guidance: parts.last().filter(|_| self.guidance),
                 merge_tokens: 0.0,
+                // What is recorded is recorded whole.
+                cancel: None,
             })
         }
     }

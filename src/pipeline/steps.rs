@@ -1,10 +1,13 @@
 //! Floor 5. One image on its way, as an iterator of steps.
 
-use super::adapters::Cast;
+use super::event::Watch;
+use super::finite::Suspects;
 use super::network::{Clock, Network};
+use super::phases::{Cast, Running};
 use super::replay::{Mark, Session, working};
 use super::{Cancel, Event, Generated, Observer, Pipeline, Plan, Silent, Timings};
 use crate::error::{Error, Result};
+use crate::kernels::AtWork;
 use crate::lora::StepWindow;
 use crate::picture::Picture;
 use crate::rng::{Noise, TorchCpu};
@@ -64,10 +67,14 @@ pub struct Steps<'a> {
     tile: bool,
     cancel: Cancel,
     timings: Timings,
+    /// Where to look when the picture is none.
+    suspects: Suspects,
     /// The end of the last step.
     mark: Option<Mark>,
+    /// Of an image that is made by itself.
+    _running: Option<Running<'a>>,
     /// Behind everything that holds memory of the device.
-    _session: Session,
+    _session: (Session, AtWork),
 }
 
 impl std::fmt::Debug for Steps<'_> {
@@ -82,7 +89,7 @@ impl<'a> Steps<'a> {
         plan: &Plan,
         index: usize,
         cast: Cast,
-        (cancel, session): (Cancel, Session),
+        (cancel, session): (&Cancel, (Session, AtWork)),
     ) -> Result<Self> {
         let sigmas = pipeline.sigmas(plan)?;
         let seed = plan.seed.wrapping_add(index as u64);
@@ -94,9 +101,10 @@ impl<'a> Steps<'a> {
         let x = (noise * sigmas.init_scale)?;
         let Cast { phases, steps: acting, compose, load, encode } = cast;
         let clock = Clock::default();
+        let suspects = Suspects::new(&phases, plan);
         let networks = phases
             .iter()
-            .map(|phase| Network::new(pipeline, plan, phase, (&sigmas, &clock), &x))
+            .map(|phase| Network::new(pipeline, plan, phase, (&sigmas, &clock, cancel), &x))
             .collect::<Result<_>>()?;
         let timings = Timings { load, compose, encode, ..Timings::default() };
         Ok(Self {
@@ -114,11 +122,18 @@ impl<'a> Steps<'a> {
             last: index + 1 >= plan.count,
             seed,
             tile: plan.tile,
-            cancel,
+            cancel: cancel.clone(),
             timings,
+            suspects,
             mark: None,
+            _running: None,
             _session: session,
         })
+    }
+
+    /// The same, whose request runs as long as it lives.
+    pub(super) fn keeping(self, running: Running<'a>) -> Self {
+        Self { _running: Some(running), ..self }
     }
 
     /// The estimate of a step as a picture.
@@ -126,7 +141,10 @@ impl<'a> Steps<'a> {
     /// # Errors
     /// What reading and running the VAE gives.
     pub fn preview(&self, view: &StepView) -> Result<Picture> {
-        self.pipeline.decode(&view.denoised, self.tile, &Silent, |_, _| self.cancel.check())
+        let watch = Watch { observer: &Silent, cancel: &self.cancel };
+        let latents = &view.denoised;
+        let picture = self.pipeline.decode(latents, self.tile, watch, |_, _| {});
+        picture.map_err(|error| self.suspects.explain(self.pipeline, latents, error))
     }
 
     /// Latents as they are now, in the scale that the VAE expects at the end: `[1, 4, h, w]`.
@@ -163,15 +181,16 @@ impl<'a> Steps<'a> {
         self.networks.clear();
         self.pipeline.steps_done(self.last);
         let begin = Instant::now();
-        self.pipeline.decoder(observer)?;
+        let watch = Watch { observer, cancel };
+        self.pipeline.decoder(watch)?;
         self.timings.load += begin.elapsed();
         let begin = Instant::now();
         let image = self.index;
-        let picture = self.pipeline.decode(&latents, self.tile, observer, |tile, tiles| {
-            cancel.check()?;
-            observer.event(&Event::Decoding { image, tile, tiles });
-            Ok(())
-        })?;
+        let picture = self.pipeline.decode(&latents, self.tile, watch, |tile, tiles| {
+            watch.tell(&Event::Decoding { image, tile, tiles });
+        });
+        let picture =
+            picture.map_err(|error| self.suspects.explain(self.pipeline, &latents, error))?;
         self.timings.decode = begin.elapsed();
         self.pipeline.picture_done();
         Ok(Generated { picture, index: image, seed: self.seed, timings: self.timings })
@@ -220,7 +239,8 @@ impl Iterator for Steps<'_> {
         if self.failed || self.done >= self.sigmas.steps() {
             return None;
         }
-        let view = self.step();
+        // Streamed blocks are put together with their adapters only now.
+        let view = self.step().map_err(|error| self.pipeline.or_the_models_fault(error, &["unet"]));
         self.failed = view.is_err();
         Some(view)
     }

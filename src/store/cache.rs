@@ -2,7 +2,8 @@
 //! repository's folder looks like, and what of it is usable without any request.
 
 use super::Env;
-use super::list::{Entry, Kind, is_diffusers, size};
+use super::list::{Entry, Kind, size};
+use super::snapshot;
 use crate::error::{Error, Result};
 use crate::input;
 use std::fs;
@@ -154,26 +155,9 @@ impl HubCache {
         self.root.join(format!("models--{}", repo.replace('/', "--")))
     }
 
-    /// The folder of a repository's files at a revision, whether anything is in it or not.
-    pub(super) fn snapshot(&self, id: &HubId) -> Option<PathBuf> {
-        let folder = self.folder(&id.repo);
-        let commit = if is_commit(&id.revision) {
-            id.revision.clone()
-        } else {
-            let text = small_text(&folder.join("refs").join(&id.revision))?;
-            Some(text.trim().to_owned()).filter(|c| is_commit(c))?
-        };
-        Some(folder.join("snapshots").join(commit))
-    }
-
     /// The file or folder of `id`, when all of it is here.
     pub fn find(&self, id: &HubId) -> Option<PathBuf> {
-        let snapshot = self.snapshot(id)?;
-        match &id.file {
-            Some(file) => Some(snapshot.join(file)).filter(|p| p.is_file()),
-            None if is_complete(&snapshot) => Some(snapshot),
-            None => single_file(&snapshot),
-        }
+        self.look(id, snapshot::model).ok().map(|usable| usable.path)
     }
 
     /// The repositories of which something is here, sorted.
@@ -227,27 +211,8 @@ fn expanded(path: &str, env: Env<'_>) -> PathBuf {
 }
 
 /// The text of a small file of the cache; `None` when it cannot be read, whatever the reason.
-fn small_text(path: &Path) -> Option<String> {
+pub(super) fn small_text(path: &Path) -> Option<String> {
     input::text(path, 1 << 20, "a file of the cache").ok()
-}
-
-/// Whether a snapshot has everything for every component that its index names.
-fn is_complete(snapshot: &Path) -> bool {
-    let index = small_text(&snapshot.join("model_index.json")).unwrap_or_default();
-    let Ok(serde_json::Value::Object(index)) = serde_json::from_str(&index) else { return false };
-    let named = |component: &str| {
-        let class = index.get(component).and_then(|entry| entry.get(1));
-        class.is_some_and(|class| !class.is_null())
-    };
-    let has = |file: &str| snapshot.join(file).exists();
-    let has_words = |folder: &&str| {
-        let in_folder = |file: &str| has(&format!("{folder}/{file}"));
-        in_folder("tokenizer.json") || (in_folder("vocab.json") && in_folder("merges.txt"))
-    };
-    is_diffusers(snapshot)
-        && COMPONENTS.iter().filter(|c| named(c)).all(|c| has_weights(&snapshot.join(c)))
-        && ["tokenizer", "tokenizer_2"].iter().filter(|c| named(c)).all(has_words)
-        && (!named("scheduler") || has("scheduler/scheduler_config.json"))
 }
 
 /// Weights by preference: the endings of a component's files without and with a variant.
@@ -277,42 +242,6 @@ pub(super) fn form(file: &str) -> String {
         words.sort_unstable_by_key(|w| ["safetensors", "bin"].contains(w));
     }
     words.iter().flat_map(|word| [".", word.split('-').next().unwrap_or(word)]).collect()
-}
-
-/// Whether a component's folder has its config and its weights, all parts of them.
-fn has_weights(folder: &Path) -> bool {
-    let items = fs::read_dir(folder).into_iter().flatten().flatten();
-    let names: Vec<String> = items
-        .filter(|i| i.path().exists())
-        .filter_map(|i| i.file_name().into_string().ok())
-        .collect();
-    // Parts are called `model-00001-of-00002.safetensors`.
-    let parts_in_all = |n: &String| {
-        let (_, rest) = n.split_once("-of-")?;
-        rest.split('.').next()?.parse::<usize>().ok()
-    };
-    let (lists, weights): (Vec<&String>, Vec<&String>) =
-        names.iter().filter(|name| is_weights(name)).partition(|name| is_index(name));
-    let whole = weights.iter().any(|n| parts_in_all(n).is_none());
-    let sharded = weights.iter().filter_map(|n| parts_in_all(n)).max();
-    let all_parts = !lists.is_empty()
-        && sharded
-            .is_some_and(|n| weights.iter().filter(|w| parts_in_all(w) == Some(n)).count() >= n);
-    names.iter().any(|n| n == "config.json") && (whole || all_parts)
-}
-
-/// The only checkpoint at the top of a snapshot that is no diffusers model.
-fn single_file(snapshot: &Path) -> Option<PathBuf> {
-    if snapshot.join("model_index.json").exists() {
-        return None;
-    }
-    let items = fs::read_dir(snapshot).ok()?.flatten().map(|item| item.path());
-    let is_adapter = |p: &PathBuf| super::lora::STANDARD.iter().any(|name| p.ends_with(name));
-    let checkpoint = |p: &PathBuf| {
-        p.extension().is_some_and(|e| e == "safetensors") && !is_adapter(p) && p.is_file()
-    };
-    let mut found = items.filter(checkpoint);
-    found.next().filter(|_| found.next().is_none())
 }
 
 #[cfg(test)]

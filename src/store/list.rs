@@ -1,8 +1,10 @@
 //! Floor 6. What lies in folders of models.
 
 use super::STARTER;
+use crate::error::Error;
 use serde::{Serialize, Serializer};
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// What a model is stored as.
@@ -118,6 +120,31 @@ fn descend(folder: &Path, prefix: &str, depth: usize, budget: &mut usize, visit:
         }
         if !visit(&path, prefix, &name) && depth > 1 && path.is_dir() {
             descend(&path, &format!("{prefix}{name}/"), depth - 1, budget, visit);
+        }
+    }
+}
+
+/// The folders among `folder` and those that [`walk`] enters that are there and cannot be read, with the reasons.
+pub(super) fn unreadable(folder: &Path) -> Vec<Error> {
+    let mut found = Vec::new();
+    look_for_unreadable(folder, DEPTH, &mut LIMIT.clone(), &mut found);
+    found
+}
+
+fn look_for_unreadable(folder: &Path, depth: usize, budget: &mut usize, found: &mut Vec<Error>) {
+    let items = match fs::read_dir(folder) {
+        Ok(items) => items,
+        Err(error) if error.kind() == ErrorKind::NotFound => return,
+        Err(error) => return found.push(Error::io(folder, error)),
+    };
+    for path in items.flatten().map(|item| item.path()) {
+        if *budget == 0 {
+            return;
+        }
+        *budget -= 1;
+        let hidden = path.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
+        if depth > 1 && !hidden && path.is_dir() {
+            look_for_unreadable(&path, depth - 1, budget, found);
         }
     }
 }

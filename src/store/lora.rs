@@ -1,7 +1,8 @@
 //! Floor 6. From the name of a LoRA to its file and card.
 
 use super::list::{self, is_called, size, walk};
-use super::{Card, HubId, Progress, Store, actual, digest, only};
+use super::snapshot::{self, Lack};
+use super::{Card, HubId, Progress, Store, actual, digest, look_at, only, said};
 use crate::error::{Error, Result};
 use crate::pipeline::Cancel;
 use serde::Serialize;
@@ -112,7 +113,7 @@ impl Store {
     /// refuses.
     pub fn has_hub_lora(&self, name: &str) -> bool {
         let id = name.strip_prefix("hub:").unwrap_or(name).parse::<HubId>();
-        !id.is_ok_and(|id| self.cached_lora(&id).is_none())
+        !id.is_ok_and(|id| self.cache.look(&id, adapter).is_err())
     }
 
     /// The LoRA called `name` in the folders, whatever of this name lies elsewhere.
@@ -129,6 +130,11 @@ impl Store {
         found.into_iter().map(|(name, path)| LoraEntry::new(name, path)).collect()
     }
 
+    /// The folders of LoRAs that are there and cannot be read, with the reasons.
+    pub fn unreadable_loras(&self) -> Vec<Error> {
+        self.lora_folders.iter().flat_map(|folder| list::unreadable(folder)).collect()
+    }
+
     /// Names and paths, without a look into the cards.
     fn lora_paths(&self) -> Vec<(String, PathBuf)> {
         let mut found: Vec<(String, PathBuf)> = Vec::new();
@@ -141,7 +147,11 @@ impl Store {
                 seen.push(identity);
             }
         }
-        let cached = |id: HubId| Some((format!("hub:{id}"), standard(&self.cache.snapshot(&id)?)?));
+        let named = |folder: &Path| standard(folder).ok_or(Lack::All("no LoRA of a known name"));
+        let cached = |id: HubId| {
+            let usable = self.cache.look(&id, named).ok()?;
+            Some((format!("hub:{id}"), usable.path))
+        };
         found.extend(self.cache.repositories().into_iter().filter_map(cached));
         found
     }
@@ -158,16 +168,11 @@ impl Store {
 
     fn hub_lora(&self, id: &str, cancel: &Cancel, progress: Progress<'_>) -> Result<PathBuf> {
         let id: HubId = id.parse()?;
-        let path =
-            self.cached_lora(&id).map_or_else(|| self.pull_lora(&id, cancel, progress), Ok)?;
+        let path = match self.cache.look(&id, adapter) {
+            Ok(usable) => said(usable),
+            Err(absent) => self.instead(&absent, &id, || self.pull_lora(&id, cancel, progress))?,
+        };
         Ok(standard(&path).unwrap_or(path))
-    }
-
-    fn cached_lora(&self, id: &HubId) -> Option<PathBuf> {
-        match &id.file {
-            Some(_) => self.cache.find(id),
-            None => self.cache.snapshot(id).and_then(|folder| only_adapter(&folder)),
-        }
     }
 
     #[cfg(feature = "hub")]
@@ -215,13 +220,16 @@ fn existing(name: &str) -> Result<Option<PathBuf>> {
         return Err(Error::corrupt(path, "this is no regular file; expected a file of weights"));
     }
     let spelt_as_path = path.is_absolute() || name.starts_with('.');
+    if spelt_as_path {
+        look_at(path)?;
+    }
     if spelt_as_path && path.is_dir() {
         let hint = format!(
             "; the folder holds neither {} nor a single .safetensors file",
             STANDARD.join(" nor ")
         );
         let missing = || Error::NotFound { what: "LoRA", name: name.to_owned(), hint };
-        return only_adapter(path).ok_or_else(missing).map(Some);
+        return adapter(path).map_err(|_| missing()).map(Some);
     }
     Ok(None)
 }
@@ -237,17 +245,14 @@ fn standard(folder: &Path) -> Option<PathBuf> {
 }
 
 /// The adapter in a folder, such as the cached snapshot of a repository: one with a known name, or the only file.
-fn only_adapter(folder: &Path) -> Option<PathBuf> {
+fn adapter(folder: &Path) -> Result<PathBuf, Lack> {
     if let Some(path) = standard(folder) {
-        return Some(path);
+        return Ok(path);
     }
     if folder.join("model_index.json").exists() {
-        return None;
+        return Err(Lack::All("a model, not a LoRA; pass it as --model"));
     }
-    let items = std::fs::read_dir(folder).ok()?.flatten().map(|item| item.path());
-    let is_weights = |p: &PathBuf| p.extension().is_some_and(|e| e == "safetensors") && p.is_file();
-    let mut found = items.filter(is_weights);
-    found.next().filter(|_| found.next().is_none())
+    snapshot::only(folder, |_| true, "neither a LoRA of a known name nor a .safetensors file")
 }
 
 /// The file of weights of a LoRA: itself, or the one in its folder.

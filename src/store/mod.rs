@@ -11,6 +11,7 @@ mod hub;
 mod list;
 mod lora;
 mod place;
+mod snapshot;
 mod stack;
 mod table;
 
@@ -25,6 +26,7 @@ pub use stack::Stack;
 use crate::error::{Error, Result};
 use crate::near::did_you_mean;
 use crate::pipeline::Cancel;
+use snapshot::{Absent, Usable};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -97,8 +99,8 @@ impl Store {
     /// is downloaded, with `progress` told and `cancel` asked between blocks.
     ///
     /// # Errors
-    /// [`Error::NotFound`] with near matches when there is none or more than one, for an unreachable
-    /// hub and for what the hub refuses; [`Error::Unsupported`] when a download is needed but this
+    /// [`Error::NotFound`] with near matches when there is none or more than one, for what is in the cache and
+    /// cannot be used, for an unreachable hub and for what the hub refuses; [`Error::Unsupported`] when a download is needed but this
     /// build lacks the feature `hub`; [`Error::BadRequest`] for a malformed hub id.
     pub fn resolve(&self, name: &str, cancel: &Cancel, progress: Progress<'_>) -> Result<Model> {
         if name == STARTER {
@@ -106,12 +108,14 @@ impl Store {
         }
         if let Some(id) = name.strip_prefix("hub:") {
             let id: HubId = id.parse()?;
-            return match self.cache.find(&id) {
-                Some(path) => Ok(Model::Files(path)),
-                None => self.pull(&id, cancel, progress).map(Model::Files),
+            return match self.cache.look(&id, snapshot::model) {
+                Ok(usable) => Ok(Model::Files(said(usable))),
+                Err(absent) => self
+                    .instead(&absent, &id, || self.pull(&id, cancel, progress))
+                    .map(Model::Files),
             };
         }
-        match existing(name) {
+        match existing(name)? {
             Some(path) => Ok(Model::Files(path)),
             None => self.by_name(name).map(Model::Files),
         }
@@ -156,6 +160,29 @@ impl Store {
         ))
     }
 
+    /// The folders of models that are there and cannot be read, with the reasons.
+    pub fn unreadable(&self) -> Vec<Error> {
+        self.folders.iter().flat_map(|folder| list::unreadable(folder)).collect()
+    }
+
+    /// What a download gives in the place of what is not in the cache, or why there is none.
+    fn instead(
+        &self,
+        absent: &Absent,
+        id: &HubId,
+        pull: impl FnOnce() -> Result<PathBuf>,
+    ) -> Result<PathBuf> {
+        let how = "build colora with `--features hub` to download it, or bring the cache up to date with another tool";
+        let known = match absent {
+            Absent::Unknown(near) => !near.is_empty(),
+            _ => true,
+        };
+        if !absent.is_downloadable() || (!cfg!(feature = "hub") && known) {
+            return Err(absent.error(id, how));
+        }
+        pull().map_err(|error| absent.beside(error))
+    }
+
     /// Every model that can be named, the starter first.
     pub fn list(&self) -> Vec<Entry> {
         let mut entries = vec![Entry::starter()];
@@ -172,6 +199,14 @@ impl Store {
         let whats = ("model", "single model");
         only(name, whats, called, entries.iter().map(|e| e.name.as_str()), &self.folders)
     }
+}
+
+/// The path of what is used, after the user was told what he should know.
+fn said(usable: Usable) -> PathBuf {
+    if let Some(note) = usable.note {
+        tracing::warn!("{note}");
+    }
+    usable.path
 }
 
 /// The only one of the paths `called` so; the error names near ones of `known`, or all that are
@@ -193,7 +228,9 @@ fn only<'a>(
     let (what, hint) = if found.is_empty() {
         let near = did_you_mean(name, known);
         let sought = if near.is_empty() { "; searched in" } else { " Searched in" };
-        (what, format!("{near}{sought} {}", shown(folders)))
+        let unread: Vec<Error> = folders.iter().flat_map(|f| list::unreadable(f)).collect();
+        let unread: String = unread.iter().map(|e| format!("; {}", with_cause(e))).collect();
+        (what, format!("{near}{sought} {}{unread}", shown(folders)))
     } else {
         (single, format!("; found {}; pass one of these paths", shown(&found)))
     };
@@ -204,16 +241,42 @@ fn shown(paths: &[PathBuf]) -> String {
     paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
+/// An error and what caused it, in one line.
+fn with_cause(error: &Error) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
+
+/// Refuses a path that is there, or might be, and cannot be looked at.
+///
+/// # Errors
+/// [`Error::Io`] where the system gives another reason than that there is nothing.
+fn look_at(path: &Path) -> Result<()> {
+    use std::io::ErrorKind::{InvalidFilename, InvalidInput, NotADirectory, NotFound};
+    match std::fs::metadata(path) {
+        Ok(_) => Ok(()),
+        Err(e) if [NotFound, NotADirectory, InvalidInput, InvalidFilename].contains(&e.kind()) => {
+            Ok(())
+        }
+        Err(e) => Err(Error::io(path, e)),
+    }
+}
+
 /// `name` as a path that exists and can be a model.
 ///
 /// A bare word that is a plain folder is none: `models` must not shadow a model's name.
-fn existing(name: &str) -> Option<PathBuf> {
+fn existing(name: &str) -> Result<Option<PathBuf>> {
     let path = &*actual(name);
     let spelt_as_path =
         path.components().count() > 1 || path.is_absolute() || name.starts_with('.');
+    if spelt_as_path {
+        look_at(path)?;
+    }
     let usable =
         if spelt_as_path { path.exists() } else { path.is_file() || list::is_diffusers(path) };
-    usable.then(|| path.to_path_buf())
+    Ok(usable.then(|| path.to_path_buf()))
 }
 
 /// The user's data folder.

@@ -13,7 +13,7 @@ mod identity;
 mod map;
 mod scale;
 
-pub use checkpoint::{Checkpoint, Inventory, Placement};
+pub use checkpoint::{Checkpoint, Inventory, NotFinite, Placement};
 
 use super::quantised::Blocks;
 use crate::error::{Error, InFile, Result};
@@ -224,6 +224,13 @@ impl CheckpointFile {
         let sum = inner.sum.get_or_init(|| identity::sum(inner.stamp.as_ref(), &inner.bytes));
         inner.intact()?;
         Ok(sum)
+    }
+
+    /// Whether somebody wrote to the file since it was opened, and not another file over it. `false` where that
+    /// cannot be told.
+    pub(crate) fn was_rewritten(&self) -> bool {
+        let mapped = matches!(self.0.bytes, Bytes::Mapped(_));
+        mapped && self.0.stamp.as_ref().is_some_and(Stamp::was_rewritten)
     }
 
     /// Where the file lies.

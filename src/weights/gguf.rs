@@ -70,7 +70,12 @@ pub(super) fn read(bytes: &[u8], path: &Path) -> Result<Contents> {
         found.push(input.tensor()?);
     }
     let start = (input.at as u64).next_multiple_of(alignment);
-    place(found, start, &mut contents, &input)?;
+    let end = place(found, start, &mut contents, &input)?;
+    // Writers fill the last tensor up as they do all others.
+    let more = (bytes.len() as u64).saturating_sub(end.next_multiple_of(alignment));
+    if more > 0 {
+        return Err(input.wrong(&format!("{more} unknown bytes follow the last tensor")));
+    }
     Ok(contents)
 }
 
@@ -83,13 +88,13 @@ struct Found {
     length: u64,
 }
 
-/// Checks that tensors lie in the file and apart, and enters them.
+/// Checks that tensors lie in the file and apart, enters them, and returns where the last one ends.
 fn place(
     mut found: Vec<Found>,
     start: u64,
     contents: &mut Contents,
     input: &Input<'_>,
-) -> Result<()> {
+) -> Result<u64> {
     found.sort_by_key(|tensor| tensor.offset);
     let mut free = 0;
     let mut last = String::new();
@@ -111,7 +116,7 @@ fn place(
             return Err(input.wrong(&format!("two tensors are called `{last}`")));
         }
     }
-    Ok(())
+    Ok(start + free)
 }
 
 const UINT32: u32 = 4;

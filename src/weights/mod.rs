@@ -17,11 +17,12 @@ mod resident;
 pub use crate::kernels::{Arrangement, Instructions, Packed, Precision, Quantisation};
 pub use blocked::BlockTensor;
 pub use branch::{Branch, DenseBranch, FactorKind, Factors};
-pub use file::{Checkpoint, CheckpointFile, Inventory, Placement, TensorInfo};
+pub use file::{Checkpoint, CheckpointFile, Inventory, NotFinite, Placement, TensorInfo};
 pub use memory::MemorySource;
 pub use quantised::{BlockType, Blocks};
 pub use resident::Resident;
 
+use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::kernels::WeightShape;
 use crate::room;
@@ -292,18 +293,32 @@ fn weight_shape<S: WeightSource + ?Sized>(
 pub struct Scope<'a> {
     source: &'a dyn WeightSource,
     prefix: String,
+    /// What stops the building of a network between two weights.
+    cancel: Option<&'a Cancel>,
 }
 
 impl<'a> Scope<'a> {
     /// A scope at component `component` of `source`.
     pub fn new(source: &'a dyn WeightSource, component: &str) -> Self {
-        Scope { source, prefix: component.to_owned() }
+        Scope { source, prefix: component.to_owned(), cancel: None }
+    }
+
+    /// The same scope, which gives [`Error::Cancelled`] instead of weights once `cancel` is set.
+    #[must_use]
+    pub fn until(self, cancel: &'a Cancel) -> Self {
+        Self { cancel: Some(cancel), ..self }
+    }
+
+    /// The source, unless the work is to stop.
+    fn open(&self) -> Result<&'a dyn WeightSource> {
+        self.cancel.map_or(Ok(()), Cancel::check)?;
+        Ok(self.source)
     }
 
     /// The scope one name further down; the name may hold dots.
     #[must_use]
     pub fn at(&self, name: impl std::fmt::Display) -> Self {
-        Scope { source: self.source, prefix: format!("{}.{name}", self.prefix) }
+        Scope { prefix: format!("{}.{name}", self.prefix), ..*self }
     }
 
     /// The canonical name of this scope.
@@ -318,7 +333,7 @@ impl<'a> Scope<'a> {
 
     /// The parameter `name`, which may carry branches.
     pub fn weight(&self, name: &str, shape: &[usize]) -> Result<Weight> {
-        self.source.get(&self.site(name), shape)
+        self.open()?.get(&self.site(name), shape)
     }
 
     /// The parameter `name` as a plain tensor: norms, biases, embeddings.
@@ -362,7 +377,7 @@ impl<'a> Scope<'a> {
 
     /// The parameter `name` as other layers keep it, if that is in blocks.
     pub fn in_blocks(&self, name: &str, shape: &[usize]) -> Result<Option<BlockTensor>> {
-        self.source.in_blocks(&self.site(name), shape)
+        self.open()?.in_blocks(&self.site(name), shape)
     }
 
     /// The parameter `name` as CPU layers read it.
@@ -373,7 +388,7 @@ impl<'a> Scope<'a> {
         arrangement: Arrangement,
         precision: Precision,
     ) -> Result<Packed> {
-        self.source.pack(&self.site(name), shape, arrangement, precision)
+        self.open()?.pack(&self.site(name), shape, arrangement, precision)
     }
 
     /// A packed weight of [`WeightSource::shared`] that belongs to the parameter `name`.
@@ -385,7 +400,7 @@ impl<'a> Scope<'a> {
         precision: Precision,
         make: &dyn Fn() -> Result<Packed>,
     ) -> Result<Packed> {
-        self.source.shared(&self.site(name), variant, arrangement, precision, make)
+        self.open()?.shared(&self.site(name), variant, arrangement, precision, make)
     }
 
     /// The low-rank branches beside the parameter `name`.

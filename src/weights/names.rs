@@ -10,10 +10,13 @@
 //! The index arithmetic was checked against diffusers 0.42 for all parameters of SD 1.x, 2.x and
 //! SDXL.
 
+mod averages;
+mod original;
 mod text;
 mod unet;
 mod vae;
 
+pub use original::{OriginalNames, Place};
 pub use text::{hf_text_name, open_clip_name, text_names_of_ggml, text_names_of_open_clip};
 pub use unet::UNetNames;
 pub use vae::{VaeNames, modern_vae_name};

@@ -80,6 +80,11 @@ impl WeightSource for Resident {
         let weight = self.inner.get(site, shape)?;
         if let Weight::Dense(tensor) = &weight {
             let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+            // Another thread may have read it meanwhile: one copy is enough.
+            let known = given.get(site).filter(|known| known.dims() == tensor.dims());
+            if let Some(known) = known {
+                return Ok(Weight::Dense(known.clone()));
+            }
             given.insert(site.clone(), tensor.clone());
         }
         Ok(weight)
@@ -145,8 +150,13 @@ impl WeightSource for Resident {
         if let Some(packed) = self.lock().get(&key).and_then(Kept::get) {
             return Ok(packed);
         }
+        // Without the lock, and without waiting for others: the threads that pack share their work.
         let packed = make()?;
         let mut known = self.lock();
+        // Another thread may have packed it meanwhile: one copy is enough.
+        if let Some(packed) = known.get(&key).and_then(Kept::get) {
+            return Ok(packed);
+        }
         // Every stack of adapters leaves notes of weights that are gone.
         if known.len() == known.capacity() {
             known.retain(|_, kept| kept.is_used());
@@ -162,7 +172,11 @@ impl WeightSource for Resident {
         }
         let blocks = self.inner.in_blocks(site, shape)?;
         if let Some(blocks) = &blocks {
-            lock().insert(site.clone(), blocks.note());
+            let mut known = lock();
+            if let Some(known) = known.get(site).and_then(BlockNote::get) {
+                return Ok(Some(known));
+            }
+            known.insert(site.clone(), blocks.note());
         }
         Ok(blocks)
     }

@@ -79,6 +79,20 @@ fn every_truncation_is_an_error() {
     }
 }
 
+/// Whatever somebody put behind the last tensor was passed over without a word.
+#[test]
+fn nothing_but_padding_follows_the_last_tensor() {
+    let with = |more: usize| [good(), vec![0; more]].concat();
+    // The last tensor has 12 bytes, and alignment is 32.
+    for more in [1, 20] {
+        open(with(more)).unwrap();
+    }
+    for more in [21, 4096] {
+        let error = why(with(more));
+        assert!(error.contains(&format!("{} unknown bytes follow", more - 20)), "{error}");
+    }
+}
+
 #[test]
 fn changed_bytes_never_panic() {
     // A small generator, so that every run sees the same files.

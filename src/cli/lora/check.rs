@@ -42,6 +42,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let stack = LoraStack::new(vec![entry]);
     let source = against.source.clone();
     let overlay = Overlay::compose(source, &against.dictionary, &stack, Apply::Merge, |_| true)?;
+    lora.inversions().iter().try_for_each(|word| word.check())?;
     let report = lora.report();
     let warnings: Vec<&String> = report.warnings.iter().chain(overlay.warnings()).collect();
     if args.json {
@@ -68,7 +69,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     }
     let count = report.unmatched.len();
     let groups = report.reasons.iter().map(|(why, keys)| format!("{why}: {}", listed(keys)));
-    let groups = groups.collect::<Vec<_>>().join("; ");
+    let groups = groups.chain(report.diagnosis.clone()).collect::<Vec<_>>().join("; ");
     let why = format!("{count} keys fit nothing in {}: {groups}", against.name);
     Err(Error::corrupt(file.path(), why).into())
 }

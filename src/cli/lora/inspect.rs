@@ -4,12 +4,13 @@ use super::against::{Against, open};
 use crate::cli::flags::lossy;
 use crate::cli::output::SCHEMA;
 use crate::cli::style::{bytes, result_json, result_line, value};
-use crate::lora::{AdapterFile, Block, Lora, ModuleInfo, ReadOptions};
+use crate::lora::{AdapterFile, Block, Inversion, Lora, ModuleInfo, ReadOptions};
 use crate::weights::names::UNetNames;
 use anyhow::Result;
 use clap::ValueHint;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// What `colora lora inspect` accepts.
 #[derive(Debug, clap::Args)]
@@ -37,6 +38,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let (file, other) = open(&args.lora)?;
     let (against, lora) = Against::resolve(&file, args.model.as_deref(), ReadOptions::default())?;
     let modules = lora.describe(&*against.source)?;
+    lora.inversions().iter().try_for_each(|word| word.check())?;
     if args.json {
         return result_json(&as_json(&file, &lora, &against, &modules)?.to_string());
     }
@@ -76,7 +78,7 @@ fn text(
     let size = file.tensor_file().byte_len();
     let unet = modules.iter().filter(|m| m.module.starts_with("unet.")).count();
     let mut lines = vec![
-        format!("{}: {} for {}", lora.name(), kinds(modules), against.name),
+        format!("{}: {} for {}", lora.name(), kinds(modules, lora.inversions()), against.name),
         format!("file      {}  {}  {}", file.path().display(), bytes(size), dtypes(modules)),
         format!(
             "hashes    AutoV2 {}  AutoV3 {}",
@@ -108,7 +110,7 @@ fn text(
 }
 
 /// Kinds with how often they occur.
-fn kinds(modules: &[ModuleInfo]) -> String {
+fn kinds(modules: &[ModuleInfo], words: &[Arc<Inversion>]) -> String {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for module in modules {
         *counts.entry(&module.kind).or_default() += 1;
@@ -116,6 +118,7 @@ fn kinds(modules: &[ModuleInfo]) -> String {
     let mut counts: Vec<_> = counts.into_iter().collect();
     counts.sort_by_key(|(kind, count)| (std::cmp::Reverse(*count), *kind));
     match counts[..] {
+        [] if words.is_empty() => "nothing that changes a weight".to_owned(),
         [] => "new words alone".to_owned(),
         [(kind, _)] => kind.to_owned(),
         _ => {

@@ -24,7 +24,10 @@ const MOST: usize = 32;
 
 /// Runs `colora lora list`.
 pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
-    let entries = store(&settings()?).loras();
+    let store = store(&settings()?);
+    let entries = store.loras();
+    let unreadable = store.unreadable_loras();
+    unreadable.iter().for_each(|error| talk.warn_of(error));
     let cancel = Cancel::new();
     interrupt::install(&cancel)?;
     let mut rows = Vec::new();
@@ -41,7 +44,7 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
             rows.push(row(entry));
         }
     }
-    if !args.json && rows.is_empty() {
+    if !args.json && rows.is_empty() && unreadable.is_empty() {
         talk.say("no LoRAs yet; `colora lora add FILE` puts one in place");
     }
     table(&rows)

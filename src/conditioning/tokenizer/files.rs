@@ -1,6 +1,6 @@
 //! Floor 5. The files that a tokenizer is read from.
 
-use super::{CLIP_WINDOW, END_OF_WORD, Parts, TokenizerOptions};
+use super::{CLIP_WINDOW, END_OF_WORD, FileNames, Parts, TokenizerOptions};
 use crate::error::{Error, Result};
 use crate::input;
 use serde::Deserialize;
@@ -17,6 +17,7 @@ pub(super) const MERGES: &str = "merges.txt";
 const WHOLE: &str = "tokenizer.json";
 const CONFIG: &str = "tokenizer_config.json";
 const SPECIALS: &str = "special_tokens_map.json";
+const ADDED: &str = "added_tokens.json";
 
 /// The contents of a tokenizer's folder; `None` for a file that it lacks.
 #[derive(Debug, Clone, Copy, Default)]
@@ -31,6 +32,8 @@ pub struct TokenizerFiles<'a> {
     pub config: Option<&'a [u8]>,
     /// `special_tokens_map.json`.
     pub special_tokens: Option<&'a [u8]>,
+    /// `added_tokens.json`, read only where the config does not list added tokens.
+    pub added_tokens: Option<&'a [u8]>,
 }
 
 /// A special token as the files give it: its text, or an object that also says how it is matched.
@@ -116,29 +119,61 @@ impl TokenizerFiles<'_> {
             config.unk_token = map.unk_token.or(config.unk_token);
             config.pad_token = map.pad_token.or(config.pad_token);
         }
-        let listed = config.added_tokens_decoder.take();
-        let mut listed: Vec<Special> = listed.into_iter().flat_map(HashMap::into_values).collect();
-        let (vocab, merges) = match (self.vocab, self.merges, self.tokenizer) {
+        let mut listed = match (config.added_tokens_decoder.take(), self.added_tokens) {
+            (Some(listed), _) => by_id(listed, &origin.join(CONFIG))?,
+            (None, Some(words)) => config.words(words, &origin.join(ADDED))?,
+            (None, None) => Vec::new(),
+        };
+        let (vocab, merges, files) = match (self.vocab, self.merges, self.tokenizer) {
             (Some(vocab), Some(lines), _) => {
-                (vocabulary(vocab, &origin.join(VOCAB))?, merges(lines, &origin.join(MERGES))?)
+                let names = FileNames::apart(origin);
+                (vocabulary(vocab, &names.vocab)?, merges(lines, &names.merges)?, names)
             }
             (_, _, Some(file)) => {
-                let whole = Whole::parse(file, &origin.join(WHOLE))?;
-                listed.extend(whole.specials);
-                (whole.vocab, whole.merges)
+                let names = FileNames::one(&origin.join(WHOLE));
+                let whole = Whole::parse(file, &names.vocab)?;
+                listed.extend(whole.added);
+                (whole.vocab, whole.merges, names)
             }
             _ => {
                 let why = format!("expected {VOCAB} and {MERGES}, or {WHOLE}; one is missing");
                 return Err(Error::corrupt(origin, why));
             }
         };
-        listed.retain(|special| vocab.contains_key(&special.content));
+        let new = listed.iter().filter(|added| !vocab.contains_key(&added.special.content));
+        let added = new.map(|added| (added.special.content.clone(), added.id)).collect();
+        let listed: Vec<Special> = listed.into_iter().map(|added| added.special).collect();
         let options = config.options(&listed, origin);
-        Ok(Parts { vocab, merges, extra: listed, options })
+        Ok(Parts { vocab, merges, added, extra: listed, options, files })
     }
 }
 
+/// Added tokens as `tokenizer_config.json` lists them.
+fn by_id(listed: HashMap<String, Special>, path: &Path) -> Result<Vec<Added>> {
+    let added = |(id, special): (String, Special)| match id.parse() {
+        Ok(id) => Ok(Added { id, special }),
+        Err(_) => {
+            let shown: String = id.chars().take(40).collect();
+            Err(Error::corrupt(path, format!("expected the id of an added token, found {shown:?}")))
+        }
+    };
+    listed.into_iter().map(added).collect()
+}
+
 impl Config {
+    /// The tokens of an `added_tokens.json`. A text may spell in capitals what plays no role.
+    fn words(&self, bytes: &[u8], path: &Path) -> Result<Vec<Added>> {
+        let words: HashMap<String, u32> = json(bytes, path)?;
+        let roles = [&self.bos_token, &self.eos_token, &self.unk_token, &self.pad_token];
+        let plays =
+            |word: &str| roles.iter().any(|r| r.as_ref().is_some_and(|r| r.content == word));
+        let added = |(content, id): (String, u32)| {
+            let any_case = !plays(&content);
+            Added { id, special: Special { content, any_case } }
+        };
+        Ok(words.into_iter().map(added).collect())
+    }
+
     /// `listed`: added tokens, whose own flags count more than those of their roles.
     fn options(self, listed: &[Special], origin: &Path) -> TokenizerOptions {
         let mut options = TokenizerOptions { origin: origin.into(), ..Default::default() };
@@ -168,7 +203,7 @@ impl Config {
 struct Content {
     vocab: HashMap<String, u32>,
     merges: Vec<(String, String)>,
-    specials: Vec<Special>,
+    added: Vec<Added>,
 }
 
 impl Whole {
@@ -180,17 +215,12 @@ impl Whole {
                 format!("expected a CLIP tokenizer (words end in {END_OF_WORD}), found `{suffix}`");
             return Err(Error::corrupt(path, why));
         }
-        let mut vocab = whole.model.vocab;
-        for added in &whole.added_tokens {
-            vocab.entry(added.special.content.clone()).or_insert(added.id);
-        }
         let pair = |merge: Merge| match merge {
             Merge::Pair(left, right) => Ok((left, right)),
             Merge::Line(line) => split_merge(&line, path),
         };
         let merges = whole.model.merges.into_iter().map(pair).collect::<Result<_>>()?;
-        let specials = whole.added_tokens.into_iter().map(|added| added.special).collect();
-        Ok(Content { vocab, merges, specials })
+        Ok(Content { vocab: whole.model.vocab, merges, added: whole.added_tokens })
     }
 }
 
@@ -241,12 +271,14 @@ pub(super) fn read_folder<T>(
     let tokenizer = if complete { None } else { read(&folder.join(WHOLE))? };
     let config = read(&folder.join(CONFIG))?;
     let special_tokens = read(&folder.join(SPECIALS))?;
+    let added_tokens = read(&folder.join(ADDED))?;
     let files = TokenizerFiles {
         vocab: vocab.as_deref(),
         merges: merges.as_deref(),
         tokenizer: tokenizer.as_deref(),
         config: config.as_deref(),
         special_tokens: special_tokens.as_deref(),
+        added_tokens: added_tokens.as_deref(),
     };
     then(&files, folder)
 }

@@ -94,6 +94,9 @@ fn broken_files_are_named() {
     assert!(from(good, "a b").contains("`ab`"), "merging beyond the longest token");
     assert!(from(&good.replace('3', "4"), "").contains("not below"));
     assert!(from(&good.replace('3', "2"), "").contains("two tokens"));
+    assert!(from(&good.replace("\"b\"", "\"bb\""), "").contains("no merge makes `bb`"));
+    let two = good.replace("\"b\"", "\"aa\"");
+    assert!(from(&two, "a a\na a").contains("two merges make `aa`"));
     assert!(from(r#"{"a": 0}"#, "").contains("<|startoftext|>"));
     assert!(from("{}", "").contains("<|startoftext|>"));
     let folder = tempfile::tempdir().unwrap();
@@ -101,6 +104,67 @@ fn broken_files_are_named() {
     assert!(matches!(error, Error::Corrupt { .. }) && error.to_string().contains("merges.txt"));
     let window = TokenizerOptions { max_length: 2, ..Default::default() };
     assert!(Tokenizer::from_files(good.as_bytes(), b"", &window).is_err());
+}
+
+/// A merges.txt that was cut gave other ids, and another picture, without a word.
+#[test]
+fn merges_and_vocabulary_add_up() {
+    let from = |vocab: &[u8], merges: &str| {
+        let options = TokenizerOptions { origin: "here".into(), ..Default::default() };
+        Tokenizer::from_files(vocab, merges.as_bytes(), &options).map_err(|e| e.to_string())
+    };
+    let vocab = small_vocab();
+    from(&vocab, SMALL_MERGES).unwrap();
+    from(&vocab, SMALL_MERGES.trim_end()).unwrap();
+    let lines: Vec<&str> = SMALL_MERGES.lines().collect();
+    for (kept, missing) in [
+        (&lines[..1], "no merge makes `ca` (id 512) and 2 more"),
+        (&lines[..3], "`!!</w>` (id 514)"),
+    ] {
+        let error = from(&vocab, &kept.join("\n")).unwrap_err();
+        assert!(error.contains("here/merges.txt") && error.contains(missing), "{error}");
+    }
+    let order = [lines[0], lines[2], lines[1], lines[3]].join("\n");
+    let error = from(&vocab, &order).unwrap_err();
+    assert!(error.contains("makes the token with the id 513, expected 512"), "{error}");
+    let twice = [&lines[..], &lines[3..]].concat().join("\n");
+    assert!(from(&vocab, &twice).unwrap_err().contains("id 514, expected 515"));
+    // Words that somebody put behind the others are no merges.
+    let vocab = String::from_utf8(vocab).unwrap();
+    let more = format!(r#"{},"<sks>":517,"cats</w>":518}}"#, vocab.strip_suffix('}').unwrap());
+    let tokenizer = from(more.as_bytes(), SMALL_MERGES).unwrap();
+    assert_eq!(tokenizer.vocab_size(), 519);
+}
+
+#[test]
+fn added_tokens_are_words() {
+    let config = r#"{"added_tokens_decoder": {"517": {"content": "<sks>", "normalized": false}}}"#;
+    let tokenizer = small(config, None);
+    assert_eq!(
+        (tokenizer.encode("cat <sks> <SKS>")[..2].to_vec(), tokenizer.vocab_size()),
+        (vec![CAT, 517], 518)
+    );
+    let open = |added: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("vocab.json"), small_vocab()).unwrap();
+        std::fs::write(folder.path().join("merges.txt"), SMALL_MERGES).unwrap();
+        std::fs::write(folder.path().join("added_tokens.json"), added).unwrap();
+        Tokenizer::open(folder.path()).map_err(|error| error.to_string())
+    };
+    let tokenizer = open(r#"{"<sks>": 517, "<|endoftext|>": 516, "cat-toy": 530}"#).unwrap();
+    assert_eq!(tokenizer.encode("a <SKS>, cat-toy")[1..], [517, 267, 530]);
+    assert_eq!(tokenizer.vocab_size(), 531);
+    assert!(open(r#"{"<sks>": 3}"#).unwrap_err().contains("the id 3: `$` and `<sks>`"));
+    assert!(open("[]").unwrap_err().contains("added_tokens.json"));
+    let words = r#"{"added_tokens_decoder": {"x": {"content": "<sks>"}}}"#;
+    let files = TokenizerFiles {
+        vocab: Some(&small_vocab()),
+        merges: Some(SMALL_MERGES.as_bytes()),
+        config: Some(words.as_bytes()),
+        ..TokenizerFiles::default()
+    };
+    let error = Tokenizer::from_bytes(&files, "small").unwrap_err().to_string();
+    assert!(error.contains("tokenizer_config.json") && error.contains("\"x\""), "{error}");
 }
 
 #[test]

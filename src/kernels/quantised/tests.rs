@@ -114,7 +114,7 @@ fn operand(shape: (usize, usize, usize, usize), border: usize, precision: Precis
 fn products_of_blocks_equal_those_of_their_numbers() {
     let _alone = crate::kernels::tests::SETTINGS.lock().unwrap();
     for set in Instructions::ALL {
-        set.limit();
+        set.set();
         for precision in [Precision::F32, Precision::Bf16] {
             for kind in Quantisation::ALL {
                 for (inputs, outputs, kernel) in
@@ -132,7 +132,7 @@ fn products_of_blocks_equal_those_of_their_numbers() {
             }
         }
     }
-    Instructions::Avx512Bf16.limit();
+    Instructions::Avx512Bf16.set();
 }
 
 #[test]

@@ -47,6 +47,7 @@ impl Glora {
             is(&self.a1, rank, columns)
                 && is(&self.a2, columns, rank)
                 && is(&self.b1, low, columns)
+                && self.b1.has_kernel(shape)
                 && is(&self.b2, outputs, low)
                 && self.core.is_none()
         } else {
@@ -55,12 +56,14 @@ impl Glora {
             let core = self.core.as_ref().is_none_or(|core| {
                 core.dim(0) == low
                     && core.dim(1) == low
-                    && core.shape().iter().skip(2).product::<usize>() == kernel
+                    && core.has_kernel(shape)
+                    && core.columns() == low * kernel
             });
             is(&self.a1, inputs, rank)
                 && is(&self.a2, rank, inputs)
                 && is(&self.b1, outputs, low)
                 && is(&self.b2, low, last)
+                && (self.core.is_some() || self.b2.has_kernel(shape))
                 && core
         };
         let shapes: Vec<_> = self.factors().into_iter().map(Factor::shape).collect();

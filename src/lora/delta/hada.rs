@@ -50,12 +50,17 @@ impl Half {
         match &self.core {
             Some(core) => {
                 self.a.shape() == [rank, outputs]
-                    && self.b.columns() * kernel == columns
+                    && self.b.columns().checked_mul(kernel) == Some(columns)
                     && core.dim(0) == rank
                     && core.dim(1) == rank
-                    && core.shape().iter().skip(2).product::<usize>() == kernel
+                    && core.has_kernel(shape)
+                    && core.columns() == rank * kernel
             }
-            None => self.a.shape() == [outputs, rank] && self.b.columns() == columns,
+            None => {
+                self.a.shape() == [outputs, rank]
+                    && self.b.has_kernel(shape)
+                    && self.b.columns() == columns
+            }
         }
     }
 

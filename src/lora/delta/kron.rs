@@ -38,9 +38,7 @@ impl Side {
         match self {
             Side::Whole(factor) => (factor.dim(0), factor.columns()),
             Side::Product { a, b } => (a.dim(0), b.columns()),
-            Side::Tucker { a, b, core } => {
-                (a.dim(1), b.dim(1) * core.shape().iter().skip(2).product::<usize>())
-            }
+            Side::Tucker { a, b, core } => (a.dim(1), b.dim(1).saturating_mul(kernel_of(core))),
         }
     }
 
@@ -52,6 +50,15 @@ impl Side {
         match self {
             Side::Whole(_) => None,
             Side::Product { b, .. } | Side::Tucker { b, .. } => Some(b.dim(0)),
+        }
+    }
+
+    /// The tensor whose last dimensions are the weight's kernel, where there is one.
+    fn kernel(&self) -> Option<&Factor> {
+        match self {
+            Side::Whole(factor) => Some(factor),
+            Side::Product { .. } => None,
+            Side::Tucker { core, .. } => Some(core),
         }
     }
 
@@ -87,6 +94,11 @@ impl Side {
     }
 }
 
+/// Elements of a core's kernel.
+fn kernel_of(core: &Factor) -> usize {
+    core.shape().iter().skip(2).fold(1, |n, &d| n.saturating_mul(d))
+}
+
 impl Kron {
     /// The rank that alpha is divided by: of w2 if it is decomposed, else of w1.
     pub(crate) fn rank(&self) -> Option<usize> {
@@ -101,7 +113,9 @@ impl Kron {
         let ((p, q), (r, s)) = (self.left.size(), self.right.size());
         let rows = shape.first().copied().unwrap_or(1);
         let columns: usize = shape.iter().skip(1).product();
-        let consistent = self.left.consistent() && self.right.consistent();
+        // Whichever side carries the kernel, it is the weight's.
+        let carried = self.right.kernel().is_none_or(|factor| factor.has_kernel(shape));
+        let consistent = self.left.consistent() && self.right.consistent() && carried;
         let fits = p.checked_mul(r) == Some(rows) && q.checked_mul(s) == Some(columns);
         (!fits || !consistent).then(|| {
             format!("the lokr factors make {p}·{r} × {q}·{s}, the weight has shape {shape:?}")

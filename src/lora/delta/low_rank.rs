@@ -55,27 +55,39 @@ impl LowRank {
         [&self.down, &self.up].into_iter().chain(&self.mid).chain(sparse).collect()
     }
 
+    /// What is wrong with the factors whatever the weight is; `None` when they belong together.
+    pub(crate) fn contradiction(&self) -> Option<String> {
+        let (down, up) = (self.down.shape(), self.up.shape());
+        (self.up.dim(1) != self.rank())
+            .then(|| format!("the ranks differ: down has shape {down:?}, up {up:?}"))
+    }
+
     /// What is wrong with the shapes for a weight of `shape`; `None` when they fit.
     pub(crate) fn misfit(&self, shape: &[usize]) -> Option<String> {
         let (rank, outputs) = (self.rank(), shape.first().copied().unwrap_or(1));
         let columns: usize = shape.iter().skip(1).product();
         let kernel: usize = shape.iter().skip(2).product();
         let (down, up) = (self.down.shape(), self.up.shape());
-        if self.up.dim(1) != rank {
-            return Some(format!("the ranks differ: down has shape {down:?}, up {up:?}"));
-        }
+        let times_kernel = |factor: &Factor| factor.columns().checked_mul(kernel) == Some(columns);
         let fits = match &self.mid {
             Some(mid) => {
                 mid.dim(0) == rank
                     && mid.dim(1) == rank
-                    && mid.shape().iter().skip(2).product::<usize>() == kernel
-                    && self.down.columns() * kernel == columns
+                    && mid.has_kernel(shape)
+                    && mid.columns() == rank * kernel
+                    && times_kernel(&self.down)
                     && self.up.columns() == rank
             }
             None if self.is_reversed() => {
-                self.up.columns() == rank * kernel && self.down.columns() * kernel == columns
+                self.up.has_kernel(shape)
+                    && self.up.columns() == rank * kernel
+                    && times_kernel(&self.down)
             }
-            None => self.down.columns() == columns && self.up.columns() == rank,
+            None => {
+                self.down.has_kernel(shape)
+                    && self.down.columns() == columns
+                    && self.up.columns() == rank
+            }
         };
         if fits && self.up.dim(0) == outputs {
             return None;

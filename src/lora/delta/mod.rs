@@ -12,13 +12,13 @@ mod kron;
 mod low_rank;
 mod rotation;
 
-pub(super) use dora::Dora;
+pub(super) use dora::{Dora, Norms};
 pub(super) use glora::Glora;
 pub(super) use hada::{Hada, Half};
 pub(super) use ia3::Ia3;
 pub(super) use kron::{Kron, Side};
 pub(super) use low_rank::{LowRank, Matrices, Sparse};
-pub(super) use rotation::{Rotation, several_butterflies};
+pub(super) use rotation::{InputLaw, Rotation, several_butterflies};
 
 use super::factor::Factor;
 use crate::error::Result;

@@ -4,7 +4,8 @@
 //! multiplier m the block is I + m · (R − I).
 //!
 //! # Source
-//! Qiu et al. (2023), OFT; Liu et al. (2024), BOFT; LyCORIS 4.1.3, kohya's `networks/oft.py`, PEFT 0.21.
+//! Qiu et al. (2023), OFT; Liu et al. (2024), BOFT; LyCORIS 4.1.3, kohya's `networks/oft.py`, PEFT 0.21,
+//! OneTrainer (2025) for `oft_R` without a configuration: its files are read by ComfyUI's and others' loaders alike.
 
 use crate::error::{Error, Result};
 use crate::lora::factor::Factor;
@@ -19,10 +20,24 @@ const MAX_BLOCK: usize = 4096;
 pub(crate) enum Rotation {
     /// LyCORIS and kohya: `[k, b, b]` (OFT) or `[factors, k, b, b]` (BOFT), of rows.
     Rows { blocks: Factor, limit: Option<f32>, rescale: Option<Factor> },
-    /// PEFT OFT: `[k, b(b−1)/2]`, of inputs; `reach` bounds how far all blocks together turn.
-    Inputs { packed: Factor, series: Option<usize>, reach: Option<f32> },
+    /// PEFT's and OneTrainer's OFT: `[k, b(b−1)/2]`, of inputs; one block is for all.
+    Inputs { packed: Factor, law: InputLaw },
     /// PEFT BOFT with one butterfly factor: `[1, k, b, b]` and a size for each output.
     Butterfly { blocks: Factor, sizes: Factor },
+}
+
+/// How packed vectors become rotations of inputs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct InputLaw {
+    /// Terms of the truncated series; `None` for the exact map.
+    pub(crate) series: Option<usize>,
+    /// Whether vectors are divided by the root of their length (OneTrainer's scaled OFT).
+    pub(crate) scaled: bool,
+    /// Whether kernels are turned the other way: OneTrainer multiplies the weight of a convolution by R where it
+    /// multiplies a linear layer's inputs, that is its weight by Rᵀ.
+    pub(crate) kernels_back: bool,
+    /// How far all blocks together turn at most (PEFT's constrained OFT).
+    pub(crate) reach: Option<f32>,
 }
 
 /// Square matrices of one size, one after another.
@@ -75,12 +90,14 @@ impl Rotation {
                 let blocks = packed.dim(0);
                 let fits = packed.shape().len() == 2
                     && size.is_some_and(|size| {
-                        (blocks == 1 && columns.is_multiple_of(size)) || blocks * size == columns
+                        (blocks == 1 && columns.is_multiple_of(size))
+                            || blocks.checked_mul(size) == Some(columns)
                     });
                 if fits {
                     None
                 } else {
-                    wrong("the blocks of oft_R do not make the inputs", packed)
+                    let what = "oft_R is [blocks, n(n-1)/2], one block for all inputs or blocks of n that make them";
+                    wrong(what, packed)
                 }
             }
             Rotation::Butterfly { blocks, sizes } => {
@@ -109,17 +126,26 @@ impl Rotation {
                 }
                 Ok(turned)
             }
-            Rotation::Inputs { packed, series, reach } => {
-                let mut skew = unpack(&packed.read()?, packed.dim(0));
-                if let Some(reach) = reach {
-                    shorten(&mut skew, f64::from(*reach) / (packed.dim(0).max(1) as f64).sqrt());
+            Rotation::Inputs { packed, law } => {
+                let mut values = packed.read()?;
+                if law.scaled {
+                    let root = (packed.dim(1) as f32).sqrt();
+                    for value in &mut values {
+                        *value /= root;
+                    }
                 }
+                let mut skew = unpack(&values, packed.dim(0));
+                if let Some(reach) = law.reach {
+                    shorten(&mut skew, f64::from(reach) / (packed.dim(0).max(1) as f64).sqrt());
+                }
+                let back = law.kernels_back && shape.len() > 2;
                 // The truncated series acts from the left of the inputs, the exact map from the right.
-                let turns = match series {
-                    Some(terms) => softened(skew.iter().map(|q| neumann(q, *terms)), m),
-                    None => softened(skew.iter().map(|q| cayley(q).transpose().to_owned()), m),
+                let turn = |q: &Mat<f64>| match law.series {
+                    Some(terms) if back => neumann(q, terms).transpose().to_owned(),
+                    Some(terms) => neumann(q, terms),
+                    None => cayley(q).transpose().to_owned(),
                 };
-                Ok(turn_inputs(&turns, base, columns))
+                Ok(turn_inputs(&softened(skew.iter().map(turn), m), base, columns))
             }
             Rotation::Butterfly { blocks, sizes } => {
                 let size = blocks.dim(3);

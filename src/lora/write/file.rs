@@ -3,6 +3,7 @@
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::lora::factor::Factor;
+use crate::lora::header;
 use crate::whole::{self, Care, Place, Together, is_stdout};
 use half::{bf16, f16};
 use safetensors::Dtype;
@@ -175,7 +176,7 @@ impl<'a> Entry<'a> {
 /// note of the operation.
 pub(super) fn passed_on(source: &Metadata, operation: &str) -> Metadata {
     let mut metadata = source.clone();
-    metadata.retain(|key, _| !STALE.contains(&key.as_str()));
+    metadata.retain(|key, _| !STALE.contains(&key.as_str()) && !header::is_entry(key));
     metadata.insert("colora.operation".into(), operation.into());
     metadata.insert("colora.version".into(), env!("CARGO_PKG_VERSION").into());
     metadata

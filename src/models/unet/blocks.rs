@@ -2,6 +2,7 @@
 
 use super::resnet::{Downsample, Resnet, ResnetShape, Upsample};
 use super::transformer::{Transformer, TransformerShape};
+use crate::cancel::Cancel;
 use crate::error::Result;
 use crate::models::config::{PerBlock, UNetConfig};
 use crate::models::part::{Origin, Part};
@@ -17,6 +18,15 @@ pub(super) struct Context<'a> {
     pub text: &'a Feature,
     /// Which part of the tokens of the finest self-attention is merged.
     pub merge: f64,
+    /// What stops the pass between two layers.
+    pub cancel: Option<&'a Cancel>,
+}
+
+impl Context<'_> {
+    /// [`Error::Cancelled`](crate::Error::Cancelled) when the pass is to stop.
+    pub(super) fn check(&self) -> Result<()> {
+        self.cancel.map_or(Ok(()), Cancel::check)
+    }
 }
 
 /// Layers on the way up, and as many on the way down less one, that are evaluated at every step when
@@ -82,6 +92,7 @@ impl Down {
         skips: &mut Vec<Feature>,
     ) -> Result<Feature> {
         for (j, resnet) in self.resnets.iter().enumerate().take(layers.end).skip(layers.start) {
+            context.check()?;
             x = resnet.using(|layer| layer.forward(&x, Some(context.time)))?;
             if let Some(attention) = self.attentions.get(j) {
                 x = attention.using(|layer| layer.forward(&x, context))?;
@@ -125,6 +136,7 @@ impl Mid {
 
     pub(super) fn forward(&self, mut x: Feature, context: &Context<'_>) -> Result<Feature> {
         for (j, resnet) in self.resnets.iter().enumerate() {
+            context.check()?;
             if j == 1
                 && let Some(attention) = &self.attention
             {
@@ -225,6 +237,7 @@ impl Up {
         skips: &mut Vec<Feature>,
     ) -> Result<Feature> {
         for (j, resnet) in self.resnets.iter().enumerate().take(layers.end).skip(layers.start) {
+            context.check()?;
             let skip = skips.pop().ok_or_else(|| {
                 crate::Error::unsupported(
                     "a UNet config whose up blocks have more layers than its down blocks",

@@ -7,6 +7,7 @@ mod transformer;
 
 use super::config::UNetConfig;
 use super::part::{Origin, built};
+use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::nn::{Around, Conv2d, Feature, Geometry, GroupNorm, Linear, TimeMlp, sinusoid};
 use crate::weights::{Products, Scope, WeightSource};
@@ -38,6 +39,8 @@ pub struct UNetInput<'a> {
     pub guidance: Option<&'a Tensor>,
     /// Which part of the tokens of the finest self-attention is merged with others like them; 0 = none.
     pub merge_tokens: f64,
+    /// What stops the evaluation between two layers with [`Error::Cancelled`].
+    pub cancel: Option<&'a Cancel>,
 }
 
 /// What the deeper layers of a full evaluation gave, for evaluations of the finest layers alone. Cloning
@@ -167,7 +170,8 @@ impl UNet {
     /// `DeepCache`, Ma, Fang and Wang (2023), section 3.2.
     pub fn forward_shallow(&self, input: UNetInput<'_>, deep: &Deep) -> Result<Tensor> {
         let (time, text) = self.conditions(&input)?;
-        let context = Context { time: &time, text: &text, merge: input.merge_tokens };
+        let (merge, cancel) = (input.merge_tokens, input.cancel);
+        let context = Context { time: &time, text: &text, merge, cancel };
         let (Some(down), Some(up)) = (self.downs.first(), self.ups.last()) else {
             return Err(Error::Internal("a UNet without levels".into()));
         };
@@ -181,7 +185,8 @@ impl UNet {
     /// `keep` gets what the finest layers on the way up start from.
     fn full(&self, input: UNetInput<'_>, keep: impl FnOnce(&Feature)) -> Result<Tensor> {
         let (time, text) = self.conditions(&input)?;
-        let context = Context { time: &time, text: &text, merge: input.merge_tokens };
+        let (merge, cancel) = (input.merge_tokens, input.cancel);
+        let context = Context { time: &time, text: &text, merge, cancel };
         let mut x = self.conv_in.forward(&Feature::image(input.latents, self.products)?)?;
         let mut skips = vec![x.clone()];
         for down in &self.downs {

@@ -74,6 +74,7 @@ impl Transformer {
         let into = Around { norm: Some(&self.norm), ..Around::default() };
         let mut y = self.project_in.run(x, into)?.into_tokens()?;
         for block in &self.blocks {
+            context.check()?;
             y = block.using(|block| block.forward(&y, context.text, merge))?;
         }
         let out = Around { add: Some(x), ..Around::default() };

@@ -1,5 +1,9 @@
 //! A model's weights: canonical sites, each pointing into a file.
 
+mod finite;
+
+pub use finite::NotFinite;
+
 use super::convert;
 use super::scale::{self, Scaled};
 use super::{CheckpointFile, View, arranged};

@@ -45,6 +45,19 @@ impl Stamp {
         }
         Some(Self { path: path.to_path_buf(), length: file.len(), modified, system })
     }
+
+    /// Whether the same file now has other contents, or may have.
+    pub(super) fn was_rewritten(&self) -> bool {
+        let Ok(now) = std::fs::metadata(&self.path) else { return false };
+        let same_file = match (self.system, system(&now)) {
+            (Some((device, inode, ..)), Some((its_device, its_inode, ..))) => {
+                (device, inode) == (its_device, its_inode)
+            }
+            _ => true,
+        };
+        let written = now.modified().is_ok_and(|time| time != self.modified);
+        same_file && (written || now.len() != self.length)
+    }
 }
 
 #[cfg(unix)]
