@@ -4,6 +4,7 @@
 //! found and what to change; [`Error::fault`] is the only mapping from errors
 //! to exit codes, HTTP status and log level.
 
+use crate::plain;
 use std::path::{Path, PathBuf};
 
 /// The library's result type.
@@ -14,7 +15,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused to read or write a file.
-    #[error("cannot access {}", path.display())]
+    #[error("cannot access {}", plain::path(path))]
     Io {
         /// The file or folder concerned.
         path: PathBuf,
@@ -23,7 +24,7 @@ pub enum Error {
     },
 
     /// The operating system refused to make or fill a file.
-    #[error("cannot write {}", path.display())]
+    #[error("cannot write {}", plain::path(path))]
     Write {
         /// The file or folder concerned.
         path: PathBuf,
@@ -32,7 +33,7 @@ pub enum Error {
     },
 
     /// A file is not what its name or place promises: truncated, garbage, of another format.
-    #[error("{}: {why}", path.display())]
+    #[error("{}: {why}", plain::path(path))]
     Corrupt {
         /// The offending file.
         path: PathBuf,
@@ -41,7 +42,11 @@ pub enum Error {
     },
 
     /// A pickle asks for something other than tensors; it was not executed.
-    #[error("{}: the pickle asks for `{symbol}`, which is not on the list of harmless names; it was not run. Convert the file to safetensors if you trust it", path.display())]
+    #[error(
+        "{}: the pickle asks for `{}`, which is not on the list of harmless names; it was not run. Convert the file to safetensors if you trust it",
+        plain::path(path),
+        plain::value(symbol)
+    )]
     UnsafePickle {
         /// The offending file.
         path: PathBuf,
@@ -50,7 +55,7 @@ pub enum Error {
     },
 
     /// A model, LoRA, preset or image that was asked for is nowhere to be found.
-    #[error("no {what} named `{name}`{hint}")]
+    #[error("no {what} named `{}`{hint}", plain::value(name))]
     NotFound {
         /// What kind of thing was looked for, in the user's words.
         what: &'static str,
@@ -61,7 +66,11 @@ pub enum Error {
     },
 
     /// A checkpoint lacks a weight that its architecture needs.
-    #[error("{file}: the weight `{site}` is missing; the file is incomplete or of another family")]
+    #[error(
+        "{}: the weight `{}` is missing; the file is incomplete or of another family",
+        plain::value(file),
+        plain::value(site)
+    )]
     TensorMissing {
         /// Canonical name of the weight.
         site: String,
@@ -71,7 +80,9 @@ pub enum Error {
 
     /// A weight has another shape than its architecture says.
     #[error(
-        "{file}: the weight `{site}` has shape {found:?}, expected {expected:?}; the config and the weights do not belong together"
+        "{}: the weight `{}` has shape {found:?}, expected {expected:?}; the config and the weights do not belong together",
+        plain::value(file),
+        plain::value(site)
     )]
     ShapeMismatch {
         /// Canonical name of the weight.
@@ -89,7 +100,7 @@ pub enum Error {
     At(At),
 
     /// A file belongs to another model family.
-    #[error("{}: this is {found}; expected {expected}", path.display())]
+    #[error("{}: this is {found}; expected {expected}", plain::path(path))]
     WrongFamily {
         /// The offending file.
         path: PathBuf,
@@ -100,7 +111,7 @@ pub enum Error {
     },
 
     /// A field of a request has a value that cannot work.
-    #[error("{field} = {value}: {why}")]
+    #[error("{field} = {}: {why}", plain::value(value))]
     BadRequest {
         /// Name of the field, as in [`Request`](crate::Request).
         field: &'static str,
@@ -140,7 +151,7 @@ pub enum Error {
     },
 
     /// An output file exists already.
-    #[error("{} exists already; choose another name or pass --force", path.display())]
+    #[error("{} exists already; choose another name or pass --force", plain::path(path))]
     Exists {
         /// The file that would have been overwritten.
         path: PathBuf,
@@ -222,7 +233,7 @@ pub struct At {
 
 impl std::fmt::Display for At {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {}", self.path.display(), self.error)
+        write!(f, "{}: {}", plain::path(&self.path), self.error)
     }
 }
 

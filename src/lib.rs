@@ -13,7 +13,7 @@
 //! | 3 | `nn`, `lora` |
 //! | 2 | `weights`, `sampling` |
 //! | 1 | `rng`, `picture`, `kernels`, `prompt` |
-//! | 0 | `error`, `input`, `cancel`, `whole`, `size`, `near`, `room` |
+//! | 0 | `error`, `input`, `cancel`, `whole`, `size`, `near`, `plain`, `room` |
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
@@ -32,6 +32,7 @@ mod near;
 pub mod nn;
 pub mod picture;
 pub mod pipeline;
+mod plain;
 pub mod prompt;
 pub mod rng;
 mod room;

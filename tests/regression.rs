@@ -18,6 +18,8 @@ mod mutated;
 mod names;
 #[path = "regression/peft.rs"]
 mod peft;
+#[path = "regression/pictures.rs"]
+mod pictures;
 #[path = "regression/process.rs"]
 mod process;
 #[path = "regression/rotations.rs"]

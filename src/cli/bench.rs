@@ -3,7 +3,7 @@
 use super::generate::{choice, open_found};
 use super::output::SCHEMA;
 use super::progress::{Progress, ProgressKind};
-use super::style::{Talk, bytes, clean, result_json, result_line};
+use super::style::{Talk, bytes, result_json, result_line, value};
 use super::{interrupt, settings, shelf, store, threads};
 use crate::config::{Config, Settings};
 use crate::error::Error;
@@ -362,7 +362,7 @@ impl Report {
         };
         let plan = &self.plan;
         let mut head =
-            format!("{}  {}x{}  {dtype} on {on}", clean(&self.model), plan.width, plan.height);
+            format!("{}  {}x{}  {dtype} on {on}", value(&self.model), plan.width, plan.height);
         if !plan.loras.is_empty() {
             head += &format!("  LoRAs: {}", plan.loras.len());
         }

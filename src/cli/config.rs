@@ -1,7 +1,7 @@
 //! Floor 7. `colora config`: what is set, where, and how to begin.
 
 use super::output::SCHEMA;
-use super::style::{result_json, result_line, result_path};
+use super::style::{result_json, result_line, result_path, value as shown};
 use super::{env, settings};
 use crate::config::{files, template, user_file};
 use crate::error::Error;
@@ -70,7 +70,7 @@ fn show(origin: bool, json: bool) -> Result<()> {
     }
     settings.entries().try_for_each(|(key, value, from)| {
         let from = if origin { format!("  # {from}") } else { String::new() };
-        result_line(&format!("{key} = {value}{from}"))
+        result_line(&shown(&format!("{key} = {value}{from}")))
     })
 }
 

@@ -1,7 +1,7 @@
 //! Floor 7. `colora doctor`: what this build and this machine can do.
 
 use super::output::SCHEMA;
-use super::style::{bytes, clean, result_json, result_line};
+use super::style::{bytes, result_json, result_line, value as shown};
 use super::{env, settings, store};
 use crate::config::files;
 use crate::error::Error;
@@ -35,7 +35,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         result_json(&value.to_string())?;
     } else {
         for (key, value) in &report {
-            result_line(&clean(&format!("{key:9} {}", text(value))))?;
+            result_line(&format!("{key:9} {}", text(value)))?;
         }
     }
     starter.map(drop).map_err(|e| anyhow::Error::new(e).context("the built-in model does not open"))
@@ -64,7 +64,11 @@ fn report(starter: &Result<Pipeline, Error>) -> Result<Map<String, Value>> {
     put("hub cache", place(store.cache().root()));
     put(
         "hub",
-        if store.cache().offline() { "offline".into() } else { store.cache().endpoint().into() },
+        if store.cache().offline() {
+            "offline".into()
+        } else {
+            store.cache().shown_endpoint().into()
+        },
     );
     put("config", configs.into());
     let starter = starter.as_ref().map_or_else(ToString::to_string, |_| "ok".to_owned());
@@ -76,7 +80,7 @@ fn report(starter: &Result<Pipeline, Error>) -> Result<Map<String, Value>> {
 fn text(value: &Value) -> String {
     match value {
         Value::Null => "unknown".to_owned(),
-        Value::String(text) => text.clone(),
+        Value::String(text) => shown(text).into_owned(),
         Value::Object(object) if object.contains_key("free") => {
             let part = |name: &str| object.get(name).and_then(Value::as_u64).map(bytes);
             let of = |name: &str| part(name).unwrap_or_default();
@@ -86,7 +90,7 @@ fn text(value: &Value) -> String {
         Value::Object(place) => {
             let path = place.get("path").and_then(Value::as_str).unwrap_or_default();
             let missing = place.get("exists").and_then(Value::as_bool) == Some(false);
-            format!("{path}{}", if missing { " (not there)" } else { "" })
+            format!("{}{}", shown(path), if missing { " (not there)" } else { "" })
         }
         Value::Array(items) if items.is_empty() => "none".to_owned(),
         Value::Array(items) => {

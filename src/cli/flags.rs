@@ -64,6 +64,10 @@ pub(crate) struct Flags {
     /// Settings from a picture; other flags win
     #[arg(long, value_name = "IMAGE", value_hint = ValueHint::FilePath)]
     pub(crate) from: Option<PathBuf>,
+    /// Use every model, VAE and LoRA that the picture of --from names, wherever it lies, and download it [default:
+    /// those in the folders of models and LoRAs and beside the picture]
+    #[arg(long, requires = "from")]
+    pub(crate) trust_picture: bool,
 
     /// Sampling steps [default: by model]
     #[arg(allow_negative_numbers = true, short, long, value_name = "N", help_heading = "Picture")]

@@ -1,11 +1,12 @@
 //! Floor 7. `colora generate`: from flags to saved pictures.
 
 use super::flags::Flags;
+use super::from_picture::{Followed, Named};
 use super::made_with::MadeWith;
 use super::output::{Output, SCHEMA};
 use super::progress::Progress;
 use super::recipe::{self, Recipe};
-use super::style::{Talk, bytes, clean, result_json, result_line};
+use super::style::{Talk, block, bytes, excerpt, result_json, result_line, value};
 use super::{interrupt, output, settings, shelf, store, threads};
 use crate::config::{Config, Settings};
 use crate::error::Error;
@@ -16,7 +17,8 @@ use crate::picture::{Picture, png};
 use crate::pipeline::{
     Cancel, Event, Generated, Memory, Observer, Options, Pipeline, Plan, Request,
 };
-use crate::prompt::emphasis;
+use crate::plain;
+use crate::prompt::{extract_tags, foreign_syntax};
 use crate::store::{Model, STARTER, actual};
 use crate::whole::Fleeting;
 use anyhow::{Context, Result};
@@ -36,11 +38,13 @@ pub(super) fn run(flags: &Flags, talk: Talk) -> Result<()> {
     let settings = settings()?;
     let config = &settings.config;
     threads::limit(flags.threads.or(config.threads), talk)?;
-    let recipe = flags.from.as_deref().map(|path| picture(path, flags, talk)).transpose()?;
+    let picture = flags.from.as_deref().map(|path| picture(path, flags, &settings, talk));
+    let (recipe, named) = picture.transpose()?.map(|told| (told.recipe, told.named)).unzip();
     let made_with = MadeWith::now(flags, recipe.as_ref(), config);
     let from = recipe.map(|recipe| recipe.request).unwrap_or_default();
     let prompt = prompt(flags)?;
-    warn_of_emphasis([&prompt, &flags.negative], talk);
+    let usual = config.negative_prompt.as_ref().filter(|_| flags.from.is_none());
+    warn_of_syntax(prompt.as_deref(), flags.negative.as_ref().or(usual), talk);
     let given = flags.request(prompt.clone(), from.clone(), &Config::default());
     let of_settings = |error| of_settings(error, &given, &settings);
     let mut request = flags.request(prompt, from, config);
@@ -66,7 +70,7 @@ pub(super) fn run(flags: &Flags, talk: Talk) -> Result<()> {
     warn_of_windows(&plan, talk);
     let names = to.names(&plan, pipeline.model_name())?;
     if flags.dry_run {
-        return dry_run(&pipeline, &plan, &names, flags.json);
+        return dry_run(&pipeline, &plan, &names, named.as_ref(), flags.json);
     }
     pipeline.check_memory(&plan)?;
     output::make_folders(&names, talk)?;
@@ -84,21 +88,20 @@ pub(super) fn run(flags: &Flags, talk: Talk) -> Result<()> {
     done
 }
 
-/// A picture's settings; a warning for what they hold beyond colora.
-fn picture(path: &Path, flags: &Flags, talk: Talk) -> Result<Recipe, Error> {
-    let recipe = recipe::read(path)?.located(path);
+/// A picture's settings, of which no name leads where it may not; a warning for what they hold beyond colora.
+fn picture(path: &Path, flags: &Flags, settings: &Settings, talk: Talk) -> Result<Followed, Error> {
+    let told = recipe::read(path)?;
     let chosen = flags.sampler.is_some() && flags.schedule.is_some();
-    if let Some(sampler) = recipe.unknown_sampler.as_ref().filter(|_| !chosen) {
+    if let Some(sampler) = told.shown().unknown_sampler.as_ref().filter(|_| !chosen) {
         return Err(Error::unsupported(
-            format!("the sampler `{}` of {}", clean(sampler), path.display()),
+            format!("the sampler `{}` of {}", value(sampler), plain::path(path)),
             "choose with --sampler and --schedule",
         ));
     }
-    if !recipe.ignored.is_empty() {
-        let names = clean(&recipe.ignored.join(", "));
-        talk.say(&format!("warning: the picture will differ; not followed: {names}"));
+    if let Some(warning) = told.shown().warning() {
+        talk.say(&warning);
     }
-    Ok(recipe)
+    told.followed(flags, &settings.config, &store(settings), talk)
 }
 
 /// The prompt of the flags; `-` reads stdin.
@@ -110,13 +113,28 @@ fn prompt(flags: &Flags) -> Result<Option<String>, Error> {
     Ok(Some(text.trim_end_matches(['\n', '\r']).to_owned()))
 }
 
-/// Says that emphasis is read as any other text.
-fn warn_of_emphasis(texts: [&Option<String>; 2], talk: Talk) {
-    if let Some(part) = texts.into_iter().flatten().find_map(|text| emphasis(text)) {
-        let part = clean(part);
-        talk.say(&format!(
-            "warning: `{part}` is drawn as it is written; emphasis is not supported"
-        ));
+/// Most parts of a prompt that a warning names.
+const MOST_PARTS: usize = 8;
+
+/// Says what of the prompts is syntax elsewhere and is drawn as it is written.
+fn warn_of_syntax(prompt: Option<&str>, negative: Option<&String>, talk: Talk) {
+    let prompt = prompt.unwrap_or_default();
+    let tags = extract_tags(prompt).map(|found| found.tags).unwrap_or_default();
+    let tags: Vec<_> = tags.into_iter().map(|tag| tag.span).collect();
+    let mut parts = foreign_syntax(prompt, &tags);
+    parts.extend(negative.map(|text| foreign_syntax(text, &[])).unwrap_or_default());
+    let more = parts.len().saturating_sub(MOST_PARTS);
+    let named = parts.iter().take(MOST_PARTS).map(|part| format!("`{}`", excerpt(part)));
+    let named = named.collect::<Vec<_>>().join(", ");
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    match parts.len() {
+        0 => {}
+        1 => talk.say(&format!(
+            "warning: {named} is drawn as it is written: this syntax of other programs is not supported"
+        )),
+        _ => talk.say(&format!(
+            "warning: {named}{more} are drawn as they are written: this syntax of other programs is not supported"
+        )),
     }
 }
 
@@ -126,7 +144,7 @@ fn warn_of_windows(plan: &Plan, talk: Talk) {
         let acts =
             |window: &StepWindow| (0..plan.steps).any(|step| window.active(step, plan.steps));
         if let Some(window) = lora.steps.filter(|window| !acts(window)) {
-            let name = clean(&lora.name);
+            let name = &lora.name;
             talk.say(&format!("warning: {name}: none of {} steps is in {window}", plan.steps));
         }
     }
@@ -154,7 +172,7 @@ fn of_settings(error: Error, given: &Request, settings: &Settings) -> anyhow::Er
 
 /// Says of a model or LoRA that is not here that a picture named it, not the user.
 fn of_picture(error: anyhow::Error, flags: &Flags) -> anyhow::Error {
-    let Some(picture) = flags.from.as_ref().map(|path| path.display()) else { return error };
+    let Some(picture) = flags.from.as_deref().map(plain::path) else { return error };
     let Some(Error::NotFound { what, name, .. }) = error.downcast_ref::<Error>() else {
         return error;
     };
@@ -309,7 +327,13 @@ impl Job<'_> {
 }
 
 /// Prints what would run.
-fn dry_run(pipeline: &Pipeline, plan: &Plan, names: &[PathBuf], json: bool) -> Result<()> {
+fn dry_run(
+    pipeline: &Pipeline,
+    plan: &Plan,
+    names: &[PathBuf],
+    named: Option<&Named>,
+    json: bool,
+) -> Result<()> {
     let outputs: Vec<String> = names.iter().map(|n| n.to_string_lossy().into_owned()).collect();
     let device = match pipeline.device().location() {
         DeviceLocation::Cpu => "cpu".to_owned(),
@@ -325,11 +349,15 @@ fn dry_run(pipeline: &Pipeline, plan: &Plan, names: &[PathBuf], json: bool) -> R
                 "encode": encode, "sample": sample, "decode": decode, "peak": budget.peak(),
             })
         });
-        return result_json(&serde_json::to_string(&serde_json::json!({
+        let mut object = serde_json::json!({
             "schema": SCHEMA, "event": "plan", "model": model, "device": device,
             "outputs": outputs, "plan": plan, "summary": pipeline.summary(),
             "memory": memory,
-        }))?);
+        });
+        if let Some(named) = named {
+            object["from_picture"] = serde_json::to_value(named)?;
+        }
+        return result_json(&object.to_string());
     }
     let pixels = (plan.width * plan.height * 3) as u64;
     let head = format!(
@@ -349,7 +377,10 @@ fn dry_run(pipeline: &Pipeline, plan: &Plan, names: &[PathBuf], json: bool) -> R
     let mut inner = toml::Table::try_from(Plan { seed: 0, ..plan.clone() })?;
     inner.insert("seed".into(), seed);
     table.insert("plan".into(), inner.into());
-    result_line(clean(&(head + &table.to_string())).trim_end())
+    if let Some(named) = named {
+        table.insert("from_picture".into(), toml::Value::try_from(named)?);
+    }
+    result_line(block(&(head + &table.to_string())).trim_end())
 }
 
 /// Used by tests and `inspect --as-command`: how a picture was made, as flags of `generate`.
@@ -400,7 +431,7 @@ fn quote(text: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_./:=,+@%".contains(&b);
     if !text.is_empty() && text.bytes().all(plain) {
         text.to_owned()
-    } else if text.contains(char::is_control) {
+    } else if text.contains(plain::is_hidden) {
         format!("$'{}'", text.chars().map(escaped).collect::<String>())
     } else {
         format!("'{}'", text.replace('\'', r"'\''"))
@@ -413,7 +444,7 @@ fn escaped(c: char) -> String {
         '\n' => r"\n".to_owned(),
         '\t' => r"\t".to_owned(),
         '\'' | '\\' => format!("\\{c}"),
-        c if c.is_control() => {
+        c if plain::is_hidden(c) => {
             let mut bytes = [0; 4];
             let bytes = c.encode_utf8(&mut bytes).bytes();
             bytes.fold(String::new(), |text, byte| text + &format!(r"\x{byte:02x}"))

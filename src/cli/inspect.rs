@@ -4,7 +4,8 @@ use super::generate::as_command;
 use super::made_with::MadeWith;
 use super::output::SCHEMA;
 use super::recipe::{self, Recipe};
-use super::style::{clean, result_json, result_line};
+use super::style::{Talk, block, result_json, result_line, value};
+use super::{settings, store};
 use crate::lora::{Apply, Method};
 use crate::pipeline::Request;
 use anyhow::Result;
@@ -31,15 +32,22 @@ pub(super) struct Args {
 }
 
 /// Runs `colora inspect`.
-pub(super) fn run(args: &Args) -> Result<()> {
-    let recipe = recipe::read(&args.image)?;
+pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
+    let told = recipe::read(&args.image)?;
     if args.as_command {
-        result_line(&as_command(&recipe.located(&args.image)))
-    } else if args.json {
-        result_json(&json(&recipe, &args.image)?)
-    } else {
-        result_line(&clean(&text(&recipe)))
+        if let Some(warning) = told.shown().warning() {
+            talk.say(&warning);
+        }
+        return result_line(&as_command(&told.into_command(&store(&settings()?))));
     }
+    let recipe = told.shown();
+    if args.json {
+        return result_json(&json(recipe, &args.image)?);
+    }
+    if let Some(warning) = recipe.warning() {
+        talk.say(&warning);
+    }
+    result_line(&text(recipe))
 }
 
 fn json(recipe: &Recipe, path: &Path) -> Result<String> {
@@ -54,18 +62,22 @@ fn json(recipe: &Recipe, path: &Path) -> Result<String> {
         "request": recipe.request,
         "parameters": fields,
         "unknown_sampler": recipe.unknown_sampler,
+        "not_followed": recipe.ignored,
     }))?)
 }
 
+/// The recipe for people: lines of a prompt after the first are indented, every other value is one line.
 fn text(recipe: &Recipe) -> String {
-    let mut lines = vec![recipe.request.prompt.clone()];
+    let prompt = |text: &str| block(text).replace('\n', "\n  ");
+    let mut lines = vec![prompt(&recipe.request.prompt)];
     if !recipe.request.negative_prompt.is_empty() {
-        lines.push(format!("\nNegative prompt:\n{}", recipe.request.negative_prompt));
+        lines.push(format!("\nNegative prompt:\n{}", prompt(&recipe.request.negative_prompt)));
     }
     lines.push(String::new());
-    let rows: Vec<(&str, String)> =
-        recipe.parameters.fields.iter().map(|(k, v)| (k.as_str(), v.clone())).collect();
-    let rows = [rows, more(recipe)].concat();
+    let shown =
+        |(name, text): &(String, String)| (value(name).into_owned(), value(text).into_owned());
+    let mut rows: Vec<(String, String)> = recipe.parameters.fields.iter().map(shown).collect();
+    rows.extend(more(recipe).into_iter().map(|(name, text)| shown(&(name.to_owned(), text))));
     let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
     lines.extend(rows.iter().map(|(name, value)| format!("{name:width$}  {value}")));
     lines.join("\n").trim_end().to_owned()

@@ -5,6 +5,7 @@ mod completions;
 mod config;
 mod doctor;
 mod flags;
+mod from_picture;
 mod generate;
 mod inspect;
 mod interrupt;
@@ -14,6 +15,7 @@ mod made_with;
 mod model;
 mod output;
 mod progress;
+mod reach;
 mod recipe;
 mod shelf;
 mod style;
@@ -27,6 +29,7 @@ use crate::config::Settings;
 use crate::error::Error;
 use crate::store::Store;
 use anyhow::Result;
+use clap::error::ContextValue;
 use clap::{CommandFactory, Parser, Subcommand};
 use std::ffi::OsString;
 use std::path::Path;
@@ -50,7 +53,8 @@ Environment:
   COLORA_LOG (log filter), NO_COLOR, HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE
 
 Files:
-  ./colora.toml and the user's own; see `colora config`";
+  ./colora.toml and the user's own; see `colora config`. Both are trusted: in a folder of someone
+  else's look into ./colora.toml first. What a picture names is not: see --trust-picture";
 
 #[derive(Debug, Parser)]
 #[command(
@@ -113,6 +117,7 @@ pub fn run() -> ExitCode {
             dispatch(cli).map_or_else(|error| style::report(&error, &flags), |()| ExitCode::SUCCESS)
         }
         Err(usage) => {
+            let usage = plainly(usage);
             let printed = usage.print();
             // Help goes to stdout, whose reader may have left.
             let left = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
@@ -125,6 +130,24 @@ pub fn run() -> ExitCode {
             ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(2))
         }
     }
+}
+
+/// A usage error whose values, which are the user's or a script's, are shown as values.
+fn plainly(mut usage: clap::Error) -> clap::Error {
+    let word = |text: &String| style::value(text).into_owned();
+    let plain = |value: &ContextValue| match value {
+        ContextValue::String(text) => Some(ContextValue::String(word(text))),
+        ContextValue::Strings(texts) => {
+            Some(ContextValue::Strings(texts.iter().map(word).collect()))
+        }
+        _ => None,
+    };
+    let shown = |(kind, value)| Some((kind, plain(value)?));
+    let context: Vec<_> = usage.context().filter_map(shown).collect();
+    for (kind, value) in context {
+        usage.insert(kind, value);
+    }
+    usage
 }
 
 /// The long flags of the command that `arguments` call.
@@ -153,7 +176,7 @@ fn dispatch(cli: Cli) -> Result<()> {
             threads::limit(None, cli.talk)?;
             lora::run(args, cli.talk)
         }
-        Command::Inspect(args) => inspect::run(&args),
+        Command::Inspect(args) => inspect::run(&args, cli.talk),
         Command::Config(args) => config::run(&args),
         Command::Bench(args) => bench::run(&args, cli.talk),
         Command::Doctor(args) => {

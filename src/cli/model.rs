@@ -5,7 +5,7 @@ use super::generate::open_found;
 use super::interrupt;
 use super::output::SCHEMA;
 use super::progress::{Progress, ProgressKind};
-use super::style::{Talk, bytes, clean, result_json, result_line, result_path};
+use super::style::{Talk, bytes, result_json, result_line, result_path, value};
 use super::{settings, store};
 use crate::family::{Converted, ModelParts, Summary, quantise};
 use crate::lora::write::check_free;
@@ -126,7 +126,7 @@ fn row(entry: &Entry, width: usize) -> String {
     let size = entry.bytes.map(bytes).unwrap_or_default();
     let path = entry.path.as_ref().map(|p| p.display().to_string()).unwrap_or_default();
     let line = format!("{:width$}  {:11}  {size:>8}  {path}", entry.name, entry.kind);
-    clean(line.trim_end()).replace('\n', "\u{fffd}")
+    value(line.trim_end()).into_owned()
 }
 
 fn inspect(name: &str, json: bool, talk: Talk) -> Result<()> {
@@ -143,7 +143,7 @@ fn inspect(name: &str, json: bool, talk: Talk) -> Result<()> {
         });
         return result_json(&value.to_string());
     }
-    result_line(&clean(&text(&summary)))
+    result_line(&text(&summary))
 }
 
 fn convert(
@@ -191,7 +191,7 @@ fn text(summary: &Summary) -> String {
         _ => "",
     };
     let mut lines = vec![
-        format!("{name}: {family}, {prediction:?} prediction{purpose}"),
+        format!("{}: {family}, {prediction:?} prediction{purpose}", value(name)),
         format!("defaults: {size}, {steps} steps, guidance {guidance}"),
     ];
     lines.extend(summary.distilled.map(|distilled| format!("made for {distilled}")));

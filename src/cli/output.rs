@@ -2,7 +2,7 @@
 
 use super::flags::Flags;
 use super::made_with::MadeWith;
-use super::style::{Talk, clean, result_bytes, result_json, result_path, stdout_is_terminal};
+use super::style::{Talk, result_bytes, result_json, result_path, stdout_is_terminal};
 use super::template::{DEFAULT, Facts, Template};
 use crate::config::Config;
 use crate::error::Error;
@@ -163,7 +163,7 @@ impl Output {
         let path = self.write(&bytes, wished)?;
         if self.named && path != wished {
             let (wished, path) = (wished.display(), path.display());
-            talk.say(&clean(&format!("{wished} was taken meanwhile: the picture is {path}")));
+            talk.say(&format!("{wished} was taken meanwhile: the picture is {path}"));
         }
         if self.form == Form::Json {
             return result_json(&saved(image, &path, plan, model)?);

@@ -1,12 +1,17 @@
 //! Floor 7. The settings that travel in pictures: ours as JSON, everyone's as "parameters".
 
-use super::made_with::{MadeWith, locate_loras};
+mod fields;
+mod foreign;
+mod json;
+
+use super::from_picture::FromPicture;
+use super::made_with::MadeWith;
+use super::style::excerpt;
 use crate::error::{Error, Result};
 use crate::picture::{Parameters, png};
 use crate::pipeline::{Plan, Request};
-use crate::prompt::emphasis;
-use crate::sampling::{Sampler, Schedule};
-use crate::size::ImageSize;
+use fields::Layout;
+use json::Refusal;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -50,26 +55,14 @@ impl Recipe {
         self.made_with.clone().unwrap_or(named)
     }
 
-    /// The same with paths that lead from the current folder to what the picture at `path` means.
-    #[must_use]
-    pub(super) fn located(mut self, path: &Path) -> Self {
-        let folder = path.parent().unwrap_or(Path::new(""));
-        self.made_with = self.made_with.map(|words| words.located(folder));
-        locate_loras(&mut self.request.loras, folder);
-        self
+    /// What to say of the settings that are not followed; `None` when all are.
+    pub(super) fn warning(&self) -> Option<String> {
+        let names: Vec<String> = self.ignored.iter().map(|name| excerpt(name)).collect();
+        let names = names.join(", ");
+        let warning = format!("warning: the picture will differ; not followed: {names}");
+        (!self.ignored.is_empty()).then_some(warning)
     }
 }
-
-/// Settings of other programs that make another picture; without them the request is not the whole.
-const UNFOLLOWED: [&str; 7] = [
-    "Denoising strength",
-    "ENSD",
-    "Hires upscale",
-    "Hires upscaler",
-    "Refiner",
-    "TI hashes",
-    "Variation seed",
-];
 
 /// The texts of picture `index` of `plan`.
 ///
@@ -97,14 +90,33 @@ pub(super) fn texts(
 /// Reads how the picture `path` was made.
 ///
 /// # Errors
-/// [`Error::Corrupt`] when it is no PNG or says nothing, or when its JSON cannot be understood.
-pub(super) fn read(path: &Path) -> Result<Recipe> {
+/// [`Error::Corrupt`] when it is no PNG or says nothing, or when its JSON cannot be understood;
+/// [`Error::Unsupported`] for JSON of programs that are not known.
+pub(super) fn read(path: &Path) -> Result<FromPicture> {
     let texts = png::read_texts(path)?;
-    let parameters = texts.parameters.as_deref().map(Parameters::parse);
-    match (texts.colora, parameters) {
-        (Some(json), parameters) => own(&json, parameters.unwrap_or_default(), path),
-        (None, Some(parameters)) => Ok(foreign(parameters)),
-        (None, None) => Err(Error::corrupt(path, "this picture holds no settings")),
+    let recipe = match (texts.colora, texts.parameters) {
+        (Some(json), parameters) => {
+            let parameters = parameters.as_deref().map(Parameters::parse);
+            own(&json, parameters.unwrap_or_default(), path)?
+        }
+        (None, Some(parameters)) => other(&parameters, path)?,
+        (None, None) => return Err(Error::corrupt(path, "this picture holds no settings")),
+    };
+    Ok(FromPicture::new(recipe, path))
+}
+
+/// The recipe behind the text of another program.
+fn other(text: &str, path: &Path) -> Result<Recipe> {
+    match json::read(text) {
+        None => Ok(foreign::recipe(Parameters::parse(text), Layout::Lines)),
+        Some(Ok(parameters)) => Ok(foreign::recipe(parameters, Layout::Json)),
+        Some(Err(Refusal::Program(name))) => {
+            let what = format!("{}: settings as JSON of {name}", path.display());
+            Err(Error::unsupported(what, "pass the prompt and the flags yourself"))
+        }
+        Some(Err(Refusal::Broken(why))) => {
+            Err(Error::corrupt(path, format!("its settings look like JSON and are none: {why}")))
+        }
     }
 }
 
@@ -128,78 +140,12 @@ fn own(json: &str, parameters: Parameters, path: &Path) -> Result<Recipe> {
     })
 }
 
-/// The request behind the settings of another program.
-fn foreign(parameters: Parameters) -> Recipe {
-    let number = |name: &str| parameters.get(name).and_then(|v| v.trim().parse::<u64>().ok());
-    let count = |name: &str| number(name).and_then(|n| usize::try_from(n).ok());
-    // What A1111 calls it too.
-    let merged = parameters.get("Token merging ratio").and_then(|v| v.parse::<f64>().ok());
-    let size = parameters.get("Size").and_then(|v| v.parse::<ImageSize>().ok());
-    let (sampler, schedule, unknown_sampler) = integrator(&parameters);
-    let request = Request {
-        prompt: parameters.prompt.clone(),
-        negative_prompt: parameters.negative_prompt.clone(),
-        width: size.map(ImageSize::width),
-        height: size.map(ImageSize::height),
-        steps: count("Steps"),
-        guidance_scale: parameters.get("CFG scale").and_then(|v| v.parse().ok()),
-        guidance_interval: parameters.get("Guidance interval").and_then(|v| v.parse().ok()),
-        reuse: count("Feature reuse").filter(|n| *n > 0).unwrap_or(1),
-        merge_tokens: merged.filter(|r| (0.0..=0.75).contains(r)).unwrap_or(0.0),
-        sampler,
-        schedule,
-        seed: number("Seed"),
-        clip_skip: count("Clip skip"),
-        ..Request::default()
-    };
-    let named = UNFOLLOWED.iter().filter(|name| parameters.get(name).is_some());
-    let mut ignored: Vec<String> = named.map(|name| (*name).to_owned()).collect();
-    let unread = [
-        ("Size", size.is_none()),
-        ("CFG scale", request.guidance_scale.is_none()),
-        ("Token merging ratio", merged != Some(request.merge_tokens)),
-    ];
-    for (name, _) in unread.iter().filter(|(_, unread)| *unread) {
-        ignored.extend(parameters.get(name).map(|value| format!("{name}: {value}")));
-    }
-    let texts = [&parameters.prompt, &parameters.negative_prompt];
-    ignored.extend(texts.into_iter().filter_map(|t| emphasis(t)).map(|e| format!("emphasis {e}")));
-    let model = parameters.get("Model").map(str::to_owned);
-    Recipe { model, request, parameters, unknown_sampler, ignored, made_with: None }
-}
-
-/// Sampler and schedule, which older programs wrote as one name (`DPM++ 2M Karras`).
-fn integrator(parameters: &Parameters) -> (Option<Sampler>, Option<Schedule>, Option<String>) {
-    let Some(name) = parameters.get("Sampler") else { return (None, None, None) };
-    let (base, suffix) = match name.strip_suffix(" Karras") {
-        Some(base) => (base, Some("Karras")),
-        None => (name, None),
-    };
-    let sampler = match base {
-        "Euler" => Some(Sampler::Euler),
-        "DDIM" => Some(Sampler::Ddim),
-        "DPM++ 2M" => Some(Sampler::DpmPp2m),
-        _ => None,
-    };
-    let ours = parameters.get("Version").is_some_and(|v| v.starts_with("colora"));
-    let written = suffix.or(parameters.get("Schedule type")).unwrap_or("Uniform");
-    let schedule = match written {
-        "Karras" => Some(Schedule::Karras),
-        "Exponential" => Some(Schedule::Exponential),
-        // What that program chooses by itself for this sampler.
-        "Automatic" if !ours && sampler == Some(Sampler::DpmPp2m) => Some(Schedule::Karras),
-        "Automatic" | "Uniform" | "Normal" => Some(Schedule::Discrete),
-        _ => None,
-    };
-    let known = sampler.is_some() && schedule.is_some();
-    (sampler, schedule, (!known).then(|| format!("{name}, {written}")))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::family::Defaults;
     use crate::picture::Picture;
+    use crate::sampling::{Sampler, Schedule};
 
     fn plan() -> Plan {
         let request = Request {
@@ -219,7 +165,7 @@ mod tests {
         let path = folder.path().join("x.png");
         let picture = Picture::new(1, 1, vec![0; 3]).unwrap();
         png::save(&png::encode(&picture, texts).unwrap(), &path, false).unwrap();
-        read(&path)
+        Ok(read(&path)?.shown().clone())
     }
 
     #[test]
@@ -240,25 +186,38 @@ mod tests {
         assert_eq!(through.unknown_sampler, None);
     }
 
+    /// The JSON of Fooocus and SwarmUI was drawn as words.
     #[test]
-    fn pictures_of_other_programs() {
-        let parse = |settings: &str| foreign(Parameters::parse(&format!("x\n{settings}")));
-        let recipe =
-            parse("Steps: 9, Sampler: DPM++ 2M Karras, CFG scale: 5.5, Seed: 3, Size: 64x128");
-        let request = &recipe.request;
-        assert_eq!((request.steps, request.seed, request.height), (Some(9), Some(3), Some(128)));
+    fn settings_in_json_are_read() {
+        let read = |text: &str| stored(&png::Texts { parameters: Some(text.into()), colora: None });
+        let fooocus = r#"{"adm_guidance": "(1.5, 0.8, 0.3)", "base_model": "some", "guidance_scale": 4,
+            "loras": [], "metadata_scheme": "fooocus", "negative_prompt": "blurry", "prompt": "a red apple",
+            "resolution": "(512, 768)", "sampler": "euler", "scheduler": "karras", "seed": "12345",
+            "sharpness": 2, "steps": 30, "styles": "[]", "vae": "Default (model)"}"#;
+        let swarm = r#"{"sui_image_params": {"prompt": "a red apple", "negativeprompt": "blurry",
+            "seed": 12345, "steps": 25, "cfgscale": 4.0, "width": 512, "height": 768, "model": "some"}}"#;
+        let expected = Request {
+            prompt: "a red apple".into(),
+            negative_prompt: "blurry".into(),
+            seed: Some(12345),
+            width: Some(512),
+            height: Some(768),
+            guidance_scale: Some(4.0),
+            ..Request::default()
+        };
+        let found = read(fooocus).unwrap();
+        let (sampler, schedule) = (Some(Sampler::Euler), Some(Schedule::Karras));
         assert_eq!(
-            (request.sampler, request.schedule),
-            (Some(Sampler::DpmPp2m), Some(Schedule::Karras))
+            found.request,
+            Request { steps: Some(30), sampler, schedule, ..expected.clone() }
         );
-        let automatic = parse("Steps: 9, Sampler: DPM++ 2M, Schedule type: Automatic");
-        assert_eq!(automatic.request.schedule, Some(Schedule::Karras));
-        let other = parse("Steps: 9, Sampler: Euler a, Refiner: r, Seed: -1, Size: 9x9");
-        assert_eq!(other.unknown_sampler.as_deref(), Some("Euler a, Uniform"));
-        assert_eq!(other.ignored, ["Refiner", "Size: 9x9"]);
-        let strong = foreign(Parameters::parse("(red:1.3) \\(x:1)\nSteps: 9"));
-        assert_eq!(strong.ignored, ["emphasis (red:1.3)"]);
-        assert_eq!((other.request.seed, other.request.width), (None, None));
+        assert_eq!(found.ignored, ["adm_guidance", "sharpness"]);
+        let found = read(swarm).unwrap();
+        assert_eq!(found.request, Request { steps: Some(25), ..expected });
+        assert_eq!(
+            (found.model.as_deref(), &*found.ignored),
+            (Some("some"), &["sampler (none is named)".to_owned()][..])
+        );
     }
 
     fn named(model: &str) -> MadeWith {
@@ -280,6 +239,10 @@ mod tests {
         assert_eq!((older.made_with(), older.made_with.is_none()), (named("m"), true));
         let newer = r#"{"schema":1,"version":"9.9","model":"m","request":{"lora":1}}"#;
         assert!(with(newer).unwrap_err().to_string().contains("9.9"));
+        let json = |text: &str| stored(&png::Texts { parameters: Some(text.into()), colora: None });
+        let error = json(r#"{"1": {"class_type": "KSampler"}}"#).unwrap_err();
+        assert!(error.to_string().contains("JSON of ComfyUI"), "{error}");
+        assert!(matches!(json(r#"{"prompt": "#), Err(Error::Corrupt { .. })));
         assert!(stored(&png::Texts::default()).unwrap_err().to_string().contains("no settings"));
     }
 }

@@ -3,18 +3,22 @@
 use crate::error::Result;
 use crate::lora::{AdapterFile, LoraRef, Method};
 use crate::pipeline::{Cancel, Found, Request, Shelf};
-use crate::store::{Progress, Store};
+use crate::store::{Card, FoundLora, Progress, Store};
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
 
 /// The store as a [`Shelf`].
 #[derive(Debug)]
 pub(super) struct StoreShelf {
     store: Store,
     cancel: Cancel,
+    /// What was warned of.
+    said: Mutex<BTreeSet<String>>,
 }
 
 impl StoreShelf {
     pub(super) fn new(store: Store, cancel: &Cancel) -> Self {
-        Self { store, cancel: cancel.clone() }
+        Self { store, cancel: cancel.clone(), said: Mutex::default() }
     }
 
     /// Downloads what of `loras` is on the hub, while someone watches.
@@ -29,9 +33,37 @@ impl StoreShelf {
 impl Shelf for StoreShelf {
     fn adapter(&self, name: &str) -> Result<Found> {
         let found = self.store.lora(name, &self.cancel, &|_| ())?;
+        let file = AdapterFile::open(&found.path)?;
+        if let Some(other) = other_card(&found, &file)? {
+            let warning = format!("{}: {other}", found.path.display());
+            let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+            if !said.contains(&warning) {
+                tracing::warn!("{warning}");
+                said.insert(warning);
+            }
+        }
         let weight = found.card.and_then(|card| card.weight);
-        Ok(Found { file: AdapterFile::open(found.path)?, weight })
+        Ok(Found { file, weight })
     }
+}
+
+/// What is wrong when the card beside a LoRA was written for another file.
+///
+/// # Errors
+/// As [`AdapterFile::sha256`].
+pub(super) fn other_card(found: &FoundLora, file: &AdapterFile) -> Result<Option<String>> {
+    let Some(card) = found.card.as_ref().filter(|card| card.sha256.is_some()) else {
+        return Ok(None);
+    };
+    let sum = file.sha256()?;
+    Ok((card.describes(sum) == Some(false)).then(|| {
+        let beside = Card::path(&found.path);
+        let said = card.sha256.as_deref().unwrap_or_default();
+        format!(
+            "this is not the file that its card {} describes: its SHA-256 is {sum}, the card says {said}",
+            beside.display()
+        )
+    }))
 }
 
 /// Puts the LoRAs of the stack `name` before those of the request, and its method in its place

@@ -2,12 +2,17 @@
 //! causes and a hint.
 
 use crate::error::{At, Error, Fault};
+use crate::plain;
+pub(crate) use crate::plain::{block, json as plain_json, message, value};
 pub(crate) use crate::room::bytes;
 use anyhow::Result;
 use clap::{ArgAction, Args};
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use tracing::field::Field;
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
 
 /// How much is said.
 #[derive(Debug, Clone, Copy, Default, Args)]
@@ -35,14 +40,16 @@ impl Talk {
         let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
         // The log's own complaint about a stream that cannot be written would be a panic.
         let log = log.log_internal_errors(false);
+        // What messages name is of files: it must not pass for a line of ours.
+        let log = log.fmt_fields(debug_fn(field).delimited(" "));
         // Fails only when a log runs already, which is as good.
         let _ = log.with_ansi(colour).with_target(false).without_time().try_init();
     }
 
-    /// A remark, unless `--quiet`.
+    /// A remark, made safe as [`message`] does, unless `--quiet`.
     pub(crate) fn say(self, text: &str) {
         if !self.quiet {
-            say(text);
+            say(&message(text));
         }
     }
 }
@@ -51,7 +58,16 @@ impl Talk {
     /// A warning of an error that ends nothing, with its cause.
     pub(crate) fn warn_of(self, error: &Error) {
         let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
-        self.say(&clean(&format!("warning: {error}{}", cause.unwrap_or_default())));
+        self.say(&format!("warning: {error}{}", cause.unwrap_or_default()));
+    }
+}
+
+/// A field of a log's line.
+fn field(to: &mut Writer<'_>, field: &Field, content: &dyn std::fmt::Debug) -> std::fmt::Result {
+    let content = format!("{content:?}");
+    match field.name() {
+        "message" => write!(to, "{}", value(&content)),
+        name => write!(to, "{name}={}", value(&content)),
     }
 }
 
@@ -85,15 +101,6 @@ pub(crate) fn result_json(json: &str) -> Result<()> {
     result_line(&plain_json(json))
 }
 
-/// JSON without the control characters that JSON allows and terminals obey; they can only stand in texts.
-pub(crate) fn plain_json(json: &str) -> String {
-    let escape = |c: char| match c {
-        '\u{7f}'..='\u{9f}' => format!("\\u{:04x}", u32::from(c)),
-        c => c.to_string(),
-    };
-    json.chars().map(escape).collect()
-}
-
 /// Results as they are.
 ///
 /// # Errors
@@ -111,9 +118,13 @@ pub(crate) fn stdout_is_terminal() -> bool {
     io::stdout().is_terminal()
 }
 
-/// `text` with control characters made harmless for a terminal; line breaks stay.
-pub(crate) fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
+/// `text` as a [`value`], cut where it is long.
+pub(crate) fn excerpt(text: &str) -> String {
+    const MOST: usize = 60;
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", value(&text[..end])),
+        None => value(text).into_owned(),
+    }
 }
 
 /// Prints an error with causes and hint, and gives the exit code.
@@ -135,12 +146,12 @@ pub(crate) fn report(error: &anyhow::Error, flags: &[String]) -> ExitCode {
         None => cause.to_string(),
     });
     let first = causes.next().unwrap_or_default();
-    say(&format!("{red}error:{plain} {}", clean(&first)));
+    say(&format!("{red}error:{plain} {}", message(&first)));
     for cause in causes {
-        say(&format!("{bold}caused by:{plain} {}", clean(&cause)));
+        say(&format!("{bold}caused by:{plain} {}", message(&cause)));
     }
     if let Some(hint) = ours.and_then(|error| split(error, flags).1) {
-        say(&format!("{bold}hint:{plain} {}", clean(&hint)));
+        say(&format!("{bold}hint:{plain} {}", message(&hint)));
     }
     ExitCode::from(code)
 }
@@ -158,23 +169,26 @@ fn split(error: &Error, flags: &[String]) -> (String, Option<String>) {
     match error {
         Error::At(At { path, error }) => {
             let (wrong, hint) = split(error, flags);
-            (format!("{}: {wrong}", path.display()), hint)
+            (format!("{}: {wrong}", plain::path(path)), hint)
         }
         Error::NotFound { what, name, hint } => {
             let parted = hint.strip_prefix("; ");
             let tail = if parted.is_some() { "" } else { hint.as_str() };
-            (format!("no {what} named `{name}`{tail}"), parted.map(str::to_owned))
+            (format!("no {what} named `{}`{tail}", value(name)), parted.map(str::to_owned))
         }
         Error::Unsupported { what, how } => {
             (format!("{what} is not supported here"), Some(how.clone()))
         }
         Error::Exists { path } => {
             let hint = "choose another name or pass --force".to_owned();
-            (format!("{} exists already", path.display()), Some(hint))
+            (format!("{} exists already", plain::path(path)), Some(hint))
         }
         Error::BadRequest { field, value, why } => {
             let flag = flag(field).filter(|flag| flags.iter().any(|known| known == flag));
-            (format!("{field} = {value}: {why}"), flag.map(|flag| format!("set it with --{flag}")))
+            (
+                format!("{field} = {}: {why}", plain::value(value)),
+                flag.map(|flag| format!("set it with --{flag}")),
+            )
         }
         Error::Memory { .. } | Error::NoRoom { .. } => {
             let text = error.to_string();
@@ -214,8 +228,7 @@ mod tests {
 
     #[test]
     fn terminals_are_safe_from_file_contents() {
-        assert_eq!(clean("a\x1b[2Jb\nc\u{9b}"), "a\u{fffd}[2Jb\nc\u{fffd}");
-        assert_eq!(plain_json("\"a\u{9b}é\u{7f}\""), r#""a\u009bé\u007f""#);
+        assert_eq!(message("a\x1b[2Jb\nc\u{9b}"), "a\\u{1b}[2Jb\n  c\\u{9b}");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::keys::{self, Key, Role};
 use super::tuning::Tunings;
 use super::{foreign, ordered, whole};
 use crate::error::{Error, Result};
+use crate::plain;
 use crate::weights::CheckpointFile;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
@@ -123,7 +124,8 @@ impl AdapterFile {
             return Ok(());
         }
         let first = self.main.names().next();
-        let first = first.map_or(String::new(), |name| format!(", for instance `{name}`"));
+        let first =
+            first.map_or(String::new(), |name| format!(", for instance `{}`", plain::value(name)));
         Err(Error::corrupt(&self.path, format!("no key of this file is that of an adapter{first}")))
     }
 

@@ -9,6 +9,7 @@ use super::module::{Context, Group, Module};
 use super::wrappers::bare;
 use super::{AdapterFile, Inversion, Lora, inversion, ordered};
 use crate::error::{Error, InFile, Result};
+use crate::plain;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -466,7 +467,8 @@ impl<'a> Reading<'a> {
             let guess = self.family_in_metadata();
             let guess = guess.map_or(String::new(), |text| format!("; its metadata says `{text}`"));
             let first = self.report.unmatched.first();
-            let first = first.map_or(String::new(), |key| format!(" (the first is `{key}`)"));
+            let first = first
+                .map_or(String::new(), |key| format!(" (the first is `{}`)", plain::value(key)));
             return Err(self.corrupt(format!(
                 "no tensor of this file fits {family}: 0 of {total} keys are known{first}{why}{guess}"
             )));

@@ -11,7 +11,8 @@
 /// [`render`](Self::render) and [`parse`](Self::parse) are inverse for values that the format can
 /// hold: prompts without white space at their ends and without carriage returns at the ends of
 /// lines, a prompt of which no line starts with `Negative prompt:`, fields that begin with `Steps`
-/// or are three or more or, without a negative prompt, none. Whatever was parsed is such a value.
+/// or, when no line of the prompts starts with `Steps:`, are three or more or, without a negative prompt,
+/// none. Whatever was parsed is such a value.
 ///
 /// # Examples
 /// ```
@@ -80,14 +81,24 @@ impl Parameters {
 
     /// Reads a text of this or another program; never fails.
     ///
-    /// The last line holds the settings when it starts with `Steps:` or has three or more fields;
-    /// what does not look like `name: value` in it is skipped. All else is prompt.
+    /// The last line that starts with `Steps:` holds the settings, or else the last line when it has three or
+    /// more fields; what does not look like `name: value` in it is skipped. What extensions wrote behind it,
+    /// `Template: …` on a line of its own, are fields too. All else is prompt.
     pub fn parse(text: &str) -> Self {
         let text = text.trim();
-        let last = last_line(text);
-        let (text, fields) = match settings(last) {
-            Some(fields) => (&text[..text.len() - last.len()], fields),
-            None => (text, Vec::new()),
+        let (text, fields) = match line_of_settings(text) {
+            Some(start) => {
+                let (line, behind) = text[start..].split_once('\n').unwrap_or((&text[start..], ""));
+                let mut found = fields(line.trim_start());
+                appended(behind, &mut found);
+                (&text[..start], found)
+            }
+            None => {
+                let last = last_line(text);
+                let found = settings(last);
+                let end = if found.is_some() { text.len() - last.len() } else { text.len() };
+                (&text[..end], found.unwrap_or_default())
+            }
         };
         let lines: Vec<&str> = text.split('\n').map(|line| line.trim_end_matches('\r')).collect();
         let start = lines.iter().position(|line| line.trim_start().starts_with(NEGATIVE));
@@ -112,6 +123,34 @@ fn last_line(text: &str) -> &str {
     text.rsplit('\n').next().unwrap_or_default()
 }
 
+/// Where the last line begins that starts with `Steps:`.
+fn line_of_settings(text: &str) -> Option<usize> {
+    let mut end = text.len();
+    loop {
+        let start = text[..end].rfind('\n').map_or(0, |at| at + 1);
+        if text[start..end].trim_start().starts_with(STEPS) {
+            return Some(start);
+        }
+        end = start.checked_sub(1)?;
+    }
+}
+
+/// Appends the lines behind the settings to `fields`: each `name: value` is one field whatever the value
+/// holds, and a line without a name goes on with the one before.
+fn appended(lines: &str, fields: &mut Vec<(String, String)>) {
+    let first = fields.len();
+    for line in lines.lines().filter(|line| !line.trim().is_empty()) {
+        match line.split_once(':').filter(|(name, _)| is_name(name.trim())) {
+            Some((name, value)) => fields.push((name.trim().to_owned(), value.trim().to_owned())),
+            None => {
+                if let Some((_, value)) = fields.get_mut(first..).and_then(<[_]>::last_mut) {
+                    *value = format!("{value}\n{}", line.trim()).trim().to_owned();
+                }
+            }
+        }
+    }
+}
+
 /// The fields of a line of settings; `None` when the line is none.
 fn settings(line: &str) -> Option<Vec<(String, String)>> {
     let start = line.trim_start();
@@ -119,7 +158,7 @@ fn settings(line: &str) -> Option<Vec<(String, String)>> {
         return None;
     }
     let fields = fields(start);
-    (start.starts_with(STEPS) || fields.len() >= ENOUGH_FIELDS).then_some(fields)
+    (fields.len() >= ENOUGH_FIELDS).then_some(fields)
 }
 
 fn fields(mut line: &str) -> Vec<(String, String)> {
@@ -152,8 +191,24 @@ fn value(text: &str) -> (String, &str) {
             }
         }
     }
+    if let Some((value, rest)) = bracketed(text) {
+        return (value.to_owned(), rest);
+    }
     let (value, rest) = text.split_once(',').unwrap_or((text, ""));
     (value.trim().to_owned(), rest)
+}
+
+/// An object or array of JSON at the start of `text`, which its writers do not quote (`Hashes`, `Civitai
+/// resources`, `SDCPP`), and what follows its comma.
+fn bracketed(text: &str) -> Option<(&str, &str)> {
+    if !text.starts_with(['{', '[']) {
+        return None;
+    }
+    let mut values = serde_json::Deserializer::from_str(text).into_iter::<serde::de::IgnoredAny>();
+    values.next()?.ok()?;
+    let (value, rest) = text.split_at_checked(values.byte_offset())?;
+    let rest = rest.trim_start();
+    Some((value, rest.strip_prefix(',').or(rest.is_empty().then_some(""))?))
 }
 
 fn is_name(name: &str) -> bool {
@@ -221,6 +276,8 @@ mod tests {
     #[test]
     fn tells_settings_from_prompts() {
         let parse = Parameters::parse;
+        let many = parse("Steps: 4, by: me\na\nNegative prompt: b\nSteps: 5").prompt;
+        assert_eq!(many, "Steps: 4, by: me\na", "the last line of settings counts");
         assert_eq!(parse("Steps: 4").fields, [("Steps".to_owned(), "4".to_owned())]);
         assert_eq!(parse("<lora:a:1>, <lora:b:1>, <lora:c:1>, (d:1.2)").fields, []);
         assert_eq!(
@@ -234,6 +291,36 @@ mod tests {
         let names: Vec<&str> = odd.fields.iter().map(|(n, _)| n.as_str()).collect();
         assert_eq!(names, ["Steps", "Hash", "Size", "Seed"]);
         assert_eq!((odd.get("Hash"), odd.get("Seed")), (Some("\"open"), Some("\"a\" b")));
+    }
+
+    /// Lines of the extension for dynamic prompts made the settings a part of the negative prompt.
+    #[test]
+    fn what_extensions_append_is_no_prompt() {
+        let text = "a red apple\nNegative prompt: blurry\nSteps: 20, Seed: 12345\n\
+                    Template: a {red|green}, size: any\n  more: lines, [of\n\nit\r\nNegative Template: {blurry|dark}\n";
+        let found = Parameters::parse(text);
+        assert_eq!((&*found.prompt, &*found.negative_prompt), ("a red apple", "blurry"));
+        assert_eq!(found.get("Seed"), Some("12345"));
+        let template = "a {red|green}, size: any";
+        assert_eq!(found.get("Template"), Some(template));
+        assert_eq!(found.get("more"), Some("lines, [of\nit"));
+        assert_eq!(found.get("Negative Template"), Some("{blurry|dark}"));
+        assert_eq!(Parameters::parse(&found.render()), found);
+        let found = Parameters::parse("x\nSteps: 2, Sampler: Euler\nsome words behind it");
+        assert_eq!((&*found.prompt, found.fields.len()), ("x", 2));
+    }
+
+    /// Hashes and resources were read in pieces, as fields of other names.
+    #[test]
+    fn json_without_quotes_is_one_value() {
+        let text = "x\nSteps: 2, Hashes: {\"model\": \"1a\", \"lora:ink\": \"99\"}, Civitai resources: \
+                    [{\"a\":1,\"n\":\"D, [x]\"}] , Odd: {not, Even: [1, Last: {}";
+        let found = Parameters::parse(text);
+        let names: Vec<&str> = found.fields.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["Steps", "Hashes", "Civitai resources", "Odd", "Even", "Last"]);
+        assert_eq!(found.get("Hashes"), Some("{\"model\": \"1a\", \"lora:ink\": \"99\"}"));
+        assert_eq!(found.get("Last"), Some("{}"));
+        assert_eq!(Parameters::parse(&found.render()), found);
     }
 
     #[test]

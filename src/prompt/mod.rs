@@ -2,6 +2,10 @@
 //!
 //! This module knows nothing of adapters or tokens; what a tag says is read elsewhere.
 
+mod syntax;
+
+pub use syntax::foreign_syntax;
+
 use std::ops::Range;
 
 /// Words that begin a tag; `lyco` is what A1111 calls LyCORIS files.
@@ -73,25 +77,6 @@ pub fn extract_tags(text: &str) -> Result<Extracted, TagError> {
     }
     found.text.push_str(&text[at..]);
     Ok(found)
-}
-
-/// The first part of `text` that other programs read as emphasis with a weight: `(red:1.3)`.
-///
-/// # Examples
-/// ```
-/// assert_eq!(colora::prompt::emphasis("a (red:1.3) apple"), Some("(red:1.3)"));
-/// assert_eq!(colora::prompt::emphasis("apples (red: sweet)"), None);
-/// ```
-pub fn emphasis(text: &str) -> Option<&str> {
-    let is_escaped = |at: usize| text[..at].ends_with('\\');
-    let mut closes = text.match_indices(')').filter(|(at, _)| !is_escaped(*at));
-    closes.find_map(|(end, _)| {
-        let (head, weight) = text[..end].rsplit_once(':')?;
-        weight.trim().parse::<f64>().ok().filter(|weight| weight.is_finite())?;
-        let mut opens = head.match_indices('(').filter(|(at, _)| !is_escaped(*at));
-        let start = opens.next_back()?.0;
-        text.get(start..=end)
-    })
 }
 
 /// `text` with a backslash before everything that [`extract_tags`] would take for a tag.

@@ -79,6 +79,17 @@ impl std::fmt::Debug for Secret {
     }
 }
 
+/// An address without the name and the password that may stand in it.
+pub(super) fn without_secrets(url: &str) -> String {
+    let start = url.find("://").map_or(0, |at| at + 3);
+    let (scheme, rest) = url.split_at(start);
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    match rest[..end].rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}***@{host}{}", &rest[end..]),
+        None => url.to_owned(),
+    }
+}
+
 /// The shared cache and how the hub behind it is reached.
 #[derive(Debug, Clone)]
 pub struct HubCache {
@@ -127,6 +138,11 @@ impl HubCache {
     /// The hub's address.
     pub fn endpoint(&self) -> &str {
         &self.endpoint
+    }
+
+    /// The hub's address for people, without the name and the password that may stand in it.
+    pub fn shown_endpoint(&self) -> String {
+        without_secrets(&self.endpoint)
     }
 
     /// Whether requests are forbidden.
@@ -250,6 +266,19 @@ mod tests {
         ] {
             let parsed = bad.parse::<HubId>();
             assert!(matches!(parsed, Err(Error::BadRequest { .. })), "{bad}: {parsed:?}");
+        }
+    }
+
+    /// `doctor` printed the password of a private mirror.
+    #[test]
+    fn passwords_in_addresses_are_not_shown() {
+        for (url, shown) in [
+            ("http://u:p@h:8/x@y", "http://***@h:8/x@y"),
+            ("https://h/a@b", "https://h/a@b"),
+            ("u:p@h", "***@h"),
+            ("http://u:p@q@h", "http://***@h"),
+        ] {
+            assert_eq!(without_secrets(url), shown);
         }
     }
 

@@ -104,6 +104,11 @@ impl Card {
         Ok(card)
     }
 
+    /// Whether it describes the file with the SHA-256 `sum`; `None` when it names none.
+    pub fn describes(&self, sum: &str) -> Option<bool> {
+        self.sha256.as_ref().map(|own| own.trim().eq_ignore_ascii_case(sum))
+    }
+
     /// The card as TOML.
     ///
     /// # Errors

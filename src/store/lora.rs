@@ -64,11 +64,11 @@ impl LoraEntry {
     /// # Errors
     /// [`Error::Io`] when it cannot be read, [`Error::Cancelled`].
     pub fn verify(&self, cancel: &Cancel) -> Result<Option<bool>> {
-        let Some(sum) = self.card.as_ref().and_then(|card| card.sha256.as_ref()) else {
+        let Some(card) = self.card.as_ref().filter(|card| card.sha256.is_some()) else {
             return Ok(None);
         };
         let found = digest::sha256(&weights(&self.path), cancel)?;
-        Ok(Some(found.eq_ignore_ascii_case(sum.trim())))
+        Ok(card.describes(&found))
     }
 }
 
@@ -107,6 +107,21 @@ impl Store {
             self.lora_by_name(name)?
         };
         Ok(FoundLora { card: Card::of(&path)?, path })
+    }
+
+    /// Whether [`lora`](Self::lora) finds the hub LoRA `name` here; true for what is no id at all, which it
+    /// refuses.
+    pub fn has_hub_lora(&self, name: &str) -> bool {
+        let id = name.strip_prefix("hub:").unwrap_or(name).parse::<HubId>();
+        !id.is_ok_and(|id| self.cache.look(&id, adapter).is_err())
+    }
+
+    /// The LoRA called `name` in the folders, whatever of this name lies elsewhere.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] with near matches when there is none or more than one.
+    pub fn lora_named(&self, name: &str) -> Result<PathBuf> {
+        self.lora_by_name(name)
     }
 
     /// Every LoRA that can be named.

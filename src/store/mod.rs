@@ -121,6 +121,21 @@ impl Store {
         }
     }
 
+    /// Whether [`resolve`](Self::resolve) finds the hub model `name` here; true for what is no id at all, which
+    /// it refuses.
+    pub fn has_hub_model(&self, name: &str) -> bool {
+        let id = name.strip_prefix("hub:").unwrap_or(name).parse::<HubId>();
+        !id.is_ok_and(|id| self.cache.find(&id).is_none())
+    }
+
+    /// The model called `name` in the folders, whatever of this name lies elsewhere.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] with near matches when there is none or more than one.
+    pub fn named(&self, name: &str) -> Result<PathBuf> {
+        self.by_name(name)
+    }
+
     /// Downloads what of `id` is not in the shared cache, or brings it up to date.
     ///
     /// # Errors

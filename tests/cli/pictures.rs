@@ -170,7 +170,9 @@ fn a_picture_knows_what_it_was_made_with() {
     let vae = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/sd2/vae");
     let tiny = draw(&["--vae", vae], "tiny");
     assert_ne!(tiny, draw(&[], "own"));
-    assert_eq!(again(&["--from", "made/tiny.png"]), tiny);
+    let error = world.fail(2, &["--from", "made/tiny.png", "-o", "x"]);
+    assert!(error.contains("the VAE") && error.contains("--vae"), "{error}");
+    assert_eq!(again(&["--from", "made/tiny.png", "--trust-picture"]), tiny);
     let command = world.run(&["inspect", "--as-command", "made/file.png"]);
     for part in ["--model=made/sub/starter.safetensors ", "--lora=made/./mine.safetensors:1 "] {
         assert!(command.contains(part), "{command}");
@@ -339,7 +341,7 @@ fn what_is_not_followed_is_said() {
     };
     foreign(&world, "a.png", "a (red:1.3) apple\nSteps: 1, Sampler: Euler, Size: 60x64, Seed: 1");
     let said = talk(&["--from", "a.png", "-o", "b.png"]);
-    assert!(said.contains("not followed: Size: 60x64, emphasis (red:1.3)"), "{said}");
+    assert!(said.contains("Size: 60x64, `(red:1.3)`\n"), "{said}");
     foreign(&world, "c.png", "x\nSteps: 1, Sampler: Euler, Seed: 1, Model: unknown");
     let error = world.fail(4, &["--from", "c.png", "-o", "d.png"]);
     assert!(error.contains("c.png names a model") && error.contains("`unknown`"), "{error}");

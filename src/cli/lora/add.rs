@@ -1,6 +1,6 @@
 //! Floor 7. `colora lora add`.
 
-use crate::cli::style::{Talk, clean, result_path};
+use crate::cli::style::{Talk, result_path};
 use crate::cli::{interrupt, settings, store};
 use crate::error::Error;
 use crate::lora::reference::check_weight;
@@ -60,6 +60,6 @@ pub(super) fn run(args: Args, talk: Talk) -> Result<()> {
     interrupt::install(&cancel)?;
     let new = NewLora { file, name, to, link, force, card };
     let path = store(&settings()?).add_lora(&new, &cancel)?;
-    talk.say(&clean(&format!("card: {}", Card::path(&path).display())));
+    talk.say(&format!("card: {}", Card::path(&path).display()));
     result_path(&path)
 }

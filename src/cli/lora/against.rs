@@ -1,6 +1,7 @@
 //! Floor 7. What a LoRA is looked at against: a model, or the standard models by their names alone.
 
 use crate::cli::generate::open_found;
+use crate::cli::shelf::other_card;
 use crate::cli::{settings, store};
 use crate::error::Error;
 use crate::family::{Blueprint, Family};
@@ -77,8 +78,10 @@ impl Against {
     }
 }
 
-/// Opens a LoRA by name or path.
-pub(super) fn open(name: &str) -> Result<AdapterFile> {
+/// Opens a LoRA by name or path; and what is wrong with the card beside it.
+pub(super) fn open(name: &str) -> Result<(AdapterFile, Option<String>)> {
     let found = store(&settings()?).lora(name, &Cancel::new(), &|_| ())?;
-    Ok(AdapterFile::open(found.path)?)
+    let file = AdapterFile::open(&found.path)?;
+    let warning = other_card(&found, &file)?;
+    Ok((file, warning))
 }

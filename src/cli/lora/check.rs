@@ -3,7 +3,7 @@
 use super::against::{Against, open};
 use crate::cli::flags::lossy;
 use crate::cli::output::SCHEMA;
-use crate::cli::style::{clean, result_json, result_line};
+use crate::cli::style::{result_json, result_line, value};
 use crate::error::Error;
 use crate::lora::{Apply, LoraStack, Overlay, ReadOptions, StackEntry, Strength};
 use anyhow::Result;
@@ -24,9 +24,18 @@ pub(super) struct Args {
     json: bool,
 }
 
+/// Keys of a file in words.
+fn listed(keys: &[String]) -> String {
+    keys.iter().map(|key| value(key)).collect::<Vec<_>>().join(", ")
+}
+
 /// Runs `colora lora check`: every number is read, and every change computed once.
 pub(super) fn run(args: &Args) -> Result<()> {
-    let file = open(&args.lora)?;
+    let (file, other) = open(&args.lora)?;
+    if let Some(other) = other {
+        let why = format!("{other}; `colora lora add` writes a card anew");
+        return Err(Error::corrupt(file.path(), why).into());
+    }
     let (against, lora) = Against::resolve(&file, args.model.as_deref(), ReadOptions::default())?;
     let lora = Arc::new(lora);
     let entry = StackEntry { lora: lora.clone(), strength: Strength::default() };
@@ -53,13 +62,13 @@ pub(super) fn run(args: &Args) -> Result<()> {
             overlay.changed()
         )];
         lines.extend(warnings.iter().map(|warning| format!("warning: {warning}")));
-        result_line(&clean(&lines.join("\n")))?;
+        lines.iter().try_for_each(|line| result_line(&value(line)))?;
     }
     if report.unmatched.is_empty() {
         return Ok(());
     }
     let count = report.unmatched.len();
-    let groups = report.reasons.iter().map(|(why, keys)| format!("{why}: {}", keys.join(", ")));
+    let groups = report.reasons.iter().map(|(why, keys)| format!("{why}: {}", listed(keys)));
     let groups = groups.chain(report.diagnosis.clone()).collect::<Vec<_>>().join("; ");
     let why = format!("{count} keys fit nothing in {}: {groups}", against.name);
     Err(Error::corrupt(file.path(), why).into())

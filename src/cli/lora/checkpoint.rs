@@ -3,7 +3,7 @@
 use super::merge::Args;
 use super::open::{self, Base};
 use crate::cli::output::SCHEMA;
-use crate::cli::style::{Talk, clean, result_json, result_path};
+use crate::cli::style::{Talk, result_json, result_path};
 use crate::error::{Error, Result};
 use crate::family::{ModelParts, held_files};
 use crate::input;
@@ -66,7 +66,7 @@ pub(super) fn run(args: &Args, method: Method, talk: Talk) -> anyhow::Result<()>
     let overlay =
         Overlay::compose(base.source.clone(), &base.names, &stack, Apply::Merge, everything)?;
     for warning in overlay.warnings() {
-        talk.say(&clean(&format!("warning: {warning}")));
+        talk.say(&format!("warning: {warning}"));
     }
     let options = CheckpointOptions {
         towers: base.parts.family.towers(),

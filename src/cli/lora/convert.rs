@@ -3,7 +3,7 @@
 use super::open;
 use crate::cli::flags::lossy;
 use crate::cli::output::SCHEMA;
-use crate::cli::style::{Talk, clean, result_json, result_path};
+use crate::cli::style::{Talk, result_json, result_path};
 use crate::lora::write::{ConvertOptions, Format, Precision, convert};
 use crate::weights::Placement;
 use anyhow::Result;
@@ -58,7 +58,7 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
     };
     let done = convert(&lora, &base.names, &args.output, &options)?;
     for warning in &done.warnings {
-        talk.say(&clean(&format!("warning: {warning}")));
+        talk.say(&format!("warning: {warning}"));
     }
     let path = done.path.display().to_string();
     if args.json {

@@ -3,7 +3,7 @@
 use super::open;
 use crate::cli::flags::lossy;
 use crate::cli::output::SCHEMA;
-use crate::cli::style::{Talk, clean, result_json, result_path, say};
+use crate::cli::style::{Talk, result_json, result_path, say};
 use crate::error::Error;
 use crate::lora::write::{ExtractOptions, Extracted, Precision, extract};
 use crate::weights::Placement;
@@ -112,7 +112,7 @@ fn report(done: &Extracted, args: &Args, talk: Talk) -> Result<()> {
     if let Some(first) = done.left_out.first() {
         let count = done.left_out.len();
         let how = if args.full_norms { "" } else { "; --full-norms keeps norms and biases" };
-        talk.say(&clean(&format!("left out: {count} tensors that differ, as {first}{how}")));
+        talk.say(&format!("left out: {count} tensors that differ, as {first}{how}"));
     }
     let path = args.output.display().to_string();
     if args.json {

@@ -3,7 +3,7 @@
 use super::against::{Against, open};
 use crate::cli::flags::lossy;
 use crate::cli::output::SCHEMA;
-use crate::cli::style::{bytes, clean, result_json, result_line};
+use crate::cli::style::{bytes, result_json, result_line, value};
 use crate::lora::{AdapterFile, Block, Inversion, Lora, ModuleInfo, ReadOptions};
 use crate::weights::names::UNetNames;
 use anyhow::Result;
@@ -35,15 +35,16 @@ const KEYS: usize = 5;
 
 /// Runs `colora lora inspect`.
 pub(super) fn run(args: &Args) -> Result<()> {
-    let file = open(&args.lora)?;
+    let (file, other) = open(&args.lora)?;
     let (against, lora) = Against::resolve(&file, args.model.as_deref(), ReadOptions::default())?;
     let modules = lora.describe(&*against.source)?;
     lora.inversions().iter().try_for_each(|word| word.check())?;
     if args.json {
         return result_json(&as_json(&file, &lora, &against, &modules)?.to_string());
     }
-    let lines = text(&file, &lora, &against, &modules)?;
-    result_line(&clean(&lines.join("\n")))
+    let mut lines = text(&file, &lora, &against, &modules)?;
+    lines.extend(other.map(|other| format!("warning: {other}")));
+    lines.iter().try_for_each(|line| result_line(&value(line)))
 }
 
 fn as_json(

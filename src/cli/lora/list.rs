@@ -1,7 +1,7 @@
 //! Floor 7. `colora lora list`.
 
 use crate::cli::model::listed;
-use crate::cli::style::{Talk, bytes, clean, result_json, result_line};
+use crate::cli::style::{Talk, bytes, result_json, result_line, value};
 use crate::cli::{interrupt, settings, store};
 use crate::error::Error;
 use crate::pipeline::Cancel;
@@ -56,7 +56,7 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
 fn verify(entry: &LoraEntry, cancel: &Cancel, talk: Talk) -> Result<Option<bool>> {
     match entry.verify(cancel) {
         Err(error @ Error::Io { .. }) => {
-            talk.say(&clean(&format!("warning: {error}")));
+            talk.say(&format!("warning: {error}"));
             Ok(None)
         }
         other => Ok(other?),
@@ -65,11 +65,11 @@ fn verify(entry: &LoraEntry, cancel: &Cancel, talk: Talk) -> Result<Option<bool>
 
 fn warn(entry: &LoraEntry, verified: Option<bool>, talk: Talk) {
     if let Some(warning) = &entry.warning {
-        talk.say(&clean(&format!("warning: {warning}")));
+        talk.say(&format!("warning: {warning}"));
     }
     if verified == Some(false) {
         let path = entry.path.display();
-        talk.say(&clean(&format!("warning: {path} is not the file that its card describes")));
+        talk.say(&format!("warning: {path} is not the file that its card describes"));
     }
 }
 
@@ -90,7 +90,7 @@ fn row(entry: &LoraEntry) -> [String; 6] {
 }
 
 fn flat(text: &str) -> String {
-    clean(text).replace('\n', "\u{fffd}")
+    value(text).into_owned()
 }
 
 fn short(text: &str) -> String {
@@ -128,7 +128,7 @@ mod tests {
         let (name, path) = ("n\nm".to_owned(), "p".into());
         let entry = LoraEntry { name, bytes: 1500, path, card: Some(card), warning: None };
         let [name, size, weight, words, title, _] = row(&entry);
-        assert_eq!((name.as_str(), size.trim(), weight.as_str()), ("n\u{fffd}m", "1.5 kB", "0.8"));
+        assert_eq!((name.as_str(), size.trim(), weight.as_str()), ("n\\nm", "1.5 kB", "0.8"));
         assert_eq!((words.as_str(), title.chars().count()), ("a, b", MOST));
         assert!(title.ends_with('…') && !title.contains('\x1b'));
     }

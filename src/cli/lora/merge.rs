@@ -3,7 +3,7 @@
 use super::{checkpoint, open};
 use crate::cli::flags::lossy;
 use crate::cli::output::SCHEMA;
-use crate::cli::style::{Talk, clean, result_json, result_path};
+use crate::cli::style::{Talk, result_json, result_path};
 use crate::cli::{settings, store};
 use crate::error::Error;
 use crate::lora::write::{Law, MergeOptions, Precision, merge};
@@ -75,7 +75,7 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
     let base = open::base(args.model.as_deref(), Placement::default(), talk, &cancel)?;
     let stack = args.stack(&base, Method::Sum, talk)?;
     for warning in stack.words().warnings() {
-        talk.say(&clean(&format!("warning: {warning}")));
+        talk.say(&format!("warning: {warning}"));
     }
     let precision = args.dtype.unwrap_or_default();
     let options = MergeOptions { law, precision, force: args.force, cancel };

@@ -1,6 +1,7 @@
 //! Floor 7. The model and the adapters that a verb works on.
 
-use crate::cli::style::{Talk, clean};
+use crate::cli::shelf::other_card;
+use crate::cli::style::Talk;
 use crate::cli::{interrupt, progress, settings, store};
 use crate::error::Result;
 use crate::family::ModelParts;
@@ -67,9 +68,13 @@ pub(super) fn base(
 /// [`Error::NotFound`] without such a file; as [`Lora::resolve`].
 pub(super) fn adapter(name: &str, base: &Base, talk: Talk) -> Result<Lora> {
     let found = store(&settings()?).lora(name, &Cancel::new(), &|_| ())?;
-    let lora = Lora::resolve(AdapterFile::open(found.path)?, &base.names, ReadOptions::default())?;
+    let file = AdapterFile::open(&found.path)?;
+    if let Some(other) = other_card(&found, &file)? {
+        talk.say(&format!("warning: {name}: {other}"));
+    }
+    let lora = Lora::resolve(file, &base.names, ReadOptions::default())?;
     for warning in &lora.report().warnings {
-        talk.say(&clean(&format!("warning: {name}: {warning}")));
+        talk.say(&format!("warning: {name}: {warning}"));
     }
     Ok(lora)
 }

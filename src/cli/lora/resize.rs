@@ -3,7 +3,7 @@
 use super::open;
 use crate::cli::flags::lossy;
 use crate::cli::output::SCHEMA;
-use crate::cli::style::{Talk, clean, result_json, result_path};
+use crate::cli::style::{Talk, result_json, result_path};
 use crate::lora::write::{Precision, ResizeOptions, Resized, resize};
 use crate::weights::Placement;
 use anyhow::Result;
@@ -62,7 +62,7 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
         value["report"] = serde_json::to_value(&done)?;
         return result_json(&value.to_string());
     }
-    talk.say(&clean(&table(&done)));
+    table(&done).lines().for_each(|line| talk.say(line));
     result_path(&args.output)
 }
 

@@ -1,6 +1,6 @@
 //! Floor 6. Requests to a hub: redirects, the token, ranges.
 
-use super::super::cache::{HubCache, Secret};
+use super::super::cache::{HubCache, Secret, without_secrets};
 use crate::error::Error;
 use std::io::Read;
 use std::time::Duration;
@@ -87,7 +87,7 @@ impl Client {
         let etag = etag.trim_start_matches("W/").trim_matches('"').to_owned();
         let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
         if etag.is_empty() || etag.len() > 128 || !etag.bytes().all(plain) {
-            let why = format!("the hub at {} gives no usable hash for {url}", self.endpoint);
+            let why = format!("the hub gives no usable hash for {}", without_secrets(url));
             return Err(Failure::Fatal(Error::unsupported(why, "check HF_ENDPOINT")));
         }
         // The length of a redirect is not that of the file.
@@ -128,7 +128,10 @@ impl Client {
                 return Ok(response);
             }
             if url.starts_with("https:") && !next.starts_with("https:") {
-                return Err(Failure::Link(format!("{url} redirects to an unprotected address")));
+                return Err(Failure::Link(format!(
+                    "{} redirects to an unprotected address",
+                    without_secrets(&url)
+                )));
             }
             url = next;
         }

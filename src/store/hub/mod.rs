@@ -11,7 +11,7 @@ mod wanted;
 
 pub(super) use wanted::{adapter, model};
 
-use super::cache::{HubCache, HubId, is_commit, is_relative};
+use super::cache::{HubCache, HubId, is_commit, is_relative, without_secrets};
 use super::digest::sha256;
 use super::{Progress, Transfer};
 use crate::error::{Error, Result};
@@ -92,7 +92,9 @@ impl Pull<'_> {
         let url =
             format!("{}/api/models/{}/revision/{revision}", self.cache.endpoint(), self.id.repo);
         let text = self.patiently(|| self.client.text(&url))?;
-        let broken = || missing(self.id, format!("; {url} did not answer with a file list"));
+        let broken = || {
+            missing(self.id, format!("; {} did not answer with a file list", without_secrets(&url)))
+        };
         let json: serde_json::Value = serde_json::from_str(&text).map_err(|_| broken())?;
         let commit = json["sha"].as_str().filter(|c| is_commit(c)).ok_or_else(broken)?;
         let files = json["siblings"].as_array().ok_or_else(broken)?;
@@ -180,7 +182,7 @@ impl Pull<'_> {
     }
 
     fn explain(&self, failure: Failure) -> Error {
-        let endpoint = self.cache.endpoint();
+        let endpoint = self.cache.shown_endpoint();
         match failure {
             Failure::Fatal(error) => error,
             Failure::Status(status @ (401 | 403)) => missing(
