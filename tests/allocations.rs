@@ -31,15 +31,15 @@ mod failing {
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     /// The number of the request that is refused, counted from 1; 0 for none.
-    pub static REFUSED: AtomicUsize = AtomicUsize::new(0);
+    pub(crate) static REFUSED: AtomicUsize = AtomicUsize::new(0);
     /// Requests that were counted.
-    pub static COUNTED: AtomicUsize = AtomicUsize::new(0);
+    pub(crate) static COUNTED: AtomicUsize = AtomicUsize::new(0);
     /// The fewest bytes of a request that counts.
-    pub static LEAST: AtomicUsize = AtomicUsize::new(0);
+    pub(crate) static LEAST: AtomicUsize = AtomicUsize::new(0);
     /// Whether only requests count whose refusal is an error of the library.
-    pub static SURVIVABLE: AtomicBool = AtomicBool::new(false);
+    pub(crate) static SURVIVABLE: AtomicBool = AtomicBool::new(false);
 
-    pub struct Failing;
+    pub(crate) struct Failing;
 
     fn refuses(size: usize) -> bool {
         let refused = REFUSED.load(Ordering::Relaxed);
@@ -87,7 +87,7 @@ mod failing {
     }
 
     /// Refuses the request `number` of those of `least` bytes or more; of survivable ones all that follow, too.
-    pub fn arm(number: usize, least: usize, survivable: bool) {
+    pub(crate) fn arm(number: usize, least: usize, survivable: bool) {
         LEAST.store(least, Ordering::Relaxed);
         SURVIVABLE.store(survivable, Ordering::Relaxed);
         COUNTED.store(0, Ordering::Relaxed);
@@ -95,7 +95,7 @@ mod failing {
     }
 
     /// Refuses nothing more, and says how many requests were counted.
-    pub fn disarm() -> usize {
+    pub(crate) fn disarm() -> usize {
         REFUSED.store(0, Ordering::Relaxed);
         COUNTED.load(Ordering::Relaxed)
     }
@@ -111,12 +111,12 @@ mod sweep {
     use std::process::ExitCode;
 
     /// The variable that makes this program one of these: `LEAST NUMBER NUMBER …`.
-    pub const ORDER: &str = "COLORA_ALLOCATIONS";
+    pub(crate) const ORDER: &str = "COLORA_ALLOCATIONS";
     /// Seconds that a child may take.
     const SECONDS: u32 = 60;
 
     /// Prints a line a child: number, requests counted, exit code or −signal, and what it said on stderr, quoted.
-    pub fn run(order: &str) -> ExitCode {
+    pub(crate) fn run(order: &str) -> ExitCode {
         let numbers: Vec<usize> = order.split(' ').map(|n| n.parse().unwrap()).collect();
         let (least, numbers) = numbers.split_first().unwrap();
         for number in numbers {

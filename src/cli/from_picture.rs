@@ -207,7 +207,9 @@ fn asked(path: &Path, beyond: &[(What, String, Way)], flags: &Flags, talk: Talk)
         return false;
     }
     talk.say(&format!("{} names", value(&path.to_string_lossy())));
-    words(beyond).iter().for_each(|word| talk.say(&format!("  {word}")));
+    for word in words(beyond) {
+        talk.say(&format!("  {word}"));
+    }
     say("Use it all the same? [y/N]");
     let mut answer = String::new();
     let read = input.lock().take(MAX_ANSWER).read_line(&mut answer);

@@ -189,7 +189,9 @@ impl Factor {
         if let Some(gains) = &self.row_gains {
             let columns = values.len().checked_div(gains.len()).unwrap_or(0).max(1);
             for (row, gain) in values.chunks_mut(columns).zip(gains.iter()) {
-                row.iter_mut().for_each(|v| *v *= gain);
+                for value in row {
+                    *value *= gain;
+                }
             }
         }
         if self.blocks > 1 {

@@ -212,13 +212,11 @@ fn pattern(path: &Path, name: &str, value: &Value) -> Result<()> {
 
 /// An expression of python's `re`, of which the engine here knows the regular part.
 fn expression(path: &Path, name: &str, text: &str) -> Result<()> {
-    match Regex::new(&format!("(?:{text})")) {
-        Ok(_) => Ok(()),
-        Err(_) => {
-            let how = "this expression cannot be read here; write the names of modules instead";
-            Err(refused(path, name, &Value::String(text.to_owned()), how))
-        }
+    if Regex::new(&format!("(?:{text})")).is_ok() {
+        return Ok(());
     }
+    let how = "this expression cannot be read here; write the names of modules instead";
+    Err(refused(path, name, &Value::String(text.to_owned()), how))
 }
 
 /// How the factors were made before training.

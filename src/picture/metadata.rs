@@ -86,19 +86,16 @@ impl Parameters {
     /// `Template: …` on a line of its own, are fields too. All else is prompt.
     pub fn parse(text: &str) -> Self {
         let text = text.trim();
-        let (text, fields) = match line_of_settings(text) {
-            Some(start) => {
-                let (line, behind) = text[start..].split_once('\n').unwrap_or((&text[start..], ""));
-                let mut found = fields(line.trim_start());
-                appended(behind, &mut found);
-                (&text[..start], found)
-            }
-            None => {
-                let last = last_line(text);
-                let found = settings(last);
-                let end = if found.is_some() { text.len() - last.len() } else { text.len() };
-                (&text[..end], found.unwrap_or_default())
-            }
+        let (text, fields) = if let Some(start) = line_of_settings(text) {
+            let (line, behind) = text[start..].split_once('\n').unwrap_or((&text[start..], ""));
+            let mut found = fields(line.trim_start());
+            appended(behind, &mut found);
+            (&text[..start], found)
+        } else {
+            let last = last_line(text);
+            let found = settings(last);
+            let end = if found.is_some() { text.len() - last.len() } else { text.len() };
+            (&text[..end], found.unwrap_or_default())
         };
         let lines: Vec<&str> = text.split('\n').map(|line| line.trim_end_matches('\r')).collect();
         let start = lines.iter().position(|line| line.trim_start().starts_with(NEGATIVE));
@@ -144,7 +141,8 @@ fn appended(lines: &str, fields: &mut Vec<(String, String)>) {
             Some((name, value)) => fields.push((name.trim().to_owned(), value.trim().to_owned())),
             None => {
                 if let Some((_, value)) = fields.get_mut(first..).and_then(<[_]>::last_mut) {
-                    *value = format!("{value}\n{}", line.trim()).trim().to_owned();
+                    let joined = format!("{value}\n{}", line.trim());
+                    joined.trim().clone_into(value);
                 }
             }
         }

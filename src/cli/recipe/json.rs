@@ -88,8 +88,10 @@ impl Settings {
 
     /// What both have.
     fn common(&mut self, negative: &str, guidance: &str, model: &str) {
-        self.made.prompt = self.take("prompt").unwrap_or_default().trim().to_owned();
-        self.made.negative_prompt = self.take(negative).unwrap_or_default().trim().to_owned();
+        let prompt = self.take("prompt").unwrap_or_default();
+        prompt.trim().clone_into(&mut self.made.prompt);
+        let negative = self.take(negative).unwrap_or_default();
+        negative.trim().clone_into(&mut self.made.negative_prompt);
         self.put("Steps", "steps");
         let named = |table: &[(&str, &str)], word: &str| {
             let known = table.iter().find(|(theirs, _)| *theirs == word);
@@ -128,7 +130,9 @@ impl Settings {
         self.put("Performance", "performance");
         if self.rest.get("refiner_model").is_none_or(|name| text(name).eq_ignore_ascii_case("none"))
         {
-            ["refiner_model", "refiner_switch"].iter().for_each(|key| drop(self.rest.remove(*key)));
+            for key in ["refiner_model", "refiner_switch"] {
+                self.rest.remove(key);
+            }
         }
         let loras = self.rest.get("loras").and_then(Value::as_array).cloned().unwrap_or_default();
         let pair = |lora: &Value| Some((lora.get(0)?.as_str()?.to_owned(), text(lora.get(1)?)));
@@ -157,7 +161,9 @@ impl Settings {
         let weights = weights.into_iter().chain(std::iter::repeat_n("1".to_owned(), names.len()));
         let pairs: Vec<(String, String)> = names.into_iter().zip(weights).collect();
         if !pairs.is_empty() && self.tag(&pairs) {
-            ["loras", "loraweights"].iter().for_each(|key| drop(self.rest.remove(*key)));
+            for key in ["loras", "loraweights"] {
+                self.rest.remove(key);
+            }
         }
         self.finish(&SWARM_HARMLESS)
     }

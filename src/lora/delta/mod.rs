@@ -61,8 +61,11 @@ impl Delta {
             | Delta::Full(_)
             | Delta::Table { .. }
             | Delta::Magnitude => true,
-            Delta::Glora(_) | Delta::Ia3(_) | Delta::Rotation(_) => false,
-            Delta::Set(_) | Delta::Rows { .. } => false,
+            Delta::Glora(_)
+            | Delta::Ia3(_)
+            | Delta::Rotation(_)
+            | Delta::Set(_)
+            | Delta::Rows { .. } => false,
         }
     }
 

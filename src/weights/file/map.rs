@@ -128,6 +128,7 @@ mod guard {
     }
 
     /// Watches the addresses of a map until the region is released.
+    #[allow(clippy::unnecessary_wraps)] // other systems have nothing to watch
     pub(super) fn watch(start: usize, length: usize) -> Option<&'static Region> {
         static INSTALL: Once = Once::new();
         INSTALL.call_once(install);
