@@ -144,7 +144,7 @@ pub fn expect_panics() {
     QUIET.call_once(|| {
         let usual = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
-            if info.payload_as_str() != Some(MEANT) {
+            if info.payload().downcast_ref::<&str>() != Some(&MEANT) {
                 usual(info);
             }
         }));

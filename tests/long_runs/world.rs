@@ -80,12 +80,8 @@ impl World {
 
     /// A request that uses the file that is replaced, and nothing else.
     pub fn replaced(&self) -> usize {
-        let alone = |request: &Request| request.loras.len() == 1 && self.uses_replaced(request);
+        let alone = |request: &Request| request.loras.len() == 1 && uses_replaced(request);
         self.requests.iter().position(alone).unwrap()
-    }
-
-    fn uses_replaced(&self, request: &Request) -> bool {
-        request.loras.iter().any(|lora| Path::new(&lora.name).ends_with(REPLACED))
     }
 
     /// Puts the other form of a LoRA in the place of the one that is there; both are as long.
@@ -104,7 +100,7 @@ impl World {
     /// What a fresh pipeline draws.
     pub fn picture(&mut self, wanted: usize, options: Options) -> Picture {
         let request = &self.requests[wanted];
-        let form = if self.uses_replaced(request) { self.form } else { 0 };
+        let form = if uses_replaced(request) { self.form } else { 0 };
         if let Some(picture) = self.pictures.get(&(wanted, form)) {
             return picture.clone();
         }
@@ -163,4 +159,9 @@ fn turned(mut bytes: Vec<u8>) -> Vec<u8> {
         bytes[place] ^= 0x80;
     }
     bytes
+}
+
+/// Whether a request uses the file that is replaced.
+fn uses_replaced(request: &Request) -> bool {
+    request.loras.iter().any(|lora| Path::new(&lora.name).ends_with(REPLACED))
 }

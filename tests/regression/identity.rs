@@ -37,7 +37,8 @@ fn between_samples(bytes: &[u8]) -> Vec<u8> {
             continue;
         }
         let offset = |i: usize| tensor["data_offsets"][i].as_u64().unwrap() as usize;
-        let (low, high) = (offset(0) + 600, ((offset(0) + offset(1)) / 2).saturating_sub(300));
+        let (low, high) =
+            (offset(0) + 600, usize::midpoint(offset(0), offset(1)).saturating_sub(300));
         for place in (low..high).skip(1).step_by(2) {
             bytes[8 + length + place] ^= 0x80;
         }
@@ -94,7 +95,7 @@ fn copied(from: &Path, to: &Path) {
         let path = item.unwrap().path();
         let target = to.join(path.file_name().unwrap());
         if path.is_dir() {
-            copied(&path, &target)
+            copied(&path, &target);
         } else {
             std::fs::copy(&path, target).map(drop).unwrap();
         }

@@ -288,6 +288,7 @@ fn the_loras_of_a_repository_can_be_chosen() {
 #[cfg(unix)]
 #[test]
 fn folders_that_cannot_be_read_are_not_empty() {
+    use std::os::unix::fs::PermissionsExt;
     use std::os::unix::fs::symlink;
     let world = World::new();
     // A loop cannot be read by anybody, not even by root.
@@ -316,9 +317,8 @@ fn folders_that_cannot_be_read_are_not_empty() {
         copy(&Path::new(MODEL).join(part), &folder);
     }
     // Who is root reads what may not be read.
-    use std::os::unix::fs::PermissionsExt;
     let unet = world.path("m/unet");
-    fs::set_permissions(&unet, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&unet, fs::Permissions::from_mode(0o0)).unwrap();
     if fs::read_dir(&unet).is_ok() {
         println!("skipped: this user reads every folder");
     } else {
