@@ -34,6 +34,7 @@ pub(crate) fn value(text: &str) -> Cow<'_, str> {
 }
 
 /// JSON with escapes for what JSON allows and terminals obey or do not show; such can only stand in texts.
+#[cfg(any(feature = "cli", test))]
 pub(crate) fn json(text: &str) -> String {
     let escaped = |c: char| match c {
         // The controls below are white space between the parts of JSON.
@@ -60,11 +61,13 @@ impl Display for Shown<'_> {
 
 /// A message that may have several lines: those after the first are indented, so that none of them passes
 /// for a message of its own.
+#[cfg(any(feature = "cli", test))]
 pub(crate) fn message(text: &str) -> String {
     block(text).replace('\n', "\n  ")
 }
 
 /// A text of several lines of ours; line breaks stay.
+#[cfg(any(feature = "cli", test))]
 pub(crate) fn block(text: &str) -> String {
     escape(&text.replace("\r\n", "\n"), |c| c == '\n')
 }
