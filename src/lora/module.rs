@@ -7,6 +7,7 @@ use super::header::Header;
 use super::keys::Role;
 use super::tuning::Tuning;
 use crate::error::{Error, Result};
+use crate::plain;
 use safetensors::Dtype;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -205,7 +206,7 @@ impl Taking<'_, '_, '_> {
     }
 
     fn error(&self, why: &str) -> Error {
-        Error::corrupt(self.context.path, format!("`{}`: {why}", self.group.stem))
+        Error::corrupt(self.context.path, format!("`{}`: {why}", plain::value(&self.group.stem)))
     }
 
     fn misfit(&self, misfit: Option<String>) -> Result<()> {

@@ -6,6 +6,7 @@
 
 use super::dictionary::{Component, Dictionary, PREFIXES, Target, Unknown};
 use super::keys::{self, Role};
+use crate::plain;
 
 /// Elements that name no module wherever they stand: of torch's compiler, its sharding and its checkpointing.
 const ANYWHERE: [&str; 3] = ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
@@ -123,13 +124,15 @@ impl Dictionary {
             }
         }
         let module = short(module?);
+        let module = plain::value(&module);
         if let [ending @ (".weight" | ".bias")] = endings[..] {
             let why = "holds a whole parameter, which is no part of an adapter";
             return Some(format!("`{module}` is known, `{ending}` {why}"));
         }
         let more = endings.len() > ENDINGS;
         endings.truncate(ENDINGS);
-        let endings: Vec<String> = endings.iter().map(|ending| format!("`{ending}`")).collect();
+        let endings: Vec<String> =
+            endings.iter().map(|ending| format!("`{}`", plain::value(ending))).collect();
         let listed = match &endings[..] {
             [only] => format!("{only} is"),
             [first @ .., last] if !more => format!("{} and {last} are", first.join(", ")),
@@ -159,10 +162,15 @@ impl Dictionary {
         let rest = rest.trim_start_matches(['.', '_']);
         let family = self.family();
         if rest.is_empty() {
+            let stem = plain::value(&stem);
             return Some(format!("`{stem}` names a part of {family}, but no module in it"));
         }
         let piece = rest.split(separator).next().unwrap_or(rest);
-        Some(format!("`{piece}` in `{stem}` names nothing in {family}"))
+        Some(format!(
+            "`{}` in `{}` names nothing in {family}",
+            plain::value(piece),
+            plain::value(&stem)
+        ))
     }
 
     /// What is left of a name behind the pieces with which some module's name begins.
