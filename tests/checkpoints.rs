@@ -8,7 +8,7 @@ use colora::sampling::PredictionKind;
 use colora::weights::{CheckpointFile, Placement, Site, WeightSource};
 use colora::{Cancel, Error, Fault, Pipeline, Plan, Request};
 use std::path::{Path, PathBuf};
-use support::golden;
+use support::{copy_folder, golden};
 
 fn open(path: &Path) -> colora::Result<ModelParts> {
     ModelParts::open(path, Placement::default(), None)
@@ -162,7 +162,7 @@ fn hostile_files_are_refused_with_their_reason() {
 fn a_folder_without_one_of_its_parts_says_which() {
     for part in ["unet", "vae", "text_encoder", "scheduler", "tokenizer"] {
         let temp = tempfile::tempdir().unwrap();
-        copy_all(&golden("sd15"), temp.path());
+        copy_folder(&golden("sd15"), temp.path());
         std::fs::remove_dir_all(temp.path().join(part)).unwrap();
         // Vocabularies are read when the first text is encoded.
         let error = open(temp.path())
@@ -173,23 +173,10 @@ fn a_folder_without_one_of_its_parts_says_which() {
     }
 }
 
-fn copy_all(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let target = to.join(path.file_name().unwrap());
-        if path.is_dir() {
-            copy_all(&path, &target);
-        } else {
-            std::fs::copy(path, target).unwrap();
-        }
-    }
-}
-
 #[test]
 fn shards_outside_of_their_folder_are_not_opened() {
     let temp = tempfile::tempdir().unwrap();
-    copy_all(&golden("sd15"), temp.path());
+    copy_folder(&golden("sd15"), temp.path());
     let unet = temp.path().join("unet");
     std::fs::remove_file(unet.join("diffusion_pytorch_model.safetensors")).unwrap();
     let index =

@@ -8,6 +8,7 @@ mod bench;
 mod pictures;
 #[path = "cli/refusals.rs"]
 mod refusals;
+mod support;
 #[path = "cli/verbs.rs"]
 mod verbs;
 #[path = "cli/world.rs"]

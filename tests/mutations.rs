@@ -23,6 +23,7 @@ mod child;
 mod kinds;
 #[path = "mutations/pictures.rs"]
 mod pictures;
+mod support;
 #[path = "mutations/tensors.rs"]
 mod tensors;
 #[path = "mutations/text.rs"]
@@ -37,6 +38,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+use support::copy_folder;
 use verdict::{Finding, Table};
 
 /// Inputs that are tried when nobody says how many.
@@ -119,7 +121,7 @@ impl Campaign {
         let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mutations");
         let kept = kept.join(format!("{}-{case}", self.seed));
         let _ = std::fs::remove_dir_all(&kept);
-        copy_tree(folder, &kept);
+        copy_folder(folder, &kept);
         let text = format!(
             "{finding}\nof {} ({})\nmade again by COLORA_MUTATION_SEED={} COLORA_MUTATION_CASE={case}\n",
             input.good.display(),
@@ -128,19 +130,5 @@ impl Campaign {
         );
         std::fs::write(kept.join("finding.txt"), &text).unwrap();
         println!("{text}kept in {}\n", kept.display());
-    }
-}
-
-/// Copies a folder; links become what they lead to.
-fn copy_tree(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for item in std::fs::read_dir(from).unwrap() {
-        let path = item.unwrap().path();
-        let target = to.join(path.file_name().unwrap());
-        if path.is_dir() {
-            copy_tree(&path, &target);
-        } else {
-            std::fs::copy(path, target).unwrap();
-        }
     }
 }

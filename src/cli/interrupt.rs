@@ -1,4 +1,4 @@
-//! Floor 7. Ctrl-C and its kin: the first stops after the current step, the second at once. SIGTERM and SIGHUP, which
+//! Floor 7. Ctrl-C and its kin: the first stops between two layers or weights, the second at once. SIGTERM and SIGHUP, which
 //! nobody sends twice, do not wait for work that is blocked.
 
 use super::style::say;
@@ -31,7 +31,7 @@ pub(super) fn install(cancel: &Cancel) -> Result<()> {
         if signals::is_final() {
             watch(&cancel);
         }
-        say("stopping after this step; Ctrl-C again stops at once");
+        say("stopping; Ctrl-C again stops at once");
     };
     let ignored = signals::ignored();
     ctrlc::set_handler(handler).map_err(no_handler).context("cannot catch Ctrl-C")?;

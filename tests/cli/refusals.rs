@@ -1,5 +1,6 @@
 //! What is refused and why, and how models are found.
 
+use super::support::copy_folder;
 use super::world::{MODEL, World, failed, json};
 use serde_json::Value;
 use std::fs;
@@ -114,7 +115,7 @@ fn a_model_in_the_shared_cache_needs_no_network() {
     let world = World::new();
     let repo = world.path("hf/hub/models--o--tiny");
     let commit = "0123456789abcdef0123456789abcdef01234567";
-    copy_tree(Path::new(MODEL), &repo.join("snapshots").join(commit));
+    copy_folder(Path::new(MODEL), &repo.join("snapshots").join(commit));
     world.write("hf/hub/models--o--tiny/refs/main", commit);
     let run = |name: &str| {
         let mut command = world.command(&["--dry-run", "--json", "-m", name, "x"]);
@@ -127,19 +128,6 @@ fn a_model_in_the_shared_cache_needs_no_network() {
     let error = failed(&missing, code);
     assert!(error.contains(if code == 4 { "HF_HUB_OFFLINE" } else { "--features hub" }), "{error}");
     assert!(world.fail(2, &["-m", "hub:nonsense", "x"]).contains("owner/name"));
-}
-
-fn copy_tree(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for item in fs::read_dir(from).unwrap() {
-        let item = item.unwrap();
-        let target = to.join(item.file_name());
-        if item.path().is_dir() {
-            copy_tree(&item.path(), &target);
-        } else {
-            fs::copy(item.path(), target).unwrap();
-        }
-    }
 }
 
 #[test]

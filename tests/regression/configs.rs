@@ -1,7 +1,7 @@
 //! Configs of models: settings that are followed or refused by name, errors that name their file, and models that
 //! were made for few steps.
 
-use super::support::{draw, golden};
+use super::support::{copy_folder, draw, golden};
 use colora::family::ModelParts;
 use colora::models::Vae;
 use colora::sampling::{Sampler, Schedule};
@@ -11,18 +11,9 @@ use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
 
-fn copy_all(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let target = to.join(path.file_name().unwrap());
-        if path.is_dir() { copy_all(&path, &target) } else { drop(fs::copy(path, target)) }
-    }
-}
-
 fn copy(model: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    copy_all(&golden(model), folder.path());
+    copy_folder(&golden(model), folder.path());
     folder
 }
 
@@ -236,7 +227,7 @@ fn colora(arguments: &[&str], folder: &Path) -> (String, String) {
 fn models_made_for_few_steps_say_so() {
     let folder = copy("sd15");
     fs::remove_dir_all(folder.path().join("unet")).unwrap();
-    copy_all(&golden("variants/lcm"), &folder.path().join("unet"));
+    copy_folder(&golden("variants/lcm"), &folder.path().join("unet"));
     change(folder.path(), SCHEDULER, &json!({"_class_name": "LCMScheduler"}));
     let work = tempfile::tempdir().unwrap();
     let model = folder.path().to_str().unwrap();

@@ -1,6 +1,6 @@
 //! Which file is which, and files that change while they are used.
 
-use crate::support::{draw, golden};
+use crate::support::{copy_folder, draw, golden};
 use colora::lora::{AdapterFile, LoraRef};
 use colora::{Cancel, Error, Event, Pipeline, Request};
 use std::path::{Path, PathBuf};
@@ -89,26 +89,13 @@ fn a_replaced_lora_is_the_new_one_at_the_next_request() {
     assert_eq!(drawn(&gold, false), a);
 }
 
-fn copied(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for item in std::fs::read_dir(from).unwrap() {
-        let path = item.unwrap().path();
-        let target = to.join(path.file_name().unwrap());
-        if path.is_dir() {
-            copied(&path, &target);
-        } else {
-            std::fs::copy(&path, target).map(drop).unwrap();
-        }
-    }
-}
-
 /// `cp new old` over a model in use: the process died by SIGBUS, and a server with it.
 #[cfg(unix)]
 #[test]
 fn a_model_that_shrinks_while_it_is_read_is_an_error_that_names_it() {
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join("model");
-    copied(&golden("sd15"), &model);
+    copy_folder(&golden("sd15"), &model);
     let unet = model.join("unet/diffusion_pytorch_model.safetensors");
     let whole = std::fs::read(&unet).unwrap();
     let open = || Pipeline::options().device("cpu".parse().unwrap()).open(&model).unwrap();

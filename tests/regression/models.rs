@@ -1,5 +1,6 @@
 //! Models that are damaged, incomplete or out of reach, from outside.
 
+use super::support::copy_folder;
 use super::world::{MODEL, World};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::BTreeMap;
@@ -11,15 +12,6 @@ const VAE: &str = "vae/diffusion_pytorch_model.safetensors";
 const TEXT: &str = "text_encoder/model.safetensors";
 const COMMIT: &str = "0123456789012345678901234567890123456789";
 const OTHER: &str = "abcdef0123456789012345678901234567890123";
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for item in fs::read_dir(from).unwrap() {
-        let path = item.unwrap().path();
-        let target = to.join(path.file_name().unwrap());
-        if path.is_dir() { copy(&path, &target) } else { assert!(fs::copy(&path, target).is_ok()) }
-    }
-}
 
 /// Draws the model in `m`, quickly.
 fn drawing<'a>(more: &[&'a str]) -> Vec<&'a str> {
@@ -80,7 +72,7 @@ fn weights_that_are_no_numbers_are_found() {
     ];
     for (file, tensor, number) in bad {
         for type_of_numbers in ["f32", "bf16"] {
-            copy(Path::new(MODEL), &world.path("m"));
+            copy_folder(Path::new(MODEL), &world.path("m"));
             assert_eq!(change(&world.path("m").join(file), tensor, |_| number, 2), 1);
             let error = world.fail(3, &drawing(&["--dtype", type_of_numbers]));
             assert!(error.contains(&format!("m/{file}: `")), "{error}");
@@ -89,8 +81,8 @@ fn weights_that_are_no_numbers_are_found() {
         }
     }
     // As --vae, and in several tensors.
-    copy(Path::new(MODEL), &world.path("m"));
-    copy(&Path::new(MODEL).join("vae"), &world.path("v"));
+    copy_folder(Path::new(MODEL), &world.path("m"));
+    copy_folder(&Path::new(MODEL).join("vae"), &world.path("v"));
     let file = world.path("v/diffusion_pytorch_model.safetensors");
     let count = change(&file, "norm1.weight", |_| f32::NAN, 1);
     let error = world.fail(3, &drawing(&["--vae", "v"]));
@@ -103,7 +95,7 @@ fn weights_that_are_no_numbers_are_found() {
 #[test]
 fn parts_that_overflow_are_named() {
     let world = World::new();
-    copy(Path::new(MODEL), &world.path("m"));
+    copy_folder(Path::new(MODEL), &world.path("m"));
     let vae = world.path("m").join(VAE);
     change(&vae, "decoder.conv_in.weight", |v| v * 1e38, usize::MAX);
     change(&vae, "decoder.conv_out.weight", |v| v * 1e38, usize::MAX);
@@ -114,7 +106,7 @@ fn parts_that_overflow_are_named() {
     let error = world.fail(5, &drawing(&["--dtype", "bf16"]));
     assert!(error.contains("the VAE") && error.contains("--dtype f32"), "{error}");
     // A LoRA of finite numbers that sends the UNet beyond f32.
-    copy(Path::new(MODEL), &world.path("m"));
+    copy_folder(Path::new(MODEL), &world.path("m"));
     let mut lora = Tensors::new();
     for (name, (_, shape, _)) in read(&world.path("m").join(UNET)) {
         let Some(module) = name.strip_suffix(".weight") else { continue };
@@ -149,7 +141,7 @@ fn parts_that_overflow_are_named() {
 #[test]
 fn cut_vocabularies_are_refused() {
     let world = World::new();
-    copy(Path::new(MODEL), &world.path("m"));
+    copy_folder(Path::new(MODEL), &world.path("m"));
     let merges = world.path("m/tokenizer/merges.txt");
     let text = fs::read_to_string(&merges).unwrap();
     for kept in [1, 2, 200, 486] {
@@ -162,7 +154,7 @@ fn cut_vocabularies_are_refused() {
     world.run(&drawing(&[]));
     // Another model's vocabulary.
     let starter = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/starter/tokenizer");
-    copy(&starter, &world.path("m/tokenizer"));
+    copy_folder(&starter, &world.path("m/tokenizer"));
     let error = world.fail(3, &drawing(&["--force"]));
     assert!(error.contains("m/tokenizer: ") && error.contains("do not belong together"), "{error}");
 }
@@ -204,7 +196,7 @@ fn cached_models_say_what_they_lack() {
     let world = World::new();
     let cached = Cached::new(&world, "me/a");
     let snapshot = cached.snapshot(COMMIT);
-    copy(Path::new(MODEL), &snapshot);
+    copy_folder(Path::new(MODEL), &snapshot);
     let model = ["-m", "hub:me/a"];
     // Downloaded by its commit: there is no ref.
     let usual = ["-m", "hub:me/a", "--size", "64x64", "-s", "1", "-o", "x.png", "a cat"];
@@ -219,7 +211,7 @@ fn cached_models_say_what_they_lack() {
         "{error}"
     );
     // Two, and none is the one.
-    copy(Path::new(MODEL), &cached.snapshot(OTHER));
+    copy_folder(Path::new(MODEL), &cached.snapshot(OTHER));
     let error = cached.fail(&model, 4);
     assert!(
         error.contains("refs/main is missing") && error.contains(&format!("hub:me/a@{OTHER}")),
@@ -252,7 +244,7 @@ fn links_to_deleted_blobs_are_named() {
     let world = World::new();
     let cached = Cached::new(&world, "me/a");
     let snapshot = cached.snapshot(COMMIT);
-    copy(Path::new(MODEL), &snapshot);
+    copy_folder(Path::new(MODEL), &snapshot);
     cached.refer(COMMIT);
     for file in [VAE, "vae/config.json", "scheduler/scheduler_config.json"] {
         fs::remove_file(snapshot.join(file)).unwrap();
@@ -269,7 +261,7 @@ fn the_loras_of_a_repository_can_be_chosen() {
     let world = World::new();
     let cached = Cached::new(&world, "me/lora");
     let snapshot = cached.snapshot(COMMIT);
-    copy(Path::new(MODEL), &world.path("m"));
+    copy_folder(Path::new(MODEL), &world.path("m"));
     fs::create_dir_all(&snapshot).unwrap();
     cached.refer(COMMIT);
     let error = cached.fail(&["-m", "m", "--lora", "hub:me/lora"], 4);
@@ -297,7 +289,7 @@ fn folders_that_cannot_be_read_are_not_empty() {
     let output = world.command(&["lora", "list"]).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("cannot access ./loras: ") && !said.contains("no LoRAs yet"), "{said}");
-    copy(Path::new(MODEL), &world.path("m"));
+    copy_folder(Path::new(MODEL), &world.path("m"));
     let error = world.fail(4, &drawing(&["--lora", "ink"]));
     assert!(
         error.contains("no LoRA named `ink`") && error.contains("cannot access ./loras"),
@@ -314,7 +306,7 @@ fn folders_that_cannot_be_read_are_not_empty() {
         let error = world.fail(3, &drawing(&[]));
         assert!(error.contains(&format!("cannot access m/{part}/")), "{error}");
         fs::remove_file(&folder).unwrap();
-        copy(&Path::new(MODEL).join(part), &folder);
+        copy_folder(&Path::new(MODEL).join(part), &folder);
     }
     // Who is root reads what may not be read.
     let unet = world.path("m/unet");

@@ -1,7 +1,7 @@
 //! Folders in the diffusers layout: settings that are impossible or mean something else, parts of different
 //! models.
 
-use super::support::{assert_close, draw, golden, tensors};
+use super::support::{assert_close, copy_folder, draw, golden, tensors};
 use candle_core::DType;
 use colora::family::ModelParts;
 use colora::models::Vae;
@@ -11,18 +11,9 @@ use colora::{Error, Fault, Picture, Pipeline, Request};
 use serde_json::{Value, json};
 use std::path::Path;
 
-fn copy_all(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let target = to.join(path.file_name().unwrap());
-        if path.is_dir() { copy_all(&path, &target) } else { drop(std::fs::copy(path, target)) }
-    }
-}
-
 fn copy(model: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    copy_all(&golden(model), folder.path());
+    copy_folder(&golden(model), folder.path());
     folder
 }
 
@@ -33,7 +24,7 @@ fn open(folder: &Path) -> colora::Result<ModelParts> {
 /// Puts the part `part` of `model` in the place of the folder's own.
 fn replace(folder: &Path, part: &str, model: &str) {
     std::fs::remove_dir_all(folder.join(part)).unwrap();
-    copy_all(&golden(model).join(part), &folder.join(part));
+    copy_folder(&golden(model).join(part), &folder.join(part));
 }
 
 fn change(folder: &Path, file: &str, changes: &Value) {

@@ -13,6 +13,20 @@ pub fn golden(name: &str) -> PathBuf {
     root.join("tests/goldens").join(name)
 }
 
+/// Copies a folder; links become what they lead to.
+pub fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for item in std::fs::read_dir(from).unwrap() {
+        let path = item.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy_folder(&path, &target);
+        } else {
+            std::fs::copy(path, target).unwrap();
+        }
+    }
+}
+
 /// The only picture of a request.
 pub fn draw(pipeline: &Pipeline, request: &Request) -> Picture {
     let plan = pipeline.plan(request, 0).unwrap();
