@@ -33,7 +33,7 @@ use crate::kernels::{self, AtWork, Share};
 use crate::lora::{Dictionary, Lora, ReadOptions};
 use crate::models::{Tiling, UNet, Vae};
 use crate::picture::Picture;
-use crate::sampling::NoiseTable;
+use crate::sampling::{Convention, Grid, NoiseProcess, NoiseTable, SamplerOptions, Sampling};
 use crate::weights::{Placement, Precision, Products, Quantisation, Resident, Scope, WeightSource};
 use cache::{Lazy, Noted, Recent};
 use candle_core::{DType, Device, Tensor};
@@ -196,7 +196,7 @@ impl Options {
         Ok(Pipeline {
             base: Arc::new(base.keeping_pristine(self.memory == Memory::Keep)),
             parts,
-            table,
+            process: NoiseProcess::VariancePreserving(table),
             text: Lazy::new(),
             unet: Lazy::new(),
             encoder: Lazy::new(),
@@ -278,7 +278,7 @@ pub struct Pipeline {
     parts: ModelParts,
     /// The model's weights, shared by everything that is built.
     base: Arc<Resident>,
-    table: NoiseTable,
+    process: NoiseProcess,
     text: Lazy<TextTowers>,
     unet: Lazy<UNet>,
     encoder: Lazy<Vae>,
@@ -374,7 +374,7 @@ impl Pipeline {
         observer: &dyn Observer,
     ) -> Result<Plan> {
         let mut plan = request.plan(&self.parts.defaults, random_seed)?;
-        self.sigmas(&plan)?;
+        self.sampling(&plan)?;
         let watch = Watch { observer: &Once::new(observer), cancel: &Cancel::new() };
         plan.loras = self.resolve_loras(&plan.loras, watch)?;
         self.notes(&plan).into_iter().for_each(|note| watch.warn(note));
@@ -478,15 +478,14 @@ impl Pipeline {
         notes.into_iter().flatten().map(|note| format!("{}: {note}", self.parts.name)).collect()
     }
 
-    fn sigmas(&self, plan: &Plan) -> Result<crate::sampling::Sigmas> {
-        self.parts.scheduler.validate_for(plan.sampler).in_file(&self.parts.scheduler_file)?;
-        crate::sampling::Sigmas::plan(
-            plan.sampler,
-            plan.schedule,
-            plan.steps,
-            &self.parts.scheduler,
-            &self.table,
-        )
+    /// The integrator and the noise levels of a plan.
+    fn sampling(&self, plan: &Plan) -> Result<Sampling> {
+        let (config, options) = (&self.parts.scheduler, SamplerOptions::default());
+        let integrator =
+            plan.sampler.begin(&options, config).in_file(&self.parts.scheduler_file)?;
+        let rules = plan.sampler.spec().grids.of(Convention::Diffusers);
+        let grid = Grid::plan(rules, plan.schedule, plan.steps, config, &self.process)?;
+        Ok(Sampling { integrator, grid })
     }
 
     fn text_towers(&self, watch: Watch<'_>) -> Result<Arc<TextTowers>> {

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::models::{Deep, UNet, UNetInput};
 use crate::nn::sinusoid;
 use crate::sampling::{
-    Denoiser, Guidance, GuidanceApart, NoiseModel, PredictionKind, Predictor, Sigmas,
+    Denoiser, Grid, Guidance, GuidanceApart, NoiseModel, PredictionKind, Predictor,
 };
 use crate::size::VAE_FACTOR;
 use crate::weights::WeightSource;
@@ -44,7 +44,7 @@ impl<'a> Network<'a> {
         pipeline: &'a Pipeline,
         plan: &Plan,
         (unet, conditioning): &(Arc<UNet>, Arc<Conditioning>),
-        (sigmas, clock, cancel): (&Sigmas, &Clock, &Cancel),
+        (grid, clock, cancel): (&Grid, &Clock, &Cancel),
         x: &Tensor,
     ) -> Result<Self> {
         let dtype = pipeline.parts.source.dtype("unet");
@@ -72,7 +72,7 @@ impl<'a> Network<'a> {
                 cancel: cancel.clone(),
             };
             let kind: PredictionKind = pipeline.parts.scheduler.prediction_type;
-            Ok(Predictor::new(model, kind, pipeline.table.clone(), sigmas))
+            Ok(Predictor::new(model, kind, grid))
         };
         if !guided {
             return Ok(Self { whole: Box::new(predictor(conditioning)?), alone: None });

@@ -10,8 +10,7 @@ use crate::error::{Error, Result};
 use crate::kernels::AtWork;
 use crate::lora::StepWindow;
 use crate::picture::Picture;
-use crate::rng::{Noise, TorchCpu};
-use crate::sampling::{Denoiser, Integrator, Mean, Sigmas};
+use crate::sampling::{Denoiser, Grid, Integrator, Mean, Sampling, SeededNoise};
 use candle_core::Tensor;
 use std::time::Instant;
 
@@ -56,7 +55,8 @@ pub struct Steps<'a> {
     interval: Option<StepWindow>,
     /// Tells the networks which step it is.
     clock: Clock,
-    sigmas: Sigmas,
+    grid: Grid,
+    noise: SeededNoise,
     x: Tensor,
     done: usize,
     failed: bool,
@@ -79,7 +79,7 @@ pub struct Steps<'a> {
 
 impl std::fmt::Debug for Steps<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Steps").field("done", &self.done).field("sigmas", &self.sigmas).finish()
+        f.debug_struct("Steps").field("done", &self.done).field("grid", &self.grid).finish()
     }
 }
 
@@ -91,30 +91,29 @@ impl<'a> Steps<'a> {
         cast: Cast,
         (cancel, session): (&Cancel, (Session, AtWork)),
     ) -> Result<Self> {
-        let sigmas = pipeline.sigmas(plan)?;
+        let Sampling { integrator, grid } = pipeline.sampling(plan)?;
         let seed = plan.seed.wrapping_add(index as u64);
         let latent = plan.size()?.latent();
-        let shape = (1, pipeline.parts.vae.latent_channels, latent.height, latent.width);
-        let count = shape.1 * shape.2 * shape.3;
-        let noise = TorchCpu::new(seed).normal(count);
-        let noise = Tensor::from_vec(noise, shape, pipeline.device())?; // [1, 4, h, w], f32
-        let x = (noise * sigmas.init_scale)?;
+        let image = (pipeline.parts.vae.latent_channels, latent.height, latent.width);
+        let mut noise = SeededNoise::torch(&[seed]);
+        let x = grid.start(&noise.start(image, pipeline.device())?)?; // [1, 4, h, w], f32
         let Cast { phases, steps: acting, compose, load, encode } = cast;
         let clock = Clock::default();
         let suspects = Suspects::new(&phases, plan);
         let networks = phases
             .iter()
-            .map(|phase| Network::new(pipeline, plan, phase, (&sigmas, &clock, cancel), &x))
+            .map(|phase| Network::new(pipeline, plan, phase, (&grid, &clock, cancel), &x))
             .collect::<Result<_>>()?;
         let timings = Timings { load, compose, encode, ..Timings::default() };
         Ok(Self {
             pipeline,
             networks,
             acting,
-            integrator: plan.sampler.integrator(),
+            integrator,
             interval: plan.guidance_interval,
             clock,
-            sigmas,
+            grid,
+            noise,
             x,
             done: 0,
             failed: false,
@@ -149,7 +148,7 @@ impl<'a> Steps<'a> {
 
     /// Latents as they are now, in the scale that the VAE expects at the end: `[1, 4, h, w]`.
     pub fn latents(&self) -> Result<Tensor> {
-        self.sigmas.finish(&self.x)
+        self.grid.finish(&self.x)
     }
 
     /// Decodes the image; steps that are still open are taken first.
@@ -201,19 +200,20 @@ impl<'a> Steps<'a> {
         let begin = Instant::now();
         self.clock.set(self.done);
         let _rounded = self.pipeline.rounding();
-        if self.sigmas.steps() - self.done >= WORTH_RECORDING {
+        if self.grid.steps() - self.done >= WORTH_RECORDING {
             self.pipeline.replays.record();
         }
         let _working = working();
-        let guided = self.interval.is_none_or(|w| w.active(self.done, self.sigmas.steps()));
+        let guided = self.interval.is_none_or(|w| w.active(self.done, self.grid.steps()));
         let acting: Vec<&dyn Denoiser> = self
             .acting
             .get(self.done)
             .map(|phases| phases.iter().map(|i| self.networks[*i].denoiser(guided)).collect())
             .unwrap_or_default();
+        let (x, grid, noise) = (&self.x, &self.grid, &mut self.noise);
         let step = match acting[..] {
-            [only] => self.integrator.step(only, &self.x, &self.sigmas, self.done)?,
-            _ => self.integrator.step(&Mean(acting), &self.x, &self.sigmas, self.done)?,
+            [only] => self.integrator.step(only, x, grid, self.done, noise)?,
+            _ => self.integrator.step(&Mean(acting), x, grid, self.done, noise)?,
         };
         self.x = step.x;
         self.done += 1;
@@ -225,8 +225,8 @@ impl<'a> Steps<'a> {
         self.timings.sample += begin.elapsed();
         Ok(StepView {
             step: self.done,
-            steps: self.sigmas.steps(),
-            sigma: self.sigmas.sigmas[self.done],
+            steps: self.grid.steps(),
+            sigma: self.grid.levels[self.done - 1].next,
             denoised: step.denoised,
         })
     }
@@ -236,7 +236,7 @@ impl Iterator for Steps<'_> {
     type Item = Result<StepView>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.failed || self.done >= self.sigmas.steps() {
+        if self.failed || self.done >= self.grid.steps() {
             return None;
         }
         // Streamed blocks are put together with their adapters only now.
