@@ -45,7 +45,7 @@ impl Pipeline {
         let counted = |before: &Work| {
             Some(kernels::work_done().since(before)).filter(|work| work.operations() > 0)
         };
-        let mut running = self.steps_observed(plan, 0, observer, cancel)?;
+        let mut running = self.steps_observed(plan, 0, self.sampling(plan)?, observer, cancel)?;
         let (mut steps, mut step_work) = (Vec::with_capacity(plan.steps), None);
         loop {
             let (before, begin) = (kernels::work_done(), Instant::now());

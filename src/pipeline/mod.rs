@@ -407,7 +407,7 @@ impl Pipeline {
         let phases = self.phases(plan, watch)?;
         let _running = self.running(&phases, true);
         for image in 0..plan.count {
-            let mut steps = self.steps_of(plan, image, &phases, watch)?;
+            let mut steps = self.steps_of(plan, image, self.sampling(plan)?, &phases, watch)?;
             observer.event(&Event::Sampling { image, steps: plan.steps });
             while let Some(view) = steps.next() {
                 let view = view?;
@@ -426,13 +426,28 @@ impl Pipeline {
     /// # Errors
     /// What reading and running the networks gives.
     pub fn steps(&self, plan: &Plan, index: usize) -> Result<Steps<'_>> {
-        self.steps_observed(plan, index, &Silent, &Cancel::new())
+        self.steps_with(plan, index, self.sampling(plan)?)
+    }
+
+    /// As [`steps`](Self::steps), with an integrator and noise levels of the caller's own instead of those of the plan.
+    ///
+    /// # Errors
+    /// [`Error::BadRequest`] when the levels are not the plan's number of steps; what reading and running the
+    /// networks gives.
+    pub fn steps_with(&self, plan: &Plan, index: usize, sampling: Sampling) -> Result<Steps<'_>> {
+        let (asked, steps) = (plan.steps, sampling.grid.steps());
+        if asked != steps {
+            let why = format!("the noise levels are those of {steps} steps");
+            return Err(Error::bad_request("steps", asked, why));
+        }
+        self.steps_observed(plan, index, sampling, &Silent, &Cancel::new())
     }
 
     fn steps_observed(
         &self,
         plan: &Plan,
         index: usize,
+        sampling: Sampling,
         observer: &dyn Observer,
         cancel: &Cancel,
     ) -> Result<Steps<'_>> {
@@ -440,13 +455,14 @@ impl Pipeline {
         let watch = Watch { observer: &Once::new(observer), cancel };
         let phases = self.phases(plan, watch)?;
         let running = self.running(&phases, index + 1 >= plan.count);
-        Ok(self.steps_of(plan, index, &phases, watch)?.keeping(running))
+        Ok(self.steps_of(plan, index, sampling, &phases, watch)?.keeping(running))
     }
 
     fn steps_of(
         &self,
         plan: &Plan,
         index: usize,
+        sampling: Sampling,
         phases: &Phases,
         watch: Watch<'_>,
     ) -> Result<Steps<'_>> {
@@ -455,7 +471,7 @@ impl Pipeline {
         let (_working, _rounded) = (replay::working(), self.rounding());
         let cast = self.cast(plan, phases, watch)?;
         watch.check()?;
-        Steps::new(self, plan, index, cast, (watch.cancel, session))
+        Steps::new(self, plan, index, sampling, cast, (watch.cancel, session))
     }
 
     fn condition(&self, text: &TextTowers, plan: &Plan, cancel: &Cancel) -> Result<Conditioning> {

@@ -88,10 +88,11 @@ impl<'a> Steps<'a> {
         pipeline: &'a Pipeline,
         plan: &Plan,
         index: usize,
+        sampling: Sampling,
         cast: Cast,
         (cancel, session): (&Cancel, (Session, AtWork)),
     ) -> Result<Self> {
-        let Sampling { integrator, grid } = pipeline.sampling(plan)?;
+        let Sampling { integrator, grid } = sampling;
         let seed = plan.seed.wrapping_add(index as u64);
         let latent = plan.size()?.latent();
         let image = (pipeline.parts.vae.latent_channels, latent.height, latent.width);
