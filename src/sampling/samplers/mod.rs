@@ -7,6 +7,7 @@
 mod ddim;
 mod dpmpp_2m;
 mod euler;
+mod euler_a;
 
 use super::spec::samplers;
 
@@ -18,4 +19,6 @@ samplers! {
     Euler = euler,
     /// DDIM, Song et al. (2020), eq. 12.
     Ddim = ddim,
+    /// Euler's method with ancestral noise: k-diffusion's `sample_euler_ancestral`.
+    EulerA = euler_a,
 }
