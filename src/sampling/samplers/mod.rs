@@ -8,6 +8,7 @@ mod ddim;
 mod dpmpp_2m;
 mod euler;
 mod euler_a;
+mod heun;
 
 use super::spec::samplers;
 
@@ -21,4 +22,6 @@ samplers! {
     Ddim = ddim,
     /// Euler's method with ancestral noise: k-diffusion's `sample_euler_ancestral`.
     EulerA = euler_a,
+    /// Heun's method, two evaluations a step: Karras et al. (2022), Algorithm 1.
+    Heun = heun,
 }
