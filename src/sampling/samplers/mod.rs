@@ -9,6 +9,7 @@ mod dpmpp_2m;
 mod euler;
 mod euler_a;
 mod heun;
+mod lcm;
 
 use super::spec::samplers;
 
@@ -24,4 +25,6 @@ samplers! {
     EulerA = euler_a,
     /// Heun's method, two evaluations a step: Karras et al. (2022), Algorithm 1.
     Heun = heun,
+    /// Jumps to the estimate and fresh noise, for latent consistency models: Luo et al. (2023).
+    Lcm = lcm,
 }
