@@ -2,7 +2,7 @@
 
 use super::{place, table};
 use crate::error::{Error, Result};
-use crate::lora::reference::{check_weight, short};
+use crate::lora::spec::{check_weight, short};
 use serde::{Deserialize, Serialize, Serializer};
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -6,7 +6,7 @@ use super::spelling;
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::lora::Dictionary;
-use crate::lora::spectrum::Spectrum;
+use crate::lora::apply::spectrum::Spectrum;
 use crate::weights::{Site, WeightSource};
 use rayon::prelude::*;
 use serde::Serialize;

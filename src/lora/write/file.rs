@@ -3,7 +3,7 @@
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::lora::factor::Factor;
-use crate::lora::header;
+use crate::lora::read::header;
 use crate::whole::{self, Care, Place, Together, is_stdout};
 use half::{bf16, f16};
 use safetensors::Dtype;

@@ -4,7 +4,7 @@ use super::file::{Entry, Metadata, Precision};
 use super::spelling;
 use crate::error::Result;
 use crate::lora::Dictionary;
-use crate::lora::spectrum::Factors;
+use crate::lora::apply::spectrum::Factors;
 use std::collections::BTreeMap;
 
 /// A new change of one module.

@@ -9,17 +9,17 @@ use std::collections::HashMap;
 
 /// A module of the base, or some rows of what the adapter thinks is one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Target {
+pub(in crate::lora) struct Target {
     /// Canonical name without `.weight`.
-    pub(super) module: String,
+    pub(in crate::lora) module: String,
     /// First row, and row behind the last, of the adapter's product that belong to this module;
     /// `None` for all.
-    pub(super) rows: Option<(usize, usize)>,
+    pub(in crate::lora) rows: Option<(usize, usize)>,
 }
 
 /// Why a name leads nowhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Unknown {
+pub(in crate::lora) enum Unknown {
     /// The base has the component, but no such module.
     Module,
     /// The base has no such component (a second text encoder).
@@ -30,7 +30,7 @@ pub(super) enum Unknown {
 
 impl Unknown {
     /// The reason in words, behind a key.
-    pub(super) fn why(self) -> &'static str {
+    pub(in crate::lora) fn why(self) -> &'static str {
         match self {
             Unknown::Module => "the model has no such module",
             Unknown::Component => "the model has no such text encoder",
@@ -41,7 +41,7 @@ impl Unknown {
 
 /// A part of the base that adapters speak of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Component {
+pub(in crate::lora) enum Component {
     UNet,
     /// The only text encoder, or the first of two.
     Text,
@@ -52,7 +52,7 @@ pub(super) enum Component {
 }
 
 /// Prefixes and the component they mean; longer ones before those that begin them.
-pub(super) const PREFIXES: [(&str, Component); 39] = [
+pub(in crate::lora) const PREFIXES: [(&str, Component); 39] = [
     ("lora_unet__", Component::UNet),
     ("lora_unet_", Component::UNet),
     ("lycoris_unet_", Component::UNet),
@@ -204,7 +204,7 @@ impl Dictionary {
     }
 
     /// The modules that a stem of a key means, whatever wrappers its trainer had put around the network.
-    pub(super) fn resolve(&self, stem: &str) -> Result<Vec<Target>, Unknown> {
+    pub(in crate::lora) fn resolve(&self, stem: &str) -> Result<Vec<Target>, Unknown> {
         let (component, rest) = PREFIXES
             .iter()
             .find_map(|(prefix, component)| Some((*component, stem.strip_prefix(prefix)?)))
@@ -217,7 +217,7 @@ impl Dictionary {
     }
 
     /// The parts of the base that a prefix may mean.
-    pub(super) fn meant(&self, component: Component) -> Vec<&'static str> {
+    pub(in crate::lora) fn meant(&self, component: Component) -> Vec<&'static str> {
         match component {
             Component::UNet => vec!["unet"],
             Component::Text | Component::Text1 if !self.components.contains(&"text_encoder") => {
@@ -230,7 +230,7 @@ impl Dictionary {
     }
 
     /// The modules of a part of the base that are called `rest`.
-    pub(super) fn modules_of(
+    pub(in crate::lora) fn modules_of(
         &self,
         component: Component,
         rest: &str,
@@ -248,7 +248,7 @@ impl Dictionary {
     }
 
     /// Whether some module's spelling, without separators, begins with `start`.
-    pub(super) fn begins(&self, component: Component, start: &str) -> bool {
+    pub(in crate::lora) fn begins(&self, component: Component, start: &str) -> bool {
         let (candidates, start) = (self.meant(component), compact(start));
         let begins = |(part, spelling): &(&'static str, String)| {
             candidates.contains(part) && spelling.starts_with(&start)
@@ -266,7 +266,7 @@ impl Dictionary {
     }
 
     /// Shape of a weight or bias, by site.
-    pub(super) fn shape(&self, site: &str) -> Option<&[usize]> {
+    pub(in crate::lora) fn shape(&self, site: &str) -> Option<&[usize]> {
         self.shapes.get(site).map(Vec::as_slice)
     }
 
@@ -296,7 +296,7 @@ impl Dictionary {
     }
 
     /// Whether an attention of the UNet has more than one transformer block (SDXL).
-    pub(super) fn deep(&self) -> bool {
+    pub(in crate::lora) fn deep(&self) -> bool {
         self.modules.iter().any(|module| module.contains(".transformer_blocks.1."))
     }
 }
@@ -307,8 +307,8 @@ fn compact(name: &str) -> String {
 }
 
 /// Whether a stem speaks of a second text encoder.
-pub(super) fn is_second_encoder(stem: &str) -> bool {
-    let stem = &super::wrappers::bare(stem);
+pub(in crate::lora) fn is_second_encoder(stem: &str) -> bool {
+    let stem = &crate::lora::read::wrappers::bare(stem);
     PREFIXES
         .iter()
         .find(|(prefix, _)| stem.starts_with(prefix))
@@ -316,6 +316,6 @@ pub(super) fn is_second_encoder(stem: &str) -> bool {
 }
 
 /// Whether a stem calls the text encoder as a base with only one has it.
-pub(super) fn is_only_encoder(stem: &str) -> bool {
+pub(in crate::lora) fn is_only_encoder(stem: &str) -> bool {
     ["lora_te_", "lycoris_te_", "oft_te_"].iter().any(|prefix| stem.starts_with(prefix))
 }

@@ -1,10 +1,12 @@
 //! Floor 3. A base and a stack of adapters as one source of weights.
 
-use super::delta::Delta;
-use super::merge::{self, Active, Summed};
-use super::{Dictionary, LoraStack, Method};
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
+use crate::lora::Dictionary;
+use crate::lora::LoraStack;
+use crate::lora::Method;
+use crate::lora::apply::merge::{self, Active, Summed};
+use crate::lora::delta::Delta;
 use crate::room;
 use crate::weights::{
     Arrangement, BlockTensor, Branch, Packed, Precision, Products, Quantisation, Site, Weight,

@@ -4,14 +4,14 @@
 //! These are modules that were trained as a whole (`modules_to_save`), biases (`bias`: `all`, `lora_only`), tuned
 //! norms (`LN_TUNING`), and tables of resized vocabularies.
 
-use super::keys::{self, Key, Role};
+use crate::lora::read::keys::{self, Key, Role};
 
 /// Elements of paths by which PEFT wraps a module, and whether an adapter's name may follow.
 const WRAPPERS: [(&str, bool); 3] =
     [("base_layer", false), ("modules_to_save", true), ("ln_tuning_layers", true)];
 
 /// Takes a key apart as [`keys::split`] does, plain weights and biases being whole tensors.
-pub(super) fn split(key: &str) -> Option<Key> {
+pub(in crate::lora) fn split(key: &str) -> Option<Key> {
     match keys::split(key) {
         Some(known) if known.role != Role::Weight => Some(known),
         _ => whole(key),

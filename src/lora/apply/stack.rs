@@ -1,8 +1,11 @@
 //! Floor 3. A stack: which adapters act, how strongly, and how they are put together.
 
-use super::reference::{Block, BlockFactors, Layout, Strength};
-use super::{Dictionary, Inversion, Lora, Method};
 use crate::error::Result;
+use crate::lora::Dictionary;
+use crate::lora::Inversion;
+use crate::lora::Lora;
+use crate::lora::Method;
+use crate::lora::spec::{Block, BlockFactors, Layout, Strength};
 use crate::weights::names::UNetNames;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
@@ -104,7 +107,7 @@ impl LoraStack {
             lines.sort();
         }
         let text = format!("{:?}\n{}", self.method, lines.join("\n"));
-        super::file::letters(&Sha256::digest(text.as_bytes()))
+        crate::lora::read::file::letters(&Sha256::digest(text.as_bytes()))
     }
 
     /// The new words of all adapters.
@@ -134,7 +137,7 @@ impl LoraStack {
     }
 
     /// Places of the adapters, sorted by content: an order that does not depend on the user's.
-    pub(super) fn by_content(&self) -> Vec<usize> {
+    pub(in crate::lora) fn by_content(&self) -> Vec<usize> {
         let mut order: Vec<usize> = (0..self.entries.len()).collect();
         order.sort_by_cached_key(|i| {
             let entry = &self.entries[*i];
@@ -147,7 +150,10 @@ impl LoraStack {
     ///
     /// # Errors
     /// [`Error::BadRequest`](crate::Error::BadRequest) for block weights of another layout.
-    pub(super) fn multipliers<'a>(&'a self, base: &'a Dictionary) -> Result<Vec<Multiplier<'a>>> {
+    pub(in crate::lora) fn multipliers<'a>(
+        &'a self,
+        base: &'a Dictionary,
+    ) -> Result<Vec<Multiplier<'a>>> {
         self.entries.iter().map(|entry| Multiplier::new(&entry.strength, base)).collect()
     }
 }
@@ -172,7 +178,7 @@ impl Words<'_> {
 
 /// The final multiplier of one adapter, by module.
 #[derive(Debug)]
-pub(super) struct Multiplier<'a> {
+pub(in crate::lora) struct Multiplier<'a> {
     strength: &'a Strength,
     blocks: Option<BlockFactors>,
     names: &'a UNetNames,
@@ -186,7 +192,7 @@ impl<'a> Multiplier<'a> {
     }
 
     /// Strength of the component times the block's factor.
-    pub(super) fn of(&self, module: &str) -> f32 {
+    pub(in crate::lora) fn of(&self, module: &str) -> f32 {
         let whole =
             if module.starts_with("unet.") { self.strength.unet } else { self.strength.text };
         match &self.blocks {

@@ -1,9 +1,9 @@
 //! Floor 3. What a file holds, in numbers: for people who want to know before they use it.
 
-use super::Lora;
-use super::delta::Delta;
-use super::module::WeightChange;
 use crate::error::Result;
+use crate::lora::Lora;
+use crate::lora::delta::Delta;
+use crate::lora::read::module::WeightChange;
 use crate::room;
 use crate::weights::WeightSource;
 use rayon::prelude::*;

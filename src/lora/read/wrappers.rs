@@ -4,8 +4,8 @@
 //! its modules `unet._orig_mod.…`, `module.unet.…`, `unet.unet.…`. Such elements are peeled off until a name
 //! of the base is left; nothing but known wrappers is ever left out.
 
-use super::dictionary::{Component, Dictionary, PREFIXES, Target, Unknown};
-use super::keys::{self, Role};
+use crate::lora::read::dictionary::{Component, Dictionary, PREFIXES, Target, Unknown};
+use crate::lora::read::keys::{self, Role};
 use crate::plain;
 
 /// Elements that name no module wherever they stand: of torch's compiler, its sharding and its checkpointing.
@@ -29,7 +29,7 @@ const ENDINGS: usize = 4;
 type Peeled<'s> = (Component, &'s str);
 
 /// A name without the elements that never name a module, and without data parallelism before it.
-pub(super) fn bare(stem: &str) -> String {
+pub(in crate::lora) fn bare(stem: &str) -> String {
     let mut name = stem.to_owned();
     for wrapper in ANYWHERE {
         for separator in ['.', '_'] {
@@ -54,7 +54,7 @@ fn element<'s>(name: &'s str, word: &str) -> Option<&'s str> {
 
 impl Dictionary {
     /// The modules that a name means when the wrappers in it are left out.
-    pub(super) fn unwrapped(&self, stem: &str) -> Result<Vec<Target>, Unknown> {
+    pub(in crate::lora) fn unwrapped(&self, stem: &str) -> Result<Vec<Target>, Unknown> {
         let name = bare(stem);
         let mut why = Unknown::Module;
         for (component, rest) in self.peelings(&name) {
@@ -102,7 +102,10 @@ impl Dictionary {
     }
 
     /// What of these keys, which fit nothing, is unknown; `None` when their reasons say it all.
-    pub(super) fn unknown_of<'k>(&self, keys: impl Iterator<Item = &'k str>) -> Option<String> {
+    pub(in crate::lora) fn unknown_of<'k>(
+        &self,
+        keys: impl Iterator<Item = &'k str>,
+    ) -> Option<String> {
         let keys: Vec<&str> = keys.take(DIAGNOSED).collect();
         self.unknown_endings(&keys).or_else(|| keys.iter().find_map(|key| self.unknown_piece(key)))
     }

@@ -1,7 +1,7 @@
 //! Floor 3. Files that are no adapters for Stable Diffusion, recognised by their keys.
 
-use super::keys::{self, Role};
 use crate::error::Error;
+use crate::lora::read::keys::{self, Role};
 use crate::weights::CheckpointFile;
 
 /// Pieces of keys and the family that has them; the first that fits any key decides.
@@ -67,7 +67,7 @@ const BARE: [(&str, &str, &str); 5] = [
 /// The error for a file that is something else; `None` for what may be an adapter.
 ///
 /// `configured`: whether a configuration of PEFT says that it is one; weights may then replace the base's.
-pub(super) fn refusal(file: &CheckpointFile, configured: bool) -> Option<Error> {
+pub(in crate::lora) fn refusal(file: &CheckpointFile, configured: bool) -> Option<Error> {
     let wrong = |found: &str| {
         Some(Error::WrongFamily {
             path: file.path().to_path_buf(),

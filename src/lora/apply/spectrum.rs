@@ -17,15 +17,15 @@ const ITERATIONS: usize = 4;
 
 /// Two factors whose product is a change: `up` `[rows, rank]`, `down` `[rank, columns]`, row-major.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Factors {
-    pub(super) up: Vec<f32>,
-    pub(super) down: Vec<f32>,
-    pub(super) rank: usize,
+pub(in crate::lora) struct Factors {
+    pub(in crate::lora) up: Vec<f32>,
+    pub(in crate::lora) down: Vec<f32>,
+    pub(in crate::lora) rank: usize,
 }
 
 /// The singular values of a matrix, the largest first, perhaps not all, and their vectors.
 #[derive(Debug)]
-pub(super) struct Spectrum {
+pub(in crate::lora) struct Spectrum {
     left: Mat<f64>,
     values: Vec<f64>,
     right: Mat<f64>,
@@ -35,7 +35,7 @@ pub(super) struct Spectrum {
 
 impl Spectrum {
     /// Of up · down; `up`: `[rows, rank]`, `down`: `[rank, columns]`.
-    pub(super) fn of_product(up: &[f32], down: &[f32], rank: usize) -> Result<Self> {
+    pub(in crate::lora) fn of_product(up: &[f32], down: &[f32], rank: usize) -> Result<Self> {
         let rows = up.len().checked_div(rank).unwrap_or(0);
         let columns = down.len().checked_div(rank).unwrap_or(0);
         let up = wide(MatRef::from_row_major_slice(up, rows, rank));
@@ -53,7 +53,7 @@ impl Spectrum {
     }
 
     /// Of a whole matrix with `rows` rows; at least its `rank` largest values.
-    pub(super) fn of_matrix(matrix: &[f32], rows: usize, rank: usize) -> Result<Self> {
+    pub(in crate::lora) fn of_matrix(matrix: &[f32], rows: usize, rank: usize) -> Result<Self> {
         let columns = matrix.len().checked_div(rows).unwrap_or(0);
         let smaller = rows.min(columns);
         let sketch = rank.saturating_add(rank / 2).saturating_add(OVERSAMPLING);
@@ -66,23 +66,23 @@ impl Spectrum {
     }
 
     /// The number of values that are known.
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::lora) fn len(&self) -> usize {
         self.values.len()
     }
 
     /// The squares of all elements.
-    pub(super) fn energy(&self) -> f64 {
+    pub(in crate::lora) fn energy(&self) -> f64 {
         self.energy
     }
 
     /// The squares that the `rank` largest values hold.
-    pub(super) fn held(&self, rank: usize) -> f64 {
+    pub(in crate::lora) fn held(&self, rank: usize) -> f64 {
         let held: f64 = self.values.iter().take(rank).map(|s| s * s).sum();
         held.min(self.energy)
     }
 
     /// The smallest rank that holds `share` of the energy.
-    pub(super) fn rank_of(&self, share: f64) -> usize {
+    pub(in crate::lora) fn rank_of(&self, share: f64) -> usize {
         let wanted = share * self.energy;
         let mut held = 0.0;
         let short = |s: &&f64| {
@@ -97,7 +97,7 @@ impl Spectrum {
     /// The best factors of `rank`: the singular values are on `up`.
     ///
     /// `clamp`: elements beyond this quantile of all of them are cut off, as kohya and PEFT can do.
-    pub(super) fn factors(&self, rank: usize, clamp: Option<f32>) -> Factors {
+    pub(in crate::lora) fn factors(&self, rank: usize, clamp: Option<f32>) -> Factors {
         let rank = rank.min(self.len());
         let (rows, columns) = (self.left.nrows(), self.right.nrows());
         let mut up = Vec::with_capacity(rows * rank);

@@ -136,7 +136,7 @@ const SETTINGS: [(&str, Rule); 75] = [
 /// # Errors
 /// [`Error::Unsupported`] for a tuner or a setting that is not computed; [`Error::Corrupt`] for values of another
 /// type than PEFT's.
-pub(super) fn check(path: &Path, fields: &Map<String, Value>) -> Result<Vec<String>> {
+pub(in crate::lora) fn check(path: &Path, fields: &Map<String, Value>) -> Result<Vec<String>> {
     let tuner = tuner(path, fields)?;
     let mut unknown = Vec::new();
     for (name, value) in fields {

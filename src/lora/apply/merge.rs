@@ -1,12 +1,12 @@
 //! Floor 3. Several adapters on one weight: the sum, the sequence, and the operators of task arithmetic.
 
-use super::delta::{Matrices, add_difference};
-use super::factor::broken;
-use super::method::Method;
-use super::module::{Module, WeightChange};
-use super::spectrum::{Factors, Spectrum};
 use crate::error::{Error, Result};
 use crate::kernels::{LowRank, add_product, largest, zeros};
+use crate::lora::apply::method::Method;
+use crate::lora::apply::spectrum::{Factors, Spectrum};
+use crate::lora::delta::{Matrices, add_difference};
+use crate::lora::factor::broken;
+use crate::lora::read::module::{Module, WeightChange};
 use crate::room;
 use crate::weights::{Site, WeightSource};
 use candle_core::{DType, Tensor};
@@ -15,20 +15,20 @@ use std::path::PathBuf;
 
 /// One adapter's change of one module, with its final multiplier.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Active<'a> {
-    pub(super) module: &'a Module,
+pub(in crate::lora) struct Active<'a> {
+    pub(in crate::lora) module: &'a Module,
     /// Strength of the component times the block's weight.
-    pub(super) m: f32,
+    pub(in crate::lora) m: f32,
     /// Which adapter of the stack, counted in an order that does not depend on the user's unless the method
     /// does: random choices follow it.
-    pub(super) adapter: usize,
+    pub(in crate::lora) adapter: usize,
 }
 
 /// W' from W.
 ///
 /// `base`: the pristine weight, of `shape`. `active`: in the order in which they act; for the sum an
 /// order that does not depend on the user's, so that sums are equal to the bit.
-pub(super) fn weight(
+pub(in crate::lora) fn weight(
     site: &str,
     base: Vec<f32>,
     shape: &[usize],
@@ -51,16 +51,16 @@ pub(super) fn weight(
 
 /// Low-rank changes of one weight, the common case, as one product that is added where the weight is read.
 #[derive(Debug, Clone)]
-pub(super) struct Summed {
+pub(in crate::lora) struct Summed {
     product: LowRank,
     /// Whether sums cannot overflow. Scanning every weight would cost a tenth of the work; a bound on the
     /// factors nearly always does.
-    pub(super) safe: bool,
+    pub(in crate::lora) safe: bool,
 }
 
 impl Summed {
     /// `None` when some change is of another kind.
-    pub(super) fn new(shape: &[usize], active: &[Active<'_>]) -> Result<Option<Self>> {
+    pub(in crate::lora) fn new(shape: &[usize], active: &[Active<'_>]) -> Result<Option<Self>> {
         let Some(stacked) = Stacked::of(active)? else { return Ok(None) };
         let product = stacked.product(shape.iter().skip(1).product())?;
         let safe = product.bound() < f32::MAX / 2.0;
@@ -68,7 +68,7 @@ impl Summed {
     }
 
     /// Fills `out` with the numbers of the changed weight from number `first` on.
-    pub(super) fn read(
+    pub(in crate::lora) fn read(
         &self,
         site: &Site,
         base: &dyn WeightSource,
@@ -90,7 +90,7 @@ impl Summed {
     }
 
     /// The whole changed weight: read, changed and checked in blocks that stay in the cache.
-    pub(super) fn whole(
+    pub(in crate::lora) fn whole(
         &self,
         site: &Site,
         base: &dyn WeightSource,
@@ -109,7 +109,7 @@ impl Summed {
 
 /// W + Σ up · down on the device where W is, in f32 until the last cast; nothing when some change is of another
 /// kind, or might overflow.
-pub(super) fn sum_there(weight: &Tensor, active: &[Active<'_>]) -> Result<Option<Tensor>> {
+pub(in crate::lora) fn sum_there(weight: &Tensor, active: &[Active<'_>]) -> Result<Option<Tensor>> {
     let Some(stacked) = Stacked::of(active)? else { return Ok(None) };
     let (up, down, rank) = stacked.joined();
     let bound = largest(&up) * largest(&down) * rank as f32;
@@ -227,7 +227,7 @@ fn is_plain(change: &WeightChange) -> bool {
 
 fn low_rank(change: &WeightChange) -> Result<Option<Matrices>> {
     match &change.delta {
-        super::delta::Delta::LowRank(low) if change.dora.is_none() => low.matrices(),
+        crate::lora::delta::Delta::LowRank(low) if change.dora.is_none() => low.matrices(),
         _ => Ok(None),
     }
 }
@@ -247,7 +247,7 @@ fn sequential(
 }
 
 /// target ← target + f(base, m) − base.
-pub(super) fn one(
+pub(in crate::lora) fn one(
     base: &[f32],
     shape: &[usize],
     change: &WeightChange,
@@ -275,12 +275,12 @@ fn combined(
 ) -> Result<Vec<f32>> {
     let mixed = mixed(site, &base, shape, changes, method)?;
     let mut out = base;
-    super::delta::add(&mut out, &mixed, 1.0);
+    crate::lora::delta::add(&mut out, &mixed, 1.0);
     Ok(out)
 }
 
 /// The operator's mix of what every adapter changes at full strength.
-pub(super) fn mixed(
+pub(in crate::lora) fn mixed(
     site: &str,
     base: &[f32],
     shape: &[usize],
@@ -365,7 +365,7 @@ impl Stacked {
 }
 
 /// b' from b; `base` is zeros where the module has no bias.
-pub(super) fn bias(site: &str, base: &[f32], active: &[Active<'_>]) -> Result<Vec<f32>> {
+pub(in crate::lora) fn bias(site: &str, base: &[f32], active: &[Active<'_>]) -> Result<Vec<f32>> {
     let mut out = base.to_vec();
     for a in active {
         if let Some(bias) = &a.module.bias {

@@ -3,7 +3,7 @@
 //! `lora_alpha` and `r`, or `network_alpha` and `rank`, alone or behind a component's name (`unet.lora_alpha`).
 //! kohya's `ss_network_alpha` is none of these: its files hold a tensor for every alpha.
 
-use super::tuning::METADATA;
+use crate::lora::read::tuning::METADATA;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,7 +27,7 @@ const COMPONENTS: [(&str, &str); 6] = [
 
 /// What the header says of the alphas of a file.
 #[derive(Debug, Default)]
-pub(super) struct Header {
+pub(in crate::lora) struct Header {
     /// For one component each; the empty one is for all.
     notes: BTreeMap<&'static str, Note>,
     /// Whether a module asked for its alpha.
@@ -57,7 +57,7 @@ struct Scale(u32);
 
 impl Header {
     /// Reads the entries of a header.
-    pub(super) fn of(metadata: &BTreeMap<String, String>) -> Self {
+    pub(in crate::lora) fn of(metadata: &BTreeMap<String, String>) -> Self {
         let mut header = Header::default();
         for (prefix, component) in [("", "")].into_iter().chain(COMPONENTS) {
             let name = |entry: &str| match prefix {
@@ -152,7 +152,7 @@ impl Header {
     }
 
     /// The scale of a module of `component` whose tensors have this rank; `None` without an alpha.
-    pub(super) fn scale(&mut self, component: &str, rank: usize) -> Option<f32> {
+    pub(in crate::lora) fn scale(&mut self, component: &str, rank: usize) -> Option<f32> {
         self.asked = true;
         let known = |name: &str| self.notes.get_key_value(name).map(|(name, note)| (*name, note));
         let (of, note) = known(component).or_else(|| known(""))?;
@@ -165,7 +165,7 @@ impl Header {
     }
 
     /// What is worth a warning when every module has its scale.
-    pub(super) fn report(self) -> Vec<String> {
+    pub(in crate::lora) fn report(self) -> Vec<String> {
         let mut warnings = self.overruled;
         warnings.extend(self.warnings.into_iter().filter(|_| self.asked));
         for (component, met) in &self.met {
@@ -207,7 +207,7 @@ impl Note {
 
 /// Whether an entry of a header is one that says an alpha or what belongs to it: it is wrong in a file that is
 /// made of this one.
-pub(super) fn is_entry(key: &str) -> bool {
+pub(in crate::lora) fn is_entry(key: &str) -> bool {
     let entry = match key.rsplit_once('.') {
         Some((prefix, entry)) => {
             let component = COMPONENTS.iter().any(|(known, _)| *known == prefix);

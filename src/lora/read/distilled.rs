@@ -1,7 +1,7 @@
 //! Floor 3. Adapters that make a model draw in few steps, and models that were made so. Their files are like any
 //! other; how they want to be used is mostly in their names.
 
-use super::AdapterFile;
+use crate::lora::AdapterFile;
 use serde::Serialize;
 
 /// How a distilled adapter or model wants to be used.

@@ -1,11 +1,11 @@
 //! Floor 3. From the key of an adapter file to the module's name and the tensor's part in it.
 //!
 //! Every grammar that people use ends a key with one of a few words; what stands before them is the
-//! module's name in some spelling, which the [`Dictionary`](super::Dictionary) resolves.
+//! module's name in some spelling, which the [`Dictionary`](crate::lora::Dictionary) resolves.
 
 /// The part that a tensor plays in its module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Role {
+pub(in crate::lora) enum Role {
     Down,
     Up,
     Mid,
@@ -127,7 +127,7 @@ const WORDS: [(&str, Role, bool); 54] = [
 
 impl Role {
     /// The word by which messages name the role.
-    pub(super) fn word(self) -> &'static str {
+    pub(in crate::lora) fn word(self) -> &'static str {
         match self {
             Role::UpBias => "lora_up.bias",
             Role::SetBias => "bias",
@@ -137,7 +137,7 @@ impl Role {
 
     /// Whether its numbers may be whole: counts, marks, places, and single numbers that trainers keep as they
     /// were given.
-    pub(super) fn may_be_whole(self) -> bool {
+    pub(in crate::lora) fn may_be_whole(self) -> bool {
         let counted = [Role::SparseIndices, Role::SparseSize, Role::Reshape];
         let single = [Role::Alpha, Role::Scale, Role::OnInput, Role::OftScaled];
         counted.contains(&self) || single.contains(&self)
@@ -146,16 +146,16 @@ impl Role {
 
 /// A key, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Key {
+pub(in crate::lora) struct Key {
     /// The module's name, in whatever spelling.
-    pub(super) stem: String,
-    pub(super) role: Role,
+    pub(in crate::lora) stem: String,
+    pub(in crate::lora) role: Role,
     /// Whether this is no tensor of the role but the number that multiplies it (fp8).
-    pub(super) gain: bool,
+    pub(in crate::lora) gain: bool,
 }
 
 /// Takes a key apart; `None` for a key that no adapter has.
-pub(super) fn split(key: &str) -> Option<Key> {
+pub(in crate::lora) fn split(key: &str) -> Option<Key> {
     let parts: Vec<&str> = key.split('.').collect();
     // The longest ending counts: `lora_A.default.weight` before `weight`.
     let first = parts.len().saturating_sub(3).max(1);

@@ -1,12 +1,12 @@
 //! Floor 3. One module of an adapter: its tensors by role become a change of a weight and a bias.
 
-use super::delta::{Delta, Dora, Glora, Hada, Ia3, InputLaw, Kron, LowRank, Norms, Rotation};
-use super::delta::{Half, Side, Sparse, several_butterflies};
-use super::factor::Factor;
-use super::header::Header;
-use super::keys::Role;
-use super::tuning::Tuning;
 use crate::error::{Error, Result};
+use crate::lora::delta::{Delta, Dora, Glora, Hada, Ia3, InputLaw, Kron, LowRank, Norms, Rotation};
+use crate::lora::delta::{Half, Side, Sparse, several_butterflies};
+use crate::lora::factor::Factor;
+use crate::lora::read::header::Header;
+use crate::lora::read::keys::Role;
+use crate::lora::read::tuning::Tuning;
 use crate::plain;
 use safetensors::Dtype;
 use std::collections::BTreeMap;
@@ -21,25 +21,25 @@ const OFT_TERMS: usize = 5;
 
 /// What an adapter does to one module.
 #[derive(Debug, Clone)]
-pub(super) struct Module {
+pub(in crate::lora) struct Module {
     /// How the file spells the module.
-    pub(super) stem: String,
-    pub(super) weight: Option<WeightChange>,
-    pub(super) bias: Option<BiasChange>,
+    pub(in crate::lora) stem: String,
+    pub(in crate::lora) weight: Option<WeightChange>,
+    pub(in crate::lora) bias: Option<BiasChange>,
 }
 
 /// The change of a weight.
 #[derive(Debug, Clone)]
-pub(super) struct WeightChange {
-    pub(super) delta: Delta,
+pub(in crate::lora) struct WeightChange {
+    pub(in crate::lora) delta: Delta,
     /// alpha / rank, or what stands for it.
-    pub(super) scale: f32,
-    pub(super) dora: Option<Dora>,
+    pub(in crate::lora) scale: f32,
+    pub(in crate::lora) dora: Option<Dora>,
 }
 
 /// The change of a bias.
 #[derive(Debug, Clone)]
-pub(super) enum BiasChange {
+pub(in crate::lora) enum BiasChange {
     /// Added in proportion to the multiplier.
     Add { values: Factor, scale: f32 },
     /// Replaces the base's.
@@ -50,30 +50,30 @@ pub(super) enum BiasChange {
 
 /// The tensors of one module of a file.
 #[derive(Debug, Default)]
-pub(super) struct Group {
-    pub(super) stem: String,
-    pub(super) roles: BTreeMap<Role, Factor>,
+pub(in crate::lora) struct Group {
+    pub(in crate::lora) stem: String,
+    pub(in crate::lora) roles: BTreeMap<Role, Factor>,
 }
 
 /// What building a module needs to know beside its tensors.
-pub(super) struct Context<'a> {
-    pub(super) path: &'a Path,
+pub(in crate::lora) struct Context<'a> {
+    pub(in crate::lora) path: &'a Path,
     /// Shape of the module's weight.
-    pub(super) shape: &'a [usize],
+    pub(in crate::lora) shape: &'a [usize],
     /// Elements of the bias that the module has or could have.
-    pub(super) outputs: usize,
+    pub(in crate::lora) outputs: usize,
     /// Whether the base has that bias.
-    pub(super) has_bias: bool,
+    pub(in crate::lora) has_bias: bool,
     /// Whether the base may take more inputs than the adapter knows (an inpainting UNet's first layer).
-    pub(super) pads: bool,
+    pub(in crate::lora) pads: bool,
     /// The rows of the adapter's product that belong to this module.
-    pub(super) rows: Option<Range<usize>>,
-    pub(super) tuning: Option<Tuning<'a>>,
+    pub(in crate::lora) rows: Option<Range<usize>>,
+    pub(in crate::lora) tuning: Option<Tuning<'a>>,
     /// The part of the base that the module belongs to.
-    pub(super) component: &'a str,
+    pub(in crate::lora) component: &'a str,
     /// The alphas of the file's header.
-    pub(super) header: &'a mut Header,
-    pub(super) warnings: &'a mut Vec<String>,
+    pub(in crate::lora) header: &'a mut Header,
+    pub(in crate::lora) warnings: &'a mut Vec<String>,
 }
 
 /// Inputs of the first layer of a UNet that is told nothing but latents.
@@ -81,7 +81,7 @@ const LATENTS: usize = 4;
 
 impl Context<'_> {
     /// Whether `group` would change the same layer of a model that is told nothing but latents.
-    pub(super) fn fits_narrower(&self, group: &Group) -> bool {
+    pub(in crate::lora) fn fits_narrower(&self, group: &Group) -> bool {
         let (true, &[outputs, inputs, height, width]) = (self.pads, self.shape) else {
             return false;
         };
@@ -115,7 +115,7 @@ impl Module {
     /// # Errors
     /// [`Error::Corrupt`] for missing halves, shapes that do not fit and alphas that are none;
     /// [`Error::Unsupported`] for kinds that are refused.
-    pub(super) fn build(
+    pub(in crate::lora) fn build(
         group: &Group,
         context: &mut Context<'_>,
     ) -> Result<(Vec<Module>, Vec<Role>)> {
@@ -156,7 +156,7 @@ impl Module {
     }
 
     /// Every tensor of the module.
-    pub(super) fn factors(&self) -> Vec<&Factor> {
+    pub(in crate::lora) fn factors(&self) -> Vec<&Factor> {
         let mut factors = Vec::new();
         if let Some(change) = &self.weight {
             factors.extend(change.delta.factors());
@@ -173,14 +173,14 @@ impl Module {
 
 impl BiasChange {
     /// target ← target + (b′ − b) at multiplier `m`; `bias` is the pristine one.
-    pub(super) fn add_to(&self, bias: &[f32], m: f32, target: &mut [f32]) -> Result<()> {
+    pub(in crate::lora) fn add_to(&self, bias: &[f32], m: f32, target: &mut [f32]) -> Result<()> {
         match self {
             BiasChange::Add { values, scale } => {
-                super::delta::add(target, &values.read()?, m * scale);
+                crate::lora::delta::add(target, &values.read()?, m * scale);
                 Ok(())
             }
             BiasChange::Set(values) => {
-                super::delta::add_difference(target, &values.read()?, bias, m);
+                crate::lora::delta::add_difference(target, &values.read()?, bias, m);
                 Ok(())
             }
             BiasChange::Scale(ia3) => ia3.change_bias(bias, m, target),

@@ -1,9 +1,11 @@
 //! Floor 3. The files of one adapter: a tensor file, a PEFT folder, or cloneofsimo's lists.
 
-use super::keys::{self, Key, Role};
-use super::tuning::Tunings;
-use super::{foreign, ordered, whole};
 use crate::error::{Error, Result};
+use crate::lora::read::foreign;
+use crate::lora::read::keys::{self, Key, Role};
+use crate::lora::read::ordered;
+use crate::lora::read::tuning::Tunings;
+use crate::lora::read::whole;
 use crate::plain;
 use crate::weights::CheckpointFile;
 use sha2::{Digest, Sha256};
@@ -30,12 +32,12 @@ const CONFIG: &str = "adapter_config.json";
 #[derive(Debug, Clone)]
 pub struct AdapterFile {
     path: PathBuf,
-    pub(super) main: CheckpointFile,
+    pub(in crate::lora) main: CheckpointFile,
     /// cloneofsimo's list for the text encoder, beside the one for the UNet.
-    pub(super) text: Option<CheckpointFile>,
+    pub(in crate::lora) text: Option<CheckpointFile>,
     /// cloneofsimo's words, beside the lists.
-    pub(super) words: Option<CheckpointFile>,
-    pub(super) tunings: Tunings,
+    pub(in crate::lora) words: Option<CheckpointFile>,
+    pub(in crate::lora) tunings: Tunings,
     hashes: Arc<OnceLock<Hashes>>,
 }
 
@@ -130,13 +132,13 @@ impl AdapterFile {
     }
 
     /// The error for a file that is no adapter for Stable Diffusion; `None` for what may be one.
-    pub(super) fn refusal(&self) -> Option<Error> {
+    pub(in crate::lora) fn refusal(&self) -> Option<Error> {
         foreign::refusal(&self.main, !self.tunings.is_empty())
     }
 
     /// Takes a key apart; `None` for a key that no adapter has. Plain weights and biases are whole tensors where a
     /// configuration of PEFT speaks of their component.
-    pub(super) fn key(&self, name: &str) -> Option<Key> {
+    pub(in crate::lora) fn key(&self, name: &str) -> Option<Key> {
         let whole = || whole::split(name).filter(|key| self.tunings.of(&key.stem).is_some());
         whole().or_else(|| keys::split(name))
     }
@@ -213,7 +215,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// A digest in hexadecimal letters.
-pub(super) fn letters(digest: &[u8]) -> String {
+pub(in crate::lora) fn letters(digest: &[u8]) -> String {
     digest.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 

@@ -1,12 +1,12 @@
 //! Floor 3. Textual inversions that travel in an adapter file: new words with vectors of their own.
 
-use super::factor::Factor;
 use crate::error::{Error, Result};
+use crate::lora::factor::Factor;
 use crate::weights::CheckpointFile;
 use std::collections::BTreeMap;
 
 /// How keys of bundled embeddings begin.
-pub(super) const PREFIX: &str = "bundle_emb.";
+pub(in crate::lora) const PREFIX: &str = "bundle_emb.";
 /// What an original embedding file may call its tensor, behind the word's name.
 const INNER: [&str; 4] = [".string_to_param.*", ".emb_params", ".clip_l", ".clip_g"];
 /// Tensors of embedding files that are no vectors of a new word: token numbers, and vectors that are put behind
@@ -41,7 +41,7 @@ impl Inversion {
     }
 
     /// Whether every number of its vectors is finite.
-    pub(super) fn is_finite(&self) -> Result<bool> {
+    pub(in crate::lora) fn is_finite(&self) -> Result<bool> {
         self.parts.values().try_fold(true, |finite, factor| Ok(finite && factor.is_finite()?))
     }
 
@@ -57,7 +57,7 @@ impl Inversion {
     }
 
     /// The vectors' tensors by text encoder.
-    pub(super) fn factors(&self) -> &BTreeMap<&'static str, Factor> {
+    pub(in crate::lora) fn factors(&self) -> &BTreeMap<&'static str, Factor> {
         &self.parts
     }
 
@@ -73,7 +73,7 @@ impl Inversion {
 ///
 /// # Errors
 /// [`Error::Corrupt`] for vectors of another width, and for whole numbers.
-pub(super) fn read(
+pub(in crate::lora) fn read(
     file: &CheckpointFile,
     width: impl Fn(&str) -> Option<usize>,
 ) -> Result<(Vec<Inversion>, Vec<String>)> {
@@ -81,7 +81,7 @@ pub(super) fn read(
 }
 
 /// The words of a file in which every key is one.
-pub(super) fn read_plain(
+pub(in crate::lora) fn read_plain(
     file: &CheckpointFile,
     width: impl Fn(&str) -> Option<usize>,
 ) -> Result<(Vec<Inversion>, Vec<String>)> {

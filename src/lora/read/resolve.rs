@@ -1,14 +1,20 @@
 //! Floor 3. From an opened file and the names of a base to a [`Lora`]: every key is used, reported or
 //! refused, never forgotten.
 
-use super::dictionary::{Dictionary, Target, Unknown, is_only_encoder, is_second_encoder};
-use super::factor::Factor;
-use super::header::Header;
-use super::keys::{self, Role};
-use super::module::{Context, Group, Module};
-use super::wrappers::bare;
-use super::{AdapterFile, Inversion, Lora, inversion, ordered};
 use crate::error::{Error, InFile, Result};
+use crate::lora::AdapterFile;
+use crate::lora::Inversion;
+use crate::lora::Lora;
+use crate::lora::factor::Factor;
+use crate::lora::read::dictionary::{
+    Dictionary, Target, Unknown, is_only_encoder, is_second_encoder,
+};
+use crate::lora::read::header::Header;
+use crate::lora::read::inversion;
+use crate::lora::read::keys::{self, Role};
+use crate::lora::read::module::{Context, Group, Module};
+use crate::lora::read::ordered;
+use crate::lora::read::wrappers::bare;
 use crate::plain;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -623,7 +629,7 @@ fn drop_broken(
 
 /// Warns when every up factor is zero: the file changes nothing.
 fn warn_without_effect(modules: &BTreeMap<String, Vec<Module>>, report: &mut Report) -> Result<()> {
-    use super::delta::Delta;
+    use crate::lora::delta::Delta;
     let mut any = false;
     if modules.values().flatten().any(|module| module.bias.is_some()) {
         return Ok(());

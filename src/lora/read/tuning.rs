@@ -1,8 +1,8 @@
 //! Floor 3. What PEFT writes beside its tensors: ranks and alphas by pattern, and switches of the laws.
 
-use super::settings;
 use crate::error::{Error, Result};
 use crate::input;
+use crate::lora::read::settings;
 use crate::weights::CheckpointFile;
 use regex::Regex;
 use serde_json::{Map, Value};
@@ -11,10 +11,10 @@ use std::path::Path;
 /// Longest configuration that is read, in bytes.
 const MAX_CONFIG: u64 = 4 << 20;
 /// Name of the metadata entry in which diffusers keeps the configurations of all components.
-pub(super) const METADATA: &str = "lora_adapter_metadata";
+pub(in crate::lora) const METADATA: &str = "lora_adapter_metadata";
 
 /// Components, their classes, and the modules of python in which they are.
-pub(super) const CLASSES: [(&str, &str, &str); 3] = [
+pub(in crate::lora) const CLASSES: [(&str, &str, &str); 3] = [
     ("unet", "UNet2DConditionModel", "diffusers.models.unets.unet_2d_condition"),
     ("text_encoder", "CLIPTextModel", "transformers.models.clip.modeling_clip"),
     ("text_encoder_2", "CLIPTextModelWithProjection", "transformers.models.clip.modeling_clip"),
@@ -22,7 +22,7 @@ pub(super) const CLASSES: [(&str, &str, &str); 3] = [
 
 /// The configurations of one adapter, by component.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Tunings {
+pub(in crate::lora) struct Tunings {
     /// Component (`unet`, `text_encoder`; empty for all) and its fields.
     parts: Vec<(String, Map<String, Value>)>,
     /// Settings that are unknown, and taken to be without effect.
@@ -38,7 +38,7 @@ const REACH: f32 = 6e-5;
 
 /// What the configuration says of one module.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Tuning<'a> {
+pub(in crate::lora) struct Tuning<'a> {
     fields: &'a Map<String, Value>,
     /// The module's path in the component.
     path: &'a str,
@@ -49,7 +49,7 @@ impl Tunings {
     ///
     /// # Errors
     /// [`Error::Unsupported`] for what is not computed; [`Error::Corrupt`] when it cannot be read.
-    pub(super) fn from_config(path: &Path) -> Result<Self> {
+    pub(in crate::lora) fn from_config(path: &Path) -> Result<Self> {
         let text = input::text(path, MAX_CONFIG, "an adapter's configuration")?;
         let fields = serde_json::from_str(&text)
             .map_err(|e| Error::corrupt(path, format!("not the JSON of a PEFT adapter: {e}")))?;
@@ -70,7 +70,7 @@ impl Tunings {
     /// # Errors
     /// [`Error::Corrupt`] when it cannot be read: without it the scales would be wrong;
     /// [`Error::Unsupported`] for what is not computed.
-    pub(super) fn from_metadata(file: &CheckpointFile) -> Result<Self> {
+    pub(in crate::lora) fn from_metadata(file: &CheckpointFile) -> Result<Self> {
         let Some(text) = file.metadata().get(METADATA) else { return Ok(Self::default()) };
         let flat: Map<String, Value> = serde_json::from_str(text).map_err(|e| {
             Error::corrupt(
@@ -93,18 +93,18 @@ impl Tunings {
     }
 
     /// Whether there is no configuration.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::lora) fn is_empty(&self) -> bool {
         self.parts.is_empty()
     }
 
     /// Settings that are unknown, and taken to be without effect.
-    pub(super) fn unknown(&self) -> &[String] {
+    pub(in crate::lora) fn unknown(&self) -> &[String] {
         &self.unknown
     }
 
     /// The settings that promise whole tensors, with the names of modules: `modules_to_save`,
     /// `trainable_token_indices`.
-    pub(super) fn promised(&self) -> Vec<(&'static str, &str)> {
+    pub(in crate::lora) fn promised(&self) -> Vec<(&'static str, &str)> {
         let mut promised = Vec::new();
         for (_, fields) in &self.parts {
             match fields.get("modules_to_save") {
@@ -125,14 +125,14 @@ impl Tunings {
     }
 
     /// The component whose class the configuration names, which paths alone may leave open.
-    pub(super) fn component(&self) -> Option<&'static str> {
+    pub(in crate::lora) fn component(&self) -> Option<&'static str> {
         let (_, fields) = self.parts.iter().find(|(component, _)| component.is_empty())?;
         let class = fields.get("auto_mapping")?.get("base_model_class")?.as_str()?;
         CLASSES.iter().find(|(_, known, _)| *known == class).map(|(component, ..)| *component)
     }
 
     /// What is said of the module behind `stem`.
-    pub(super) fn of<'a>(&'a self, stem: &'a str) -> Option<Tuning<'a>> {
+    pub(in crate::lora) fn of<'a>(&'a self, stem: &'a str) -> Option<Tuning<'a>> {
         self.parts.iter().find_map(|(component, fields)| {
             let path = if component.is_empty() {
                 stem
@@ -147,7 +147,7 @@ impl Tunings {
 
 impl Tuning<'_> {
     /// The alpha of the module, by its own pattern or for all.
-    pub(super) fn alpha(&self) -> f32 {
+    pub(in crate::lora) fn alpha(&self) -> f32 {
         let pattern = self.pattern("alpha_pattern");
         let all = || self.fields.get("lora_alpha").or_else(|| self.fields.get("alpha"));
         let alpha = pattern.or_else(all).and_then(Value::as_f64);
@@ -155,7 +155,7 @@ impl Tuning<'_> {
     }
 
     /// The rank of the module, by its own pattern or for all; `None` where nothing is said.
-    pub(super) fn rank(&self) -> Option<f32> {
+    pub(in crate::lora) fn rank(&self) -> Option<f32> {
         let pattern = self.pattern("rank_pattern");
         Some(pattern.or_else(|| self.fields.get("r"))?.as_f64()? as f32)
     }
@@ -163,7 +163,7 @@ impl Tuning<'_> {
     /// What AdaLoRA's factors of `rank` are multiplied by; an error says what contradicts it.
     ///
     /// PEFT divides by the rank at the beginning, however few were left at the end.
-    pub(super) fn allotted(&self, rank: usize) -> Result<f32, String> {
+    pub(in crate::lora) fn allotted(&self, rank: usize) -> Result<f32, String> {
         let number = |name: &str| self.fields.get(name).and_then(Value::as_f64).map(|n| n as f32);
         let first = number("init_r").unwrap_or(FIRST_RANK);
         let pruned = self.fields.get("rank_pattern").is_some_and(|pattern| !pattern.is_null());
@@ -175,24 +175,24 @@ impl Tuning<'_> {
     }
 
     /// Blocks outside of which one of the factors is zero (BD-LoRA); 1 for plain factors.
-    pub(super) fn blocks(&self) -> usize {
+    pub(in crate::lora) fn blocks(&self) -> usize {
         let count =
             self.fields.get("use_bdlora").and_then(|blocks| blocks.get("nblocks")?.as_u64());
         count.and_then(|count| usize::try_from(count).ok()).unwrap_or(1)
     }
 
     /// Whether every module has a magnitude.
-    pub(super) fn has_magnitudes(&self) -> bool {
+    pub(in crate::lora) fn has_magnitudes(&self) -> bool {
         self.flag("use_dora", false)
     }
 
     /// Whether the configuration says that no module has a magnitude.
-    pub(super) fn forbids_magnitudes(&self) -> bool {
+    pub(in crate::lora) fn forbids_magnitudes(&self) -> bool {
         !self.flag("use_dora", true)
     }
 
     /// The rows of a table of tokens that were trained; an error says what is wrong with them.
-    pub(super) fn tokens(&self) -> Result<Vec<usize>, String> {
+    pub(in crate::lora) fn tokens(&self) -> Result<Vec<usize>, String> {
         let setting = ["trainable_token_indices", "token_indices"]
             .iter()
             .find_map(|name| self.fields.get(*name).filter(|value| !value.is_null()))
@@ -210,18 +210,18 @@ impl Tuning<'_> {
     }
 
     /// How far all blocks of constrained OFT together may turn; `None` for free ones.
-    pub(super) fn reach(&self) -> Option<f32> {
+    pub(in crate::lora) fn reach(&self) -> Option<f32> {
         let reach = self.fields.get("eps").and_then(Value::as_f64);
         self.flag("coft", false).then(|| reach.map_or(REACH, |reach| reach as f32))
     }
 
     /// Whether alpha is divided by the root of the rank.
-    pub(super) fn rank_stabilised(&self) -> bool {
+    pub(in crate::lora) fn rank_stabilised(&self) -> bool {
         self.flag("use_rslora", false)
     }
 
     /// Terms of the truncated Cayley series; `None` for the exact map.
-    pub(super) fn cayley_terms(&self) -> Option<usize> {
+    pub(in crate::lora) fn cayley_terms(&self) -> Option<usize> {
         let terms = self.fields.get("num_cayley_neumann_terms").and_then(Value::as_u64);
         // More terms than this change nothing in f64.
         let terms = usize::try_from(terms.unwrap_or(5)).unwrap_or(64).min(64);
@@ -229,18 +229,18 @@ impl Tuning<'_> {
     }
 
     /// Whether this is the tuner, in PEFT's capitals: `LOKR`, `ADALORA`.
-    pub(super) fn is(&self, tuner: &str) -> bool {
+    pub(in crate::lora) fn is(&self, tuner: &str) -> bool {
         let name = self.fields.get("peft_type").and_then(Value::as_str);
         name.is_some_and(|name| name.eq_ignore_ascii_case(tuner))
     }
 
     /// The module's path in its component.
-    pub(super) fn path(&self) -> &str {
+    pub(in crate::lora) fn path(&self) -> &str {
         self.path
     }
 
     /// Whether IA3 scales this module's inputs.
-    pub(super) fn is_feedforward(&self) -> bool {
+    pub(in crate::lora) fn is_feedforward(&self) -> bool {
         match self.fields.get("feedforward_modules") {
             Some(Value::Array(names)) => {
                 names.iter().filter_map(Value::as_str).any(|name| self.path.ends_with(name))

@@ -90,7 +90,11 @@ impl Method {
     }
 
     /// The mix of several tasks (adapter, weight, change at full strength) of one weight.
-    pub(super) fn mix(&self, site: &str, mut tasks: Vec<(usize, f32, Vec<f32>)>) -> Vec<f32> {
+    pub(in crate::lora) fn mix(
+        &self,
+        site: &str,
+        mut tasks: Vec<(usize, f32, Vec<f32>)>,
+    ) -> Vec<f32> {
         match *self {
             Method::Ties { density } => {
                 for (_, _, task) in &mut tasks {
@@ -216,7 +220,7 @@ impl From<Method> for String {
 fn weighted(tasks: &[(usize, f32, Vec<f32>)]) -> Vec<f32> {
     let mut out = vec![0.0; tasks.first().map_or(0, |(_, _, task)| task.len())];
     for (_, weight, task) in tasks {
-        super::delta::add(&mut out, task, *weight);
+        crate::lora::delta::add(&mut out, task, *weight);
     }
     out
 }

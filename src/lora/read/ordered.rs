@@ -4,19 +4,19 @@
 //! `lora_diffusion` 0.1: its loops over ancestors of a UNet of diffusers 0.11, whose transformer blocks
 //! registered the feed-forward before the second attention. Proven by the shapes of real files.
 
-use super::dictionary::Dictionary;
-use super::factor::Factor;
 use crate::error::{Error, Result};
+use crate::lora::factor::Factor;
+use crate::lora::read::dictionary::Dictionary;
 use crate::weights::CheckpointFile;
 use std::collections::BTreeMap;
 use std::path::Path;
 
 /// One pair and its module.
 #[derive(Debug)]
-pub(super) struct Pair {
-    pub(super) module: String,
-    pub(super) down: Factor,
-    pub(super) up: Factor,
+pub(in crate::lora) struct Pair {
+    pub(in crate::lora) module: String,
+    pub(in crate::lora) down: Factor,
+    pub(in crate::lora) up: Factor,
 }
 
 /// Linear layers of a transformer block, in the orders that are tried: the old one first.
@@ -59,7 +59,7 @@ const BLOCKS: [&[&str]; 4] = [
 const LAYER: [&str; 4] = ["k_proj", "v_proj", "q_proj", "out_proj"];
 
 /// Whether `key` is `component:index:up` or `…:down`.
-pub(super) fn is_key(key: &str) -> bool {
+pub(in crate::lora) fn is_key(key: &str) -> bool {
     parse(key).is_some()
 }
 
@@ -76,7 +76,7 @@ fn parse(key: &str) -> Option<(&str, usize, bool)> {
 }
 
 /// The pairs of a safetensors file with numbered keys.
-pub(super) fn read(file: &CheckpointFile, dictionary: &Dictionary) -> Result<Vec<Pair>> {
+pub(in crate::lora) fn read(file: &CheckpointFile, dictionary: &Dictionary) -> Result<Vec<Pair>> {
     let mut parts: BTreeMap<&str, BTreeMap<usize, [Option<Factor>; 2]>> = BTreeMap::new();
     for key in file.names() {
         let Some((component, index, up)) = parse(key) else { continue };
@@ -101,7 +101,7 @@ pub(super) fn read(file: &CheckpointFile, dictionary: &Dictionary) -> Result<Vec
 }
 
 /// The pairs of a pickled list `up, down, up, down, …`.
-pub(super) fn read_list(
+pub(in crate::lora) fn read_list(
     file: &CheckpointFile,
     component: &str,
     dictionary: &Dictionary,
