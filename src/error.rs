@@ -1,8 +1,10 @@
-//! Floor 0. What can go wrong, and whose fault it is.
+//! What can go wrong, and whose fault it is.
 //!
 //! One enum for the whole library. A message says what was expected, what was
 //! found and what to change; [`Error::fault`] is the only mapping from errors
 //! to exit codes, HTTP status and log level.
+//!
+//! Floor 0.
 
 use crate::plain;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,6 @@
-//! Floor 0. Words of files and users on a terminal: nothing that it obeys, nothing that hides or turns text.
+//! Words of files and users on a terminal: nothing that it obeys, nothing that hides or turns text.
+//!
+//! Floor 0.
 
 use std::borrow::Cow;
 use std::fmt::{Display, Formatter, Write};

@@ -1,4 +1,6 @@
-//! Floor 0. Memory: asked for so that a refusal is an error like any other, and how much of it is free.
+//! Memory: asked for so that a refusal is an error like any other, and how much of it is free.
+//!
+//! Floor 0.
 
 use crate::error::{Error, Result};
 use std::alloc::{Layout, alloc_zeroed};

@@ -1,4 +1,4 @@
-//! Floor 7. How the program speaks: results on stdout, all talk on stderr, errors with their
+//! How the program speaks: results on stdout, all talk on stderr, errors with their
 //! causes and a hint.
 
 use crate::error::{At, Error, Fault};

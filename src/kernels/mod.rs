@@ -1,8 +1,10 @@
-//! Floor 1. The CPU's own operators: products of packed weights with channels-last activations, and
+//! The CPU's own operators: products of packed weights with channels-last activations, and
 //! everything that can be done on the way in and out of a product; and in `cuda` those of NVIDIA GPUs.
 //!
 //! Work is cut into tiles of fixed size, and the order of every sum depends on sizes alone, so results do
 //! not depend on the number of threads. Plain candle serves other devices, and is the tests' oracle.
+//!
+//! Floor 1.
 
 #[macro_use]
 mod simd;

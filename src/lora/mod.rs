@@ -1,10 +1,12 @@
-//! Floor 3. Adapters as data: files of every community format, their algebra, and how several of
+//! Adapters as data: files of every community format, their algebra, and how several of
 //! them become the weights of one model.
 //!
 //! An [`AdapterFile`] is opened without knowing any model; a [`Lora`] is the same resolved against
 //! a [`Dictionary`], the names of one base; a [`LoraStack`] says which of them act and how strongly;
 //! an [`Overlay`] is the [`WeightSource`] of base and stack together.
 //! Layers and networks never hear of any of this.
+//!
+//! Floor 3.
 
 mod apply;
 mod delta;

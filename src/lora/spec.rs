@@ -1,4 +1,4 @@
-//! Floor 3. How a user names a LoRA and says how strongly, where and when it works.
+//! How a user names a LoRA and says how strongly, where and when it works.
 //!
 //! One grammar for flags, prompts, stacks and requests; no file is looked at.
 

@@ -1,4 +1,4 @@
-//! Floor 3. The convolution: the other place that looks inside a weight.
+//! The convolution: the other place that looks inside a weight.
 
 use super::packed::{PackedLayer, floats};
 use super::plain::{self, Added};

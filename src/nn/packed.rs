@@ -1,4 +1,4 @@
-//! Floor 3. A layer's weight on the CPU: packed, with its bias and its low-rank branches.
+//! A layer's weight on the CPU: packed, with its bias and its low-rank branches.
 
 use super::Geometry;
 use crate::error::{Error, Result};

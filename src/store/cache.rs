@@ -1,4 +1,4 @@
-//! Floor 6. The cache of hub downloads that is shared with other tools: where it is, what a
+//! The cache of hub downloads that is shared with other tools: where it is, what a
 //! repository's folder looks like, and what of it is usable without any request.
 
 use super::Env;

@@ -1,4 +1,4 @@
-//! Floor 6. Cards: what people know about a LoRA, in a small file beside it.
+//! Cards: what people know about a LoRA, in a small file beside it.
 
 use super::{place, table};
 use crate::error::{Error, Result};

@@ -1,4 +1,4 @@
-//! Floor 6. From the name of a LoRA to its file and card.
+//! From the name of a LoRA to its file and card.
 
 use super::list::{self, is_called, size, walk};
 use super::snapshot::{self, Lack};

@@ -1,4 +1,4 @@
-//! Floor 6. What of a cached repository can be used without any request, and why the rest cannot.
+//! What of a cached repository can be used without any request, and why the rest cannot.
 
 use super::cache::{COMPONENTS, HubCache, HubId, is_commit, is_index, is_weights, small_text};
 use super::list::is_diffusers;

@@ -1,4 +1,4 @@
-//! Floor 6. Stacks: several LoRAs under one name, in a file.
+//! Stacks: several LoRAs under one name, in a file.
 
 use super::list::{is_called, walk};
 use super::{Store, actual, only, place, table};

@@ -1,4 +1,4 @@
-//! Floor 2. One weight file, opened by what it contains: safetensors, GGUF, or a torch pickle.
+//! One weight file, opened by what it contains: safetensors, GGUF, or a torch pickle.
 //!
 //! Opening reads only the table of contents; a tensor's bytes are touched when it is asked for and
 //! are converted straight from the memory map. fp8 tensors are read as they are: a companion

@@ -1,4 +1,4 @@
-//! Floor 2. GGUF, the format of stable-diffusion.cpp and llama.cpp: its table of contents.
+//! GGUF, the format of stable-diffusion.cpp and llama.cpp: its table of contents.
 //!
 //! Nothing in the file is believed: counts are held against the bytes that are left before anything is
 //! made of them, and tensors must lie inside the file without overlapping. Values of metadata that are no

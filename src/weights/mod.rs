@@ -1,8 +1,10 @@
-//! Floor 2. Where weights come from: the seam between files, adapters and networks.
+//! Where weights come from: the seam between files, adapters and networks.
 //!
 //! A network asks a [`WeightSource`] for each of its [`Site`]s and gets a [`Weight`], a value that
 //! may be dense or carry low-rank branches. It never learns whether a file, a memory map or an
 //! overlay of adapters answered. This module knows no layer.
+//!
+//! Floor 2.
 
 pub(crate) mod blocked;
 mod branch;

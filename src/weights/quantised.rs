@@ -1,4 +1,4 @@
-//! Floor 2. Stored numbers in blocks that share scales: ggml's types, and the layout of colora's own
+//! Stored numbers in blocks that share scales: ggml's types, and the layout of colora's own
 //! quantised files.
 //!
 //! # The own layout

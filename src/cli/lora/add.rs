@@ -1,4 +1,4 @@
-//! Floor 7. `colora lora add`.
+//! `colora lora add`.
 
 use crate::cli::style::{Talk, result_path};
 use crate::cli::{interrupt, settings, store};

@@ -1,4 +1,4 @@
-//! Floor 3. Several adapters on one weight: the sum, the sequence, and the operators of task arithmetic.
+//! Several adapters on one weight: the sum, the sequence, and the operators of task arithmetic.
 
 use crate::error::{Error, Result};
 use crate::kernels::{LowRank, add_product, largest, zeros};

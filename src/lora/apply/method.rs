@@ -1,4 +1,4 @@
-//! Floor 3. How several adapters become one change.
+//! How several adapters become one change.
 
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};

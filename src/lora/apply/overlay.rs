@@ -1,4 +1,4 @@
-//! Floor 3. A base and a stack of adapters as one source of weights.
+//! A base and a stack of adapters as one source of weights.
 
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};

@@ -1,4 +1,4 @@
-//! Floor 3. Singular values: what a change is worth at each rank, and its best factors of that rank.
+//! Singular values: what a change is worth at each rank, and its best factors of that rank.
 //!
 //! A product of thin factors is decomposed by QR of both and a small SVD between them, which is exact. A
 //! whole matrix is decomposed whole when most of its rank is wanted; otherwise by a random sketch of its

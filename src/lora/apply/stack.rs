@@ -1,4 +1,4 @@
-//! Floor 3. A stack: which adapters act, how strongly, and how they are put together.
+//! A stack: which adapters act, how strongly, and how they are put together.
 
 use crate::error::Result;
 use crate::lora::Dictionary;

@@ -1,4 +1,4 @@
-//! Floor 3. What a file holds, in numbers: for people who want to know before they use it.
+//! What a file holds, in numbers: for people who want to know before they use it.
 
 use crate::error::Result;
 use crate::lora::Lora;

@@ -1,4 +1,4 @@
-//! Floor 3. What a base model calls its modules, in every spelling that adapter files use.
+//! What a base model calls its modules, in every spelling that adapter files use.
 //!
 //! Names are never converted back from underscores to dots. The dictionary generates all spellings
 //! of every module that the base has, and looks keys up in them.

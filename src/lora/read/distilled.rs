@@ -1,4 +1,4 @@
-//! Floor 3. Adapters that make a model draw in few steps, and models that were made so. Their files are like any
+//! Adapters that make a model draw in few steps, and models that were made so. Their files are like any
 //! other; how they want to be used is mostly in their names.
 
 use crate::lora::AdapterFile;

@@ -1,4 +1,4 @@
-//! Floor 3. The files of one adapter: a tensor file, a PEFT folder, or cloneofsimo's lists.
+//! The files of one adapter: a tensor file, a PEFT folder, or cloneofsimo's lists.
 
 use crate::error::{Error, Result};
 use crate::lora::read::foreign;

@@ -1,4 +1,4 @@
-//! Floor 3. Files that are no adapters for Stable Diffusion, recognised by their keys.
+//! Files that are no adapters for Stable Diffusion, recognised by their keys.
 
 use crate::error::Error;
 use crate::lora::read::keys::{self, Role};

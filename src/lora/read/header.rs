@@ -1,4 +1,4 @@
-//! Floor 3. Alphas that a trainer wrote as plain entries of a file's header, beside or instead of PEFT's JSON.
+//! Alphas that a trainer wrote as plain entries of a file's header, beside or instead of PEFT's JSON.
 //!
 //! `lora_alpha` and `r`, or `network_alpha` and `rank`, alone or behind a component's name (`unet.lora_alpha`).
 //! kohya's `ss_network_alpha` is none of these: its files hold a tensor for every alpha.

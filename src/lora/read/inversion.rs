@@ -1,4 +1,4 @@
-//! Floor 3. Textual inversions that travel in an adapter file: new words with vectors of their own.
+//! Textual inversions that travel in an adapter file: new words with vectors of their own.
 
 use crate::error::{Error, Result};
 use crate::lora::factor::Factor;

@@ -1,4 +1,4 @@
-//! Floor 3. From the key of an adapter file to the module's name and the tensor's part in it.
+//! From the key of an adapter file to the module's name and the tensor's part in it.
 //!
 //! Every grammar that people use ends a key with one of a few words; what stands before them is the
 //! module's name in some spelling, which the [`Dictionary`](crate::lora::Dictionary) resolves.

@@ -1,4 +1,4 @@
-//! Floor 3. One module of an adapter: its tensors by role become a change of a weight and a bias.
+//! One module of an adapter: its tensors by role become a change of a weight and a bias.
 
 use crate::error::{Error, Result};
 use crate::lora::delta::{Delta, Dora, Glora, Hada, Ia3, InputLaw, Kron, LowRank, Norms, Rotation};

@@ -1,4 +1,4 @@
-//! Floor 3. cloneofsimo's files, which number their tensors in the order of the original modules.
+//! cloneofsimo's files, which number their tensors in the order of the original modules.
 //!
 //! # Source
 //! `lora_diffusion` 0.1: its loops over ancestors of a UNet of diffusers 0.11, whose transformer blocks

@@ -1,4 +1,4 @@
-//! Floor 3. From an opened file and the names of a base to a [`Lora`]: every key is used, reported or
+//! From an opened file and the names of a base to a [`Lora`]: every key is used, reported or
 //! refused, never forgotten.
 
 use crate::error::{Error, InFile, Result};

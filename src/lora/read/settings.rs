@@ -1,4 +1,4 @@
-//! Floor 3. Which settings of PEFT's configurations are computed: every other one that changes what the tensors mean
+//! Which settings of PEFT's configurations are computed: every other one that changes what the tensors mean
 //! is refused by its name, before any key is looked at.
 //!
 //! # Source

@@ -1,4 +1,4 @@
-//! Floor 3. What PEFT writes beside its tensors: ranks and alphas by pattern, and switches of the laws.
+//! What PEFT writes beside its tensors: ranks and alphas by pattern, and switches of the laws.
 
 use crate::error::{Error, Result};
 use crate::input;

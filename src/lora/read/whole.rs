@@ -1,4 +1,4 @@
-//! Floor 3. Whole tensors in files with a configuration of PEFT: what stands in such a file under the name of one of
+//! Whole tensors in files with a configuration of PEFT: what stands in such a file under the name of one of
 //! the base's own tensors replaces it.
 //!
 //! These are modules that were trained as a whole (`modules_to_save`), biases (`bias`: `all`, `lora_only`), tuned

@@ -1,4 +1,4 @@
-//! Floor 3. Names with what trainers had wrapped around the network, and which piece of a name is unknown.
+//! Names with what trainers had wrapped around the network, and which piece of a name is unknown.
 //!
 //! A network that is compiled, spread over several cards, or saved under its component's name once more calls
 //! its modules `unet._orig_mod.…`, `module.unet.…`, `unet.unet.…`. Such elements are peeled off until a name

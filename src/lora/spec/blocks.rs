@@ -1,4 +1,4 @@
-//! Floor 3. Factors by block of the network, as A1111's block-weight extension writes them.
+//! Factors by block of the network, as A1111's block-weight extension writes them.
 //!
 //! Blocks are counted as in the original code: `IN00` is `input_blocks.0`, `M00` the middle, `OUT00`
 //! is `output_blocks.0`, `BASE` all text encoders.

@@ -1,4 +1,4 @@
-//! Floor 3. The grammar of `NAME:SPEC:SPEC`, see [`LoraRef::parse_flag`].
+//! The grammar of `NAME:SPEC:SPEC`, see [`LoraRef::parse_flag`].
 
 use super::{BlockWeights, LoraRef, StepWindow, Strength, blocks, check_weight};
 use crate::error::{Error, Result};

@@ -1,4 +1,4 @@
-//! Floor 3. The sampling steps at which an adapter works.
+//! The sampling steps at which an adapter works.
 
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};

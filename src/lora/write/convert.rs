@@ -1,4 +1,4 @@
-//! Floor 3. The same tensors under other names.
+//! The same tensors under other names.
 
 use super::file::{Entry, Metadata, Precision, check_free, passed_on, save};
 use super::parts::parts;

@@ -1,4 +1,4 @@
-//! Floor 3. A LoRA out of the difference of two models.
+//! A LoRA out of the difference of two models.
 
 use super::file::{Metadata, Precision, check_free, passed_on, save};
 use super::made::{Kept, Made, Tally, describe};

@@ -1,4 +1,4 @@
-//! Floor 3. Writing safetensors: one tensor after another, whole or not at all.
+//! Writing safetensors: one tensor after another, whole or not at all.
 
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};

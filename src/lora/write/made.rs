@@ -1,4 +1,4 @@
-//! Floor 3. What is made for one module, and its tensors in a file.
+//! What is made for one module, and its tensors in a file.
 
 use super::file::{Entry, Metadata, Precision};
 use super::spelling;

@@ -1,4 +1,4 @@
-//! Floor 3. Several adapters as one LoRA.
+//! Several adapters as one LoRA.
 //!
 //! # Source
 //! `cat`, `linear` and `svd` are PEFT 0.21's `add_weighted_adapter`; with another mix than the sum `svd`

@@ -1,4 +1,4 @@
-//! Floor 3. The grammars of diffusers and PEFT, whose alphas are text beside the tensors.
+//! The grammars of diffusers and PEFT, whose alphas are text beside the tensors.
 
 use super::convert::{Format, Plan, alpha, components, fitted, for_python, kind, refused, role};
 use super::file::{Entry, Metadata, save, save_among};

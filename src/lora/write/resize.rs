@@ -1,4 +1,4 @@
-//! Floor 3. A LoRA of lower rank, by the singular values of what it changes.
+//! A LoRA of lower rank, by the singular values of what it changes.
 
 use super::convert::{kind, words};
 use super::file::{Entry, Precision, check_free, passed_on, save};

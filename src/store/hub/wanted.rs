@@ -1,4 +1,4 @@
-//! Floor 6. Which files of a repository make a model.
+//! Which files of a repository make a model.
 
 use super::super::cache::{COMPONENTS, WEIGHTS, form, is_index, is_weights};
 use super::super::lora::{CONFIG, STANDARD};
