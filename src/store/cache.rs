@@ -3,7 +3,6 @@
 
 use super::Env;
 use super::list::{Entry, Kind, size};
-use super::snapshot;
 use crate::error::{Error, Result};
 use crate::input;
 use std::fs;
@@ -153,11 +152,6 @@ impl HubCache {
     /// The folder of a repository.
     pub(super) fn folder(&self, repo: &str) -> PathBuf {
         self.root.join(format!("models--{}", repo.replace('/', "--")))
-    }
-
-    /// The file or folder of `id`, when all of it is here.
-    pub fn find(&self, id: &HubId) -> Option<PathBuf> {
-        self.look(id, snapshot::model).ok().map(|usable| usable.path)
     }
 
     /// The repositories of which something is here, sorted.

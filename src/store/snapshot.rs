@@ -76,6 +76,11 @@ pub(super) enum Lack {
 pub(super) type Choose = fn(&Path) -> Result<PathBuf, Lack>;
 
 impl HubCache {
+    /// The file or folder of `id`, when all of it is here.
+    pub fn find(&self, id: &HubId) -> Option<PathBuf> {
+        self.look(id, model).ok().map(|usable| usable.path)
+    }
+
     /// What of `id` is here; `choose` finds it in a snapshot when `id` names no file.
     pub(super) fn look(&self, id: &HubId, choose: Choose) -> Result<Usable, Absent> {
         let folder = self.folder(&id.repo);

@@ -9,6 +9,7 @@
 mod heap;
 mod input;
 mod machine;
+mod storage;
 mod symbols;
 mod torch;
 mod zip;

@@ -6,15 +6,13 @@ use crate::lora::AdapterFile;
 use crate::lora::Inversion;
 use crate::lora::Lora;
 use crate::lora::factor::Factor;
-use crate::lora::read::dictionary::{
-    Dictionary, Target, Unknown, is_only_encoder, is_second_encoder,
-};
+use crate::lora::read::dictionary::{Dictionary, Target, Unknown, is_only_encoder};
 use crate::lora::read::header::Header;
 use crate::lora::read::inversion;
 use crate::lora::read::keys::{self, Role};
 use crate::lora::read::module::{Context, Group, Module};
 use crate::lora::read::ordered;
-use crate::lora::read::wrappers::bare;
+use crate::lora::read::wrappers::{bare, is_second_encoder};
 use crate::plain;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};

@@ -4,7 +4,7 @@
 //! `cat`, `linear` and `svd` are PEFT 0.21's `add_weighted_adapter`; with another mix than the sum `svd`
 //! is its `ties_svd`, `dare_linear_svd` and so on.
 
-use super::convert::{kind, words};
+use super::conversion::{kind, words};
 use super::file::{Entry, Metadata, Precision, check_free, passed_on, save};
 use super::made::{Kept, Made, Tally, shared};
 use crate::cancel::Cancel;

@@ -1,6 +1,6 @@
 //! The grammars of diffusers and PEFT, whose alphas are text beside the tensors.
 
-use super::convert::{Format, Plan, alpha, components, fitted, for_python, kind, refused, role};
+use super::conversion::{Format, Plan, alpha, components, fitted, for_python, kind, refused, role};
 use super::file::{Entry, Metadata, save, save_among};
 use super::spelling;
 use crate::error::{Error, Result};

@@ -1,6 +1,6 @@
 //! A LoRA of lower rank, by the singular values of what it changes.
 
-use super::convert::{kind, words};
+use super::conversion::{kind, words};
 use super::file::{Entry, Precision, check_free, passed_on, save};
 use super::made::{Kept, Made, Tally, shared};
 use crate::cancel::Cancel;
