@@ -1,8 +1,9 @@
 //! What of a cached repository can be used without any request, and why the rest cannot.
 
-use super::cache::{COMPONENTS, HubCache, HubId, is_commit, is_index, is_weights, small_text};
+use super::cache::{
+    COMPONENTS, HubCache, HubId, STANDARD, is_commit, is_index, is_weights, small_text,
+};
 use super::list::is_diffusers;
-use super::lora::STANDARD;
 use crate::error::Error;
 use crate::near::{did_you_mean, near};
 use std::fs;

@@ -14,7 +14,7 @@ mod symbols;
 mod torch;
 mod zip;
 
-use super::file::Contents;
+use super::contents::Contents;
 use crate::error::{Error, Result};
 use heap::Value;
 use machine::Machine;

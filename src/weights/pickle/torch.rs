@@ -4,7 +4,7 @@ use super::heap::{Heap, Object, Value};
 use super::storage::{Key, Region, Storage, TensorData};
 use super::symbols::Symbol;
 use crate::error::{Error, Result};
-use crate::weights::file::{Contents, Entry, TensorInfo, dense_strides};
+use crate::weights::contents::{Contents, Entry, TensorInfo, dense_strides};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
