@@ -1,4 +1,6 @@
-//! Floor 0. Near matches for mistyped names.
+//! Near matches for mistyped names.
+//!
+//! Floor 0.
 
 /// Edits that turn `a` into `b`: insert, delete, replace a letter, or swap two neighbours.
 ///

@@ -1,4 +1,4 @@
-//! Floor 7. `colora completions` and `colora man`: made from the same flags as the help.
+//! `colora completions` and `colora man`: made from the same flags as the help.
 
 use super::style::{result_bytes, result_path};
 use super::tree;

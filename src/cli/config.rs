@@ -1,4 +1,4 @@
-//! Floor 7. `colora config`: what is set, where, and how to begin.
+//! `colora config`: what is set, where, and how to begin.
 
 use super::output::SCHEMA;
 use super::style::{result_json, result_line, result_path, value as shown};

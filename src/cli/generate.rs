@@ -1,4 +1,4 @@
-//! Floor 7. `colora generate`: from flags to saved pictures.
+//! `colora generate`: from flags to saved pictures.
 
 use super::flags::Flags;
 use super::from_picture::{Followed, Named};

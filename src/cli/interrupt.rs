@@ -1,4 +1,4 @@
-//! Floor 7. Ctrl-C and its kin: the first stops between two layers or weights, the second at once. SIGTERM and SIGHUP, which
+//! Ctrl-C and its kin: the first stops between two layers or weights, the second at once. SIGTERM and SIGHUP, which
 //! nobody sends twice, do not wait for work that is blocked.
 
 use super::style::say;

@@ -1,4 +1,4 @@
-//! Floor 7. The end when the system gives no more memory and nobody can make an error of it.
+//! The end when the system gives no more memory and nobody can make an error of it.
 
 use crate::error::Fault;
 use crate::{room, whole};

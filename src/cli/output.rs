@@ -1,4 +1,4 @@
-//! Floor 7. Where pictures go: files that never overwrite, or stdout.
+//! Where pictures go: files that never overwrite, or stdout.
 
 use super::flags::Flags;
 use super::made_with::MadeWith;

@@ -1,4 +1,4 @@
-//! Floor 7. Names of pictures: text with `{fields}`, made safe.
+//! Names of pictures: text with `{fields}`, made safe.
 
 use crate::error::{Error, Result};
 use crate::near::did_you_mean;

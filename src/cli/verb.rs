@@ -1,4 +1,4 @@
-//! Floor 7. The default verb: `colora "a fox"` means `colora generate "a fox"`.
+//! The default verb: `colora "a fox"` means `colora generate "a fox"`.
 
 use super::tree;
 use crate::error::Error;

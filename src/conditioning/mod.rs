@@ -1,4 +1,6 @@
-//! Floor 5. From words to the features that a UNet listens to.
+//! From words to the features that a UNet listens to.
+//!
+//! Floor 5.
 
 mod tokenizer;
 mod words;

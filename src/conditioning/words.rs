@@ -1,4 +1,4 @@
-//! Floor 5. New words: textual inversions whose vectors stand where the word stands in a prompt.
+//! New words: textual inversions whose vectors stand where the word stands in a prompt.
 
 use super::{TextTowers, Tower};
 use crate::error::{Error, Result};

@@ -1,4 +1,4 @@
-//! Floor 5. A model as one file with a quantised UNet: see the layout in `weights::quantised`.
+//! A model as one file with a quantised UNet: see the layout in `weights::quantised`.
 
 use super::{Family, ModelParts, TOKENIZER_FILES, TokenizerSource};
 use crate::cancel::Cancel;

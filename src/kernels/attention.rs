@@ -1,15 +1,19 @@
-//! Floor 1. Attention in tiles with a running softmax: no N × N matrix, nothing leaves the cache.
+//! Attention in tiles with a running softmax: no N × N matrix, nothing leaves the cache.
 
-use super::Shared;
-use super::arena::Buffer;
-use super::map::Map;
-use super::micro::{self, COLUMNS, Factors, Kernel, LANES, ROWS, Segment, Sums, Tile};
-use super::packed::{Precision, round};
-use super::processor::Instructions;
-use super::product::had;
-use super::vector::{maximum, powers, powers_halves, scale_by, scaled, scaled_halves};
-use super::work::{self, KernelKind};
 use crate::error::Result;
+use crate::kernels::activation::feature_map::Map;
+use crate::kernels::measure::counters::{self, KernelKind};
+use crate::kernels::memory::arena::Buffer;
+use crate::kernels::memory::shared::Shared;
+use crate::kernels::product::multiply::had;
+use crate::kernels::simd::microkernel::{
+    self, COLUMNS, Factors, Kernel, LANES, ROWS, Segment, Sums, Tile,
+};
+use crate::kernels::simd::precision::{Precision, round};
+use crate::kernels::simd::processor::Instructions;
+use crate::kernels::simd::vector::{
+    maximum, powers, powers_halves, scale_by, scaled, scaled_halves,
+};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -50,12 +54,12 @@ pub(crate) fn attention(
     assert_eq!((k.channels, v.channels), (q.channels, q.channels), "widths of an attention");
     // Scores, and their average of the values.
     let _clock =
-        work::begin(KernelKind::Attention, &[2, q.batch, q.pixels(), k.pixels(), q.channels]);
+        counters::begin(KernelKind::Attention, &[2, q.batch, q.pixels(), k.pixels(), q.channels]);
     let sizes = Sizes::new(k.pixels(), q.channels / heads, precision);
     let packed = pack(k, v, heads, &sizes)?;
     let (queries, stride) = (q.pixels(), q.channels);
     let tiles = queries.div_ceil(QUERIES);
-    let kernels = micro::kernels(Factors::of(precision, precision), Instructions::used());
+    let kernels = microkernel::kernels(Factors::of(precision, precision), Instructions::used());
     Map::try_filled((q.batch, q.height, q.width, stride), |out| {
         let target = Shared::new(out);
         (0..q.batch * heads * tiles).into_par_iter().try_for_each_init(

@@ -1,5 +1,7 @@
-//! Floor 4. Networks: text towers, UNet, autoencoders. They know weights only as a
+//! Networks: text towers, UNet, autoencoders. They know weights only as a
 //! [`Scope`](crate::weights::Scope) and never hear of adapters, prompts or samplers.
+//!
+//! Floor 4.
 
 mod clip;
 mod config;

@@ -1,4 +1,4 @@
-//! Floor 4. The tiny autoencoder for previews and fast decoding: TAESD, diffusers'
+//! The tiny autoencoder for previews and fast decoding: TAESD, diffusers'
 //! AutoencoderTiny 0.42.
 
 use super::config::TinyVaeConfig;

@@ -1,4 +1,4 @@
-//! Floor 4. The autoencoder between pictures and latents: diffusers' AutoencoderKL 0.42.
+//! The autoencoder between pictures and latents: diffusers' AutoencoderKL 0.42.
 
 use super::config::VaeConfig;
 use super::unet::resnet::{Downsample, Resnet, ResnetShape, Upsample};

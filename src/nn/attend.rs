@@ -1,4 +1,4 @@
-//! Floor 3. An attention layer with its norm and its residual.
+//! An attention layer with its norm and its residual.
 
 use super::attention::causal_mask;
 use super::feature::Form;

@@ -1,4 +1,4 @@
-//! Floor 3. What flows through the image networks: feature maps and tokens.
+//! What flows through the image networks: feature maps and tokens.
 
 use crate::error::Result;
 use crate::kernels::Map;

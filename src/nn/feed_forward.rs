@@ -1,4 +1,4 @@
-//! Floor 3. The MLPs of transformer blocks, with their norm and their residual.
+//! The MLPs of transformer blocks, with their norm and their residual.
 
 use super::feature::Form;
 use super::packed::PackedLayer;

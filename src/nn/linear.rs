@@ -1,4 +1,4 @@
-//! Floor 3. The linear layer: one of the two places that look inside a weight.
+//! The linear layer: one of the two places that look inside a weight.
 
 use super::Geometry;
 use super::packed::PackedLayer;

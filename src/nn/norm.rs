@@ -1,4 +1,4 @@
-//! Floor 3. Normalisation; statistics in f32 or finer, whatever the tensor's type.
+//! Normalisation; statistics in f32 or finer, whatever the tensor's type.
 
 use super::packed::floats;
 use super::plain;

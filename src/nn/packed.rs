@@ -1,6 +1,6 @@
-//! Floor 3. A layer's weight on the CPU: packed, with its bias and its low-rank branches.
+//! A layer's weight on the CPU: packed, with its bias and its low-rank branches.
 
-use super::Geometry;
+use super::geometry::Geometry;
 use crate::error::{Error, Result};
 use crate::kernels::{
     Arrangement, Doubled, Finish, Map, Operand, Packed, Precision, Preparation, Term, Windows,

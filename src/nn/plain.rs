@@ -1,4 +1,4 @@
-//! Floor 3. Operators on plain tensors, channels last: images `[B, H, W, C]`, tokens `[B, N, C]`.
+//! Operators on plain tensors, channels last: images `[B, H, W, C]`, tokens `[B, N, C]`.
 //!
 //! What each computes is written in candle's operators, for every device; on NVIDIA GPUs kernels of their own
 //! do the same in fewer passes over memory.

@@ -1,4 +1,4 @@
-//! Floor 1. PNG files that say how their picture was made.
+//! PNG files that say how their picture was made.
 
 use super::Picture;
 use crate::error::{Error, InFile, Result};

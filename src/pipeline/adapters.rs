@@ -1,4 +1,4 @@
-//! Floor 5. From the LoRAs that a plan names to the networks of every step.
+//! From the LoRAs that a plan names to the networks of every step.
 
 use super::cache::Noted;
 use super::event::Watch;

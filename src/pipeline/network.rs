@@ -1,4 +1,4 @@
-//! Floor 5. The network of one phase as a denoiser: conditioned, guided, and with what it remembers from
+//! The network of one phase as a denoiser: conditioned, guided, and with what it remembers from
 //! step to step.
 
 use super::replay::Replays;

@@ -1,4 +1,4 @@
-//! Floor 6. Puts a LoRA into a folder of LoRAs, with its card.
+//! Puts a LoRA into a folder of LoRAs, with its card.
 
 use super::cache::is_relative;
 use super::lora::{EXTENSIONS, companions};

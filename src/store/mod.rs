@@ -1,5 +1,7 @@
-//! Floor 6. From a name to its files: folders of models and LoRAs, the cache shared with other
+//! From a name to its files: folders of models and LoRAs, the cache shared with other
 //! tools, and (feature `hub`) downloads into that cache.
+//!
+//! Floor 6.
 
 mod actual;
 mod add;

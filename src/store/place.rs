@@ -1,4 +1,4 @@
-//! Floor 6. Puts files in place whole or not at all.
+//! Puts files in place whole or not at all.
 
 use crate::error::Result;
 use crate::whole::{self, Care};

@@ -1,4 +1,4 @@
-//! Floor 6. Small TOML files that people write: cards and stacks.
+//! Small TOML files that people write: cards and stacks.
 
 use crate::error::{Error, Result};
 use crate::input;

@@ -1,4 +1,4 @@
-//! Floor 2. What stands beside a weight: low-rank branches that are added at run time.
+//! What stands beside a weight: low-rank branches that are added at run time.
 
 use crate::error::Result;
 use candle_core::{DType, Device, Tensor};

@@ -1,4 +1,4 @@
-//! Floor 2. A source that remembers what it gave, so that several networks share one copy.
+//! A source that remembers what it gave, so that several networks share one copy.
 
 use super::blocked::{BlockNote, BlockTensor};
 use super::{

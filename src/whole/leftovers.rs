@@ -1,4 +1,4 @@
-//! Floor 0. What killed programs left in a folder.
+//! What killed programs left in a folder.
 
 use super::list::remove;
 use super::part::HIDDEN;

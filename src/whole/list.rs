@@ -1,4 +1,4 @@
-//! Floor 0. What has to go when the program ends before its work does.
+//! What has to go when the program ends before its work does.
 //!
 //! The list is never held while a file is made, named or removed: a network folder that hangs stops
 //! nobody but who writes there.

@@ -1,4 +1,6 @@
-//! Floor 0. Files that are there whole or not at all, also when the program is killed while it writes.
+//! Files that are there whole or not at all, also when the program is killed while it writes.
+//!
+//! Floor 0.
 
 mod leftovers;
 mod list;

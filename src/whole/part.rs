@@ -1,4 +1,4 @@
-//! Floor 0. A file while it is written: without any name where the system can, so that a killed program
+//! A file while it is written: without any name where the system can, so that a killed program
 //! leaves nothing; else under a hidden name, locked so that others see that it is in use.
 
 use super::list::Fleeting;

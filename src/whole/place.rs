@@ -1,4 +1,4 @@
-//! Floor 0. What lies at a path that is to be written.
+//! What lies at a path that is to be written.
 //!
 //! Pipes and devices are written through: nothing in them can be lost, and no file takes their place.
 

@@ -1,4 +1,4 @@
-//! Floor 0. Files and folders that take their names together, or none of them does.
+//! Files and folders that take their names together, or none of them does.
 
 use super::list::{Act, Fleeting};
 use super::part::{Part, hidden, rename, sync_folder};

@@ -1,4 +1,4 @@
-//! Floor 7. `colora lora merge --checkpoint`: a whole model with adapters in it.
+//! `colora lora merge --checkpoint`: a whole model with adapters in it.
 
 use super::merge::Args;
 use super::open::{self, Base};

@@ -1,4 +1,4 @@
-//! Floor 7. `colora lora convert`.
+//! `colora lora convert`.
 
 use super::open;
 use crate::cli::flags::lossy;

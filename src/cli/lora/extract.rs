@@ -1,4 +1,4 @@
-//! Floor 7. `colora lora extract`.
+//! `colora lora extract`.
 
 use super::open;
 use crate::cli::flags::lossy;

@@ -1,4 +1,4 @@
-//! Floor 7. `colora lora merge`.
+//! `colora lora merge`.
 
 use super::{checkpoint, open};
 use crate::cli::flags::lossy;

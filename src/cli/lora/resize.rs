@@ -1,4 +1,4 @@
-//! Floor 7. `colora lora resize`.
+//! `colora lora resize`.
 
 use super::open;
 use crate::cli::flags::lossy;

@@ -1,4 +1,4 @@
-//! Floor 1. Norms, activations and sums, one pass over memory each.
+//! Norms, activations and sums, one pass over memory each.
 
 use super::Argument::{Address, Count, Float, Number};
 use super::{Input, Kernel, Output, convolved, device, name_of, ptx};

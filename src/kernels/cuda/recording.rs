@@ -1,4 +1,4 @@
-//! Floor 1. Work that is recorded once and then starts as a whole: a CUDA graph.
+//! Work that is recorded once and then starts as a whole: a CUDA graph.
 
 use super::Input;
 use crate::error::{Error, Result};

@@ -1,4 +1,4 @@
-//! Floor 3. A whole model in one file, under the names of the original code, which every tool reads.
+//! A whole model in one file, under the names of the original code, which every tool reads.
 
 use super::file::{Entry, Metadata, Precision, save, save_among};
 use crate::cancel::Cancel;

@@ -1,4 +1,4 @@
-//! Floor 3. A LoRA out of the difference of two models.
+//! A LoRA out of the difference of two models.
 
 use super::file::{Metadata, Precision, check_free, passed_on, save};
 use super::made::{Kept, Made, Tally, describe};
@@ -6,7 +6,7 @@ use super::spelling;
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::lora::Dictionary;
-use crate::lora::spectrum::Spectrum;
+use crate::lora::apply::spectrum::Spectrum;
 use crate::weights::{Site, WeightSource};
 use rayon::prelude::*;
 use serde::Serialize;

@@ -1,9 +1,9 @@
-//! Floor 3. Writing safetensors: one tensor after another, whole or not at all.
+//! Writing safetensors: one tensor after another, whole or not at all.
 
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::lora::factor::Factor;
-use crate::lora::header;
+use crate::lora::read::header;
 use crate::whole::{self, Care, Place, Together, is_stdout};
 use half::{bf16, f16};
 use safetensors::Dtype;

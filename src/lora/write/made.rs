@@ -1,10 +1,10 @@
-//! Floor 3. What is made for one module, and its tensors in a file.
+//! What is made for one module, and its tensors in a file.
 
 use super::file::{Entry, Metadata, Precision};
 use super::spelling;
 use crate::error::Result;
 use crate::lora::Dictionary;
-use crate::lora::spectrum::Factors;
+use crate::lora::apply::spectrum::Factors;
 use std::collections::BTreeMap;
 
 /// A new change of one module.

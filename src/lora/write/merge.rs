@@ -1,18 +1,18 @@
-//! Floor 3. Several adapters as one LoRA.
+//! Several adapters as one LoRA.
 //!
 //! # Source
 //! `cat`, `linear` and `svd` are PEFT 0.21's `add_weighted_adapter`; with another mix than the sum `svd`
 //! is its `ties_svd`, `dare_linear_svd` and so on.
 
-use super::convert::{kind, words};
+use super::conversion::{kind, words};
 use super::file::{Entry, Metadata, Precision, check_free, passed_on, save};
 use super::made::{Kept, Made, Tally, shared};
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
+use crate::lora::apply::merge::{self, Active};
+use crate::lora::apply::spectrum::{Factors, Spectrum};
 use crate::lora::delta::{Delta, Matrices};
-use crate::lora::merge::{self, Active};
-use crate::lora::module::WeightChange;
-use crate::lora::spectrum::{Factors, Spectrum};
+use crate::lora::read::module::WeightChange;
 use crate::lora::{Dictionary, LoraStack, Method};
 use crate::weights::{Site, WeightSource};
 use rayon::prelude::*;

@@ -1,13 +1,13 @@
-//! Floor 3. The grammars of diffusers and PEFT, whose alphas are text beside the tensors.
+//! The grammars of diffusers and PEFT, whose alphas are text beside the tensors.
 
-use super::convert::{Format, Plan, alpha, components, fitted, for_python, kind, refused, role};
+use super::conversion::{Format, Plan, alpha, components, fitted, for_python, kind, refused, role};
 use super::file::{Entry, Metadata, save, save_among};
 use super::spelling;
 use crate::error::{Error, Result};
 use crate::lora::delta::{Delta, Dora, LowRank};
-use crate::lora::keys::Role;
-use crate::lora::module::{BiasChange, Module};
-use crate::lora::tuning::CLASSES;
+use crate::lora::read::keys::Role;
+use crate::lora::read::module::{BiasChange, Module};
+use crate::lora::read::tuning::CLASSES;
 use crate::whole::{self, Place, Together};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;

@@ -1,13 +1,13 @@
-//! Floor 3. A LoRA of lower rank, by the singular values of what it changes.
+//! A LoRA of lower rank, by the singular values of what it changes.
 
-use super::convert::{kind, words};
+use super::conversion::{kind, words};
 use super::file::{Entry, Precision, check_free, passed_on, save};
 use super::made::{Kept, Made, Tally, shared};
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
+use crate::lora::apply::spectrum::Spectrum;
 use crate::lora::delta::{Delta, Matrices};
-use crate::lora::module::{BiasChange, Module};
-use crate::lora::spectrum::Spectrum;
+use crate::lora::read::module::{BiasChange, Module};
 use crate::lora::{Dictionary, Lora};
 use rayon::prelude::*;
 use serde::Serialize;

@@ -1,4 +1,4 @@
-//! Floor 4. The levels of a UNet: down, middle and up.
+//! The levels of a UNet: down, middle and up.
 
 use super::resnet::{Downsample, Resnet, ResnetShape, Upsample};
 use super::transformer::{Transformer, TransformerShape};

@@ -1,4 +1,4 @@
-//! Floor 4. The UNet of SD 1.x, SD 2.x, SDXL and networks derived from them, built from the
+//! The UNet of SD 1.x, SD 2.x, SDXL and networks derived from them, built from the
 //! model's own config: diffusers' UNet2DConditionModel 0.42.
 
 mod blocks;

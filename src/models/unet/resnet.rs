@@ -1,4 +1,4 @@
-//! Floor 4. The residual block and the samplers between levels; shared by UNet and VAE.
+//! The residual block and the samplers between levels; shared by UNet and VAE.
 
 use crate::error::Result;
 use crate::nn::{Around, Conv2d, Feature, Geometry, GroupNorm, Linear};

@@ -1,4 +1,4 @@
-//! Floor 4. The transformer between residual blocks: self-attention, cross-attention to the text,
+//! The transformer between residual blocks: self-attention, cross-attention to the text,
 //! gated MLP.
 
 use super::blocks::Context;

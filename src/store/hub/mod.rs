@@ -1,4 +1,4 @@
-//! Floor 6. Downloads from a hub into the shared cache (feature `hub`).
+//! Downloads from a hub into the shared cache (feature `hub`).
 //!
 //! A repository's folder holds `blobs` by content hash, `snapshots` of links to them by commit, and
 //! `refs` from branch to commit. Other tools read and write the same folders, so the order matters:
