@@ -13,5 +13,5 @@ mod vae;
 pub use clip::{ClipOutput, ClipTower};
 pub use config::{ClipConfig, PerBlock, TinyVaeConfig, UNetConfig, VaeConfig};
 pub use taesd::TinyVae;
-pub use unet::{AddedCondition, Deep, UNet, UNetInput};
+pub use unet::{AddedCondition, DeepFeatures, UNet, UNetInput};
 pub use vae::{Moments, Tiling, Vae};

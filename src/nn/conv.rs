@@ -6,14 +6,14 @@ use super::plain::{self, Added};
 use super::stored::Stored;
 use super::{Feature, GroupNorm};
 use crate::error::Result;
-use crate::kernels::{Finish, Preparation};
+use crate::kernels::{Epilogue, Prologue};
 use crate::weights::{DenseBranch, Products, Scope};
 use candle_core::Tensor;
 use std::sync::Arc;
 
 /// What happens around a convolution, in this order; layers with packed weights do it in one pass.
 #[derive(Debug, Clone, Copy)]
-pub struct Around<'a> {
+pub struct ConvFusion<'a> {
     /// Group norm of the input.
     pub norm: Option<&'a GroupNorm>,
     /// SiLU after the norm.
@@ -28,7 +28,7 @@ pub struct Around<'a> {
     pub divisor: f64,
 }
 
-impl Default for Around<'_> {
+impl Default for ConvFusion<'_> {
     fn default() -> Self {
         let (norm, silu, grown, shift, add) = (None, false, None, None, None);
         Self { norm, silu, grown, shift, add, divisor: 1.0 }
@@ -75,7 +75,7 @@ impl Conv2d {
         Self::build(scope, &shape, geometry, false)
     }
 
-    /// A 3×3 convolution that keeps the size of images that grow first ([`Around::grown`]).
+    /// A 3×3 convolution that keeps the size of images that grow first ([`ConvFusion::grown`]).
     pub fn after_growth(scope: &Scope<'_>, channels: usize) -> Result<Self> {
         scope.tensor("bias", &[channels])?;
         Self::build(scope, &[channels, channels, 3, 3], Geometry::SAME, true)
@@ -105,11 +105,11 @@ impl Conv2d {
 
     /// The convolution of images `[B, inputs, H, W]`.
     pub fn forward(&self, x: &Feature) -> Result<Feature> {
-        self.run(x, Around::default())
+        self.run(x, ConvFusion::default())
     }
 
     /// The convolution with what happens around it.
-    pub fn run(&self, x: &Feature, around: Around<'_>) -> Result<Feature> {
+    pub fn run(&self, x: &Feature, around: ConvFusion<'_>) -> Result<Feature> {
         match &self.0 {
             Form::Packed(layer) => run_packed(layer, x, around),
             Form::Plain { kernel, branches, bias, geometry } => {
@@ -127,14 +127,14 @@ impl Conv2d {
     }
 }
 
-fn run_packed(layer: &PackedLayer, x: &Feature, around: Around<'_>) -> Result<Feature> {
+fn run_packed(layer: &PackedLayer, x: &Feature, around: ConvFusion<'_>) -> Result<Feature> {
     let parts = x.maps()?;
     let affine = around.norm.map(|norm| norm.affine(parts)).transpose()?;
-    let how = Preparation {
+    let how = Prologue {
         affine: affine.as_ref(),
         silu: around.silu,
         grown: around.grown,
-        ..Preparation::default()
+        ..Prologue::default()
     };
     let bias = match around.shift {
         Some(shift) => {
@@ -148,18 +148,18 @@ fn run_packed(layer: &PackedLayer, x: &Feature, around: Around<'_>) -> Result<Fe
     };
     let add = around.add.map(Feature::map).transpose()?;
     let scale = (1.0 / around.divisor) as f32;
-    let finish = Finish { bias: bias.as_deref(), add: add.as_ref(), scale };
+    let finish = Epilogue { bias: bias.as_deref(), add: add.as_ref(), scale };
     Ok(Feature::of_map(layer.run(parts, how, finish)?))
 }
 
 /// What happens to the input, by plain tensors.
-fn before(x: &Tensor, around: Around<'_>) -> Result<Tensor> {
+fn before(x: &Tensor, around: ConvFusion<'_>) -> Result<Tensor> {
     let x = match (around.norm, around.silu) {
         (Some(norm), silu) => norm.plain(x, silu)?,
         (None, true) => x.silu()?,
         (None, false) => x.clone(),
     };
-    around.grown.map_or(Ok(x.clone()), |sides| plain::grow(&x, sides))
+    around.grown.map_or(Ok(x.clone()), |sides| plain::upsample_to(&x, sides))
 }
 
 /// The factors of a branch as kernels.

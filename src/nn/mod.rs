@@ -22,7 +22,7 @@ mod stored;
 mod time;
 
 pub use attend::Attend;
-pub use conv::{Around, Conv2d};
+pub use conv::{Conv2d, ConvFusion};
 pub use feature::Feature;
 pub use feed_forward::{FeedForward, Mlp};
 pub use geometry::Geometry;

@@ -5,7 +5,7 @@ use super::cache::{
 };
 use super::list::is_diffusers;
 use crate::error::Error;
-use crate::near::{did_you_mean, near};
+use crate::suggest::{did_you_mean, near};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};

@@ -283,7 +283,7 @@ fn weight_shape<S: WeightSource + ?Sized>(
     shape: &[usize],
 ) -> Result<WeightShape> {
     if !source.shape(site).is_some_and(|stored| shapes_agree(&stored, shape)) {
-        // It says what is wrong.
+        // `get` returns the precise shape error.
         source.get(site, shape)?;
     }
     let [outputs, inputs] = *shape.first_chunk().ok_or_else(|| {

@@ -74,7 +74,7 @@ impl Lora {
     }
 
     fn resolved(file: AdapterFile, base: &Dictionary, options: ReadOptions) -> Result<Self> {
-        let mut reading = Reading::new(&file, base);
+        let mut reading = LoraReader::new(&file, base);
         if let Some(error) = file.refusal() {
             return Err(error);
         }
@@ -110,7 +110,7 @@ struct Groups {
 }
 
 /// A file while it is read.
-struct Reading<'a> {
+struct LoraReader<'a> {
     file: &'a AdapterFile,
     base: &'a Dictionary,
     used: BTreeSet<String>,
@@ -122,14 +122,14 @@ struct Reading<'a> {
     report: Report,
 }
 
-impl<'a> Reading<'a> {
+impl<'a> LoraReader<'a> {
     fn new(file: &'a AdapterFile, base: &'a Dictionary) -> Self {
         let files = [Some(&file.main), file.text.as_ref(), file.words.as_ref()];
         let keys = files.into_iter().flatten().map(crate::weights::CheckpointFile::len).sum();
         let report = Report { keys, ..Report::default() };
         let (used, unmatched, empty) = (BTreeSet::new(), BTreeMap::new(), Vec::new());
         let header = Header::of(file.metadata());
-        Reading { file, base, used, unmatched, header, empty, report }
+        LoraReader { file, base, used, unmatched, header, empty, report }
     }
 
     fn corrupt(&self, why: impl Into<String>) -> Error {

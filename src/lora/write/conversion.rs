@@ -1,6 +1,6 @@
 //! A conversion at work: the tensors that it gathers under new names, whatever the target's grammar.
 
-use super::file::{Entry, Metadata, Precision};
+use super::file::{Entry, FileDtype, Metadata};
 use super::spelling;
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
@@ -52,7 +52,7 @@ pub struct ConvertOptions {
     /// The only component to write; `None` for all that the file touches.
     pub component: Option<String>,
     /// Float type to write; `None` keeps every tensor as it is.
-    pub precision: Option<Precision>,
+    pub precision: Option<FileDtype>,
     /// Whether files may be replaced.
     pub force: bool,
     /// Stops the work between two tensors.
@@ -107,7 +107,7 @@ impl<'a> Plan<'a> {
         self.base.shape(&format!("{module}.weight")).unwrap_or_default()
     }
 
-    pub(super) fn wanted(&self) -> Option<Precision> {
+    pub(super) fn wanted(&self) -> Option<FileDtype> {
         self.options.precision
     }
 
@@ -145,7 +145,7 @@ pub(super) fn fitted(delta: &Delta, word: &str, weight: &[usize], stored: &[usiz
 /// Words that travel in the file, under the names that every tool knows.
 pub(super) fn words<'a>(
     inversions: impl IntoIterator<Item = &'a Inversion>,
-    wanted: Option<Precision>,
+    wanted: Option<FileDtype>,
 ) -> Vec<(String, Entry<'a>)> {
     let mut words = Vec::new();
     for word in inversions {

@@ -3,7 +3,7 @@
 use super::conversion::{
     ConvertOptions, Format, Plan, alpha, components, fitted, kind, refused, words,
 };
-use super::file::{Entry, Precision, check_free, passed_on, save};
+use super::file::{Entry, FileDtype, check_free, passed_on, save};
 use super::parts::parts;
 use super::{peft, spelling};
 use crate::error::{Error, Result};
@@ -168,7 +168,7 @@ impl<'a> Plan<'a> {
                 let shape = self.shape(module);
                 let size = [shape.first().copied().unwrap_or(1), shape.iter().skip(1).product()];
                 let size = size.map(|n| n as f32).to_vec();
-                let entry = Entry::values(vec![2], Precision::F32, &size)?;
+                let entry = Entry::values(vec![2], FileDtype::F32, &size)?;
                 self.put(format!("{stem}.bias_size"), entry)
             }
             _ => Ok(()),

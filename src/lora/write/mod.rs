@@ -21,7 +21,7 @@ pub use checkpoint::{CheckpointOptions, Tower, checkpoint};
 pub use conversion::{ConvertOptions, Format};
 pub use convert::{Converted, convert};
 pub use extract::{ExtractOptions, Extracted, Tell, extract};
-pub use file::{Entry, Metadata, Precision, check_free, save};
+pub use file::{Entry, FileDtype, Metadata, check_free, save};
 pub use made::Kept;
 pub use merge::{Law, MergeOptions, Merged, merge};
 pub use resize::{ResizeOptions, Resized, ResizedModule, resize};

@@ -318,7 +318,7 @@ impl WeightSource for Checkpoint {
                 // Taps that are added up, or lie in another order, make other blocks.
                 blocks.kind == BlockType::from(*kind)
                     && (blocks.taps_first || sizes.kernel == 1)
-                    && !matches!(arrangement, Arrangement::Doubled(..))
+                    && !matches!(arrangement, Arrangement::Upsampled(..))
                     && sizes.inputs.is_multiple_of(GROUP)
             });
         let Some((kind, (piece, _))) = as_stored else {
