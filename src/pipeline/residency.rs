@@ -222,7 +222,7 @@ mod tests {
         for memory in [Memory::Keep, Memory::Save, Memory::Low] {
             let residency = filled(memory);
             let stages = [Stage::Texts, Stage::Encode, Stage::Build, Stage::Plan, Stage::Decode];
-            stages.map(|stage| residency.over(stage));
+            stages.iter().for_each(|stage| residency.over(*stage));
             residency.steps_over(true);
             let missing = || Err(crate::Error::Cancelled);
             assert!(residency.unpainted.get("8x8", &Cancel::new(), missing).is_ok());
