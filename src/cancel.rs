@@ -1,4 +1,4 @@
-//! The wish to stop, shared between who asks and who works.
+//! A cancellation flag, shared between the caller and the worker.
 //!
 //! Floor 0.
 

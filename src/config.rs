@@ -7,8 +7,8 @@
 
 use crate::error::{Error, Result};
 use crate::input;
-use crate::near::did_you_mean;
 use crate::sampling::{Sampler, Schedule};
+use crate::suggest::did_you_mean;
 use etcetera::BaseStrategy;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

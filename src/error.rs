@@ -182,7 +182,7 @@ pub enum Error {
     /// The operating system gives no more memory.
     #[error(
         "out of memory: {} asked for {what}; draw fewer pixels, pass --low-memory or --tile, or close other programs",
-        crate::room::bytes(*bytes)
+        plain::bytes(*bytes)
     )]
     Memory {
         /// What it was needed for.
@@ -194,8 +194,8 @@ pub enum Error {
     /// A plan would take more memory than there is: found before its first step.
     #[error(
         "{what} takes at least {} of memory, {} are free; {how}",
-        crate::room::bytes(*needed),
-        crate::room::bytes(*free)
+        plain::bytes(*needed),
+        plain::bytes(*free)
     )]
     NoRoom {
         /// What was planned.

@@ -2,8 +2,8 @@
 
 use super::style::{result_bytes, result_path};
 use super::tree;
+use crate::atomic_file::make_folder;
 use crate::error::Error;
-use crate::whole::make_folder;
 use anyhow::Result;
 use clap::ValueHint;
 use clap_complete::Shell;

@@ -3,8 +3,8 @@
 
 use crate::error::{At, Error, Fault};
 use crate::plain;
+pub(crate) use crate::plain::bytes;
 pub(crate) use crate::plain::{block, json as plain_json, message, value};
-pub(crate) use crate::room::bytes;
 use anyhow::Result;
 use clap::{ArgAction, Args};
 use std::io::{self, IsTerminal, Write};

@@ -2,7 +2,7 @@
 
 use super::tree;
 use crate::error::Error;
-use crate::near::distance;
+use crate::suggest::distance;
 use std::ffi::{OsStr, OsString};
 
 /// The verb that is meant when none is given.

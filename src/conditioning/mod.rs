@@ -2,11 +2,11 @@
 //!
 //! Floor 5.
 
+mod inversions;
 mod tokenizer;
-mod words;
 
+pub use inversions::InversionVectors;
 pub use tokenizer::{ClipKind, Tokenizer, TokenizerFiles, TokenizerOptions};
-pub use words::Word;
 
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
@@ -47,7 +47,7 @@ pub struct Tower {
     /// Its vocabulary.
     pub tokenizer: Arc<Tokenizer>,
     /// New words, the longest first.
-    words: Vec<words::WordIds>,
+    words: Vec<inversions::InversionTokens>,
 }
 
 /// The text side of a model.

@@ -22,10 +22,10 @@ mod rounding;
 mod token_merging;
 mod weight;
 
-pub(crate) use activation::feature_map::Map;
+pub(crate) use activation::feature_map::FeatureMap;
 pub(crate) use activation::gelu::{Gelu, activated};
 pub(crate) use activation::norm::{Affine, GroupNorm, layer_norm};
-pub(crate) use activation::operand::{Border, Operand, Preparation};
+pub(crate) use activation::operand::{Border, Operand, Prologue};
 pub(crate) use attention::{Heads, attention};
 #[cfg(feature = "cuda")]
 pub(crate) use cuda::{Mark, Recording, Session, working};
@@ -35,9 +35,11 @@ pub use measure::roofline::Ceilings;
 pub(crate) use memory::area::zeros;
 pub(crate) use memory::spare::{AtWork, Share, stage_done, usual_budget};
 pub(crate) use product::algebra::add_product;
-pub(crate) use product::low_rank::{LowRank, largest};
-pub(crate) use product::multiply::{Finish, Term, Windows, multiply, multiply_all, multiply_gated};
-pub(crate) use product::upsample::Doubled;
+pub(crate) use product::low_rank::{LowRankProduct, largest};
+pub(crate) use product::multiply::{
+    Epilogue, Term, Windows, multiply, multiply_all, multiply_gated,
+};
+pub(crate) use product::upsample::Upsampled;
 pub(crate) use product::winograd;
 #[cfg(not(feature = "cuda"))]
 pub(crate) use recording::{Mark, Recording, Session, working};
@@ -45,11 +47,11 @@ pub(crate) use rounding::Rounding;
 pub use simd::precision::Precision;
 pub use simd::processor::Instructions;
 pub(crate) use simd::vector::widen;
-pub(crate) use token_merging::Merging;
+pub(crate) use token_merging::TokenMerging;
 pub use weight::format::Arrangement;
 pub(crate) use weight::format::WeightShape;
-pub(crate) use weight::packed::Kept;
 pub use weight::packed::Packed;
+pub(crate) use weight::packed::WeakPacked;
 pub(crate) use weight::quantised::GROUP;
 pub use weight::quantised::Quantisation;
 

@@ -1,9 +1,9 @@
 //! Fewer tokens: those most like another are merged with it, and get back what it became.
 
 use crate::error::Result;
-use crate::kernels::activation::feature_map::Map;
-use crate::kernels::activation::operand::{Operand, Preparation};
-use crate::kernels::product::multiply::{Finish, Windows, multiply};
+use crate::kernels::activation::feature_map::FeatureMap;
+use crate::kernels::activation::operand::{Operand, Prologue};
+use crate::kernels::product::multiply::{Epilogue, Windows, multiply};
 use crate::kernels::simd::precision::Precision;
 use crate::kernels::simd::vector::maximum;
 use crate::kernels::weight::format::{Arrangement, WeightShape};
@@ -12,8 +12,8 @@ use rayon::prelude::*;
 
 /// Which tokens are merged with which: bipartite soft matching, Bolya and Hoffman (2023).
 #[derive(Debug)]
-pub(crate) struct Merging {
-    /// Of every token of every sample the place of what stands for it, among the sample's kept tokens.
+pub(crate) struct TokenMerging {
+    /// For each token, per sample: the index of the kept token that it was merged into.
     places: Vec<usize>,
     /// Tokens of every sample in the order of their places, those of one place beside each other.
     members: Vec<usize>,
@@ -31,13 +31,13 @@ struct Likeness {
     cosine: f32,
 }
 
-impl Merging {
+impl TokenMerging {
     /// Matches tokens `[B, H·W, C]` of images of `sides`.
     ///
     /// Targets are the top left tokens of every 2×2; of the others the `ratio` of all tokens that are most
     /// like a target (by the cosine between them) are merged with it. `None` when that is none.
     pub(crate) fn new(
-        tokens: &Map,
+        tokens: &FeatureMap,
         sides: (usize, usize),
         ratio: f64,
         precision: Precision,
@@ -97,9 +97,9 @@ impl Merging {
     }
 
     /// The mean of every kept token and those merged with it: `[B, kept, C]`.
-    pub(crate) fn merge(&self, tokens: &Map) -> Result<Map> {
+    pub(crate) fn merge(&self, tokens: &FeatureMap) -> Result<FeatureMap> {
         let (count, channels) = (tokens.pixels(), tokens.channels);
-        Map::filled((tokens.batch, self.kept, 1, channels), |out| {
+        FeatureMap::filled((tokens.batch, self.kept, 1, channels), |out| {
             out.par_chunks_mut(channels).enumerate().for_each(|(index, out)| {
                 let sample = index / self.kept;
                 let start = if index % self.kept == 0 { 0 } else { self.ends[index - 1] };
@@ -125,10 +125,10 @@ impl Merging {
     }
 
     /// Every token's own copy of what stands for it, added to `add` `[B, H·W, C]`.
-    pub(crate) fn unmerge(&self, merged: &Map, add: &Map) -> Result<Map> {
+    pub(crate) fn unmerge(&self, merged: &FeatureMap, add: &FeatureMap) -> Result<FeatureMap> {
         let (count, channels) = (add.pixels(), add.channels);
         assert_eq!((merged.channels, merged.pixels()), (channels, self.kept), "merged tokens");
-        Map::filled((add.batch, add.height, add.width, channels), |out| {
+        FeatureMap::filled((add.batch, add.height, add.width, channels), |out| {
             let rows = out.par_chunks_mut(channels).zip(add.values().par_chunks(channels));
             rows.enumerate().for_each(|(token, (out, add))| {
                 let row = token / count * self.kept + self.places[token];
@@ -146,7 +146,7 @@ const AT_ONCE: usize = 2048;
 
 /// For each of `others` the target that it is most like; the likest first.
 fn likest(
-    tokens: &Map,
+    tokens: &FeatureMap,
     sample: usize,
     (targets, others): (&[usize], &[usize]),
     precision: Precision,
@@ -154,7 +154,7 @@ fn likest(
     let (count, channels) = (tokens.pixels(), tokens.channels);
     let token = |token: usize| &tokens.values()[(sample * count + token) * channels..][..channels];
     let unit = |chosen: &[usize]| {
-        Map::filled((1, chosen.len(), 1, channels), |out| {
+        FeatureMap::filled((1, chosen.len(), 1, channels), |out| {
             out.par_chunks_mut(channels).zip(chosen).for_each(|(out, chosen)| {
                 let x = token(*chosen);
                 let length = x.iter().map(|x| x * x).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
@@ -168,8 +168,8 @@ fn likest(
     let weight = Packed::of(shape, Arrangement::Plain, precision, unit(targets)?.values())?;
     let mut likest: Vec<Likeness> = Vec::with_capacity(others.len());
     for others in others.chunks(AT_ONCE) {
-        let x = Operand::new(&[unit(others)?], Preparation::default(), precision)?;
-        let cosines = multiply(&x, &weight, Windows::all(&x), Finish::default())?;
+        let x = Operand::new(&[unit(others)?], Prologue::default(), precision)?;
+        let cosines = multiply(&x, &weight, Windows::all(&x), Epilogue::default())?;
         let rows = cosines.values().par_chunks(targets.len()).zip(others);
         likest.par_extend(rows.map(|(cosines, token)| {
             let cosine = maximum(cosines);
@@ -186,9 +186,9 @@ fn likest(
 mod tests {
     use super::*;
 
-    fn map(channels: usize, batch: usize, values: &[f32]) -> Map {
+    fn map(channels: usize, batch: usize, values: &[f32]) -> FeatureMap {
         let pixels = values.len() / channels / batch;
-        Map::filled((batch, pixels, 1, channels), |out| out.copy_from_slice(values)).unwrap()
+        FeatureMap::filled((batch, pixels, 1, channels), |out| out.copy_from_slice(values)).unwrap()
     }
 
     #[test]
@@ -210,8 +210,8 @@ mod tests {
         let values: Vec<f32> = [one, other].concat().concat();
         let tokens = map(2, 2, &values);
         for precision in [Precision::F32, Precision::Bf16] {
-            assert!(Merging::new(&tokens, (3, 3), 0.1, precision).unwrap().is_none());
-            let merging = Merging::new(&tokens, (3, 3), 0.25, precision).unwrap().unwrap();
+            assert!(TokenMerging::new(&tokens, (3, 3), 0.1, precision).unwrap().is_none());
+            let merging = TokenMerging::new(&tokens, (3, 3), 0.25, precision).unwrap().unwrap();
             let merged = merging.merge(&tokens).unwrap();
             assert_eq!(merged.pixels(), 7);
             let first = [1.5, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, -1.0, 1.0, 2.0, 0.3, 0.4, -1.0, 0.05];
@@ -233,10 +233,10 @@ mod tests {
     fn all_but_the_targets_may_go() {
         let values: Vec<f32> = (0..5 * 7 * 3).map(|i| (i as f32 * 1.7).sin()).collect();
         let tokens = map(3, 1, &values);
-        let merging = Merging::new(&tokens, (5, 7), 1.0, Precision::F32).unwrap().unwrap();
+        let merging = TokenMerging::new(&tokens, (5, 7), 1.0, Precision::F32).unwrap().unwrap();
         let merged = merging.merge(&tokens).unwrap();
         assert_eq!(merged.pixels(), 3 * 4);
-        let whole = |x: &Map, weights: &dyn Fn(usize) -> f32| -> f32 {
+        let whole = |x: &FeatureMap, weights: &dyn Fn(usize) -> f32| -> f32 {
             x.values().iter().enumerate().map(|(i, v)| v * weights(i / 3)).sum()
         };
         let mut members = [0; 12];

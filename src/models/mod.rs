@@ -13,6 +13,6 @@ mod vae;
 pub use clip::{ClipOutput, ClipTower};
 pub use config::{ClipConfig, PerBlock, TinyVaeConfig, UNetConfig, VaeConfig};
 pub use taesd::TinyVae;
-pub use unet::{AddedCondition, Deep, UNet, UNetInput};
+pub use unet::{AddedCondition, DeepFeatures, UNet, UNetInput};
 pub(crate) use unet::{InputKind, OwnedInput};
 pub use vae::{Moments, Tiling, Vae};

@@ -76,7 +76,7 @@ impl Pipeline {
             // "both" is worth a word only when it beats each.
             if takes < less || (name == "--tile" && takes < needed) {
                 let verb = if words.is_empty() { " takes" } else { "" };
-                words.push(format!("{name}{verb} {}", room::bytes(takes)));
+                words.push(format!("{name}{verb} {}", crate::plain::bytes(takes)));
             }
             less = less.min(takes);
         }

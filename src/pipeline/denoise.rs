@@ -12,7 +12,7 @@ use super::timeline::{Depth, Phase};
 use crate::cancel::Cancel;
 use crate::conditioning::Conditioning;
 use crate::error::{Error, Result};
-use crate::models::{Deep, UNet, UNetInput};
+use crate::models::{DeepFeatures, UNet, UNetInput};
 use crate::nn::sinusoid;
 use crate::sampling::{
     Denoiser, Guidance, GuidanceApart, NoiseModel, NoiseTable, PredictionKind, Predictor, Sigmas,
@@ -56,7 +56,7 @@ enum Texts {
 struct Listener {
     conditioning: Conditioning,
     /// What the last full evaluations left; the place is the number of the evaluation within its step.
-    deep: RefCell<Vec<Option<Deep>>>,
+    deep: RefCell<Vec<Option<DeepFeatures>>>,
 }
 
 /// What is the same for all evaluations of a step, and the count of those that were made.

@@ -8,7 +8,7 @@ use super::event::{Event, Watch};
 use super::generated::Timings;
 use super::model::Model;
 use super::residency::Stage;
-use crate::conditioning::{Conditioning, TextTowers, Word};
+use crate::conditioning::{Conditioning, TextTowers, InversionVectors};
 use crate::error::Result;
 use crate::lora::{Apply, LoraStack, Overlay};
 use crate::models::UNet;
@@ -118,7 +118,7 @@ impl Model {
             let (towers, mut warnings) = built
                 .map_err(|error| self.or_the_models_fault(error, self.parts.text_components()))?;
             let words = self.words(stack, &mut warnings)?;
-            let towers = if words.is_empty() { towers } else { towers.with_words(&words)? };
+            let towers = if words.is_empty() { towers } else { towers.with_inversions(&words)? };
             Ok(Noted { value: Arc::new(towers), warnings })
         })?;
         Ok(Noted { value: found.value.clone(), warnings: found.warnings.clone() })
@@ -168,9 +168,9 @@ impl Model {
     }
 
     /// The words that a stack brings along, as tensors on this device.
-    fn words(&self, stack: &LoraStack, warnings: &mut Vec<String>) -> Result<Vec<Word>> {
+    fn words(&self, stack: &LoraStack, warnings: &mut Vec<String>) -> Result<Vec<InversionVectors>> {
         let components = self.parts.text_components();
-        let mut words: Vec<Word> = Vec::new();
+        let mut words: Vec<InversionVectors> = Vec::new();
         let all = stack.words();
         warnings.extend(all.warnings());
         for inversion in all.used {
@@ -182,7 +182,7 @@ impl Model {
                 Ok(Some(tensor.to_dtype(dtype)?.to_device(self.residency.base.device())?))
             };
             let vectors = components.iter().map(vectors).collect::<Result<_>>()?;
-            words.push(Word { token: inversion.token.clone(), vectors });
+            words.push(InversionVectors { token: inversion.token.clone(), vectors });
         }
         Ok(words)
     }

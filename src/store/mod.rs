@@ -26,8 +26,8 @@ pub use lora::{FoundLora, LoraEntry};
 pub use stack::Stack;
 
 use crate::error::{Error, Result};
-use crate::near::did_you_mean;
 use crate::pipeline::Cancel;
+use crate::suggest::did_you_mean;
 use snapshot::{Absent, Usable};
 use std::collections::BTreeMap;
 use std::ffi::OsString;

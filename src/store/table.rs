@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::input;
-use crate::near::did_you_mean;
+use crate::suggest::did_you_mean;
 use serde::de::DeserializeOwned;
 use std::path::Path;
 

@@ -48,7 +48,7 @@ pub struct DenseBranch {
     pub mid: Option<Tensor>,
     /// As [`FactorKind::Up`] says.
     pub up: Tensor,
-    /// As of the branch.
+    /// Effective scale: strength · alpha / rank.
     pub scale: f32,
 }
 

@@ -7,8 +7,8 @@
 //! # Source
 //! `docs/gguf.md` of ggml; versions 2 and 3.
 
-use super::file::{Contents, Entry, TensorInfo};
-use super::quantised::{BlockType, Blocks};
+use super::block_type::{BlockType, Blocks};
+use super::contents::{Contents, Entry, TensorInfo};
 use crate::error::{Error, Result};
 use safetensors::Dtype;
 use std::path::Path;

@@ -9,11 +9,12 @@
 mod heap;
 mod input;
 mod machine;
+mod storage;
 mod symbols;
 mod torch;
 mod zip;
 
-use super::file::Contents;
+use super::contents::Contents;
 use crate::error::{Error, Result};
 use heap::Value;
 use machine::Machine;

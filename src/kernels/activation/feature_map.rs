@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 /// Feature maps `[B, H, W, C]` in f32, or tokens `[B, N, C]` as one column of N pixels. Cloning shares.
 #[derive(Debug, Clone)]
-pub(crate) struct Map {
+pub(crate) struct FeatureMap {
     data: Arc<Buffer>,
     pub(crate) batch: usize,
     pub(crate) height: usize,
@@ -18,7 +18,7 @@ pub(crate) struct Map {
     pub(crate) channels: usize,
 }
 
-impl Map {
+impl FeatureMap {
     /// Room for a map, filled by `fill`, which writes every element.
     ///
     /// # Errors
@@ -144,7 +144,7 @@ impl Map {
     }
 
     /// The sum of two maps of the same shape.
-    pub(crate) fn plus(&self, other: &Self) -> Result<Self> {
+    pub(crate) fn add(&self, other: &Self) -> Result<Self> {
         assert_eq!(self.values().len(), other.values().len(), "sizes of a sum of maps");
         let shape = (self.batch, self.height, self.width, self.channels);
         Self::filled(shape, |out| {

@@ -1,7 +1,7 @@
 //! GELU between two products.
 
 use crate::error::Result;
-use crate::kernels::activation::feature_map::Map;
+use crate::kernels::activation::feature_map::FeatureMap;
 use crate::kernels::activation::operand::Operand;
 use crate::kernels::simd::precision::Precision;
 use crate::kernels::simd::vector::gelu_row;
@@ -16,7 +16,7 @@ pub(crate) enum Gelu {
 }
 
 /// GELU of tokens, as the operand of a product.
-pub(crate) fn activated(x: &Map, kind: Gelu, precision: Precision) -> Result<Operand> {
+pub(crate) fn activated(x: &FeatureMap, kind: Gelu, precision: Precision) -> Result<Operand> {
     Operand::of_rows(x, x.channels, precision, |x, out| gelu_row(x, kind == Gelu::Quick, out))
 }
 
@@ -30,7 +30,7 @@ mod tests {
         let x = Tensor::randn(0f32, 3.0, (2, 5, 37), &Device::Cpu).unwrap();
         let exact = x.gelu_erf().unwrap();
         let quick = (&x * candle_nn::ops::sigmoid(&(&x * 1.702).unwrap()).unwrap()).unwrap();
-        let map = Map::from_tokens(&x).unwrap();
+        let map = FeatureMap::from_tokens(&x).unwrap();
         for (kind, expected) in [(Gelu::Exact, exact), (Gelu::Quick, quick)] {
             let ours = activated(&map, kind, Precision::F32).unwrap();
             let ours: &[f32] = bytemuck::cast_slice(ours.words());

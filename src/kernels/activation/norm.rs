@@ -1,7 +1,7 @@
 //! Norms as a scale and a shift that the next product's preparation applies.
 
 use crate::error::Result;
-use crate::kernels::activation::feature_map::Map;
+use crate::kernels::activation::feature_map::FeatureMap;
 use crate::kernels::measure::counters::{self, KernelKind};
 use crate::kernels::simd::vector::{channel_sums, moments, normalise};
 use rayon::prelude::*;
@@ -39,7 +39,7 @@ impl Affine {
     ///
     /// Sums are f32 over short stretches and f64 beyond, about the first pixel of each channel, so that
     /// a large mean costs no digits.
-    pub(crate) fn group_norm(parts: &[Map], norm: GroupNorm<'_>) -> Self {
+    pub(crate) fn group_norm(parts: &[FeatureMap], norm: GroupNorm<'_>) -> Self {
         let _clock = counters::begin(KernelKind::Norm, &[]);
         let (batch, pixels) = (parts[0].batch, parts[0].pixels());
         let channels: usize = parts.iter().map(|part| part.channels).sum();
@@ -88,7 +88,7 @@ struct Channel {
     squares: f64,
 }
 
-fn sums(x: &Map) -> Vec<Channel> {
+fn sums(x: &FeatureMap) -> Vec<Channel> {
     let (pixels, channels) = (x.pixels(), x.channels);
     let chunks = pixels.div_ceil(PIXELS);
     let partial: Vec<Vec<(f64, f64)>> = (0..x.batch * chunks)
@@ -116,10 +116,14 @@ fn sums(x: &Map) -> Vec<Channel> {
 }
 
 /// Layer norm of tokens, over the channels.
-pub(crate) fn layer_norm(x: &Map, parameters: (&[f32], &[f32]), eps: f64) -> Result<Map> {
+pub(crate) fn layer_norm(
+    x: &FeatureMap,
+    parameters: (&[f32], &[f32]),
+    eps: f64,
+) -> Result<FeatureMap> {
     let _clock = counters::begin(KernelKind::Norm, &[]);
     let channels = x.channels.max(1);
-    Map::filled((x.batch, x.height, x.width, x.channels), |out| {
+    FeatureMap::filled((x.batch, x.height, x.width, x.channels), |out| {
         let rows = out.par_chunks_mut(channels).zip(x.values().par_chunks(channels));
         rows.with_min_len(PIXELS).for_each(|(out, x)| layer_norm_row(x, parameters, eps, out));
     })

@@ -1,7 +1,7 @@
 //! The left side of products: activations as the innermost loops read them.
 
 use crate::error::Result;
-use crate::kernels::activation::feature_map::Map;
+use crate::kernels::activation::feature_map::FeatureMap;
 use crate::kernels::activation::norm::{self, Affine};
 use crate::kernels::measure::counters::{self, KernelKind};
 use crate::kernels::memory::arena::Buffer;
@@ -33,7 +33,7 @@ pub(crate) struct Border {
 
 /// What happens to activations on their way into a product.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Preparation<'a> {
+pub(crate) struct Prologue<'a> {
     /// Scale and shift of every channel of every sample.
     pub(crate) affine: Option<&'a Affine>,
     /// SiLU, after the scale.
@@ -55,13 +55,17 @@ impl Operand {
     }
 
     /// The channels of all `parts`, which have the same sizes.
-    pub(crate) fn new(parts: &[Map], how: Preparation<'_>, precision: Precision) -> Result<Self> {
+    pub(crate) fn new(
+        parts: &[FeatureMap],
+        how: Prologue<'_>,
+        precision: Precision,
+    ) -> Result<Self> {
         // Halves of a word must come from one part.
         let odd = precision == Precision::Bf16 && parts.iter().any(|p| p.channels % 2 == 1);
         if parts.len() > 1 && odd {
-            return Self::new(&[Map::joined(parts)?], how, precision);
+            return Self::new(&[FeatureMap::joined(parts)?], how, precision);
         }
-        let _clock = counters::begin(KernelKind::Preparation, &[]);
+        let _clock = counters::begin(KernelKind::Prologue, &[]);
         let first = &parts[0];
         let channels = parts.iter().map(|part| part.channels).sum();
         let (inner_h, inner_w) = how.size(parts);
@@ -80,12 +84,12 @@ impl Operand {
 
     /// Tokens of `channels` numbers, each made by `row` of those of a token of `x`.
     pub(in crate::kernels) fn of_rows(
-        x: &Map,
+        x: &FeatureMap,
         channels: usize,
         precision: Precision,
         row: impl Fn(&[f32], &mut [f32]) + Sync,
     ) -> Result<Self> {
-        let _clock = counters::begin(KernelKind::Preparation, &[]);
+        let _clock = counters::begin(KernelKind::Prologue, &[]);
         let mut out = Self::tokens((x.batch, x.pixels()), channels, precision)?;
         let pixel = out.pixel();
         let rows = out.data.words_mut().par_chunks_mut(pixel.max(1));
@@ -101,7 +105,7 @@ impl Operand {
 
     /// Layer norm of tokens, over the channels.
     pub(crate) fn layer_norm(
-        x: &Map,
+        x: &FeatureMap,
         (weight, bias): (&[f32], &[f32]),
         eps: f64,
         precision: Precision,
@@ -140,9 +144,9 @@ impl Operand {
 /// Tokens of one task.
 const TOKENS: usize = 32;
 
-impl Preparation<'_> {
+impl Prologue<'_> {
     /// Height and width after growing, without the border.
-    pub(in crate::kernels) fn size(&self, parts: &[Map]) -> (usize, usize) {
+    pub(in crate::kernels) fn size(&self, parts: &[FeatureMap]) -> (usize, usize) {
         self.grown.unwrap_or((parts[0].height, parts[0].width))
     }
 }
@@ -150,8 +154,8 @@ impl Preparation<'_> {
 /// Prepared pixels of one row, from row and column `start` of the image with its border on; what lies
 /// outside of the image is 0. `out` holds whole pixels.
 pub(in crate::kernels) fn segment(
-    parts: &[Map],
-    how: Preparation<'_>,
+    parts: &[FeatureMap],
+    how: Prologue<'_>,
     sample: usize,
     start: (usize, usize),
     precision: Precision,
@@ -191,8 +195,8 @@ pub(in crate::kernels) fn segment(
 
 /// Pixels `columns` of one row of all parts.
 fn line(
-    parts: &[Map],
-    how: Preparation<'_>,
+    parts: &[FeatureMap],
+    how: Prologue<'_>,
     (sample, y): (usize, usize),
     columns: Range<usize>,
     precision: Precision,

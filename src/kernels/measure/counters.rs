@@ -17,7 +17,7 @@ pub enum KernelKind {
     /// Sums of norms, and layer norms.
     Norm,
     /// Activations on their way into products: scaled, activated, padded, rounded.
-    Preparation,
+    Prologue,
 }
 
 impl KernelKind {
@@ -28,7 +28,7 @@ impl KernelKind {
         Self::Linear,
         Self::Attention,
         Self::Norm,
-        Self::Preparation,
+        Self::Prologue,
     ];
 
     /// A name for tables.
@@ -39,7 +39,7 @@ impl KernelKind {
             Self::Linear => "linear",
             Self::Attention => "attention",
             Self::Norm => "norms",
-            Self::Preparation => "preparation",
+            Self::Prologue => "preparation",
         }
     }
 }

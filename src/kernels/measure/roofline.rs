@@ -3,7 +3,7 @@
 
 use crate::error::Result;
 use crate::kernels::memory::area::zeros;
-use crate::kernels::simd::microkernel::{self, COLUMNS, Factors, ROWS, Segment, Sums, Tile};
+use crate::kernels::simd::microkernel::{self, COLUMNS, ROWS, Segment, Sums, Tile, TileTypes};
 use crate::kernels::simd::precision::Precision;
 use crate::kernels::simd::processor::Instructions;
 use rayon::prelude::*;
@@ -67,7 +67,7 @@ impl Ceilings {
 
 /// Operations a second of all threads, each with a tile of its own.
 fn rate(precision: Precision, time: Duration) -> f64 {
-    let factors = Factors::of(precision.of_operands(2 * WORDS), precision);
+    let factors = TileTypes::of(precision.of_operands(2 * WORDS), precision);
     let kernel =
         microkernel::kernels(factors, Instructions::used())[COLUMNS / microkernel::LANES - 1];
     let row = factors.row_words() * WORDS;

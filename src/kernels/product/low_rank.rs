@@ -2,12 +2,14 @@
 
 use crate::error::Result;
 use crate::kernels::memory::area::zeros;
-use crate::kernels::simd::microkernel::{self, COLUMNS, Factors, LANES, ROWS, Segment, Sums, Tile};
+use crate::kernels::simd::microkernel::{
+    self, COLUMNS, LANES, ROWS, Segment, Sums, Tile, TileTypes,
+};
 use crate::kernels::simd::processor::Instructions;
 
 /// `up · down`, in f32.
 #[derive(Debug, Clone)]
-pub(crate) struct LowRank {
+pub(crate) struct LowRankProduct {
     /// `[rows, rank]`.
     up: Vec<f32>,
     /// `down` in panels of 64 columns or, at the end, of so many vectors: `[rank, columns of the panel]`.
@@ -16,7 +18,7 @@ pub(crate) struct LowRank {
     columns: usize,
 }
 
-impl LowRank {
+impl LowRankProduct {
     /// Of `up [rows, rank]` and `down [rank, columns]`, row-major.
     ///
     /// # Errors
@@ -58,7 +60,7 @@ impl LowRank {
             return;
         }
         let up = &self.up[first * self.rank..][..rows * self.rank];
-        let kernels = microkernel::kernels(Factors::Floats, Instructions::used());
+        let kernels = microkernel::kernels(TileTypes::Floats, Instructions::used());
         let segments = [Segment { shift: 0, words: self.rank }];
         // For tiles that reach beyond the target; the kernel writes before anything is read.
         let mut sums = [0f32; ROWS * COLUMNS];
@@ -83,7 +85,7 @@ impl LowRank {
                     &segments,
                     bytemuck::cast_slice(weights),
                     Sums { out: target, stride, add: direct },
-                    (Factors::Floats, vectors),
+                    (TileTypes::Floats, vectors),
                 );
                 // SAFETY: rows and panel hold `rank` words each; the target has six rows of as many
                 // columns as the panel, and is borrowed mutably here.
@@ -119,7 +121,7 @@ mod tests {
             let mut expected: Vec<f32> = (0..rows * columns).map(|i| i as f32).collect();
             let start = expected.clone();
             crate::kernels::add_product(&mut expected, columns, &up, &down, 1.0);
-            let product = LowRank::new(up, &down, rank, columns).unwrap();
+            let product = LowRankProduct::new(up, &down, rank, columns).unwrap();
             let mut out = start.clone();
             product.add_to(0, &mut out);
             // Whole numbers: every order of sums is exact.

@@ -5,12 +5,14 @@
 //! of threads or on how work is cut.
 
 use crate::error::{Error, Result};
-use crate::kernels::activation::feature_map::Map;
+use crate::kernels::activation::feature_map::FeatureMap;
 use crate::kernels::activation::operand::{Border, Operand};
 use crate::kernels::measure::counters::{self, KernelKind};
 use crate::kernels::memory::arena::Buffer;
 use crate::kernels::memory::shared::Shared;
-use crate::kernels::simd::microkernel::{self, COLUMNS, Factors, LANES, ROWS, Segment, Sums, Tile};
+use crate::kernels::simd::microkernel::{
+    self, COLUMNS, LANES, ROWS, Segment, Sums, Tile, TileTypes,
+};
 use crate::kernels::simd::precision::Precision;
 use crate::kernels::simd::processor::Instructions;
 use crate::kernels::simd::vector::{Row, finish_rows, gate_row};
@@ -38,16 +40,16 @@ pub(crate) struct Windows {
 
 /// What is added to the sums.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Finish<'a> {
+pub(crate) struct Epilogue<'a> {
     /// `[outputs]`, or `[B, outputs]`.
     pub(crate) bias: Option<&'a [f32]>,
     /// A map of the output's shape.
-    pub(crate) add: Option<&'a Map>,
+    pub(crate) add: Option<&'a FeatureMap>,
     /// Factor of everything, at last.
     pub(crate) scale: f32,
 }
 
-impl Default for Finish<'_> {
+impl Default for Epilogue<'_> {
     fn default() -> Self {
         Self { bias: None, add: None, scale: 1.0 }
     }
@@ -96,23 +98,23 @@ pub(crate) fn multiply(
     x: &Operand,
     w: &Packed,
     windows: Windows,
-    finish: Finish<'_>,
-) -> Result<Map> {
+    finish: Epilogue<'_>,
+) -> Result<FeatureMap> {
     multiply_all(&[Term { x, w, windows }], finish)
 }
 
 /// The sum of the products of all terms, which have the same outputs and as many windows.
-pub(crate) fn multiply_all(terms: &[Term<'_>], finish: Finish<'_>) -> Result<Map> {
+pub(crate) fn multiply_all(terms: &[Term<'_>], finish: Epilogue<'_>) -> Result<FeatureMap> {
     let Term { x, w, windows } = terms[0];
     let factor = if windows.scatter.is_some() { 2 } else { 1 };
     let shape = (x.batch, factor * windows.height, factor * windows.width, w.outputs());
-    Map::try_filled(shape, |out| multiply_into(terms, finish, out))
+    FeatureMap::try_filled(shape, |out| multiply_into(terms, finish, out))
 }
 
 /// As [`multiply_all`], into `out`: of a scattered product every fourth pixel is written.
 pub(in crate::kernels) fn multiply_into(
     terms: &[Term<'_>],
-    finish: Finish<'_>,
+    finish: Epilogue<'_>,
     out: &mut [f32],
 ) -> Result<()> {
     let w = terms[0].w;
@@ -120,7 +122,7 @@ pub(in crate::kernels) fn multiply_into(
     let zeros = vec![0f32; outputs];
     let bias = finish.bias.unwrap_or(&zeros);
     let shared_bias = bias.len() == outputs;
-    let add = finish.add.map(Map::values);
+    let add = finish.add.map(FeatureMap::values);
     assert!(add.is_none_or(|add| add.len() == out.len()), "size of a residual");
     let target = Shared::new(out);
     product(terms, |done: Done<'_>| {
@@ -199,8 +201,8 @@ impl<'a> Term<'a> {
         inputs * kernel * kernel
     }
 
-    fn factors(&self) -> Factors {
-        Factors::of(self.x.precision, self.w.precision)
+    fn factors(&self) -> TileTypes {
+        TileTypes::of(self.x.precision, self.w.precision)
     }
 
     fn check(&self, first: &Self) {
@@ -211,7 +213,7 @@ impl<'a> Term<'a> {
             Arrangement::Winograd,
             "places are multiplied by `winograd` alone"
         );
-        let odd = self.factors() == Factors::Mixed && x.channels % 2 == 1;
+        let odd = self.factors() == TileTypes::Mixed && x.channels % 2 == 1;
         assert!(!odd, "a weight in bf16 reads rows of f32 in pairs");
         let reach =
             |origin: usize, count: usize| origin + (count.max(1) - 1) * windows.stride + w.side;
@@ -340,7 +342,7 @@ pub(in crate::kernels) fn had<T>(scratch: &mut Result<T>) -> Result<&mut T> {
 }
 
 /// Words of the weights that are summed at once.
-pub(in crate::kernels) fn depth(factors: Factors) -> usize {
+pub(in crate::kernels) fn depth(factors: TileTypes) -> usize {
     DEPTH / factors.row_words()
 }
 

@@ -4,9 +4,9 @@
 //! parities of output pixels sees a 2×2 kernel on the small image, 16 products a pixel for 36.
 
 use crate::error::Result;
-use crate::kernels::activation::feature_map::Map;
+use crate::kernels::activation::feature_map::FeatureMap;
 use crate::kernels::activation::operand::Operand;
-use crate::kernels::product::multiply::{Finish, Term, Windows, multiply_into};
+use crate::kernels::product::multiply::{Epilogue, Term, Windows, multiply_into};
 use crate::kernels::simd::precision::Precision;
 use crate::kernels::weight::format::Arrangement;
 use crate::kernels::weight::packed::Packed;
@@ -15,14 +15,14 @@ use std::sync::{Arc, OnceLock};
 
 /// The kernels of the four parities. Cloning shares.
 #[derive(Debug, Clone)]
-pub(crate) struct Doubled {
+pub(crate) struct Upsampled {
     /// By row, then column.
     parities: Arc<[Packed; 4]>,
     ordinary: Arc<OnceLock<Packed>>,
 }
 
-impl Doubled {
-    /// `pack(row, column)` packs the kernel in [`Arrangement::Doubled`].
+impl Upsampled {
+    /// `pack(row, column)` packs the kernel in [`Arrangement::Upsampled`].
     ///
     /// # Errors
     /// What `pack` gives.
@@ -37,10 +37,10 @@ impl Doubled {
     }
 
     /// `x`: the small image with a border of 1. Returns `[B, 2·H, 2·W, outputs]`.
-    pub(crate) fn multiply(&self, x: &Operand, finish: Finish<'_>) -> Result<Map> {
+    pub(crate) fn multiply(&self, x: &Operand, finish: Epilogue<'_>) -> Result<FeatureMap> {
         let (height, width) = (x.height - 2, x.width - 2);
         let shape = (x.batch, 2 * height, 2 * width, self.parities[0].outputs());
-        Map::try_filled(shape, |out| {
+        FeatureMap::try_filled(shape, |out| {
             for (i, kernel) in self.parities.iter().enumerate() {
                 let parity = (i / 2, i % 2);
                 let windows =

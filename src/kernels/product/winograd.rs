@@ -7,13 +7,13 @@
 //! rounding errors stay those of a few more additions.
 
 use crate::error::Result;
-use crate::kernels::activation::feature_map::Map;
-use crate::kernels::activation::operand::{Border, Preparation, segment};
+use crate::kernels::activation::feature_map::FeatureMap;
+use crate::kernels::activation::operand::{Border, Prologue, segment};
 use crate::kernels::measure::counters::{self, KernelKind};
 use crate::kernels::memory::arena::Buffer;
 use crate::kernels::memory::shared::Shared;
-use crate::kernels::product::multiply::{Finish, depth, had};
-use crate::kernels::simd::microkernel::{self, COLUMNS, Factors, ROWS, Segment, Sums, Tile};
+use crate::kernels::product::multiply::{Epilogue, depth, had};
+use crate::kernels::simd::microkernel::{self, COLUMNS, ROWS, Segment, Sums, Tile, TileTypes};
 use crate::kernels::simd::precision::{Precision, round};
 use crate::kernels::simd::processor::Instructions;
 use crate::kernels::simd::transpose::Lanes;
@@ -38,12 +38,12 @@ const LANES: usize = 16;
 /// # Errors
 /// [`Error::Memory`](crate::Error::Memory).
 pub(crate) fn multiply(
-    parts: &[Map],
-    how: Preparation<'_>,
+    parts: &[FeatureMap],
+    how: Prologue<'_>,
     w: &Packed,
-    finish: Finish<'_>,
-) -> Result<Map> {
-    let how = Preparation { border: Border { near: 1, far: 1 }, ..how };
+    finish: Epilogue<'_>,
+) -> Result<FeatureMap> {
+    let how = Prologue { border: Border { near: 1, far: 1 }, ..how };
     let (batch, (height, width)) = (parts[0].batch, how.size(parts));
     let channels: usize = parts.iter().map(|part| part.channels).sum();
     assert_eq!(w.arrangement, Arrangement::Winograd, "the weight of a fast convolution");
@@ -60,13 +60,13 @@ pub(crate) fn multiply(
         height,
         width,
         bias: finish.bias.unwrap_or(&zeros),
-        add: finish.add.map(Map::values),
+        add: finish.add.map(FeatureMap::values),
         scale: finish.scale,
     };
     let size = batch * height * width * outputs;
     assert!(job.add.is_none_or(|add| add.len() == size), "size of a residual");
     let _clock = counters::begin(KernelKind::Winograd, &[size, channels, 9]);
-    Map::try_filled((batch, height, width, outputs), |out| job.run(out))
+    FeatureMap::try_filled((batch, height, width, outputs), |out| job.run(out))
 }
 
 /// All panels of a quantised weight in 16 places.
@@ -79,8 +79,8 @@ fn unpacked(kind: Quantisation, w: &Packed) -> Result<Buffer> {
 }
 
 struct Job<'a> {
-    parts: &'a [Map],
-    how: Preparation<'a>,
+    parts: &'a [FeatureMap],
+    how: Prologue<'a>,
     channels: usize,
     w: &'a Packed,
     /// Of the transformed patches.
@@ -202,7 +202,7 @@ impl Job<'_> {
         let (words, row) = (self.w.tap(), self.precision.words(self.channels));
         let padded = squares.next_multiple_of(ROWS);
         let (patches, products) = (scratch.patches.words(), scratch.products.floats_mut());
-        let factors = Factors::of(self.precision, self.w.precision);
+        let factors = TileTypes::of(self.precision, self.w.precision);
         let parts = if self.unpacked.is_some() { 1 } else { self.w.parts(panel) };
         let kernels = microkernel::kernels(factors, Instructions::used());
         let of = (factors, self.w.vectors(panel) / parts);

@@ -29,7 +29,7 @@ pub(in crate::kernels) struct Segment {
 
 /// What the numbers of a product are. A word is an f32, or two bf16 of which the lower half comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::kernels) enum Factors {
+pub(in crate::kernels) enum TileTypes {
     /// Rows and weights in f32.
     Floats,
     /// Rows and weights in bf16.
@@ -38,7 +38,7 @@ pub(in crate::kernels) enum Factors {
     Mixed,
 }
 
-impl Factors {
+impl TileTypes {
     /// For rows and weights of these precisions. Rows in bf16 with weights in f32 do not occur.
     pub(in crate::kernels) fn of(rows: Precision, weights: Precision) -> Self {
         match (rows, weights) {
@@ -92,7 +92,7 @@ impl<'a> Tile<'a> {
         segments: &'a [Segment],
         weights: &'a [u32],
         sums: Sums<'a>,
-        (factors, vectors): (Factors, usize),
+        (factors, vectors): (TileTypes, usize),
     ) -> Self {
         let Sums { out, stride, add } = sums;
         #[cfg(any(test, debug_assertions))]
@@ -121,16 +121,16 @@ impl<'a> Tile<'a> {
 pub(in crate::kernels) type Kernel = for<'a> unsafe fn(Tile<'a>);
 
 /// The kernels for 1 to 4 vectors.
-pub(in crate::kernels) fn kernels(factors: Factors, set: Instructions) -> [Kernel; 4] {
+pub(in crate::kernels) fn kernels(factors: TileTypes, set: Instructions) -> [Kernel; 4] {
     #[cfg(target_arch = "x86_64")]
     match (factors, set) {
-        (Factors::Halves, Instructions::Avx512Bf16) => {
+        (TileTypes::Halves, Instructions::Avx512Bf16) => {
             return [x86::bf16::<1>, x86::bf16::<2>, x86::bf16::<3>, x86::bf16::<4>];
         }
-        (Factors::Floats, Instructions::Avx512 | Instructions::Avx512Bf16) => {
+        (TileTypes::Floats, Instructions::Avx512 | Instructions::Avx512Bf16) => {
             return [x86::wide::<1>, x86::wide::<2>, x86::wide::<3>, x86::wide::<4>];
         }
-        (Factors::Mixed, Instructions::Avx512 | Instructions::Avx512Bf16) => {
+        (TileTypes::Mixed, Instructions::Avx512 | Instructions::Avx512Bf16) => {
             return [
                 x86::wide_mixed::<1>,
                 x86::wide_mixed::<2>,
@@ -138,10 +138,10 @@ pub(in crate::kernels) fn kernels(factors: Factors, set: Instructions) -> [Kerne
                 x86::wide_mixed::<4>,
             ];
         }
-        (Factors::Floats, Instructions::Avx2) => {
+        (TileTypes::Floats, Instructions::Avx2) => {
             return [x86::medium::<1>, x86::medium::<2>, x86::medium::<3>, x86::medium::<4>];
         }
-        (Factors::Mixed, Instructions::Avx2) => {
+        (TileTypes::Mixed, Instructions::Avx2) => {
             return [
                 x86::medium_mixed::<1>,
                 x86::medium_mixed::<2>,
@@ -150,23 +150,23 @@ pub(in crate::kernels) fn kernels(factors: Factors, set: Instructions) -> [Kerne
             ];
         }
         // Without products of bf16 pairs rows are in bf16 only where channels are odd.
-        (Factors::Halves, _) | (_, Instructions::Portable | Instructions::Neon) => {}
+        (TileTypes::Halves, _) | (_, Instructions::Portable | Instructions::Neon) => {}
     }
     #[cfg(target_arch = "aarch64")]
     match (factors, set) {
-        (Factors::Floats, Instructions::Neon) => {
+        (TileTypes::Floats, Instructions::Neon) => {
             return [arm::floats::<1>, arm::floats::<2>, arm::floats::<3>, arm::floats::<4>];
         }
-        (Factors::Mixed, Instructions::Neon) => {
+        (TileTypes::Mixed, Instructions::Neon) => {
             return [arm::mixed::<1>, arm::mixed::<2>, arm::mixed::<3>, arm::mixed::<4>];
         }
         _ => {}
     }
     let _ = set;
     match factors {
-        Factors::Floats => [floats::<1>, floats::<2>, floats::<3>, floats::<4>],
-        Factors::Halves => [halves::<1>, halves::<2>, halves::<3>, halves::<4>],
-        Factors::Mixed => [mixed::<1>, mixed::<2>, mixed::<3>, mixed::<4>],
+        TileTypes::Floats => [floats::<1>, floats::<2>, floats::<3>, floats::<4>],
+        TileTypes::Halves => [halves::<1>, halves::<2>, halves::<3>, halves::<4>],
+        TileTypes::Mixed => [mixed::<1>, mixed::<2>, mixed::<3>, mixed::<4>],
     }
 }
 
@@ -255,7 +255,7 @@ unsafe fn portable<const V: usize, const X: usize>(
 mod tests {
     use super::*;
 
-    const ALL: [Factors; 3] = [Factors::Floats, Factors::Halves, Factors::Mixed];
+    const ALL: [TileTypes; 3] = [TileTypes::Floats, TileTypes::Halves, TileTypes::Mixed];
 
     /// Small numbers that bf16 holds exactly.
     fn number(i: usize, step: usize) -> f32 {
@@ -274,7 +274,7 @@ mod tests {
 
     /// Rows and weights of a product, and where the rows are read.
     struct Case {
-        factors: Factors,
+        factors: TileTypes,
         rows: Vec<u32>,
         weights: Vec<u32>,
         segments: [Segment; 2],
@@ -284,13 +284,13 @@ mod tests {
     const STRIDE: usize = 100;
 
     impl Case {
-        fn new(factors: Factors) -> Self {
+        fn new(factors: TileTypes) -> Self {
             let (x, w) = match factors {
-                Factors::Floats => (Precision::F32, Precision::F32),
-                Factors::Halves => (Precision::Bf16, Precision::Bf16),
-                Factors::Mixed => (Precision::F32, Precision::Bf16),
+                TileTypes::Floats => (Precision::F32, Precision::F32),
+                TileTypes::Halves => (Precision::Bf16, Precision::Bf16),
+                TileTypes::Mixed => (Precision::F32, Precision::Bf16),
             };
-            assert_eq!(Factors::of(x, w), factors);
+            assert_eq!(TileTypes::of(x, w), factors);
             let segments = [Segment { shift: 3, words: 20 }, Segment { shift: 46, words: 7 }];
             let (rows, weights) = (words(x, ROWS * STRIDE, 7), words(w, 27 * COLUMNS, 5));
             Self { factors, rows, weights, segments }
@@ -319,9 +319,9 @@ mod tests {
                     let w = w[column];
                     let f = f32::from_bits;
                     let products = match self.factors {
-                        Factors::Floats => [(f(x[0]), f(w)), (0.0, 0.0)],
-                        Factors::Halves => [(low(x[0]), low(w)), (high(x[0]), high(w))],
-                        Factors::Mixed => [(f(x[0]), low(w)), (f(x[1]), high(w))],
+                        TileTypes::Floats => [(f(x[0]), f(w)), (0.0, 0.0)],
+                        TileTypes::Halves => [(low(x[0]), low(w)), (high(x[0]), high(w))],
+                        TileTypes::Mixed => [(f(x[0]), low(w)), (f(x[1]), high(w))],
                     };
                     sum += products.iter().map(|(x, w)| f64::from(*x) * f64::from(*w)).sum::<f64>();
                 }
@@ -364,12 +364,12 @@ mod tests {
 
     #[test]
     fn tiles_that_reach_too_far_are_found() {
-        let case = Case::new(Factors::Mixed);
+        let case = Case::new(TileTypes::Mixed);
         let found = |row: usize, words: usize, out: usize| {
             let mut out = vec![0f32; out];
             let sums = Sums { out: &mut out, stride: COLUMNS, add: false };
             let rows = [&case.rows[..row]; ROWS];
-            let of = (Factors::Mixed, 4);
+            let of = (TileTypes::Mixed, 4);
             Tile::over(rows, &case.segments, &case.weights[..words], sums, of);
         };
         let (row, words, out) = (46 + 2 * 7, 27 * COLUMNS, ROWS * COLUMNS);
@@ -383,14 +383,14 @@ mod tests {
 
     #[test]
     fn mixed_products_have_the_bits_of_widened_weights() {
-        let mixed = Case::new(Factors::Mixed);
+        let mixed = Case::new(TileTypes::Mixed);
         let widened = mixed.weights.chunks_exact(COLUMNS).flat_map(|row| {
             let halves = [low, high].map(|half| row.iter().map(move |w| half(*w).to_bits()));
             halves.into_iter().flatten()
         });
         let segments = mixed.segments.map(|s| Segment { words: 2 * s.words, ..s });
         let floats = Case {
-            factors: Factors::Floats,
+            factors: TileTypes::Floats,
             rows: mixed.rows.clone(),
             weights: widened.collect(),
             segments,

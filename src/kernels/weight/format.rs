@@ -9,7 +9,7 @@ pub enum Arrangement {
     Gated,
     /// A 3×3 kernel as pixels of this parity (row, column) see it when the image was doubled before:
     /// 2×2, the taps that fall on the same pixel added up.
-    Doubled(usize, usize),
+    Upsampled(usize, usize),
     /// A 3×3 kernel transformed for Winograd's convolution: 16 places for 9 taps.
     Winograd,
 }

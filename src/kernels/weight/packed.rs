@@ -43,12 +43,12 @@ pub struct Packed {
 
 /// A packed weight that lives as long as somebody uses it.
 #[derive(Debug, Clone)]
-pub(crate) struct Kept {
+pub(crate) struct WeakPacked {
     words: Weak<Pages>,
     rest: Packed,
 }
 
-impl Kept {
+impl WeakPacked {
     /// The weight, if it still lives.
     pub(crate) fn get(&self) -> Option<Packed> {
         Some(Packed { words: self.words.upgrade()?, ..self.rest.clone() })
@@ -80,7 +80,7 @@ impl Packed {
         let filter = shape.inputs * shape.kernel * shape.kernel;
         packed.fill(|packed, panel, words| {
             let lanes = packed.vectors(panel) * LANES;
-            // As many rows as stay in the second-level cache, but whole vectors of them.
+            // Read as many rows as fit in the second-level cache, rounded to whole vectors.
             let width = packed.panel_width();
             let at_once = if width * filter <= CACHED { width } else { LANES };
             let mut rows = Buffer::new(at_once * filter)?;
@@ -123,8 +123,8 @@ impl Packed {
         kind: Quantisation,
         read: impl Fn(usize, &mut [u8]) -> Result<()> + Sync,
     ) -> Result<Self> {
-        let whole =
-            shape.inputs.is_multiple_of(GROUP) && !matches!(arrangement, Arrangement::Doubled(..));
+        let whole = shape.inputs.is_multiple_of(GROUP)
+            && !matches!(arrangement, Arrangement::Upsampled(..));
         assert!(whole, "blocks that can be packed as they are");
         let mut packed = Self::empty(shape, arrangement, precision, Some(kind));
         let filter = shape.inputs / GROUP * shape.kernel * shape.kernel;
@@ -150,7 +150,7 @@ impl Packed {
         quantised: Option<Quantisation>,
     ) -> Self {
         let side = match arrangement {
-            Arrangement::Doubled(..) => 2,
+            Arrangement::Upsampled(..) => 2,
             // Blocks hold the taps themselves; places are made of them when they are multiplied.
             Arrangement::Winograd if quantised.is_none() => 4,
             Arrangement::Winograd | Arrangement::Plain | Arrangement::Gated => shape.kernel,
@@ -259,8 +259,8 @@ impl Packed {
     }
 
     /// A note of this weight that does not keep it.
-    pub(crate) fn kept(&self) -> Kept {
-        Kept {
+    pub(crate) fn kept(&self) -> WeakPacked {
+        WeakPacked {
             words: Arc::downgrade(&self.words),
             rest: Self { words: Arc::default(), ..self.clone() },
         }
@@ -493,7 +493,7 @@ impl Packed {
     fn spread<'a>(&self, taps: &'a [Lanes], made: &'a mut Vec<Lanes>) -> &'a [Lanes] {
         match self.arrangement {
             Arrangement::Plain | Arrangement::Gated => return taps,
-            Arrangement::Doubled(..) => {
+            Arrangement::Upsampled(..) => {
                 made.clear();
                 made.resize(taps.len() / 9 * 4, [0.0; LANES]);
                 for tap in 0..4 {
@@ -518,7 +518,7 @@ impl Packed {
 
     /// The taps of the weight that are added into tap `tap` of the packed one.
     fn taps(&self, tap: usize) -> [Option<usize>; 4] {
-        let Arrangement::Doubled(row, column) = self.arrangement else {
+        let Arrangement::Upsampled(row, column) = self.arrangement else {
             return [Some(tap), None, None, None];
         };
         // Of even pixels the first tap falls on the neighbour before, the others on the pixel itself;
@@ -588,13 +588,13 @@ mod tests {
         let shape = WeightShape { outputs: 1, inputs: 1, kernel: 3 };
         let values: Vec<f32> = (1..=9).map(|i| i as f32).collect();
         for (row, column) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
-            let kind = Arrangement::Doubled(row, column);
+            let kind = Arrangement::Upsampled(row, column);
             let packed = Packed::of(shape, kind, Precision::F32, &values).unwrap();
             let sum: f32 = packed.words.iter().sum();
             assert_eq!(sum, 45.0);
         }
         let packed =
-            Packed::of(shape, Arrangement::Doubled(0, 1), Precision::F32, &values).unwrap();
+            Packed::of(shape, Arrangement::Upsampled(0, 1), Precision::F32, &values).unwrap();
         let tap = |i: usize| packed.words[i * LANES];
         assert_eq!([tap(0), tap(1), tap(2), tap(3)], [3.0, 3.0, 24.0, 15.0]);
     }

@@ -1,9 +1,9 @@
 //! Several adapters on one weight: the sum, the sequence, and the operators of task arithmetic.
 
 use crate::error::{Error, Result};
-use crate::kernels::{LowRank, add_product, largest, zeros};
+use crate::kernels::{LowRankProduct, add_product, largest, zeros};
 use crate::lora::apply::method::Method;
-use crate::lora::apply::spectrum::{Factors, Spectrum};
+use crate::lora::apply::spectrum::{LowRankFactors, Spectrum};
 use crate::lora::delta::{Matrices, add_difference};
 use crate::lora::factor::broken;
 use crate::lora::read::module::{Module, WeightChange};
@@ -52,7 +52,7 @@ pub(in crate::lora) fn weight(
 /// Low-rank changes of one weight, the common case, as one product that is added where the weight is read.
 #[derive(Debug, Clone)]
 pub(in crate::lora) struct Summed {
-    product: LowRank,
+    product: LowRankProduct,
     /// Whether sums cannot overflow. Scanning every weight would cost a tenth of the work; a bound on the
     /// factors nearly always does.
     pub(in crate::lora) safe: bool,
@@ -214,7 +214,7 @@ fn truncated(
         let (up, down, all) = stacked.joined();
         Spectrum::of_product(&up, &down, all)?
     };
-    let Factors { up, down, .. } = spectrum.factors(rank, None);
+    let LowRankFactors { up, down, .. } = spectrum.factors(rank, None);
     let mut out = base;
     add_product(&mut out, columns, &up, &down, 1.0);
     Ok(out)
@@ -349,9 +349,9 @@ impl Stacked {
         (up, down, self.rank)
     }
 
-    fn product(self, columns: usize) -> Result<LowRank> {
+    fn product(self, columns: usize) -> Result<LowRankProduct> {
         let (up, down, rank) = self.joined();
-        LowRank::new(up, &down, rank, columns)
+        LowRankProduct::new(up, &down, rank, columns)
     }
 
     fn add_to(self, target: &mut [f32], columns: usize) -> Result<()> {

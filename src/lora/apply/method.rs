@@ -180,7 +180,7 @@ impl std::str::FromStr for Method {
             "switch" => Method::Switch { period: given.period.unwrap_or(1) },
             "composite" => Method::Composite,
             name => {
-                let near = crate::near::did_you_mean(name, Self::NAMES);
+                let near = crate::suggest::did_you_mean(name, Self::NAMES);
                 let why = format!("expected one of {}{near}", Self::NAMES.join(", "));
                 return Err(Error::bad_request("lora_method", name, why));
             }

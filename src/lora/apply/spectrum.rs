@@ -17,7 +17,7 @@ const ITERATIONS: usize = 4;
 
 /// Two factors whose product is a change: `up` `[rows, rank]`, `down` `[rank, columns]`, row-major.
 #[derive(Debug, Clone, PartialEq)]
-pub(in crate::lora) struct Factors {
+pub(in crate::lora) struct LowRankFactors {
     pub(in crate::lora) up: Vec<f32>,
     pub(in crate::lora) down: Vec<f32>,
     pub(in crate::lora) rank: usize,
@@ -97,7 +97,7 @@ impl Spectrum {
     /// The best factors of `rank`: the singular values are on `up`.
     ///
     /// `clamp`: elements beyond this quantile of all of them are cut off, as kohya and PEFT can do.
-    pub(in crate::lora) fn factors(&self, rank: usize, clamp: Option<f32>) -> Factors {
+    pub(in crate::lora) fn factors(&self, rank: usize, clamp: Option<f32>) -> LowRankFactors {
         let rank = rank.min(self.len());
         let (rows, columns) = (self.left.nrows(), self.right.nrows());
         let mut up = Vec::with_capacity(rows * rank);
@@ -113,7 +113,7 @@ impl Spectrum {
             let cut = |v: &mut f32| *v = v.max(-limit).min(limit);
             up.iter_mut().chain(&mut down).for_each(cut);
         }
-        Factors { up, down, rank }
+        LowRankFactors { up, down, rank }
     }
 }
 
@@ -179,7 +179,7 @@ mod tests {
         (0..len).map(|_| uniform(&mut state)).collect()
     }
 
-    fn product(factors: &Factors) -> Vec<f32> {
+    fn product(factors: &LowRankFactors) -> Vec<f32> {
         let (rows, columns) = (factors.up.len() / factors.rank, factors.down.len() / factors.rank);
         let mut out = vec![0.0; rows * columns];
         add_product(&mut out, columns, &factors.up, &factors.down, 1.0);
@@ -195,8 +195,11 @@ mod tests {
     #[test]
     fn a_planted_rank_is_found() {
         for (rows, columns, rank) in [(200, 300, 8), (300, 200, 8), (40, 24, 6), (5, 90, 2)] {
-            let planted =
-                Factors { up: random(rows * rank, 1), down: random(rank * columns, 2), rank };
+            let planted = LowRankFactors {
+                up: random(rows * rank, 1),
+                down: random(rank * columns, 2),
+                rank,
+            };
             let matrix = product(&planted);
             let spectrum = Spectrum::of_matrix(&matrix, rows, rank).unwrap();
             assert!(distance(&product(&spectrum.factors(rank, None)), &matrix) < 1e-5);
@@ -212,7 +215,7 @@ mod tests {
         // More columns in the stack than the matrix has rows.
         for (rows, columns, rank) in [(60, 50, 12), (10, 50, 24)] {
             let (up, down) = (random(rows * rank, 3), random(rank * columns, 4));
-            let matrix = product(&Factors { up: up.clone(), down: down.clone(), rank });
+            let matrix = product(&LowRankFactors { up: up.clone(), down: down.clone(), rank });
             let thin = Spectrum::of_product(&up, &down, rank).unwrap();
             let whole = complete(MatRef::from_row_major_slice(&matrix, rows, columns)).unwrap();
             for cut in [1, 4, 9] {

@@ -203,19 +203,6 @@ impl Dictionary {
         all
     }
 
-    /// The modules that a stem of a key means, whatever wrappers its trainer had put around the network.
-    pub(in crate::lora) fn resolve(&self, stem: &str) -> Result<Vec<Target>, Unknown> {
-        let (component, rest) = PREFIXES
-            .iter()
-            .find_map(|(prefix, component)| Some((*component, stem.strip_prefix(prefix)?)))
-            .unwrap_or((Component::Any, stem));
-        match self.modules_of(component, rest) {
-            // What is found as it stands is never taken apart further.
-            Err(Unknown::Module) => self.unwrapped(stem),
-            known => known,
-        }
-    }
-
     /// The parts of the base that a prefix may mean.
     pub(in crate::lora) fn meant(&self, component: Component) -> Vec<&'static str> {
         match component {
@@ -304,15 +291,6 @@ impl Dictionary {
 /// The spelling without separators and case, which is unique in every known base.
 fn compact(name: &str) -> String {
     name.chars().filter(|c| *c != '.' && *c != '_').map(|c| c.to_ascii_lowercase()).collect()
-}
-
-/// Whether a stem speaks of a second text encoder.
-pub(in crate::lora) fn is_second_encoder(stem: &str) -> bool {
-    let stem = &crate::lora::read::wrappers::bare(stem);
-    PREFIXES
-        .iter()
-        .find(|(prefix, _)| stem.starts_with(prefix))
-        .is_some_and(|(_, component)| *component == Component::Text2)
 }
 
 /// Whether a stem calls the text encoder as a base with only one has it.

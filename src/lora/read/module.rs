@@ -103,7 +103,7 @@ impl Context<'_> {
 }
 
 /// A group's roles while they are taken.
-struct Taking<'g, 'c, 'a> {
+struct RoleParser<'g, 'c, 'a> {
     group: &'g Group,
     left: BTreeMap<Role, Factor>,
     context: &'c mut Context<'a>,
@@ -119,7 +119,7 @@ impl Module {
         group: &Group,
         context: &mut Context<'_>,
     ) -> Result<(Vec<Module>, Vec<Role>)> {
-        let mut taking = Taking { group, left: group.roles.clone(), context };
+        let mut taking = RoleParser { group, left: group.roles.clone(), context };
         taking.refuse()?;
         taking.refuse_whole_numbers()?;
         let dora = taking.dora()?;
@@ -188,7 +188,7 @@ impl BiasChange {
     }
 }
 
-impl Taking<'_, '_, '_> {
+impl RoleParser<'_, '_, '_> {
     fn take(&mut self, role: Role) -> Option<Factor> {
         self.left.remove(&role)
     }

@@ -6,15 +6,13 @@ use crate::lora::AdapterFile;
 use crate::lora::Inversion;
 use crate::lora::Lora;
 use crate::lora::factor::Factor;
-use crate::lora::read::dictionary::{
-    Dictionary, Target, Unknown, is_only_encoder, is_second_encoder,
-};
+use crate::lora::read::dictionary::{Dictionary, Target, Unknown, is_only_encoder};
 use crate::lora::read::header::Header;
 use crate::lora::read::inversion;
 use crate::lora::read::keys::{self, Role};
 use crate::lora::read::module::{Context, Group, Module};
 use crate::lora::read::ordered;
-use crate::lora::read::wrappers::bare;
+use crate::lora::read::wrappers::{bare, is_second_encoder};
 use crate::plain;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -76,7 +74,7 @@ impl Lora {
     }
 
     fn resolved(file: AdapterFile, base: &Dictionary, options: ReadOptions) -> Result<Self> {
-        let mut reading = Reading::new(&file, base);
+        let mut reading = LoraReader::new(&file, base);
         if let Some(error) = file.refusal() {
             return Err(error);
         }
@@ -112,7 +110,7 @@ struct Groups {
 }
 
 /// A file while it is read.
-struct Reading<'a> {
+struct LoraReader<'a> {
     file: &'a AdapterFile,
     base: &'a Dictionary,
     used: BTreeSet<String>,
@@ -124,14 +122,14 @@ struct Reading<'a> {
     report: Report,
 }
 
-impl<'a> Reading<'a> {
+impl<'a> LoraReader<'a> {
     fn new(file: &'a AdapterFile, base: &'a Dictionary) -> Self {
         let files = [Some(&file.main), file.text.as_ref(), file.words.as_ref()];
         let keys = files.into_iter().flatten().map(crate::weights::CheckpointFile::len).sum();
         let report = Report { keys, ..Report::default() };
         let (used, unmatched, empty) = (BTreeSet::new(), BTreeMap::new(), Vec::new());
         let header = Header::of(file.metadata());
-        Reading { file, base, used, unmatched, header, empty, report }
+        LoraReader { file, base, used, unmatched, header, empty, report }
     }
 
     fn corrupt(&self, why: impl Into<String>) -> Error {

@@ -53,6 +53,19 @@ fn element<'s>(name: &'s str, word: &str) -> Option<&'s str> {
 }
 
 impl Dictionary {
+    /// The modules that a stem of a key means, whatever wrappers its trainer had put around the network.
+    pub(in crate::lora) fn resolve(&self, stem: &str) -> Result<Vec<Target>, Unknown> {
+        let (component, rest) = PREFIXES
+            .iter()
+            .find_map(|(prefix, component)| Some((*component, stem.strip_prefix(prefix)?)))
+            .unwrap_or((Component::Any, stem));
+        match self.modules_of(component, rest) {
+            // What is found as it stands is never taken apart further.
+            Err(Unknown::Module) => self.unwrapped(stem),
+            known => known,
+        }
+    }
+
     /// The modules that a name means when the wrappers in it are left out.
     pub(in crate::lora) fn unwrapped(&self, stem: &str) -> Result<Vec<Target>, Unknown> {
         let name = bare(stem);
@@ -182,6 +195,15 @@ impl Dictionary {
         let known = ends.take_while(|&end| self.begins(component, &name[..end]));
         &name[known.last().unwrap_or(0)..]
     }
+}
+
+/// Whether a stem speaks of a second text encoder.
+pub(in crate::lora) fn is_second_encoder(stem: &str) -> bool {
+    let stem = &bare(stem);
+    PREFIXES
+        .iter()
+        .find(|(prefix, _)| stem.starts_with(prefix))
+        .is_some_and(|(_, component)| *component == Component::Text2)
 }
 
 /// The last element of a dotted name.

@@ -4,7 +4,7 @@
 //! is `output_blocks.0`, `BASE` all text encoders.
 
 use crate::error::{Error, Result};
-use crate::near::did_you_mean;
+use crate::suggest::did_you_mean;
 use crate::weights::names::UNetNames;
 use serde::{Deserialize, Serialize};
 use std::fmt;

@@ -2,7 +2,7 @@
 
 use super::{BlockWeights, LoraRef, StepWindow, Strength, blocks, check_weight};
 use crate::error::{Error, Result};
-use crate::near::did_you_mean;
+use crate::suggest::did_you_mean;
 
 /// Where a reference stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -244,7 +244,7 @@ impl Up {
                     "check layers_per_block in unet/config.json",
                 )
             })?;
-            let both = x.beside(&skip)?;
+            let both = x.concat_channels(&skip)?;
             x = resnet.using(|layer| layer.forward(&both, Some(context.time)))?;
             if let Some(attention) = self.attentions.get(j) {
                 x = attention.using(|layer| layer.forward(&x, context))?;

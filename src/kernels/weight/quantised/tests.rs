@@ -1,6 +1,6 @@
 use super::*;
 use crate::kernels::{Arrangement, Packed, WeightShape};
-use crate::kernels::{Border, Doubled, Finish, Map, Operand, Preparation, Windows};
+use crate::kernels::{Border, Epilogue, FeatureMap, Operand, Prologue, Upsampled, Windows};
 use crate::kernels::{Term, multiply, multiply_gated, winograd};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
@@ -96,7 +96,7 @@ fn both(
     (quantised.unwrap(), Packed::of(shape, arrangement, precision, &plain).unwrap())
 }
 
-fn worst(a: &Map, b: &Map) -> f32 {
+fn worst(a: &FeatureMap, b: &FeatureMap) -> f32 {
     let largest = b.values().iter().fold(0f32, |m, v| m.max(v.abs()));
     let error = a.values().iter().zip(b.values()).map(|(a, b)| (a - b).abs());
     error.fold(0f32, f32::max) / largest
@@ -106,8 +106,8 @@ fn operand(shape: (usize, usize, usize, usize), border: usize, precision: Precis
     let (b, c, h, w) = shape;
     let image = Tensor::randn(0f32, 1.0, (b, c, h, w), &Device::Cpu).unwrap();
     let border = Border { near: border, far: border };
-    let how = Preparation { border, ..Preparation::default() };
-    Operand::new(&[Map::from_image(&image).unwrap()], how, precision).unwrap()
+    let how = Prologue { border, ..Prologue::default() };
+    Operand::new(&[FeatureMap::from_image(&image).unwrap()], how, precision).unwrap()
 }
 
 #[test]
@@ -125,8 +125,8 @@ fn products_of_blocks_equal_those_of_their_numbers() {
                     assert_eq!(ours.quantised(), Some(kind));
                     let x = operand((2, inputs, 5, 7), kernel / 2, precision);
                     let windows = Windows::sliding(&x, kernel, 1);
-                    let ours = multiply(&x, &ours, windows, Finish::default()).unwrap();
-                    let plain = multiply(&x, &plain, windows, Finish::default()).unwrap();
+                    let ours = multiply(&x, &ours, windows, Epilogue::default()).unwrap();
+                    let plain = multiply(&x, &plain, windows, Epilogue::default()).unwrap();
                     assert!(worst(&ours, &plain) < 1e-5, "{set:?} {precision:?} {kind}");
                 }
             }
@@ -145,10 +145,9 @@ fn fast_convolutions_of_blocks_equal_those_of_their_numbers() {
                 let blocks = outputs.next_multiple_of(16) * 9 * inputs / 32 * kind.block_bytes();
                 assert_eq!((ours.quantised(), ours.bytes()), (Some(kind), blocks));
                 let image = Tensor::randn(0f32, 1.0, (2, inputs, 7, 9), &Device::Cpu).unwrap();
-                let parts = [Map::from_image(&image).unwrap()];
+                let parts = [FeatureMap::from_image(&image).unwrap()];
                 let multiply = |w: &Packed| {
-                    winograd::multiply(&parts, Preparation::default(), w, Finish::default())
-                        .unwrap()
+                    winograd::multiply(&parts, Prologue::default(), w, Epilogue::default()).unwrap()
                 };
                 let error = worst(&multiply(&ours), &multiply(&plain));
                 assert!(error < 1e-5, "{precision:?} {kind}: {error}");
@@ -180,18 +179,18 @@ fn doubled_kernels_are_quantised_after_their_taps_were_added() {
     let shape = WeightShape { outputs: 40, inputs: 64, kernel: 3 };
     let values = random(40 * 64 * 9, 0.05);
     let pack = |quantised| {
-        Doubled::new(|y, x| {
-            let arrangement = Arrangement::Doubled(y, x);
+        Upsampled::new(|y, x| {
+            let arrangement = Arrangement::Upsampled(y, x);
             let precision = Precision::F32;
             Packed::quantised_of(shape, arrangement, precision, quantised, &values)
         })
         .unwrap()
     };
     let x = operand((1, 64, 6, 5), 1, Precision::F32);
-    let plain = pack(None).multiply(&x, Finish::default()).unwrap();
+    let plain = pack(None).multiply(&x, Epilogue::default()).unwrap();
     for (kind, limit) in [(Quantisation::Q8_0, 0.01), (Quantisation::Q4_0, 0.15)] {
         let doubled = pack(Some(kind));
-        let error = worst(&doubled.multiply(&x, Finish::default()).unwrap(), &plain);
+        let error = worst(&doubled.multiply(&x, Epilogue::default()).unwrap(), &plain);
         assert!(error > 0.0 && error < limit, "{kind}: {error}");
         let ordinary = doubled.ordinary().unwrap();
         assert_eq!((ordinary.shape, ordinary.quantised()), (shape, None));

@@ -9,7 +9,7 @@ mod place;
 mod together;
 
 #[cfg(any(feature = "cli", test))]
-pub(crate) use list::Fleeting;
+pub(crate) use list::TemporaryFile;
 #[cfg(feature = "cli")]
 pub(crate) use list::{abandon, abandon_at_once};
 pub(crate) use place::{Place, is_stdout, make_folder};
@@ -124,7 +124,7 @@ mod tests {
         assert!(matches!(taken, Err(Error::Exists { .. })));
         assert_eq!((here(&unfinished()), names(folder.path())), (0, vec!["x".to_owned()]));
         assert_eq!(std::fs::read(&path).unwrap(), b"first");
-        let fleeting = Fleeting::new(path.clone());
+        let fleeting = TemporaryFile::new(path.clone());
         assert_eq!((here(&unfinished()), fleeting.path()), (1, &*path));
         drop(fleeting);
         assert_eq!((here(&unfinished()), names(folder.path()).len()), (0, 0));

@@ -6,7 +6,7 @@ use candle_core::Tensor;
 
 /// A word with vectors of its own.
 #[derive(Debug, Clone)]
-pub struct Word {
+pub struct InversionVectors {
     /// The word as it is written in prompts; case does not matter.
     pub token: String,
     /// For each text tower its vectors, `[n, D]`.
@@ -15,7 +15,7 @@ pub struct Word {
 
 /// The ids that stand for a word in one tower.
 #[derive(Debug, Clone)]
-pub(super) struct WordIds {
+pub(super) struct InversionTokens {
     token: String,
     ids: Vec<u32>,
 }
@@ -26,7 +26,7 @@ impl TextTowers {
     /// # Errors
     /// [`Error::Tensor`] for vectors of another width, [`Error::Corrupt`] for a tokenizer that gives the ids of
     /// new words to others.
-    pub fn with_words(mut self, words: &[Word]) -> Result<Self> {
+    pub fn with_inversions(mut self, words: &[InversionVectors]) -> Result<Self> {
         for (index, tower) in self.towers.iter_mut().enumerate() {
             let mut rows = Vec::new();
             let mut next = tower.network.vocabulary();
@@ -34,7 +34,7 @@ impl TextTowers {
                 let Some(vectors) = word.vectors.get(index).cloned().flatten() else { continue };
                 let count = vectors.dim(0)?;
                 let ids = (next..next + count).filter_map(|id| u32::try_from(id).ok()).collect();
-                tower.words.push(WordIds { token: word.token.clone(), ids });
+                tower.words.push(InversionTokens { token: word.token.clone(), ids });
                 next += count;
                 rows.push(vectors);
             }
@@ -68,7 +68,7 @@ impl Tower {
         ids
     }
 
-    fn first_word(&self, text: &str) -> Option<(usize, &WordIds)> {
+    fn first_word(&self, text: &str) -> Option<(usize, &InversionTokens)> {
         let found = self.words.iter().filter_map(|word| Some((find(text, &word.token)?, word)));
         found.min_by_key(|(at, _)| *at)
     }

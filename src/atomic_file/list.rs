@@ -80,9 +80,9 @@ impl Drop for Act {
 
 /// A file or folder that goes with this value, or when the program is abandoned.
 #[derive(Debug)]
-pub(crate) struct Fleeting(PathBuf);
+pub(crate) struct TemporaryFile(PathBuf);
 
-impl Fleeting {
+impl TemporaryFile {
     /// Takes charge of the file `path`.
     #[cfg(any(feature = "cli", test))]
     pub(crate) fn new(path: PathBuf) -> Self {
@@ -120,7 +120,7 @@ impl Fleeting {
     }
 }
 
-impl Drop for Fleeting {
+impl Drop for TemporaryFile {
     fn drop(&mut self) {
         if !self.0.as_os_str().is_empty() {
             remove(&self.0);

@@ -1,6 +1,6 @@
 //! Files and folders that take their names together, or none of them does.
 
-use super::list::{Act, Fleeting};
+use super::list::{Act, TemporaryFile};
 use super::part::{Part, hidden, rename, sync_folder};
 use super::place::{Place, folder, make_folder, refuse_folder};
 use crate::error::{Error, Result};
@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 pub(crate) struct Together {
     beside: PathBuf,
     force: bool,
-    hidden: Option<(Fleeting, Option<File>)>,
+    hidden: Option<(TemporaryFile, Option<File>)>,
     members: Vec<Member>,
 }
 

@@ -30,7 +30,7 @@ fn letters(text: &str) -> Vec<char> {
 
 /// The names that `name` may have meant, nearest first, at most three.
 ///
-/// Near is an edit a three letters, or one name inside the other.
+/// A name matches if its edit distance is at most 1 + length / 3, or if one name contains the other.
 pub(crate) fn near<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
     let length = name.chars().count();
     let part = |known: &str| {

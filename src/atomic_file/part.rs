@@ -1,7 +1,7 @@
 //! A file while it is written: without any name where the system can, so that a killed program
 //! leaves nothing; else under a hidden name, locked so that others see that it is in use.
 
-use super::list::Fleeting;
+use super::list::TemporaryFile;
 use std::fs::File;
 use std::hash::{BuildHasher, Hasher};
 use std::io::{self, ErrorKind};
@@ -17,7 +17,7 @@ const TRIES: u32 = 32;
 pub(super) struct Part {
     file: File,
     /// `None` for a file without a name.
-    name: Option<Fleeting>,
+    name: Option<TemporaryFile>,
     folder: PathBuf,
 }
 
@@ -83,12 +83,12 @@ impl Part {
 pub(super) fn hidden<T>(
     folder: &Path,
     make: impl Fn(&Path) -> io::Result<T>,
-) -> io::Result<(Fleeting, T)> {
+) -> io::Result<(TemporaryFile, T)> {
     let mut tries = 0;
     loop {
         let random = std::hash::RandomState::new().build_hasher().finish();
         let path = folder.join(format!("{}{random:016x}{}", HIDDEN.0, HIDDEN.1));
-        match Fleeting::make(path, &make) {
+        match TemporaryFile::make(path, &make) {
             Err(e) if e.kind() == ErrorKind::AlreadyExists && tries < TRIES => tries += 1,
             made => return made,
         }
