@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::models::{DeepFeatures, UNet, UNetInput};
 use crate::nn::sinusoid;
 use crate::sampling::{
-    Denoiser, Guidance, GuidanceApart, NoiseModel, NoiseTable, PredictionKind, Predictor, Sigmas,
+    Denoiser, Grid, Guidance, GuidanceApart, NoiseModel, PredictionKind, Predictor,
 };
 use crate::size::VAE_FACTOR;
 use crate::weights::WeightSource;
@@ -36,8 +36,7 @@ pub(super) struct Bound {
     dtype: DType,
     merge_tokens: f64,
     kind: PredictionKind,
-    table: NoiseTable,
-    sigmas: Sigmas,
+    grid: Arc<Grid>,
     replays: Arc<Replays>,
     cancel: Cancel,
 }
@@ -90,7 +89,7 @@ impl Bound {
         model: &Model,
         plan: &Plan,
         estimator: &Estimator,
-        sigmas: &Sigmas,
+        grid: &Arc<Grid>,
         x: &Tensor,
         cancel: &Cancel,
     ) -> Result<Self> {
@@ -127,8 +126,7 @@ impl Bound {
             dtype,
             merge_tokens: plan.merge_tokens,
             kind: model.parts.scheduler.prediction_type,
-            table: model.table.clone(),
-            sigmas: sigmas.clone(),
+            grid: grid.clone(),
             replays: model.residency.replays.clone(),
             cancel: cancel.clone(),
         })
@@ -146,7 +144,7 @@ impl AtStep<'_> {
     fn evaluation<'a>(&'a self, listener: &'a Listener, number: usize) -> impl Denoiser + 'a {
         let Self { bound, depth, .. } = *self;
         let evaluation = Evaluation { bound, listener, depth, number };
-        Predictor::new(evaluation, bound.kind, bound.table.clone(), &bound.sigmas)
+        Predictor::new(evaluation, bound.kind, &bound.grid)
     }
 }
 

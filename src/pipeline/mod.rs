@@ -150,7 +150,7 @@ impl Pipeline {
     ) -> Result<Plan> {
         let model = &self.model;
         let mut plan = request.plan(&model.parts.defaults, random_seed)?;
-        model.sigmas(&plan)?;
+        model.grid(&plan)?;
         let watch = Watch { observer: &Once::new(observer), cancel: &Cancel::new() };
         plan.loras = model.resolve_loras(&plan.loras, watch)?;
         model.notes(&plan).into_iter().for_each(|note| watch.warn(note));

@@ -16,7 +16,7 @@ use crate::kernels;
 use crate::lora::{Dictionary, Lora, ReadOptions};
 use crate::models::{Tiling, UNet, Vae};
 use crate::picture::Picture;
-use crate::sampling::{NoiseTable, Sigmas};
+use crate::sampling::{Convention, Grid, Integrator, NoiseProcess, SamplerOptions};
 use crate::weights::{Precision, Products, Scope, WeightSource};
 use candle_core::{DType, Device, Tensor};
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(super) struct Model {
     pub(super) parts: ModelParts,
-    pub(super) table: NoiseTable,
+    pub(super) process: NoiseProcess,
     pub(super) names: Lazy<Dictionary>,
     pub(super) shelf: Arc<dyn Shelf>,
     pub(super) reading: ReadOptions,
@@ -77,10 +77,17 @@ impl Model {
         notes.into_iter().flatten().map(|note| format!("{}: {note}", self.parts.name)).collect()
     }
 
-    /// The noise levels of a plan.
-    pub(super) fn sigmas(&self, plan: &Plan) -> Result<Sigmas> {
-        self.parts.scheduler.validate_for(plan.sampler).in_file(&self.parts.scheduler_file)?;
-        Sigmas::plan(plan.sampler, plan.schedule, plan.steps, &self.parts.scheduler, &self.table)
+    /// A fresh integrator of a plan.
+    pub(super) fn integrator(&self, plan: &Plan) -> Result<Box<dyn Integrator>> {
+        let (config, options) = (&self.parts.scheduler, SamplerOptions::default());
+        plan.sampler.begin(&options, config).in_file(&self.parts.scheduler_file)
+    }
+
+    /// The noise levels of a plan, once its sampler is known to follow the model's config.
+    pub(super) fn grid(&self, plan: &Plan) -> Result<Grid> {
+        self.integrator(plan)?;
+        let rules = plan.sampler.spec().grids.of(Convention::Diffusers);
+        Grid::plan(rules, plan.schedule, plan.steps, &self.parts.scheduler, &self.process)
     }
 
     /// The text towers without adapters.

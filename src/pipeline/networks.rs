@@ -8,7 +8,7 @@ use super::event::{Event, Watch};
 use super::generated::Timings;
 use super::model::Model;
 use super::residency::Stage;
-use crate::conditioning::{Conditioning, TextTowers, InversionVectors};
+use crate::conditioning::{Conditioning, InversionVectors, TextTowers};
 use crate::error::Result;
 use crate::lora::{Apply, LoraStack, Overlay};
 use crate::models::UNet;
@@ -168,7 +168,11 @@ impl Model {
     }
 
     /// The words that a stack brings along, as tensors on this device.
-    fn words(&self, stack: &LoraStack, warnings: &mut Vec<String>) -> Result<Vec<InversionVectors>> {
+    fn words(
+        &self,
+        stack: &LoraStack,
+        warnings: &mut Vec<String>,
+    ) -> Result<Vec<InversionVectors>> {
         let components = self.parts.text_components();
         let mut words: Vec<InversionVectors> = Vec::new();
         let all = stack.words();

@@ -11,7 +11,7 @@ use super::residency::{Memory, Residency};
 use crate::error::{Error, InFile, Result};
 use crate::family::ModelParts;
 use crate::lora::ReadOptions;
-use crate::sampling::NoiseTable;
+use crate::sampling::{NoiseProcess, NoiseTable};
 use crate::weights::{Placement, Precision, Products, Quantisation, Resident};
 use candle_core::DType;
 use std::path::{Path, PathBuf};
@@ -168,7 +168,7 @@ impl Options {
         let residency = Residency::new(base, self.memory, self.stacks, self.spare);
         Ok(Pipeline::of(Model {
             parts,
-            table,
+            process: NoiseProcess::VariancePreserving(table),
             names: Lazy::new(),
             shelf: self.shelf,
             reading: self.reading,

@@ -15,7 +15,7 @@ use super::{Cancel, Plan, Silent};
 use crate::error::{Error, Result};
 use crate::kernels::AtWork;
 use crate::lora::{Apply, Lora, LoraStack, StackEntry};
-use crate::sampling::Sigmas;
+use crate::sampling::Grid;
 use std::sync::Arc;
 
 /// A prepared plan: its LoRAs are read, its noise levels placed, and what happens at each step is decided.
@@ -42,7 +42,7 @@ pub struct Run {
     /// The LoRAs of each estimate of the timeline.
     stacks: Vec<Stacks>,
     apply: Apply,
-    sigmas: Sigmas,
+    grid: Arc<Grid>,
     start: Start,
     running: Arc<Running>,
     model: Arc<Model>,
@@ -80,7 +80,7 @@ impl Run {
         let composed = stacks.iter().map(|stacks| &stacks.unet).filter(|unet| !unet.is_empty());
         let keys = composed.map(|unet| network_key(unet, apply)).collect();
         Ok(Self {
-            sigmas: model.sigmas(plan)?,
+            grid: Arc::new(model.grid(plan)?),
             start: Start::Noise,
             running: Arc::new(model.residency.running(keys, whole)),
             plan: plan.clone(),
@@ -124,7 +124,7 @@ impl Run {
         if images.is_empty() {
             return Err(Error::bad_request("images", "none", "expected at least one image"));
         }
-        let Self { model, plan, timeline, sigmas, start, running, .. } = self;
+        let Self { model, plan, timeline, grid, start, running, .. } = self;
         let (session, at_work) = (Session::new(), AtWork::begin());
         let (_working, _rounded) = (working(), model.rounding());
         let mut spent = Timings::default();
@@ -134,7 +134,7 @@ impl Run {
             let index = *index;
             Image { index, seed: plan.seed.wrapping_add(index as u64) }
         };
-        let prepared = Prepared { model, plan, timeline, sigmas, start, running };
+        let prepared = Prepared { model, plan, timeline, grid, start, running };
         let images = images.iter().map(image).collect();
         Steps::new(&prepared, images, &estimators, spent, (watch.cancel, session, at_work))
     }

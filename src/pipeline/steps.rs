@@ -10,13 +10,13 @@ use super::model::Model;
 use super::networks::Estimator;
 use super::replay::{Mark, Session, working};
 use super::residency::{Running, Stage};
-use super::start::{ImageNoise, LatentShape, Start};
+use super::start::{LatentShape, Start};
 use super::timeline::Timeline;
 use super::{Cancel, Event, Plan, Silent};
 use crate::error::{Error, Result};
 use crate::kernels::AtWork;
 use crate::picture::Picture;
-use crate::sampling::{Denoiser, Integrator, Mean, Sigmas};
+use crate::sampling::{Denoiser, Grid, Integrator, Mean, SeededNoise};
 use candle_core::Tensor;
 use std::sync::Arc;
 use std::time::Instant;
@@ -58,7 +58,9 @@ pub struct Steps {
     networks: Vec<Bound>,
     timeline: Arc<Timeline>,
     integrator: Box<dyn Integrator>,
-    sigmas: Sigmas,
+    grid: Arc<Grid>,
+    /// A stream for each image, which goes on where the start ended.
+    noise: SeededNoise,
     x: Tensor,
     done: usize,
     failed: bool,
@@ -92,7 +94,7 @@ pub(super) struct Prepared<'a> {
     pub(super) model: &'a Arc<Model>,
     pub(super) plan: &'a Plan,
     pub(super) timeline: &'a Arc<Timeline>,
-    pub(super) sigmas: &'a Sigmas,
+    pub(super) grid: &'a Arc<Grid>,
     pub(super) start: &'a Start,
     pub(super) running: &'a Arc<Running>,
 }
@@ -102,7 +104,7 @@ impl std::fmt::Debug for Steps {
         f.debug_struct("Steps")
             .field("images", &self.images)
             .field("done", &self.done)
-            .field("sigmas", &self.sigmas)
+            .field("grid", &self.grid)
             .finish_non_exhaustive()
     }
 }
@@ -116,19 +118,20 @@ impl Steps {
         timings: Timings,
         (cancel, session, at_work): (&Cancel, Session, AtWork),
     ) -> Result<Self> {
-        let Prepared { model, plan, timeline, sigmas, start, running } = *prepared;
+        let Prepared { model, plan, timeline, grid, start, running } = *prepared;
         let latent = plan.size()?.latent();
         let channels = model.parts.vae.latent_channels;
         let shape = LatentShape { channels, height: latent.height, width: latent.width };
         let seeds: Vec<u64> = images.iter().map(|image| image.seed).collect();
-        let mut noise = ImageNoise::new(&seeds);
-        let x = start.latents(&mut noise, shape, sigmas.init_scale, model.device())?;
-        let bound = |estimator| Bound::new(model, plan, estimator, sigmas, &x, cancel);
+        let mut noise = SeededNoise::torch(&seeds);
+        let x = start.latents(&mut noise, shape, grid, model.device())?;
+        let bound = |estimator| Bound::new(model, plan, estimator, grid, &x, cancel);
         Ok(Self {
             networks: estimators.iter().map(bound).collect::<Result<_>>()?,
             timeline: timeline.clone(),
-            integrator: plan.sampler.integrator(),
-            sigmas: sigmas.clone(),
+            integrator: model.integrator(plan)?,
+            grid: grid.clone(),
+            noise,
             x,
             done: 0,
             failed: false,
@@ -172,7 +175,7 @@ impl Steps {
 
     /// Latents as they are now, in the scale that the VAE expects at the end: `[B, 4, h, w]`.
     pub fn latents(&self) -> Result<Tensor> {
-        self.sigmas.finish(&self.x)
+        self.grid.finish(&self.x)
     }
 
     /// Decodes the image; steps that are still open are taken first.
@@ -260,17 +263,18 @@ impl Steps {
         self.cancel.check()?;
         let begin = Instant::now();
         let _rounded = self.model.rounding();
-        if self.sigmas.steps() - self.done >= WORTH_RECORDING {
+        if self.grid.steps() - self.done >= WORTH_RECORDING {
             self.model.residency.replays.record();
         }
         let _working = working();
         let phases = self.timeline.at(self.done).iter();
         let acting: Vec<_> = phases.map(|phase| self.networks[phase.estimate].at(phase)).collect();
+        let (x, grid, noise) = (&self.x, &self.grid, &mut self.noise);
         let step = match &acting[..] {
-            [only] => self.integrator.step(only, &self.x, &self.sigmas, self.done)?,
+            [only] => self.integrator.step(only, x, grid, self.done, noise)?,
             several => {
                 let mean = Mean(several.iter().map(|one| one as &dyn Denoiser).collect());
-                self.integrator.step(&mean, &self.x, &self.sigmas, self.done)?
+                self.integrator.step(&mean, x, grid, self.done, noise)?
             }
         };
         drop(acting);
@@ -284,8 +288,8 @@ impl Steps {
         self.timings.sample += begin.elapsed();
         Ok(StepView {
             step: self.done,
-            steps: self.sigmas.steps(),
-            sigma: self.sigmas.sigmas[self.done],
+            steps: self.grid.steps(),
+            sigma: self.grid.levels[self.done - 1].next,
             denoised: step.denoised,
         })
     }
@@ -295,7 +299,7 @@ impl Iterator for Steps {
     type Item = Result<StepView>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.failed || self.done >= self.sigmas.steps() {
+        if self.failed || self.done >= self.grid.steps() {
             return None;
         }
         // Streamed blocks are put together with their adapters only now.
