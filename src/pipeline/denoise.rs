@@ -244,3 +244,78 @@ fn extra_channels(
         )),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::event::{Silent, Watch};
+    use crate::pipeline::generated::Timings;
+    use crate::pipeline::networks::Stacks;
+    use crate::pipeline::{Pipeline, Request};
+
+    /// Bounds of one network of the starter, and latents for it.
+    struct Fixture {
+        pipeline: Pipeline,
+        plan: Plan,
+        estimator: Estimator,
+        x: Tensor,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            let options = Pipeline::options().device("cpu".parse().unwrap());
+            let pipeline = options.open_starter().unwrap();
+            let side = Some(64);
+            let request = Request { width: side, height: side, reuse: 2, ..Request::default() };
+            let plan = pipeline.plan(&request, 0).unwrap();
+            let none = [Stacks { text: Default::default(), unet: Default::default() }];
+            let watch = Watch { observer: &Silent, cancel: &Cancel::new() };
+            let mut spent = Timings::default();
+            let model = &pipeline.model;
+            let mut made = model.estimators(&plan, &none, plan.apply, watch, &mut spent).unwrap();
+            let numbers: Vec<f32> = (0..256).map(|i| (i as f32 * 0.7).sin()).collect();
+            let x = Tensor::from_vec(numbers, (1, 4, 8, 8), &candle_core::Device::Cpu).unwrap();
+            Self { estimator: made.remove(0), x, plan, pipeline }
+        }
+
+        fn bound(&self) -> Bound {
+            let (model, cancel) = (&self.pipeline.model, &Cancel::new());
+            let grid = Arc::new(model.grid(&self.plan).unwrap());
+            Bound::new(model, &self.plan, &self.estimator, &grid, &self.x, cancel).unwrap()
+        }
+
+        /// What the evaluations of a step give for `x` times each number, at falling levels of noise.
+        fn step(&self, bound: &Bound, depth: Depth, numbers: &[f64]) -> Vec<Vec<f32>> {
+            let step = AtStep { bound, guided: true, depth, evaluations: Cell::new(0) };
+            let evaluation = |(i, number): (usize, &f64)| {
+                let x0 = step.denoise(&(&self.x * *number).unwrap(), 5.0 - i as f64).unwrap();
+                x0.flatten_all().unwrap().to_vec1().unwrap()
+            };
+            numbers.iter().enumerate().map(evaluation).collect()
+        }
+    }
+
+    /// The second evaluation of a step reuses what the second one left before, and never what the first one did.
+    #[test]
+    fn evaluations_of_a_step_keep_features_of_their_own() {
+        let fixture = Fixture::new();
+        let (first, second) = ([5.0, 1.0], [4.0, 2.0]);
+        let bound = fixture.bound();
+        let whole = fixture.step(&bound, Depth::Keeping, &first);
+        assert_eq!(whole, fixture.step(&fixture.bound(), Depth::Whole, &first));
+        let finest = fixture.step(&bound, Depth::Finest, &second);
+        assert_ne!(finest, fixture.step(&fixture.bound(), Depth::Whole, &second));
+        // Each as if it were the only one: the second evaluation of the first step is made alone here.
+        let alone = fixture.bound();
+        fixture.step(&alone, Depth::Keeping, &first[..1]);
+        assert_eq!(fixture.step(&alone, Depth::Finest, &second[..1])[0], finest[0]);
+        let other = fixture.bound();
+        fixture.step(&other, Depth::Keeping, &[9.0, first[1]]);
+        assert_eq!(fixture.step(&other, Depth::Finest, &second)[1], finest[1]);
+        // What was not evaluated in the step that kept is evaluated as a whole.
+        let short = fixture.bound();
+        fixture.step(&short, Depth::Keeping, &first[..1]);
+        let more = fixture.step(&short, Depth::Finest, &second);
+        assert_eq!(more[1], fixture.step(&fixture.bound(), Depth::Whole, &second)[1]);
+    }
+}

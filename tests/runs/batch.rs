@@ -1,6 +1,6 @@
 //! An image of a batch is the image made alone, to the bit.
 
-use crate::support::golden;
+use crate::support::{copy_folder, golden};
 use candle_core::DType;
 use colora::lora::{Apply, LoraRef, Method};
 use colora::pipeline::{Memory, Options};
@@ -124,15 +124,19 @@ fn in_blocks_and_block_by_block() {
 /// Conditions beside the text, channels beside the latents, and guidance as a number.
 #[test]
 fn of_other_architectures() {
-    let small = || Request { width: Some(64), height: Some(64), ..request() };
-    let of = |name: &str, loras: Vec<LoraRef>| {
-        let pipeline = options().open(golden(name)).unwrap();
-        assert_alike(name, &pipeline, &Request { loras, reuse: 2, ..small() });
+    let alike = |name: &str, folder: &Path, loras: Vec<LoraRef>| {
+        let pipeline = options().open(folder).unwrap();
+        let small = Request { width: Some(64), height: Some(64), ..request() };
+        assert_alike(name, &pipeline, &Request { loras, reuse: 2, ..small });
     };
-    of("sd15", vec![zoo("sd15-f32", "1:steps=0..0.5")]);
-    of("sdxl", Vec::new());
-    of("variants/inpaint", Vec::new());
-    of("variants/lcm", Vec::new());
+    alike("sd15", &golden("sd15"), vec![zoo("sd15-f32", "1:steps=0..0.5")]);
+    alike("sdxl", &golden("sdxl"), Vec::new());
+    for variant in ["inpaint", "lcm"] {
+        let folder = tempfile::tempdir().unwrap();
+        copy_folder(&golden("sd15"), folder.path());
+        copy_folder(&golden("variants").join(variant), &folder.path().join("unet"));
+        alike(variant, folder.path(), Vec::new());
+    }
 }
 
 #[test]
