@@ -345,7 +345,7 @@ mod tests {
     #[test]
     fn the_same_step_reuses_nothing() {
         let request = Request { reuse: 2, lora_method: Method::Composite, ..Request::default() };
-        let roles = [role("a", Some("0..1")), role("b", Some("0..1"))];
+        let roles = [role("a", Some("..1")), role("b", Some("..1"))];
         let timeline = Timeline::new(&plan(request), &roles, true);
         assert_eq!(timeline.at(1).len(), 2);
         assert!(timeline.at(1).iter().all(|phase| phase.depth == Depth::Keeping));
