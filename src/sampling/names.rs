@@ -3,7 +3,7 @@
 //! Floor 2.
 
 use crate::error::{Error, Result};
-use crate::near::did_you_mean;
+use crate::suggest::did_you_mean;
 
 /// What of a name counts: letters and digits in lower case, `+` as `p`; diffusers' `Scheduler` does not.
 ///

@@ -3,7 +3,7 @@
 //! Floor 2.
 
 use crate::error::{Error, Result};
-use crate::near::did_you_mean;
+use crate::suggest::did_you_mean;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
