@@ -30,4 +30,4 @@ if [ -n "$folder" ]; then for source in $sources; do : > "$folder/$(basename "$s
 EOF
 chmod +x "$home/bin/nvcc"
 export PATH="$home/bin:$PATH" CUDA_HOME="$home" CUDA_PATH="$home" CUDA_ROOT="$home" CUDA_COMPUTE_CAP=90
-cargo clippy --release --features cuda,cudnn --all-targets --target-dir target/cuda-check -- -D warnings
+cargo clippy --release --features cuda,cudnn --all-targets -- -D warnings
