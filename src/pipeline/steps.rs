@@ -26,6 +26,7 @@ const WORTH_RECORDING: usize = 3;
 
 /// What a step leaves to look at.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct StepView {
     /// Step just done, from 1.
     pub step: usize,
@@ -98,6 +99,12 @@ pub(super) struct Prepared<'a> {
     pub(super) start: &'a Start,
     pub(super) running: &'a Arc<Running>,
 }
+
+/// Steps may move to another thread, in every build.
+const _: fn() = || {
+    fn may_move<T: Send + 'static>() {}
+    may_move::<Steps>();
+};
 
 impl std::fmt::Debug for Steps {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
