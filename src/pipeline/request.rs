@@ -198,6 +198,9 @@ impl Request {
             return Err(Error::bad_request("clip_skip", 0, "1 is the last layer"));
         }
         let (prompt, tagged) = tags(&self.prompt)?;
+        let sampler = self.sampler.unwrap_or(defaults.sampler);
+        // The model's schedule goes with its own sampler.
+        let own = sampler.spec().schedule.filter(|_| sampler != defaults.sampler);
         Ok(Plan {
             prompt,
             negative_prompt: self.negative_prompt.clone(),
@@ -208,8 +211,8 @@ impl Request {
             guidance_interval: self.guidance_interval,
             reuse: self.reuse,
             merge_tokens: self.merge_tokens,
-            sampler: self.sampler.unwrap_or(defaults.sampler),
-            schedule: self.schedule.unwrap_or(defaults.schedule),
+            sampler,
+            schedule: self.schedule.or(own).unwrap_or(defaults.schedule),
             seed: self.seed.unwrap_or(random_seed),
             count: self.count,
             clip_skip,
