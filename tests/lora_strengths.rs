@@ -10,7 +10,7 @@ use colora::lora::{
 };
 use colora::models::UNet;
 use colora::weights::{
-    Arrangement, Packed, Placement, Precision, Products, Resident, Scope, Site, Weight,
+    Arrangement, Component, Packed, Placement, Precision, Products, Resident, Scope, Site, Weight,
     WeightSource,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -226,11 +226,11 @@ impl WeightSource for Counting {
         self.file.device()
     }
 
-    fn dtype(&self, component: &str) -> candle_core::DType {
+    fn dtype(&self, component: Component) -> candle_core::DType {
         self.file.dtype(component)
     }
 
-    fn products(&self, _: &str) -> Products {
+    fn products(&self, _: Component) -> Products {
         Products::Packed(Precision::F32)
     }
 
@@ -271,9 +271,10 @@ fn a_strength_that_changes_beside_the_weights_packs_nothing() {
         let strength: Strength = strength.parse().unwrap();
         let stack = LoraStack::new(vec![StackEntry { lora: world.lora.clone(), strength }]);
         let source: Arc<dyn WeightSource> = counting.clone();
-        let overlay =
-            Overlay::compose(source, &world.dictionary, &stack, apply, |part| part == "unet")
-                .unwrap();
+        let overlay = Overlay::compose(source, &world.dictionary, &stack, apply, |part| {
+            part == Component::UNet
+        })
+        .unwrap();
         UNet::new(&Scope::new(&overlay, "unet"), &parts.unet).unwrap()
     };
     let base = UNet::new(&Scope::new(&*counting, "unet"), &parts.unet).unwrap();

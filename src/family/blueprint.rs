@@ -6,7 +6,7 @@
 use super::Family;
 use crate::error::{Error, Result};
 use crate::models::{ClipConfig, ClipTower, PerBlock, UNet, UNetConfig};
-use crate::weights::{Scope, Site, Weight, WeightSource};
+use crate::weights::{Component, Scope, Site, Weight, WeightSource};
 use candle_core::{DType, Device, Tensor};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -30,7 +30,7 @@ impl Blueprint {
     /// Never, as long as the networks can be built from their standard configs.
     pub fn of(family: Family) -> Result<Self> {
         let shapes = Self::asked(|recorder| {
-            UNet::new(&Scope::new(recorder, "unet"), &unet(family))?;
+            UNet::new(&Scope::new(recorder, Component::UNet), &unet(family))?;
             for (component, config) in family.text_components().iter().zip(towers(family)) {
                 ClipTower::new(&Scope::new(recorder, component), &config)?;
             }
@@ -147,7 +147,7 @@ impl WeightSource for Recorder {
         &Device::Cpu
     }
 
-    fn dtype(&self, _: &str) -> DType {
+    fn dtype(&self, _: Component) -> DType {
         DType::F32
     }
 }
@@ -175,7 +175,7 @@ impl WeightSource for Blueprint {
         &Device::Cpu
     }
 
-    fn dtype(&self, _: &str) -> DType {
+    fn dtype(&self, _: Component) -> DType {
         DType::F32
     }
 }
@@ -193,7 +193,7 @@ mod tests {
             (Family::Sdxl, 794, [72, 193]),
         ] {
             let blueprint = Blueprint::of(family).unwrap();
-            let count = |component: &str| {
+            let count = |component| {
                 let counted = blueprint.shapes.iter().filter(|(site, shape)| {
                     site.component() == component
                         && shape.len() > 1
@@ -202,8 +202,9 @@ mod tests {
                 });
                 counted.count()
             };
-            assert_eq!(count("unet"), unet, "{family}");
-            assert_eq!([count("text_encoder"), count("text_encoder_2")], towers, "{family}");
+            assert_eq!(count(Component::UNet), unet, "{family}");
+            let found = [Component::TextEncoder, Component::TextEncoder2].map(count);
+            assert_eq!(found, towers, "{family}");
         }
         assert!(Blueprint::of(Family::SdxlRefiner).is_ok());
     }

@@ -7,7 +7,7 @@ use super::blueprint::{Blueprint, unet as standard};
 use super::{Architecture, Family};
 use crate::error::{Error, Result};
 use crate::models::{UNet, UNetConfig, Vae};
-use crate::weights::{Checkpoint, Scope, Site, WeightSource};
+use crate::weights::{Checkpoint, Component, Scope, Site, WeightSource};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -30,9 +30,9 @@ pub(super) enum ConfigPlace<'a> {
 
 impl ConfigPlace<'_> {
     /// The file that says what `part` is.
-    fn of(self, part: &str) -> PathBuf {
+    fn of(self, part: Component) -> PathBuf {
         match self {
-            ConfigPlace::Folder(root) => root.join(part).join("config.json"),
+            ConfigPlace::Folder(root) => root.join(part.name()).join("config.json"),
             ConfigPlace::File(path) => path.to_path_buf(),
         }
     }
@@ -49,7 +49,7 @@ pub(super) fn configs(architecture: &Architecture, place: ConfigPlace<'_>) -> Re
         let found = unet.cross_attention_dim.of(level).unwrap_or(0);
         if found != width {
             return Err(Error::WrongFamily {
-                path: place.of("unet"),
+                path: place.of(Component::UNet),
                 expected: format!("one for width {width}, which the text encoders have"),
                 found: format!("a UNet for text features of width {found}"),
             });
@@ -57,7 +57,7 @@ pub(super) fn configs(architecture: &Architecture, place: ConfigPlace<'_>) -> Re
     }
     if unet.out_channels != vae.latent_channels {
         return Err(Error::WrongFamily {
-            path: place.of("vae"),
+            path: place.of(Component::Vae),
             expected: format!("one with {}, which the UNet has", unet.out_channels),
             found: format!("a VAE with {} latent channels", vae.latent_channels),
         });
@@ -72,13 +72,13 @@ fn conditions(architecture: &Architecture, place: ConfigPlace<'_>) -> Result<()>
         return match unet.addition_embed_type {
             None => Ok(()),
             Some(_) => Err(Error::WrongFamily {
-                path: place.of("unet"),
+                path: place.of(Component::UNet),
                 expected: format!("the UNet of an {family} model, which takes the text alone"),
                 found: "a UNet that takes sizes or a picture beside the text (SDXL, unCLIP)".into(),
             }),
         };
     }
-    for (component, tower) in family.text_components().iter().zip(text) {
+    for (component, tower) in family.text_components().into_iter().zip(text) {
         if tower.num_hidden_layers < 2 {
             let why = "num_hidden_layers = 1: the features come from the layer before the last, which is missing";
             return Err(Error::corrupt(place.of(component), why));
@@ -89,12 +89,12 @@ fn conditions(architecture: &Architecture, place: ConfigPlace<'_>) -> Result<()>
         unet.projection_class_embeddings_input_dim,
         text.last(),
     ) else {
-        let file = place.of("unet").display().to_string();
+        let file = place.of(Component::UNet).display().to_string();
         return Err(lacks(file, "unet.add_embedding.linear_1.weight"));
     };
     if !tower.projects() {
         let why = "text_encoder_2 is no CLIPTextModelWithProjection, whose pooled text SDXL needs";
-        return Err(Error::corrupt(place.of("text_encoder_2"), why));
+        return Err(Error::corrupt(place.of(Component::TextEncoder2), why));
     }
     let count = if architecture.requires_aesthetics_score { SIZES_WITH_SCORE } else { SIZES };
     let pooled = tower.projection_dim;
@@ -104,7 +104,7 @@ fn conditions(architecture: &Architecture, place: ConfigPlace<'_>) -> Result<()>
     }
     let kind = if count == SIZES { "a base model" } else { "a refiner" };
     Err(Error::corrupt(
-        place.of("unet"),
+        place.of(Component::UNet),
         format!(
             "the UNet takes {found} numbers beside the text; expected {expected}: {pooled} of the pooled text and {count} times {each}, the sizes of {kind}"
         ),
@@ -117,10 +117,10 @@ fn conditions(architecture: &Architecture, place: ConfigPlace<'_>) -> Result<()>
 /// [`Error::TensorMissing`].
 pub(super) fn weights(architecture: &Architecture, source: &Checkpoint) -> Result<()> {
     let has = |site: &str| source.shape(&Site::new(site)).is_some();
-    let projection = "text_encoder_2.text_projection.weight";
+    let projection = &Component::TextEncoder2.path("text_projection.weight");
     let sdxl = matches!(architecture.family, Family::Sdxl | Family::SdxlRefiner);
     if sdxl && !has(projection) {
-        return Err(lacks(source.file_of("text_encoder_2"), projection));
+        return Err(lacks(source.file_of(Component::TextEncoder2), projection));
     }
     Ok(())
 }
@@ -134,13 +134,13 @@ pub(super) fn whole(architecture: &Architecture, source: &Checkpoint, path: &Pat
     attentions(architecture.family, &architecture.unet, path)?;
     layers(architecture, source, path)?;
     let needed = Blueprint::asked(|recorder| {
-        UNet::new(&Scope::new(recorder, "unet"), &architecture.unet)?;
-        let scope = Scope::new(recorder, "vae");
+        UNet::new(&Scope::new(recorder, Component::UNet), &architecture.unet)?;
+        let scope = Scope::new(recorder, Component::Vae);
         Vae::encoder(&scope, &architecture.vae)?;
         Vae::decoder(&scope, &architecture.vae).map(drop)
     })?;
     let unused = source.sites().into_iter().find(|site| {
-        let checked = matches!(site.component(), "unet" | "vae");
+        let checked = matches!(site.component(), Component::UNet | Component::Vae);
         checked && site.as_str().ends_with(".weight") && !needed.contains_key(site)
     });
     match unused {
@@ -188,7 +188,7 @@ fn attentions(family: Family, unet: &UNetConfig, path: &Path) -> Result<()> {
 /// Text towers have all their layers: none behind a gap, and as many as the real towers of their width.
 fn layers(architecture: &Architecture, source: &Checkpoint, path: &Path) -> Result<()> {
     let sites = source.sites();
-    let components = architecture.family.text_components().iter();
+    let components = architecture.family.text_components().into_iter();
     for (component, config) in components.zip(&architecture.text) {
         let start = format!("{component}.text_model.encoder.layers.");
         let number = |site: &Site| -> Option<usize> {

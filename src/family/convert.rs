@@ -131,10 +131,10 @@ fn files(parts: &ModelParts) -> Result<BTreeMap<String, String>> {
         ("vae/config.json".to_owned(), json(&parts.vae)?),
         ("scheduler/scheduler_config.json".to_owned(), json(&parts.scheduler)?),
     ]);
-    let towers = parts.text_components().iter().zip(&parts.text).zip(&parts.tokenizers);
+    let towers = parts.text_components().into_iter().zip(&parts.text).zip(&parts.tokenizers);
     for ((tower, config), tokenizer) in towers {
         files.insert(format!("{tower}/config.json"), json(config)?);
-        let folder = tower.replace("text_encoder", "tokenizer");
+        let folder = tower.tokenizer();
         for (name, text) in vocabulary(tokenizer)? {
             files.insert(format!("{folder}/{name}"), text);
         }

@@ -25,7 +25,7 @@ use crate::models::{ClipConfig, UNetConfig, VaeConfig};
 use crate::sampling::{PredictionKind, Sampler, Schedule, SchedulerConfig};
 use crate::size::ImageSize;
 use crate::weights::names::prefix;
-use crate::weights::{Checkpoint, Inventory, Placement};
+use crate::weights::{Checkpoint, Component, Inventory, Placement};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -46,31 +46,29 @@ pub enum Family {
 
 impl Family {
     /// Component name of each text tower, in the order of their features.
-    pub fn text_components(self) -> &'static [&'static str] {
-        match self {
-            Family::Sd1 | Family::Sd2 => &["text_encoder"],
-            Family::Sdxl => &["text_encoder", "text_encoder_2"],
-            Family::SdxlRefiner => &["text_encoder_2"],
-        }
+    pub fn text_components(self) -> Vec<Component> {
+        self.towers().iter().map(|tower| tower.component).collect()
     }
 
     /// Where the text towers lie in a single file of the original code.
     pub fn towers(self) -> &'static [Tower] {
-        const fn tower(component: &'static str, prefix: &'static str, open_clip: bool) -> Tower {
+        const fn tower(component: Component, prefix: &'static str, open_clip: bool) -> Tower {
             Tower { component, prefix, open_clip }
         }
         match self {
-            Family::Sd1 => &const { [tower("text_encoder", prefix::SD1_TEXT, false)] },
-            Family::Sd2 => &const { [tower("text_encoder", prefix::SD2_TEXT, true)] },
+            Family::Sd1 => &const { [tower(Component::TextEncoder, prefix::SD1_TEXT, false)] },
+            Family::Sd2 => &const { [tower(Component::TextEncoder, prefix::SD2_TEXT, true)] },
             Family::Sdxl => {
                 &const {
                     [
-                        tower("text_encoder", prefix::SDXL_TEXT, false),
-                        tower("text_encoder_2", prefix::SDXL_TEXT_2, true),
+                        tower(Component::TextEncoder, prefix::SDXL_TEXT, false),
+                        tower(Component::TextEncoder2, prefix::SDXL_TEXT_2, true),
                     ]
                 }
             }
-            Family::SdxlRefiner => &const { [tower("text_encoder_2", prefix::REFINER_TEXT, true)] },
+            Family::SdxlRefiner => {
+                &const { [tower(Component::TextEncoder2, prefix::REFINER_TEXT, true)] }
+            }
         }
     }
 }
@@ -318,7 +316,7 @@ impl ModelParts {
     /// The same model with another VAE; its own is needed when there is no other.
     fn with_vae(mut self, vae: Option<&Path>, placement: Placement) -> Result<Self> {
         let Some(path) = vae else {
-            if self.source.components().contains("vae") {
+            if self.source.components().contains(&Component::Vae) {
                 return Ok(self);
             }
             let why = "the checkpoint has no VAE; pass one with --vae";
@@ -337,12 +335,13 @@ impl ModelParts {
             });
         }
         self.vae = config;
-        self.source = Arc::new(Checkpoint::clone(&self.source).with_component("vae", &other));
+        self.source =
+            Arc::new(Checkpoint::clone(&self.source).with_component(Component::Vae, &other));
         Ok(self)
     }
 
     /// Component name of each text tower.
-    pub fn text_components(&self) -> &'static [&'static str] {
+    pub fn text_components(&self) -> Vec<Component> {
         self.family.text_components()
     }
 
@@ -363,8 +362,9 @@ impl ModelParts {
 
     /// What the model is made of, from headers alone.
     pub fn summary(&self) -> Summary {
-        let component = |name: String| {
-            let Inventory { tensors, parameters, bytes, dtypes } = self.source.inventory(&name);
+        let component = |component: Component| {
+            let Inventory { tensors, parameters, bytes, dtypes } = self.source.inventory(component);
+            let name = component.to_string();
             let dtypes = dtypes.into_iter().collect();
             ComponentSummary { name, tensors, parameters, bytes, dtypes }
         };

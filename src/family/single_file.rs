@@ -12,7 +12,9 @@ use crate::error::{Error, InFile, Result};
 use crate::models::VaeConfig;
 use crate::sampling::PredictionKind;
 use crate::weights::names::{self, Part, Place, UNetNames, VaeNames, prefix};
-use crate::weights::{Checkpoint, CheckpointFile, Placement, Site, WeightSource, quantised};
+use crate::weights::{
+    Checkpoint, CheckpointFile, Component, Placement, Site, WeightSource, quantised,
+};
 use std::path::Path;
 
 pub(super) fn open(path: &Path, placement: Placement) -> Result<ModelParts> {
@@ -58,7 +60,7 @@ pub(super) fn open_vae(
         insert_vae(&mut checkpoint, &file, "")?;
     } else if file.has("decoder.up_blocks.") {
         for name in file.owned_names() {
-            let site = Site::new(format!("vae.{}", names::canonical("vae", &name)));
+            let site = Site::of(Component::Vae, names::canonical(Component::Vae, &name));
             file.insert(&mut checkpoint, site, &name, Part::Whole)?;
         }
     } else {
@@ -69,7 +71,8 @@ pub(super) fn open_vae(
             other => other,
         });
     }
-    let shapes = Shapes { source: &checkpoint, file: path.display().to_string() };
+    let file = path.display().to_string();
+    let shapes = Shapes { source: &checkpoint, component: Component::Vae, file };
     let config = shapes.vae(family).in_file(path)?;
     Ok((config, checkpoint))
 }
@@ -87,7 +90,7 @@ fn insert_unet(checkpoint: &mut Checkpoint, file: &Original<'_>) -> Result<()> {
     for name in inner().map(str::to_owned).collect::<Vec<_>>() {
         if let Some(site) = layout.to_diffusers(&name) {
             let full = format!("{}{name}", prefix::UNET);
-            file.insert(checkpoint, Site::new(format!("unet.{site}")), &full, Part::Whole)?;
+            file.insert(checkpoint, Site::of(Component::UNet, site), &full, Part::Whole)?;
         }
     }
     Ok(())
@@ -99,7 +102,7 @@ fn insert_vae(checkpoint: &mut Checkpoint, file: &Original<'_>, start: &str) -> 
     for name in inner().map(str::to_owned).collect::<Vec<_>>() {
         if let Some(site) = layout.to_diffusers(&name) {
             let full = format!("{start}{name}");
-            file.insert(checkpoint, Site::new(format!("vae.{site}")), &full, Part::Whole)?;
+            file.insert(checkpoint, Site::of(Component::Vae, site), &full, Part::Whole)?;
         }
     }
     Ok(())
@@ -108,24 +111,24 @@ fn insert_vae(checkpoint: &mut Checkpoint, file: &Original<'_>, start: &str) -> 
 fn insert_text(checkpoint: &mut Checkpoint, file: &Original<'_>, family: Family) -> Result<()> {
     match family {
         Family::Sd1 => {
-            insert_hf(checkpoint, file, prefix::SD1_TEXT, "text_encoder")?;
+            insert_hf(checkpoint, file, prefix::SD1_TEXT, Component::TextEncoder)?;
             // Some converters left the `transformer` out.
-            insert_hf(checkpoint, file, "cond_stage_model.", "text_encoder")
+            insert_hf(checkpoint, file, "cond_stage_model.", Component::TextEncoder)
         }
         Family::Sd2 => {
-            insert_hf(checkpoint, file, prefix::SD1_TEXT, "text_encoder")?;
-            insert_open_clip(checkpoint, file, prefix::SD2_TEXT, "text_encoder")?;
+            insert_hf(checkpoint, file, prefix::SD1_TEXT, Component::TextEncoder)?;
+            insert_open_clip(checkpoint, file, prefix::SD2_TEXT, Component::TextEncoder)?;
             // The layout of sgm.
-            insert_open_clip(checkpoint, file, prefix::REFINER_TEXT, "text_encoder")
+            insert_open_clip(checkpoint, file, prefix::REFINER_TEXT, Component::TextEncoder)
         }
         Family::Sdxl => {
-            insert_hf(checkpoint, file, prefix::SD1_TEXT, "text_encoder")?;
-            insert_hf(checkpoint, file, prefix::GGML_TEXT_2, "text_encoder_2")?;
-            insert_hf(checkpoint, file, prefix::SDXL_TEXT, "text_encoder")?;
-            insert_open_clip(checkpoint, file, prefix::SDXL_TEXT_2, "text_encoder_2")
+            insert_hf(checkpoint, file, prefix::SD1_TEXT, Component::TextEncoder)?;
+            insert_hf(checkpoint, file, prefix::GGML_TEXT_2, Component::TextEncoder2)?;
+            insert_hf(checkpoint, file, prefix::SDXL_TEXT, Component::TextEncoder)?;
+            insert_open_clip(checkpoint, file, prefix::SDXL_TEXT_2, Component::TextEncoder2)
         }
         Family::SdxlRefiner => {
-            insert_open_clip(checkpoint, file, prefix::REFINER_TEXT, "text_encoder_2")
+            insert_open_clip(checkpoint, file, prefix::REFINER_TEXT, Component::TextEncoder2)
         }
     }
 }
@@ -134,12 +137,12 @@ fn insert_hf(
     checkpoint: &mut Checkpoint,
     file: &Original<'_>,
     start: &str,
-    component: &str,
+    component: Component,
 ) -> Result<()> {
     for name in file.owned_names() {
         let Some(inner) = name.strip_prefix(start) else { continue };
         for (site, part) in names::text_names_of_ggml(inner, rows(file, &name)) {
-            file.insert(checkpoint, Site::new(format!("{component}.{site}")), &name, part)?;
+            file.insert(checkpoint, Site::of(component, site), &name, part)?;
         }
     }
     Ok(())
@@ -149,12 +152,12 @@ fn insert_open_clip(
     checkpoint: &mut Checkpoint,
     file: &Original<'_>,
     start: &str,
-    component: &str,
+    component: Component,
 ) -> Result<()> {
     for name in file.owned_names() {
         let Some(inner) = name.strip_prefix(start) else { continue };
         for (site, part) in names::text_names_of_open_clip(inner, rows(file, &name)) {
-            file.insert(checkpoint, Site::new(format!("{component}.{site}")), &name, part)?;
+            file.insert(checkpoint, Site::of(component, site), &name, part)?;
         }
     }
     Ok(())
@@ -168,31 +171,36 @@ fn rows(file: &Original<'_>, name: &str) -> usize {
 /// The architecture that the shapes tell.
 fn derived(checkpoint: &Checkpoint, path: &Path, kind: Kind) -> Result<Architecture> {
     let Kind { family, prediction, zero_snr } = kind;
-    let shapes = Shapes { source: checkpoint, file: path.display().to_string() };
+    let file = path.display().to_string();
+    let shapes = |component| Shapes { source: checkpoint, component, file: file.clone() };
     let native = match (family, prediction) {
         (Family::Sd1, _) | (Family::Sd2, PredictionKind::Epsilon | PredictionKind::Sample) => 512,
         (Family::Sd2, PredictionKind::V) => 768,
         (Family::Sdxl | Family::SdxlRefiner, _) => 1024,
     };
     let scheduler = scheduler(family, prediction, zero_snr);
-    let has_text = |component: &str| checkpoint.components().contains(component);
+    let components = checkpoint.components();
+    let has = |component| components.contains(&component);
     let (mut text, mut tokenizers) = (Vec::new(), Vec::new());
     for component in family.text_components() {
-        if !has_text(component) {
+        if !has(component) {
             return Err(lacks(
                 path,
                 &format!("text encoder (`{component}`)"),
                 "it was saved without one; use a full checkpoint",
             ));
         }
-        let open_clip = family == Family::Sd2 || *component == "text_encoder_2";
-        text.push(shapes.text(component, open_clip, family == Family::Sd2).in_file(path)?);
+        let open_clip = family == Family::Sd2 || component == Component::TextEncoder2;
+        text.push(shapes(component).text(open_clip, family == Family::Sd2).in_file(path)?);
         let vocabulary = if open_clip { ClipKind::OpenClip } else { ClipKind::OpenAi };
         tokenizers.push(TokenizerSource::Clip(vocabulary));
     }
-    let vae =
-        if has_text("vae") { shapes.vae(family).in_file(path)? } else { VaeConfig::default() };
-    let unet = shapes.unet(family, native).in_file(path)?;
+    let vae = if has(Component::Vae) {
+        shapes(Component::Vae).vae(family).in_file(path)?
+    } else {
+        VaeConfig::default()
+    };
+    let unet = shapes(Component::UNet).unet(family, native).in_file(path)?;
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let distilled = few_steps::of(&unet, &scheduler, &[name]);
     let basic = basic_defaults(family, native, &scheduler).in_file(path)?;
@@ -218,8 +226,8 @@ fn derived(checkpoint: &Checkpoint, path: &Path, kind: Kind) -> Result<Architect
 /// Every part that the family needs must have weights; the VAE may come from `--vae`.
 fn complete(checkpoint: &Checkpoint, architecture: &Architecture, path: &Path) -> Result<()> {
     for component in architecture.family.text_components() {
-        let first = format!("{component}.text_model.final_layer_norm.weight");
-        if checkpoint.shape(&Site::new(first)).is_none() {
+        let first = Site::of(component, "text_model.final_layer_norm.weight");
+        if checkpoint.shape(&first).is_none() {
             return Err(lacks(
                 path,
                 &format!("text encoder (`{component}`)"),

@@ -39,7 +39,7 @@ impl ModelParts {
         source: &dyn WeightSource,
         cancel: &Cancel,
     ) -> Result<TextTowers> {
-        let components = self.text_components().iter().copied();
+        let components = self.text_components();
         let towers = self
             .text
             .iter()

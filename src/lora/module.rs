@@ -8,6 +8,7 @@ use super::keys::Role;
 use super::tuning::Tuning;
 use crate::error::{Error, Result};
 use crate::plain;
+use crate::weights::Component;
 use safetensors::Dtype;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -70,7 +71,7 @@ pub(super) struct Context<'a> {
     pub(super) rows: Option<Range<usize>>,
     pub(super) tuning: Option<Tuning<'a>>,
     /// The part of the base that the module belongs to.
-    pub(super) component: &'a str,
+    pub(super) component: Component,
     /// The alphas of the file's header.
     pub(super) header: &'a mut Header,
     pub(super) warnings: &'a mut Vec<String>,

@@ -7,7 +7,7 @@
 use super::dictionary::Dictionary;
 use super::factor::Factor;
 use crate::error::{Error, Result};
-use crate::weights::CheckpointFile;
+use crate::weights::{CheckpointFile, Component};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -63,7 +63,7 @@ pub(super) fn is_key(key: &str) -> bool {
     parse(key).is_some()
 }
 
-fn parse(key: &str) -> Option<(&str, usize, bool)> {
+fn parse(key: &str) -> Option<(Component, usize, bool)> {
     let mut parts = key.split(':');
     let (component, index, side) = (parts.next()?, parts.next()?, parts.next()?);
     let up = match side {
@@ -71,13 +71,14 @@ fn parse(key: &str) -> Option<(&str, usize, bool)> {
         "down" => false,
         _ => return None,
     };
-    let known = ["unet", "text_encoder"].contains(&component);
+    let component = Component::named(component)?;
+    let known = [Component::UNet, Component::TextEncoder].contains(&component);
     (known && parts.next().is_none()).then_some((component, index.parse().ok()?, up))
 }
 
 /// The pairs of a safetensors file with numbered keys.
 pub(super) fn read(file: &CheckpointFile, dictionary: &Dictionary) -> Result<Vec<Pair>> {
-    let mut parts: BTreeMap<&str, BTreeMap<usize, [Option<Factor>; 2]>> = BTreeMap::new();
+    let mut parts: BTreeMap<Component, BTreeMap<usize, [Option<Factor>; 2]>> = BTreeMap::new();
     for key in file.names() {
         let Some((component, index, up)) = parse(key) else { continue };
         let slot = parts.entry(component).or_default().entry(index).or_default();
@@ -103,7 +104,7 @@ pub(super) fn read(file: &CheckpointFile, dictionary: &Dictionary) -> Result<Vec
 /// The pairs of a pickled list `up, down, up, down, …`.
 pub(super) fn read_list(
     file: &CheckpointFile,
-    component: &str,
+    component: Component,
     dictionary: &Dictionary,
 ) -> Result<Vec<Pair>> {
     let tensor = |index: usize| Factor::new(file, &index.to_string());
@@ -116,20 +117,20 @@ pub(super) fn read_list(
     assign(component, factors, dictionary, file.path())
 }
 
-fn missing(path: &Path, component: &str, index: usize) -> Error {
+fn missing(path: &Path, component: Component, index: usize) -> Error {
     let why = format!("the pair `{component}:{index}` is missing; its tensors have only an order");
     Error::corrupt(path, why)
 }
 
 /// Gives every pair its module: the first order whose shapes all fit.
 fn assign(
-    component: &str,
+    component: Component,
     factors: Vec<(Factor, Factor)>,
     dictionary: &Dictionary,
     path: &Path,
 ) -> Result<Vec<Pair>> {
     let orders = match component {
-        "unet" => unet_orders(dictionary),
+        Component::UNet => unet_orders(dictionary),
         _ => vec![text_order(dictionary)],
     };
     let fits = |order: &&Vec<String>| {

@@ -7,8 +7,8 @@ use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::room;
 use crate::weights::{
-    Arrangement, BlockTensor, Branch, Packed, Precision, Products, Quantisation, Site, Weight,
-    WeightSource, block_numbers, pack_numbers,
+    Arrangement, BlockTensor, Branch, Component, Packed, Precision, Products, Quantisation, Site,
+    Weight, WeightSource, block_numbers, pack_numbers,
 };
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
@@ -111,7 +111,7 @@ impl Overlay {
         dictionary: &Dictionary,
         stack: &LoraStack,
         apply: Apply,
-        select: impl Fn(&str) -> bool,
+        select: impl Fn(Component) -> bool,
     ) -> Result<Self> {
         Self::compose_until(base, dictionary, stack, apply, select, &Cancel::new())
     }
@@ -125,7 +125,7 @@ impl Overlay {
         dictionary: &Dictionary,
         stack: &LoraStack,
         apply: Apply,
-        select: impl Fn(&str) -> bool,
+        select: impl Fn(Component) -> bool,
         cancel: &Cancel,
     ) -> Result<Self> {
         let jobs = jobs(&*base, dictionary, stack, select)?;
@@ -179,7 +179,7 @@ fn jobs<'a>(
     base: &dyn WeightSource,
     dictionary: &'a Dictionary,
     stack: &'a LoraStack,
-    select: impl Fn(&str) -> bool,
+    select: impl Fn(Component) -> bool,
 ) -> Result<Vec<Job<'a>>> {
     let multipliers = stack.multipliers(dictionary)?;
     // By content: sums are then equal to the bit in whatever order the user names adapters.
@@ -192,7 +192,7 @@ fn jobs<'a>(
     for (adapter, entry) in order.into_iter().enumerate() {
         for (module, changes) in &stack.entries[entry].lora.modules {
             let m = multipliers[entry].of(module);
-            if m == 0.0 || !select(module.split('.').next().unwrap_or_default()) {
+            if m == 0.0 || !select(Component::of(module)) {
                 continue;
             }
             for change in changes {
@@ -444,7 +444,7 @@ impl WeightSource for Overlay {
         self.base.device()
     }
 
-    fn dtype(&self, component: &str) -> DType {
+    fn dtype(&self, component: Component) -> DType {
         self.base.dtype(component)
     }
 
@@ -459,7 +459,7 @@ impl WeightSource for Overlay {
         self.base.requantised(site)
     }
 
-    fn products(&self, component: &str) -> Products {
+    fn products(&self, component: Component) -> Products {
         self.base.products(component)
     }
 }

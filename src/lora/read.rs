@@ -10,6 +10,7 @@ use super::wrappers::bare;
 use super::{AdapterFile, Inversion, Lora, inversion, ordered};
 use crate::error::{Error, InFile, Result};
 use crate::plain;
+use crate::weights::Component;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -133,8 +134,8 @@ impl<'a> Reading<'a> {
     }
 
     /// Width of a text encoder's token table.
-    fn width(&self, component: &str) -> Option<usize> {
-        let table = format!("{component}.text_model.embeddings.token_embedding.weight");
+    fn width(&self, component: Component) -> Option<usize> {
+        let table = component.path("text_model.embeddings.token_embedding.weight");
         self.base.shape(&table)?.get(1).copied()
     }
 
@@ -158,10 +159,10 @@ impl<'a> Reading<'a> {
             pairs = ordered::read(main, self.base)?;
             self.used.extend(numbered.into_iter().map(str::to_owned));
         } else if !main.is_empty() && main.names().all(|n| n.bytes().all(|b| b.is_ascii_digit())) {
-            pairs = ordered::read_list(main, "unet", self.base)?;
+            pairs = ordered::read_list(main, Component::UNet, self.base)?;
             self.used.extend(main.names().map(str::to_owned));
             if let Some(text) = &self.file.text {
-                pairs.extend(ordered::read_list(text, "text_encoder", self.base)?);
+                pairs.extend(ordered::read_list(text, Component::TextEncoder, self.base)?);
                 self.report.used += text.len();
             }
         }
@@ -209,7 +210,9 @@ impl<'a> Reading<'a> {
             }
             match self.targets(&key.stem) {
                 Ok(targets) => {
-                    if is_only_encoder(&key.stem) && self.base.has_component("text_encoder_2") {
+                    if is_only_encoder(&key.stem)
+                        && self.base.has_component(Component::TextEncoder2)
+                    {
                         self.warn_once(
                             "its keys begin with lora_te_, which means the only text encoder; taken for the first of SDXL's two",
                         );
@@ -236,7 +239,7 @@ impl<'a> Reading<'a> {
     /// configuration names decides.
     fn targets(&self, stem: &str) -> Result<Vec<Target>, Unknown> {
         match (self.base.resolve(stem), self.file.tunings.component()) {
-            (Err(Unknown::Ambiguous), Some(part)) => self.base.resolve(&format!("{part}.{stem}")),
+            (Err(Unknown::Ambiguous), Some(part)) => self.base.resolve(&part.path(stem)),
             (resolved, _) => resolved,
         }
     }
@@ -412,10 +415,10 @@ impl<'a> Reading<'a> {
             shape,
             outputs: shape.first().copied().unwrap_or(1),
             has_bias: base.shape(&format!("{}.bias", target.module)).is_some(),
-            pads: target.module == "unet.conv_in",
+            pads: Component::split(&target.module) == (Component::UNet, "conv_in"),
             rows: target.rows.map(|(start, end)| start..end),
             tuning: file.tunings.of(&stem),
-            component: target.module.split('.').next().unwrap_or_default(),
+            component: Component::of(&target.module),
             header: &mut self.header,
             warnings: &mut self.report.warnings,
         };

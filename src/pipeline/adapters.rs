@@ -11,7 +11,7 @@ use crate::lora::{
 };
 use crate::models::UNet;
 use crate::sampling::PredictionKind;
-use crate::weights::WeightSource;
+use crate::weights::{Component, WeightSource};
 use candle_core::{Device, Tensor};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -156,13 +156,13 @@ impl Pipeline {
         }
         let key = network_key(stack, apply);
         let found = self.towers.get(&key, watch.cancel, || {
-            let built = self.overlay(stack, apply, watch, compose, |part| part != "unet").and_then(
+            let built = self.overlay(stack, apply, watch, compose, |part| part.is_text()).and_then(
                 |(source, warnings)| {
                     Ok((self.parts.text_towers_until(&*source, watch.cancel)?, warnings))
                 },
             );
             let (towers, mut warnings) = built
-                .map_err(|error| self.or_the_models_fault(error, self.parts.text_components()))?;
+                .map_err(|error| self.or_the_models_fault(error, &self.parts.text_components()))?;
             let words = self.words(stack, &mut warnings)?;
             let towers = if words.is_empty() { towers } else { towers.with_words(&words)? };
             Ok(Noted { value: Arc::new(towers), warnings })
@@ -183,14 +183,14 @@ impl Pipeline {
         }
         let key = network_key(stack, apply);
         let found = self.unets.get(&key, watch.cancel, || {
-            let built = self.overlay(stack, apply, watch, compose, |part| part == "unet").and_then(
-                |(source, warnings)| {
+            let built = self
+                .overlay(stack, apply, watch, compose, |part| part == Component::UNet)
+                .and_then(|(source, warnings)| {
                     watch.tell(&Event::Loading { component: "UNet" });
                     let unet = self.network(&source, watch.cancel)?;
                     Ok(Noted { value: Arc::new(unet), warnings })
-                },
-            );
-            built.map_err(|error| self.or_the_models_fault(error, &["unet"]))
+                });
+            built.map_err(|error| self.or_the_models_fault(error, &[Component::UNet]))
         })?;
         Ok(told(&found, watch))
     }
@@ -202,7 +202,7 @@ impl Pipeline {
         apply: Apply,
         watch: Watch<'_>,
         compose: &mut Duration,
-        select: impl Fn(&str) -> bool,
+        select: impl Fn(Component) -> bool,
     ) -> Result<(Arc<dyn WeightSource>, Vec<String>)> {
         let begin = Instant::now();
         watch.tell(&Event::Loading { component: "LoRA" });
@@ -220,10 +220,10 @@ impl Pipeline {
         let all = stack.words();
         warnings.extend(all.warnings());
         for inversion in all.used {
-            let vectors = |component: &&str| -> Result<Option<Tensor>> {
-                let Some((values, rows)) = inversion.vectors(component)? else { return Ok(None) };
+            let vectors = |component: &Component| -> Result<Option<Tensor>> {
+                let Some((values, rows)) = inversion.vectors(*component)? else { return Ok(None) };
                 let width = values.len().checked_div(rows).unwrap_or(0);
-                let dtype = self.base.dtype(component);
+                let dtype = self.base.dtype(*component);
                 let tensor = Tensor::from_vec(values, (rows, width), &Device::Cpu)?;
                 Ok(Some(tensor.to_dtype(dtype)?.to_device(self.base.device())?))
             };

@@ -4,7 +4,7 @@ use super::{Cancel, Observer, Pipeline, Plan, Timings};
 use crate::error::Result;
 use crate::input;
 use crate::kernels::{self, Work};
-use crate::weights::{Precision, Products, WeightSource};
+use crate::weights::{Component, Precision, Products, WeightSource};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ pub struct Measured {
 impl Pipeline {
     /// How the UNet multiplies on a CPU; nothing elsewhere.
     pub fn precision(&self) -> Option<Precision> {
-        match self.parts.source.products("unet") {
+        match self.parts.source.products(Component::UNet) {
             Products::Packed(precision) => Some(precision),
             Products::Plain => None,
         }

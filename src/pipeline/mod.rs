@@ -34,7 +34,9 @@ use crate::lora::{Dictionary, Lora, ReadOptions};
 use crate::models::{Tiling, UNet, Vae};
 use crate::picture::Picture;
 use crate::sampling::NoiseTable;
-use crate::weights::{Placement, Precision, Products, Quantisation, Resident, Scope, WeightSource};
+use crate::weights::{
+    Component, Placement, Precision, Products, Quantisation, Resident, Scope, WeightSource,
+};
 use cache::{Lazy, Noted, Recent};
 use candle_core::{DType, Device, Tensor};
 use event::{Once, Watch};
@@ -514,15 +516,15 @@ impl Pipeline {
     fn network(&self, source: &Arc<dyn WeightSource>, cancel: &Cancel) -> Result<UNet> {
         let config = &self.parts.unet;
         if self.streams() {
-            return UNet::streamed(source, "unet", config);
+            return UNet::streamed(source, Component::UNet, config);
         }
-        UNet::new(&Scope::new(&**source, "unet").until(cancel), config)
+        UNet::new(&Scope::new(&**source, Component::UNet).until(cancel), config)
     }
 
     /// The half of the autoencoder that makes latents of pictures.
     fn encoder(&self, cancel: &Cancel) -> Result<Arc<Vae>> {
         self.encoder.get(cancel, || {
-            Vae::encoder(&Scope::new(&*self.base, "vae").until(cancel), &self.parts.vae)
+            Vae::encoder(&Scope::new(&*self.base, Component::Vae).until(cancel), &self.parts.vae)
         })
     }
 
@@ -531,7 +533,7 @@ impl Pipeline {
         let _working = replay::working();
         self.decoder.get(watch.cancel, || {
             watch.tell(&Event::Loading { component: "VAE" });
-            let scope = Scope::new(&*self.base, "vae").until(watch.cancel);
+            let scope = Scope::new(&*self.base, Component::Vae).until(watch.cancel);
             Vae::decoder(&scope, &self.parts.vae)
         })
     }
@@ -541,8 +543,9 @@ impl Pipeline {
         if self.memory != Memory::Keep {
             self.text.clear();
             self.towers.clear();
-            self.base.release("text_encoder");
-            self.base.release("text_encoder_2");
+            for component in self.parts.text_components() {
+                self.base.release(component);
+            }
         }
         kernels::stage_done();
     }
@@ -557,7 +560,7 @@ impl Pipeline {
     /// All networks of a picture's steps are built: what they do not use is not needed any more.
     fn networks_built(&self) {
         if self.memory != Memory::Keep {
-            self.base.release("unet");
+            self.base.release(Component::UNet);
         }
     }
 
@@ -582,7 +585,7 @@ impl Pipeline {
     fn picture_done(&self) {
         if self.memory == Memory::Low {
             self.decoder.clear();
-            self.base.release("vae");
+            self.base.release(Component::Vae);
         }
         kernels::stage_done();
     }
@@ -590,7 +593,9 @@ impl Pipeline {
     /// While it lives, GPUs may round the factors of f32 convolutions if somebody asked for it, or everything else is of
     /// 16 bits: the autoencoder needs f32 for its range alone.
     fn rounding(&self) -> kernels::Rounding {
-        kernels::Rounding::new(self.rounded || self.parts.source.dtype("unet") != DType::F32)
+        kernels::Rounding::new(
+            self.rounded || self.parts.source.dtype(Component::UNet) != DType::F32,
+        )
     }
 
     /// Decodes one sample.

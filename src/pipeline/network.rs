@@ -12,7 +12,7 @@ use crate::sampling::{
     Denoiser, Guidance, GuidanceApart, NoiseModel, PredictionKind, Predictor, Sigmas,
 };
 use crate::size::VAE_FACTOR;
-use crate::weights::WeightSource;
+use crate::weights::{Component, WeightSource};
 use candle_core::{DType, Tensor};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -47,7 +47,7 @@ impl<'a> Network<'a> {
         (sigmas, clock, cancel): (&Sigmas, &Clock, &Cancel),
         x: &Tensor,
     ) -> Result<Self> {
-        let dtype = pipeline.parts.source.dtype("unet");
+        let dtype = pipeline.parts.source.dtype(Component::UNet);
         // LCM-distilled networks take the guidance as a number instead of a second evaluation.
         let guidance = match unet.config().time_cond_proj_dim {
             Some(width) => {

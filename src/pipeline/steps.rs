@@ -12,6 +12,7 @@ use crate::lora::StepWindow;
 use crate::picture::Picture;
 use crate::rng::{Noise, TorchCpu};
 use crate::sampling::{Denoiser, Integrator, Mean, Sigmas};
+use crate::weights::Component;
 use candle_core::Tensor;
 use std::time::Instant;
 
@@ -240,7 +241,9 @@ impl Iterator for Steps<'_> {
             return None;
         }
         // Streamed blocks are put together with their adapters only now.
-        let view = self.step().map_err(|error| self.pipeline.or_the_models_fault(error, &["unet"]));
+        let view = self
+            .step()
+            .map_err(|error| self.pipeline.or_the_models_fault(error, &[Component::UNet]));
         self.failed = view.is_err();
         Some(view)
     }

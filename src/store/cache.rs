@@ -12,9 +12,6 @@ use std::path::{Component, Path, PathBuf};
 /// The hub that is asked unless `HF_ENDPOINT` names another.
 pub const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 
-/// Components whose weights a model cannot do without, when its index names them.
-pub(super) const COMPONENTS: [&str; 4] = ["text_encoder", "text_encoder_2", "unet", "vae"];
-
 /// A model on the hub: `owner/name[/FILE][@REVISION]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HubId {

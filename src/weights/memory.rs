@@ -1,7 +1,9 @@
 //! Floor 2. Weights that are already in memory: tests, and a base that many networks share.
 
 use super::quantised::is_quantisable;
-use super::{Placement, Products, Quantisation, Site, Weight, WeightSource, shapes_agree};
+use super::{
+    Component, Placement, Products, Quantisation, Site, Weight, WeightSource, shapes_agree,
+};
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use std::collections::BTreeMap;
@@ -37,9 +39,9 @@ impl MemorySource {
     pub fn resident(source: &dyn WeightSource) -> Result<Self> {
         let mut memory = Self::new(Placement {
             device: source.device().clone(),
-            dtype: source.dtype("unet"),
-            vae_dtype: source.dtype("vae"),
-            products: source.products("unet"),
+            dtype: source.dtype(Component::UNet),
+            vae_dtype: source.dtype(Component::Vae),
+            products: source.products(Component::UNet),
             quantise: None,
         });
         for site in source.sites() {
@@ -89,11 +91,11 @@ impl WeightSource for MemorySource {
         &self.placement.device
     }
 
-    fn dtype(&self, component: &str) -> DType {
+    fn dtype(&self, component: Component) -> DType {
         self.placement.dtype_of(component)
     }
 
-    fn products(&self, _: &str) -> Products {
+    fn products(&self, _: Component) -> Products {
         self.placement.products
     }
 

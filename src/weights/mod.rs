@@ -6,6 +6,7 @@
 
 pub(crate) mod blocked;
 mod branch;
+mod component;
 mod file;
 mod gguf;
 mod memory;
@@ -17,6 +18,7 @@ mod resident;
 pub use crate::kernels::{Arrangement, Instructions, Packed, Precision, Quantisation};
 pub use blocked::BlockTensor;
 pub use branch::{Branch, DenseBranch, FactorKind, Factors};
+pub use component::Component;
 pub use file::{Checkpoint, CheckpointFile, Inventory, NotFinite, Placement, TensorInfo};
 pub use memory::MemorySource;
 pub use quantised::{BlockType, Blocks};
@@ -32,28 +34,44 @@ use std::sync::Arc;
 /// Canonical name of one weight: the component's folder in the diffusers layout, a dot, and the
 /// parameter's diffusers name, e.g. `unet.down_blocks.0.attentions.0.proj_in.weight`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Site(Arc<str>);
+pub struct Site {
+    /// First, so that sites are in name order.
+    name: Arc<str>,
+    component: Component,
+}
 
 impl Site {
     /// A site from its canonical name.
     pub fn new(name: impl AsRef<str>) -> Self {
-        Site(Arc::from(name.as_ref()))
+        let name: Arc<str> = Arc::from(name.as_ref());
+        let component = Component::of(&name);
+        Site { name, component }
+    }
+
+    /// The site of the weight `path` of `component`, e.g. `conv_in.weight`.
+    pub fn of(component: Component, path: impl std::fmt::Display) -> Self {
+        Site { name: Arc::from(component.path(path)), component }
     }
 
     /// The canonical name.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.name
     }
 
-    /// The component (`unet`, `vae`, `text_encoder`, `text_encoder_2`).
-    pub fn component(&self) -> &str {
-        self.0.split('.').next().unwrap_or_default()
+    /// The component that the weight belongs to.
+    pub fn component(&self) -> Component {
+        self.component
+    }
+
+    /// The name within the component.
+    pub fn path(&self) -> &str {
+        Component::split(&self.name).1
     }
 }
 
 impl std::fmt::Display for Site {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.name)
     }
 }
 
@@ -159,10 +177,10 @@ pub trait WeightSource: Send + Sync + std::fmt::Debug {
     fn device(&self) -> &Device;
 
     /// Float type in which tensors of `component` are given.
-    fn dtype(&self, component: &str) -> DType;
+    fn dtype(&self, component: Component) -> DType;
 
     /// How layers of `component` multiply.
-    fn products(&self, component: &str) -> Products {
+    fn products(&self, component: Component) -> Products {
         let _ = component;
         Products::Plain
     }
@@ -292,15 +310,17 @@ fn weight_shape<S: WeightSource + ?Sized>(
 #[derive(Debug, Clone)]
 pub struct Scope<'a> {
     source: &'a dyn WeightSource,
+    component: Component,
     prefix: String,
     /// What stops the building of a network between two weights.
     cancel: Option<&'a Cancel>,
 }
 
 impl<'a> Scope<'a> {
-    /// A scope at component `component` of `source`.
-    pub fn new(source: &'a dyn WeightSource, component: &str) -> Self {
-        Scope { source, prefix: component.to_owned(), cancel: None }
+    /// A scope of `source` at `root`: a component, or a path that begins with one.
+    pub fn new(source: &'a dyn WeightSource, root: impl AsRef<str>) -> Self {
+        let prefix = root.as_ref().to_owned();
+        Scope { source, component: Component::of(&prefix), prefix, cancel: None }
     }
 
     /// The same scope, which gives [`Error::Cancelled`] instead of weights once `cancel` is set.
@@ -372,7 +392,7 @@ impl<'a> Scope<'a> {
 
     /// How layers of this scope multiply.
     pub fn products(&self) -> Products {
-        self.source.products(self.prefix.split('.').next().unwrap_or_default())
+        self.source.products(self.component)
     }
 
     /// The parameter `name` as other layers keep it, if that is in blocks.
@@ -410,7 +430,7 @@ impl<'a> Scope<'a> {
 
     /// Float type of the tensors of this scope.
     pub fn dtype(&self) -> DType {
-        self.source.dtype(self.prefix.split('.').next().unwrap_or_default())
+        self.source.dtype(self.component)
     }
 }
 

@@ -21,8 +21,8 @@
 //! # Source
 //! ggml's `ggml-common.h` (layout of blocks) and `ggml-quants.c` (`dequantize_row_*`).
 
-use super::Site;
 use super::file::{Contents, TensorInfo};
+use super::{Component, Site};
 use crate::error::{Error, Result};
 use crate::kernels::{GROUP, Quantisation};
 use half::f16;
@@ -172,8 +172,8 @@ pub struct Blocks {
 /// inputs fill blocks, but for its first and last convolution, which are small and sensitive.
 pub(crate) fn is_quantisable(site: &Site, shape: &[usize]) -> bool {
     let name = site.as_str();
-    let edge = ["unet.conv_in.", "unet.conv_out."].iter().any(|edge| name.starts_with(edge));
-    site.component() == "unet"
+    let edge = ["conv_in.", "conv_out."].iter().any(|edge| site.path().starts_with(edge));
+    site.component() == Component::UNet
         && name.ends_with(".weight")
         && !edge
         && !name.contains("embedding.weight")

@@ -2,7 +2,7 @@
 
 use super::blocked::{BlockNote, BlockTensor};
 use super::{
-    Arrangement, Packed, Precision, Products, Quantisation, Site, Weight, WeightSource,
+    Arrangement, Component, Packed, Precision, Products, Quantisation, Site, Weight, WeightSource,
     shapes_agree,
 };
 use crate::error::Result;
@@ -52,7 +52,7 @@ impl Resident {
     }
 
     /// Forgets the tensors of `component`; what networks use lives on with them.
-    pub fn release(&self, component: &str) {
+    pub fn release(&self, component: Component) {
         let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
         given.retain(|site, _| site.component() != component);
     }
@@ -119,11 +119,11 @@ impl WeightSource for Resident {
         self.inner.device()
     }
 
-    fn dtype(&self, component: &str) -> DType {
+    fn dtype(&self, component: Component) -> DType {
         self.inner.dtype(component)
     }
 
-    fn products(&self, component: &str) -> Products {
+    fn products(&self, component: Component) -> Products {
         self.inner.products(component)
     }
 
@@ -219,9 +219,9 @@ mod tests {
         assert_eq!(first.base().dims(), [2, 3]);
         assert!(resident.get(&site, &[3, 2]).is_err());
         assert_eq!(resident.get_f32(&site, &[2, 3]).unwrap()[5], 5.0);
-        resident.release("vae");
+        resident.release(Component::Vae);
         assert_eq!(resident.bytes(), 24);
-        resident.release("unet");
+        resident.release(Component::UNet);
         assert_eq!(resident.bytes(), 0);
     }
 }

@@ -5,7 +5,7 @@ use candle_core::{DType, Device, Tensor};
 use colora::family::Family;
 use colora::lora::write::{CheckpointOptions, Metadata, Precision, checkpoint};
 use colora::models::{ClipConfig, ClipTower, PerBlock, UNet, UNetConfig, Vae, VaeConfig};
-use colora::weights::{MemorySource, Placement, Scope, Site, Weight, WeightSource};
+use colora::weights::{Component, MemorySource, Placement, Scope, Site, Weight, WeightSource};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -95,7 +95,7 @@ impl WeightSource for Recorder {
         &Device::Cpu
     }
 
-    fn dtype(&self, _: &str) -> DType {
+    fn dtype(&self, _: Component) -> DType {
         DType::F32
     }
 }

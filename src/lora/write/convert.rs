@@ -9,6 +9,7 @@ use crate::lora::delta::{Delta, Dora, Rotation};
 use crate::lora::keys::{self, Role};
 use crate::lora::module::{BiasChange, Module, WeightChange};
 use crate::lora::{Dictionary, Inversion, Lora};
+use crate::weights::Component;
 use safetensors::Dtype;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -96,7 +97,7 @@ pub fn convert(
     let component = options.component.as_deref();
     let mut chosen: BTreeMap<&str, &[Module]> = BTreeMap::new();
     for (module, changes) in &lora.modules {
-        if component.is_none_or(|wanted| spelling::split(module).0 == wanted) {
+        if component.is_none_or(|wanted| Component::of(module).name() == wanted) {
             chosen.insert(module, changes);
         }
     }
@@ -123,7 +124,7 @@ pub fn convert(
 
 /// The components that an adapter touches, in words.
 pub(super) fn components(lora: &Lora) -> String {
-    let mut names: Vec<&str> = lora.modules().map(|module| spelling::split(module).0).collect();
+    let mut names: Vec<&str> = lora.modules().map(|module| Component::of(module).name()).collect();
     names.dedup();
     names.join(", ")
 }
@@ -325,7 +326,7 @@ pub(super) fn words<'a>(
         let two = word.factors().len() > 1;
         for (component, factor) in word.factors() {
             let inner = match (two, *component) {
-                (_, "text_encoder_2") => "clip_g",
+                (_, Component::TextEncoder2) => "clip_g",
                 (true, _) => "clip_l",
                 (false, _) => "string_to_param.*",
             };

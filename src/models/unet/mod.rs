@@ -10,7 +10,7 @@ use super::part::{Origin, built};
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::nn::{Around, Conv2d, Feature, Geometry, GroupNorm, Linear, TimeMlp, sinusoid};
-use crate::weights::{Products, Scope, WeightSource};
+use crate::weights::{Component, Products, Scope, WeightSource};
 use blocks::{Context, Down, Mid, Up};
 use candle_core::Tensor;
 use std::sync::Arc;
@@ -80,7 +80,7 @@ impl UNet {
     /// As [`new`](Self::new); of blocks when they are evaluated.
     pub fn streamed(
         source: &Arc<dyn WeightSource>,
-        component: &str,
+        component: Component,
         config: &UNetConfig,
     ) -> Result<Self> {
         Self::of(&Origin::streamed(source, component), config)

@@ -12,8 +12,8 @@ use crate::kernels::GROUP;
 use crate::weights::names::Part;
 use crate::weights::quantised::{Blocks, is_quantisable};
 use crate::weights::{
-    Arrangement, BlockType, Packed, Precision, Products, Quantisation, Site, Weight, WeightSource,
-    pack_numbers, shapes_agree, weight_shape,
+    Arrangement, BlockType, Component, Packed, Precision, Products, Quantisation, Site, Weight,
+    WeightSource, pack_numbers, shapes_agree, weight_shape,
 };
 use candle_core::{DType, Device, Tensor};
 use safetensors::Dtype;
@@ -51,8 +51,8 @@ impl Default for Placement {
 
 impl Placement {
     /// Float type of the tensors of `component`.
-    pub fn dtype_of(&self, component: &str) -> DType {
-        if component == "vae" { self.vae_dtype } else { self.dtype }
+    pub fn dtype_of(&self, component: Component) -> DType {
+        if component == Component::Vae { self.vae_dtype } else { self.dtype }
     }
 }
 
@@ -196,7 +196,7 @@ impl Checkpoint {
 
     /// This checkpoint with the weights of `component` taken from `other` instead.
     #[must_use]
-    pub fn with_component(mut self, component: &str, other: &Checkpoint) -> Self {
+    pub fn with_component(mut self, component: Component, other: &Checkpoint) -> Self {
         self.pieces.retain(|site, _| site.component() != component);
         let theirs = other.pieces.iter().filter(|(site, _)| site.component() == component);
         self.pieces.extend(theirs.map(|(site, piece)| (site.clone(), piece.clone())));
@@ -204,12 +204,12 @@ impl Checkpoint {
     }
 
     /// The components that have weights, in name order.
-    pub fn components(&self) -> BTreeSet<String> {
-        self.pieces.keys().map(|site| site.component().to_owned()).collect()
+    pub fn components(&self) -> BTreeSet<Component> {
+        self.pieces.keys().map(Site::component).collect()
     }
 
     /// How much `component` holds.
-    pub fn inventory(&self, component: &str) -> Inventory {
+    pub fn inventory(&self, component: Component) -> Inventory {
         let mut total = Inventory::default();
         for (_, piece) in self.pieces.iter().filter(|(site, _)| site.component() == component) {
             let Some(info) = piece.file.info(&piece.name) else { continue };
@@ -223,7 +223,7 @@ impl Checkpoint {
     }
 
     /// The file that holds `component`, or the folder of its shards; for messages.
-    pub(crate) fn file_of(&self, component: &str) -> String {
+    pub(crate) fn file_of(&self, component: Component) -> String {
         let own = self.pieces.iter().filter(|(site, _)| site.component() == component);
         let files: BTreeSet<&Path> = own.map(|(_, piece)| piece.file.path()).collect();
         let mut files = files.into_iter();
@@ -296,11 +296,11 @@ impl WeightSource for Checkpoint {
         &self.placement.device
     }
 
-    fn dtype(&self, component: &str) -> DType {
+    fn dtype(&self, component: Component) -> DType {
         self.placement.dtype_of(component)
     }
 
-    fn products(&self, _: &str) -> Products {
+    fn products(&self, _: Component) -> Products {
         self.placement.products
     }
 
