@@ -1,4 +1,4 @@
-//! Floor 7. The flags of `generate`, and how they become a request.
+//! The flags of `generate`, and how they become a request.
 
 use super::progress::ProgressKind;
 use crate::config::Config;

@@ -1,6 +1,4 @@
 //! The networks that a model is made of.
-//!
-//! Floor 2.
 
 use std::fmt;
 

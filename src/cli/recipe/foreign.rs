@@ -1,4 +1,4 @@
-//! Floor 7. The request behind the settings of another program.
+//! The request behind the settings of another program.
 
 use super::Recipe;
 use super::fields::{Layout, ours, unfollowed};

@@ -1,4 +1,4 @@
-//! Floor 7. Settings that other programs write as JSON under the name `parameters`: Fooocus, SwarmUI.
+//! Settings that other programs write as JSON under the name `parameters`: Fooocus, SwarmUI.
 
 use crate::picture::Parameters;
 use serde_json::{Map, Value};

@@ -1,11 +1,11 @@
-//! Floor 3. A LoRA out of the difference of two models.
+//! A LoRA out of the difference of two models.
 
-use super::file::{Metadata, Precision, check_free, passed_on, save};
+use super::file::{FileDtype, Metadata, check_free, passed_on, save};
 use super::made::{Kept, Made, Tally, describe};
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::lora::Dictionary;
-use crate::lora::spectrum::Spectrum;
+use crate::lora::apply::spectrum::Spectrum;
 use crate::weights::{Component, Site, WeightSource};
 use rayon::prelude::*;
 use serde::Serialize;
@@ -25,7 +25,7 @@ pub struct ExtractOptions {
     /// Whether differences of norms and biases are written too, whole.
     pub full_norms: bool,
     /// Float type to write.
-    pub precision: Precision,
+    pub precision: FileDtype,
     /// Whether a file may be replaced.
     pub force: bool,
     /// Stops the work between two tensors.

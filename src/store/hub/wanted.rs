@@ -1,7 +1,6 @@
-//! Floor 6. Which files of a repository make a model.
+//! Which files of a repository make a model.
 
-use super::super::cache::{WEIGHTS, form, is_index, is_weights};
-use super::super::lora::{CONFIG, STANDARD};
+use super::super::cache::{CONFIG, STANDARD, WEIGHTS, form, is_index, is_weights};
 use crate::weights::Component;
 
 /// The files to download: a diffusers model without duplicates, or the only checkpoint.
