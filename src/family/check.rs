@@ -3,7 +3,8 @@
 //! Each part may be sound and come from another model; networks built of such parts stop in the middle, or draw
 //! something else.
 
-use super::blueprint::{Blueprint, unet as standard};
+use super::blueprint::Blueprint;
+use super::spec::TextTower;
 use super::{Architecture, Family};
 use crate::error::{Error, Result};
 use crate::models::{UNet, UNetConfig, Vae};
@@ -11,13 +12,15 @@ use crate::weights::{Checkpoint, Component, Scope, Site, WeightSource};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// Numbers beside the text: sizes and crops, or those of the refiner with its aesthetic score.
-const SIZES: usize = 6;
+/// Numbers beside the text where the sizes end in an aesthetic score.
 const SIZES_WITH_SCORE: usize = 5;
+/// And where they do not.
+const SIZES: usize = 6;
 
-/// Width and layers of the real text towers; of OpenCLIP-H SD 2.x uses all layers but one. Towers of less than
-/// half of them are models for tests.
-const TOWERS: [(usize, &[usize]); 3] = [(768, &[12]), (1024, &[23, 24]), (1280, &[32])];
+/// The real text encoder of `width`; towers of less than half of its layers are models for tests.
+fn real_tower(width: usize) -> Option<&'static TextTower> {
+    Family::ALL.into_iter().flat_map(|family| family.spec().towers).find(|t| t.width == width)
+}
 
 /// Where the configs of a model lie.
 #[derive(Debug, Clone, Copy)]
@@ -68,7 +71,7 @@ pub(super) fn configs(architecture: &Architecture, place: ConfigPlace<'_>) -> Re
 /// What the UNet takes beside the features of the text.
 fn conditions(architecture: &Architecture, place: ConfigPlace<'_>) -> Result<()> {
     let Architecture { family, unet, text, .. } = architecture;
-    if matches!(family, Family::Sd1 | Family::Sd2) {
+    if !family.spec().sizes {
         return match unet.addition_embed_type {
             None => Ok(()),
             Some(_) => Err(Error::WrongFamily {
@@ -116,11 +119,12 @@ fn conditions(architecture: &Architecture, place: ConfigPlace<'_>) -> Result<()>
 /// # Errors
 /// [`Error::TensorMissing`].
 pub(super) fn weights(architecture: &Architecture, source: &Checkpoint) -> Result<()> {
-    let has = |site: &str| source.shape(&Site::new(site)).is_some();
-    let projection = &Component::TextEncoder2.path("text_projection.weight");
-    let sdxl = matches!(architecture.family, Family::Sdxl | Family::SdxlRefiner);
-    if sdxl && !has(projection) {
-        return Err(lacks(source.file_of(Component::TextEncoder2), projection));
+    let projecting = architecture.family.spec().towers.iter().filter(|tower| tower.projects);
+    for TextTower { component, .. } in projecting {
+        let projection = Site::of(*component, "text_projection.weight");
+        if source.shape(&projection).is_none() {
+            return Err(lacks(source.file_of(*component), projection.as_str()));
+        }
     }
     Ok(())
 }
@@ -162,7 +166,7 @@ fn attentions(family: Family, unet: &UNetConfig, path: &Path) -> Result<()> {
     let (down, mut up) = (listens(&unet.down_block_types), listens(&unet.up_block_types));
     up.reverse();
     let mut expected = vec![down.clone()];
-    let known = standard(family);
+    let known = (family.spec().unet)();
     if known.block_out_channels == unet.block_out_channels {
         expected.push(listens(&known.down_block_types));
     }
@@ -196,14 +200,15 @@ fn layers(architecture: &Architecture, source: &Checkpoint, path: &Path) -> Resu
         };
         let found: BTreeSet<usize> = sites.iter().filter_map(number).collect();
         let count = found.len();
-        let known = TOWERS.iter().find(|(width, _)| *width == config.hidden_size);
+        let known = real_tower(config.hidden_size);
         let gap = (0..count).find(|layer| !found.contains(layer));
-        let short =
-            known.is_some_and(|(_, depths)| !depths.contains(&count) && 2 * count >= depths[0]);
+        let short = known.is_some_and(|tower| {
+            ![tower.layers, tower.stored_layers].contains(&count) && 2 * count >= tower.layers
+        });
         if gap.is_some() || short {
             let expected = match known {
-                Some((_, [depth, ..])) => depth.to_string(),
-                _ => found.last().map_or(0, |last| last + 1).to_string(),
+                Some(tower) => tower.layers.to_string(),
+                None => found.last().map_or(0, |last| last + 1).to_string(),
             };
             return Err(Error::corrupt(
                 path,

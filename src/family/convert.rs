@@ -1,6 +1,6 @@
 //! A model as one file with a quantised UNet: see the layout in `weights::quantised`.
 
-use super::{Family, ModelParts, TOKENIZER_FILES, TokenizerSource};
+use super::{ModelParts, TOKENIZER_FILES, TokenizerSource};
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::input;
@@ -104,12 +104,8 @@ fn files(parts: &ModelParts) -> Result<BTreeMap<String, String>> {
     fn json(value: &impl Serialize) -> Result<String> {
         serde_json::to_string(value).map_err(|e| Error::Internal(format!("a config as JSON: {e}")))
     }
-    let class = match parts.family {
-        Family::Sd1 | Family::Sd2 => "StableDiffusionPipeline",
-        Family::Sdxl | Family::SdxlRefiner => "StableDiffusionXLPipeline",
-    };
     let mut index = serde_json::json!({
-        "_class_name": class,
+        "_class_name": parts.family.spec().pipeline,
         "force_zeros_for_empty_prompt": parts.force_zeros_for_empty_prompt,
         "requires_aesthetics_score": parts.requires_aesthetics_score,
     });

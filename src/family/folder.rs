@@ -187,7 +187,7 @@ impl Reader<'_> {
             let config: ClipConfig = self.network_json(tower)?;
             config.validate().in_file(self.config_of(tower))?;
             text.push(config);
-            tokenizers.push(self.tokenizer(tower.tokenizer(), family));
+            tokenizers.push(self.tokenizer(tower, family));
         }
         let scheduler = self.scheduler(family, &unet)?;
         let distilled = few_steps::of(&unet, &scheduler, &self.names(&index));
@@ -204,10 +204,10 @@ impl Reader<'_> {
             // diffusers: true for the base pipeline's default, written by every real SDXL index.
             force_zeros_for_empty_prompt: index
                 .force_zeros_for_empty_prompt
-                .unwrap_or(family == Family::Sdxl),
+                .unwrap_or(family.spec().zero_negative),
             requires_aesthetics_score: index
                 .requires_aesthetics_score
-                .unwrap_or(family == Family::SdxlRefiner),
+                .unwrap_or(family.spec().aesthetics_score),
             unet,
         };
         check::configs(&architecture, ConfigPlace::Folder(self.root))?;
@@ -245,9 +245,8 @@ impl Reader<'_> {
         let mut scheduler: SchedulerConfig =
             self.part_json("scheduler", "scheduler_config.json")?;
         scheduler.validate().in_file(self.root.join(SCHEDULER))?;
-        // Those of SD 1.x and 2.x set these whatever the file says (that for inpainting only the first); those
-        // of SDXL do not.
-        if matches!(family, Family::Sd1 | Family::Sd2) {
+        // That for inpainting sets only the first.
+        if family.spec().fixes_scheduler {
             scheduler.steps_offset = 1;
             if unet.in_channels != INPAINTING {
                 scheduler.clip_sample = Some(false);
@@ -271,17 +270,15 @@ impl Reader<'_> {
 
     /// Towers and the UNet's conditions decide.
     fn family(&self, unet: &UNetConfig, towers: &[Component]) -> Result<Family> {
-        let family = match (unet.addition_embed_type.as_deref(), towers) {
-            (Some("text_time"), [Component::TextEncoder, Component::TextEncoder2]) => Family::Sdxl,
-            (Some("text_time"), [Component::TextEncoder2]) => Family::SdxlRefiner,
-            (None, [Component::TextEncoder]) if unet.use_linear_projection => Family::Sd2,
-            (None, [Component::TextEncoder]) => Family::Sd1,
-            (Some(_), _) => {
-                return Err(self.missing(Component::TextEncoder2.name(), &["config.json"]));
-            }
-            (None, _) => return Err(self.missing(Component::TextEncoder.name(), &["config.json"])),
-        };
-        Ok(family)
+        let fitting = Family::ALL.into_iter().find(|family| family.spec().fits(unet, towers));
+        fitting.ok_or_else(|| {
+            // What the others lack first.
+            let lacks = match unet.addition_embed_type {
+                Some(_) => Component::TextEncoder2,
+                None => Component::TextEncoder,
+            };
+            self.missing(lacks.name(), &["config.json"])
+        })
     }
 
     fn defaults(
@@ -314,7 +311,8 @@ impl Reader<'_> {
         })
     }
 
-    fn tokenizer(&self, folder: &str, family: Family) -> TokenizerSource {
+    fn tokenizer(&self, tower: Component, family: Family) -> TokenizerSource {
+        let folder = tower.tokenizer();
         match self.files {
             Files::Held(files) => {
                 let prefix = format!("{folder}/");
@@ -324,9 +322,8 @@ impl Reader<'_> {
                 let files: Vec<_> = files.iter().filter_map(inside).collect();
                 if files.is_empty() {
                     // As of single files, which leave CLIP's own vocabulary out.
-                    let open_clip = family == Family::Sd2 || folder == "tokenizer_2";
-                    let kind = if open_clip { ClipKind::OpenClip } else { ClipKind::OpenAi };
-                    return TokenizerSource::Clip(kind);
+                    let kind = family.spec().tower(tower).map(|tower| tower.clip);
+                    return TokenizerSource::Clip(kind.unwrap_or(ClipKind::OpenAi));
                 }
                 let name = format!("{}/{folder}", self.root.display());
                 TokenizerSource::Held { name, files }

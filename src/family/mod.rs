@@ -11,8 +11,13 @@ mod few_steps;
 mod folder;
 mod json;
 mod original;
+mod sd1;
+mod sd2;
+mod sdxl;
+mod sdxl_refiner;
 mod shapes;
 mod single_file;
+mod spec;
 mod towers;
 
 pub use blueprint::Blueprint;
@@ -22,13 +27,13 @@ pub use folder::held_files;
 use crate::conditioning::{ClipKind, Tokenizer, TokenizerFiles};
 use crate::error::{Error, Result};
 use crate::lora::Distilled;
-use crate::lora::write::Tower;
 use crate::models::{ClipConfig, UNetConfig, VaeConfig};
 use crate::sampling::{PredictionKind, Sampler, Schedule, SchedulerConfig};
 use crate::size::ImageSize;
-use crate::weights::names::prefix;
+use crate::weights::names::TowerLocation;
 use crate::weights::{Checkpoint, Component, Inventory, Placement};
 use serde::{Deserialize, Serialize};
+use spec::FamilySpec;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -47,42 +52,33 @@ pub enum Family {
 }
 
 impl Family {
-    /// Component name of each text tower, in the order of their features.
-    pub fn text_components(self) -> Vec<Component> {
-        self.towers().iter().map(|tower| tower.component).collect()
+    /// Every family. A file that several of them would fit is of the last.
+    pub const ALL: [Self; 4] = [Self::Sd1, Self::Sd2, Self::Sdxl, Self::SdxlRefiner];
+
+    /// What is special about the family: the only place that lists families, beside the list above.
+    fn spec(self) -> &'static FamilySpec {
+        match self {
+            Family::Sd1 => &sd1::SPEC,
+            Family::Sd2 => &sd2::SPEC,
+            Family::Sdxl => &sdxl::SPEC,
+            Family::SdxlRefiner => &sdxl_refiner::SPEC,
+        }
     }
 
-    /// Where the text towers lie in a single file of the original code.
-    pub fn towers(self) -> &'static [Tower] {
-        const fn tower(component: Component, prefix: &'static str, open_clip: bool) -> Tower {
-            Tower { component, prefix, open_clip }
-        }
-        match self {
-            Family::Sd1 => &const { [tower(Component::TextEncoder, prefix::SD1_TEXT, false)] },
-            Family::Sd2 => &const { [tower(Component::TextEncoder, prefix::SD2_TEXT, true)] },
-            Family::Sdxl => {
-                &const {
-                    [
-                        tower(Component::TextEncoder, prefix::SDXL_TEXT, false),
-                        tower(Component::TextEncoder2, prefix::SDXL_TEXT_2, true),
-                    ]
-                }
-            }
-            Family::SdxlRefiner => {
-                &const { [tower(Component::TextEncoder2, prefix::REFINER_TEXT, true)] }
-            }
-        }
+    /// The text encoders, in the order of their features.
+    pub fn text_components(self) -> Vec<Component> {
+        self.spec().towers.iter().map(|tower| tower.component).collect()
+    }
+
+    /// Where the text encoders lie in a single file of the original code.
+    pub fn towers(self) -> Vec<TowerLocation> {
+        self.spec().towers.iter().map(|tower| tower.written).collect()
     }
 }
 
 impl std::fmt::Display for Family {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Family::Sd1 => "SD 1.x",
-            Family::Sd2 => "SD 2.x",
-            Family::Sdxl => "SDXL",
-            Family::SdxlRefiner => "SDXL refiner",
-        })
+        f.write_str(self.spec().name)
     }
 }
 
@@ -401,11 +397,7 @@ fn basic_defaults(family: Family, native: usize, scheduler: &SchedulerConfig) ->
     Ok(Defaults {
         size: ImageSize::new(side, side)?,
         steps: 25,
-        guidance_scale: match family {
-            Family::Sd1 | Family::Sd2 => 7.5,
-            // The SDXL report's and diffusers' own default.
-            Family::Sdxl | Family::SdxlRefiner => 5.0,
-        },
+        guidance_scale: family.spec().guidance,
         sampler: Sampler::DpmPp2m,
         schedule,
     })

@@ -1,18 +1,11 @@
 //! Architectures read off the shapes of a checkpoint that carries no config.
 
 use super::Family;
+use super::spec::{CLIP_HEAD, Heads, TextTower};
 use crate::error::{Error, Result};
 use crate::models::{ClipConfig, PerBlock, UNetConfig, VaeConfig};
-use crate::sampling::{PredictionKind, SchedulerConfig, Spacing};
+use crate::sampling::{PredictionKind, SchedulerConfig};
 use crate::weights::{Checkpoint, Component, Site, WeightSource};
-
-/// Head width of SD 2.x, SDXL and every CLIP text tower.
-const HEAD_WIDTH: usize = 64;
-/// Heads of every attention of SD 1.x.
-const SD1_HEADS: usize = 8;
-
-/// Layers of OpenCLIP-H, of which SD 2.x uses all but the last.
-const OPEN_CLIP_H_DEPTH: usize = 24;
 
 /// Looks up the shapes of one component's weights by their paths in it.
 pub(super) struct Shapes<'a> {
@@ -86,10 +79,7 @@ impl Shapes<'_> {
         config.transformer_layers_per_block = PerBlock::Each(nested(depths));
         config.reverse_transformer_layers_per_block = Some(nested(ups));
         config.layers_per_block = PerBlock::Each(layers);
-        let heads = |width: &usize| match family {
-            Family::Sd1 => SD1_HEADS,
-            _ => (width / HEAD_WIDTH).max(1),
-        };
+        let heads = |width: &usize| family.spec().heads.of(*width);
         config.attention_head_dim = PerBlock::Each(widths.iter().map(heads).collect());
         config.block_out_channels = widths;
         self.conditions(&mut config)?;
@@ -136,9 +126,8 @@ impl Shapes<'_> {
         Ok(())
     }
 
-    /// A text tower's architecture. `open_clip`: exact GELU; `skip_last`: the last layer of a whole tower
-    /// is never used (SD 2.x). Some converters leave it out already.
-    pub(super) fn text(&self, open_clip: bool, skip_last: bool) -> Result<ClipConfig> {
+    /// A text tower's architecture. Some converters leave out the layers that are never used.
+    pub(super) fn text(&self, tower: &TextTower) -> Result<ClipConfig> {
         let layers = "text_model.encoder.layers";
         let depth = self.count(layers, "layer_norm1.weight");
         let embeddings = "text_model.embeddings";
@@ -148,23 +137,12 @@ impl Shapes<'_> {
             vocab_size: self.dim(&format!("{embeddings}.token_embedding.weight"), 0)?,
             hidden_size: width,
             intermediate_size: self.dim(&format!("{layers}.0.mlp.fc1.weight"), 0)?,
-            num_hidden_layers: if skip_last && depth == OPEN_CLIP_H_DEPTH {
-                depth - 1
-            } else {
-                depth
-            },
-            num_attention_heads: (width / HEAD_WIDTH).max(1),
+            num_hidden_layers: if depth == tower.stored_layers { tower.layers } else { depth },
+            num_attention_heads: Heads::Width(CLIP_HEAD).of(width),
             max_position_embeddings: self
                 .dim(&format!("{embeddings}.position_embedding.weight"), 0)?,
-            hidden_act: if open_clip { "gelu" } else { "quick_gelu" }.into(),
-            architectures: vec![
-                if self.component == Component::TextEncoder2 {
-                    "CLIPTextModelWithProjection"
-                } else {
-                    "CLIPTextModel"
-                }
-                .into(),
-            ],
+            hidden_act: tower.activation().into(),
+            architectures: vec![tower.class().into()],
             projection_dim: projection.and_then(|s| s.first().copied()).unwrap_or(width),
             ..ClipConfig::default()
         };
@@ -190,7 +168,6 @@ impl Shapes<'_> {
 
     /// The autoencoder's architecture, of the component `vae`.
     pub(super) fn vae(&self, family: Family) -> Result<VaeConfig> {
-        let sdxl = matches!(family, Family::Sdxl | Family::SdxlRefiner);
         let levels = self.count("decoder.up_blocks", "resnets.0.conv1.weight");
         let mut widths = (0..levels)
             .map(|i| self.dim(&format!("decoder.up_blocks.{i}.resnets.0.conv1.weight"), 0))
@@ -203,7 +180,7 @@ impl Shapes<'_> {
                 .count("decoder.up_blocks.0.resnets", "conv1.weight")
                 .saturating_sub(1),
             latent_channels: self.dim("decoder.conv_in.weight", 1)?,
-            scaling_factor: if sdxl { 0.13025 } else { 0.18215 },
+            scaling_factor: family.spec().latent_scale,
             use_quant_conv: self.find("quant_conv.weight").is_some(),
             use_post_quant_conv: self.find("post_quant_conv.weight").is_some(),
             mid_block_add_attention: self
@@ -227,12 +204,11 @@ pub(super) fn scheduler(
     prediction: PredictionKind,
     zero_snr: bool,
 ) -> SchedulerConfig {
-    let sdxl = matches!(family, Family::Sdxl | Family::SdxlRefiner);
     SchedulerConfig {
         prediction_type: prediction,
         steps_offset: 1,
         set_alpha_to_one: Some(false),
-        timestep_spacing: sdxl.then_some(Spacing::Leading),
+        timestep_spacing: family.spec().spacing,
         rescale_betas_zero_snr: zero_snr,
         ..SchedulerConfig::default()
     }

@@ -7,11 +7,9 @@ use super::shapes::{Shapes, scheduler};
 use super::{
     Architecture, Family, ModelParts, TokenizerSource, basic_defaults, check, few_steps, folder,
 };
-use crate::conditioning::ClipKind;
 use crate::error::{Error, InFile, Result};
 use crate::models::VaeConfig;
-use crate::sampling::PredictionKind;
-use crate::weights::names::{self, Part, Place, UNetNames, VaeNames, prefix};
+use crate::weights::names::{self, Part, Place, TowerLocation, UNetNames, VaeNames, prefix};
 use crate::weights::{
     Checkpoint, CheckpointFile, Component, Placement, Site, WeightSource, quantised,
 };
@@ -109,55 +107,26 @@ fn insert_vae(checkpoint: &mut Checkpoint, file: &Original<'_>, start: &str) -> 
 }
 
 fn insert_text(checkpoint: &mut Checkpoint, file: &Original<'_>, family: Family) -> Result<()> {
-    match family {
-        Family::Sd1 => {
-            insert_hf(checkpoint, file, prefix::SD1_TEXT, Component::TextEncoder)?;
-            // Some converters left the `transformer` out.
-            insert_hf(checkpoint, file, "cond_stage_model.", Component::TextEncoder)
-        }
-        Family::Sd2 => {
-            insert_hf(checkpoint, file, prefix::SD1_TEXT, Component::TextEncoder)?;
-            insert_open_clip(checkpoint, file, prefix::SD2_TEXT, Component::TextEncoder)?;
-            // The layout of sgm.
-            insert_open_clip(checkpoint, file, prefix::REFINER_TEXT, Component::TextEncoder)
-        }
-        Family::Sdxl => {
-            insert_hf(checkpoint, file, prefix::SD1_TEXT, Component::TextEncoder)?;
-            insert_hf(checkpoint, file, prefix::GGML_TEXT_2, Component::TextEncoder2)?;
-            insert_hf(checkpoint, file, prefix::SDXL_TEXT, Component::TextEncoder)?;
-            insert_open_clip(checkpoint, file, prefix::SDXL_TEXT_2, Component::TextEncoder2)
-        }
-        Family::SdxlRefiner => {
-            insert_open_clip(checkpoint, file, prefix::REFINER_TEXT, Component::TextEncoder2)
-        }
-    }
-}
-
-fn insert_hf(
-    checkpoint: &mut Checkpoint,
-    file: &Original<'_>,
-    start: &str,
-    component: Component,
-) -> Result<()> {
-    for name in file.owned_names() {
-        let Some(inner) = name.strip_prefix(start) else { continue };
-        for (site, part) in names::text_names_of_ggml(inner, rows(file, &name)) {
-            file.insert(checkpoint, Site::of(component, site), &name, part)?;
-        }
+    for location in family.spec().towers.iter().flat_map(|tower| tower.read) {
+        insert_tower(checkpoint, file, *location)?;
     }
     Ok(())
 }
 
-fn insert_open_clip(
+fn insert_tower(
     checkpoint: &mut Checkpoint,
     file: &Original<'_>,
-    start: &str,
-    component: Component,
+    location: TowerLocation,
 ) -> Result<()> {
     for name in file.owned_names() {
-        let Some(inner) = name.strip_prefix(start) else { continue };
-        for (site, part) in names::text_names_of_open_clip(inner, rows(file, &name)) {
-            file.insert(checkpoint, Site::of(component, site), &name, part)?;
+        let Some(inner) = name.strip_prefix(location.prefix) else { continue };
+        let names = if location.open_clip {
+            names::text_names_of_open_clip(inner, rows(file, &name))
+        } else {
+            names::text_names_of_ggml(inner, rows(file, &name))
+        };
+        for (site, part) in names {
+            file.insert(checkpoint, Site::of(location.component, site), &name, part)?;
         }
     }
     Ok(())
@@ -173,16 +142,13 @@ fn derived(checkpoint: &Checkpoint, path: &Path, kind: Kind) -> Result<Architect
     let Kind { family, prediction, zero_snr } = kind;
     let file = path.display().to_string();
     let shapes = |component| Shapes { source: checkpoint, component, file: file.clone() };
-    let native = match (family, prediction) {
-        (Family::Sd1, _) | (Family::Sd2, PredictionKind::Epsilon | PredictionKind::Sample) => 512,
-        (Family::Sd2, PredictionKind::V) => 768,
-        (Family::Sdxl | Family::SdxlRefiner, _) => 1024,
-    };
+    let native = (family.spec().native_side)(prediction);
     let scheduler = scheduler(family, prediction, zero_snr);
     let components = checkpoint.components();
     let has = |component| components.contains(&component);
     let (mut text, mut tokenizers) = (Vec::new(), Vec::new());
-    for component in family.text_components() {
+    for tower in family.spec().towers {
+        let component = tower.component;
         if !has(component) {
             return Err(lacks(
                 path,
@@ -190,10 +156,8 @@ fn derived(checkpoint: &Checkpoint, path: &Path, kind: Kind) -> Result<Architect
                 "it was saved without one; use a full checkpoint",
             ));
         }
-        let open_clip = family == Family::Sd2 || component == Component::TextEncoder2;
-        text.push(shapes(component).text(open_clip, family == Family::Sd2).in_file(path)?);
-        let vocabulary = if open_clip { ClipKind::OpenClip } else { ClipKind::OpenAi };
-        tokenizers.push(TokenizerSource::Clip(vocabulary));
+        text.push(shapes(component).text(tower).in_file(path)?);
+        tokenizers.push(TokenizerSource::Clip(tower.clip));
     }
     let vae = if has(Component::Vae) {
         shapes(Component::Vae).vae(family).in_file(path)?
@@ -215,8 +179,8 @@ fn derived(checkpoint: &Checkpoint, path: &Path, kind: Kind) -> Result<Architect
         scheduler_file: path.to_path_buf(),
         distilled,
         tokenizers,
-        force_zeros_for_empty_prompt: family == Family::Sdxl,
-        requires_aesthetics_score: family == Family::SdxlRefiner,
+        force_zeros_for_empty_prompt: family.spec().zero_negative,
+        requires_aesthetics_score: family.spec().aesthetics_score,
     };
     check::configs(&architecture, ConfigPlace::File(path))?;
     check::whole(&architecture, checkpoint, path)?;

@@ -39,6 +39,17 @@ pub enum Part {
     Transposed,
 }
 
+/// Where a text encoder lies in a file with the names of the original code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TowerLocation {
+    /// The text encoder.
+    pub component: Component,
+    /// The beginning of its tensors' names.
+    pub prefix: &'static str,
+    /// Whether it has open_clip's names, with fused projections.
+    pub open_clip: bool,
+}
+
 /// Where the parts of single-file checkpoints lie.
 pub mod prefix {
     /// The UNet, ldm names.

@@ -4,27 +4,16 @@ use super::file::{Entry, FileDtype, Metadata, save, save_among};
 use crate::atomic_file::Together;
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
-use crate::weights::names::{Part, UNetNames, VaeNames, open_clip_name, prefix};
+use crate::weights::names::{Part, TowerLocation, UNetNames, VaeNames, open_clip_name, prefix};
 use crate::weights::{Component, Site, WeightSource};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-
-/// Where a text tower lies in a file of the original code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tower {
-    /// The text encoder.
-    pub component: Component,
-    /// What its names begin with.
-    pub prefix: &'static str,
-    /// Whether it has open_clip's names, with fused projections.
-    pub open_clip: bool,
-}
 
 /// How a checkpoint is written.
 #[derive(Debug, Clone)]
 pub struct CheckpointOptions {
     /// The text towers of the family.
-    pub towers: &'static [Tower],
+    pub towers: Vec<TowerLocation>,
     /// Float type to write.
     pub precision: FileDtype,
     /// Notes for the header.
@@ -82,7 +71,7 @@ fn tensors<'a>(
         Error::unsupported("a model without UNet blocks", "choose another --model")
     })?;
     let levels = inner(Component::Vae).filter_map(level).max().unwrap_or(0) + 1;
-    let names = Names { layout, vae: VaeNames::new(levels), towers: options.towers };
+    let names = Names { layout, vae: VaeNames::new(levels), towers: &options.towers };
     let mut rows: BTreeMap<String, Vec<Piece>> = BTreeMap::new();
     for site in &sites {
         let shape = source.shape(site).unwrap_or_default();
@@ -114,13 +103,13 @@ struct Piece {
     part: Part,
 }
 
-struct Names {
+struct Names<'a> {
     layout: UNetNames,
     vae: VaeNames,
-    towers: &'static [Tower],
+    towers: &'a [TowerLocation],
 }
 
-impl Names {
+impl Names<'_> {
     /// Name and part of the tensor that holds a weight.
     fn of(&self, site: &Site, shape: &[usize]) -> Option<(String, Part)> {
         let (component, name) = (site.component(), site.path());
