@@ -6,7 +6,7 @@
 use super::Family;
 use crate::error::{Error, Result};
 use crate::models::{ClipTower, UNet};
-use crate::weights::{Component, Scope, Site, Weight, WeightSource};
+use crate::weights::{Component, Placement, Scope, Site, Weight, WeightSource};
 use candle_core::{DType, Device, Tensor};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -71,12 +71,12 @@ impl WeightSource for Recorder {
         Vec::new()
     }
 
-    fn device(&self) -> &Device {
-        &Device::Cpu
+    fn placement(&self) -> &Placement {
+        Placement::plain()
     }
 
-    fn dtype(&self, _: Component) -> DType {
-        DType::F32
+    fn beneath(&self, _: &Site) -> Option<&dyn WeightSource> {
+        None
     }
 }
 
@@ -99,12 +99,12 @@ impl WeightSource for Blueprint {
         self.shapes.keys().cloned().collect()
     }
 
-    fn device(&self) -> &Device {
-        &Device::Cpu
+    fn placement(&self) -> &Placement {
+        Placement::plain()
     }
 
-    fn dtype(&self, _: Component) -> DType {
-        DType::F32
+    fn beneath(&self, _: &Site) -> Option<&dyn WeightSource> {
+        None
     }
 }
 

@@ -5,7 +5,7 @@ use candle_core::{DType, Device, Tensor};
 use colora::family::Family;
 use colora::lora::write::{CheckpointOptions, FileDtype, Metadata, checkpoint};
 use colora::models::{ClipConfig, ClipTower, PerBlock, UNet, UNetConfig, Vae, VaeConfig};
-use colora::weights::{Component, MemorySource, Placement, Scope, Site, Weight, WeightSource};
+use colora::weights::{MemorySource, Placement, Scope, Site, Weight, WeightSource};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -91,12 +91,12 @@ impl WeightSource for Recorder {
         Vec::new()
     }
 
-    fn device(&self) -> &Device {
-        &Device::Cpu
+    fn placement(&self) -> &Placement {
+        Placement::plain()
     }
 
-    fn dtype(&self, _: Component) -> DType {
-        DType::F32
+    fn beneath(&self, _: &Site) -> Option<&dyn WeightSource> {
+        None
     }
 }
 

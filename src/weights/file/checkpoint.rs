@@ -13,49 +13,13 @@ use crate::weights::block_type::Blocks;
 use crate::weights::names::Part;
 use crate::weights::quantised::is_quantisable;
 use crate::weights::{
-    Arrangement, BlockType, Component, Packed, Precision, Products, Quantisation, Site, Weight,
+    Arrangement, BlockType, Component, Packed, Placement, Precision, Quantisation, Site, Weight,
     WeightSource, pack_numbers, shapes_agree, weight_shape,
 };
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use safetensors::Dtype;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-
-/// Where tensors go and as what.
-#[derive(Debug, Clone)]
-pub struct Placement {
-    /// The device that computes.
-    pub device: Device,
-    /// Float type of text encoders and UNet.
-    pub dtype: DType,
-    /// Float type of the autoencoder, which may overflow in f16.
-    pub vae_dtype: DType,
-    /// How layers multiply.
-    pub products: Products,
-    /// In which blocks packed UNet weights are kept; `None` for those of the file, if it has any.
-    pub quantise: Option<Quantisation>,
-}
-
-impl Default for Placement {
-    /// The CPU, in f32.
-    fn default() -> Self {
-        let products = Products::Packed(Precision::F32);
-        Self {
-            device: Device::Cpu,
-            dtype: DType::F32,
-            vae_dtype: DType::F32,
-            products,
-            quantise: None,
-        }
-    }
-}
-
-impl Placement {
-    /// Float type of the tensors of `component`.
-    pub fn dtype_of(&self, component: Component) -> DType {
-        if component == Component::Vae { self.vae_dtype } else { self.dtype }
-    }
-}
 
 /// How much a component holds, as stored.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -293,16 +257,12 @@ impl WeightSource for Checkpoint {
         self.pieces.keys().cloned().collect()
     }
 
-    fn device(&self) -> &Device {
-        &self.placement.device
+    fn placement(&self) -> &Placement {
+        &self.placement
     }
 
-    fn dtype(&self, component: Component) -> DType {
-        self.placement.dtype_of(component)
-    }
-
-    fn products(&self, _: Component) -> Products {
-        self.placement.products
+    fn beneath(&self, _: &Site) -> Option<&dyn WeightSource> {
+        None
     }
 
     fn pack(
@@ -351,11 +311,6 @@ impl WeightSource for Checkpoint {
         let stored = as_stored.and_then(|piece| piece.file.info(&piece.name));
         let placed = self.placement.dtype_of(site.component());
         stored.is_some_and(|info| info.blocks.is_none() && convert::is_exact(info.dtype, placed))
-    }
-
-    fn requantised(&self, site: &Site) -> Option<Quantisation> {
-        let kind = self.placement.quantise?;
-        is_quantisable(site, &self.pieces.get(site)?.shape).then_some(kind)
     }
 
     fn forget(&self, site: &Site) {

@@ -1,6 +1,6 @@
 use super::*;
 use crate::weights::names::Part;
-use crate::weights::{Component, Site, WeightSource};
+use crate::weights::{Component, Placement, Site, WeightSource};
 
 /// A safetensors file of `header` and `data`.
 fn file(header: &str, data: &[u8]) -> Vec<u8> {
