@@ -93,7 +93,8 @@ fn conditions(architecture: &Architecture, place: ConfigPlace<'_>) -> Result<()>
         text.last(),
     ) else {
         let file = place.of(Component::UNet).display().to_string();
-        return Err(lacks(file, "unet.add_embedding.linear_1.weight"));
+        let site = Component::UNet.path("add_embedding.linear_1.weight");
+        return Err(lacks(file, &site));
     };
     if !tower.projects() {
         let why = "text_encoder_2 is no CLIPTextModelWithProjection, whose pooled text SDXL needs";

@@ -8,7 +8,7 @@ use crate::kernels::GROUP;
 use crate::lora::write::{Entry, FileDtype, Metadata, check_free, save};
 use crate::weights::blocked;
 use crate::weights::quantised::{self, Row, is_quantisable};
-use crate::weights::{Quantisation, Site, WeightSource};
+use crate::weights::{Component, Quantisation, Site, WeightSource};
 use safetensors::Dtype;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -123,8 +123,8 @@ fn files(parts: &ModelParts) -> Result<BTreeMap<String, String>> {
     let mut files = BTreeMap::from([
         ("model_index.json".to_owned(), index.to_string()),
         ("colora.toml".to_owned(), recommended.to_string()),
-        ("unet/config.json".to_owned(), json(&parts.unet)?),
-        ("vae/config.json".to_owned(), json(&parts.vae)?),
+        (format!("{}/config.json", Component::UNet), json(&parts.unet)?),
+        (format!("{}/config.json", Component::Vae), json(&parts.vae)?),
         ("scheduler/scheduler_config.json".to_owned(), json(&parts.scheduler)?),
     ]);
     let towers = parts.text_components().into_iter().zip(&parts.text).zip(&parts.tokenizers);

@@ -402,3 +402,30 @@ fn basic_defaults(family: Family, native: usize, scheduler: &SchedulerConfig) ->
         schedule,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::PerBlock;
+
+    #[test]
+    fn the_parts_of_a_spec_fit_each_other() {
+        for family in Family::ALL {
+            let spec = family.spec();
+            let (unet, text) = ((spec.unet)(), family.text_components());
+            unet.validate().unwrap();
+            assert_eq!(unet.cross_attention_dim, PerBlock::All(spec.context), "{family}");
+            assert_eq!(spec.towers.iter().map(|tower| tower.width).sum::<usize>(), spec.context);
+            for (level, width) in unet.block_out_channels.iter().enumerate() {
+                assert_eq!(spec.heads.of(*width), unet.heads(level).unwrap(), "{family} {level}");
+            }
+            for tower in spec.towers {
+                tower.config().validate().unwrap();
+                assert!(tower.read.contains(&tower.written), "{family}");
+                assert_eq!(spec.tower(tower.written.component).map(|t| t.width), Some(tower.width));
+            }
+            let fitting = Family::ALL.into_iter().filter(|other| other.spec().fits(&unet, &text));
+            assert_eq!(fitting.collect::<Vec<_>>(), [family]);
+        }
+    }
+}

@@ -168,8 +168,9 @@ fn unet_orders(dictionary: &Dictionary) -> Vec<Vec<String>> {
         let transformer = module.strip_suffix(".attn1.to_q");
         let Some(path) = transformer.or_else(|| module.strip_suffix(".conv1")) else { continue };
         let mut numbers = path.split('.').filter_map(|part| part.parse().ok());
-        let sides = ["unet.down", "unet.up", "unet.mid"];
-        let Some(side) = sides.iter().position(|side| path.starts_with(side)) else { continue };
+        let (component, inner) = Component::split(path);
+        let side = ["down", "up", "mid"].iter().position(|side| inner.starts_with(side));
+        let Some(side) = side.filter(|_| component == Component::UNet) else { continue };
         // The middle is one block without a number.
         let block = if side == 2 { 0 } else { numbers.next().unwrap_or(0) };
         let place = (side, block, transformer.is_none(), numbers.collect());
@@ -198,7 +199,7 @@ fn unet_orders(dictionary: &Dictionary) -> Vec<Vec<String>> {
 }
 
 fn text_order(dictionary: &Dictionary) -> Vec<String> {
-    let prefix = "text_encoder.text_model.encoder.layers";
+    let prefix = Component::TextEncoder.path("text_model.encoder.layers");
     let layer = |i: usize| format!("{prefix}.{i}.self_attn");
     let exists = |i: &usize| dictionary.shape(&format!("{}.k_proj.weight", layer(*i))).is_some();
     (0..4096)

@@ -156,3 +156,6 @@ impl Conditions {
         Context { time: &self.time, text: &self.text, merge, cancel }
     }
 }
+
+#[cfg(test)]
+mod tests;
