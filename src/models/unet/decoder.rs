@@ -1,6 +1,7 @@
 //! The half of the UNet on the way up: levels, last norm and last convolution.
 
-use super::blocks::{Context, Up};
+use super::blocks::Up;
+use super::context::Context;
 use super::encoder::Encoded;
 use crate::error::{Error, Result};
 use crate::models::config::UNetConfig;

@@ -4,7 +4,8 @@
 //! first convolution and a convolution of its own behind every [`Encoded`] feature.
 
 use super::UNetInput;
-use super::blocks::{Context, Down, Mid};
+use super::blocks::{Down, Mid};
+use super::context::Context;
 use crate::error::{Error, Result};
 use crate::models::config::UNetConfig;
 use crate::models::part::{Origin, built};

@@ -2,6 +2,7 @@
 //! model's own config: diffusers' UNet2DConditionModel 0.42.
 
 mod blocks;
+mod context;
 mod decoder;
 mod encoder;
 pub(crate) mod resnet;
@@ -13,8 +14,8 @@ use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::nn::Feature;
 use crate::weights::{Component, Scope, WeightSource};
-use blocks::Context;
 use candle_core::Tensor;
+use context::Context;
 use decoder::Decoder;
 use encoder::Encoder;
 use std::sync::Arc;
