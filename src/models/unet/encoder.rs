@@ -3,9 +3,9 @@
 //! A network that steers a UNet from beside it (ControlNet) is this half once more, with a hint added to the
 //! first convolution and a convolution of its own behind every [`Encoded`] feature.
 
-use super::UNetInput;
 use super::blocks::{Down, Mid};
 use super::context::Context;
+use super::input::UNetInput;
 use crate::error::{Error, Result};
 use crate::models::config::UNetConfig;
 use crate::models::part::{Origin, built};
