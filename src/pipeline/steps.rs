@@ -159,11 +159,6 @@ impl Steps {
         })
     }
 
-    /// The same steps, which `integrator` takes.
-    pub(super) fn with_integrator(self, integrator: Box<dyn Integrator>) -> Self {
-        Self { integrator, ..self }
-    }
-
     /// Places in the plan of the images that are made.
     pub fn images(&self) -> impl ExactSizeIterator<Item = usize> {
         self.images.iter().map(|image| image.index)
