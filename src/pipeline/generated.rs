@@ -7,6 +7,7 @@ use std::time::Duration;
 
 /// One finished image.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Generated {
     /// The image.
     pub picture: Picture,
@@ -21,6 +22,7 @@ pub struct Generated {
 /// Where the time of one image went. Images that are evaluated at once share the time of their steps equally; the
 /// first of them counts what was loaded for all.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Timings {
     /// Reading and building networks.
     pub load: Duration,

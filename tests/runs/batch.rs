@@ -194,3 +194,15 @@ fn a_request_without_a_seed_is_another_picture_each_time() {
         (0..4).map(|_| pipeline.plan_random(&request).unwrap().seed).collect();
     assert!(others.len() > 2);
 }
+
+/// Each image of a batch has feature maps of its own.
+#[test]
+fn a_batch_takes_more_memory() {
+    let sample = |batch: usize, count: usize| {
+        let pipeline = options().batch(batch).open_starter().unwrap();
+        let plan = pipeline.plan(&Request { count, ..request() }, 0).unwrap();
+        pipeline.budget(&plan).unwrap().sample
+    };
+    assert!(sample(4, 4) > sample(1, 4));
+    assert_eq!(sample(4, 1), sample(1, 1));
+}
