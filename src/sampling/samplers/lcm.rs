@@ -16,11 +16,7 @@ use candle_core::Tensor;
 pub(super) const SPEC: SamplerSpec = SamplerSpec {
     name: "lcm",
     label: "LCM",
-    names: OtherNames {
-        diffusers: Some("LCMScheduler"),
-        k_diffusion: None,
-        comfyui: Some("lcm"),
-    },
+    names: OtherNames { diffusers: Some("LCMScheduler"), k_diffusion: None, comfyui: Some("lcm") },
     source: "Luo et al. (2023), Latent Consistency Models, Algorithm 3; diffusers' LCMScheduler",
     order: 1,
     evaluations: 1,
