@@ -8,14 +8,17 @@ mod support;
 use candle_core::{DType, Device, Tensor};
 use colora::family::ModelParts;
 use colora::sampling::{
-    Denoiser, Grid, Level, ListedNoise, NoiseModel, NoiseProcess, NoiseTable, NoiseUse, Predictor,
-    Sampler, SamplerOptions, Sampling, SamplingRequest, Schedule, SchedulerConfig, SeededNoise,
+    Denoiser, Grid, Integrator, Level, ListedNoise, NoiseModel, NoiseProcess, NoiseSource,
+    NoiseTable, NoiseUse, Predictor, Sampler, SamplerOptions, Sampling, SamplingRequest, Schedule,
+    SchedulerConfig, SeededNoise, Step,
 };
 use colora::weights::Placement;
 use colora::{Error, Pipeline, Request};
 use serde::Deserialize;
 use serde_json::Value;
 use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use support::{assert_close, golden, tensors};
 
 /// Samplers whose goldens are `schedules.json`, `samplers.json` and `pictures.json`.
@@ -346,4 +349,58 @@ fn a_batch_is_its_images_alone() {
             assert_eq!(values(&of_batch), values(&run(&[seed])), "{sampler}, seed {seed}");
         }
     }
+}
+
+/// Counts its steps and leaves them to a sampler.
+#[derive(Debug)]
+struct Counted(Box<dyn Integrator>, Arc<AtomicUsize>);
+
+impl Integrator for Counted {
+    fn step(
+        &mut self,
+        model: &dyn Denoiser,
+        x: &Tensor,
+        grid: &Grid,
+        i: usize,
+        noise: &mut dyn NoiseSource,
+    ) -> colora::Result<Step> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        self.0.step(model, x, grid, i, noise)
+    }
+}
+
+#[test]
+fn a_program_brings_its_own_sampler() {
+    let pipeline = Pipeline::options().open(golden("sd15")).unwrap();
+    let request = Request {
+        prompt: "a cat".into(),
+        width: Some(64),
+        height: Some(64),
+        steps: Some(3),
+        sampler: Some(Sampler::Heun),
+        schedule: Some(Schedule::Discrete),
+        ..Request::default()
+    };
+    let plan = pipeline.plan(&request, 7).unwrap();
+    let run = pipeline.prepare(&plan).unwrap();
+    let config = ModelParts::open(&golden("sd15"), Placement::default(), None).unwrap().scheduler;
+    let own = |sampler: Sampler, steps: usize| {
+        let count = Arc::new(AtomicUsize::new(0));
+        let Sampling { integrator, grid } = self::plan(sampler, &config, steps).unwrap();
+        let integrator = Box::new(Counted(integrator, count.clone()));
+        (Sampling { integrator, grid }, count)
+    };
+    let end = |mut steps: colora::pipeline::Steps| {
+        steps.by_ref().for_each(|step| drop(step.unwrap()));
+        steps.latents().unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    let (heun, count) = own(Sampler::Heun, 3);
+    let expected = end(run.steps([0]).unwrap());
+    assert_eq!(end(run.steps_with([0], heun).unwrap()), expected);
+    assert_eq!(count.load(Ordering::Relaxed), 3);
+    let (euler, _) = own(Sampler::Euler, 3);
+    assert_ne!(end(run.steps_with([0], euler).unwrap()), expected);
+    let (longer, _) = own(Sampler::Heun, 4);
+    let error = run.steps_with([0], longer).unwrap_err();
+    assert!(matches!(error, Error::BadRequest { field: "steps", .. }), "{error}");
 }

@@ -103,7 +103,7 @@ fn the_how_to_names_places_that_exist() {
         ("src/sampling/noise.rs", &["fn between"]),
         ("src/sampling/options.rs", &["struct OptionSpec", "fn value"]),
         ("src/sampling/plan.rs", &["samplers_converge_with_their_order"]),
-        ("src/pipeline/mod.rs", &["fn steps_with"]),
+        ("src/pipeline/run.rs", &["fn steps_with"]),
         ("tests/goldens/make_newer_samplers.py", &["SAMPLERS"]),
         ("tests/cli/verbs.rs", &["UPDATE_SNAPSHOTS"]),
     ] {

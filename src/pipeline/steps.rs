@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::kernels::AtWork;
 use crate::picture::Picture;
 use crate::sampling::{Denoiser, Grid, Integrator, Mean, SeededNoise};
+use crate::weights::Component;
 use candle_core::Tensor;
 use std::sync::Arc;
 use std::time::Instant;
@@ -312,7 +313,8 @@ impl Iterator for Steps {
             return None;
         }
         // Streamed blocks are put together with their adapters only now.
-        let view = self.step().map_err(|error| self.model.or_the_models_fault(error, &["unet"]));
+        let view =
+            self.step().map_err(|error| self.model.or_the_models_fault(error, &[Component::UNet]));
         self.failed = view.is_err();
         Some(view)
     }

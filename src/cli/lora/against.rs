@@ -51,8 +51,7 @@ impl Against {
         }
         let mut best: Option<(Self, Lora)> = None;
         let mut reason: Option<Error> = None;
-        let standard = [Family::Sd1, Family::Sd2, Family::Sdxl, Family::SdxlRefiner];
-        let candidates = standard.into_iter().map(Self::standard);
+        let candidates = Family::ALL.into_iter().map(Self::standard);
         for against in candidates.chain([Self::model(STARTER)]) {
             let against = against?;
             match Lora::resolve(file.clone(), &against.dictionary, options) {

@@ -5,6 +5,7 @@ use crate::cli::flags::lossy;
 use crate::cli::output::SCHEMA;
 use crate::cli::style::{bytes, result_json, result_line, value};
 use crate::lora::{AdapterFile, Block, Inversion, Lora, ModuleInfo, ReadOptions};
+use crate::weights::Component;
 use crate::weights::names::UNetNames;
 use anyhow::Result;
 use clap::ValueHint;
@@ -76,7 +77,7 @@ fn text(
 ) -> Result<Vec<String>> {
     let hashes = file.hashes()?;
     let size = file.tensor_file().byte_len();
-    let unet = modules.iter().filter(|m| m.module.starts_with("unet.")).count();
+    let unet = modules.iter().filter(|m| Component::of(&m.module) == Component::UNet).count();
     let mut lines = vec![
         format!("{}: {} for {}", lora.name(), kinds(modules, lora.inversions()), against.name),
         format!("file      {}  {}  {}", file.path().display(), bytes(size), dtypes(modules)),
