@@ -9,6 +9,7 @@ mod budget;
 mod cache;
 mod device;
 mod event;
+pub mod fields;
 mod finite;
 mod measure;
 mod network;

@@ -1,5 +1,6 @@
 //! Floor 5. What the user asks for, and the fully resolved plan that runs.
 
+use super::fields::{self, Field, Label};
 use crate::error::{Error, Result};
 use crate::family::Defaults;
 use crate::lora::{Apply, LoraRef, Method, StepWindow};
@@ -137,8 +138,8 @@ pub struct Plan {
     pub apply: Apply,
 }
 
-/// One token of every 2×2 stays.
-const MOST_MERGED: f64 = 0.75;
+/// Where the model stands in the line of settings that programs exchange.
+const MODEL_PLACE: usize = 7;
 
 /// Pictures above this many pixels are decoded in tiles unless the request says otherwise.
 const TILE_ABOVE: usize = 1024 * 1536;
@@ -158,6 +159,21 @@ fn one() -> usize {
     1
 }
 
+/// A request or a plan: the fields that are given, and those of `$from` that mean the same in both.
+macro_rules! with_same {
+    ($from:ident, $type:ident { $($given:tt)* }) => {
+        $type {
+            negative_prompt: $from.negative_prompt.clone(),
+            guidance_interval: $from.guidance_interval,
+            reuse: $from.reuse,
+            merge_tokens: $from.merge_tokens,
+            lora_method: $from.lora_method,
+            apply: $from.apply,
+            $($given)*
+        }
+    };
+}
+
 impl Request {
     /// Fills in the model's defaults and checks every field.
     ///
@@ -170,55 +186,30 @@ impl Request {
         let height = self.height.unwrap_or(defaults.size.height());
         let size = ImageSize::new(width, height)?;
         let steps = self.steps.unwrap_or(defaults.steps);
-        if steps == 0 {
-            return Err(Error::bad_request("steps", steps, "at least 1 is needed"));
-        }
         let guidance_scale = self.guidance_scale.unwrap_or(defaults.guidance_scale);
-        if !guidance_scale.is_finite() || !(1.0..=1000.0).contains(&guidance_scale) {
-            let why = "expected 1 (off) to 1000; 5 to 8 is usual";
-            return Err(Error::bad_request("guidance_scale", guidance_scale, why));
-        }
-        if self.reuse == 0 {
-            return Err(Error::bad_request(
-                "reuse",
-                0,
-                "1 evaluates the whole network at every step",
-            ));
-        }
-        if !(0.0..=MOST_MERGED).contains(&self.merge_tokens) {
-            let why = format!("expected 0 (none) to {MOST_MERGED} of the tokens; 0.5 is usual");
-            return Err(Error::bad_request("merge_tokens", self.merge_tokens, why));
-        }
-        if self.count == 0 || self.count > MAX_COUNT {
-            let why = format!("expected 1 to {MAX_COUNT}");
-            return Err(Error::bad_request("count", self.count, why));
-        }
         let clip_skip = self.clip_skip.unwrap_or(1);
-        if clip_skip == 0 {
-            return Err(Error::bad_request("clip_skip", 0, "1 is the last layer"));
-        }
+        fields::check(&Request {
+            steps: Some(steps),
+            guidance_scale: Some(guidance_scale),
+            clip_skip: Some(clip_skip),
+            ..self.clone()
+        })?;
         let (prompt, tagged) = tags(&self.prompt)?;
-        Ok(Plan {
+        Ok(with_same!(self, Plan {
             prompt,
-            negative_prompt: self.negative_prompt.clone(),
             width,
             height,
             steps,
             guidance_scale,
-            guidance_interval: self.guidance_interval,
-            reuse: self.reuse,
-            merge_tokens: self.merge_tokens,
+            clip_skip,
             sampler: self.sampler.unwrap_or(defaults.sampler),
             schedule: self.schedule.unwrap_or(defaults.schedule),
             seed: self.seed.unwrap_or(random_seed),
             count: self.count,
-            clip_skip,
             tile: self.tile.unwrap_or(size.width() * size.height() > TILE_ABOVE),
             preview: self.preview,
             loras: [self.loras.clone(), tagged].concat(),
-            lora_method: self.lora_method,
-            apply: self.apply,
-        })
+        }))
     }
 }
 
@@ -249,17 +240,13 @@ impl Plan {
 
     /// The request that makes image `index` of this plan again.
     pub fn request_for(&self, index: usize) -> Request {
-        Request {
+        with_same!(self, Request {
             // What looks like a tag now was escaped in the request.
             prompt: crate::prompt::escape_tags(&self.prompt),
-            negative_prompt: self.negative_prompt.clone(),
             width: Some(self.width),
             height: Some(self.height),
             steps: Some(self.steps),
             guidance_scale: Some(self.guidance_scale),
-            guidance_interval: self.guidance_interval,
-            reuse: self.reuse,
-            merge_tokens: self.merge_tokens,
             sampler: Some(self.sampler),
             schedule: Some(self.schedule),
             seed: Some(self.seed.wrapping_add(index as u64)),
@@ -268,51 +255,27 @@ impl Plan {
             tile: Some(self.tile),
             preview: 0,
             loras: self.loras.clone(),
-            lora_method: self.lora_method,
-            apply: self.apply,
-        }
+        })
     }
 
     /// The settings of image `index` as other tools spell them (A1111's "parameters").
     pub fn parameters(&self, index: usize, model: &str) -> Parameters {
-        let sampler = match self.sampler {
-            Sampler::Euler => "Euler",
-            Sampler::Ddim => "DDIM",
-            Sampler::DpmPp2m => "DPM++ 2M",
+        let request = self.request_for(index);
+        let written = |(field, label): (&Field, Label)| {
+            Some((label.place, label.name, field.labelled(label, &request)?))
         };
-        let schedule = match self.schedule {
-            Schedule::Discrete => "Automatic",
-            Schedule::Karras => "Karras",
-            Schedule::Exponential => "Exponential",
-        };
-        let mut fields = vec![
-            ("Steps", self.steps.to_string()),
-            ("Sampler", sampler.to_owned()),
-            ("Schedule type", schedule.to_owned()),
-            ("CFG scale", self.guidance_scale.to_string()),
-            ("Seed", self.seed.wrapping_add(index as u64).to_string()),
-            ("Size", format!("{}x{}", self.width, self.height)),
-            ("Model", model.to_owned()),
-        ];
-        if self.clip_skip > 1 {
-            fields.push(("Clip skip", self.clip_skip.to_string()));
-        }
-        if let Some(window) = self.guidance_interval {
-            fields.push(("Guidance interval", window.to_string()));
-        }
-        if self.reuse > 1 {
-            fields.push(("Feature reuse", self.reuse.to_string()));
-        }
-        if self.merge_tokens > 0.0 {
-            fields.push(("Token merging ratio", self.merge_tokens.to_string()));
-        }
-        fields.push(("Version", format!("colora {}", env!("CARGO_PKG_VERSION"))));
+        let mut fields: Vec<_> =
+            fields::labelled().into_iter().filter_map(|(field, label)| written((field, label))).collect();
+        let after = fields.iter().take_while(|(place, ..)| *place < MODEL_PLACE).count();
+        fields.insert(after, (MODEL_PLACE, "Model", model.to_owned()));
+        let version = format!("colora {}", env!("CARGO_PKG_VERSION"));
+        fields.push((usize::MAX, "Version", version));
         let tags =
             self.loras.iter().fold(String::new(), |tags, lora| format!("{tags} <lora:{lora}>"));
         Parameters {
             prompt: self.prompt.clone() + &tags,
             negative_prompt: self.negative_prompt.clone(),
-            fields: fields.into_iter().map(|(k, v)| (k.to_owned(), v)).collect(),
+            fields: fields.into_iter().map(|(_, name, text)| (name.to_owned(), text)).collect(),
         }
     }
 }
