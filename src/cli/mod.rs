@@ -1,9 +1,11 @@
 //! Floor 7. The command line: one file a sub-command, [`run`] for the program.
 
+mod as_command;
 mod bench;
 mod completions;
 mod config;
 mod doctor;
+mod dry_run;
 mod flags;
 mod from_picture;
 mod generate;
@@ -11,23 +13,20 @@ mod inspect;
 mod interrupt;
 mod last_resort;
 mod lora;
-mod made_with;
 mod model;
+mod origin;
 mod output;
 mod progress;
-mod reach;
-mod recipe;
-mod shelf;
+mod request_flags;
 mod style;
-mod template;
 mod threads;
 mod verb;
+mod warnings;
 
 pub use last_resort::LastResort;
 
-use crate::config::Settings;
+use crate::app::Setup;
 use crate::error::Error;
-use crate::store::Store;
 use anyhow::Result;
 use clap::error::ContextValue;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -197,16 +196,7 @@ fn env(name: &str) -> Option<OsString> {
     std::env::var_os(name)
 }
 
-/// Files and environment.
-fn settings() -> Result<Settings, Error> {
-    Settings::load(Path::new("."), &env)
-}
-
-/// The places where models and LoRAs are.
-fn store(settings: &Settings) -> Store {
-    let config = &settings.config;
-    let store = Store::new(config.models_dirs.as_deref().unwrap_or_default(), Path::new("."), &env);
-    // Without the program's own place there is one folder less to search.
-    let program = std::env::current_exe().ok();
-    store.with_loras(config.loras_dirs.as_deref().unwrap_or_default(), program.as_deref())
+/// Files, environment and the store that they lead to; every verb reads them once.
+fn setup() -> Result<Setup, Error> {
+    Setup::load(Path::new("."), &env)
 }

@@ -2,6 +2,7 @@
 //! causes and a hint.
 
 use crate::error::{At, Error, Fault};
+use crate::pipeline::fields;
 use crate::plain;
 pub(crate) use crate::plain::{block, json as plain_json, message, value};
 pub(crate) use crate::room::bytes;
@@ -205,21 +206,10 @@ fn split(error: &Error, flags: &[String]) -> (String, Option<String>) {
     }
 }
 
-/// The flag that sets a field of a request.
-fn flag(field: &str) -> Option<&'static str> {
-    Some(match field {
-        "guidance_scale" => "guidance",
-        "reuse" => "reuse",
-        "merge_tokens" => "merge-tokens",
-        "clip_skip" => "clip-skip",
-        "width" => "width",
-        "height" => "height",
-        "steps" => "steps",
-        "count" => "count",
-        "weight" => "weight",
-        "threshold" => "threshold",
-        _ => return None,
-    })
+/// The flag that sets a field of a request, or another value that a verb of ours refuses so.
+fn flag(field: &'static str) -> Option<&'static str> {
+    let row = fields::field(field).and_then(|field| field.flag);
+    row.map(|flag| flag.long).or(["weight", "threshold"].contains(&field).then_some(field))
 }
 
 #[cfg(test)]

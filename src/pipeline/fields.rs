@@ -58,14 +58,16 @@ pub struct Flag {
     pub short: Option<char>,
     /// Another long name, for people of other programs.
     pub alias: Option<&'static str>,
-    /// The word for its value in the help; empty for a switch, whose opposite is `--no-long`.
+    /// The word for its value in the help; empty for a switch.
     pub value: &'static str,
     /// The heading of the help that it stands under.
     pub heading: Option<&'static str>,
     /// The place under that heading, from 1.
     pub place: usize,
-    /// A line of help, and that of the opposite of a switch.
-    pub help: [&'static str; 2],
+    /// A line of help.
+    pub help: &'static str,
+    /// The long name and the help of the flag that turns a switch off.
+    pub opposite: Option<[&'static str; 2]>,
 }
 
 /// A name in the settings that programs exchange.
@@ -115,8 +117,16 @@ const ROW: Field = Field {
     write: |_| Vec::new(),
     neutral: "",
 };
-const FLAG: Flag =
-    Flag { long: "", short: None, alias: None, value: "N", heading: None, place: 0, help: ["", ""] };
+const FLAG: Flag = Flag {
+    long: "",
+    short: None,
+    alias: None,
+    value: "N",
+    heading: None,
+    place: 0,
+    help: "",
+    opposite: None,
+};
 const PICTURE: Flag = Flag { heading: Some("Picture"), ..FLAG };
 const SAVERS: Flag = Flag { heading: Some("Step savers"), ..FLAG };
 const LORA: Flag = Flag { heading: Some("LoRA"), ..FLAG };
@@ -133,8 +143,8 @@ pub const FIELDS: &[Field] = &[
             short: Some('N'),
             alias: Some("negative-prompt"),
             value: "TEXT",
-            place: 1,
-            help: ["What to keep away from", ""],
+            place: 2,
+            help: "What to keep away from",
             ..FLAG
         }),
         setting: Some(Setting { example: "\"blurry\"", remark: "what to keep away from" }),
@@ -149,7 +159,7 @@ pub const FIELDS: &[Field] = &[
             short: Some('W'),
             value: "PIXELS",
             place: 8,
-            help: ["Pixels across, a multiple of 8", ""],
+            help: "Pixels across, a multiple of 8",
             ..PICTURE
         }),
         setting: Some(Setting { example: "512", remark: "pixels, a multiple of 8" }),
@@ -166,7 +176,7 @@ pub const FIELDS: &[Field] = &[
             short: Some('H'),
             value: "PIXELS",
             place: 9,
-            help: ["Pixels down, a multiple of 8", ""],
+            help: "Pixels down, a multiple of 8",
             ..PICTURE
         }),
         setting: Some(Setting { example: "512", remark: "pixels, a multiple of 8" }),
@@ -181,7 +191,7 @@ pub const FIELDS: &[Field] = &[
             long: "size",
             value: "WxH",
             place: 10,
-            help: ["Width and height at once", ""],
+            help: "Width and height at once",
             ..PICTURE
         }),
         label: Some(Label { name: "Size", place: 6, ..LABEL }),
@@ -196,7 +206,7 @@ pub const FIELDS: &[Field] = &[
             long: "steps",
             short: Some('s'),
             place: 1,
-            help: ["Sampling steps [default: by model]", ""],
+            help: "Sampling steps [default: by model]",
             ..PICTURE
         }),
         label: Some(Label { name: "Steps", place: 1, ..LABEL }),
@@ -215,7 +225,7 @@ pub const FIELDS: &[Field] = &[
             alias: Some("cfg-scale"),
             value: "X",
             place: 2,
-            help: ["How strictly to follow the prompt; 1 = off, 5 to 8 is usual", ""],
+            help: "How strictly to follow the prompt; 1 = off, 5 to 8 is usual",
             ..PICTURE
         }),
         label: Some(Label { name: "CFG scale", place: 4, ..LABEL }),
@@ -239,11 +249,8 @@ pub const FIELDS: &[Field] = &[
             long: "guidance-interval",
             value: "A..B",
             place: 1,
-            help: [
-                "Steps at which guidance acts: fractions of the run (0.2..0.8) or steps from 0 (4..16); at others \
+            help: "Steps at which guidance acts: fractions of the run (0.2..0.8) or steps from 0 (4..16); at others \
                  the prompt alone is evaluated, in half the time [default: all]",
-                "",
-            ],
             ..SAVERS
         }),
         label: Some(Label { name: "Guidance interval", own: true, ..LABEL }),
@@ -258,11 +265,8 @@ pub const FIELDS: &[Field] = &[
             long: "reuse",
             alias: Some("deepcache"),
             place: 2,
-            help: [
-                "Evaluate the whole network every N steps and its finest layers alone between (DeepCache); 3 is \
+            help: "Evaluate the whole network every N steps and its finest layers alone between (DeepCache); 3 is \
                  usual with 20 steps or more [default: 1, always the whole]",
-                "",
-            ],
             ..SAVERS
         }),
         label: Some(Label { name: "Feature reuse", own: true, ..LABEL }),
@@ -283,11 +287,8 @@ pub const FIELDS: &[Field] = &[
             long: "merge-tokens",
             value: "R",
             place: 3,
-            help: [
-                "Merge this part of the tokens of the finest self-attention with others like them (ToMe), 0 to \
+            help: "Merge this part of the tokens of the finest self-attention with others like them (ToMe), 0 to \
                  0.75; pays for large pictures [default: 0]",
-                "",
-            ],
             ..SAVERS
         }),
         label: Some(Label { name: "Token merging ratio", own: true, ..LABEL }),
@@ -308,7 +309,7 @@ pub const FIELDS: &[Field] = &[
             long: "sampler",
             value: "NAME",
             place: 3,
-            help: ["Integrator", ""],
+            help: "Integrator",
             ..PICTURE
         }),
         label: Some(Label {
@@ -330,7 +331,7 @@ pub const FIELDS: &[Field] = &[
             long: "schedule",
             value: "NAME",
             place: 4,
-            help: ["Spacing of noise levels", ""],
+            help: "Spacing of noise levels",
             ..PICTURE
         }),
         label: Some(Label {
@@ -351,7 +352,7 @@ pub const FIELDS: &[Field] = &[
         flag: Some(Flag {
             long: "clip-skip",
             place: 5,
-            help: ["Text encoder layer from the last; 1 = the model's own choice", ""],
+            help: "Text encoder layer from the last; 1 = the model's own choice",
             ..PICTURE
         }),
         label: Some(Label { name: "Clip skip", place: 8, ..LABEL }),
@@ -372,7 +373,7 @@ pub const FIELDS: &[Field] = &[
             long: "seed",
             short: Some('S'),
             place: 6,
-            help: ["Seed of the first picture, or `random`; picture i uses seed + i", ""],
+            help: "Seed of the first picture, or `random`; picture i uses seed + i",
             ..PICTURE
         }),
         label: Some(Label { name: "Seed", place: 5, ..LABEL }),
@@ -387,7 +388,7 @@ pub const FIELDS: &[Field] = &[
             long: "count",
             short: Some('n'),
             place: 7,
-            help: ["How many pictures [default: 1]", ""],
+            help: "How many pictures [default: 1]",
             ..PICTURE
         }),
         range: Some(Range { low: 1.0, high: MAX_COUNT as f64, why: "expected 1 to 10000" }),
@@ -404,10 +405,7 @@ pub const FIELDS: &[Field] = &[
             short: Some('l'),
             value: "NAME[:W]",
             place: 1,
-            help: [
-                "A LoRA: NAME, NAME:0.8, NAME:unet=1,text=0.5:blocks=MIDD:steps=0..0.6; repeat for more",
-                "",
-            ],
+            help: "A LoRA: NAME, NAME:0.8, NAME:unet=1,text=0.5:blocks=MIDD:steps=0..0.6; repeat for more",
             ..LORA
         }),
         title: Some("LoRA"),
@@ -422,11 +420,8 @@ pub const FIELDS: &[Field] = &[
             long: "lora-method",
             value: "METHOD",
             place: 3,
-            help: [
-                "How several LoRAs are put together: sum, sequential, svd, ties, dare, dare-ties, switch or \
+            help: "How several LoRAs are put together: sum, sequential, svd, ties, dare, dare-ties, switch or \
                  composite; with numbers: ties:density=0.3, svd:rank=32, switch:period=2 [default: sum]",
-                "",
-            ],
             ..LORA
         }),
         title: Some("LoRA method"),
@@ -442,7 +437,7 @@ pub const FIELDS: &[Field] = &[
             long: "apply",
             value: "HOW",
             place: 4,
-            help: ["auto, merge (into the weights) or bypass (beside them) [default: auto]", ""],
+            help: "auto, merge (into the weights) or bypass (beside them) [default: auto]",
             ..LORA
         }),
         title: Some("Apply"),
@@ -459,10 +454,8 @@ pub const FIELDS: &[Field] = &[
             value: "",
             heading: Some("Machine"),
             place: 90,
-            help: [
-                "Decode in tiles: less memory [default: for large pictures]",
-                "Decode in one piece",
-            ],
+            help: "Decode in tiles: less memory [default: for large pictures]",
+            opposite: Some(["no-tile", "Decode in one piece"]),
             ..FLAG
         }),
         title: Some("Tile"),
@@ -477,10 +470,7 @@ pub const FIELDS: &[Field] = &[
             long: "preview",
             heading: Some("Output"),
             place: 8,
-            help: [
-                "A rough look every N steps in OUTPUT.preview.png, removed at the end",
-                "",
-            ],
+            help: "A rough look every N steps in OUTPUT.preview.png, removed at the end",
             ..FLAG
         }),
         read: count,
@@ -617,7 +607,11 @@ fn count(text: &str) -> Result<Value> {
 fn number(text: &str) -> Result<Value> {
     let number = text.parse::<f64>().map_err(|error| unread(text, error.to_string()))?;
     // JSON has no such numbers, and no range here holds one.
-    if number.is_finite() { Ok(number.into()) } else { Err(unread(text, "expected a finite number")) }
+    if number.is_finite() {
+        Ok(number.into())
+    } else {
+        Err(unread(text, "expected a finite number"))
+    }
 }
 
 fn switch(text: &str) -> Result<Value> {

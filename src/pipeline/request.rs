@@ -195,21 +195,24 @@ impl Request {
             ..self.clone()
         })?;
         let (prompt, tagged) = tags(&self.prompt)?;
-        Ok(with_same!(self, Plan {
-            prompt,
-            width,
-            height,
-            steps,
-            guidance_scale,
-            clip_skip,
-            sampler: self.sampler.unwrap_or(defaults.sampler),
-            schedule: self.schedule.unwrap_or(defaults.schedule),
-            seed: self.seed.unwrap_or(random_seed),
-            count: self.count,
-            tile: self.tile.unwrap_or(size.width() * size.height() > TILE_ABOVE),
-            preview: self.preview,
-            loras: [self.loras.clone(), tagged].concat(),
-        }))
+        Ok(with_same!(
+            self,
+            Plan {
+                prompt,
+                width,
+                height,
+                steps,
+                guidance_scale,
+                clip_skip,
+                sampler: self.sampler.unwrap_or(defaults.sampler),
+                schedule: self.schedule.unwrap_or(defaults.schedule),
+                seed: self.seed.unwrap_or(random_seed),
+                count: self.count,
+                tile: self.tile.unwrap_or(size.width() * size.height() > TILE_ABOVE),
+                preview: self.preview,
+                loras: [self.loras.clone(), tagged].concat(),
+            }
+        ))
     }
 }
 
@@ -240,22 +243,25 @@ impl Plan {
 
     /// The request that makes image `index` of this plan again.
     pub fn request_for(&self, index: usize) -> Request {
-        with_same!(self, Request {
-            // What looks like a tag now was escaped in the request.
-            prompt: crate::prompt::escape_tags(&self.prompt),
-            width: Some(self.width),
-            height: Some(self.height),
-            steps: Some(self.steps),
-            guidance_scale: Some(self.guidance_scale),
-            sampler: Some(self.sampler),
-            schedule: Some(self.schedule),
-            seed: Some(self.seed.wrapping_add(index as u64)),
-            count: 1,
-            clip_skip: Some(self.clip_skip),
-            tile: Some(self.tile),
-            preview: 0,
-            loras: self.loras.clone(),
-        })
+        with_same!(
+            self,
+            Request {
+                // What looks like a tag now was escaped in the request.
+                prompt: crate::prompt::escape_tags(&self.prompt),
+                width: Some(self.width),
+                height: Some(self.height),
+                steps: Some(self.steps),
+                guidance_scale: Some(self.guidance_scale),
+                sampler: Some(self.sampler),
+                schedule: Some(self.schedule),
+                seed: Some(self.seed.wrapping_add(index as u64)),
+                count: 1,
+                clip_skip: Some(self.clip_skip),
+                tile: Some(self.tile),
+                preview: 0,
+                loras: self.loras.clone(),
+            }
+        )
     }
 
     /// The settings of image `index` as other tools spell them (A1111's "parameters").
@@ -264,8 +270,10 @@ impl Plan {
         let written = |(field, label): (&Field, Label)| {
             Some((label.place, label.name, field.labelled(label, &request)?))
         };
-        let mut fields: Vec<_> =
-            fields::labelled().into_iter().filter_map(|(field, label)| written((field, label))).collect();
+        let mut fields: Vec<_> = fields::labelled()
+            .into_iter()
+            .filter_map(|(field, label)| written((field, label)))
+            .collect();
         let after = fields.iter().take_while(|(place, ..)| *place < MODEL_PLACE).count();
         fields.insert(after, (MODEL_PLACE, "Model", model.to_owned()));
         let version = format!("colora {}", env!("CARGO_PKG_VERSION"));

@@ -6,7 +6,6 @@ mod part;
 mod place;
 mod together;
 
-#[cfg(any(feature = "cli", test))]
 pub(crate) use list::Fleeting;
 #[cfg(feature = "cli")]
 pub(crate) use list::{abandon, abandon_at_once};

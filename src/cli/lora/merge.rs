@@ -1,14 +1,14 @@
 //! Floor 7. `colora lora merge`.
 
 use super::{checkpoint, open};
+use crate::app::base::Base;
+use crate::app::{SCHEMA, Setup};
 use crate::cli::flags::lossy;
-use crate::cli::output::SCHEMA;
+use crate::cli::setup;
 use crate::cli::style::{Talk, result_json, result_path};
-use crate::cli::{settings, store};
 use crate::error::Error;
 use crate::lora::write::{Law, MergeOptions, Precision, merge};
 use crate::lora::{LoraRef, LoraStack, Method, StackEntry};
-use crate::weights::Placement;
 use anyhow::Result;
 use clap::ValueHint;
 use std::path::PathBuf;
@@ -68,12 +68,13 @@ pub(super) struct Args {
 /// Runs `colora lora merge`.
 pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
     let law = args.law()?;
+    let setup = setup()?;
     if args.checkpoint {
-        return checkpoint::run(args, args.mix(law)?, talk);
+        return checkpoint::run(args, &setup, args.mix(law)?, talk);
     }
     let cancel = open::cancel()?;
-    let base = open::base(args.model.as_deref(), Placement::default(), talk, &cancel)?;
-    let stack = args.stack(&base, Method::Sum, talk)?;
+    let base = open::base(&setup, args.model.as_deref(), talk, &cancel)?;
+    let stack = args.stack(&setup, &base, Method::Sum, talk)?;
     for warning in stack.words().warnings() {
         talk.say(&format!("warning: {warning}"));
     }
@@ -177,12 +178,13 @@ impl Args {
     /// Opens the LoRAs.
     pub(super) fn stack(
         &self,
-        base: &open::Base,
+        setup: &Setup,
+        base: &Base,
         method: Method,
         talk: Talk,
     ) -> Result<LoraStack, Error> {
         let mut wanted = match &self.stack {
-            Some(name) => store(&settings()?).stack(name)?.loras,
+            Some(name) => setup.store.stack(name)?.loras,
             None => Vec::new(),
         };
         for text in &self.loras {
@@ -194,7 +196,7 @@ impl Args {
                 let why = "what is merged works at all steps; leave the window out";
                 return Err(Error::bad_request("steps", steps, why));
             }
-            let lora = Arc::new(open::adapter(&wanted.name, base, talk)?);
+            let lora = Arc::new(open::adapter(&setup.store, &wanted.name, base, talk)?);
             Ok(StackEntry { lora, strength })
         };
         let entries = wanted.iter().map(entry).collect::<Result<_, Error>>()?;

@@ -1,7 +1,6 @@
 //! Floor 7. `colora lora`: adapters by themselves; a file a verb.
 
 mod add;
-mod against;
 mod check;
 mod checkpoint;
 mod convert;

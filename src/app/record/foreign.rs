@@ -1,60 +1,60 @@
-//! Floor 7. The request behind the settings of another program.
+//! The request behind the settings of another program.
+//!
+//! Floor 6.
 
-use super::Recipe;
-use super::fields::{Layout, ours, unfollowed};
+use super::data::ImageRecord;
+use super::labels::{Layout, ours, unfollowed};
 use crate::picture::Parameters;
 use crate::pipeline::Request;
+use crate::pipeline::fields::{self, sampler_label, schedule_label};
 use crate::prompt::{extract_tags, foreign_syntax};
 use crate::sampling::{Sampler, Schedule};
-use crate::size::ImageSize;
+use serde_json::{Map, Value};
 
 /// The request behind the settings of another program, and what of them it does not follow.
-pub(super) fn recipe(parameters: Parameters, layout: Layout) -> Recipe {
-    let number = |name: &str| parameters.get(name).and_then(|v| v.trim().parse::<u64>().ok());
-    let count = |name: &str| number(name).and_then(|n| usize::try_from(n).ok());
-    let size = parameters.get("Size").and_then(|v| v.parse::<ImageSize>().ok());
+pub(super) fn record(parameters: Parameters, layout: Layout) -> ImageRecord {
+    let ours = ours(&parameters);
     let (sampler, schedule, unknown_sampler) = integrator(&parameters);
-    let mut request = Request {
+    let mut ignored = unfollowed(&parameters, layout);
+    let mut values = Map::new();
+    for (field, label) in fields::labelled() {
+        // What other programs call as we do is computed in other ways.
+        let followed = label.write.is_none() && (ours || !label.own);
+        let Some(text) = parameters.get(label.name).filter(|_| followed) else { continue };
+        let mut put = Map::new();
+        let read = (field.read)(text.trim()).map(|value| field.put(value, &mut put));
+        // A seed of -1, which a picture cannot have been made with, is no seed.
+        let usable = read.is_ok() && put.values().all(|value| !value.is_null());
+        let usable = usable && (!label.own || in_range(&put));
+        if usable {
+            values.extend(put);
+        } else {
+            ignored.push(format!("{}: {text}", label.name));
+        }
+    }
+    let request = serde_json::from_value(values.into()).unwrap_or_default();
+    let request = Request {
         prompt: parameters.prompt.clone(),
         negative_prompt: parameters.negative_prompt.clone(),
-        width: size.map(ImageSize::width),
-        height: size.map(ImageSize::height),
-        steps: count("Steps"),
-        guidance_scale: parameters.get("CFG scale").and_then(|v| v.parse().ok()),
         sampler,
         schedule,
-        seed: number("Seed"),
-        clip_skip: count("Clip skip"),
-        ..Request::default()
+        ..request
     };
-    let mut ignored = unfollowed(&parameters, layout);
-    // What other programs call so is computed in other ways.
-    if ours(&parameters) {
-        let merged = parameters.get("Token merging ratio").and_then(|v| v.parse::<f64>().ok());
-        request.guidance_interval =
-            parameters.get("Guidance interval").and_then(|v| v.parse().ok());
-        request.reuse = count("Feature reuse").filter(|n| *n > 0).unwrap_or(1);
-        request.merge_tokens = merged.filter(|r| (0.0..=0.75).contains(r)).unwrap_or(0.0);
-    }
-    let unread = [
-        ("Steps", request.steps.is_none()),
-        ("CFG scale", request.guidance_scale.is_none()),
-        ("Seed", request.seed.is_none()),
-        ("Size", size.is_none()),
-        ("Clip skip", request.clip_skip.is_none()),
-    ];
-    for (name, _) in unread.iter().filter(|(_, unread)| *unread) {
-        ignored.extend(parameters.get(name).map(|value| format!("{name}: {value}")));
-    }
     if layout == Layout::Json && request.sampler.is_none() && unknown_sampler.is_none() {
         ignored.push("sampler (none is named)".to_owned());
     }
-    if !ours(&parameters) {
+    if !ours {
         ignored.extend(syntax(&parameters.prompt, true));
         ignored.extend(syntax(&parameters.negative_prompt, false));
     }
     let model = parameters.get("Model").map(str::to_owned);
-    Recipe { model, request, parameters, unknown_sampler, ignored, made_with: None }
+    ImageRecord { model, request, parameters, unknown_sampler, ignored, made_with: None }
+}
+
+/// Whether the values are in the ranges of their fields.
+fn in_range(values: &Map<String, Value>) -> bool {
+    let request = serde_json::from_value::<Request>(values.clone().into());
+    request.is_ok_and(|request| fields::check(&request).is_ok())
 }
 
 /// The parts of a prompt that are drawn as they are written, in words.
@@ -71,22 +71,15 @@ fn integrator(parameters: &Parameters) -> (Option<Sampler>, Option<Schedule>, Op
         Some(base) => (base, Some("Karras")),
         None => (name, None),
     };
-    let sampler = match base {
-        "Euler" => Some(Sampler::Euler),
-        "DDIM" => Some(Sampler::Ddim),
-        "DPM++ 2M" => Some(Sampler::DpmPp2m),
-        _ => None,
-    };
+    let sampler = Sampler::ALL.into_iter().find(|sampler| sampler_label(*sampler) == base);
     let written = suffix.or(parameters.get("Schedule type")).unwrap_or("Uniform");
     let schedule = match written {
-        "Karras" => Some(Schedule::Karras),
-        "Exponential" => Some(Schedule::Exponential),
         // What that program chooses by itself for this sampler.
         "Automatic" if !ours(parameters) && sampler == Some(Sampler::DpmPp2m) => {
             Some(Schedule::Karras)
         }
-        "Automatic" | "Uniform" | "Normal" => Some(Schedule::Discrete),
-        _ => None,
+        "Uniform" | "Normal" => Some(Schedule::Discrete),
+        written => Schedule::ALL.into_iter().find(|known| schedule_label(*known) == written),
     };
     let known = sampler.is_some() && schedule.is_some();
     (sampler, schedule, (!known).then(|| format!("{name}, {written}")))
@@ -96,16 +89,16 @@ fn integrator(parameters: &Parameters) -> (Option<Sampler>, Option<Schedule>, Op
 mod tests {
     use super::*;
 
-    fn lines(text: &str) -> Recipe {
-        recipe(Parameters::parse(text), Layout::Lines)
+    fn lines(text: &str) -> ImageRecord {
+        record(Parameters::parse(text), Layout::Lines)
     }
 
     #[test]
     fn pictures_of_other_programs() {
         let parse = |settings: &str| lines(&format!("x\n{settings}, RNG: CPU"));
-        let recipe =
+        let found =
             parse("Steps: 9, Sampler: DPM++ 2M Karras, CFG scale: 5.5, Seed: 3, Size: 64x128");
-        let request = &recipe.request;
+        let request = &found.request;
         assert_eq!((request.steps, request.seed, request.height), (Some(9), Some(3), Some(128)));
         assert_eq!(
             (request.sampler, request.schedule),

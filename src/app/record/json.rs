@@ -1,4 +1,6 @@
-//! Floor 7. Settings that other programs write as JSON under the name `parameters`: Fooocus, SwarmUI.
+//! Settings that other programs write as JSON under the name `parameters`: Fooocus, SwarmUI.
+//!
+//! Floor 6.
 
 use crate::picture::Parameters;
 use serde_json::{Map, Value};
