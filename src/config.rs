@@ -8,8 +8,8 @@
 
 use crate::error::{Error, Result};
 use crate::input;
-use crate::near::did_you_mean;
 use crate::pipeline::fields::{FIELDS, check_type, field};
+use crate::suggest::did_you_mean;
 use etcetera::BaseStrategy;
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};

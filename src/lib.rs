@@ -13,11 +13,12 @@
 //! | 3 | `nn`, `lora` |
 //! | 2 | `weights`, `sampling` |
 //! | 1 | `rng`, `picture`, `kernels`, `prompt` |
-//! | 0 | `error`, `input`, `cancel`, `whole`, `size`, `near`, `plain`, `room` |
+//! | 0 | `error`, `input`, `cancel`, `atomic_file`, `size`, `suggest`, `plain`, `room` |
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
 pub mod app;
+mod atomic_file;
 mod cancel;
 #[cfg(feature = "cli")]
 pub mod cli;
@@ -29,7 +30,6 @@ mod input;
 mod kernels;
 pub mod lora;
 pub mod models;
-mod near;
 pub mod nn;
 pub mod picture;
 pub mod pipeline;
@@ -41,8 +41,8 @@ pub mod sampling;
 pub mod size;
 pub mod starter;
 pub mod store;
+mod suggest;
 pub mod weights;
-mod whole;
 
 pub use error::{At, Error, Fault, InFile, Result};
 pub use picture::Picture;

@@ -1,4 +1,6 @@
-//! Floor 0. Sizes of pictures and latents. The factor 8 lives only here.
+//! Sizes of pictures and latents. The factor 8 lives only here.
+//!
+//! Floor 0.
 
 use crate::error::{Error, Result};
 

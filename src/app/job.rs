@@ -7,9 +7,9 @@
 
 use super::choice::ModelChoice;
 use crate::error::{Error, Result};
-use crate::near::did_you_mean;
 use crate::pipeline::fields::{FIELDS, check_type};
 use crate::pipeline::{DTypeChoice, DeviceChoice, Request};
+use crate::suggest::did_you_mean;
 use crate::weights::Quantisation;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};

@@ -7,11 +7,11 @@ use super::event::{Event, Observer};
 use super::job::Job;
 use super::open::Pool;
 use super::save::{Made, SaveOptions, make_folders};
+use crate::atomic_file::TemporaryFile;
 use crate::error::Result;
 use crate::family::Defaults;
 use crate::picture::{Picture, png};
 use crate::pipeline::{self, Cancel, Generated, Pipeline, Plan};
-use crate::whole::Fleeting;
 use std::cell::RefCell;
 use std::hash::{BuildHasher, Hasher};
 use std::path::PathBuf;
@@ -140,7 +140,7 @@ impl Prepared<'_> {
         &self,
         image: usize,
         picture: &Picture,
-        last: &mut Option<Fleeting>,
+        last: &mut Option<TemporaryFile>,
         observer: &dyn Observer,
     ) {
         let Some(name) = self.names.get(image) else { return };
@@ -149,7 +149,7 @@ impl Prepared<'_> {
         let again = last.as_ref().is_some_and(|preview| preview.path() == path);
         match bytes.and_then(|bytes| png::save(&bytes, &path, again)) {
             Ok(()) if again => {}
-            Ok(()) => *last = Some(Fleeting::new(path)),
+            Ok(()) => *last = Some(TemporaryFile::new(path)),
             Err(error) => {
                 let _ = observer.event(&Event::NoPreview(&error));
             }

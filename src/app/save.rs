@@ -7,10 +7,10 @@ use super::clock::Moment;
 use super::event::{Event, Observer, Saved};
 use super::record;
 use super::template::{DEFAULT, Facts, Template};
+use crate::atomic_file::{self, Place, is_stdout};
 use crate::error::{Error, Result};
 use crate::picture::png;
 use crate::pipeline::{Generated, Plan};
-use crate::whole::{self, Place, is_stdout};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -69,12 +69,12 @@ impl SaveOptions {
     pub(super) fn check(&self, plan: &Plan) -> Result<()> {
         let template = match self.target(plan.count)? {
             Target::Caller => return Ok(()),
-            Target::Stream { path, .. } => return whole::prepare(&path).map(drop),
+            Target::Stream { path, .. } => return atomic_file::prepare(&path).map(drop),
             Target::Files(Files(template)) => template,
         };
         let name = template.name(&self.facts(plan, ""), 0);
         let there = name.parent().is_some_and(|p| p.as_os_str().is_empty() || p.exists());
-        if there { whole::prepare(&name).map(drop) } else { Ok(()) }
+        if there { atomic_file::prepare(&name).map(drop) } else { Ok(()) }
     }
 
     /// The names of all pictures of `plan`, one and the same for a device; empty when the caller takes them.
@@ -195,7 +195,7 @@ pub(super) fn make_folders(names: &[PathBuf], observer: &dyn Observer) -> Result
         }
     }
     for (folder, name) in longest {
-        if whole::prepare(name)? {
+        if atomic_file::prepare(name)? {
             // Nothing was made that could be lost by stopping later.
             let _ = observer.event(&Event::FolderCreated(folder));
         }

@@ -4,7 +4,7 @@
 
 use super::clock::Moment;
 use crate::error::{Error, Result};
-use crate::near::did_you_mean;
+use crate::suggest::did_you_mean;
 use std::ffi::{OsStr, OsString};
 use std::path::{MAIN_SEPARATOR, Path, PathBuf};
 

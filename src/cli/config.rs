@@ -5,9 +5,9 @@
 use super::style::{result_json, result_line, result_path, value as shown};
 use super::{env, setup};
 use crate::app::SCHEMA;
+use crate::atomic_file::{self, Care, make_folder};
 use crate::config::{files, keys, template, user_file};
 use crate::error::Error;
-use crate::whole::{self, Care, make_folder};
 use anyhow::Result;
 use clap::Subcommand;
 use std::io::Write;
@@ -91,7 +91,7 @@ fn init(local: bool, force: bool) -> Result<()> {
     if let Some(folder) = path.parent().filter(|f| !f.as_os_str().is_empty()) {
         make_folder(folder)?;
     }
-    whole::write(&path, force, Care::Lasting, |file| {
+    atomic_file::write(&path, force, Care::Lasting, |file| {
         file.write_all(template().as_bytes()).map_err(|e| Error::write(&path, e))
     })?;
     result_path(&path)

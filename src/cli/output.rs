@@ -5,10 +5,10 @@
 use super::flags::Flags;
 use super::style::{result_bytes, result_json, result_path, stdout_is_terminal};
 use crate::app::{Moment, SCHEMA, SaveOptions, Saved, Target};
+use crate::atomic_file::is_stdout;
 use crate::config::Config;
 use crate::error::Error;
 use crate::pipeline::Request;
-use crate::whole::is_stdout;
 use anyhow::Result;
 use serde::Serialize;
 use std::path::Path;

@@ -1,10 +1,12 @@
-//! Floor 5. From words to the features that a UNet listens to.
+//! From words to the features that a UNet listens to.
+//!
+//! Floor 5.
 
+mod inversions;
 mod tokenizer;
-mod words;
 
+pub use inversions::InversionVectors;
 pub use tokenizer::{ClipKind, Tokenizer, TokenizerFiles, TokenizerOptions};
-pub use words::Word;
 
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
@@ -45,7 +47,7 @@ pub struct Tower {
     /// Its vocabulary.
     pub tokenizer: Arc<Tokenizer>,
     /// New words, the longest first.
-    words: Vec<words::WordIds>,
+    words: Vec<inversions::InversionTokens>,
 }
 
 /// The text side of a model.

@@ -1,10 +1,10 @@
-//! Floor 5. From the LoRAs that a plan names to the networks of every step.
+//! From the LoRAs that a plan names to the networks of every step.
 
 use super::cache::Noted;
 use super::event::Watch;
 use super::phases::{Cast, network_key};
 use super::{Cancel, Event, Pipeline, Plan, Silent};
-use crate::conditioning::{Conditioning, TextTowers, Word};
+use crate::conditioning::{Conditioning, InversionVectors, TextTowers};
 use crate::error::{Error, Result};
 use crate::lora::{
     AdapterFile, Apply, Dictionary, Lora, LoraRef, LoraStack, Overlay, StackEntry, Strength,
@@ -164,7 +164,7 @@ impl Pipeline {
             let (towers, mut warnings) = built
                 .map_err(|error| self.or_the_models_fault(error, self.parts.text_components()))?;
             let words = self.words(stack, &mut warnings)?;
-            let towers = if words.is_empty() { towers } else { towers.with_words(&words)? };
+            let towers = if words.is_empty() { towers } else { towers.with_inversions(&words)? };
             Ok(Noted { value: Arc::new(towers), warnings })
         })?;
         Ok(Noted { value: found.value.clone(), warnings: found.warnings.clone() })
@@ -214,9 +214,13 @@ impl Pipeline {
     }
 
     /// The words that a stack brings along, as tensors on this device.
-    fn words(&self, stack: &LoraStack, warnings: &mut Vec<String>) -> Result<Vec<Word>> {
+    fn words(
+        &self,
+        stack: &LoraStack,
+        warnings: &mut Vec<String>,
+    ) -> Result<Vec<InversionVectors>> {
         let components = self.parts.text_components();
-        let mut words: Vec<Word> = Vec::new();
+        let mut words: Vec<InversionVectors> = Vec::new();
         let all = stack.words();
         warnings.extend(all.warnings());
         for inversion in all.used {
@@ -228,7 +232,7 @@ impl Pipeline {
                 Ok(Some(tensor.to_dtype(dtype)?.to_device(self.base.device())?))
             };
             let vectors = components.iter().map(vectors).collect::<Result<_>>()?;
-            words.push(Word { token: inversion.token.clone(), vectors });
+            words.push(InversionVectors { token: inversion.token.clone(), vectors });
         }
         Ok(words)
     }

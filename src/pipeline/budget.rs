@@ -1,4 +1,4 @@
-//! Floor 5. How much memory a plan takes at least, before its first step.
+//! How much memory a plan takes at least, before its first step.
 //!
 //! Counted is what is surely there at one time: packed weights, by the policy of [`Memory`], and the feature maps that
 //! layers hold. What runs takes more: buffers that wait for their next use, pages of files, adapters. So a plan
@@ -75,7 +75,7 @@ impl Pipeline {
             // "both" is worth a word only when it beats each.
             if takes < less || (name == "--tile" && takes < needed) {
                 let verb = if words.is_empty() { " takes" } else { "" };
-                words.push(format!("{name}{verb} {}", room::bytes(takes)));
+                words.push(format!("{name}{verb} {}", crate::plain::bytes(takes)));
             }
             less = less.min(takes);
         }

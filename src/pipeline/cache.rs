@@ -1,4 +1,4 @@
-//! Floor 5. Things that were expensive to make, kept while they are likely to be needed again.
+//! Things that were expensive to make, kept while they are likely to be needed again.
 
 use crate::cancel::Cancel;
 use crate::error::Result;

@@ -1,4 +1,4 @@
-//! Floor 5. Why a picture is none: looked for once numbers came out that are NaN or infinite, so that nothing is
+//! Why a picture is none: looked for once numbers came out that are NaN or infinite, so that nothing is
 //! slower while all is well.
 
 use super::{Pipeline, Plan};

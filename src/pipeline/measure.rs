@@ -1,4 +1,4 @@
-//! Floor 5. One picture, measured: what each part took, how much was multiplied, how much memory it needed.
+//! One picture, measured: what each part took, how much was multiplied, how much memory it needed.
 
 use super::{Cancel, Observer, Pipeline, Plan, Timings};
 use crate::error::Result;

@@ -1,8 +1,10 @@
-//! Floor 5. The pipeline: from a request to pictures.
+//! The pipeline: from a request to pictures.
 //!
 //! A [`Pipeline`] is an opened model; it is immutable from outside and can be shared between
 //! threads. [`Pipeline::steps`] gives one image as an iterator of steps; [`Pipeline::generate`]
 //! drives it for a whole plan.
+//!
+//! Floor 5.
 
 mod adapters;
 mod budget;

@@ -1,4 +1,4 @@
-//! Floor 5. The network of one phase as a denoiser: conditioned, guided, and with what it remembers from
+//! The network of one phase as a denoiser: conditioned, guided, and with what it remembers from
 //! step to step.
 
 use super::replay::Replays;
@@ -6,7 +6,7 @@ use super::{Memory, Pipeline, Plan};
 use crate::cancel::Cancel;
 use crate::conditioning::Conditioning;
 use crate::error::{Error, Result};
-use crate::models::{Deep, UNet, UNetInput};
+use crate::models::{DeepFeatures, UNet, UNetInput};
 use crate::nn::sinusoid;
 use crate::sampling::{
     Denoiser, Guidance, GuidanceApart, NoiseModel, PredictionKind, Predictor, Sigmas,
@@ -151,7 +151,7 @@ struct Reuse {
     every: usize,
     clock: Clock,
     /// What the last full evaluation left, and its step.
-    kept: Mutex<Option<(usize, Deep)>>,
+    kept: Mutex<Option<(usize, DeepFeatures)>>,
 }
 
 impl Reuse {

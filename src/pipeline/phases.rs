@@ -1,4 +1,4 @@
-//! Floor 5. The phases of a plan: which stacks of LoRAs act at which step, and their networks.
+//! The phases of a plan: which stacks of LoRAs act at which step, and their networks.
 
 use super::cache::{Noted, Room};
 use super::event::Watch;

@@ -1,4 +1,4 @@
-//! Floor 5. Evaluations of a UNet that start as a whole on a GPU: hundreds of launches cost as much time there as
+//! Evaluations of a UNet that start as a whole on a GPU: hundreds of launches cost as much time there as
 //! their work.
 //!
 //! The first evaluation of some shapes rehearses, the next is recorded before it, and all others are replayed:

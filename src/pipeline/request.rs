@@ -1,4 +1,4 @@
-//! Floor 5. What the user asks for, and the fully resolved plan that runs.
+//! What the user asks for, and the fully resolved plan that runs.
 
 use super::fields::{self, Field, Label};
 use crate::error::{Error, Result};

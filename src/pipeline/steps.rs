@@ -1,4 +1,4 @@
-//! Floor 5. One image on its way, as an iterator of steps.
+//! One image on its way, as an iterator of steps.
 
 use super::event::Watch;
 use super::finite::Suspects;

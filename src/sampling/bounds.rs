@@ -1,4 +1,4 @@
-//! Floor 2. Bounds of the estimate of x₀, which some scheduler configs ask for.
+//! Bounds of the estimate of x₀, which some scheduler configs ask for.
 
 use crate::error::Result;
 use candle_core::{DType, Tensor};

@@ -1,4 +1,4 @@
-//! Floor 2. `scheduler_config.json`: the noise that a model was trained with, and how its author draws.
+//! `scheduler_config.json`: the noise that a model was trained with, and how its author draws.
 //!
 //! Every key of diffusers' three schedulers is followed or refused by name. A key acts on the samplers whose
 //! scheduler in diffusers has it, whatever class the file names: so does `Scheduler.from_config`. The test

@@ -1,4 +1,4 @@
-//! Floor 2. DDIM.
+//! DDIM.
 
 use super::bounds::Bounds;
 use super::euler::euler_step;

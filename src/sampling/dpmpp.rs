@@ -1,4 +1,4 @@
-//! Floor 2. DPM-Solver++.
+//! DPM-Solver++.
 
 use super::euler::euler_step;
 use super::{Denoiser, Integrator, Sigmas, Step};

@@ -1,4 +1,4 @@
-//! Floor 2. Euler's method.
+//! Euler's method.
 
 use super::{Denoiser, Integrator, Sigmas, Step};
 use crate::error::Result;

@@ -1,4 +1,4 @@
-//! Floor 2. Classifier-free guidance as a denoiser around a denoiser.
+//! Classifier-free guidance as a denoiser around a denoiser.
 
 use super::Denoiser;
 use crate::error::Result;

@@ -1,7 +1,9 @@
-//! Floor 2. Samplers over a [`Denoiser`]. This module knows no network.
+//! Samplers over a [`Denoiser`]. This module knows no network.
 //!
 //! Everything works in the k-diffusion convention: x = x₀ + σ·n. A sampler is a value that takes
 //! one step at a time, so that callers own the loop (progress, previews, cancelling).
+//!
+//! Floor 2.
 
 mod bounds;
 mod config;

@@ -1,4 +1,4 @@
-//! Floor 2. A noise-predicting network as a [`Denoiser`]. Timesteps exist only here.
+//! A noise-predicting network as a [`Denoiser`]. Timesteps exist only here.
 
 use super::{Denoiser, NoiseTable, Sigmas};
 use crate::error::Result;

@@ -1,4 +1,4 @@
-//! Floor 2. Noise schedules: training betas → table of σ → the list of σ that a run visits.
+//! Noise schedules: training betas → table of σ → the list of σ that a run visits.
 //!
 //! The lists equal those of the diffusers 0.42 schedulers, per sampler, because a seed is only a
 //! picture if the noise levels agree.

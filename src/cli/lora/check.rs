@@ -1,4 +1,4 @@
-//! Floor 7. `colora lora check`: whether a LoRA is whole and fits a model.
+//! `colora lora check`: whether a LoRA is whole and fits a model.
 
 use crate::app::SCHEMA;
 use crate::app::base::{Base, adapter};

@@ -1,11 +1,13 @@
-//! Floor 7. `colora lora convert`.
+//! `colora lora convert`.
+//!
+//! Floor 7.
 
 use super::open;
 use crate::app::SCHEMA;
 use crate::cli::flags::lossy;
 use crate::cli::setup;
 use crate::cli::style::{Talk, result_json, result_path};
-use crate::lora::write::{ConvertOptions, Format, Precision, convert};
+use crate::lora::write::{ConvertOptions, FileDtype, Format, convert};
 use anyhow::Result;
 use clap::ValueHint;
 use std::path::PathBuf;
@@ -32,7 +34,7 @@ pub(super) struct Args {
     component: Option<String>,
     /// Float type: f32, f16 or bf16 [default: as it is]
     #[arg(long, value_name = "TYPE")]
-    dtype: Option<Precision>,
+    dtype: Option<FileDtype>,
     /// The file to write, for peft the folder
     #[arg(short, long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     output: PathBuf,

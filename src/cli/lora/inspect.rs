@@ -1,4 +1,4 @@
-//! Floor 7. `colora lora inspect`: what a LoRA is, without running anything.
+//! `colora lora inspect`: what a LoRA is, without running anything.
 
 use crate::app::SCHEMA;
 use crate::app::base::{Base, adapter};

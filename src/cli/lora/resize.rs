@@ -1,11 +1,13 @@
-//! Floor 7. `colora lora resize`.
+//! `colora lora resize`.
+//!
+//! Floor 7.
 
 use super::open;
 use crate::app::SCHEMA;
 use crate::cli::flags::lossy;
 use crate::cli::setup;
 use crate::cli::style::{Talk, result_json, result_path};
-use crate::lora::write::{Precision, ResizeOptions, Resized, resize};
+use crate::lora::write::{FileDtype, ResizeOptions, Resized, resize};
 use anyhow::Result;
 use clap::ValueHint;
 use std::path::PathBuf;
@@ -31,7 +33,7 @@ pub(super) struct Args {
     energy: Option<f64>,
     /// Float type: f32, f16 or bf16 [default: as it is]
     #[arg(long, value_name = "TYPE")]
-    dtype: Option<Precision>,
+    dtype: Option<FileDtype>,
     /// The file to write
     #[arg(short, long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     output: PathBuf,

@@ -1,4 +1,4 @@
-//! Floor 4. The UNet of SD 1.x, SD 2.x, SDXL and networks derived from them, built from the
+//! The UNet of SD 1.x, SD 2.x, SDXL and networks derived from them, built from the
 //! model's own config: diffusers' UNet2DConditionModel 0.42.
 
 mod blocks;
@@ -9,7 +9,7 @@ use super::config::UNetConfig;
 use super::part::{Origin, built};
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
-use crate::nn::{Around, Conv2d, Feature, Geometry, GroupNorm, Linear, TimeMlp, sinusoid};
+use crate::nn::{Conv2d, ConvFusion, Feature, Geometry, GroupNorm, Linear, TimeMlp, sinusoid};
 use crate::weights::{Products, Scope, WeightSource};
 use blocks::{Context, Down, Mid, Up};
 use candle_core::Tensor;
@@ -46,7 +46,7 @@ pub struct UNetInput<'a> {
 /// What the deeper layers of a full evaluation gave, for evaluations of the finest layers alone. Cloning
 /// shares.
 #[derive(Debug, Clone)]
-pub struct Deep(Feature);
+pub struct DeepFeatures(Feature);
 
 /// A UNet; immutable.
 #[derive(Debug, Clone)]
@@ -153,9 +153,9 @@ impl UNet {
     ///
     /// # Errors
     /// As [`forward`](Self::forward).
-    pub fn forward_keeping(&self, input: UNetInput<'_>) -> Result<(Tensor, Deep)> {
+    pub fn forward_keeping(&self, input: UNetInput<'_>) -> Result<(Tensor, DeepFeatures)> {
         let mut deep = None;
-        let out = self.full(input, |x| deep = Some(Deep(x.clone())))?;
+        let out = self.full(input, |x| deep = Some(DeepFeatures(x.clone())))?;
         let deep = deep.ok_or_else(|| Error::Internal("a UNet without levels".into()))?;
         Ok((out, deep))
     }
@@ -168,7 +168,7 @@ impl UNet {
     ///
     /// # Source
     /// `DeepCache`, Ma, Fang and Wang (2023), section 3.2.
-    pub fn forward_shallow(&self, input: UNetInput<'_>, deep: &Deep) -> Result<Tensor> {
+    pub fn forward_shallow(&self, input: UNetInput<'_>, deep: &DeepFeatures) -> Result<Tensor> {
         let (time, text) = self.conditions(&input)?;
         let (merge, cancel) = (input.merge_tokens, input.cancel);
         let context = Context { time: &time, text: &text, merge, cancel };
@@ -213,7 +213,7 @@ impl UNet {
     }
 
     fn finish(&self, x: &Feature) -> Result<Tensor> {
-        let out = Around { norm: Some(&self.norm_out), silu: true, ..Around::default() };
+        let out = ConvFusion { norm: Some(&self.norm_out), silu: true, ..ConvFusion::default() };
         self.conv_out.run(x, out)?.to_image()
     }
 
