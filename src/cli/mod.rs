@@ -19,6 +19,7 @@ mod model;
 mod origin;
 mod output;
 mod progress;
+mod report;
 mod request_flags;
 mod style;
 mod threads;
@@ -109,13 +110,14 @@ pub fn run() -> ExitCode {
     }
     let arguments = match verb::complete(arguments) {
         Ok(arguments) => arguments,
-        Err(error) => return style::report(&error.into(), &[]),
+        Err(error) => return report::report(&error.into(), &[]),
     };
     let flags = flags_of(&arguments);
     match Cli::try_parse_from(arguments) {
         Ok(cli) => {
             cli.talk.start_log();
-            dispatch(cli).map_or_else(|error| style::report(&error, &flags), |()| ExitCode::SUCCESS)
+            dispatch(cli)
+                .map_or_else(|error| report::report(&error, &flags), |()| ExitCode::SUCCESS)
         }
         Err(usage) => {
             let usage = plainly(usage);
@@ -126,7 +128,7 @@ pub fn run() -> ExitCode {
                 && usage.exit_code() == 0
                 && !left(&error)
             {
-                return style::report(&Error::write("stdout", error).into(), &flags);
+                return report::report(&Error::write("stdout", error).into(), &flags);
             }
             ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(2))
         }

@@ -109,7 +109,7 @@ fn parser(field: &'static Field) -> ValueParser {
     let names = (field.names)();
     // The flag is named by the usage error itself.
     let read = |text: String| {
-        (field.read)(&text).map_err(|error| match error {
+        field.value(&text).map_err(|error| match error {
             Error::BadRequest { field: "", why, .. } => why,
             other => other.to_string(),
         })

@@ -510,6 +510,20 @@ pub fn check_type(key: &str, value: &Value) -> Result<(), String> {
 }
 
 impl Field {
+    /// The value of a text, as [`read`](Self::read) gives it.
+    ///
+    /// # Errors
+    /// [`Error::BadRequest`]; its field is empty when the text alone is wrong.
+    pub fn value(&self, text: &str) -> Result<Value> {
+        (self.read)(text).map_err(|error| match self.range {
+            // Infinity and NaN are numbers, but in no range.
+            Some(range) if text.parse::<f64>().is_ok_and(|number| !number.is_finite()) => {
+                Error::bad_request(self.key, text, range.why)
+            }
+            _ => error,
+        })
+    }
+
     /// The values of a request that are worth writing, as texts that [`read`](Self::read) reads.
     pub fn texts(&self, request: &Request) -> Vec<String> {
         let mut texts = (self.write)(request);

@@ -16,6 +16,7 @@ mod finite;
 mod measure;
 mod network;
 mod phases;
+mod plan;
 mod replay;
 mod request;
 mod steps;
@@ -26,7 +27,8 @@ pub use budget::Budget;
 pub use device::{DTypeChoice, DeviceChoice};
 pub use event::{Cancel, Event, Observer, Silent};
 pub use measure::{Measured, peak_memory, reset_peak_memory};
-pub use request::{MAX_COUNT, Plan, Request};
+pub use plan::Plan;
+pub use request::{MAX_COUNT, Request};
 pub use steps::{StepView, Steps};
 
 use crate::conditioning::{Conditioning, TextTowers, Texts};

@@ -22,7 +22,7 @@ pub(super) fn record(parameters: Parameters, layout: Layout) -> ImageRecord {
         let followed = label.write.is_none() && (ours || !label.own);
         let Some(text) = parameters.get(label.name).filter(|_| followed) else { continue };
         let mut put = Map::new();
-        let read = (field.read)(text.trim()).map(|value| field.put(value, &mut put));
+        let read = field.value(text.trim()).map(|value| field.put(value, &mut put));
         // A seed of -1, which a picture cannot have been made with, is no seed.
         let usable = read.is_ok() && put.values().all(|value| !value.is_null());
         let usable = usable && (!label.own || in_range(&put));
@@ -88,6 +88,7 @@ fn integrator(parameters: &Parameters) -> (Option<Sampler>, Option<Schedule>, Op
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::family::Defaults;
 
     fn lines(text: &str) -> ImageRecord {
         record(Parameters::parse(text), Layout::Lines)
@@ -112,6 +113,37 @@ mod tests {
         assert_eq!((other.request.seed, other.request.width), (None, None));
         let strong = lines("(red:1.3) \\(x:1) <lora:a:1>\nNegative prompt: <lora:b:1>\nSteps: 9");
         assert_eq!(strong.ignored, ["`(red:1.3)`", "`<lora:b:1>`"]);
+    }
+
+    /// What colora writes for other programs it reads itself, label by label.
+    #[test]
+    fn every_label_is_read_again() {
+        let request = Request {
+            prompt: "x".into(),
+            width: Some(64),
+            height: Some(72),
+            steps: Some(9),
+            guidance_scale: Some(6.5),
+            guidance_interval: "0.1..0.75".parse().ok(),
+            reuse: 3,
+            merge_tokens: 0.25,
+            clip_skip: Some(2),
+            ..Request::default()
+        };
+        for (sampler, schedule) in
+            Sampler::ALL.iter().flat_map(|a| Schedule::ALL.iter().map(|b| (*a, *b)))
+        {
+            let request =
+                Request { sampler: Some(sampler), schedule: Some(schedule), ..request.clone() };
+            let plan = request.plan(&Defaults::default(), 7).unwrap();
+            let found = lines(&plan.parameters(0, "m").render());
+            assert_eq!(found.ignored, [""; 0]);
+            for (field, label) in fields::labelled() {
+                let written = field.labelled(label, &plan.request_for(0));
+                assert!(written.is_some(), "{} needs a value in this test", label.name);
+                assert_eq!(field.labelled(label, &found.request), written, "{}", label.name);
+            }
+        }
     }
 
     /// Seven settings were known to change a picture, and every other one was taken as harmless.

@@ -4,15 +4,16 @@
 
 use super::merge::Args;
 use super::open;
+use crate::app::SCHEMA;
 use crate::app::base::Base;
-use crate::app::{SCHEMA, Setup};
 use crate::atomic_file::{Together, put};
+use crate::cli::setup;
 use crate::cli::style::{Talk, result_json, result_path};
 use crate::error::{Error, Result};
 use crate::family::{ModelParts, held_files};
 use crate::input;
 use crate::lora::write::{CheckpointOptions, FileDtype, Metadata, check_free, checkpoint_among};
-use crate::lora::{Apply, Method, Overlay};
+use crate::lora::{Apply, Overlay};
 use crate::sampling::PredictionKind;
 use crate::starter;
 use crate::weights::Placement;
@@ -39,8 +40,10 @@ const PARTS: [&str; 10] = [
 /// Words in CLIP's vocabulary, which single files leave out.
 const CLIP_WORDS: usize = 49408;
 
-/// Writes the model of `args` with its LoRAs, put together by `method`.
-pub(super) fn run(args: &Args, setup: &Setup, method: Method, talk: Talk) -> anyhow::Result<()> {
+/// Writes the model of `args` with its LoRAs in it.
+pub(super) fn run(args: &Args, talk: Talk) -> anyhow::Result<()> {
+    let method = args.mix(args.law()?)?;
+    let setup = setup()?;
     check_free(&args.output, args.force)?;
     let folder = args.output.with_extension("config");
     let mut both = Together::beside(&args.output, args.force)?;
@@ -48,7 +51,7 @@ pub(super) fn run(args: &Args, setup: &Setup, method: Method, talk: Talk) -> any
     both.check(&folder, true)?;
     check_settings(&folder)?;
     let cancel = open::cancel()?;
-    let base = open::base(setup, args.model.as_deref(), talk, &cancel)?;
+    let base = open::base(&setup, args.model.as_deref(), talk, &cancel)?;
     let precision = args.dtype.unwrap_or(own_precision(base.parts()?));
     let dtype = match precision {
         FileDtype::F32 => DType::F32,
@@ -58,7 +61,7 @@ pub(super) fn run(args: &Args, setup: &Setup, method: Method, talk: Talk) -> any
     // Merged weights lie in memory in the type in which they are written.
     let base = base.read_as(dtype);
     let parts = base.parts()?;
-    let stack = args.stack(setup, &base, method, talk)?;
+    let stack = args.stack(&setup, &base, method, talk)?;
     let words = stack.words().used.len();
     if words > 0 {
         talk.say(&format!(

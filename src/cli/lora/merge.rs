@@ -1,6 +1,6 @@
 //! `colora lora merge`.
 
-use super::{checkpoint, open};
+use super::open;
 use crate::app::base::Base;
 use crate::app::{SCHEMA, Setup};
 use crate::cli::flags::lossy;
@@ -50,7 +50,7 @@ pub(super) struct Args {
     seed: Option<u64>,
     /// Write the whole model with the LoRAs in it
     #[arg(long)]
-    checkpoint: bool,
+    pub(super) checkpoint: bool,
     /// Float type: f32, f16 or bf16 [default: f32, with --checkpoint the model's own]
     #[arg(long, value_name = "TYPE")]
     pub(super) dtype: Option<FileDtype>,
@@ -69,9 +69,6 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
     let law = args.law()?;
     let setup = setup()?;
-    if args.checkpoint {
-        return checkpoint::run(args, &setup, args.mix(law)?, talk);
-    }
     let cancel = open::cancel()?;
     let base = open::base(&setup, args.model.as_deref(), talk, &cancel)?;
     let stack = args.stack(&setup, &base, Method::Sum, talk)?;
@@ -97,7 +94,7 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
 }
 
 impl Args {
-    fn law(&self) -> Result<Law, Error> {
+    pub(super) fn law(&self) -> Result<Law, Error> {
         self.check_numbers()?;
         let reduced = self.rank.is_some() || self.clamp.is_some();
         let name = self.method.as_deref().unwrap_or(if reduced { "svd" } else { "cat" });
@@ -161,7 +158,7 @@ impl Args {
     }
 
     /// How adapters reach the weights of a whole model.
-    fn mix(&self, law: Law) -> Result<Method, Error> {
+    pub(super) fn mix(&self, law: Law) -> Result<Method, Error> {
         match law {
             Law::Cat => Ok(Method::Sum),
             Law::Svd { mix, rank: None, clamp: None } if mix != Method::Sum && !mix.is_apart() => {
