@@ -9,6 +9,7 @@ use super::choice::ModelChoice;
 use crate::error::{Error, Result};
 use crate::pipeline::fields::{FIELDS, check_type};
 use crate::pipeline::{DTypeChoice, DeviceChoice, Request};
+use crate::store::STARTER;
 use crate::suggest::did_you_mean;
 use crate::weights::Quantisation;
 use serde::de::Error as _;
@@ -66,15 +67,20 @@ impl Job {
         Ok(Self { model, vae, dtype, quantize, device, request: request(map)? })
     }
 
+    /// The name of the model.
+    pub fn model_name(&self) -> &str {
+        self.model.as_deref().filter(|name| !name.is_empty()).unwrap_or(STARTER)
+    }
+
     /// The values of all keys that are not left open.
     ///
     /// # Errors
     /// [`Error::Internal`] when the request is no JSON, which no request is.
     pub fn to_map(&self) -> Result<Map<String, Value>> {
         let internal = |error| Error::Internal(format!("a request: {error}"));
-        let ModelChoice { model, vae, quantize, dtype } = self.choice();
+        let ModelChoice { vae, quantize, dtype, .. } = self.choice();
         let device = self.device.map(|device| device.to_string());
-        let words = [model, vae, dtype, quantize, device];
+        let words = [self.model.clone(), vae, dtype, quantize, device];
         let words = MODEL_KEYS.iter().zip(words);
         let mut map: Map<String, Value> =
             words.filter_map(|(key, word)| Some(((*key).to_owned(), word?.into()))).collect();
@@ -84,10 +90,10 @@ impl Job {
         Ok(map)
     }
 
-    /// Model, VAE and number types as words, as they stand in records.
+    /// Model, VAE and number types as words, as they stand in records; the starter by its name.
     pub fn choice(&self) -> ModelChoice {
         ModelChoice {
-            model: self.model.clone(),
+            model: Some(self.model_name().to_owned()),
             vae: self.vae.clone(),
             quantize: self.quantize.map(|kind| kind.to_string()),
             dtype: self.dtype.map(|kind| kind.to_string()),

@@ -44,7 +44,7 @@ pub use event::{Event, Observer, Saved, Unobserved};
 pub use job::Job;
 pub use open::{ModelKey, Pool, open_found};
 pub use reach::{Way, What};
-pub use run::{Prepared, Work, check, prepare, random_seed, run};
+pub use run::{Prepared, Work, check, prepare, run};
 pub use save::{SaveOptions, Target};
 pub use settings::{Layers, Origin};
 pub use setup::Setup;

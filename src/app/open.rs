@@ -7,7 +7,7 @@ use super::shelf::StoreResolver;
 use crate::error::{Error, Result};
 use crate::lora::{LoraRef, ReadOptions};
 use crate::pipeline::{Cancel, DTypeChoice, DeviceChoice, Memory, Options, Pipeline};
-use crate::store::{Model, Progress, STARTER, Store, actual};
+use crate::store::{Model, Progress, Store, actual};
 use crate::weights::Quantisation;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -34,7 +34,7 @@ impl From<&Job> for ModelKey {
 }
 
 /// A pipeline, or the place of one that is being opened.
-type Slot = Arc<Mutex<Option<Arc<Pipeline>>>>;
+type Slot = Arc<Mutex<Option<Pipeline>>>;
 
 /// Opens pipelines over a store, and keeps the last ones.
 ///
@@ -45,6 +45,7 @@ pub struct Pool {
     resolver: Arc<StoreResolver>,
     limit: usize,
     memory: Memory,
+    batch: usize,
     reading: ReadOptions,
     /// The last used one at the end.
     slots: Mutex<Vec<(ModelKey, Slot)>>,
@@ -63,6 +64,7 @@ impl Pool {
             store,
             limit: 1,
             memory: Memory::default(),
+            batch: 1,
             reading: ReadOptions::default(),
             slots: Mutex::default(),
         }
@@ -79,6 +81,13 @@ impl Pool {
     #[must_use]
     pub fn memory(mut self, memory: Memory) -> Self {
         self.memory = memory;
+        self
+    }
+
+    /// How many images of a plan are evaluated at once; as [`Options::batch`].
+    #[must_use]
+    pub fn batch(mut self, images: usize) -> Self {
+        self.batch = images;
         self
     }
 
@@ -106,21 +115,15 @@ impl Pool {
     ///
     /// # Errors
     /// What finding and opening the model gives.
-    pub fn open(
-        &self,
-        job: &Job,
-        cancel: &Cancel,
-        progress: Progress<'_>,
-    ) -> Result<Arc<Pipeline>> {
+    pub fn open(&self, job: &Job, cancel: &Cancel, progress: Progress<'_>) -> Result<Pipeline> {
         let key = ModelKey::from(job);
         let slot = self.slot(&key);
         let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pipeline) = &*slot {
             return Ok(pipeline.clone());
         }
-        let name = key.model.as_deref().filter(|name| !name.is_empty()).unwrap_or(STARTER);
-        let model = self.store.resolve(name, cancel, progress)?;
-        let pipeline = Arc::new(open_found(self.options(&key), model)?);
+        let model = self.store.resolve(job.model_name(), cancel, progress)?;
+        let pipeline = open_found(self.options(&key), model)?;
         *slot = Some(pipeline.clone());
         Ok(pipeline)
     }
@@ -129,7 +132,8 @@ impl Pool {
     pub fn options(&self, key: &ModelKey) -> Options {
         let options = Pipeline::options().device(key.device.unwrap_or_default()).dtype(key.dtype);
         let options = options.quantize(key.quantize).vae(key.vae.as_ref().map(actual));
-        options.memory(self.memory).shelf(self.resolver.clone()).reading(self.reading)
+        let options = options.memory(self.memory).batch(self.batch).reading(self.reading);
+        options.shelf(self.resolver.clone())
     }
 
     /// The place of a key, and now the last used one; the first goes when there are too many.
@@ -163,6 +167,10 @@ mod tests {
         Job { dtype, device: Some(DeviceChoice::Cpu), ..Job::default() }
     }
 
+    fn same(a: &Pipeline, b: &Pipeline) -> bool {
+        Arc::ptr_eq(&a.weights(), &b.weights())
+    }
+
     #[test]
     fn jobs_with_one_model_share_its_pipeline() {
         let folder = tempfile::tempdir().unwrap();
@@ -171,15 +179,15 @@ mod tests {
         let pool = Pool::new(store);
         let open = |job: &Job| pool.open(job, &Cancel::new(), &|_| ()).unwrap();
         let first = open(&job(None));
-        assert!(Arc::ptr_eq(&first, &open(&job(None))));
+        assert!(same(&first, &open(&job(None))));
         let other = open(&job(Some(DTypeChoice::Bf16)));
-        assert!(!Arc::ptr_eq(&first, &other));
-        assert!(!Arc::ptr_eq(&first, &open(&job(None))), "one is kept");
+        assert!(!same(&first, &other));
+        assert!(!same(&first, &open(&job(None))), "one is kept");
         let pool = pool.limit(2);
         let open = |job: &Job| pool.open(job, &Cancel::new(), &|_| ()).unwrap();
         let first = open(&job(None));
         open(&job(Some(DTypeChoice::Bf16)));
-        assert!(Arc::ptr_eq(&first, &open(&job(None))), "two are kept");
+        assert!(same(&first, &open(&job(None))), "two are kept");
         let missing = Job { model: Some("nowhere".into()), ..Job::default() };
         assert!(pool.open(&missing, &Cancel::new(), &|_| ()).is_err());
     }

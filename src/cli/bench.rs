@@ -14,7 +14,7 @@ use crate::pipeline::{
 };
 use crate::sampling::{Sampler, Schedule};
 use crate::size::ImageSize;
-use crate::store::{Model, STARTER};
+use crate::store::Model;
 use crate::weights::{Instructions, Precision};
 use anyhow::Result;
 use candle_core::DeviceLocation;
@@ -201,8 +201,7 @@ impl Bench<'_> {
     fn run(&self, repeat: usize) -> Result<Report> {
         let request = &self.job.request;
         let transfer = |transfer: &_| self.progress.transfer(transfer);
-        let name = self.job.model.as_deref().filter(|name| !name.is_empty()).unwrap_or(STARTER);
-        let found = self.pool.store().resolve(name, self.cancel, &transfer)?;
+        let found = self.pool.store().resolve(self.job.model_name(), self.cancel, &transfer)?;
         let options = || self.pool.options(&ModelKey::from(self.job));
         self.pool.fetch(&request.loras, &transfer)?;
         // Mistakes are found before anything is measured.

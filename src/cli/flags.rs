@@ -82,6 +82,10 @@ pub(crate) struct Flags {
     /// same pixels with half the memory, slower
     #[arg(long, help_heading = "Machine")]
     pub(crate) low_memory: bool,
+    /// How many pictures are evaluated at once: faster on a GPU, with more memory; the same pictures
+    /// [default: 1]
+    #[arg(long, value_name = "N", help_heading = "Machine")]
+    pub(crate) batch_size: Option<usize>,
     /// A VAE to use instead of the model's own
     #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath, help_heading = "Machine")]
     pub(crate) vae: Option<PathBuf>,

@@ -76,6 +76,9 @@ fn draw(
         output::check(flags, &save, &job.request)?;
         app::check(job, &save)?;
     }
+    if flags.batch_size == Some(0) {
+        return Err(Error::bad_request("batch_size", 0, "at least 1 is needed").into());
+    }
     if let Some(set) = flags.cpu {
         set.limit()?;
     }
@@ -85,6 +88,7 @@ fn draw(
     // One request is all that this process serves.
     let memory = if flags.low_memory { Memory::Low } else { Memory::Save };
     let pool = Pool::cancelled_by(setup.store.clone(), &cancel).reading(reading).memory(memory);
+    let pool = pool.batch(flags.batch_size.unwrap_or(1));
     let progress = Progress::new(flags.progress, talk, flags.json);
     let speaker =
         Speaker { progress: &progress, form: Form::of(flags), talk, failure: RefCell::default() };

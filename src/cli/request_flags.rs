@@ -4,9 +4,13 @@
 
 use crate::error::Error;
 use crate::pipeline::fields::{FIELDS, Field, Flag};
-use clap::builder::{OsStringValueParser, PossibleValuesParser, TypedValueParser, ValueParser};
+use clap::builder::{
+    OsStringValueParser, PossibleValue, PossibleValuesParser, TypedValueParser, ValueParser,
+};
+use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint};
 use serde_json::{Map, Value};
+use std::ffi::OsStr;
 
 /// The values of the fields that flags set, as JSON in the form of a request; null opens a field.
 #[derive(Debug, Clone, Default)]
@@ -119,7 +123,36 @@ fn parser(field: &'static Field) -> ValueParser {
         let text = OsStringValueParser::new().map(|text| text.to_string_lossy().into_owned());
         return ValueParser::new(text.try_map(read));
     }
-    ValueParser::new(PossibleValuesParser::new(names).try_map(read))
+    ValueParser::new(Choice { field, names })
+}
+
+/// Reads a choice in any spelling that its row accepts; help texts and errors list its own names.
+#[derive(Clone)]
+struct Choice {
+    field: &'static Field,
+    names: Vec<&'static str>,
+}
+
+impl TypedValueParser for Choice {
+    type Value = Value;
+
+    fn parse_ref(
+        &self,
+        command: &Command,
+        argument: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<Value, clap::Error> {
+        if let Some(Ok(read)) = value.to_str().map(|text| self.field.value(text)) {
+            return Ok(read);
+        }
+        let names = PossibleValuesParser::new(self.names.clone());
+        let name = names.parse_ref(command, argument, value)?;
+        self.field.value(&name).map_err(|_| clap::Error::new(ErrorKind::InvalidValue))
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(self.names.iter().copied().map(PossibleValue::new)))
+    }
 }
 
 /// The value of a flag that was given, of a list all values.

@@ -16,6 +16,8 @@ pub(crate) mod cuda;
 mod measure;
 mod memory;
 mod product;
+#[cfg(not(feature = "cuda"))]
+mod recording;
 mod rounding;
 mod token_merging;
 mod weight;
@@ -25,6 +27,8 @@ pub(crate) use activation::gelu::{Gelu, activated};
 pub(crate) use activation::norm::{Affine, GroupNorm, layer_norm};
 pub(crate) use activation::operand::{Border, Operand, Prologue};
 pub(crate) use attention::{Heads, attention};
+#[cfg(feature = "cuda")]
+pub(crate) use cuda::{Mark, Recording, Session, working};
 pub(crate) use measure::counters::done as work_done;
 pub use measure::counters::{KernelKind, Work};
 pub use measure::roofline::Ceilings;
@@ -37,6 +41,8 @@ pub(crate) use product::multiply::{
 };
 pub(crate) use product::upsample::Upsampled;
 pub(crate) use product::winograd;
+#[cfg(not(feature = "cuda"))]
+pub(crate) use recording::{Mark, Recording, Session, working};
 pub(crate) use rounding::Rounding;
 pub use simd::precision::Precision;
 pub use simd::processor::Instructions;

@@ -14,4 +14,5 @@ pub use clip::{ClipOutput, ClipTower};
 pub use config::{ClipConfig, PerBlock, TinyVaeConfig, UNetConfig, VaeConfig};
 pub use taesd::TinyVae;
 pub use unet::{AddedCondition, DeepFeatures, UNet, UNetInput};
+pub(crate) use unet::{InputKind, OwnedInput};
 pub use vae::{Moments, Tiling, Vae};

@@ -315,7 +315,7 @@ pub const FIELDS: &[Field] = &[
         label: Some(Label {
             name: "Sampler",
             place: 2,
-            write: Some(|r| r.sampler.map(|sampler| sampler_label(sampler).to_owned())),
+            write: Some(|r| r.sampler.map(|sampler| sampler.spec().label.to_owned())),
             ..LABEL
         }),
         setting: Some(Setting { example: "\"dpmpp-2m\"", remark: "" }),
@@ -337,7 +337,7 @@ pub const FIELDS: &[Field] = &[
         label: Some(Label {
             name: "Schedule type",
             place: 3,
-            write: Some(|r| r.schedule.map(|schedule| schedule_label(schedule).to_owned())),
+            write: Some(|r| r.schedule.map(|schedule| schedule.spec().label.to_owned())),
             ..LABEL
         }),
         setting: Some(Setting { example: "\"karras\"", remark: "" }),
@@ -569,24 +569,6 @@ impl Field {
             }
         }
         Ok(())
-    }
-}
-
-/// What AUTOMATIC1111's web interface calls a sampler.
-pub fn sampler_label(sampler: Sampler) -> &'static str {
-    match sampler {
-        Sampler::Euler => "Euler",
-        Sampler::Ddim => "DDIM",
-        Sampler::DpmPp2m => "DPM++ 2M",
-    }
-}
-
-/// What AUTOMATIC1111's web interface calls a schedule.
-pub fn schedule_label(schedule: Schedule) -> &'static str {
-    match schedule {
-        Schedule::Discrete => "Automatic",
-        Schedule::Karras => "Karras",
-        Schedule::Exponential => "Exponential",
     }
 }
 

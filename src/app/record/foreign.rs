@@ -6,7 +6,7 @@ use super::data::ImageRecord;
 use super::labels::{Layout, ours, unfollowed};
 use crate::picture::Parameters;
 use crate::pipeline::Request;
-use crate::pipeline::fields::{self, sampler_label, schedule_label};
+use crate::pipeline::fields;
 use crate::prompt::{extract_tags, foreign_syntax};
 use crate::sampling::{Sampler, Schedule};
 use serde_json::{Map, Value};
@@ -67,19 +67,20 @@ fn syntax(text: &str, tagged: bool) -> Vec<String> {
 /// Sampler and schedule, which older programs wrote as one name (`DPM++ 2M Karras`).
 fn integrator(parameters: &Parameters) -> (Option<Sampler>, Option<Schedule>, Option<String>) {
     let Some(name) = parameters.get("Sampler") else { return (None, None, None) };
-    let (base, suffix) = match name.strip_suffix(" Karras") {
-        Some(base) => (base, Some("Karras")),
+    let joined = |schedule: Schedule| {
+        let label = schedule.spec().label;
+        Some((name.strip_suffix(label)?.strip_suffix(' ')?, label))
+    };
+    let (base, suffix) = match Schedule::ALL.into_iter().find_map(joined) {
+        Some((base, label)) => (base, Some(label)),
         None => (name, None),
     };
-    let sampler = Sampler::ALL.into_iter().find(|sampler| sampler_label(*sampler) == base);
+    let sampler = Sampler::from_label(base);
     let written = suffix.or(parameters.get("Schedule type")).unwrap_or("Uniform");
-    let schedule = match written {
+    let schedule = match (written, sampler) {
         // What that program chooses by itself for this sampler.
-        "Automatic" if !ours(parameters) && sampler == Some(Sampler::DpmPp2m) => {
-            Some(Schedule::Karras)
-        }
-        "Uniform" | "Normal" => Some(Schedule::Discrete),
-        written => Schedule::ALL.into_iter().find(|known| schedule_label(*known) == written),
+        ("Automatic", Some(sampler)) if !ours(parameters) => Some(sampler.spec().automatic),
+        _ => Schedule::from_label(written),
     };
     let known = sampler.is_some() && schedule.is_some();
     (sampler, schedule, (!known).then(|| format!("{name}, {written}")))

@@ -2,46 +2,21 @@
 //! model's own config: diffusers' UNet2DConditionModel 0.42.
 
 mod blocks;
+mod input;
 pub(crate) mod resnet;
 mod transformer;
 
+pub use input::{AddedCondition, UNetInput};
+pub(crate) use input::{InputKind, OwnedInput};
+
 use super::config::UNetConfig;
 use super::part::{Origin, built};
-use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::nn::{Conv2d, ConvFusion, Feature, Geometry, GroupNorm, Linear, TimeMlp, sinusoid};
 use crate::weights::{Products, Scope, WeightSource};
 use blocks::{Context, Down, Mid, Up};
 use candle_core::Tensor;
 use std::sync::Arc;
-
-/// SDXL's conditions beside the text features.
-#[derive(Debug, Clone)]
-pub struct AddedCondition {
-    /// Pooled text, `[B, P]`.
-    pub pooled: Tensor,
-    /// Sizes and crops in pixels (base) or with the aesthetic score (refiner): `[B, 6]` or `[B, 5]`.
-    pub micro: Tensor,
-}
-
-/// What a forward pass needs.
-#[derive(Debug, Clone, Copy)]
-pub struct UNetInput<'a> {
-    /// Latents in variance-preserving scale, `[B, Cin, h, w]`.
-    pub latents: &'a Tensor,
-    /// Training timesteps, one per sample: `[B]`, f32.
-    pub timesteps: &'a Tensor,
-    /// Text features, `[B, T, D]`.
-    pub context: &'a Tensor,
-    /// SDXL's added conditions.
-    pub added: Option<&'a AddedCondition>,
-    /// Embedded guidance weight of LCM-distilled networks, `[B, time_cond_proj_dim]`.
-    pub guidance: Option<&'a Tensor>,
-    /// Which part of the tokens of the finest self-attention is merged with others like them; 0 = none.
-    pub merge_tokens: f64,
-    /// What stops the evaluation between two layers with [`Error::Cancelled`].
-    pub cancel: Option<&'a Cancel>,
-}
 
 /// What the deeper layers of a full evaluation gave, for evaluations of the finest layers alone. Cloning
 /// shares.
