@@ -91,7 +91,11 @@ fn split(error: &Error, flags: &[String]) -> (String, Option<String>) {
 /// The flag that sets a field of a request, or another value that a verb of ours refuses so.
 fn flag(field: &'static str) -> Option<&'static str> {
     let row = fields::field(field).and_then(|field| field.flag);
-    row.map(|flag| flag.long).or(["weight", "threshold"].contains(&field).then_some(field))
+    row.map(|flag| flag.long).or(match field {
+        "batch_size" => Some("batch-size"),
+        "weight" | "threshold" => Some(field),
+        _ => None,
+    })
 }
 
 #[cfg(test)]
