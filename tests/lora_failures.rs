@@ -10,7 +10,7 @@ use colora::family::ModelParts;
 use colora::lora::{
     AdapterFile, Apply, Dictionary, Lora, LoraStack, Overlay, ReadOptions, StackEntry, Strength,
 };
-use colora::weights::{MemorySource, Placement, Site, Weight, WeightSource};
+use colora::weights::{Component, MemorySource, Placement, Site, Weight, WeightSource};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -304,7 +304,7 @@ fn unmatched_keys_come_with_their_reasons() {
 fn without_a_text_encoder_the_unet_part_loads_and_says_so() {
     let whole = base("sd15");
     let mut unet = MemorySource::new(Placement::default());
-    for site in whole.source.sites().into_iter().filter(|s| s.component() == "unet") {
+    for site in whole.source.sites().into_iter().filter(|s| s.component() == Component::UNet) {
         let shape = whole.source.shape(&site).unwrap();
         let Weight::Dense(weight) = whole.source.get(&site, &shape).unwrap() else {
             unreachable!()

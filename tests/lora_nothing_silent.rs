@@ -87,8 +87,8 @@ fn outcome(bytes: Vec<u8>, base: &Base, options: ReadOptions) -> Result<Outcome,
     let lora = Arc::new(Lora::resolve(file, &base.dictionary, options)?);
     let mut words = BTreeMap::new();
     for word in lora.inversions() {
-        for component in word.components().map(str::to_owned).collect::<Vec<_>>() {
-            let (values, _) = word.vectors(&component)?.unwrap();
+        for component in word.components() {
+            let (values, _) = word.vectors(component)?.unwrap();
             let bits = values.into_iter().map(f32::to_bits).collect();
             words.insert(format!("{} {component}", word.token), bits);
         }

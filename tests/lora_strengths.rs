@@ -4,13 +4,14 @@
 
 mod support;
 
+use candle_core::DType;
 use colora::family::ModelParts;
 use colora::lora::{
     AdapterFile, Apply, Dictionary, Lora, LoraStack, Overlay, ReadOptions, StackEntry, Strength,
 };
 use colora::models::UNet;
 use colora::weights::{
-    Arrangement, Packed, Placement, Precision, Products, Resident, Scope, Site, Weight,
+    Arrangement, Component, Packed, Placement, Precision, Products, Resident, Scope, Site, Weight,
     WeightSource,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -210,10 +211,6 @@ impl WeightSource for Counting {
         self.resident.get(site, shape)
     }
 
-    fn read_f32(&self, site: &Site, first: usize, out: &mut [f32]) -> colora::Result<()> {
-        self.file.read_f32(site, first, out)
-    }
-
     fn shape(&self, site: &Site) -> Option<Vec<usize>> {
         self.file.shape(site)
     }
@@ -222,16 +219,12 @@ impl WeightSource for Counting {
         self.file.sites()
     }
 
-    fn device(&self) -> &candle_core::Device {
-        self.file.device()
+    fn placement(&self) -> &Placement {
+        self.file.placement()
     }
 
-    fn dtype(&self, component: &str) -> candle_core::DType {
-        self.file.dtype(component)
-    }
-
-    fn products(&self, _: &str) -> Products {
-        Products::Packed(Precision::F32)
+    fn beneath(&self, _: &Site) -> Option<&dyn WeightSource> {
+        Some(&*self.file)
     }
 
     fn pack(
@@ -271,9 +264,10 @@ fn a_strength_that_changes_beside_the_weights_packs_nothing() {
         let strength: Strength = strength.parse().unwrap();
         let stack = LoraStack::new(vec![StackEntry { lora: world.lora.clone(), strength }]);
         let source: Arc<dyn WeightSource> = counting.clone();
-        let overlay =
-            Overlay::compose(source, &world.dictionary, &stack, apply, |part| part == "unet")
-                .unwrap();
+        let overlay = Overlay::compose(source, &world.dictionary, &stack, apply, |part| {
+            part == Component::UNet
+        })
+        .unwrap();
         UNet::new(&Scope::new(&overlay, "unet"), &parts.unet).unwrap()
     };
     let base = UNet::new(&Scope::new(&*counting, "unet"), &parts.unet).unwrap();
@@ -291,4 +285,34 @@ fn a_strength_that_changes_beside_the_weights_packs_nothing() {
     let _merged = build("0.3", Apply::Merge);
     assert!(counting.taken() > 20);
     drop(base);
+}
+
+/// Copies of a model in f16 were merged from rounded numbers where an adapter lay between.
+#[test]
+fn what_no_adapter_changes_is_read_as_the_base_reads_it() {
+    let placement =
+        Placement { dtype: DType::F16, products: Products::Plain, ..Placement::default() };
+    let base: Arc<dyn WeightSource> =
+        ModelParts::open(&support::golden("sd15"), placement, None).unwrap().source;
+    let world = World::new("sd15");
+    let strength = "0.8".parse().unwrap();
+    let stack = LoraStack::new(vec![StackEntry { lora: world.lora.clone(), strength }]);
+    for apply in [Apply::Merge, Apply::Bypass] {
+        let overlay =
+            Overlay::compose(base.clone(), &world.dictionary, &stack, apply, |_| true).unwrap();
+        let changed: BTreeSet<&Site> = overlay.changed_sites().collect();
+        let (mut sites, mut rounded) = (0, 0);
+        for site in base.sites() {
+            if changed.contains(&site) && overlay.branches(&site).is_empty() {
+                continue;
+            }
+            let shape = base.shape(&site).unwrap();
+            let stored = base.get_f32(&site, &shape).unwrap();
+            assert_eq!(overlay.get_f32(&site, &shape).unwrap(), stored, "{site}");
+            assert_eq!(overlay.is_exact(&site), base.is_exact(&site), "{site}");
+            rounded += stored.iter().filter(|v| half::f16::from_f32(**v).to_f32() != **v).count();
+            sites += 1;
+        }
+        assert!(sites > 100 && rounded > 1000, "{sites} sites, {rounded} numbers beyond f16");
+    }
 }

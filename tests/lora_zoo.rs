@@ -10,7 +10,7 @@ use colora::family::ModelParts;
 use colora::lora::{
     AdapterFile, Apply, Dictionary, Lora, LoraStack, Overlay, ReadOptions, StackEntry, Strength,
 };
-use colora::weights::{Placement, Site, WeightSource};
+use colora::weights::{Component, Placement, Site, WeightSource};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -197,7 +197,8 @@ fn check_words(
     }
     for word in lora.inversions() {
         for (component, count) in words[&word.token].as_object().unwrap() {
-            let (vectors, rows) = word.vectors(component).unwrap().ok_or("no vectors")?;
+            let encoder = Component::named(component).unwrap();
+            let (vectors, rows) = word.vectors(encoder).unwrap().ok_or("no vectors")?;
             let golden = &all[&format!("{name}/embedding.{}.{component}", word.token)];
             if rows as u64 != count.as_u64().unwrap() || distance(&vectors, &flat(golden)) > 0.0 {
                 return Err(format!("the vectors of {} differ", word.token));

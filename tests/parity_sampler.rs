@@ -278,7 +278,7 @@ fn every_key_of_diffusers_is_followed_or_refused() {
             continue;
         }
         with.validate().unwrap_or_else(|e| panic!("{key} = {value}: {e}"));
-        for sampler in Sampler::ALL {
+        for &sampler in ALL {
             let what = format!("{key} = {value}, {sampler}");
             match deed {
                 Deed::RefusedByDpm if sampler == Sampler::DpmPp2m => {

@@ -14,9 +14,6 @@ use candle_core::DType;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// The families whose standard models are tried on a LoRA of unknown family.
-const STANDARD: [Family; 4] = [Family::Sd1, Family::Sd2, Family::Sdxl, Family::SdxlRefiner];
-
 /// A base with the names of its modules.
 #[derive(Debug)]
 pub struct Base {
@@ -108,7 +105,7 @@ impl Base {
         }
         let mut best: Option<(Self, Lora)> = None;
         let mut reason: Option<Error> = None;
-        let candidates = STANDARD.into_iter().map(Self::standard);
+        let candidates = Family::ALL.into_iter().map(Self::standard);
         for base in candidates.chain(std::iter::once_with(|| open(STARTER))) {
             let base = base?;
             match Lora::resolve(file.clone(), &base.names, options) {

@@ -5,8 +5,8 @@
 
 use super::Family;
 use crate::error::{Error, Result};
-use crate::models::{ClipConfig, ClipTower, PerBlock, UNet, UNetConfig};
-use crate::weights::{Scope, Site, Weight, WeightSource};
+use crate::models::{ClipTower, UNet};
+use crate::weights::{Component, Placement, Scope, Site, Weight, WeightSource};
 use candle_core::{DType, Device, Tensor};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -30,9 +30,9 @@ impl Blueprint {
     /// Never, as long as the networks can be built from their standard configs.
     pub fn of(family: Family) -> Result<Self> {
         let shapes = Self::asked(|recorder| {
-            UNet::new(&Scope::new(recorder, "unet"), &unet(family))?;
-            for (component, config) in family.text_components().iter().zip(towers(family)) {
-                ClipTower::new(&Scope::new(recorder, component), &config)?;
+            UNet::new(&Scope::new(recorder, Component::UNet), &(family.spec().unet)())?;
+            for tower in family.spec().towers {
+                ClipTower::new(&Scope::new(recorder, tower.component), &tower.config())?;
             }
             Ok(())
         })?;
@@ -46,78 +46,6 @@ impl Blueprint {
         let recorder = Recorder::default();
         build(&recorder)?;
         Ok(recorder.asked.into_inner().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-/// The UNet of the standard model of a family.
-pub(super) fn unet(family: Family) -> UNetConfig {
-    let strings = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-    let sd1 = UNetConfig { cross_attention_dim: PerBlock::All(768), ..UNetConfig::default() };
-    let cross = |width: usize, widths: &[usize]| UNetConfig {
-        cross_attention_dim: PerBlock::All(width),
-        use_linear_projection: true,
-        attention_head_dim: PerBlock::Each(widths.iter().map(|width| width / 64).collect()),
-        block_out_channels: widths.to_vec(),
-        ..UNetConfig::default()
-    };
-    let xl = |config: UNetConfig, inputs: usize| UNetConfig {
-        addition_embed_type: Some("text_time".into()),
-        addition_time_embed_dim: Some(256),
-        projection_class_embeddings_input_dim: Some(inputs),
-        ..config
-    };
-    let depths = |depths: &[usize]| {
-        PerBlock::Each(depths.iter().map(|depth| PerBlock::All(*depth)).collect())
-    };
-    match family {
-        Family::Sd1 => sd1,
-        Family::Sd2 => cross(1024, &[320, 640, 1280, 1280]),
-        Family::Sdxl => UNetConfig {
-            down_block_types: strings(&[
-                "DownBlock2D",
-                "CrossAttnDownBlock2D",
-                "CrossAttnDownBlock2D",
-            ]),
-            up_block_types: strings(&["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"]),
-            transformer_layers_per_block: depths(&[1, 2, 10]),
-            ..xl(cross(2048, &[320, 640, 1280]), 2816)
-        },
-        Family::SdxlRefiner => UNetConfig {
-            down_block_types: strings(&[
-                "DownBlock2D",
-                "CrossAttnDownBlock2D",
-                "CrossAttnDownBlock2D",
-                "DownBlock2D",
-            ]),
-            up_block_types: strings(&[
-                "UpBlock2D",
-                "CrossAttnUpBlock2D",
-                "CrossAttnUpBlock2D",
-                "UpBlock2D",
-            ]),
-            transformer_layers_per_block: depths(&[4, 4, 4, 4]),
-            ..xl(cross(1280, &[384, 768, 1536, 1536]), 2560)
-        },
-    }
-}
-
-fn towers(family: Family) -> Vec<ClipConfig> {
-    let tower = |width: usize, layers: usize, projects: bool| ClipConfig {
-        hidden_size: width,
-        intermediate_size: width * 4,
-        num_hidden_layers: layers,
-        num_attention_heads: width / 64,
-        projection_dim: width,
-        architectures: vec![
-            if projects { "CLIPTextModelWithProjection" } else { "CLIPTextModel" }.into(),
-        ],
-        ..ClipConfig::default()
-    };
-    match family {
-        Family::Sd1 => vec![tower(768, 12, false)],
-        Family::Sd2 => vec![tower(1024, 23, false)],
-        Family::Sdxl => vec![tower(768, 12, false), tower(1280, 32, true)],
-        Family::SdxlRefiner => vec![tower(1280, 32, true)],
     }
 }
 
@@ -143,12 +71,12 @@ impl WeightSource for Recorder {
         Vec::new()
     }
 
-    fn device(&self) -> &Device {
-        &Device::Cpu
+    fn placement(&self) -> &Placement {
+        Placement::plain()
     }
 
-    fn dtype(&self, _: &str) -> DType {
-        DType::F32
+    fn beneath(&self, _: &Site) -> Option<&dyn WeightSource> {
+        None
     }
 }
 
@@ -171,12 +99,12 @@ impl WeightSource for Blueprint {
         self.shapes.keys().cloned().collect()
     }
 
-    fn device(&self) -> &Device {
-        &Device::Cpu
+    fn placement(&self) -> &Placement {
+        Placement::plain()
     }
 
-    fn dtype(&self, _: &str) -> DType {
-        DType::F32
+    fn beneath(&self, _: &Site) -> Option<&dyn WeightSource> {
+        None
     }
 }
 
@@ -193,7 +121,7 @@ mod tests {
             (Family::Sdxl, 794, [72, 193]),
         ] {
             let blueprint = Blueprint::of(family).unwrap();
-            let count = |component: &str| {
+            let count = |component| {
                 let counted = blueprint.shapes.iter().filter(|(site, shape)| {
                     site.component() == component
                         && shape.len() > 1
@@ -202,8 +130,9 @@ mod tests {
                 });
                 counted.count()
             };
-            assert_eq!(count("unet"), unet, "{family}");
-            assert_eq!([count("text_encoder"), count("text_encoder_2")], towers, "{family}");
+            assert_eq!(count(Component::UNet), unet, "{family}");
+            let found = [Component::TextEncoder, Component::TextEncoder2].map(count);
+            assert_eq!(found, towers, "{family}");
         }
         assert!(Blueprint::of(Family::SdxlRefiner).is_ok());
     }

@@ -3,21 +3,24 @@
 //! Each part may be sound and come from another model; networks built of such parts stop in the middle, or draw
 //! something else.
 
-use super::blueprint::{Blueprint, unet as standard};
+use super::blueprint::Blueprint;
+use super::spec::TextTower;
 use super::{Architecture, Family};
 use crate::error::{Error, Result};
 use crate::models::{UNet, UNetConfig, Vae};
-use crate::weights::{Checkpoint, Scope, Site, WeightSource};
+use crate::weights::{Checkpoint, Component, Scope, Site, WeightSource};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// Numbers beside the text: sizes and crops, or those of the refiner with its aesthetic score.
-const SIZES: usize = 6;
+/// Numbers beside the text where the sizes end in an aesthetic score.
 const SIZES_WITH_SCORE: usize = 5;
+/// And where they do not.
+const SIZES: usize = 6;
 
-/// Width and layers of the real text towers; of OpenCLIP-H SD 2.x uses all layers but one. Towers of less than
-/// half of them are models for tests.
-const TOWERS: [(usize, &[usize]); 3] = [(768, &[12]), (1024, &[23, 24]), (1280, &[32])];
+/// The real text encoder of `width`; towers of less than half of its layers are models for tests.
+fn real_tower(width: usize) -> Option<&'static TextTower> {
+    Family::ALL.into_iter().flat_map(|family| family.spec().towers).find(|t| t.width == width)
+}
 
 /// Where the configs of a model lie.
 #[derive(Debug, Clone, Copy)]
@@ -30,9 +33,9 @@ pub(super) enum ConfigPlace<'a> {
 
 impl ConfigPlace<'_> {
     /// The file that says what `part` is.
-    fn of(self, part: &str) -> PathBuf {
+    fn of(self, part: Component) -> PathBuf {
         match self {
-            ConfigPlace::Folder(root) => root.join(part).join("config.json"),
+            ConfigPlace::Folder(root) => root.join(part.name()).join("config.json"),
             ConfigPlace::File(path) => path.to_path_buf(),
         }
     }
@@ -49,7 +52,7 @@ pub(super) fn configs(architecture: &Architecture, place: ConfigPlace<'_>) -> Re
         let found = unet.cross_attention_dim.of(level).unwrap_or(0);
         if found != width {
             return Err(Error::WrongFamily {
-                path: place.of("unet"),
+                path: place.of(Component::UNet),
                 expected: format!("one for width {width}, which the text encoders have"),
                 found: format!("a UNet for text features of width {found}"),
             });
@@ -57,7 +60,7 @@ pub(super) fn configs(architecture: &Architecture, place: ConfigPlace<'_>) -> Re
     }
     if unet.out_channels != vae.latent_channels {
         return Err(Error::WrongFamily {
-            path: place.of("vae"),
+            path: place.of(Component::Vae),
             expected: format!("one with {}, which the UNet has", unet.out_channels),
             found: format!("a VAE with {} latent channels", vae.latent_channels),
         });
@@ -68,17 +71,17 @@ pub(super) fn configs(architecture: &Architecture, place: ConfigPlace<'_>) -> Re
 /// What the UNet takes beside the features of the text.
 fn conditions(architecture: &Architecture, place: ConfigPlace<'_>) -> Result<()> {
     let Architecture { family, unet, text, .. } = architecture;
-    if matches!(family, Family::Sd1 | Family::Sd2) {
+    if !family.spec().sizes {
         return match unet.addition_embed_type {
             None => Ok(()),
             Some(_) => Err(Error::WrongFamily {
-                path: place.of("unet"),
+                path: place.of(Component::UNet),
                 expected: format!("the UNet of an {family} model, which takes the text alone"),
                 found: "a UNet that takes sizes or a picture beside the text (SDXL, unCLIP)".into(),
             }),
         };
     }
-    for (component, tower) in family.text_components().iter().zip(text) {
+    for (component, tower) in family.text_components().into_iter().zip(text) {
         if tower.num_hidden_layers < 2 {
             let why = "num_hidden_layers = 1: the features come from the layer before the last, which is missing";
             return Err(Error::corrupt(place.of(component), why));
@@ -89,12 +92,13 @@ fn conditions(architecture: &Architecture, place: ConfigPlace<'_>) -> Result<()>
         unet.projection_class_embeddings_input_dim,
         text.last(),
     ) else {
-        let file = place.of("unet").display().to_string();
-        return Err(lacks(file, "unet.add_embedding.linear_1.weight"));
+        let file = place.of(Component::UNet).display().to_string();
+        let site = Component::UNet.path("add_embedding.linear_1.weight");
+        return Err(lacks(file, &site));
     };
     if !tower.projects() {
         let why = "text_encoder_2 is no CLIPTextModelWithProjection, whose pooled text SDXL needs";
-        return Err(Error::corrupt(place.of("text_encoder_2"), why));
+        return Err(Error::corrupt(place.of(Component::TextEncoder2), why));
     }
     let count = if architecture.requires_aesthetics_score { SIZES_WITH_SCORE } else { SIZES };
     let pooled = tower.projection_dim;
@@ -104,7 +108,7 @@ fn conditions(architecture: &Architecture, place: ConfigPlace<'_>) -> Result<()>
     }
     let kind = if count == SIZES { "a base model" } else { "a refiner" };
     Err(Error::corrupt(
-        place.of("unet"),
+        place.of(Component::UNet),
         format!(
             "the UNet takes {found} numbers beside the text; expected {expected}: {pooled} of the pooled text and {count} times {each}, the sizes of {kind}"
         ),
@@ -116,11 +120,12 @@ fn conditions(architecture: &Architecture, place: ConfigPlace<'_>) -> Result<()>
 /// # Errors
 /// [`Error::TensorMissing`].
 pub(super) fn weights(architecture: &Architecture, source: &Checkpoint) -> Result<()> {
-    let has = |site: &str| source.shape(&Site::new(site)).is_some();
-    let projection = "text_encoder_2.text_projection.weight";
-    let sdxl = matches!(architecture.family, Family::Sdxl | Family::SdxlRefiner);
-    if sdxl && !has(projection) {
-        return Err(lacks(source.file_of("text_encoder_2"), projection));
+    let projecting = architecture.family.spec().towers.iter().filter(|tower| tower.projects);
+    for TextTower { component, .. } in projecting {
+        let projection = Site::of(*component, "text_projection.weight");
+        if source.shape(&projection).is_none() {
+            return Err(lacks(source.file_of(*component), projection.as_str()));
+        }
     }
     Ok(())
 }
@@ -134,13 +139,13 @@ pub(super) fn whole(architecture: &Architecture, source: &Checkpoint, path: &Pat
     attentions(architecture.family, &architecture.unet, path)?;
     layers(architecture, source, path)?;
     let needed = Blueprint::asked(|recorder| {
-        UNet::new(&Scope::new(recorder, "unet"), &architecture.unet)?;
-        let scope = Scope::new(recorder, "vae");
+        UNet::new(&Scope::new(recorder, Component::UNet), &architecture.unet)?;
+        let scope = Scope::new(recorder, Component::Vae);
         Vae::encoder(&scope, &architecture.vae)?;
         Vae::decoder(&scope, &architecture.vae).map(drop)
     })?;
     let unused = source.sites().into_iter().find(|site| {
-        let checked = matches!(site.component(), "unet" | "vae");
+        let checked = matches!(site.component(), Component::UNet | Component::Vae);
         checked && site.as_str().ends_with(".weight") && !needed.contains_key(site)
     });
     match unused {
@@ -162,7 +167,7 @@ fn attentions(family: Family, unet: &UNetConfig, path: &Path) -> Result<()> {
     let (down, mut up) = (listens(&unet.down_block_types), listens(&unet.up_block_types));
     up.reverse();
     let mut expected = vec![down.clone()];
-    let known = standard(family);
+    let known = (family.spec().unet)();
     if known.block_out_channels == unet.block_out_channels {
         expected.push(listens(&known.down_block_types));
     }
@@ -188,7 +193,7 @@ fn attentions(family: Family, unet: &UNetConfig, path: &Path) -> Result<()> {
 /// Text towers have all their layers: none behind a gap, and as many as the real towers of their width.
 fn layers(architecture: &Architecture, source: &Checkpoint, path: &Path) -> Result<()> {
     let sites = source.sites();
-    let components = architecture.family.text_components().iter();
+    let components = architecture.family.text_components().into_iter();
     for (component, config) in components.zip(&architecture.text) {
         let start = format!("{component}.text_model.encoder.layers.");
         let number = |site: &Site| -> Option<usize> {
@@ -196,14 +201,15 @@ fn layers(architecture: &Architecture, source: &Checkpoint, path: &Path) -> Resu
         };
         let found: BTreeSet<usize> = sites.iter().filter_map(number).collect();
         let count = found.len();
-        let known = TOWERS.iter().find(|(width, _)| *width == config.hidden_size);
+        let known = real_tower(config.hidden_size);
         let gap = (0..count).find(|layer| !found.contains(layer));
-        let short =
-            known.is_some_and(|(_, depths)| !depths.contains(&count) && 2 * count >= depths[0]);
+        let short = known.is_some_and(|tower| {
+            ![tower.layers, tower.stored_layers].contains(&count) && 2 * count >= tower.layers
+        });
         if gap.is_some() || short {
             let expected = match known {
-                Some((_, [depth, ..])) => depth.to_string(),
-                _ => found.last().map_or(0, |last| last + 1).to_string(),
+                Some(tower) => tower.layers.to_string(),
+                None => found.last().map_or(0, |last| last + 1).to_string(),
             };
             return Err(Error::corrupt(
                 path,

@@ -1,6 +1,6 @@
 //! A model as one file with a quantised UNet: see the layout in `weights::quantised`.
 
-use super::{Family, ModelParts, TOKENIZER_FILES, TokenizerSource};
+use super::{ModelParts, TOKENIZER_FILES, TokenizerSource};
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::input;
@@ -8,7 +8,7 @@ use crate::kernels::GROUP;
 use crate::lora::write::{Entry, FileDtype, Metadata, check_free, save};
 use crate::weights::blocked;
 use crate::weights::quantised::{self, Row, is_quantisable};
-use crate::weights::{Quantisation, Site, WeightSource};
+use crate::weights::{Component, Quantisation, Site, WeightSource};
 use safetensors::Dtype;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -104,12 +104,8 @@ fn files(parts: &ModelParts) -> Result<BTreeMap<String, String>> {
     fn json(value: &impl Serialize) -> Result<String> {
         serde_json::to_string(value).map_err(|e| Error::Internal(format!("a config as JSON: {e}")))
     }
-    let class = match parts.family {
-        Family::Sd1 | Family::Sd2 => "StableDiffusionPipeline",
-        Family::Sdxl | Family::SdxlRefiner => "StableDiffusionXLPipeline",
-    };
     let mut index = serde_json::json!({
-        "_class_name": class,
+        "_class_name": parts.family.spec().pipeline,
         "force_zeros_for_empty_prompt": parts.force_zeros_for_empty_prompt,
         "requires_aesthetics_score": parts.requires_aesthetics_score,
     });
@@ -127,14 +123,14 @@ fn files(parts: &ModelParts) -> Result<BTreeMap<String, String>> {
     let mut files = BTreeMap::from([
         ("model_index.json".to_owned(), index.to_string()),
         ("colora.toml".to_owned(), recommended.to_string()),
-        ("unet/config.json".to_owned(), json(&parts.unet)?),
-        ("vae/config.json".to_owned(), json(&parts.vae)?),
+        (format!("{}/config.json", Component::UNet), json(&parts.unet)?),
+        (format!("{}/config.json", Component::Vae), json(&parts.vae)?),
         ("scheduler/scheduler_config.json".to_owned(), json(&parts.scheduler)?),
     ]);
-    let towers = parts.text_components().iter().zip(&parts.text).zip(&parts.tokenizers);
+    let towers = parts.text_components().into_iter().zip(&parts.text).zip(&parts.tokenizers);
     for ((tower, config), tokenizer) in towers {
         files.insert(format!("{tower}/config.json"), json(config)?);
-        let folder = tower.replace("text_encoder", "tokenizer");
+        let folder = tower.tokenizer();
         for (name, text) in vocabulary(tokenizer)? {
             files.insert(format!("{folder}/{name}"), text);
         }

@@ -50,10 +50,6 @@ const OTHERS: &[(&[&str], &str)] = &[
     (&["ip_adapter", "image_proj."], "an IP-Adapter"),
 ];
 
-/// Widths of the text towers of SD 2.x and of the refiner.
-const OPEN_CLIP_H: usize = 1024;
-const OPEN_CLIP_BIG_G: usize = 1280;
-
 /// Finds out what `file` is.
 ///
 /// # Errors
@@ -66,20 +62,9 @@ pub(super) fn checkpoint(file: &Original<'_>) -> Result<Kind> {
         return Err(refuse(file));
     }
     refuse_bare(file)?;
-    // stable-diffusion.cpp gives open_clip's towers transformers' names.
-    let renamed =
-        |name: &str| name.starts_with(prefix::SD1_TEXT) && name.contains(".self_attn.in_proj.");
-    let family = if has(prefix::SDXL_TEXT_2) || has(prefix::GGML_TEXT_2) {
-        Family::Sdxl
-    } else if has(prefix::REFINER_TEXT) {
-        by_only_tower(file)
-    } else if has(prefix::SD2_TEXT) || file.names().any(renamed) {
-        Family::Sd2
-    } else if has(prefix::SD1_TEXT) || has("cond_stage_model.text_model.") {
-        Family::Sd1
-    } else {
-        by_text_width(file)?
-    };
+    // The later families are told by more.
+    let marked = Family::ALL.into_iter().rev().find(|family| (family.spec().detect)(file));
+    let family = marked.map_or_else(|| by_text_width(file), Ok)?;
     refuse_other_noise(file)?;
     Ok(Kind { family, prediction: prediction(file, family)?, zero_snr: has("ztsnr") })
 }
@@ -109,41 +94,22 @@ fn refuse_other_noise(file: &Original<'_>) -> Result<()> {
     }
 }
 
-/// SD-Turbo, and SD 2.x in the layout of sgm, call their only tower as the refiner does: its width and the
-/// UNet's sizes tell them apart.
-fn by_only_tower(file: &Original<'_>) -> Family {
-    let width = file.info(&format!("{}ln_final.weight", prefix::REFINER_TEXT));
-    let width = width.and_then(|info| info.shape.first().copied());
-    let sizes = file.info(&format!("{}label_emb.0.0.weight", prefix::UNET)).is_some();
-    match width {
-        Some(OPEN_CLIP_H) => Family::Sd2,
-        Some(OPEN_CLIP_BIG_G) | None => Family::SdxlRefiner,
-        Some(_) if sizes => Family::SdxlRefiner,
-        Some(_) => Family::Sd2,
-    }
-}
-
 /// Width of the text features that the UNet listens to.
 fn by_text_width(file: &Original<'_>) -> Result<Family> {
     let cross = |name: &&str| name.starts_with(prefix::UNET) && name.ends_with("attn2.to_k.weight");
     let width = file.names().find(cross).and_then(|name| file.info(name)?.shape.get(1).copied());
-    match width {
-        Some(768) => Ok(Family::Sd1),
-        Some(1024) => Ok(Family::Sd2),
-        Some(2048) => Ok(Family::Sdxl),
-        Some(1280) => Ok(Family::SdxlRefiner),
-        other => Err(Error::WrongFamily {
-            path: file.path().to_path_buf(),
-            expected: "SD 1.x, SD 2.x or SDXL".into(),
-            found: match other {
-                Some(width) => format!("a UNet for text features of width {width}"),
-                None => "a UNet that takes no text".into(),
-            },
-        }),
-    }
+    let of_width = |width| Family::ALL.into_iter().find(|family| family.spec().context == width);
+    width.and_then(of_width).ok_or_else(|| Error::WrongFamily {
+        path: file.path().to_path_buf(),
+        expected: "SD 1.x, SD 2.x or SDXL".into(),
+        found: match width {
+            Some(width) => format!("a UNet for text features of width {width}"),
+            None => "a UNet that takes no text".into(),
+        },
+    })
 }
 
-/// What the network predicts: markers and metadata first; SD 2.x cannot be told from shapes.
+/// What the network predicts: markers and metadata first, then the family's own guess.
 fn prediction(file: &Original<'_>, family: Family) -> Result<PredictionKind> {
     if file.info("v_pred").is_some() {
         return Ok(PredictionKind::V);
@@ -159,14 +125,7 @@ fn prediction(file: &Original<'_>, family: Family) -> Result<PredictionKind> {
     if let Some(kind) = sidecar_yaml(file.path())? {
         return Ok(kind);
     }
-    let name = file.path().file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
-    // The 768-pixel models of SD 2.x predict v and are what most files derive from; the others say
-    // so in their names, or take a picture or depths beside the latents.
-    let inputs = file.info(&format!("{}input_blocks.0.0.weight", prefix::UNET));
-    let edits = inputs.is_some_and(|info| info.shape.get(1) != Some(&4));
-    let base = edits
-        || ["base", "512", "inpaint", "depth", "turbo"].iter().any(|word| name.contains(word));
-    Ok(if family == Family::Sd2 && !base { PredictionKind::V } else { PredictionKind::Epsilon })
+    Ok((family.spec().prediction)(file))
 }
 
 /// Longest YAML file that is read, in bytes.

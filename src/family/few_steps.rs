@@ -31,14 +31,19 @@ pub(super) fn of(
         .or_else(|| names.iter().find_map(|name| Distilled::by_model(name, trailing)))
 }
 
-/// Defaults that fit, beside those of the family. Their own samplers go from one estimate to the next as Euler
-/// does; none was made for levels that are spread by a formula.
+/// Defaults that fit, beside those of the family: LCM's own sampler where the config names it, else Euler, which
+/// goes from one estimate to the next as the samplers of the others do. None was made for levels that are spread by a
+/// formula.
 pub(super) fn defaults(
     distilled: Distilled,
     scheduler: &SchedulerConfig,
     basic: Defaults,
 ) -> Defaults {
     let (steps, guidance_scale) = distilled.usual();
+    if scheduler.class_name.as_deref() == Sampler::Lcm.spec().names.diffusers {
+        let (sampler, schedule) = (Sampler::Lcm, Schedule::Discrete);
+        return Defaults { steps, guidance_scale, sampler, schedule, ..basic };
+    }
     let spread =
         scheduler.use_karras_sigmas == Some(true) || scheduler.use_exponential_sigmas == Some(true);
     let schedule = if spread { basic.schedule } else { Schedule::Discrete };
@@ -49,7 +54,7 @@ pub(super) fn defaults(
 /// another picture.
 pub(super) fn own_sampler(scheduler: &SchedulerConfig) -> Option<&str> {
     let class = scheduler.class_name.as_deref()?;
-    matches!(class, "LCMScheduler" | "TCDScheduler").then_some(class)
+    (class == "TCDScheduler").then_some(class)
 }
 
 /// What a card says of its model before it comes to anything else: the lines up to the first heading.
@@ -101,6 +106,16 @@ mod tests {
             assert_eq!((sampler, schedule), (Sampler::Euler, Schedule::Discrete));
             assert_eq!(size, basic.size);
         }
+    }
+
+    #[test]
+    fn models_with_the_scheduler_of_lcm_use_its_sampler() {
+        let class_name = Some("LCMScheduler".to_owned());
+        let scheduler =
+            SchedulerConfig { class_name, use_karras_sigmas: Some(true), ..Default::default() };
+        let found = defaults(Distilled::LCM, &scheduler, Defaults::default());
+        assert_eq!((found.sampler, found.schedule), (Sampler::Lcm, Schedule::Discrete));
+        assert_eq!(own_sampler(&scheduler), None);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::models::{ClipConfig, UNetConfig, VaeConfig};
 use crate::sampling::SchedulerConfig;
 use crate::size::ImageSize;
 use crate::weights::names::{self, Part};
-use crate::weights::{Checkpoint, CheckpointFile, Placement, Site, quantised};
+use crate::weights::{Checkpoint, CheckpointFile, Component, Placement, Site, quantised};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
@@ -99,13 +99,13 @@ pub(super) fn open_held(
 
 /// A VAE alone: a folder with `config.json` and weights, or a model folder that holds `vae`.
 pub(super) fn open_vae(folder: &Path, placement: Placement) -> Result<(VaeConfig, Checkpoint)> {
-    let nested = folder.join("vae");
+    let nested = folder.join(Component::Vae.name());
     let folder = if nested.is_dir() { nested } else { folder.to_path_buf() };
     let reader = Reader { root: &folder, files: Files::Folder };
     let config: VaeConfig = reader.json("config.json")?;
     config.validate().in_file(folder.join("config.json"))?;
     let mut checkpoint = Checkpoint::new(folder.display().to_string(), placement);
-    reader.insert_weights(&mut checkpoint, "", "vae")?;
+    reader.insert_weights(&mut checkpoint, "", Component::Vae)?;
     Ok((config, checkpoint))
 }
 
@@ -158,8 +158,9 @@ impl Reader<'_> {
     fn parts(&self, name: &str, placement: Placement) -> Result<ModelParts> {
         let architecture = self.architecture()?;
         let mut checkpoint = Checkpoint::new(self.root.display().to_string(), placement);
-        for component in architecture.family.text_components().iter().chain(&["unet", "vae"]) {
-            self.insert_weights(&mut checkpoint, component, component)?;
+        let others = [Component::UNet, Component::Vae];
+        for component in architecture.family.text_components().into_iter().chain(others) {
+            self.insert_weights(&mut checkpoint, component.name(), component)?;
         }
         check::weights(&architecture, &checkpoint)?;
         Ok(architecture.with(name.to_owned(), checkpoint))
@@ -172,23 +173,21 @@ impl Reader<'_> {
             Index::default()
         };
         self.refuse_foreign(&index)?;
-        let unet: UNetConfig = self.network_json("unet")?;
-        unet.validate().in_file(self.config_of("unet"))?;
-        let vae: VaeConfig = self.network_json("vae")?;
-        vae.validate().in_file(self.config_of("vae"))?;
-        let towers: Vec<&str> = ["text_encoder", "text_encoder_2"]
-            .into_iter()
-            .filter(|part| self.has(&format!("{part}/config.json")))
-            .collect();
+        let unet: UNetConfig = self.network_json(Component::UNet)?;
+        unet.validate().in_file(self.config_of(Component::UNet))?;
+        let vae: VaeConfig = self.network_json(Component::Vae)?;
+        vae.validate().in_file(self.config_of(Component::Vae))?;
+        let there = |part: &Component| self.has(&format!("{part}/config.json"));
+        let towers: Vec<Component> =
+            Component::ALL.into_iter().filter(|part| part.is_text() && there(part)).collect();
         let family = self.family(&unet, &towers)?;
         let mut text = Vec::new();
         let mut tokenizers = Vec::new();
-        for tower in &towers {
+        for tower in towers {
             let config: ClipConfig = self.network_json(tower)?;
             config.validate().in_file(self.config_of(tower))?;
             text.push(config);
-            let folder = tower.replace("text_encoder", "tokenizer");
-            tokenizers.push(self.tokenizer(&folder, family));
+            tokenizers.push(self.tokenizer(tower, family));
         }
         let scheduler = self.scheduler(family, &unet)?;
         let distilled = few_steps::of(&unet, &scheduler, &self.names(&index));
@@ -205,10 +204,10 @@ impl Reader<'_> {
             // diffusers: true for the base pipeline's default, written by every real SDXL index.
             force_zeros_for_empty_prompt: index
                 .force_zeros_for_empty_prompt
-                .unwrap_or(family == Family::Sdxl),
+                .unwrap_or(family.spec().zero_negative),
             requires_aesthetics_score: index
                 .requires_aesthetics_score
-                .unwrap_or(family == Family::SdxlRefiner),
+                .unwrap_or(family.spec().aesthetics_score),
             unet,
         };
         check::configs(&architecture, ConfigPlace::Folder(self.root))?;
@@ -246,9 +245,8 @@ impl Reader<'_> {
         let mut scheduler: SchedulerConfig =
             self.part_json("scheduler", "scheduler_config.json")?;
         scheduler.validate().in_file(self.root.join(SCHEDULER))?;
-        // Those of SD 1.x and 2.x set these whatever the file says (that for inpainting only the first); those
-        // of SDXL do not.
-        if matches!(family, Family::Sd1 | Family::Sd2) {
+        // That for inpainting sets only the first.
+        if family.spec().fixes_scheduler {
             scheduler.steps_offset = 1;
             if unet.in_channels != INPAINTING {
                 scheduler.clip_sample = Some(false);
@@ -271,16 +269,16 @@ impl Reader<'_> {
     }
 
     /// Towers and the UNet's conditions decide.
-    fn family(&self, unet: &UNetConfig, towers: &[&str]) -> Result<Family> {
-        let family = match (unet.addition_embed_type.as_deref(), towers) {
-            (Some("text_time"), ["text_encoder", "text_encoder_2"]) => Family::Sdxl,
-            (Some("text_time"), ["text_encoder_2"]) => Family::SdxlRefiner,
-            (None, ["text_encoder"]) if unet.use_linear_projection => Family::Sd2,
-            (None, ["text_encoder"]) => Family::Sd1,
-            (Some(_), _) => return Err(self.missing("text_encoder_2", &["config.json"])),
-            (None, _) => return Err(self.missing("text_encoder", &["config.json"])),
-        };
-        Ok(family)
+    fn family(&self, unet: &UNetConfig, towers: &[Component]) -> Result<Family> {
+        let fitting = Family::ALL.into_iter().find(|family| family.spec().fits(unet, towers));
+        fitting.ok_or_else(|| {
+            // What the others lack first.
+            let lacks = match unet.addition_embed_type {
+                Some(_) => Component::TextEncoder2,
+                None => Component::TextEncoder,
+            };
+            self.missing(lacks.name(), &["config.json"])
+        })
     }
 
     fn defaults(
@@ -298,7 +296,7 @@ impl Reader<'_> {
             Recommended::default()
         };
         let basic = basic_defaults(family, unet.native_pixels(), scheduler)
-            .in_file(self.config_of("unet"))?;
+            .in_file(self.config_of(Component::UNet))?;
         let basic = distilled.map_or(basic, |d| few_steps::defaults(d, scheduler, basic));
         let size = match &recommended.size {
             Some(size) => size.parse::<ImageSize>().in_file(&path)?,
@@ -313,7 +311,8 @@ impl Reader<'_> {
         })
     }
 
-    fn tokenizer(&self, folder: &str, family: Family) -> TokenizerSource {
+    fn tokenizer(&self, tower: Component, family: Family) -> TokenizerSource {
+        let folder = tower.tokenizer();
         match self.files {
             Files::Held(files) => {
                 let prefix = format!("{folder}/");
@@ -323,9 +322,8 @@ impl Reader<'_> {
                 let files: Vec<_> = files.iter().filter_map(inside).collect();
                 if files.is_empty() {
                     // As of single files, which leave CLIP's own vocabulary out.
-                    let open_clip = family == Family::Sd2 || folder == "tokenizer_2";
-                    let kind = if open_clip { ClipKind::OpenClip } else { ClipKind::OpenAi };
-                    return TokenizerSource::Clip(kind);
+                    let kind = family.spec().tower(tower).map(|tower| tower.clip);
+                    return TokenizerSource::Clip(kind.unwrap_or(ClipKind::OpenAi));
                 }
                 let name = format!("{}/{folder}", self.root.display());
                 TokenizerSource::Held { name, files }
@@ -347,13 +345,13 @@ impl Reader<'_> {
         &self,
         checkpoint: &mut Checkpoint,
         part: &str,
-        component: &str,
+        component: Component,
     ) -> Result<()> {
         for file in self.weight_files(part)? {
             let found: Vec<String> = file.names().map(str::to_owned).collect();
             // Old files keep a constant among the weights.
             for name in found.into_iter().filter(|name| !name.ends_with(".position_ids")) {
-                let site = Site::new(format!("{component}.{}", names::canonical(component, &name)));
+                let site = Site::of(component, names::canonical(component, &name));
                 checkpoint.insert(site, &file, &name, Part::Whole)?;
             }
         }
@@ -449,23 +447,19 @@ impl Reader<'_> {
         json::read(&self.text(file)?, &self.root.join(file))
     }
 
-    fn config_of(&self, part: &str) -> PathBuf {
-        self.root.join(part).join("config.json")
+    fn config_of(&self, part: Component) -> PathBuf {
+        self.root.join(part.name()).join("config.json")
     }
 
     /// The architecture of a part, whose weights are to be floats.
-    fn network_json<T: DeserializeOwned>(&self, part: &str) -> Result<T> {
+    fn network_json<T: DeserializeOwned>(&self, part: Component) -> Result<T> {
         let (file, path) = (format!("{part}/config.json"), self.config_of(part));
         if !self.has(&file) {
-            return Err(self.missing(part, &["config.json"]));
+            return Err(self.missing(part.name(), &["config.json"]));
         }
         let text = self.text(&file)?;
         json::refuse_blocks(&text, &path)?;
-        if part.starts_with("text_encoder") {
-            json::read_tower(&text, &path)
-        } else {
-            json::read(&text, &path)
-        }
+        if part.is_text() { json::read_tower(&text, &path) } else { json::read(&text, &path) }
     }
 
     /// As [`json`](Self::json) for a part that must be there.

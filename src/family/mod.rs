@@ -11,8 +11,13 @@ mod few_steps;
 mod folder;
 mod json;
 mod original;
+mod sd1;
+mod sd2;
+mod sdxl;
+mod sdxl_refiner;
 mod shapes;
 mod single_file;
+mod spec;
 mod towers;
 
 pub use blueprint::Blueprint;
@@ -22,13 +27,13 @@ pub use folder::held_files;
 use crate::conditioning::{ClipKind, Tokenizer, TokenizerFiles};
 use crate::error::{Error, Result};
 use crate::lora::Distilled;
-use crate::lora::write::Tower;
 use crate::models::{ClipConfig, UNetConfig, VaeConfig};
 use crate::sampling::{PredictionKind, Sampler, Schedule, SchedulerConfig};
 use crate::size::ImageSize;
-use crate::weights::names::prefix;
-use crate::weights::{Checkpoint, Inventory, Placement};
+use crate::weights::names::TowerLocation;
+use crate::weights::{Checkpoint, Component, Inventory, Placement};
 use serde::{Deserialize, Serialize};
+use spec::FamilySpec;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -47,44 +52,33 @@ pub enum Family {
 }
 
 impl Family {
-    /// Component name of each text tower, in the order of their features.
-    pub fn text_components(self) -> &'static [&'static str] {
+    /// Every family. A file that several of them would fit is of the last.
+    pub const ALL: [Self; 4] = [Self::Sd1, Self::Sd2, Self::Sdxl, Self::SdxlRefiner];
+
+    /// What is special about the family: the only place that lists families, beside the list above.
+    fn spec(self) -> &'static FamilySpec {
         match self {
-            Family::Sd1 | Family::Sd2 => &["text_encoder"],
-            Family::Sdxl => &["text_encoder", "text_encoder_2"],
-            Family::SdxlRefiner => &["text_encoder_2"],
+            Family::Sd1 => &sd1::SPEC,
+            Family::Sd2 => &sd2::SPEC,
+            Family::Sdxl => &sdxl::SPEC,
+            Family::SdxlRefiner => &sdxl_refiner::SPEC,
         }
     }
 
-    /// Where the text towers lie in a single file of the original code.
-    pub fn towers(self) -> &'static [Tower] {
-        const fn tower(component: &'static str, prefix: &'static str, open_clip: bool) -> Tower {
-            Tower { component, prefix, open_clip }
-        }
-        match self {
-            Family::Sd1 => &const { [tower("text_encoder", prefix::SD1_TEXT, false)] },
-            Family::Sd2 => &const { [tower("text_encoder", prefix::SD2_TEXT, true)] },
-            Family::Sdxl => {
-                &const {
-                    [
-                        tower("text_encoder", prefix::SDXL_TEXT, false),
-                        tower("text_encoder_2", prefix::SDXL_TEXT_2, true),
-                    ]
-                }
-            }
-            Family::SdxlRefiner => &const { [tower("text_encoder_2", prefix::REFINER_TEXT, true)] },
-        }
+    /// The text encoders, in the order of their features.
+    pub fn text_components(self) -> Vec<Component> {
+        self.spec().towers.iter().map(|tower| tower.component).collect()
+    }
+
+    /// Where the text encoders lie in a single file of the original code.
+    pub fn towers(self) -> Vec<TowerLocation> {
+        self.spec().towers.iter().map(|tower| tower.written).collect()
     }
 }
 
 impl std::fmt::Display for Family {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Family::Sd1 => "SD 1.x",
-            Family::Sd2 => "SD 2.x",
-            Family::Sdxl => "SDXL",
-            Family::SdxlRefiner => "SDXL refiner",
-        })
+        f.write_str(self.spec().name)
     }
 }
 
@@ -325,7 +319,7 @@ impl ModelParts {
 
     fn with_vae(mut self, vae: Option<&Path>, placement: Placement) -> Result<Self> {
         let Some(path) = vae else {
-            if self.source.components().contains("vae") {
+            if self.source.components().contains(&Component::Vae) {
                 return Ok(self);
             }
             let why = "the checkpoint has no VAE; pass one with --vae";
@@ -344,12 +338,13 @@ impl ModelParts {
             });
         }
         self.vae = config;
-        self.source = Arc::new(Checkpoint::clone(&self.source).with_component("vae", &other));
+        self.source =
+            Arc::new(Checkpoint::clone(&self.source).with_component(Component::Vae, &other));
         Ok(self)
     }
 
     /// Component name of each text tower.
-    pub fn text_components(&self) -> &'static [&'static str] {
+    pub fn text_components(&self) -> Vec<Component> {
         self.family.text_components()
     }
 
@@ -370,8 +365,9 @@ impl ModelParts {
 
     /// What the model is made of, from headers alone.
     pub fn summary(&self) -> Summary {
-        let component = |name: String| {
-            let Inventory { tensors, parameters, bytes, dtypes } = self.source.inventory(&name);
+        let component = |component: Component| {
+            let Inventory { tensors, parameters, bytes, dtypes } = self.source.inventory(component);
+            let name = component.to_string();
             let dtypes = dtypes.into_iter().collect();
             ComponentSummary { name, tensors, parameters, bytes, dtypes }
         };
@@ -406,12 +402,35 @@ fn basic_defaults(family: Family, native: usize, scheduler: &SchedulerConfig) ->
     Ok(Defaults {
         size: ImageSize::new(side, side)?,
         steps: 25,
-        guidance_scale: match family {
-            Family::Sd1 | Family::Sd2 => 7.5,
-            // The SDXL report's and diffusers' own default.
-            Family::Sdxl | Family::SdxlRefiner => 5.0,
-        },
+        guidance_scale: family.spec().guidance,
         sampler: Sampler::DpmPp2m,
         schedule,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::PerBlock;
+
+    #[test]
+    fn the_parts_of_a_spec_fit_each_other() {
+        for family in Family::ALL {
+            let spec = family.spec();
+            let (unet, text) = ((spec.unet)(), family.text_components());
+            unet.validate().unwrap();
+            assert_eq!(unet.cross_attention_dim, PerBlock::All(spec.context), "{family}");
+            assert_eq!(spec.towers.iter().map(|tower| tower.width).sum::<usize>(), spec.context);
+            for (level, width) in unet.block_out_channels.iter().enumerate() {
+                assert_eq!(spec.heads.of(*width), unet.heads(level).unwrap(), "{family} {level}");
+            }
+            for tower in spec.towers {
+                tower.config().validate().unwrap();
+                assert!(tower.read.contains(&tower.written), "{family}");
+                assert_eq!(spec.tower(tower.written.component).map(|t| t.width), Some(tower.width));
+            }
+            let fitting = Family::ALL.into_iter().filter(|other| other.spec().fits(&unet, &text));
+            assert_eq!(fitting.collect::<Vec<_>>(), [family]);
+        }
+    }
 }

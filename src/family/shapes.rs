@@ -1,34 +1,31 @@
 //! Architectures read off the shapes of a checkpoint that carries no config.
 
 use super::Family;
+use super::spec::{CLIP_HEAD, Heads, TextTower};
 use crate::error::{Error, Result};
 use crate::models::{ClipConfig, PerBlock, UNetConfig, VaeConfig};
-use crate::sampling::{PredictionKind, SchedulerConfig, Spacing};
-use crate::weights::{Checkpoint, Site, WeightSource};
+use crate::sampling::{PredictionKind, SchedulerConfig};
+use crate::weights::{Checkpoint, Component, Site, WeightSource};
 
-/// Head width of SD 2.x, SDXL and every CLIP text tower.
-const HEAD_WIDTH: usize = 64;
-/// Heads of every attention of SD 1.x.
-const SD1_HEADS: usize = 8;
-
-/// Layers of OpenCLIP-H, of which SD 2.x uses all but the last.
-const OPEN_CLIP_H_DEPTH: usize = 24;
-
-/// Looks shapes up by canonical name.
+/// Looks up the shapes of one component's weights by their paths in it.
 pub(super) struct Shapes<'a> {
     pub source: &'a Checkpoint,
+    pub component: Component,
     /// For messages.
     pub file: String,
 }
 
 impl Shapes<'_> {
-    fn find(&self, site: &str) -> Option<Vec<usize>> {
-        self.source.shape(&Site::new(site))
+    fn find(&self, path: &str) -> Option<Vec<usize>> {
+        self.source.shape(&Site::of(self.component, path))
     }
 
-    fn dim(&self, site: &str, index: usize) -> Result<usize> {
-        let shape = self.find(site).and_then(|shape| shape.get(index).copied());
-        shape.ok_or_else(|| Error::TensorMissing { site: site.to_owned(), file: self.file.clone() })
+    fn dim(&self, path: &str, index: usize) -> Result<usize> {
+        let shape = self.find(path).and_then(|shape| shape.get(index).copied());
+        shape.ok_or_else(|| Error::TensorMissing {
+            site: self.component.path(path),
+            file: self.file.clone(),
+        })
     }
 
     /// How many consecutive indices `prefix.0`, `prefix.1` … have a `suffix`.
@@ -39,18 +36,18 @@ impl Shapes<'_> {
 
     /// The UNet's architecture.
     pub(super) fn unet(&self, family: Family, native: usize) -> Result<UNetConfig> {
-        let levels = self.count("unet.down_blocks", "resnets.0.conv1.weight");
+        let levels = self.count("down_blocks", "resnets.0.conv1.weight");
         let mut config = UNetConfig {
-            in_channels: self.dim("unet.conv_in.weight", 1)?,
-            out_channels: self.dim("unet.conv_out.weight", 0)?,
+            in_channels: self.dim("conv_in.weight", 1)?,
+            out_channels: self.dim("conv_out.weight", 0)?,
             sample_size: PerBlock::All(native / crate::size::VAE_FACTOR),
-            time_embedding_dim: Some(self.dim("unet.time_embedding.linear_1.weight", 0)?),
+            time_embedding_dim: Some(self.dim("time_embedding.linear_1.weight", 0)?),
             norm_num_groups: 32,
             ..UNetConfig::default()
         };
         let (mut widths, mut layers, mut depths) = (Vec::new(), Vec::new(), Vec::new());
         for level in 0..levels {
-            let block = format!("unet.down_blocks.{level}");
+            let block = format!("down_blocks.{level}");
             widths.push(self.dim(&format!("{block}.resnets.0.conv1.weight"), 0)?);
             layers.push(self.count(&format!("{block}.resnets"), "conv1.weight"));
             depths.push(self.depths(&block)?);
@@ -63,17 +60,16 @@ impl Shapes<'_> {
             }
         };
         let ups = (0..levels)
-            .map(|i| self.depths(&format!("unet.up_blocks.{i}")))
+            .map(|i| self.depths(&format!("up_blocks.{i}")))
             .collect::<Result<Vec<_>>>()?;
         config.down_block_types = depths.iter().map(|d| kind("Down", d)).collect();
         config.up_block_types = ups.iter().map(|d| kind("Up", d)).collect();
-        let mid = self.depths("unet.mid_block")?;
-        config.mid_block_type =
-            match (mid.first(), self.find("unet.mid_block.resnets.0.conv1.weight")) {
-                (Some(_), _) => Some("UNetMidBlock2DCrossAttn".into()),
-                (None, Some(_)) => Some("UNetMidBlock2D".into()),
-                (None, None) => None,
-            };
+        let mid = self.depths("mid_block")?;
+        config.mid_block_type = match (mid.first(), self.find("mid_block.resnets.0.conv1.weight")) {
+            (Some(_), _) => Some("UNetMidBlock2DCrossAttn".into()),
+            (None, Some(_)) => Some("UNetMidBlock2D".into()),
+            (None, None) => None,
+        };
         if let (Some(last), Some(depth)) = (depths.last_mut(), mid.first())
             && last.is_empty()
         {
@@ -83,10 +79,7 @@ impl Shapes<'_> {
         config.transformer_layers_per_block = PerBlock::Each(nested(depths));
         config.reverse_transformer_layers_per_block = Some(nested(ups));
         config.layers_per_block = PerBlock::Each(layers);
-        let heads = |width: &usize| match family {
-            Family::Sd1 => SD1_HEADS,
-            _ => (width / HEAD_WIDTH).max(1),
-        };
+        let heads = |width: &usize| family.spec().heads.of(*width);
         config.attention_head_dim = PerBlock::Each(widths.iter().map(heads).collect());
         config.block_out_channels = widths;
         self.conditions(&mut config)?;
@@ -114,59 +107,42 @@ impl Shapes<'_> {
             .source
             .sites()
             .into_iter()
-            .find(|site| site.component() == "unet" && site.as_str().ends_with(cross));
+            .find(|site| site.component() == self.component && site.path().ends_with(cross));
         if let Some(site) = first {
-            config.cross_attention_dim = PerBlock::All(self.dim(site.as_str(), 1)?);
-            let place = site.as_str().split(".transformer_blocks").next().unwrap_or_default();
+            config.cross_attention_dim = PerBlock::All(self.dim(site.path(), 1)?);
+            let place = site.path().split(".transformer_blocks").next().unwrap_or_default();
             let rank = self.find(&format!("{place}.proj_in.weight")).map_or(4, |s| s.len());
             config.use_linear_projection = rank == 2;
         }
-        if self.find("unet.add_embedding.linear_1.weight").is_some() {
+        if self.find("add_embedding.linear_1.weight").is_some() {
             config.addition_embed_type = Some("text_time".into());
             config.addition_time_embed_dim = Some(256); // sgm's ConcatTimestepEmbedderND
             config.projection_class_embeddings_input_dim =
-                Some(self.dim("unet.add_embedding.linear_1.weight", 1)?);
+                Some(self.dim("add_embedding.linear_1.weight", 1)?);
         }
-        if self.find("unet.time_embedding.cond_proj.weight").is_some() {
-            config.time_cond_proj_dim = Some(self.dim("unet.time_embedding.cond_proj.weight", 1)?);
+        if self.find("time_embedding.cond_proj.weight").is_some() {
+            config.time_cond_proj_dim = Some(self.dim("time_embedding.cond_proj.weight", 1)?);
         }
         Ok(())
     }
 
-    /// A text tower's architecture. `open_clip`: exact GELU; `skip_last`: the last layer of a whole tower
-    /// is never used (SD 2.x). Some converters leave it out already.
-    pub(super) fn text(
-        &self,
-        component: &str,
-        open_clip: bool,
-        skip_last: bool,
-    ) -> Result<ClipConfig> {
-        let layers = format!("{component}.text_model.encoder.layers");
-        let depth = self.count(&layers, "layer_norm1.weight");
-        let embeddings = format!("{component}.text_model.embeddings");
+    /// A text tower's architecture. Some converters leave out the layers that are never used.
+    pub(super) fn text(&self, tower: &TextTower) -> Result<ClipConfig> {
+        let layers = "text_model.encoder.layers";
+        let depth = self.count(layers, "layer_norm1.weight");
+        let embeddings = "text_model.embeddings";
         let width = self.dim(&format!("{embeddings}.token_embedding.weight"), 1)?;
-        let projection = self.find(&format!("{component}.text_projection.weight"));
+        let projection = self.find("text_projection.weight");
         let config = ClipConfig {
             vocab_size: self.dim(&format!("{embeddings}.token_embedding.weight"), 0)?,
             hidden_size: width,
             intermediate_size: self.dim(&format!("{layers}.0.mlp.fc1.weight"), 0)?,
-            num_hidden_layers: if skip_last && depth == OPEN_CLIP_H_DEPTH {
-                depth - 1
-            } else {
-                depth
-            },
-            num_attention_heads: (width / HEAD_WIDTH).max(1),
+            num_hidden_layers: if depth == tower.stored_layers { tower.layers } else { depth },
+            num_attention_heads: Heads::Width(CLIP_HEAD).of(width),
             max_position_embeddings: self
                 .dim(&format!("{embeddings}.position_embedding.weight"), 0)?,
-            hidden_act: if open_clip { "gelu" } else { "quick_gelu" }.into(),
-            architectures: vec![
-                if component == "text_encoder_2" {
-                    "CLIPTextModelWithProjection"
-                } else {
-                    "CLIPTextModel"
-                }
-                .into(),
-            ],
+            hidden_act: tower.activation().into(),
+            architectures: vec![tower.class().into()],
             projection_dim: projection.and_then(|s| s.first().copied()).unwrap_or(width),
             ..ClipConfig::default()
         };
@@ -176,12 +152,12 @@ impl Shapes<'_> {
 
     /// Every autoencoder for four channels of latents has these.
     fn vae_is_whole(&self) -> Result<()> {
-        let encoder = self.find("vae.encoder.conv_in.weight").is_some();
-        let four = self.dim("vae.decoder.conv_in.weight", 1)? == 4;
+        let encoder = self.find("encoder.conv_in.weight").is_some();
+        let four = self.dim("decoder.conv_in.weight", 1)? == 4;
         for (wanted, site) in [
-            (four, "vae.post_quant_conv.weight"),
-            (four && encoder, "vae.quant_conv.weight"),
-            (four, "vae.decoder.mid_block.attentions.0.group_norm.weight"),
+            (four, "post_quant_conv.weight"),
+            (four && encoder, "quant_conv.weight"),
+            (four, "decoder.mid_block.attentions.0.group_norm.weight"),
         ] {
             if wanted {
                 self.dim(site, 0)?;
@@ -190,26 +166,25 @@ impl Shapes<'_> {
         Ok(())
     }
 
-    /// The autoencoder's architecture, under the component `vae`.
+    /// The autoencoder's architecture, of the component `vae`.
     pub(super) fn vae(&self, family: Family) -> Result<VaeConfig> {
-        let sdxl = matches!(family, Family::Sdxl | Family::SdxlRefiner);
-        let levels = self.count("vae.decoder.up_blocks", "resnets.0.conv1.weight");
+        let levels = self.count("decoder.up_blocks", "resnets.0.conv1.weight");
         let mut widths = (0..levels)
-            .map(|i| self.dim(&format!("vae.decoder.up_blocks.{i}.resnets.0.conv1.weight"), 0))
+            .map(|i| self.dim(&format!("decoder.up_blocks.{i}.resnets.0.conv1.weight"), 0))
             .collect::<Result<Vec<_>>>()?;
         widths.reverse();
         self.vae_is_whole()?;
         let config = VaeConfig {
             block_out_channels: widths,
             layers_per_block: self
-                .count("vae.decoder.up_blocks.0.resnets", "conv1.weight")
+                .count("decoder.up_blocks.0.resnets", "conv1.weight")
                 .saturating_sub(1),
-            latent_channels: self.dim("vae.decoder.conv_in.weight", 1)?,
-            scaling_factor: if sdxl { 0.13025 } else { 0.18215 },
-            use_quant_conv: self.find("vae.quant_conv.weight").is_some(),
-            use_post_quant_conv: self.find("vae.post_quant_conv.weight").is_some(),
+            latent_channels: self.dim("decoder.conv_in.weight", 1)?,
+            scaling_factor: family.spec().latent_scale,
+            use_quant_conv: self.find("quant_conv.weight").is_some(),
+            use_post_quant_conv: self.find("post_quant_conv.weight").is_some(),
             mid_block_add_attention: self
-                .find("vae.decoder.mid_block.attentions.0.group_norm.weight")
+                .find("decoder.mid_block.attentions.0.group_norm.weight")
                 .is_some(),
             ..VaeConfig::default()
         };
@@ -229,12 +204,11 @@ pub(super) fn scheduler(
     prediction: PredictionKind,
     zero_snr: bool,
 ) -> SchedulerConfig {
-    let sdxl = matches!(family, Family::Sdxl | Family::SdxlRefiner);
     SchedulerConfig {
         prediction_type: prediction,
         steps_offset: 1,
         set_alpha_to_one: Some(false),
-        timestep_spacing: sdxl.then_some(Spacing::Leading),
+        timestep_spacing: family.spec().spacing,
         rescale_betas_zero_snr: zero_snr,
         ..SchedulerConfig::default()
     }

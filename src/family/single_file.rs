@@ -7,12 +7,12 @@ use super::shapes::{Shapes, scheduler};
 use super::{
     Architecture, Family, ModelParts, TokenizerSource, basic_defaults, check, few_steps, folder,
 };
-use crate::conditioning::ClipKind;
 use crate::error::{Error, InFile, Result};
 use crate::models::VaeConfig;
-use crate::sampling::PredictionKind;
-use crate::weights::names::{self, Part, Place, UNetNames, VaeNames, prefix};
-use crate::weights::{Checkpoint, CheckpointFile, Placement, Site, WeightSource, quantised};
+use crate::weights::names::{self, Part, Place, TowerLocation, UNetNames, VaeNames, prefix};
+use crate::weights::{
+    Checkpoint, CheckpointFile, Component, Placement, Site, WeightSource, quantised,
+};
 use std::path::Path;
 
 pub(super) fn open(path: &Path, placement: Placement) -> Result<ModelParts> {
@@ -58,7 +58,7 @@ pub(super) fn open_vae(
         insert_vae(&mut checkpoint, &file, "")?;
     } else if file.has("decoder.up_blocks.") {
         for name in file.owned_names() {
-            let site = Site::new(format!("vae.{}", names::canonical("vae", &name)));
+            let site = Site::of(Component::Vae, names::canonical(Component::Vae, &name));
             file.insert(&mut checkpoint, site, &name, Part::Whole)?;
         }
     } else {
@@ -69,7 +69,8 @@ pub(super) fn open_vae(
             other => other,
         });
     }
-    let shapes = Shapes { source: &checkpoint, file: path.display().to_string() };
+    let file = path.display().to_string();
+    let shapes = Shapes { source: &checkpoint, component: Component::Vae, file };
     let config = shapes.vae(family).in_file(path)?;
     Ok((config, checkpoint))
 }
@@ -87,7 +88,7 @@ fn insert_unet(checkpoint: &mut Checkpoint, file: &Original<'_>) -> Result<()> {
     for name in inner().map(str::to_owned).collect::<Vec<_>>() {
         if let Some(site) = layout.to_diffusers(&name) {
             let full = format!("{}{name}", prefix::UNET);
-            file.insert(checkpoint, Site::new(format!("unet.{site}")), &full, Part::Whole)?;
+            file.insert(checkpoint, Site::of(Component::UNet, site), &full, Part::Whole)?;
         }
     }
     Ok(())
@@ -99,62 +100,33 @@ fn insert_vae(checkpoint: &mut Checkpoint, file: &Original<'_>, start: &str) -> 
     for name in inner().map(str::to_owned).collect::<Vec<_>>() {
         if let Some(site) = layout.to_diffusers(&name) {
             let full = format!("{start}{name}");
-            file.insert(checkpoint, Site::new(format!("vae.{site}")), &full, Part::Whole)?;
+            file.insert(checkpoint, Site::of(Component::Vae, site), &full, Part::Whole)?;
         }
     }
     Ok(())
 }
 
 fn insert_text(checkpoint: &mut Checkpoint, file: &Original<'_>, family: Family) -> Result<()> {
-    match family {
-        Family::Sd1 => {
-            insert_hf(checkpoint, file, prefix::SD1_TEXT, "text_encoder")?;
-            // Some converters left the `transformer` out.
-            insert_hf(checkpoint, file, "cond_stage_model.", "text_encoder")
-        }
-        Family::Sd2 => {
-            insert_hf(checkpoint, file, prefix::SD1_TEXT, "text_encoder")?;
-            insert_open_clip(checkpoint, file, prefix::SD2_TEXT, "text_encoder")?;
-            // The layout of sgm.
-            insert_open_clip(checkpoint, file, prefix::REFINER_TEXT, "text_encoder")
-        }
-        Family::Sdxl => {
-            insert_hf(checkpoint, file, prefix::SD1_TEXT, "text_encoder")?;
-            insert_hf(checkpoint, file, prefix::GGML_TEXT_2, "text_encoder_2")?;
-            insert_hf(checkpoint, file, prefix::SDXL_TEXT, "text_encoder")?;
-            insert_open_clip(checkpoint, file, prefix::SDXL_TEXT_2, "text_encoder_2")
-        }
-        Family::SdxlRefiner => {
-            insert_open_clip(checkpoint, file, prefix::REFINER_TEXT, "text_encoder_2")
-        }
-    }
-}
-
-fn insert_hf(
-    checkpoint: &mut Checkpoint,
-    file: &Original<'_>,
-    start: &str,
-    component: &str,
-) -> Result<()> {
-    for name in file.owned_names() {
-        let Some(inner) = name.strip_prefix(start) else { continue };
-        for (site, part) in names::text_names_of_ggml(inner, rows(file, &name)) {
-            file.insert(checkpoint, Site::new(format!("{component}.{site}")), &name, part)?;
-        }
+    for location in family.spec().towers.iter().flat_map(|tower| tower.read) {
+        insert_tower(checkpoint, file, *location)?;
     }
     Ok(())
 }
 
-fn insert_open_clip(
+fn insert_tower(
     checkpoint: &mut Checkpoint,
     file: &Original<'_>,
-    start: &str,
-    component: &str,
+    location: TowerLocation,
 ) -> Result<()> {
     for name in file.owned_names() {
-        let Some(inner) = name.strip_prefix(start) else { continue };
-        for (site, part) in names::text_names_of_open_clip(inner, rows(file, &name)) {
-            file.insert(checkpoint, Site::new(format!("{component}.{site}")), &name, part)?;
+        let Some(inner) = name.strip_prefix(location.prefix) else { continue };
+        let names = if location.open_clip {
+            names::text_names_of_open_clip(inner, rows(file, &name))
+        } else {
+            names::text_names_of_ggml(inner, rows(file, &name))
+        };
+        for (site, part) in names {
+            file.insert(checkpoint, Site::of(location.component, site), &name, part)?;
         }
     }
     Ok(())
@@ -168,31 +140,31 @@ fn rows(file: &Original<'_>, name: &str) -> usize {
 /// The architecture that the shapes tell.
 fn derived(checkpoint: &Checkpoint, path: &Path, kind: Kind) -> Result<Architecture> {
     let Kind { family, prediction, zero_snr } = kind;
-    let shapes = Shapes { source: checkpoint, file: path.display().to_string() };
-    let native = match (family, prediction) {
-        (Family::Sd1, _) | (Family::Sd2, PredictionKind::Epsilon | PredictionKind::Sample) => 512,
-        (Family::Sd2, PredictionKind::V) => 768,
-        (Family::Sdxl | Family::SdxlRefiner, _) => 1024,
-    };
+    let file = path.display().to_string();
+    let shapes = |component| Shapes { source: checkpoint, component, file: file.clone() };
+    let native = (family.spec().native_side)(prediction);
     let scheduler = scheduler(family, prediction, zero_snr);
-    let has_text = |component: &str| checkpoint.components().contains(component);
+    let components = checkpoint.components();
+    let has = |component| components.contains(&component);
     let (mut text, mut tokenizers) = (Vec::new(), Vec::new());
-    for component in family.text_components() {
-        if !has_text(component) {
+    for tower in family.spec().towers {
+        let component = tower.component;
+        if !has(component) {
             return Err(lacks(
                 path,
                 &format!("text encoder (`{component}`)"),
                 "it was saved without one; use a full checkpoint",
             ));
         }
-        let open_clip = family == Family::Sd2 || *component == "text_encoder_2";
-        text.push(shapes.text(component, open_clip, family == Family::Sd2).in_file(path)?);
-        let vocabulary = if open_clip { ClipKind::OpenClip } else { ClipKind::OpenAi };
-        tokenizers.push(TokenizerSource::Clip(vocabulary));
+        text.push(shapes(component).text(tower).in_file(path)?);
+        tokenizers.push(TokenizerSource::Clip(tower.clip));
     }
-    let vae =
-        if has_text("vae") { shapes.vae(family).in_file(path)? } else { VaeConfig::default() };
-    let unet = shapes.unet(family, native).in_file(path)?;
+    let vae = if has(Component::Vae) {
+        shapes(Component::Vae).vae(family).in_file(path)?
+    } else {
+        VaeConfig::default()
+    };
+    let unet = shapes(Component::UNet).unet(family, native).in_file(path)?;
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let distilled = few_steps::of(&unet, &scheduler, &[name]);
     let basic = basic_defaults(family, native, &scheduler).in_file(path)?;
@@ -207,8 +179,8 @@ fn derived(checkpoint: &Checkpoint, path: &Path, kind: Kind) -> Result<Architect
         scheduler_file: path.to_path_buf(),
         distilled,
         tokenizers,
-        force_zeros_for_empty_prompt: family == Family::Sdxl,
-        requires_aesthetics_score: family == Family::SdxlRefiner,
+        force_zeros_for_empty_prompt: family.spec().zero_negative,
+        requires_aesthetics_score: family.spec().aesthetics_score,
     };
     check::configs(&architecture, ConfigPlace::File(path))?;
     check::whole(&architecture, checkpoint, path)?;
@@ -218,8 +190,8 @@ fn derived(checkpoint: &Checkpoint, path: &Path, kind: Kind) -> Result<Architect
 /// Every part that the family needs must have weights; the VAE may come from `--vae`.
 fn complete(checkpoint: &Checkpoint, architecture: &Architecture, path: &Path) -> Result<()> {
     for component in architecture.family.text_components() {
-        let first = format!("{component}.text_model.final_layer_norm.weight");
-        if checkpoint.shape(&Site::new(first)).is_none() {
+        let first = Site::of(component, "text_model.final_layer_norm.weight");
+        if checkpoint.shape(&first).is_none() {
             return Err(lacks(
                 path,
                 &format!("text encoder (`{component}`)"),

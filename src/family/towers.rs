@@ -1,6 +1,6 @@
 //! How each family reads its text towers.
 
-use super::{Family, ModelParts};
+use super::ModelParts;
 use crate::cancel::Cancel;
 use crate::conditioning::{TextRules, TextTowers, Tokenizer, Tower};
 use crate::error::{Error, Result};
@@ -11,11 +11,10 @@ use std::sync::{Arc, PoisonError};
 impl ModelParts {
     /// The family's way with text features.
     pub fn text_rules(&self) -> TextRules {
-        let sdxl = matches!(self.family, Family::Sdxl | Family::SdxlRefiner);
+        let spec = self.family.spec();
         TextRules {
-            // SDXL was trained on the layer before the last, without the final norm.
-            base_skip: usize::from(sdxl),
-            normalise: !sdxl,
+            base_skip: spec.skipped_layers,
+            normalise: spec.final_norm,
             zero_empty_negative: self.force_zeros_for_empty_prompt,
             added: self.unet.addition_embed_type.is_some(),
             aesthetic: self.requires_aesthetics_score,
@@ -39,7 +38,7 @@ impl ModelParts {
         source: &dyn WeightSource,
         cancel: &Cancel,
     ) -> Result<TextTowers> {
-        let components = self.text_components().iter().copied();
+        let components = self.text_components();
         let towers = self
             .text
             .iter()

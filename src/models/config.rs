@@ -196,6 +196,30 @@ fn within(what: &str, numbers: &[(&str, usize, RangeInclusive<usize>)]) -> Resul
     }
 }
 
+/// Most levels of a UNet; real ones have 4.
+const MAX_LEVELS: usize = 8;
+/// The kinds of the middle block; no block is fine too.
+const MID: [&str; 2] = ["UNetMidBlock2DCrossAttn", "UNetMidBlock2D"];
+/// Conditions beside the text, as SDXL has them.
+const TEXT_TIME: &str = "text_time";
+
+/// A field of a UNet's config that chooses a variant of the network.
+struct Variant {
+    field: &'static str,
+    /// What the config says.
+    found: String,
+    /// Whether that is built.
+    built: bool,
+}
+
+/// Refuses a variant of the UNet.
+fn refuse(field: &str, found: &str) -> Result<()> {
+    Err(Error::unsupported(
+        format!("a UNet config with {field} = {found}"),
+        "SD 1.x, SD 2.x, SDXL and networks derived from them are built",
+    ))
+}
+
 impl UNetConfig {
     /// Refuses numbers that no network has, before anything is made of them.
     fn validate_numbers(&self) -> Result<()> {
@@ -254,102 +278,100 @@ impl UNetConfig {
     /// # Errors
     /// [`Error::Unsupported`] naming the config field.
     pub fn validate(&self) -> Result<()> {
-        let levels = self.block_out_channels.len();
-        let refuse = |field: &str, found: String| -> Result<()> {
-            Err(Error::unsupported(
-                format!("a UNet config with {field} = {found}"),
-                "SD 1.x, SD 2.x, SDXL and networks derived from them are built",
-            ))
-        };
-        if levels == 0 || levels > 8 {
-            return refuse("block_out_channels", format!("{:?}", self.block_out_channels));
+        let widths = &self.block_out_channels;
+        if !(1..=MAX_LEVELS).contains(&widths.len()) {
+            return refuse("block_out_channels", &format!("{widths:?}"));
         }
         self.validate_numbers()?;
-        if self.down_block_types.len() != levels {
-            return refuse("down_block_types", format!("{:?}", self.down_block_types));
-        }
-        if self.up_block_types.len() != levels {
-            return refuse("up_block_types", format!("{:?}", self.up_block_types));
-        }
-        let groups = self.norm_num_groups;
-        if groups == 0
-            || self.block_out_channels.iter().any(|&c| c == 0 || c > MAX_WIDTH || c % groups != 0)
-        {
-            return refuse(
-                "norm_num_groups",
-                format!("{groups} for {:?}", self.block_out_channels),
-            );
-        }
-        for kind in &self.down_block_types {
-            if !matches!(kind.as_str(), "DownBlock2D" | "CrossAttnDownBlock2D") {
-                return refuse("down_block_types", kind.clone());
+        let rows = self.levels().into_iter().chain(self.variants());
+        for Variant { field, found, built } in rows {
+            if !built {
+                return refuse(field, &found);
             }
         }
-        for kind in &self.up_block_types {
-            if !matches!(kind.as_str(), "UpBlock2D" | "CrossAttnUpBlock2D") {
-                return refuse("up_block_types", kind.clone());
-            }
-        }
-        if let Some(kind) = &self.mid_block_type
-            && !matches!(kind.as_str(), "UNetMidBlock2DCrossAttn" | "UNetMidBlock2D")
-        {
-            return refuse("mid_block_type", kind.clone());
-        }
-        if !matches!(self.act_fn.as_str(), "silu" | "swish") {
-            return refuse("act_fn", self.act_fn.clone());
-        }
-        if let Some(kind) = &self.addition_embed_type {
-            if kind != "text_time" {
-                return refuse("addition_embed_type", kind.clone());
-            }
-            if self.addition_time_embed_dim.is_none()
-                || self.projection_class_embeddings_input_dim.is_none()
-            {
-                return refuse("addition_time_embed_dim", "none".into());
-            }
-        }
-        if self.resnet_time_scale_shift != "default" {
-            return refuse("resnet_time_scale_shift", self.resnet_time_scale_shift.clone());
-        }
-        if self.time_embedding_type != "positional" {
-            return refuse("time_embedding_type", self.time_embedding_type.clone());
-        }
-        if self.attention_type != "default" {
-            return refuse("attention_type", self.attention_type.clone());
-        }
-        for (field, value) in [
-            ("class_embed_type", &self.class_embed_type),
-            ("encoder_hid_dim_type", &self.encoder_hid_dim_type),
-            ("cross_attention_norm", &self.cross_attention_norm),
-            ("timestep_post_act", &self.timestep_post_act),
-            ("time_embedding_act_fn", &self.time_embedding_act_fn),
-        ] {
-            if let Some(value) = value {
-                return refuse(field, value.clone());
-            }
-        }
-        if let Some(classes) = self.num_class_embeds {
-            return refuse("num_class_embeds", classes.to_string());
-        }
-        if let Some(dim) = self.encoder_hid_dim {
-            return refuse("encoder_hid_dim", dim.to_string());
-        }
-        if self.dual_cross_attention || self.center_input_sample {
-            return refuse("dual_cross_attention or center_input_sample", "true".into());
-        }
-        if (0..levels).any(|i| self.only_cross_attention.of(i) == Some(true)) {
-            return refuse("only_cross_attention", "true".into());
-        }
-        for level in 0..levels {
+        for (level, width) in widths.iter().enumerate() {
             let heads = self.heads(level)?;
-            if heads == 0 || !self.block_out_channels[level].is_multiple_of(heads) {
-                return refuse(
-                    "attention_head_dim",
-                    format!("{heads} for width {}", self.block_out_channels[level]),
-                );
+            if heads == 0 || !width.is_multiple_of(heads) {
+                return refuse("attention_head_dim", &format!("{heads} for width {width}"));
             }
         }
         Ok(())
+    }
+
+    /// What has to fit the number of levels and their widths.
+    fn levels(&self) -> Vec<Variant> {
+        let (widths, groups) = (&self.block_out_channels, self.norm_num_groups);
+        let grouped = |&width: &usize| (1..=MAX_WIDTH).contains(&width) && width % groups == 0;
+        let one_each = |field, kinds: &Vec<String>| Variant {
+            field,
+            found: format!("{kinds:?}"),
+            built: kinds.len() == widths.len(),
+        };
+        vec![
+            one_each("down_block_types", &self.down_block_types),
+            one_each("up_block_types", &self.up_block_types),
+            Variant {
+                field: "norm_num_groups",
+                found: format!("{groups} for {widths:?}"),
+                built: groups > 0 && widths.iter().all(grouped),
+            },
+        ]
+    }
+
+    /// Every field that chooses a variant of the network, as it is found, and whether that variant is built.
+    fn variants(&self) -> Vec<Variant> {
+        let all = |field, found: &[String], built: [&str; 2]| {
+            let odd = found.iter().find(|kind| !built.contains(&kind.as_str()));
+            Variant { field, found: odd.cloned().unwrap_or_default(), built: odd.is_none() }
+        };
+        let one_of = |field, found: &str, built: &[&str]| Variant {
+            field,
+            found: found.to_owned(),
+            built: built.contains(&found),
+        };
+        let none = |field, found: Option<String>| Variant {
+            field,
+            built: found.is_none(),
+            found: found.unwrap_or_default(),
+        };
+        let off = |field, on: bool| Variant { field, found: on.to_string(), built: !on };
+        let (added, mid) = (self.addition_embed_type.as_deref(), self.mid_block_type.as_deref());
+        let sizes = [self.addition_time_embed_dim, self.projection_class_embeddings_input_dim];
+        let levels = 0..self.block_out_channels.len();
+        vec![
+            all(
+                "down_block_types",
+                &self.down_block_types,
+                ["DownBlock2D", "CrossAttnDownBlock2D"],
+            ),
+            all("up_block_types", &self.up_block_types, ["UpBlock2D", "CrossAttnUpBlock2D"]),
+            one_of("mid_block_type", mid.unwrap_or(MID[0]), &MID),
+            one_of("act_fn", &self.act_fn, &["silu", "swish"]),
+            one_of("addition_embed_type", added.unwrap_or(TEXT_TIME), &[TEXT_TIME]),
+            Variant {
+                field: "addition_time_embed_dim",
+                found: "none".into(),
+                built: added.is_none() || sizes.iter().all(Option::is_some),
+            },
+            one_of("resnet_time_scale_shift", &self.resnet_time_scale_shift, &["default"]),
+            one_of("time_embedding_type", &self.time_embedding_type, &["positional"]),
+            one_of("attention_type", &self.attention_type, &["default"]),
+            none("class_embed_type", self.class_embed_type.clone()),
+            none("encoder_hid_dim_type", self.encoder_hid_dim_type.clone()),
+            none("cross_attention_norm", self.cross_attention_norm.clone()),
+            none("timestep_post_act", self.timestep_post_act.clone()),
+            none("time_embedding_act_fn", self.time_embedding_act_fn.clone()),
+            none("num_class_embeds", self.num_class_embeds.map(|n| n.to_string())),
+            none("encoder_hid_dim", self.encoder_hid_dim.map(|n| n.to_string())),
+            off(
+                "dual_cross_attention or center_input_sample",
+                self.dual_cross_attention || self.center_input_sample,
+            ),
+            off(
+                "only_cross_attention",
+                levels.into_iter().any(|i| self.only_cross_attention.of(i) == Some(true)),
+            ),
+        ]
     }
 
     /// Heads of the attentions on `level`.

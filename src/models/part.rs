@@ -19,9 +19,9 @@ impl<'a> Origin<'a> {
         Self { scope, source: None }
     }
 
-    /// Parts of `component` are built when they are used, and go again.
-    pub(super) fn streamed(source: &'a Arc<dyn WeightSource>, component: &str) -> Self {
-        Self { scope: Scope::new(&**source, component), source: Some(source.clone()) }
+    /// Parts of `root`, a component or a path in one, are built when they are used, and go again.
+    pub(super) fn streamed(source: &'a Arc<dyn WeightSource>, root: impl AsRef<str>) -> Self {
+        Self { scope: Scope::new(&**source, root), source: Some(source.clone()) }
     }
 
     pub(super) fn scope(&self) -> &Scope<'a> {

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::models::{Tiling, UNetConfig, VaeConfig};
 use crate::room;
 use crate::size::VAE_FACTOR;
-use crate::weights::{Precision, Products, Site, WeightSource};
+use crate::weights::{Component, Precision, Products, Site, WeightSource};
 use std::collections::HashMap;
 
 /// Bytes of memory that the stages of a plan take at least, all that is kept meanwhile included.
@@ -90,7 +90,7 @@ impl Pipeline {
         let source = &*parts.source;
         let latent = (plan.height / VAE_FACTOR, plan.width / VAE_FACTOR);
         let streamed = wish.memory == Memory::Low;
-        let text = weights(source, |site| site.component().starts_with("text_encoder"));
+        let text = weights(source, |site| site.component().is_text());
         let decoder = weights(source, decodes);
         let unet = if streamed { largest_part(source) } else { weights(source, of_unet) };
         let walk = Walk::of_unet(source, &parts.unet, plan, self.model.batch);
@@ -120,13 +120,13 @@ fn samples(config: &UNetConfig, plan: &Plan) -> u64 {
 }
 
 fn of_unet(site: &Site) -> bool {
-    site.component() == "unet"
+    site.component() == Component::UNet
 }
 
 /// Whether a weight belongs to the half of the autoencoder that decodes.
 fn decodes(site: &Site) -> bool {
-    let name = site.as_str();
-    name.starts_with("vae.decoder.") || name.starts_with("vae.post_quant_conv.")
+    let half = ["decoder.", "post_quant_conv."].iter().any(|half| site.path().starts_with(half));
+    half && site.component() == Component::Vae
 }
 
 /// Bytes of the packed weights that `wanted` chooses.
@@ -195,7 +195,7 @@ struct Walk {
 impl Walk {
     /// `images`: how many are evaluated at once at most.
     fn of_unet(source: &dyn WeightSource, config: &UNetConfig, plan: &Plan, images: usize) -> Self {
-        let precision = match source.products("unet") {
+        let precision = match source.products(Component::UNet) {
             Products::Packed(precision) => precision,
             Products::Plain => Precision::F32,
         };

@@ -18,7 +18,7 @@ use crate::sampling::{
     Denoiser, Grid, Guidance, GuidanceApart, NoiseModel, PredictionKind, Predictor,
 };
 use crate::size::VAE_FACTOR;
-use crate::weights::WeightSource;
+use crate::weights::{Component, WeightSource};
 use candle_core::{DType, Tensor};
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -94,7 +94,7 @@ impl Bound {
         cancel: &Cancel,
     ) -> Result<Self> {
         let Estimator { unet, conditioning } = estimator;
-        let dtype = model.parts.source.dtype("unet");
+        let dtype = model.parts.source.dtype(Component::UNet);
         let images = x.dim(0)?;
         // LCM-distilled networks take the guidance as a number instead of a second evaluation.
         let guidance = match unet.config().time_cond_proj_dim {

@@ -6,7 +6,7 @@ use super::model::Model;
 use super::networks::Estimator;
 use crate::conditioning::Conditioning;
 use crate::error::{Error, Result};
-use crate::weights::{Checkpoint, NotFinite, Precision, Products, WeightSource};
+use crate::weights::{Checkpoint, Component, NotFinite, Precision, Products, WeightSource};
 use candle_core::{DType, Device, Tensor};
 use std::sync::Arc;
 
@@ -36,12 +36,10 @@ impl Suspects {
     fn reason(&self, model: &Model, latents: &Tensor, numbers: &str) -> Result<Error> {
         let source = &*model.parts.source;
         let mut components = self.culprit(model, latents)?;
-        let first = components.first().copied().unwrap_or("unet");
+        let first = components.first().copied().unwrap_or(Component::UNet);
         // What one part was given may be another part's fault: the encoder's, of networks that paint over a picture.
-        let others = ["text_encoder", "text_encoder_2", "unet", "vae"];
-        components.extend(
-            others.into_iter().filter(|other| !components.contains(other)).collect::<Vec<_>>(),
-        );
+        let others = Component::ALL.into_iter().filter(|other| !components.contains(other));
+        components.extend(others.collect::<Vec<_>>());
         for component in components {
             if let Some(error) = broken(source, component)? {
                 return Ok(error);
@@ -70,27 +68,27 @@ impl Suspects {
     }
 
     /// The components of the first part whose results are not finite.
-    fn culprit(&self, model: &Model, latents: &Tensor) -> Result<Vec<&'static str>> {
+    fn culprit(&self, model: &Model, latents: &Tensor) -> Result<Vec<Component>> {
         for conditioning in &self.conditions {
             let pooled = conditioning.added.as_ref().map(|added| &added.pooled);
             for features in std::iter::once(&conditioning.context).chain(pooled) {
                 if !is_finite(features)? {
-                    return Ok(model.parts.text_components().to_vec());
+                    return Ok(model.parts.text_components());
                 }
             }
         }
-        Ok(vec![if is_finite(latents)? { "vae" } else { "unet" }])
+        Ok(vec![if is_finite(latents)? { Component::Vae } else { Component::UNet }])
     }
 }
 
 impl Model {
     /// A weight of the model that is not finite makes every sum with an adapter so, and the adapter is not to
     /// blame.
-    pub(super) fn or_the_models_fault(&self, error: Error, components: &[&str]) -> Error {
+    pub(super) fn or_the_models_fault(&self, error: Error, components: &[Component]) -> Error {
         if !matches!(error.inner(), Error::Corrupt { why, .. } if why.contains("not finite")) {
             return error;
         }
-        let mut found = components.iter().map(|part| broken(&self.parts.source, part));
+        let mut found = components.iter().map(|part| broken(&self.parts.source, *part));
         match found.find(|found| !matches!(found, Ok(None))) {
             Some(Ok(Some(models)) | Err(models)) => models,
             _ => error,
@@ -99,7 +97,7 @@ impl Model {
 }
 
 /// What is wrong with the weights of a component; `None` when they are numbers.
-fn broken(source: &Checkpoint, component: &str) -> Result<Option<Error>> {
+fn broken(source: &Checkpoint, component: Component) -> Result<Option<Error>> {
     let rewritten = source.rewritten(component);
     let advice = "the file was written to while it was in use: start again, and replace a model by renaming another over it";
     let Some(NotFinite { path, tensor, count, of, others }) = source.not_finite(component)? else {
@@ -117,16 +115,16 @@ fn broken(source: &Checkpoint, component: &str) -> Result<Option<Error>> {
     Ok(Some(Error::corrupt(path, why)))
 }
 
-fn in_words(component: &str) -> &'static str {
+fn in_words(component: Component) -> &'static str {
     match component {
-        "unet" => "the UNet",
-        "vae" => "the VAE",
+        Component::UNet => "the UNet",
+        Component::Vae => "the VAE",
         _ => "the text encoder",
     }
 }
 
 /// The float type in which a component is computed, where that is none of 32 bits.
-fn narrow(source: &Checkpoint, component: &str) -> Option<&'static str> {
+fn narrow(source: &Checkpoint, component: Component) -> Option<&'static str> {
     match (source.products(component), source.dtype(component)) {
         (_, DType::F16) => Some("f16"),
         (Products::Packed(Precision::Bf16), _) | (_, DType::BF16) => Some("bf16"),

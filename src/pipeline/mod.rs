@@ -47,6 +47,7 @@ pub use timeline::{Acting, Depth, Estimate, Phase, Role, Timeline};
 
 use crate::error::{Error, Result};
 use crate::family::Summary;
+use crate::sampling::Sampling;
 use crate::weights::WeightSource;
 use candle_core::Device;
 use event::{Once, Watch};
@@ -210,9 +211,23 @@ impl Pipeline {
     /// # Errors
     /// What reading and running the networks gives.
     pub fn steps(&self, plan: &Plan, index: usize) -> Result<Steps> {
+        self.steps_of(plan, index, None)
+    }
+
+    /// As [`steps`](Self::steps), with an integrator and noise levels of the caller's own instead of those of the plan.
+    ///
+    /// # Errors
+    /// [`Error::BadRequest`] when the levels are not the plan's number of steps; what reading and running the
+    /// networks gives.
+    pub fn steps_with(&self, plan: &Plan, index: usize, sampling: Sampling) -> Result<Steps> {
+        self.steps_of(plan, index, Some(sampling))
+    }
+
+    fn steps_of(&self, plan: &Plan, index: usize, sampling: Option<Sampling>) -> Result<Steps> {
         let watch = Watch { observer: &Once::new(&Silent), cancel: &Cancel::new() };
         let whole = index + 1 >= plan.count;
-        Run::prepare(&self.model, plan, whole, watch)?.steps_watched(&[index], watch)
+        let run = Run::prepare(&self.model, plan, whole, watch)?;
+        run.steps_watched(&[index], sampling, watch)
     }
 }
 

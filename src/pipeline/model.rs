@@ -17,7 +17,7 @@ use crate::lora::{Dictionary, Lora, ReadOptions};
 use crate::models::{Tiling, UNet, Vae};
 use crate::picture::Picture;
 use crate::sampling::{Convention, Grid, Integrator, NoiseProcess, SamplerOptions};
-use crate::weights::{Precision, Products, Scope, WeightSource};
+use crate::weights::{Component, Precision, Products, Scope, WeightSource};
 use candle_core::{DType, Device, Tensor};
 use std::sync::Arc;
 
@@ -45,7 +45,7 @@ impl Model {
 
     /// How the UNet multiplies on a CPU; nothing elsewhere.
     pub(super) fn precision(&self) -> Option<Precision> {
-        match self.parts.source.products("unet") {
+        match self.parts.source.products(Component::UNet) {
             Products::Packed(precision) => Some(precision),
             Products::Plain => None,
         }
@@ -117,15 +117,18 @@ impl Model {
     pub(super) fn network(&self, source: &Arc<dyn WeightSource>, cancel: &Cancel) -> Result<UNet> {
         let config = &self.parts.unet;
         if self.streams() {
-            return UNet::streamed(source, "unet", config);
+            return UNet::streamed(source, Component::UNet, config);
         }
-        UNet::new(&Scope::new(&**source, "unet").until(cancel), config)
+        UNet::new(&Scope::new(&**source, Component::UNet).until(cancel), config)
     }
 
     /// The half of the autoencoder that makes latents of pictures.
     pub(super) fn encoder(&self, cancel: &Cancel) -> Result<Arc<Vae>> {
         self.residency.encoder.get(cancel, || {
-            Vae::encoder(&Scope::new(&*self.residency.base, "vae").until(cancel), &self.parts.vae)
+            Vae::encoder(
+                &Scope::new(&*self.residency.base, Component::Vae).until(cancel),
+                &self.parts.vae,
+            )
         })
     }
 
@@ -134,7 +137,7 @@ impl Model {
         let _working = replay::working();
         self.residency.decoder.get(watch.cancel, || {
             watch.tell(&Event::Loading { component: "VAE" });
-            let scope = Scope::new(&*self.residency.base, "vae").until(watch.cancel);
+            let scope = Scope::new(&*self.residency.base, Component::Vae).until(watch.cancel);
             Vae::decoder(&scope, &self.parts.vae)
         })
     }
@@ -142,7 +145,9 @@ impl Model {
     /// As long as the guard lives, GPUs may round the factors of f32 convolutions, if the options ask for it or
     /// everything else has 16 bits: the autoencoder needs f32 for its range alone.
     pub(super) fn rounding(&self) -> kernels::Rounding {
-        kernels::Rounding::new(self.rounded || self.parts.source.dtype("unet") != DType::F32)
+        kernels::Rounding::new(
+            self.rounded || self.parts.source.dtype(Component::UNet) != DType::F32,
+        )
     }
 
     /// Decodes one sample.

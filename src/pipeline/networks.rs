@@ -12,7 +12,7 @@ use crate::conditioning::{Conditioning, InversionVectors, TextTowers};
 use crate::error::Result;
 use crate::lora::{Apply, LoraStack, Overlay};
 use crate::models::UNet;
-use crate::weights::WeightSource;
+use crate::weights::{Component, WeightSource};
 use candle_core::{Device, Tensor};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -110,13 +110,13 @@ impl Model {
         }
         let key = network_key(stack, apply);
         let found = self.residency.towers.get(&key, watch.cancel, || {
-            let built = self.overlay(stack, apply, watch, compose, |part| part != "unet").and_then(
+            let built = self.overlay(stack, apply, watch, compose, |part| part.is_text()).and_then(
                 |(source, warnings)| {
                     Ok((self.parts.text_towers_until(&*source, watch.cancel)?, warnings))
                 },
             );
             let (towers, mut warnings) = built
-                .map_err(|error| self.or_the_models_fault(error, self.parts.text_components()))?;
+                .map_err(|error| self.or_the_models_fault(error, &self.parts.text_components()))?;
             let words = self.words(stack, &mut warnings)?;
             let towers = if words.is_empty() { towers } else { towers.with_inversions(&words)? };
             Ok(Noted { value: Arc::new(towers), warnings })
@@ -137,14 +137,14 @@ impl Model {
         }
         let key = network_key(stack, apply);
         let found = self.residency.unets.get(&key, watch.cancel, || {
-            let built = self.overlay(stack, apply, watch, compose, |part| part == "unet").and_then(
-                |(source, warnings)| {
+            let built = self
+                .overlay(stack, apply, watch, compose, |part| part == Component::UNet)
+                .and_then(|(source, warnings)| {
                     watch.tell(&Event::Loading { component: "UNet" });
                     let unet = self.network(&source, watch.cancel)?;
                     Ok(Noted { value: Arc::new(unet), warnings })
-                },
-            );
-            built.map_err(|error| self.or_the_models_fault(error, &["unet"]))
+                });
+            built.map_err(|error| self.or_the_models_fault(error, &[Component::UNet]))
         })?;
         Ok(told(&found, watch))
     }
@@ -156,7 +156,7 @@ impl Model {
         apply: Apply,
         watch: Watch<'_>,
         compose: &mut Duration,
-        select: impl Fn(&str) -> bool,
+        select: impl Fn(Component) -> bool,
     ) -> Result<(Arc<dyn WeightSource>, Vec<String>)> {
         let begin = Instant::now();
         watch.tell(&Event::Loading { component: "LoRA" });
@@ -178,10 +178,10 @@ impl Model {
         let all = stack.words();
         warnings.extend(all.warnings());
         for inversion in all.used {
-            let vectors = |component: &&str| -> Result<Option<Tensor>> {
-                let Some((values, rows)) = inversion.vectors(component)? else { return Ok(None) };
+            let vectors = |component: &Component| -> Result<Option<Tensor>> {
+                let Some((values, rows)) = inversion.vectors(*component)? else { return Ok(None) };
                 let width = values.len().checked_div(rows).unwrap_or(0);
-                let dtype = self.residency.base.dtype(component);
+                let dtype = self.residency.base.dtype(*component);
                 let tensor = Tensor::from_vec(values, (rows, width), &Device::Cpu)?;
                 Ok(Some(tensor.to_dtype(dtype)?.to_device(self.residency.base.device())?))
             };

@@ -101,6 +101,9 @@ impl Request {
             ..self.clone()
         })?;
         let (prompt, tagged) = tags(&self.prompt)?;
+        let sampler = self.sampler.unwrap_or(defaults.sampler);
+        // The model's schedule goes with its own sampler.
+        let own = sampler.spec().schedule.filter(|_| sampler != defaults.sampler);
         Ok(with_same!(
             self,
             Plan {
@@ -110,8 +113,8 @@ impl Request {
                 steps,
                 guidance_scale,
                 clip_skip,
-                sampler: self.sampler.unwrap_or(defaults.sampler),
-                schedule: self.schedule.unwrap_or(defaults.schedule),
+                sampler,
+                schedule: self.schedule.or(own).unwrap_or(defaults.schedule),
                 seed: self.seed.unwrap_or(random_seed),
                 count: self.count,
                 tile: self.tile.unwrap_or(size.width() * size.height() > TILE_ABOVE),

@@ -9,7 +9,7 @@ use super::replay::{self, Replays};
 use crate::conditioning::{Conditioning, TextTowers};
 use crate::kernels::{self, Share};
 use crate::models::{UNet, Vae};
-use crate::weights::Resident;
+use crate::weights::{Component, Resident};
 use candle_core::Tensor;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -64,10 +64,14 @@ const TABLE: &[Row] = &[
     Row { save: Some(Stage::Plan), low: Some(Stage::Steps), forget: |r| r.unet.clear() },
     Row { save: Some(Stage::Plan), low: Some(Stage::Steps), forget: |r| r.unets.clear() },
     // Tensors that built networks do not share are not needed any more.
-    Row { save: Some(Stage::Build), low: Some(Stage::Build), forget: |r| r.base.release("unet") },
+    Row {
+        save: Some(Stage::Build),
+        low: Some(Stage::Build),
+        forget: |r| r.base.release(Component::UNet),
+    },
     Row { save: Some(Stage::Encode), low: Some(Stage::Encode), forget: |r| r.encoder.clear() },
     Row { save: None, low: Some(Stage::Decode), forget: |r| r.decoder.clear() },
-    Row { save: None, low: Some(Stage::Decode), forget: |r| r.base.release("vae") },
+    Row { save: None, low: Some(Stage::Decode), forget: |r| r.base.release(Component::Vae) },
     // Features and latents are small beside networks.
     Row { save: None, low: None, forget: |r| r.conditions.clear() },
     Row { save: None, low: None, forget: |r| r.unpainted.clear() },
@@ -161,8 +165,9 @@ impl Residency {
     }
 
     fn release_texts(&self) {
-        self.base.release("text_encoder");
-        self.base.release("text_encoder_2");
+        for text in Component::ALL.into_iter().filter(|component| component.is_text()) {
+            self.base.release(text);
+        }
     }
 }
 

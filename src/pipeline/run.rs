@@ -15,7 +15,7 @@ use super::{Cancel, Plan, Silent};
 use crate::error::{Error, Result};
 use crate::kernels::AtWork;
 use crate::lora::{Apply, Lora, LoraStack, StackEntry};
-use crate::sampling::Grid;
+use crate::sampling::{Grid, Sampling};
 use std::sync::Arc;
 
 /// A prepared plan: its LoRAs are read, its noise levels placed, and what happens at each step is decided.
@@ -116,15 +116,44 @@ impl Run {
     pub fn steps(&self, images: impl IntoIterator<Item = usize>) -> Result<Steps> {
         let cancel = &Cancel::new();
         let images: Vec<usize> = images.into_iter().collect();
-        self.steps_watched(&images, Watch { observer: &Once::new(&Silent), cancel })
+        self.steps_watched(&images, None, Watch { observer: &Once::new(&Silent), cancel })
     }
 
-    pub(super) fn steps_watched(&self, images: &[usize], watch: Watch<'_>) -> Result<Steps> {
+    /// As [`steps`](Self::steps), with an integrator and noise levels of the caller's own instead of those of the plan.
+    ///
+    /// # Errors
+    /// As [`steps`](Self::steps); [`Error::BadRequest`] when the levels are not the plan's number of steps.
+    pub fn steps_with(
+        &self,
+        images: impl IntoIterator<Item = usize>,
+        sampling: Sampling,
+    ) -> Result<Steps> {
+        let cancel = &Cancel::new();
+        let images: Vec<usize> = images.into_iter().collect();
+        let watch = Watch { observer: &Once::new(&Silent), cancel };
+        self.steps_watched(&images, Some(sampling), watch)
+    }
+
+    /// `sampling`: the caller's own; `None`: the plan's.
+    pub(super) fn steps_watched(
+        &self,
+        images: &[usize],
+        sampling: Option<Sampling>,
+        watch: Watch<'_>,
+    ) -> Result<Steps> {
         watch.check()?;
         if images.is_empty() {
             return Err(Error::bad_request("images", "none", "expected at least one image"));
         }
-        let Self { model, plan, timeline, grid, start, running, .. } = self;
+        let Self { model, plan, timeline, start, running, .. } = self;
+        let (integrator, grid) = match sampling {
+            Some(Sampling { integrator, grid }) => (integrator, Arc::new(grid)),
+            None => (model.integrator(plan)?, self.grid.clone()),
+        };
+        if grid.steps() != plan.steps {
+            let why = format!("the noise levels are those of {} steps", grid.steps());
+            return Err(Error::bad_request("steps", plan.steps, why));
+        }
         let (session, at_work) = (Session::new(), AtWork::begin());
         let (_working, _rounded) = (working(), model.rounding());
         let mut spent = Timings::default();
@@ -134,9 +163,22 @@ impl Run {
             let index = *index;
             Image { index, seed: plan.seed.wrapping_add(index as u64) }
         };
-        let prepared = Prepared { model, plan, timeline, grid, start, running };
         let images = images.iter().map(image).collect();
-        Steps::new(&prepared, images, &estimators, spent, (watch.cancel, session, at_work))
+        let prepared = Prepared {
+            model: model.clone(),
+            plan,
+            timeline: timeline.clone(),
+            integrator,
+            grid,
+            start,
+            estimators: &estimators,
+            spent,
+            running: running.clone(),
+            cancel: watch.cancel.clone(),
+            session,
+            at_work,
+        };
+        Steps::new(prepared, images)
     }
 
     /// Makes every image of the plan, in order, and hands each over as soon as it is done. As many are evaluated at
@@ -171,7 +213,7 @@ impl Run {
         watch: Watch<'_>,
         sink: &mut dyn FnMut(Generated) -> Result<()>,
     ) -> Result<()> {
-        let mut running = self.steps_watched(images, watch)?;
+        let mut running = self.steps_watched(images, None, watch)?;
         let (steps, every) = (self.plan.steps, self.plan.preview);
         images.iter().for_each(|image| watch.tell(&Event::Sampling { image: *image, steps }));
         while let Some(view) = running.next() {

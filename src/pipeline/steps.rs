@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::kernels::AtWork;
 use crate::picture::Picture;
 use crate::sampling::{Denoiser, Grid, Integrator, Mean, SeededNoise};
+use crate::weights::Component;
 use candle_core::Tensor;
 use std::sync::Arc;
 use std::time::Instant;
@@ -90,14 +91,22 @@ pub(super) struct Image {
     pub(super) seed: u64,
 }
 
-/// What [`Steps`] are made of, all of it prepared once a plan.
+/// What [`Steps`] are made of.
 pub(super) struct Prepared<'a> {
-    pub(super) model: &'a Arc<Model>,
+    pub(super) model: Arc<Model>,
     pub(super) plan: &'a Plan,
-    pub(super) timeline: &'a Arc<Timeline>,
-    pub(super) grid: &'a Arc<Grid>,
+    pub(super) timeline: Arc<Timeline>,
+    pub(super) integrator: Box<dyn Integrator>,
+    pub(super) grid: Arc<Grid>,
     pub(super) start: &'a Start,
-    pub(super) running: &'a Arc<Running>,
+    /// One for each estimate of the timeline.
+    pub(super) estimators: &'a [Estimator],
+    /// The time that making those took.
+    pub(super) spent: Timings,
+    pub(super) running: Arc<Running>,
+    pub(super) cancel: Cancel,
+    pub(super) session: Session,
+    pub(super) at_work: AtWork,
 }
 
 /// Steps may move to another thread, in every build.
@@ -117,27 +126,21 @@ impl std::fmt::Debug for Steps {
 }
 
 impl Steps {
-    /// The steps of `images`, which `estimators` make; `timings`: what making those took.
-    pub(super) fn new(
-        prepared: &Prepared<'_>,
-        images: Vec<Image>,
-        estimators: &[Estimator],
-        timings: Timings,
-        (cancel, session, at_work): (&Cancel, Session, AtWork),
-    ) -> Result<Self> {
-        let Prepared { model, plan, timeline, grid, start, running } = *prepared;
+    /// The steps of `images`, which are evaluated at once.
+    pub(super) fn new(prepared: Prepared<'_>, images: Vec<Image>) -> Result<Self> {
+        let Prepared { model, plan, grid, estimators, cancel, .. } = prepared;
         let latent = plan.size()?.latent();
         let channels = model.parts.vae.latent_channels;
         let shape = LatentShape { channels, height: latent.height, width: latent.width };
         let seeds: Vec<u64> = images.iter().map(|image| image.seed).collect();
         let mut noise = SeededNoise::torch(&seeds);
-        let x = start.latents(&mut noise, shape, grid, model.device())?;
-        let bound = |estimator| Bound::new(model, plan, estimator, grid, &x, cancel);
+        let x = prepared.start.latents(&mut noise, shape, &grid, model.device())?;
+        let bound = |estimator| Bound::new(&model, plan, estimator, &grid, &x, &cancel);
         Ok(Self {
             networks: estimators.iter().map(bound).collect::<Result<_>>()?,
-            timeline: timeline.clone(),
-            integrator: model.integrator(plan)?,
-            grid: grid.clone(),
+            timeline: prepared.timeline,
+            integrator: prepared.integrator,
+            grid,
             noise,
             x,
             done: 0,
@@ -145,14 +148,14 @@ impl Steps {
             last: images.iter().any(|image| image.index + 1 >= plan.count),
             images,
             tile: plan.tile,
-            cancel: cancel.clone(),
-            timings,
+            cancel,
+            timings: prepared.spent,
             suspects: Suspects::new(estimators, plan),
             mark: None,
-            _running: running.clone(),
-            _at_work: at_work,
-            model: model.clone(),
-            _session: session,
+            _running: prepared.running,
+            _at_work: prepared.at_work,
+            model,
+            _session: prepared.session,
         })
     }
 
@@ -310,7 +313,8 @@ impl Iterator for Steps {
             return None;
         }
         // Streamed blocks are put together with their adapters only now.
-        let view = self.step().map_err(|error| self.model.or_the_models_fault(error, &["unet"]));
+        let view =
+            self.step().map_err(|error| self.model.or_the_models_fault(error, &[Component::UNet]));
         self.failed = view.is_err();
         Some(view)
     }

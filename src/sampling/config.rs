@@ -106,6 +106,12 @@ pub struct SchedulerConfig {
     /// Least half log-SNR that DPM++ starts at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lambda_min_clipped: Option<f64>,
+    /// Into how many steps the distillation of an LCM cut the process; absent is 50.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub original_inference_steps: Option<usize>,
+    /// Factor of the timestep in the boundary condition of an LCM; absent is 10.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timestep_scaling: Option<f64>,
     /// Class of the reference's scheduler; any of the discrete ones, whose settings mean the same.
     #[serde(rename = "_class_name", skip_serializing_if = "Option::is_none")]
     pub class_name: Option<String>,
@@ -185,6 +191,8 @@ impl SchedulerConfig {
             lower_order_final: None,
             euler_at_final: false,
             lambda_min_clipped: None,
+            original_inference_steps: None,
+            timestep_scaling: None,
             class_name: None,
             sigma_data: None,
             timestep_type: None,

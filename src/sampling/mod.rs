@@ -39,7 +39,7 @@ pub use noise::{ListedNoise, NoNoise, NoiseSource, SeededNoise};
 pub use options::{OptionSpec, SamplerOptions};
 pub use plan::{Sampling, SamplingRequest};
 pub use prediction::{NoiseModel, Predictor};
-pub use process::{NoiseProcess, TimestepRule};
+pub use process::{Ancestral, NoiseProcess, TimestepRule};
 pub use samplers::Sampler;
 pub use schedule::{Schedule, ScheduleInput, ScheduleSpec};
 pub use spacing::SpacingRules;

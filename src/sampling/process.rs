@@ -32,7 +32,25 @@ pub enum TimestepRule {
     Truncated,
 }
 
+/// A step that goes below the next level and comes back up with fresh noise.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Ancestral {
+    /// The level that the step without noise goes to.
+    pub down: f64,
+    /// The deviation of the noise that is added there.
+    pub up: f64,
+}
+
 impl NoiseProcess {
+    /// The way from noise level `sigma` to `next` with a share `eta` of fresh noise: 0 is none, 1 as much as the
+    /// diffusion itself adds. k-diffusion's `get_ancestral_step`; DDPM's posterior for η = 1.
+    pub fn ancestral(&self, sigma: f64, next: f64, eta: f64) -> Ancestral {
+        let Self::VariancePreserving(_) = self;
+        let (from, to) = (sigma * sigma, next * next);
+        let up = (eta * (to * (from - to) / from).max(0.0).sqrt()).min(next);
+        Ancestral { down: (to - up * up).max(0.0).sqrt(), up }
+    }
+
     /// What the network sees of `x` (`[B, C, h, w]`) at noise level `sigma`: x/√(1 + σ²).
     pub fn scale_input(&self, x: &Tensor, sigma: f64) -> Result<Tensor> {
         let Self::VariancePreserving(_) = self;
@@ -115,6 +133,19 @@ mod tests {
         assert!((seen[0] - (0.5 + 3.0 * 1.5) / 10f64.sqrt()).abs() < 1e-12);
         let end = process.finish(&x, 0.0).unwrap().to_vec1::<f64>().unwrap();
         assert_eq!(end, x.to_vec1::<f64>().unwrap());
+    }
+
+    #[test]
+    fn ancestral_steps_end_at_the_next_level() {
+        let table = NoiseTable::new(&SchedulerConfig::default()).unwrap();
+        let process = NoiseProcess::VariancePreserving(table);
+        for (sigma, next) in [(14.6, 7.0), (0.3, 0.29), (1.0, 0.0)] {
+            for eta in [0.0, 0.3, 1.0, 9.0] {
+                let Ancestral { down, up } = process.ancestral(sigma, next, eta);
+                assert!((down.hypot(up) - next).abs() < 1e-12 && down <= next, "{sigma} {next}");
+                assert!((eta > 0.0 && next > 0.0) == (up > 0.0));
+            }
+        }
     }
 
     #[test]

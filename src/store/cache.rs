@@ -20,8 +20,6 @@ pub(super) const STANDARD: [&str; 4] = [
 ];
 /// The settings that PEFT writes beside the weights.
 pub(super) const CONFIG: &str = "adapter_config.json";
-/// Components whose weights a model cannot do without, when its index names them.
-pub(super) const COMPONENTS: [&str; 4] = ["text_encoder", "text_encoder_2", "unet", "vae"];
 
 /// A model on the hub: `owner/name[/FILE][@REVISION]`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 
 use super::STARTER;
 use crate::error::Error;
+use crate::weights::Component;
 use serde::{Serialize, Serializer};
 use std::fs;
 use std::io::ErrorKind;
@@ -163,7 +164,8 @@ fn kind_of<'a>(path: &Path, name: &'a str) -> Option<(&'a str, Kind)> {
 
 /// Whether `path` is a folder in the diffusers layout.
 pub(super) fn is_diffusers(path: &Path) -> bool {
-    path.join("model_index.json").is_file() || path.join("unet").join("config.json").is_file()
+    path.join("model_index.json").is_file()
+        || path.join(Component::UNet.name()).join("config.json").is_file()
 }
 
 /// Bytes of a file or of all files in a folder.

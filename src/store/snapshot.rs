@@ -1,11 +1,10 @@
 //! What of a cached repository can be used without any request, and why the rest cannot.
 
-use super::cache::{
-    COMPONENTS, HubCache, HubId, STANDARD, is_commit, is_index, is_weights, small_text,
-};
+use super::cache::{HubCache, HubId, STANDARD, is_commit, is_index, is_weights, small_text};
 use super::list::is_diffusers;
 use crate::error::Error;
 use crate::suggest::{did_you_mean, near};
+use crate::weights::Component;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -307,31 +306,31 @@ fn missing(snapshot: &Path) -> Vec<String> {
     let Ok(serde_json::Value::Object(parts)) = serde_json::from_str(&text) else {
         return vec![format!("a `{index}` that is JSON")];
     };
-    let named = |component: &&&str| {
-        let class = parts.get(**component).and_then(|entry| entry.get(1));
+    let named = |part: &str| {
+        let class = parts.get(part).and_then(|entry| entry.get(1));
         class.is_some_and(|class| !class.is_null())
     };
     let has = |file: &str| snapshot.join(file).exists();
     let mut missing = Vec::new();
-    for component in COMPONENTS.iter().filter(named) {
+    for component in Component::ALL.into_iter().filter(|component| named(component.name())) {
         missing.extend(missing_weights(snapshot, component));
     }
-    for folder in ["tokenizer", "tokenizer_2"].iter().filter(named) {
+    for folder in ["tokenizer", "tokenizer_2"].into_iter().filter(|folder| named(folder)) {
         let files = ["vocab.json", "merges.txt"].map(|file| format!("{folder}/{file}"));
         if !has(&format!("{folder}/tokenizer.json")) {
             missing.extend(files.iter().filter(|file| !has(file)).map(|file| said(snapshot, file)));
         }
     }
     let scheduler = "scheduler/scheduler_config.json";
-    if named(&&"scheduler") && !has(scheduler) {
+    if named("scheduler") && !has(scheduler) {
         missing.push(said(snapshot, scheduler));
     }
     missing
 }
 
 /// What a component's folder lacks of its config and its weights, all parts of them.
-fn missing_weights(snapshot: &Path, component: &str) -> Vec<String> {
-    let folder = snapshot.join(component);
+fn missing_weights(snapshot: &Path, component: Component) -> Vec<String> {
+    let folder = snapshot.join(component.name());
     let mut missing = Vec::new();
     let config = format!("{component}/config.json");
     if !snapshot.join(&config).exists() {
@@ -362,7 +361,7 @@ fn missing_weights(snapshot: &Path, component: &str) -> Vec<String> {
         missing
             .push(format!("{} of {all} parts of `{component}`{list}", all.saturating_sub(parts)));
     } else {
-        let stem = if component.starts_with("text") { "model" } else { "diffusion_pytorch_model" };
+        let stem = if component.is_text() { "model" } else { "diffusion_pytorch_model" };
         missing.push(format!("`{component}/{stem}.safetensors`"));
     }
     missing

@@ -13,7 +13,7 @@ mod identity;
 mod map;
 mod scale;
 
-pub use checkpoint::{Checkpoint, Inventory, NotFinite, Placement};
+pub use checkpoint::{Checkpoint, Inventory, NotFinite};
 
 use super::block_type::Blocks;
 use super::contents::{Contents, Entry, TensorInfo, dense_strides};

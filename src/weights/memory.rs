@@ -1,9 +1,8 @@
 //! Weights that are already in memory: tests, and a base that many networks share.
 
-use super::quantised::is_quantisable;
-use super::{Placement, Products, Quantisation, Site, Weight, WeightSource, shapes_agree};
+use super::{Placement, Site, Weight, WeightSource, shapes_agree};
 use crate::error::{Error, Result};
-use candle_core::{DType, Device, Tensor};
+use candle_core::Tensor;
 use std::collections::BTreeMap;
 
 /// A [`WeightSource`] over tensors in memory; what it gives shares their storage.
@@ -35,13 +34,9 @@ impl MemorySource {
     /// # Errors
     /// What reading gives, and [`Error::Unsupported`] for a source with run-time adapters.
     pub fn resident(source: &dyn WeightSource) -> Result<Self> {
-        let mut memory = Self::new(Placement {
-            device: source.device().clone(),
-            dtype: source.dtype("unet"),
-            vae_dtype: source.dtype("vae"),
-            products: source.products("unet"),
-            quantise: None,
-        });
+        // Numbers in memory are plain.
+        let placement = Placement { quantise: None, ..source.placement().clone() };
+        let mut memory = Self::new(placement);
         for site in source.sites() {
             let shape = source.shape(&site).unwrap_or_default();
             let Weight::Dense(tensor) = source.get(&site, &shape)? else {
@@ -85,31 +80,19 @@ impl WeightSource for MemorySource {
         self.tensors.keys().cloned().collect()
     }
 
-    fn device(&self) -> &Device {
-        &self.placement.device
+    fn placement(&self) -> &Placement {
+        &self.placement
     }
 
-    fn dtype(&self, component: &str) -> DType {
-        self.placement.dtype_of(component)
-    }
-
-    fn products(&self, _: &str) -> Products {
-        self.placement.products
-    }
-
-    fn quantised(&self, site: &Site) -> Option<Quantisation> {
-        self.requantised(site)
-    }
-
-    fn requantised(&self, site: &Site) -> Option<Quantisation> {
-        let kind = self.placement.quantise?;
-        is_quantisable(site, self.tensors.get(site)?.dims()).then_some(kind)
+    fn beneath(&self, _: &Site) -> Option<&dyn WeightSource> {
+        None
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use candle_core::{DType, Device};
 
     #[test]
     fn gives_what_was_put_in() {

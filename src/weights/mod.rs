@@ -9,12 +9,14 @@
 mod block_type;
 pub(crate) mod blocked;
 mod branch;
+mod component;
 mod contents;
 mod file;
 mod gguf;
 mod memory;
 pub mod names;
 mod pickle;
+mod placement;
 pub(crate) mod quantised;
 mod resident;
 
@@ -22,9 +24,11 @@ pub use crate::kernels::{Arrangement, Instructions, Packed, Precision, Quantisat
 pub use block_type::{BlockType, Blocks};
 pub use blocked::BlockTensor;
 pub use branch::{Branch, DenseBranch, FactorKind, Factors};
+pub use component::Component;
 pub use contents::TensorInfo;
-pub use file::{Checkpoint, CheckpointFile, Inventory, NotFinite, Placement};
+pub use file::{Checkpoint, CheckpointFile, Inventory, NotFinite};
 pub use memory::MemorySource;
+pub use placement::{Placement, Products};
 pub use resident::Resident;
 
 use crate::cancel::Cancel;
@@ -37,28 +41,44 @@ use std::sync::Arc;
 /// Canonical name of one weight: the component's folder in the diffusers layout, a dot, and the
 /// parameter's diffusers name, e.g. `unet.down_blocks.0.attentions.0.proj_in.weight`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Site(Arc<str>);
+pub struct Site {
+    /// First, so that sites are in name order.
+    name: Arc<str>,
+    component: Component,
+}
 
 impl Site {
     /// A site from its canonical name.
     pub fn new(name: impl AsRef<str>) -> Self {
-        Site(Arc::from(name.as_ref()))
+        let name: Arc<str> = Arc::from(name.as_ref());
+        let component = Component::of(&name);
+        Site { name, component }
+    }
+
+    /// The site of the weight `path` of `component`, e.g. `conv_in.weight`.
+    pub fn of(component: Component, path: impl std::fmt::Display) -> Self {
+        Site { name: Arc::from(component.path(path)), component }
     }
 
     /// The canonical name.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.name
     }
 
-    /// The component (`unet`, `vae`, `text_encoder`, `text_encoder_2`).
-    pub fn component(&self) -> &str {
-        self.0.split('.').next().unwrap_or_default()
+    /// The component that the weight belongs to.
+    pub fn component(&self) -> Component {
+        self.component
+    }
+
+    /// The name within the component.
+    pub fn path(&self) -> &str {
+        Component::split(&self.name).1
     }
 }
 
 impl std::fmt::Display for Site {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.name)
     }
 }
 
@@ -94,19 +114,14 @@ impl Weight {
     }
 }
 
-/// How layers multiply.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Products {
-    /// As candle does, on whatever device the tensors are.
-    #[default]
-    Plain,
-    /// On the CPU, with weights packed in this precision.
-    Packed(Precision),
-}
-
 /// Gives weights by canonical name.
 ///
 /// Implementations are immutable and shared; `get` may read a file, convert and move to a device.
+///
+/// A source answers five questions itself. All others have answers that follow from these, so that a source over
+/// another one, which changes or remembers some weights, cannot forget to pass a question on: where
+/// [`beneath`](Self::beneath) names a source, that one answers, elsewhere [`get`](Self::get) and
+/// [`read_f32`](Self::read_f32) do. Implementations override an answer where they have a faster one.
 pub trait WeightSource: Send + Sync + std::fmt::Debug {
     /// The weight at `site`, with the shape that the network needs.
     ///
@@ -117,22 +132,41 @@ pub trait WeightSource: Send + Sync + std::fmt::Debug {
     /// [`Error::TensorMissing`], [`Error::ShapeMismatch`], or what reading the file gives.
     fn get(&self, site: &Site, shape: &[usize]) -> Result<Weight>;
 
+    /// Shape as stored, without reading the data; `None` when there is no such site.
+    fn shape(&self, site: &Site) -> Option<Vec<usize>>;
+
+    /// All sites, in name order.
+    fn sites(&self) -> Vec<Site>;
+
+    /// Where tensors of this source live and as what.
+    fn placement(&self) -> &Placement;
+
+    /// The source under this one that holds the plain numbers of `site`; `None` where they are this source's own.
+    ///
+    /// Branches beside a weight do not change its plain numbers.
+    fn beneath(&self, site: &Site) -> Option<&dyn WeightSource>;
+
     /// As [`get`](Self::get), of a weight that is read only to be changed.
     ///
     /// # Errors
     /// As [`get`](Self::get).
     fn get_pristine(&self, site: &Site, shape: &[usize]) -> Result<Weight> {
-        self.get(site, shape)
+        match self.beneath(site) {
+            Some(source) => source.get_pristine(site, shape),
+            None => self.get(site, shape),
+        }
     }
 
-    /// The plain weight at `site` as f32 numbers, row-major: what adapters are added to.
+    /// The plain weight at `site` as f32 numbers, row-major: what adapters are added to. None of them is rounded
+    /// to the placement's type, unless the source holds no others.
     ///
     /// # Errors
     /// As [`get`](Self::get).
     fn get_f32(&self, site: &Site, shape: &[usize]) -> Result<Vec<f32>> {
-        let weight = self.get(site, shape)?;
-        let plain = weight.base().to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
-        Ok(plain.flatten_all()?.to_vec1()?)
+        match self.beneath(site) {
+            Some(source) => source.get_f32(site, shape),
+            None => numbers(self, site, shape),
+        }
     }
 
     /// Fills `out` with the numbers of the plain weight at `site` from number `first` on.
@@ -140,6 +174,9 @@ pub trait WeightSource: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// As [`get`](Self::get).
     fn read_f32(&self, site: &Site, first: usize, out: &mut [f32]) -> Result<()> {
+        if let Some(source) = self.beneath(site) {
+            return source.read_f32(site, first, out);
+        }
         let shape = self.shape(site).unwrap_or_default();
         let weight = self.get(site, &shape)?;
         let flat = weight.base().to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?;
@@ -154,24 +191,6 @@ pub trait WeightSource: Send + Sync + std::fmt::Debug {
         Ok(())
     }
 
-    /// Shape as stored, without reading the data; `None` when there is no such site.
-    fn shape(&self, site: &Site) -> Option<Vec<usize>>;
-
-    /// All sites, in name order.
-    fn sites(&self) -> Vec<Site>;
-
-    /// Where tensors of this source live.
-    fn device(&self) -> &Device;
-
-    /// Float type in which tensors of `component` are given.
-    fn dtype(&self, component: &str) -> DType;
-
-    /// How layers of `component` multiply.
-    fn products(&self, component: &str) -> Products {
-        let _ = component;
-        Products::Plain
-    }
-
     /// The plain weight at `site` as CPU layers read it, without its branches.
     ///
     /// # Errors
@@ -183,7 +202,10 @@ pub trait WeightSource: Send + Sync + std::fmt::Debug {
         arrangement: Arrangement,
         precision: Precision,
     ) -> Result<Packed> {
-        pack_numbers(self, site, shape, arrangement, precision)
+        match self.beneath(site) {
+            Some(source) => source.pack(site, shape, arrangement, precision),
+            None => pack_numbers(self, site, shape, arrangement, precision),
+        }
     }
 
     /// A packed weight that stands for the one at `site`, made by `make` unless somebody still uses one of
@@ -199,8 +221,10 @@ pub trait WeightSource: Send + Sync + std::fmt::Debug {
         precision: Precision,
         make: &dyn Fn() -> Result<Packed>,
     ) -> Result<Packed> {
-        let _ = (site, variant, arrangement, precision);
-        make()
+        match self.beneath(site) {
+            Some(source) => source.shared(site, variant, arrangement, precision, make),
+            None => make(),
+        }
     }
 
     /// The plain weight at `site` as layers of other devices keep it, if that is in blocks, without its branches.
@@ -208,37 +232,57 @@ pub trait WeightSource: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// As [`get`](Self::get).
     fn in_blocks(&self, site: &Site, shape: &[usize]) -> Result<Option<BlockTensor>> {
-        block_numbers(self, site, shape)
+        match self.beneath(site) {
+            Some(source) => source.in_blocks(site, shape),
+            None => block_numbers(self, site, shape),
+        }
     }
 
     /// In which blocks layers keep the weight at `site`; `None` for plain numbers.
     fn quantised(&self, site: &Site) -> Option<Quantisation> {
-        let _ = site;
-        None
+        match self.beneath(site) {
+            Some(source) => source.quantised(site),
+            None => self.requantised(site),
+        }
     }
 
     /// The same for a weight that takes the place of the one at `site`: only what somebody asked for, as
     /// the blocks of a file are not made for other numbers.
     fn requantised(&self, site: &Site) -> Option<Quantisation> {
-        let _ = site;
-        None
+        let kind = self.placement().quantise?;
+        quantised::is_quantisable(site, &self.shape(site)?).then_some(kind)
     }
 
     /// The low-rank branches beside the weight at `site`.
     fn branches(&self, site: &Site) -> Vec<Branch> {
-        let _ = site;
-        Vec::new()
+        self.beneath(site).map(|source| source.branches(site)).unwrap_or_default()
     }
 
     /// Whether [`get`](Self::get) gives the very numbers that are stored, none of them rounded.
     fn is_exact(&self, site: &Site) -> bool {
-        let _ = site;
-        false
+        self.beneath(site).is_some_and(|source| source.is_exact(site))
     }
 
     /// A hint: the stored numbers of `site` will not be needed soon.
     fn forget(&self, site: &Site) {
-        let _ = site;
+        if let Some(source) = self.beneath(site) {
+            source.forget(site);
+        }
+    }
+
+    /// Where tensors of this source live.
+    fn device(&self) -> &Device {
+        &self.placement().device
+    }
+
+    /// Float type in which tensors of `component` are given.
+    fn dtype(&self, component: Component) -> DType {
+        self.placement().dtype_of(component)
+    }
+
+    /// How layers of `component` multiply.
+    fn products(&self, component: Component) -> Products {
+        self.placement().products_of(component)
     }
 
     /// Whether `site` exists.
@@ -276,16 +320,38 @@ pub(crate) fn block_numbers<S: WeightSource + ?Sized>(
     BlockTensor::new(kind, shape, &values, source.device()).map(Some)
 }
 
+/// The numbers of the weight at `site`, as [`WeightSource::read_f32`] gives them.
+pub(crate) fn numbers<S: WeightSource + ?Sized>(
+    source: &S,
+    site: &Site,
+    shape: &[usize],
+) -> Result<Vec<f32>> {
+    check_shape(source, site, shape)?;
+    let mut values = room::zeros(shape.iter().product(), "weights")?;
+    source.read_f32(site, 0, &mut values)?;
+    Ok(values)
+}
+
+/// Refuses a weight that is missing or has another shape, before its numbers are read.
+pub(crate) fn check_shape<S: WeightSource + ?Sized>(
+    source: &S,
+    site: &Site,
+    shape: &[usize],
+) -> Result<()> {
+    if !source.shape(site).is_some_and(|stored| shapes_agree(&stored, shape)) {
+        // `get` returns the precise shape error.
+        source.get(site, shape)?;
+    }
+    Ok(())
+}
+
 /// The sizes of `shape`, which the weight at `site` must have.
 fn weight_shape<S: WeightSource + ?Sized>(
     source: &S,
     site: &Site,
     shape: &[usize],
 ) -> Result<WeightShape> {
-    if !source.shape(site).is_some_and(|stored| shapes_agree(&stored, shape)) {
-        // `get` returns the precise shape error.
-        source.get(site, shape)?;
-    }
+    check_shape(source, site, shape)?;
     let [outputs, inputs] = *shape.first_chunk().ok_or_else(|| {
         Error::Internal(format!("`{site}` with the shape {shape:?} is no matrix"))
     })?;
@@ -297,15 +363,17 @@ fn weight_shape<S: WeightSource + ?Sized>(
 #[derive(Debug, Clone)]
 pub struct Scope<'a> {
     source: &'a dyn WeightSource,
+    component: Component,
     prefix: String,
     /// What stops the building of a network between two weights.
     cancel: Option<&'a Cancel>,
 }
 
 impl<'a> Scope<'a> {
-    /// A scope at component `component` of `source`.
-    pub fn new(source: &'a dyn WeightSource, component: &str) -> Self {
-        Scope { source, prefix: component.to_owned(), cancel: None }
+    /// A scope of `source` at `root`: a component, or a path that begins with one.
+    pub fn new(source: &'a dyn WeightSource, root: impl AsRef<str>) -> Self {
+        let prefix = root.as_ref().to_owned();
+        Scope { source, component: Component::of(&prefix), prefix, cancel: None }
     }
 
     /// The same scope, which gives [`Error::Cancelled`] instead of weights once `cancel` is set.
@@ -377,7 +445,7 @@ impl<'a> Scope<'a> {
 
     /// How layers of this scope multiply.
     pub fn products(&self) -> Products {
-        self.source.products(self.prefix.split('.').next().unwrap_or_default())
+        self.source.products(self.component)
     }
 
     /// The parameter `name` as other layers keep it, if that is in blocks.
@@ -415,7 +483,7 @@ impl<'a> Scope<'a> {
 
     /// Float type of the tensors of this scope.
     pub fn dtype(&self) -> DType {
-        self.source.dtype(self.prefix.split('.').next().unwrap_or_default())
+        self.source.dtype(self.component)
     }
 }
 
@@ -430,3 +498,6 @@ pub(crate) fn shapes_agree(stored: &[usize], needed: &[usize]) -> bool {
     };
     stored == needed || trim(stored) == trim(needed)
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,6 +16,8 @@ mod text;
 mod unet;
 mod vae;
 
+use super::Component;
+
 pub use original::{OriginalNames, Place};
 pub use text::{hf_text_name, open_clip_name, text_names_of_ggml, text_names_of_open_clip};
 pub use unet::UNetNames;
@@ -35,6 +37,17 @@ pub enum Part {
     },
     /// All of it, with the dimensions in reverse order.
     Transposed,
+}
+
+/// Where a text encoder lies in a file with the names of the original code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TowerLocation {
+    /// The text encoder.
+    pub component: Component,
+    /// The beginning of its tensors' names.
+    pub prefix: &'static str,
+    /// Whether it has open_clip's names, with fused projections.
+    pub open_clip: bool,
 }
 
 /// Where the parts of single-file checkpoints lie.
@@ -60,14 +73,11 @@ pub mod prefix {
 
 /// The canonical name of a tensor in a component's folder of the diffusers layout.
 ///
-/// `component`: `unet`, `vae`, `text_encoder` or `text_encoder_2`. A name that is no weight of the
-/// component stays as it is.
-pub fn canonical(component: &str, name: &str) -> String {
+/// A name that is no weight of the component stays as it is.
+pub fn canonical(component: Component, name: &str) -> String {
     match component {
-        "vae" => modern_vae_name(name),
-        _ if component.starts_with("text_encoder") => {
-            hf_text_name(name).unwrap_or_else(|| name.to_owned())
-        }
+        Component::Vae => modern_vae_name(name),
+        text if text.is_text() => hf_text_name(name).unwrap_or_else(|| name.to_owned()),
         _ => name.to_owned(),
     }
 }

@@ -17,9 +17,9 @@
 //! is the order in which the CPU's products read it, so that packing takes the blocks as they are. All
 //! other tensors are floats.
 
-use super::Site;
 use super::block_type::Blocks;
 use super::contents::{Contents, TensorInfo};
+use super::{Component, Site};
 use crate::error::{Error, Result};
 use crate::kernels::{GROUP, Quantisation};
 use safetensors::Dtype;
@@ -44,8 +44,8 @@ pub(crate) const CURRENT: &str = "1";
 /// inputs fill blocks, but for its first and last convolution, which are small and sensitive.
 pub(crate) fn is_quantisable(site: &Site, shape: &[usize]) -> bool {
     let name = site.as_str();
-    let edge = ["unet.conv_in.", "unet.conv_out."].iter().any(|edge| name.starts_with(edge));
-    site.component() == "unet"
+    let edge = ["conv_in.", "conv_out."].iter().any(|edge| site.path().starts_with(edge));
+    site.component() == Component::UNet
         && name.ends_with(".weight")
         && !edge
         && !name.contains("embedding.weight")

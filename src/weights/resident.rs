@@ -2,12 +2,11 @@
 
 use super::blocked::{BlockNote, BlockTensor};
 use super::{
-    Arrangement, Packed, Precision, Products, Quantisation, Site, Weight, WeightSource,
-    shapes_agree,
+    Arrangement, Component, Packed, Placement, Precision, Site, Weight, WeightSource, shapes_agree,
 };
 use crate::error::Result;
 use crate::kernels::WeakPacked;
-use candle_core::{DType, Device, Tensor};
+use candle_core::Tensor;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -52,7 +51,7 @@ impl Resident {
     }
 
     /// Forgets the tensors of `component`; what networks use lives on with them.
-    pub fn release(&self, component: &str) {
+    pub fn release(&self, component: Component) {
         let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
         given.retain(|site, _| site.component() != component);
     }
@@ -97,16 +96,6 @@ impl WeightSource for Resident {
         self.inner.get(site, shape)
     }
 
-    fn get_f32(&self, site: &Site, shape: &[usize]) -> Result<Vec<f32>> {
-        // A smaller float type would have rounded; and what adapters replace need not stay here: the
-        // system keeps the file's pages.
-        self.inner.get_f32(site, shape)
-    }
-
-    fn read_f32(&self, site: &Site, first: usize, out: &mut [f32]) -> Result<()> {
-        self.inner.read_f32(site, first, out)
-    }
-
     fn shape(&self, site: &Site) -> Option<Vec<usize>> {
         self.inner.shape(site)
     }
@@ -115,16 +104,13 @@ impl WeightSource for Resident {
         self.inner.sites()
     }
 
-    fn device(&self) -> &Device {
-        self.inner.device()
+    fn placement(&self) -> &Placement {
+        self.inner.placement()
     }
 
-    fn dtype(&self, component: &str) -> DType {
-        self.inner.dtype(component)
-    }
-
-    fn products(&self, component: &str) -> Products {
-        self.inner.products(component)
+    // Of f32 numbers nothing is kept: what adapters replace need not stay here, the system keeps the file's pages.
+    fn beneath(&self, _: &Site) -> Option<&dyn WeightSource> {
+        Some(&*self.inner)
     }
 
     fn pack(
@@ -180,28 +166,13 @@ impl WeightSource for Resident {
         }
         Ok(blocks)
     }
-
-    fn quantised(&self, site: &Site) -> Option<Quantisation> {
-        self.inner.quantised(site)
-    }
-
-    fn requantised(&self, site: &Site) -> Option<Quantisation> {
-        self.inner.requantised(site)
-    }
-
-    fn is_exact(&self, site: &Site) -> bool {
-        self.inner.is_exact(site)
-    }
-
-    fn forget(&self, site: &Site) {
-        self.inner.forget(site);
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::weights::{MemorySource, Placement};
+    use crate::weights::MemorySource;
+    use candle_core::Device;
 
     #[test]
     fn gives_the_same_storage_twice() {
@@ -219,9 +190,9 @@ mod tests {
         assert_eq!(first.base().dims(), [2, 3]);
         assert!(resident.get(&site, &[3, 2]).is_err());
         assert_eq!(resident.get_f32(&site, &[2, 3]).unwrap()[5], 5.0);
-        resident.release("vae");
+        resident.release(Component::Vae);
         assert_eq!(resident.bytes(), 24);
-        resident.release("unet");
+        resident.release(Component::UNet);
         assert_eq!(resident.bytes(), 0);
     }
 }

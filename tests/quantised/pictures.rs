@@ -10,8 +10,8 @@ use colora::lora::{
     Strength,
 };
 use colora::weights::{
-    Arrangement, CheckpointFile, MemorySource, Placement, Precision, Products, Quantisation, Site,
-    WeightSource,
+    Arrangement, CheckpointFile, Component, MemorySource, Placement, Precision, Products,
+    Quantisation, Site, WeightSource,
 };
 use colora::{DTypeChoice, Error, Fault, Picture, Pipeline, Request};
 use std::path::Path;
@@ -184,7 +184,8 @@ fn adapters_are_added_to_the_plain_numbers() {
         let dictionary = Dictionary::new(&*parts.source, "SD 1.x");
         let stack = adapter("flat", &dictionary);
         let overlay = |source: Arc<dyn WeightSource>, apply| {
-            Overlay::compose(source, &dictionary, &stack, apply, |part| part == "unet").unwrap()
+            Overlay::compose(source, &dictionary, &stack, apply, |part| part == Component::UNet)
+                .unwrap()
         };
         let ours = overlay(parts.source.clone(), Apply::Merge);
         let theirs = overlay(Arc::new(plain), Apply::Merge);

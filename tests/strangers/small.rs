@@ -91,12 +91,12 @@ impl WeightSource for Recorder {
         Vec::new()
     }
 
-    fn device(&self) -> &Device {
-        &Device::Cpu
+    fn placement(&self) -> &Placement {
+        Placement::plain()
     }
 
-    fn dtype(&self, _: &str) -> DType {
-        DType::F32
+    fn beneath(&self, _: &Site) -> Option<&dyn WeightSource> {
+        None
     }
 }
 

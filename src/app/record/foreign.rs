@@ -108,8 +108,8 @@ mod tests {
         );
         let automatic = parse("Steps: 9, Sampler: DPM++ 2M, Schedule type: Automatic");
         assert_eq!(automatic.request.schedule, Some(Schedule::Karras));
-        let other = parse("Steps: 9, Sampler: Euler a, Refiner: r, Seed: -1, Size: 9x9");
-        assert_eq!(other.unknown_sampler.as_deref(), Some("Euler a, Uniform"));
+        let other = parse("Steps: 9, Sampler: DPM fast, Refiner: r, Seed: -1, Size: 9x9");
+        assert_eq!(other.unknown_sampler.as_deref(), Some("DPM fast, Uniform"));
         assert_eq!(other.ignored, ["Refiner", "Seed: -1", "Size: 9x9"]);
         assert_eq!((other.request.seed, other.request.width), (None, None));
         let strong = lines("(red:1.3) \\(x:1) <lora:a:1>\nNegative prompt: <lora:b:1>\nSteps: 9");

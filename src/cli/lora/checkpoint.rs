@@ -16,7 +16,7 @@ use crate::lora::write::{CheckpointOptions, FileDtype, Metadata, check_free, che
 use crate::lora::{Apply, Overlay};
 use crate::sampling::PredictionKind;
 use crate::starter;
-use crate::weights::Placement;
+use crate::weights::{Component, Placement};
 use candle_core::DType;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -68,7 +68,7 @@ pub(super) fn run(args: &Args, talk: Talk) -> anyhow::Result<()> {
             "warning: {words} words (textual inversions) are left out; a checkpoint has no place for them"
         ));
     }
-    let everything = |_: &str| true;
+    let everything = |_: Component| true;
     let overlay =
         Overlay::compose(base.source.clone(), &base.names, &stack, Apply::Merge, everything)?;
     for warning in overlay.warnings() {
@@ -100,7 +100,7 @@ pub(super) fn run(args: &Args, talk: Talk) -> anyhow::Result<()> {
 
 /// The float type of the model's UNet, where it has only one.
 fn own_precision(parts: &ModelParts) -> FileDtype {
-    let types = parts.source.inventory("unet").dtypes;
+    let types = parts.source.inventory(Component::UNet).dtypes;
     match types.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["F16"] => FileDtype::F16,
         ["BF16"] => FileDtype::Bf16,

@@ -6,6 +6,7 @@ use crate::cli::flags::lossy;
 use crate::cli::setup;
 use crate::cli::style::{bytes, result_json, result_line, value};
 use crate::lora::{AdapterFile, Block, Inversion, Lora, ModuleInfo};
+use crate::weights::Component;
 use crate::weights::names::UNetNames;
 use anyhow::Result;
 use clap::ValueHint;
@@ -73,7 +74,7 @@ fn text(
 ) -> Result<Vec<String>> {
     let hashes = file.hashes()?;
     let size = file.tensor_file().byte_len();
-    let unet = modules.iter().filter(|m| m.module.starts_with("unet.")).count();
+    let unet = modules.iter().filter(|m| Component::of(&m.module) == Component::UNet).count();
     let mut lines = vec![
         format!("{}: {} for {}", lora.name(), kinds(modules, lora.inversions()), base.name),
         format!("file      {}  {}  {}", file.path().display(), bytes(size), dtypes(modules)),

@@ -9,8 +9,8 @@ use crate::lora::apply::merge::{self, Active, Summed};
 use crate::lora::delta::Delta;
 use crate::room;
 use crate::weights::{
-    Arrangement, BlockTensor, Branch, Packed, Precision, Products, Quantisation, Site, Weight,
-    WeightSource, block_numbers, pack_numbers,
+    Arrangement, Branch, Component, Packed, Placement, Precision, Products, Site, Weight,
+    WeightSource, check_shape, numbers, pack_numbers,
 };
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
@@ -113,7 +113,7 @@ impl Overlay {
         dictionary: &Dictionary,
         stack: &LoraStack,
         apply: Apply,
-        select: impl Fn(&str) -> bool,
+        select: impl Fn(Component) -> bool,
     ) -> Result<Self> {
         Self::compose_until(base, dictionary, stack, apply, select, &Cancel::new())
     }
@@ -127,7 +127,7 @@ impl Overlay {
         dictionary: &Dictionary,
         stack: &LoraStack,
         apply: Apply,
-        select: impl Fn(&str) -> bool,
+        select: impl Fn(Component) -> bool,
         cancel: &Cancel,
     ) -> Result<Self> {
         let jobs = jobs(&*base, dictionary, stack, select)?;
@@ -181,7 +181,7 @@ fn jobs<'a>(
     base: &dyn WeightSource,
     dictionary: &'a Dictionary,
     stack: &'a LoraStack,
-    select: impl Fn(&str) -> bool,
+    select: impl Fn(Component) -> bool,
 ) -> Result<Vec<Job<'a>>> {
     let multipliers = stack.multipliers(dictionary)?;
     // By content: sums are then equal to the bit in whatever order the user names adapters.
@@ -194,7 +194,7 @@ fn jobs<'a>(
     for (adapter, entry) in order.into_iter().enumerate() {
         for (module, changes) in &stack.entries[entry].lora.modules {
             let m = multipliers[entry].of(module);
-            if m == 0.0 || !select(module.split('.').next().unwrap_or_default()) {
+            if m == 0.0 || !select(Component::of(module)) {
                 continue;
             }
             for change in changes {
@@ -388,14 +388,14 @@ impl WeightSource for Overlay {
         arrangement: Arrangement,
         precision: Precision,
     ) -> Result<Packed> {
+        let make = || pack_numbers(self, site, shape, arrangement, precision);
         match self.changed.get(site) {
-            Some(Change::Merged(_)) => pack_numbers(self, site, shape, arrangement, precision),
+            Some(Change::Merged(_)) => make(),
             // A stack in which another adapter has a new weight may leave this one as it is.
             Some(Change::Summed { variant, .. }) => {
-                let make = || pack_numbers(self, site, shape, arrangement, precision);
                 self.base.shared(site, variant, arrangement, precision, &make)
             }
-            _ => self.base.pack(site, shape, arrangement, precision),
+            Some(Change::Beside(_)) | None => self.base.pack(site, shape, arrangement, precision),
         }
     }
 
@@ -410,21 +410,23 @@ impl WeightSource for Overlay {
         self.base.shared(site, variant, arrangement, precision, make)
     }
 
-    fn in_blocks(&self, site: &Site, shape: &[usize]) -> Result<Option<BlockTensor>> {
+    fn get_f32(&self, site: &Site, shape: &[usize]) -> Result<Vec<f32>> {
         match self.changed.get(site) {
-            Some(Change::Merged(_) | Change::Summed { .. }) => block_numbers(self, site, shape),
-            _ => self.base.in_blocks(site, shape),
+            // On all cores.
+            Some(Change::Summed { sum, .. }) => {
+                check_shape(self, site, shape)?;
+                sum.whole(site, &*self.base, &[])
+            }
+            Some(Change::Merged(_)) => numbers(self, site, shape),
+            Some(Change::Beside(_)) | None => self.base.get_f32(site, shape),
         }
-    }
-
-    fn forget(&self, site: &Site) {
-        self.base.forget(site);
     }
 
     fn branches(&self, site: &Site) -> Vec<Branch> {
         match self.changed.get(site) {
             Some(Change::Beside(branches)) => branches.clone(),
-            _ => Vec::new(),
+            Some(Change::Merged(_) | Change::Summed { .. }) => Vec::new(),
+            None => self.base.branches(site),
         }
     }
 
@@ -442,26 +444,19 @@ impl WeightSource for Overlay {
         sites
     }
 
-    fn device(&self) -> &Device {
-        self.base.device()
+    fn placement(&self) -> &Placement {
+        self.base.placement()
     }
 
-    fn dtype(&self, component: &str) -> DType {
-        self.base.dtype(component)
-    }
-
-    fn quantised(&self, site: &Site) -> Option<Quantisation> {
+    fn beneath(&self, site: &Site) -> Option<&dyn WeightSource> {
         match self.changed.get(site) {
-            Some(Change::Merged(_) | Change::Summed { .. }) => self.base.requantised(site),
-            _ => self.base.quantised(site),
+            Some(Change::Merged(_) | Change::Summed { .. }) => None,
+            Some(Change::Beside(_)) | None => Some(&*self.base),
         }
     }
 
-    fn requantised(&self, site: &Site) -> Option<Quantisation> {
-        self.base.requantised(site)
-    }
-
-    fn products(&self, component: &str) -> Products {
-        self.base.products(component)
+    // Sums are made of the base's stored numbers.
+    fn forget(&self, site: &Site) {
+        self.base.forget(site);
     }
 }

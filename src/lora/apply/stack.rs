@@ -6,6 +6,7 @@ use crate::lora::Inversion;
 use crate::lora::Lora;
 use crate::lora::Method;
 use crate::lora::spec::{Block, BlockFactors, Layout, Strength};
+use crate::weights::Component;
 use crate::weights::names::UNetNames;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
@@ -67,7 +68,7 @@ impl LoraStack {
     #[must_use]
     pub fn text_part(&self) -> Self {
         let acts = |entry: &StackEntry| {
-            let changes = entry.lora.modules().any(|module| !module.starts_with("unet."));
+            let changes = entry.lora.modules().any(|module| !in_unet(module));
             !entry.lora.inversions().is_empty() || changes && entry.strength.text != 0.0
         };
         self.part(acts, |strength| strength.unet = 0.0)
@@ -77,7 +78,7 @@ impl LoraStack {
     #[must_use]
     pub fn unet_part(&self) -> Self {
         let acts = |entry: &StackEntry| {
-            let changes = entry.lora.modules().any(|module| module.starts_with("unet."));
+            let changes = entry.lora.modules().any(in_unet);
             changes && entry.strength.unet != 0.0
         };
         self.part(acts, |strength| strength.text = 0.0)
@@ -158,6 +159,11 @@ impl LoraStack {
     }
 }
 
+/// Whether the strength for the UNet, and not the one for text encoders, is that of `module`.
+fn in_unet(module: &str) -> bool {
+    Component::of(module) == Component::UNet
+}
+
 /// The new words of a stack.
 #[derive(Debug, Default)]
 pub struct Words<'a> {
@@ -193,8 +199,7 @@ impl<'a> Multiplier<'a> {
 
     /// Strength of the component times the block's factor.
     pub(in crate::lora) fn of(&self, module: &str) -> f32 {
-        let whole =
-            if module.starts_with("unet.") { self.strength.unet } else { self.strength.text };
+        let whole = if in_unet(module) { self.strength.unet } else { self.strength.text };
         match &self.blocks {
             Some(factors) => whole * factors.factor(Block::of(module, self.names)),
             None => whole,

@@ -4,7 +4,7 @@
 //! of every module that the base has, and looks keys up in them.
 
 use crate::weights::names::{Part, UNetNames, open_clip_name};
-use crate::weights::{Site, WeightSource};
+use crate::weights::{Component, Site, WeightSource};
 use std::collections::HashMap;
 
 /// A module of the base, or some rows of what the adapter thinks is one.
@@ -39,9 +39,9 @@ impl Unknown {
     }
 }
 
-/// A part of the base that adapters speak of.
+/// The part of the base that a prefix of a key means; which component that is depends on the base.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::lora) enum Component {
+pub(in crate::lora) enum Meaning {
     UNet,
     /// The only text encoder, or the first of two.
     Text,
@@ -51,48 +51,48 @@ pub(in crate::lora) enum Component {
     Any,
 }
 
-/// Prefixes and the component they mean; longer ones before those that begin them.
-pub(in crate::lora) const PREFIXES: [(&str, Component); 39] = [
-    ("lora_unet__", Component::UNet),
-    ("lora_unet_", Component::UNet),
-    ("lycoris_unet_", Component::UNet),
-    ("oft_unet_", Component::UNet),
-    ("lora_te1_", Component::Text1),
-    ("lora_te2_", Component::Text2),
-    ("lora_te_", Component::Text),
-    ("lycoris_te1_", Component::Text1),
-    ("lycoris_te2_", Component::Text2),
-    ("lycoris_te_", Component::Text),
-    ("oft_te1_", Component::Text1),
-    ("oft_te2_", Component::Text2),
-    ("oft_te_", Component::Text),
-    ("lycoris_", Component::Any),
+/// Prefixes and the part of the base they mean; longer ones before those that begin them.
+pub(in crate::lora) const PREFIXES: [(&str, Meaning); 39] = [
+    ("lora_unet__", Meaning::UNet),
+    ("lora_unet_", Meaning::UNet),
+    ("lycoris_unet_", Meaning::UNet),
+    ("oft_unet_", Meaning::UNet),
+    ("lora_te1_", Meaning::Text1),
+    ("lora_te2_", Meaning::Text2),
+    ("lora_te_", Meaning::Text),
+    ("lycoris_te1_", Meaning::Text1),
+    ("lycoris_te2_", Meaning::Text2),
+    ("lycoris_te_", Meaning::Text),
+    ("oft_te1_", Meaning::Text1),
+    ("oft_te2_", Meaning::Text2),
+    ("oft_te_", Meaning::Text),
+    ("lycoris_", Meaning::Any),
     // The original code's paths, flattened (NTC's sliders).
-    ("diffusion_model_", Component::UNet),
-    ("transformer_text_model_", Component::Text),
-    ("0_transformer_", Component::Text1),
-    ("1_model_", Component::Text2),
-    ("model_", Component::Text),
-    ("model.diffusion_model.", Component::UNet),
-    ("diffusion_model.", Component::UNet),
-    ("unet.", Component::UNet),
-    ("text_encoders.clip_l.", Component::Text1),
-    ("text_encoders.clip_g.", Component::Text2),
-    ("text_encoders.clip_h.", Component::Text),
-    ("text_encoder_2.", Component::Text2),
-    ("text_encoder.", Component::Text),
-    ("clip_l.", Component::Text1),
-    ("clip_g.", Component::Text2),
-    ("clip_h.", Component::Text),
-    ("te1.", Component::Text1),
-    ("te2.", Component::Text2),
-    ("te.", Component::Text),
-    ("cond_stage_model.", Component::Text),
-    ("conditioner.embedders.0.", Component::Text1),
-    ("conditioner.embedders.1.", Component::Text2),
-    ("base_model.model.unet.", Component::UNet),
-    ("base_model.model.text_encoder.", Component::Text),
-    ("base_model.model.", Component::Any),
+    ("diffusion_model_", Meaning::UNet),
+    ("transformer_text_model_", Meaning::Text),
+    ("0_transformer_", Meaning::Text1),
+    ("1_model_", Meaning::Text2),
+    ("model_", Meaning::Text),
+    ("model.diffusion_model.", Meaning::UNet),
+    ("diffusion_model.", Meaning::UNet),
+    ("unet.", Meaning::UNet),
+    ("text_encoders.clip_l.", Meaning::Text1),
+    ("text_encoders.clip_g.", Meaning::Text2),
+    ("text_encoders.clip_h.", Meaning::Text),
+    ("text_encoder_2.", Meaning::Text2),
+    ("text_encoder.", Meaning::Text),
+    ("clip_l.", Meaning::Text1),
+    ("clip_g.", Meaning::Text2),
+    ("clip_h.", Meaning::Text),
+    ("te1.", Meaning::Text1),
+    ("te2.", Meaning::Text2),
+    ("te.", Meaning::Text),
+    ("cond_stage_model.", Meaning::Text),
+    ("conditioner.embedders.0.", Meaning::Text1),
+    ("conditioner.embedders.1.", Meaning::Text2),
+    ("base_model.model.unet.", Meaning::UNet),
+    ("base_model.model.text_encoder.", Meaning::Text),
+    ("base_model.model.", Meaning::Any),
 ];
 
 /// Wrappers that may stand between a prefix and the module's own name.
@@ -102,8 +102,8 @@ const WRAPPERS: [&str; 3] = ["base_model.model.", "transformer.", "model."];
 #[derive(Debug, Clone)]
 pub struct Dictionary {
     /// Component and spelling without separators → modules.
-    spellings: HashMap<(&'static str, String), Vec<Target>>,
-    components: Vec<&'static str>,
+    spellings: HashMap<(Component, String), Vec<Target>>,
+    components: Vec<Component>,
     /// Shapes of weights and biases, by site.
     shapes: HashMap<String, Vec<usize>>,
     names: UNetNames,
@@ -118,9 +118,8 @@ impl Dictionary {
     /// The dictionary of a base; `family` is what messages call it.
     pub fn new(base: &dyn WeightSource, family: impl Into<String>) -> Self {
         let sites = base.sites();
-        let unet: Vec<&str> =
-            sites.iter().filter_map(|site| site.as_str().strip_prefix("unet.")).collect();
-        let names = UNetNames::from_diffusers(unet.iter().copied());
+        let unet = sites.iter().filter(|site| site.component() == Component::UNet);
+        let names = UNetNames::from_diffusers(unet.map(Site::path));
         let mut dictionary = Dictionary {
             spellings: HashMap::new(),
             components: Vec::new(),
@@ -137,15 +136,14 @@ impl Dictionary {
     }
 
     fn add(&mut self, site: &Site, base: &dyn WeightSource) {
-        let component = match site.component() {
-            "unet" => "unet",
-            "text_encoder" => "text_encoder",
-            "text_encoder_2" => "text_encoder_2",
-            _ => return,
-        };
+        let component = site.component();
+        if component != Component::UNet && !component.is_text() {
+            return;
+        }
         let Some((module, parameter)) = site.as_str().rsplit_once('.') else { return };
         let shape = base.shape(site).unwrap_or_default();
-        if parameter == "weight" && module.ends_with(".attn2.to_k") && component == "unet" {
+        if parameter == "weight" && module.ends_with(".attn2.to_k") && component == Component::UNet
+        {
             self.context = self.context.or(shape.get(1).copied());
         }
         self.shapes.insert(site.as_str().to_owned(), shape.clone());
@@ -156,7 +154,7 @@ impl Dictionary {
             self.components.push(component);
         }
         self.modules.push(module.to_owned());
-        let inner = &module[component.len() + 1..];
+        let (_, inner) = Component::split(module);
         for (spelling, rows) in self.spellings_of(component, inner, &shape) {
             let target = Target { module: module.to_owned(), rows };
             let known = self.spellings.entry((component, compact(&spelling))).or_default();
@@ -169,12 +167,12 @@ impl Dictionary {
     /// Every way to write `inner`, and the rows that it has in a fused module.
     fn spellings_of(
         &self,
-        component: &str,
+        component: Component,
         inner: &str,
         shape: &[usize],
     ) -> Vec<(String, Option<(usize, usize)>)> {
         let mut all = vec![(inner.to_owned(), None)];
-        if component == "unet" {
+        if component == Component::UNet {
             all.extend(self.names.to_ldm(inner).map(|ldm| (ldm, None)));
             let short =
                 |name: &String| name.strip_suffix(".to_out.0").map(|s| format!("{s}.to_out"));
@@ -204,29 +202,29 @@ impl Dictionary {
     }
 
     /// The parts of the base that a prefix may mean.
-    pub(in crate::lora) fn meant(&self, component: Component) -> Vec<&'static str> {
-        match component {
-            Component::UNet => vec!["unet"],
-            Component::Text | Component::Text1 if !self.components.contains(&"text_encoder") => {
-                vec!["text_encoder_2"]
+    pub(in crate::lora) fn meant(&self, meaning: Meaning) -> Vec<Component> {
+        match meaning {
+            Meaning::UNet => vec![Component::UNet],
+            Meaning::Text | Meaning::Text1 if !self.has_component(Component::TextEncoder) => {
+                vec![Component::TextEncoder2]
             }
-            Component::Text | Component::Text1 => vec!["text_encoder"],
-            Component::Text2 => vec!["text_encoder_2"],
-            Component::Any => self.components.clone(),
+            Meaning::Text | Meaning::Text1 => vec![Component::TextEncoder],
+            Meaning::Text2 => vec![Component::TextEncoder2],
+            Meaning::Any => self.components.clone(),
         }
     }
 
     /// The modules of a part of the base that are called `rest`.
     pub(in crate::lora) fn modules_of(
         &self,
-        component: Component,
+        meaning: Meaning,
         rest: &str,
     ) -> Result<Vec<Target>, Unknown> {
-        let candidates = self.meant(component);
-        if !candidates.iter().any(|component| self.components.contains(component)) {
+        let candidates = self.meant(meaning);
+        if !candidates.iter().any(|component| self.has_component(*component)) {
             return Err(Unknown::Component);
         }
-        let mut found = candidates.iter().filter_map(|component| self.find(component, rest));
+        let mut found = candidates.iter().filter_map(|component| self.find(*component, rest));
         match (found.next(), found.next()) {
             (None, _) => Err(Unknown::Module),
             (Some(targets), None) => Ok(targets),
@@ -235,15 +233,15 @@ impl Dictionary {
     }
 
     /// Whether some module's spelling, without separators, begins with `start`.
-    pub(in crate::lora) fn begins(&self, component: Component, start: &str) -> bool {
-        let (candidates, start) = (self.meant(component), compact(start));
-        let begins = |(part, spelling): &(&'static str, String)| {
+    pub(in crate::lora) fn begins(&self, meaning: Meaning, start: &str) -> bool {
+        let (candidates, start) = (self.meant(meaning), compact(start));
+        let begins = |(part, spelling): &(Component, String)| {
             candidates.contains(part) && spelling.starts_with(&start)
         };
         self.spellings.keys().any(begins)
     }
 
-    fn find(&self, component: &'static str, name: &str) -> Option<Vec<Target>> {
+    fn find(&self, component: Component, name: &str) -> Option<Vec<Target>> {
         if let Some(targets) = self.spellings.get(&(component, compact(name))) {
             // Two whole modules under one spelling cannot be told apart.
             let unique = targets.len() == 1 || targets.iter().all(|t| t.rows.is_some());
@@ -278,7 +276,7 @@ impl Dictionary {
     }
 
     /// Whether the base has this component.
-    pub fn has_component(&self, component: &str) -> bool {
+    pub fn has_component(&self, component: Component) -> bool {
         self.components.contains(&component)
     }
 

@@ -4,6 +4,7 @@
 //! kohya's `ss_network_alpha` is none of these: its files hold a tensor for every alpha.
 
 use crate::lora::read::tuning::METADATA;
+use crate::weights::Component;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,20 +17,20 @@ const RANKS: [&str; 5] = ["r", "rank", "lora_rank", "network_dim", "network_rank
 /// The entry that says that alpha is divided by the root of the rank.
 const STABILISED: &str = "use_rslora";
 /// Names of components before an entry, and the component that they mean.
-const COMPONENTS: [(&str, &str); 6] = [
-    ("unet", "unet"),
-    ("text_encoder", "text_encoder"),
-    ("text_encoder_2", "text_encoder_2"),
-    ("te", "text_encoder"),
-    ("te1", "text_encoder"),
-    ("te2", "text_encoder_2"),
+const COMPONENTS: [(&str, Component); 6] = [
+    ("unet", Component::UNet),
+    ("text_encoder", Component::TextEncoder),
+    ("text_encoder_2", Component::TextEncoder2),
+    ("te", Component::TextEncoder),
+    ("te1", Component::TextEncoder),
+    ("te2", Component::TextEncoder2),
 ];
 
 /// What the header says of the alphas of a file.
 #[derive(Debug, Default)]
 pub(in crate::lora) struct Header {
-    /// For one component each; the empty one is for all.
-    notes: BTreeMap<&'static str, Note>,
+    /// For one component each; the one of `None` is for all.
+    notes: BTreeMap<Option<Component>, Note>,
     /// Whether a module asked for its alpha.
     asked: bool,
     /// What is wrong with entries; of no interest while nobody asks.
@@ -37,7 +38,7 @@ pub(in crate::lora) struct Header {
     /// Entries that PEFT's settings overrule.
     overruled: Vec<String>,
     /// Ranks that modules have, and the scales that follow, by the component of the note that was used.
-    met: BTreeMap<&'static str, BTreeSet<(usize, Scale)>>,
+    met: BTreeMap<Option<Component>, BTreeSet<(usize, Scale)>>,
 }
 
 /// What is said of one component.
@@ -59,7 +60,8 @@ impl Header {
     /// Reads the entries of a header.
     pub(in crate::lora) fn of(metadata: &BTreeMap<String, String>) -> Self {
         let mut header = Header::default();
-        for (prefix, component) in [("", "")].into_iter().chain(COMPONENTS) {
+        let components = COMPONENTS.map(|(prefix, component)| (prefix, Some(component)));
+        for (prefix, component) in [("", None)].into_iter().chain(components) {
             let name = |entry: &str| match prefix {
                 "" => entry.to_owned(),
                 prefix => format!("{prefix}.{entry}"),
@@ -69,7 +71,7 @@ impl Header {
             let flag =
                 told(STABILISED).or_else(|| Some((String::new(), metadata.get(STABILISED)?)));
             note.stabilised = flag.is_some_and(|(_, value)| is_true(value));
-            note.rank = note.rank.or_else(|| header.notes.get("")?.rank.clone());
+            note.rank = note.rank.or_else(|| header.notes.get(&None)?.rank.clone());
             header.notes.entry(component).or_insert(note);
         }
         header.compare_components();
@@ -117,7 +119,7 @@ impl Header {
 
     /// Warns where a component's alpha differs from the one for all.
     fn compare_components(&mut self) {
-        let Some(all) = self.notes.get("").cloned() else { return };
+        let Some(all) = self.notes.get(&None).cloned() else { return };
         let differ = self.notes.values().filter(|note| note.alpha != all.alpha);
         let warning = |note: &Note| {
             let (ours, theirs) = (note.alpha, all.alpha);
@@ -138,7 +140,8 @@ impl Header {
         for (component, note) in &self.notes {
             for (field, value) in &fields {
                 let (of, name) = field.rsplit_once('.').unwrap_or(("", field));
-                let same = component.is_empty() || of.is_empty() || of == *component;
+                let same =
+                    component.is_none_or(|component| of.is_empty() || of == component.name());
                 let alpha = value.as_f64().filter(|_| name == "lora_alpha" && same);
                 let Some(alpha) = alpha.filter(|alpha| *alpha as f32 != note.alpha) else {
                     continue;
@@ -152,10 +155,10 @@ impl Header {
     }
 
     /// The scale of a module of `component` whose tensors have this rank; `None` without an alpha.
-    pub(in crate::lora) fn scale(&mut self, component: &str, rank: usize) -> Option<f32> {
+    pub(in crate::lora) fn scale(&mut self, component: Component, rank: usize) -> Option<f32> {
         self.asked = true;
-        let known = |name: &str| self.notes.get_key_value(name).map(|(name, note)| (*name, note));
-        let (of, note) = known(component).or_else(|| known(""))?;
+        let known = |of: Option<Component>| self.notes.get(&of).map(|note| (of, note));
+        let (of, note) = known(Some(component)).or_else(|| known(None))?;
         // As trainers take an alpha of 0.
         let rank_of = rank.max(1) as f32;
         let alpha = if note.alpha == 0.0 { rank_of } else { note.alpha };
@@ -251,7 +254,7 @@ mod tests {
             (&[("text_encoder.lora_alpha", "2")], None),
         ] {
             let mut header = header(entries);
-            assert_eq!(header.scale("unet", 4), scale, "{entries:?}");
+            assert_eq!(header.scale(Component::UNet, 4), scale, "{entries:?}");
             assert!(header.report().is_empty(), "{entries:?}");
         }
     }
@@ -270,12 +273,12 @@ mod tests {
             ),
         ] {
             let mut header = header(entries);
-            assert!(header.scale("unet", 4).is_some());
+            assert!(header.scale(Component::UNet, 4).is_some());
             let warnings = header.report().join("\n");
             assert!(words.iter().all(|word| warnings.contains(word)), "{entries:?}: {warnings}");
         }
         let mut unread = header(&[("lora_alpha", "Dynamic")]);
-        assert_eq!(unread.scale("unet", 4), None);
+        assert_eq!(unread.scale(Component::UNet, 4), None);
         assert!(unread.report().join("\n").contains("`Dynamic`, which is no number"));
         // Nothing is said of entries that nothing needed.
         assert!(header(&[("lora_alpha", "2"), ("network_alpha", "3")]).report().is_empty());

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::lora::factor::Factor;
-use crate::weights::CheckpointFile;
+use crate::weights::{CheckpointFile, Component};
 use std::collections::BTreeMap;
 
 /// How keys of bundled embeddings begin.
@@ -18,7 +18,7 @@ const OTHER: [&str; 3] = [".string_to_token.*", ".clip_l_out", ".clip_g_out"];
 pub struct Inversion {
     /// The word as it is written in prompts.
     pub token: String,
-    parts: BTreeMap<&'static str, Factor>,
+    parts: BTreeMap<Component, Factor>,
 }
 
 impl Inversion {
@@ -26,8 +26,8 @@ impl Inversion {
     ///
     /// # Errors
     /// [`Error::Corrupt`] for vectors that are no finite numbers.
-    pub fn vectors(&self, component: &str) -> Result<Option<(Vec<f32>, usize)>> {
-        let Some(factor) = self.parts.get(component) else { return Ok(None) };
+    pub fn vectors(&self, component: Component) -> Result<Option<(Vec<f32>, usize)>> {
+        let Some(factor) = self.parts.get(&component) else { return Ok(None) };
         let count = if factor.shape().len() < 2 { 1 } else { factor.dim(0) };
         Ok(Some((factor.read()?, count)))
     }
@@ -57,12 +57,12 @@ impl Inversion {
     }
 
     /// The vectors' tensors by text encoder.
-    pub(in crate::lora) fn factors(&self) -> &BTreeMap<&'static str, Factor> {
+    pub(in crate::lora) fn factors(&self) -> &BTreeMap<Component, Factor> {
         &self.parts
     }
 
     /// The text encoders that the word has vectors for.
-    pub fn components(&self) -> impl Iterator<Item = &str> {
+    pub fn components(&self) -> impl Iterator<Item = Component> {
         self.parts.keys().copied()
     }
 }
@@ -75,7 +75,7 @@ impl Inversion {
 /// [`Error::Corrupt`] for vectors of another width, and for whole numbers.
 pub(in crate::lora) fn read(
     file: &CheckpointFile,
-    width: impl Fn(&str) -> Option<usize>,
+    width: impl Fn(Component) -> Option<usize>,
 ) -> Result<(Vec<Inversion>, Vec<String>)> {
     read_words(file, width, false)
 }
@@ -83,17 +83,17 @@ pub(in crate::lora) fn read(
 /// The words of a file in which every key is one.
 pub(in crate::lora) fn read_plain(
     file: &CheckpointFile,
-    width: impl Fn(&str) -> Option<usize>,
+    width: impl Fn(Component) -> Option<usize>,
 ) -> Result<(Vec<Inversion>, Vec<String>)> {
     read_words(file, width, true)
 }
 
 fn read_words(
     file: &CheckpointFile,
-    width: impl Fn(&str) -> Option<usize>,
+    width: impl Fn(Component) -> Option<usize>,
     all: bool,
 ) -> Result<(Vec<Inversion>, Vec<String>)> {
-    let mut words: BTreeMap<String, BTreeMap<&'static str, Factor>> = BTreeMap::new();
+    let mut words: BTreeMap<String, BTreeMap<Component, Factor>> = BTreeMap::new();
     let mut used = Vec::new();
     for key in file.names() {
         let bundled = key.strip_prefix(PREFIX);
@@ -101,7 +101,7 @@ fn read_words(
             let Some(found) = bundled_word(rest) else { continue };
             found
         } else if all || file.metadata().get(key).is_some_and(|value| value == "<embed>") {
-            (key, "text_encoder")
+            (key, Component::TextEncoder)
         } else {
             continue;
         };
@@ -133,16 +133,16 @@ fn read_words(
 
 /// The word of a bundled embedding, `word`, `word.clip_l` or `word.any name of a single tensor`, and the text
 /// encoder that it is for.
-fn bundled_word(rest: &str) -> Option<(&str, &'static str)> {
+fn bundled_word(rest: &str) -> Option<(&str, Component)> {
     if OTHER.iter().any(|other| rest.ends_with(other)) {
         return None;
     }
     if let Some(token) = rest.strip_suffix(".clip_g") {
-        return Some((token, "text_encoder_2"));
+        return Some((token, Component::TextEncoder2));
     }
     let inner = INNER.iter().find_map(|inner| rest.strip_suffix(inner));
     let first = || rest.split_once('.').map_or(rest, |(token, _)| token);
-    Some((inner.unwrap_or_else(first), "text_encoder"))
+    Some((inner.unwrap_or_else(first), Component::TextEncoder))
 }
 
 #[cfg(test)]
@@ -152,12 +152,12 @@ mod tests {
     #[test]
     fn words_of_bundled_embeddings() {
         for (rest, found) in [
-            ("mytok", Some(("mytok", "text_encoder"))),
-            ("mytok.string_to_param.*", Some(("mytok", "text_encoder"))),
-            ("my.tok.emb_params", Some(("my.tok", "text_encoder"))),
-            ("mytok.clip_l", Some(("mytok", "text_encoder"))),
-            ("mytok.clip_g", Some(("mytok", "text_encoder_2"))),
-            ("mytok.<s1>", Some(("mytok", "text_encoder"))),
+            ("mytok", Some(("mytok", Component::TextEncoder))),
+            ("mytok.string_to_param.*", Some(("mytok", Component::TextEncoder))),
+            ("my.tok.emb_params", Some(("my.tok", Component::TextEncoder))),
+            ("mytok.clip_l", Some(("mytok", Component::TextEncoder))),
+            ("mytok.clip_g", Some(("mytok", Component::TextEncoder2))),
+            ("mytok.<s1>", Some(("mytok", Component::TextEncoder))),
             ("mytok.clip_g_out", None),
             ("mytok.string_to_token.*", None),
         ] {

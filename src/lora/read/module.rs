@@ -8,6 +8,7 @@ use crate::lora::read::header::Header;
 use crate::lora::read::keys::Role;
 use crate::lora::read::tuning::Tuning;
 use crate::plain;
+use crate::weights::Component;
 use safetensors::Dtype;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -70,7 +71,7 @@ pub(in crate::lora) struct Context<'a> {
     pub(in crate::lora) rows: Option<Range<usize>>,
     pub(in crate::lora) tuning: Option<Tuning<'a>>,
     /// The part of the base that the module belongs to.
-    pub(in crate::lora) component: &'a str,
+    pub(in crate::lora) component: Component,
     /// The alphas of the file's header.
     pub(in crate::lora) header: &'a mut Header,
     pub(in crate::lora) warnings: &'a mut Vec<String>,

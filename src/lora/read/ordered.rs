@@ -7,7 +7,7 @@
 use crate::error::{Error, Result};
 use crate::lora::factor::Factor;
 use crate::lora::read::dictionary::Dictionary;
-use crate::weights::CheckpointFile;
+use crate::weights::{CheckpointFile, Component};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -63,7 +63,7 @@ pub(in crate::lora) fn is_key(key: &str) -> bool {
     parse(key).is_some()
 }
 
-fn parse(key: &str) -> Option<(&str, usize, bool)> {
+fn parse(key: &str) -> Option<(Component, usize, bool)> {
     let mut parts = key.split(':');
     let (component, index, side) = (parts.next()?, parts.next()?, parts.next()?);
     let up = match side {
@@ -71,13 +71,14 @@ fn parse(key: &str) -> Option<(&str, usize, bool)> {
         "down" => false,
         _ => return None,
     };
-    let known = ["unet", "text_encoder"].contains(&component);
+    let component = Component::named(component)?;
+    let known = [Component::UNet, Component::TextEncoder].contains(&component);
     (known && parts.next().is_none()).then_some((component, index.parse().ok()?, up))
 }
 
 /// The pairs of a safetensors file with numbered keys.
 pub(in crate::lora) fn read(file: &CheckpointFile, dictionary: &Dictionary) -> Result<Vec<Pair>> {
-    let mut parts: BTreeMap<&str, BTreeMap<usize, [Option<Factor>; 2]>> = BTreeMap::new();
+    let mut parts: BTreeMap<Component, BTreeMap<usize, [Option<Factor>; 2]>> = BTreeMap::new();
     for key in file.names() {
         let Some((component, index, up)) = parse(key) else { continue };
         let slot = parts.entry(component).or_default().entry(index).or_default();
@@ -103,7 +104,7 @@ pub(in crate::lora) fn read(file: &CheckpointFile, dictionary: &Dictionary) -> R
 /// The pairs of a pickled list `up, down, up, down, …`.
 pub(in crate::lora) fn read_list(
     file: &CheckpointFile,
-    component: &str,
+    component: Component,
     dictionary: &Dictionary,
 ) -> Result<Vec<Pair>> {
     let tensor = |index: usize| Factor::new(file, &index.to_string());
@@ -116,20 +117,20 @@ pub(in crate::lora) fn read_list(
     assign(component, factors, dictionary, file.path())
 }
 
-fn missing(path: &Path, component: &str, index: usize) -> Error {
+fn missing(path: &Path, component: Component, index: usize) -> Error {
     let why = format!("the pair `{component}:{index}` is missing; its tensors have only an order");
     Error::corrupt(path, why)
 }
 
 /// Gives every pair its module: the first order whose shapes all fit.
 fn assign(
-    component: &str,
+    component: Component,
     factors: Vec<(Factor, Factor)>,
     dictionary: &Dictionary,
     path: &Path,
 ) -> Result<Vec<Pair>> {
     let orders = match component {
-        "unet" => unet_orders(dictionary),
+        Component::UNet => unet_orders(dictionary),
         _ => vec![text_order(dictionary)],
     };
     let fits = |order: &&Vec<String>| {
@@ -167,8 +168,9 @@ fn unet_orders(dictionary: &Dictionary) -> Vec<Vec<String>> {
         let transformer = module.strip_suffix(".attn1.to_q");
         let Some(path) = transformer.or_else(|| module.strip_suffix(".conv1")) else { continue };
         let mut numbers = path.split('.').filter_map(|part| part.parse().ok());
-        let sides = ["unet.down", "unet.up", "unet.mid"];
-        let Some(side) = sides.iter().position(|side| path.starts_with(side)) else { continue };
+        let (component, inner) = Component::split(path);
+        let side = ["down", "up", "mid"].iter().position(|side| inner.starts_with(side));
+        let Some(side) = side.filter(|_| component == Component::UNet) else { continue };
         // The middle is one block without a number.
         let block = if side == 2 { 0 } else { numbers.next().unwrap_or(0) };
         let place = (side, block, transformer.is_none(), numbers.collect());
@@ -197,7 +199,7 @@ fn unet_orders(dictionary: &Dictionary) -> Vec<Vec<String>> {
 }
 
 fn text_order(dictionary: &Dictionary) -> Vec<String> {
-    let prefix = "text_encoder.text_model.encoder.layers";
+    let prefix = Component::TextEncoder.path("text_model.encoder.layers");
     let layer = |i: usize| format!("{prefix}.{i}.self_attn");
     let exists = |i: &usize| dictionary.shape(&format!("{}.k_proj.weight", layer(*i))).is_some();
     (0..4096)

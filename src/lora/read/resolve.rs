@@ -14,6 +14,7 @@ use crate::lora::read::module::{Context, Group, Module};
 use crate::lora::read::ordered;
 use crate::lora::read::wrappers::{bare, is_second_encoder};
 use crate::plain;
+use crate::weights::Component;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -137,8 +138,8 @@ impl<'a> LoraReader<'a> {
     }
 
     /// Width of a text encoder's token table.
-    fn width(&self, component: &str) -> Option<usize> {
-        let table = format!("{component}.text_model.embeddings.token_embedding.weight");
+    fn width(&self, component: Component) -> Option<usize> {
+        let table = component.path("text_model.embeddings.token_embedding.weight");
         self.base.shape(&table)?.get(1).copied()
     }
 
@@ -162,10 +163,10 @@ impl<'a> LoraReader<'a> {
             pairs = ordered::read(main, self.base)?;
             self.used.extend(numbered.into_iter().map(str::to_owned));
         } else if !main.is_empty() && main.names().all(|n| n.bytes().all(|b| b.is_ascii_digit())) {
-            pairs = ordered::read_list(main, "unet", self.base)?;
+            pairs = ordered::read_list(main, Component::UNet, self.base)?;
             self.used.extend(main.names().map(str::to_owned));
             if let Some(text) = &self.file.text {
-                pairs.extend(ordered::read_list(text, "text_encoder", self.base)?);
+                pairs.extend(ordered::read_list(text, Component::TextEncoder, self.base)?);
                 self.report.used += text.len();
             }
         }
@@ -213,7 +214,9 @@ impl<'a> LoraReader<'a> {
             }
             match self.targets(&key.stem) {
                 Ok(targets) => {
-                    if is_only_encoder(&key.stem) && self.base.has_component("text_encoder_2") {
+                    if is_only_encoder(&key.stem)
+                        && self.base.has_component(Component::TextEncoder2)
+                    {
                         self.warn_once(
                             "its keys begin with lora_te_, which means the only text encoder; taken for the first of SDXL's two",
                         );
@@ -240,7 +243,7 @@ impl<'a> LoraReader<'a> {
     /// configuration names decides.
     fn targets(&self, stem: &str) -> Result<Vec<Target>, Unknown> {
         match (self.base.resolve(stem), self.file.tunings.component()) {
-            (Err(Unknown::Ambiguous), Some(part)) => self.base.resolve(&format!("{part}.{stem}")),
+            (Err(Unknown::Ambiguous), Some(part)) => self.base.resolve(&part.path(stem)),
             (resolved, _) => resolved,
         }
     }
@@ -416,10 +419,10 @@ impl<'a> LoraReader<'a> {
             shape,
             outputs: shape.first().copied().unwrap_or(1),
             has_bias: base.shape(&format!("{}.bias", target.module)).is_some(),
-            pads: target.module == "unet.conv_in",
+            pads: Component::split(&target.module) == (Component::UNet, "conv_in"),
             rows: target.rows.map(|(start, end)| start..end),
             tuning: file.tunings.of(&stem),
-            component: target.module.split('.').next().unwrap_or_default(),
+            component: Component::of(&target.module),
             header: &mut self.header,
             warnings: &mut self.report.warnings,
         };

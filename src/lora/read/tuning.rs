@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::input;
 use crate::lora::read::settings;
-use crate::weights::CheckpointFile;
+use crate::weights::{CheckpointFile, Component};
 use regex::Regex;
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -14,10 +14,14 @@ const MAX_CONFIG: u64 = 4 << 20;
 pub(in crate::lora) const METADATA: &str = "lora_adapter_metadata";
 
 /// Components, their classes, and the modules of python in which they are.
-pub(in crate::lora) const CLASSES: [(&str, &str, &str); 3] = [
-    ("unet", "UNet2DConditionModel", "diffusers.models.unets.unet_2d_condition"),
-    ("text_encoder", "CLIPTextModel", "transformers.models.clip.modeling_clip"),
-    ("text_encoder_2", "CLIPTextModelWithProjection", "transformers.models.clip.modeling_clip"),
+pub(in crate::lora) const CLASSES: [(Component, &str, &str); 3] = [
+    (Component::UNet, "UNet2DConditionModel", "diffusers.models.unets.unet_2d_condition"),
+    (Component::TextEncoder, "CLIPTextModel", "transformers.models.clip.modeling_clip"),
+    (
+        Component::TextEncoder2,
+        "CLIPTextModelWithProjection",
+        "transformers.models.clip.modeling_clip",
+    ),
 ];
 
 /// The configurations of one adapter, by component.
@@ -125,7 +129,7 @@ impl Tunings {
     }
 
     /// The component whose class the configuration names, which paths alone may leave open.
-    pub(in crate::lora) fn component(&self) -> Option<&'static str> {
+    pub(in crate::lora) fn component(&self) -> Option<Component> {
         let (_, fields) = self.parts.iter().find(|(component, _)| component.is_empty())?;
         let class = fields.get("auto_mapping")?.get("base_model_class")?.as_str()?;
         CLASSES.iter().find(|(_, known, _)| *known == class).map(|(component, ..)| *component)

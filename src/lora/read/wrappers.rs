@@ -4,7 +4,7 @@
 //! its modules `unet._orig_mod.…`, `module.unet.…`, `unet.unet.…`. Such elements are peeled off until a name
 //! of the base is left; nothing but known wrappers is ever left out.
 
-use crate::lora::read::dictionary::{Component, Dictionary, PREFIXES, Target, Unknown};
+use crate::lora::read::dictionary::{Dictionary, Meaning, PREFIXES, Target, Unknown};
 use crate::lora::read::keys::{self, Role};
 use crate::plain;
 
@@ -12,11 +12,11 @@ use crate::plain;
 const ANYWHERE: [&str; 3] = ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
 /// The element of torch's data parallelism, which may only stand before the module's path.
 const BEFORE: &str = "module";
-/// Components as elements of a flattened name, behind its prefix.
-const FLAT: [(&str, Component); 3] = [
-    ("unet_", Component::UNet),
-    ("text_encoder_2_", Component::Text2),
-    ("text_encoder_", Component::Text),
+/// Meanings as elements of a flattened name, behind its prefix.
+const FLAT: [(&str, Meaning); 3] = [
+    ("unet_", Meaning::UNet),
+    ("text_encoder_2_", Meaning::Text2),
+    ("text_encoder_", Meaning::Text),
 ];
 /// Most ways to peel a name that are looked at; real ones have a handful.
 const WAYS: usize = 64;
@@ -26,7 +26,7 @@ const DIAGNOSED: usize = 64;
 const ENDINGS: usize = 4;
 
 /// What is left of a name, and the part of the base that was named on the way.
-type Peeled<'s> = (Component, &'s str);
+type Peeled<'s> = (Meaning, &'s str);
 
 /// A name without the elements that never name a module, and without data parallelism before it.
 pub(in crate::lora) fn bare(stem: &str) -> String {
@@ -55,11 +55,11 @@ fn element<'s>(name: &'s str, word: &str) -> Option<&'s str> {
 impl Dictionary {
     /// The modules that a stem of a key means, whatever wrappers its trainer had put around the network.
     pub(in crate::lora) fn resolve(&self, stem: &str) -> Result<Vec<Target>, Unknown> {
-        let (component, rest) = PREFIXES
+        let (meaning, rest) = PREFIXES
             .iter()
-            .find_map(|(prefix, component)| Some((*component, stem.strip_prefix(prefix)?)))
-            .unwrap_or((Component::Any, stem));
-        match self.modules_of(component, rest) {
+            .find_map(|(prefix, meaning)| Some((*meaning, stem.strip_prefix(prefix)?)))
+            .unwrap_or((Meaning::Any, stem));
+        match self.modules_of(meaning, rest) {
             // What is found as it stands is never taken apart further.
             Err(Unknown::Module) => self.unwrapped(stem),
             known => known,
@@ -70,8 +70,8 @@ impl Dictionary {
     pub(in crate::lora) fn unwrapped(&self, stem: &str) -> Result<Vec<Target>, Unknown> {
         let name = bare(stem);
         let mut why = Unknown::Module;
-        for (component, rest) in self.peelings(&name) {
-            match self.modules_of(component, rest) {
+        for (meaning, rest) in self.peelings(&name) {
+            match self.modules_of(meaning, rest) {
                 Ok(targets) => return Ok(targets),
                 Err(Unknown::Module) => {}
                 Err(other) => why = other,
@@ -82,7 +82,7 @@ impl Dictionary {
 
     /// Every way to peel prefixes and wrappers off the beginning of a name, the name itself first.
     fn peelings<'s>(&self, name: &'s str) -> Vec<Peeled<'s>> {
-        let mut ways: Vec<Peeled<'s>> = vec![(Component::Any, name)];
+        let mut ways: Vec<Peeled<'s>> = vec![(Meaning::Any, name)];
         let mut at = 0;
         while at < ways.len() && ways.len() < WAYS {
             for next in self.peel(ways[at]) {
@@ -96,21 +96,21 @@ impl Dictionary {
     }
 
     /// What may be left when one element is taken off the beginning.
-    fn peel<'s>(&self, (component, name): Peeled<'s>) -> Vec<Peeled<'s>> {
-        let wrapped = element(name, BEFORE).map(|rest| (component, rest));
+    fn peel<'s>(&self, (meaning, name): Peeled<'s>) -> Vec<Peeled<'s>> {
+        let wrapped = element(name, BEFORE).map(|rest| (meaning, rest));
         let names = PREFIXES.iter().chain(&FLAT).filter_map(|(prefix, found)| {
             let rest = name.strip_prefix(prefix).filter(|rest| !rest.is_empty())?;
-            Some((self.narrowed(component, *found)?, rest))
+            Some((self.narrowed(meaning, *found)?, rest))
         });
         wrapped.into_iter().chain(names).collect()
     }
 
-    /// The part of the base when `found` is named behind `component`; `None` when they contradict each other.
-    fn narrowed(&self, component: Component, found: Component) -> Option<Component> {
-        match (component, found) {
-            (Component::Any, found) => Some(found),
-            (component, Component::Any) => Some(component),
-            (component, found) => (self.meant(component) == self.meant(found)).then_some(component),
+    /// The part of the base when `found` is named behind `meaning`; `None` when they contradict each other.
+    fn narrowed(&self, meaning: Meaning, found: Meaning) -> Option<Meaning> {
+        match (meaning, found) {
+            (Meaning::Any, found) => Some(found),
+            (meaning, Meaning::Any) => Some(meaning),
+            (meaning, found) => (self.meant(meaning) == self.meant(found)).then_some(meaning),
         }
     }
 
@@ -190,9 +190,9 @@ impl Dictionary {
     }
 
     /// What is left of a name behind the pieces with which some module's name begins.
-    fn behind_known<'s>(&self, (component, name): Peeled<'s>, separator: char) -> &'s str {
+    fn behind_known<'s>(&self, (meaning, name): Peeled<'s>, separator: char) -> &'s str {
         let ends = name.match_indices(separator).map(|(at, _)| at).chain([name.len()]);
-        let known = ends.take_while(|&end| self.begins(component, &name[..end]));
+        let known = ends.take_while(|&end| self.begins(meaning, &name[..end]));
         &name[known.last().unwrap_or(0)..]
     }
 }
@@ -203,7 +203,7 @@ pub(in crate::lora) fn is_second_encoder(stem: &str) -> bool {
     PREFIXES
         .iter()
         .find(|(prefix, _)| stem.starts_with(prefix))
-        .is_some_and(|(_, component)| *component == Component::Text2)
+        .is_some_and(|(_, meaning)| *meaning == Meaning::Text2)
 }
 
 /// The last element of a dotted name.

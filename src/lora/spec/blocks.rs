@@ -5,6 +5,7 @@
 
 use crate::error::{Error, Result};
 use crate::suggest::did_you_mean;
+use crate::weights::Component;
 use crate::weights::names::UNetNames;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -29,11 +30,11 @@ impl Block {
     ///
     /// `None` for what lies in no block: time embedding, output convolution, autoencoder.
     pub fn of(module: &str, names: &UNetNames) -> Option<Self> {
-        let (component, rest) = module.split_once('.')?;
-        if component.starts_with("text_encoder") {
+        let (component, rest) = Component::split(module);
+        if component.is_text() {
             return Some(Self::Base);
         }
-        let ldm = names.to_ldm(rest).filter(|_| component == "unet")?;
+        let ldm = names.to_ldm(rest).filter(|_| component == Component::UNet)?;
         let mut parts = ldm.split('.');
         let (side, index) = (parts.next()?, parts.next()?.parse().ok()?);
         match side {

@@ -4,27 +4,16 @@ use super::file::{Entry, FileDtype, Metadata, save, save_among};
 use crate::atomic_file::Together;
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
-use crate::weights::names::{Part, UNetNames, VaeNames, open_clip_name, prefix};
-use crate::weights::{Site, WeightSource};
+use crate::weights::names::{Part, TowerLocation, UNetNames, VaeNames, open_clip_name, prefix};
+use crate::weights::{Component, Site, WeightSource};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-
-/// Where a text tower lies in a file of the original code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tower {
-    /// `text_encoder` or `text_encoder_2`.
-    pub component: &'static str,
-    /// What its names begin with.
-    pub prefix: &'static str,
-    /// Whether it has open_clip's names, with fused projections.
-    pub open_clip: bool,
-}
 
 /// How a checkpoint is written.
 #[derive(Debug, Clone)]
 pub struct CheckpointOptions {
     /// The text towers of the family.
-    pub towers: &'static [Tower],
+    pub towers: Vec<TowerLocation>,
     /// Float type to write.
     pub precision: FileDtype,
     /// Notes for the header.
@@ -75,16 +64,14 @@ fn tensors<'a>(
     options: &CheckpointOptions,
 ) -> Result<BTreeMap<String, Entry<'a>>> {
     let sites = source.sites();
-    let inner = |component: &str| {
-        let start = format!("{component}.");
-        sites.iter().filter_map(move |site| site.as_str().strip_prefix(&start).map(str::to_owned))
+    let inner = |component: Component| {
+        sites.iter().filter(move |site| site.component() == component).map(Site::path)
     };
-    let unet: Vec<String> = inner("unet").collect();
-    let layout = UNetNames::from_diffusers(unet.iter().map(String::as_str)).ok_or_else(|| {
+    let layout = UNetNames::from_diffusers(inner(Component::UNet)).ok_or_else(|| {
         Error::unsupported("a model without UNet blocks", "choose another --model")
     })?;
-    let levels = inner("vae").filter_map(|name| level(&name)).max().unwrap_or(0) + 1;
-    let names = Names { layout, vae: VaeNames::new(levels), towers: options.towers };
+    let levels = inner(Component::Vae).filter_map(level).max().unwrap_or(0) + 1;
+    let names = Names { layout, vae: VaeNames::new(levels), towers: &options.towers };
     let mut rows: BTreeMap<String, Vec<Piece>> = BTreeMap::new();
     for site in &sites {
         let shape = source.shape(site).unwrap_or_default();
@@ -116,20 +103,20 @@ struct Piece {
     part: Part,
 }
 
-struct Names {
+struct Names<'a> {
     layout: UNetNames,
     vae: VaeNames,
-    towers: &'static [Tower],
+    towers: &'a [TowerLocation],
 }
 
-impl Names {
+impl Names<'_> {
     /// Name and part of the tensor that holds a weight.
     fn of(&self, site: &Site, shape: &[usize]) -> Option<(String, Part)> {
-        let (component, name) = site.as_str().split_once('.')?;
+        let (component, name) = (site.component(), site.path());
         let whole = |prefix: &str, name: String| Some((format!("{prefix}{name}"), Part::Whole));
         match component {
-            "unet" => whole(prefix::UNET, self.layout.to_ldm(name)?),
-            "vae" => whole(prefix::VAE, self.vae.to_ldm(name)?),
+            Component::UNet => whole(prefix::UNET, self.layout.to_ldm(name)?),
+            Component::Vae => whole(prefix::VAE, self.vae.to_ldm(name)?),
             _ => {
                 let tower = self.towers.iter().find(|tower| tower.component == component)?;
                 if !tower.open_clip {

@@ -1,13 +1,13 @@
 //! A conversion at work: the tensors that it gathers under new names, whatever the target's grammar.
 
 use super::file::{Entry, FileDtype, Metadata};
-use super::spelling;
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::lora::delta::{Delta, Rotation};
 use crate::lora::read::keys::{self, Role};
 use crate::lora::read::module::{Module, WeightChange};
 use crate::lora::{Dictionary, Inversion, Lora};
+use crate::weights::Component;
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
@@ -61,7 +61,7 @@ pub struct ConvertOptions {
 
 /// The components that an adapter touches, in words.
 pub(super) fn components(lora: &Lora) -> String {
-    let mut names: Vec<&str> = lora.modules().map(|module| spelling::split(module).0).collect();
+    let mut names: Vec<&str> = lora.modules().map(|module| Component::of(module).name()).collect();
     names.dedup();
     names.join(", ")
 }
@@ -152,7 +152,7 @@ pub(super) fn words<'a>(
         let two = word.factors().len() > 1;
         for (component, factor) in word.factors() {
             let inner = match (two, *component) {
-                (_, "text_encoder_2") => "clip_g",
+                (_, Component::TextEncoder2) => "clip_g",
                 (true, _) => "clip_l",
                 (false, _) => "string_to_param.*",
             };

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::lora::delta::{Delta, Dora, Rotation};
 use crate::lora::read::module::{BiasChange, Module};
 use crate::lora::{Dictionary, Lora};
+use crate::weights::Component;
 use safetensors::Dtype;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -48,7 +49,7 @@ pub fn convert(
     let component = options.component.as_deref();
     let mut chosen: BTreeMap<&str, &[Module]> = BTreeMap::new();
     for (module, changes) in &lora.modules {
-        if component.is_none_or(|wanted| spelling::split(module).0 == wanted) {
+        if component.is_none_or(|wanted| Component::of(module).name() == wanted) {
             chosen.insert(module, changes);
         }
     }

@@ -2,12 +2,11 @@
 
 use super::file::{FileDtype, Metadata, check_free, passed_on, save};
 use super::made::{Kept, Made, Tally, describe};
-use super::spelling;
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::lora::Dictionary;
 use crate::lora::apply::spectrum::Spectrum;
-use crate::weights::{Site, WeightSource};
+use crate::weights::{Component, Site, WeightSource};
 use rayon::prelude::*;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -131,7 +130,7 @@ fn one(
         None => None,
     };
     out.equal = weight.is_none() && bias.is_none();
-    let table = module.contains("embedding") && spelling::split(module).0 != "unet";
+    let table = module.contains("embedding") && Component::of(module).is_text();
     let conv = shape.iter().skip(2).product::<usize>() > 1;
     let rank = if conv { options.conv_rank } else { options.rank };
     match weight {
@@ -172,7 +171,7 @@ fn difference(
 
 /// The note by which other tools know the family; nothing for a model of unusual width.
 fn family(names: &Dictionary) -> Metadata {
-    let version = match (names.has_component("text_encoder_2"), names.context()) {
+    let version = match (names.has_component(Component::TextEncoder2), names.context()) {
         (true, _) => "sdxl_base_v1-0",
         (_, Some(768)) => "sd_v1",
         (_, Some(1024)) => "sd_v2",

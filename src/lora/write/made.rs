@@ -5,6 +5,7 @@ use super::spelling;
 use crate::error::Result;
 use crate::lora::Dictionary;
 use crate::lora::apply::spectrum::LowRankFactors;
+use crate::weights::Component;
 use std::collections::BTreeMap;
 
 /// A new change of one module.
@@ -67,13 +68,13 @@ pub struct Kept {
 
 /// Sums up what modules keep.
 #[derive(Debug, Default)]
-pub(super) struct Tally(BTreeMap<String, (Kept, f64, f64)>);
+pub(super) struct Tally(BTreeMap<Component, (Kept, f64, f64)>);
 
 impl Tally {
     /// Counts a module: its rank, and the squares held of those that there are.
     pub(super) fn add(&mut self, module: &str, rank: usize, (held, energy): (f64, f64)) {
-        let component = spelling::split(module).0;
-        let (kept, sum, total) = self.0.entry(component.to_owned()).or_default();
+        let component = Component::of(module);
+        let (kept, sum, total) = self.0.entry(component).or_default();
         kept.ranks = match kept.modules {
             0 => (rank, rank),
             _ => (kept.ranks.0.min(rank), kept.ranks.1.max(rank)),
@@ -85,9 +86,9 @@ impl Tally {
 
     /// The components.
     pub(super) fn finish(self) -> Vec<Kept> {
-        let finish = |(component, (kept, held, energy)): (String, (Kept, f64, f64))| {
+        let finish = |(component, (kept, held, energy)): (Component, (Kept, f64, f64))| {
             let energy = if energy > 0.0 { held / energy } else { 1.0 };
-            Kept { component, energy, ..kept }
+            Kept { component: component.to_string(), energy, ..kept }
         };
         self.0.into_iter().map(finish).collect()
     }

@@ -17,7 +17,7 @@ mod spelling;
 
 #[cfg(feature = "cli")]
 pub(crate) use checkpoint::checkpoint_among;
-pub use checkpoint::{CheckpointOptions, Tower, checkpoint};
+pub use checkpoint::{CheckpointOptions, checkpoint};
 pub use conversion::{ConvertOptions, Format};
 pub use convert::{Converted, convert};
 pub use extract::{ExtractOptions, Extracted, Tell, extract};

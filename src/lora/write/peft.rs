@@ -9,6 +9,7 @@ use crate::lora::delta::{Delta, Dora, LowRank};
 use crate::lora::read::keys::Role;
 use crate::lora::read::module::{BiasChange, Module};
 use crate::lora::read::tuning::CLASSES;
+use crate::weights::Component;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -36,19 +37,17 @@ pub(super) fn write_diffusers<'a>(
     out: &Path,
     metadata: Metadata,
 ) -> Result<()> {
-    let mut configs: BTreeMap<&str, Config> = BTreeMap::new();
+    let mut configs: BTreeMap<Component, Config> = BTreeMap::new();
     for (module, changes) in chosen {
-        let (component, path) = spelling::split(module);
+        let (component, path) = Component::split(module);
         let config = configs.entry(component).or_default();
         // diffusers looks endings of paths up, whatever transformers calls the tower.
         add(plan, config, module, module, spelling::without_tower(path), changes)?;
     }
     let mut flat = Map::new();
     for (component, config) in &configs {
-        let fields = config.fields(component, Format::Diffusers)?;
-        flat.extend(
-            fields.into_iter().map(|(field, value)| (format!("{component}.{field}"), value)),
-        );
+        let fields = config.fields(*component, Format::Diffusers)?;
+        flat.extend(fields.into_iter().map(|(field, value)| (component.path(field), value)));
     }
     let mut metadata = for_python(metadata);
     metadata.insert("lora_adapter_metadata".into(), Value::Object(flat).to_string());
@@ -63,20 +62,21 @@ pub(super) fn write_folder<'a>(
     metadata: Metadata,
 ) -> Result<()> {
     let mut config = Config::default();
-    let mut component = "";
+    let mut component = None;
     for (module, changes) in chosen {
-        let (of, path) = spelling::split(module);
-        if !component.is_empty() && component != of {
+        let (of, path) = Component::split(module);
+        if component.is_some_and(|other| other != of) {
             let why = format!(
                 "a folder of PEFT holds one component, the file touches {}; choose one with --component",
                 components(plan.lora)
             );
             return Err(Error::bad_request("component", "all", why));
         }
-        component = of;
+        component = Some(of);
         let name = spelling::peft(module);
         add(plan, &mut config, module, &name, spelling::without_tower(path), changes)?;
     }
+    let component = component.unwrap_or(Component::Other);
     let mut fields = config.fields(component, Format::Peft)?;
     fields.insert("peft_type".into(), "LORA".into());
     fields.insert("inference_mode".into(), true.into());
@@ -192,7 +192,7 @@ fn cannot(plan: &Plan<'_>, module: &str, kind: &str) -> Error {
 
 /// The end of a magnitude's key: transformers looks for `weight` where PEFT and diffusers do not.
 fn magnitude_word(plan: &Plan<'_>, module: &str) -> &'static str {
-    let text = plan.options.format == Format::Diffusers && !module.starts_with("unet.");
+    let text = plan.options.format == Format::Diffusers && Component::of(module).is_text();
     if text { "lora_magnitude_vector.weight" } else { "lora_magnitude_vector" }
 }
 
@@ -207,10 +207,10 @@ fn magnitude(dora: &Dora, weight: &[usize]) -> Option<Vec<usize>> {
 
 impl Config {
     /// The fields of PEFT's `LoraConfig`: the most frequent rank and alpha, and the others by path.
-    fn fields(&self, component: &str, format: Format) -> Result<Map<String, Value>> {
+    fn fields(&self, component: Component, format: Format) -> Result<Map<String, Value>> {
         if self.dora > 0 && self.dora < self.modules.len() {
             return Err(refused(
-                component,
+                component.name(),
                 "mixture of LoRA and DoRA modules",
                 format,
                 "choose --to kohya: PEFT's use_dora holds for all modules of a component",

@@ -1,23 +1,19 @@
 //! How adapter files spell the modules of a base.
 
 use crate::lora::Dictionary;
-
-/// Component and path of a canonical module name.
-pub(super) fn split(module: &str) -> (&str, &str) {
-    module.split_once('.').unwrap_or((module, ""))
-}
+use crate::weights::Component;
 
 /// kohya's stem: the original code's names for SDXL's UNet, diffusers' for older ones.
 pub(super) fn kohya(base: &Dictionary, module: &str) -> String {
-    let (component, path) = split(module);
-    let two_towers = base.has_component("text_encoder_2");
+    let (component, path) = Component::split(module);
+    let two_towers = base.has_component(Component::TextEncoder2);
     let (prefix, path) = match component {
-        "unet" if two_towers => {
+        Component::UNet if two_towers => {
             let original = base.names().to_ldm(path);
             ("lora_unet_", original.unwrap_or_else(|| path.to_owned()))
         }
-        "unet" => ("lora_unet_", path.to_owned()),
-        "text_encoder_2" => ("lora_te2_", path.to_owned()),
+        Component::UNet => ("lora_unet_", path.to_owned()),
+        Component::TextEncoder2 => ("lora_te2_", path.to_owned()),
         _ if two_towers => ("lora_te1_", path.to_owned()),
         _ => ("lora_te_", path.to_owned()),
     };
@@ -28,8 +24,8 @@ pub(super) fn kohya(base: &Dictionary, module: &str) -> String {
 ///
 /// Transformers left `text_model.` out of the first tower's names in version 5.6.
 pub(super) fn peft(module: &str) -> String {
-    let (component, path) = split(module);
-    let flat = if component == "text_encoder" { without_tower(path) } else { path };
+    let (component, path) = Component::split(module);
+    let flat = if component == Component::TextEncoder { without_tower(path) } else { path };
     format!("base_model.model.{flat}")
 }
 

@@ -1,33 +1,13 @@
 //! The levels of a UNet: down, middle and up.
 
+use super::context::Context;
 use super::resnet::{Downsample, Resnet, ResnetShape, Upsample};
 use super::transformer::{Transformer, TransformerShape};
-use crate::cancel::Cancel;
 use crate::error::Result;
 use crate::models::config::{PerBlock, UNetConfig};
 use crate::models::part::{Origin, Part};
 use crate::nn::Feature;
-use candle_core::Tensor;
 use std::ops::Range;
-
-/// Everything a forward pass carries beside the sample.
-pub(super) struct Context<'a> {
-    /// Time embedding after SiLU, `[B, 4·C₀]`.
-    pub time: &'a Tensor,
-    /// Text features, `[B, T, D]`.
-    pub text: &'a Feature,
-    /// Which part of the tokens of the finest self-attention is merged.
-    pub merge: f64,
-    /// What stops the pass between two layers.
-    pub cancel: Option<&'a Cancel>,
-}
-
-impl Context<'_> {
-    /// [`Error::Cancelled`](crate::Error::Cancelled) when the pass is to stop.
-    pub(super) fn check(&self) -> Result<()> {
-        self.cancel.map_or(Ok(()), Cancel::check)
-    }
-}
 
 /// Layers on the way up, and as many on the way down less one, that are evaluated at every step when
 /// the rest is reused.

@@ -2,6 +2,9 @@
 //! model's own config: diffusers' UNet2DConditionModel 0.42.
 
 mod blocks;
+mod context;
+mod decoder;
+mod encoder;
 mod input;
 pub(crate) mod resnet;
 mod transformer;
@@ -10,12 +13,14 @@ pub use input::{AddedCondition, UNetInput};
 pub(crate) use input::{InputKind, OwnedInput};
 
 use super::config::UNetConfig;
-use super::part::{Origin, built};
+use super::part::Origin;
 use crate::error::{Error, Result};
-use crate::nn::{Conv2d, ConvFusion, Feature, Geometry, GroupNorm, Linear, TimeMlp, sinusoid};
-use crate::weights::{Products, Scope, WeightSource};
-use blocks::{Context, Down, Mid, Up};
+use crate::nn::Feature;
+use crate::weights::{Component, Scope, WeightSource};
 use candle_core::Tensor;
+use context::Context;
+use decoder::Decoder;
+use encoder::Encoder;
 use std::sync::Arc;
 
 /// What the deeper layers of a full evaluation gave, for evaluations of the finest layers alone. Cloning
@@ -26,16 +31,8 @@ pub struct DeepFeatures(Feature);
 /// A UNet; immutable.
 #[derive(Debug, Clone)]
 pub struct UNet {
-    conv_in: Conv2d,
-    time: TimeMlp,
-    guidance: Option<Linear>,
-    added: Option<TimeMlp>,
-    downs: Vec<Down>,
-    mid: Option<Mid>,
-    ups: Vec<Up>,
-    norm_out: GroupNorm,
-    conv_out: Conv2d,
-    products: Products,
+    encoder: Encoder,
+    decoder: Decoder,
     config: UNetConfig,
 }
 
@@ -55,7 +52,7 @@ impl UNet {
     /// As [`new`](Self::new); of blocks when they are evaluated.
     pub fn streamed(
         source: &Arc<dyn WeightSource>,
-        component: &str,
+        component: Component,
         config: &UNetConfig,
     ) -> Result<Self> {
         Self::of(&Origin::streamed(source, component), config)
@@ -63,52 +60,9 @@ impl UNet {
 
     fn of(origin: &Origin<'_>, config: &UNetConfig) -> Result<Self> {
         config.validate()?;
-        let scope = origin.scope();
-        let widths = &config.block_out_channels;
-        let (first, levels, time_dim) = (widths[0], widths.len(), config.time_dim());
-        let guidance = config
-            .time_cond_proj_dim
-            .map(|dim| Linear::without_bias(&scope.at("time_embedding.cond_proj"), dim, first))
-            .transpose()?;
-        let added = match config.projection_class_embeddings_input_dim {
-            Some(dim) if config.addition_embed_type.is_some() => {
-                Some(TimeMlp::new(&scope.at("add_embedding"), dim, time_dim)?)
-            }
-            _ => None,
-        };
-        let mid = match config.mid_block_type {
-            Some(_) => Some(Mid::new(&origin.at("mid_block"), config)?),
-            None => None,
-        };
-        let (kernel_in, kernel_out) = (config.conv_in_kernel, config.conv_out_kernel);
-        Ok(Self {
-            conv_in: Conv2d::new(
-                &scope.at("conv_in"),
-                config.in_channels,
-                first,
-                Geometry::same(kernel_in),
-            )?,
-            time: TimeMlp::new(&scope.at("time_embedding"), first, time_dim)?,
-            guidance,
-            added,
-            downs: built(levels, |i| Down::new(&origin.at("down_blocks").at(i), config, i))?,
-            mid,
-            ups: built(levels, |i| Up::new(&origin.at("up_blocks").at(i), config, i))?,
-            norm_out: GroupNorm::new(
-                &scope.at("conv_norm_out"),
-                first,
-                config.norm_num_groups,
-                config.norm_eps,
-            )?,
-            conv_out: Conv2d::new(
-                &scope.at("conv_out"),
-                first,
-                config.out_channels,
-                Geometry::same(kernel_out),
-            )?,
-            products: scope.products(),
-            config: config.clone(),
-        })
+        let encoder = Encoder::new(origin, config)?;
+        let decoder = Decoder::new(origin, config)?;
+        Ok(Self { encoder, decoder, config: config.clone() })
     }
 
     /// The architecture.
@@ -144,87 +98,40 @@ impl UNet {
     /// # Source
     /// `DeepCache`, Ma, Fang and Wang (2023), section 3.2.
     pub fn forward_shallow(&self, input: UNetInput<'_>, deep: &DeepFeatures) -> Result<Tensor> {
-        let (time, text) = self.conditions(&input)?;
-        let (merge, cancel) = (input.merge_tokens, input.cancel);
-        let context = Context { time: &time, text: &text, merge, cancel };
-        let (Some(down), Some(up)) = (self.downs.first(), self.ups.last()) else {
-            return Err(Error::Internal("a UNet without levels".into()));
-        };
-        let x = self.conv_in.forward(&Feature::image(input.latents, self.products)?)?;
-        let mut skips = vec![x.clone()];
-        down.layers(0..up.shallow() - 1, x, &context, &mut skips)?;
-        let x = up.layers(up.deep()..up.count(), deep.0.clone(), &context, &mut skips)?;
-        self.finish(&x)
+        let conditions = self.conditions(&input)?;
+        let context = conditions.context(&input);
+        let layers = self.decoder.shallow_layers()? - 1;
+        let skips = self.encoder.shallow(input.latents, layers, &context)?;
+        self.decoder.shallow(deep.0.clone(), skips, &context)
     }
 
     /// `keep` gets what the finest layers on the way up start from.
     fn full(&self, input: UNetInput<'_>, keep: impl FnOnce(&Feature)) -> Result<Tensor> {
-        let (time, text) = self.conditions(&input)?;
-        let (merge, cancel) = (input.merge_tokens, input.cancel);
-        let context = Context { time: &time, text: &text, merge, cancel };
-        let mut x = self.conv_in.forward(&Feature::image(input.latents, self.products)?)?;
-        let mut skips = vec![x.clone()];
-        for down in &self.downs {
-            x = down.forward(x, &context, &mut skips)?;
-        }
-        if let Some(mid) = &self.mid {
-            x = mid.forward(x, &context)?;
-        }
-        if let Some((last, ups)) = self.ups.split_last() {
-            for up in ups {
-                x = up.forward(x, &context, &mut skips)?;
-            }
-            x = last.layers(0..last.deep(), x, &context, &mut skips)?;
-            keep(&x);
-            x = last.layers(last.deep()..last.count(), x, &context, &mut skips)?;
-        }
-        self.finish(&x)
+        let conditions = self.conditions(&input)?;
+        let context = conditions.context(&input);
+        let encoded = self.encoder.forward(input.latents, &context)?;
+        self.decoder.forward(encoded, &context, keep)
     }
 
-    /// Time embedding after SiLU, which every use of it asks for, and text.
-    fn conditions(&self, input: &UNetInput<'_>) -> Result<(Tensor, Feature)> {
-        let text = Feature::tokens(input.context, self.products)?;
-        Ok((self.embed_time(input)?.silu()?, text))
-    }
-
-    fn finish(&self, x: &Feature) -> Result<Tensor> {
-        let out = ConvFusion { norm: Some(&self.norm_out), silu: true, ..ConvFusion::default() };
-        self.conv_out.run(x, out)?.to_image()
-    }
-
-    /// Time embedding plus SDXL's added conditions, `[B, 4·C₀]`.
-    fn embed_time(&self, input: &UNetInput<'_>) -> Result<Tensor> {
-        let config = &self.config;
-        let dtype = input.latents.dtype();
-        let mut time =
-            self.sinusoid(input.timesteps, config.block_out_channels[0])?.to_dtype(dtype)?;
-        match (&self.guidance, input.guidance) {
-            (Some(project), Some(guidance)) => {
-                time = (time + project.forward(&guidance.to_dtype(dtype)?)?)?;
-            }
-            (None, Some(_)) => {
-                return Err(Error::Internal("this UNet takes no guidance embedding".into()));
-            }
-            _ => {}
-        }
-        let time = self.time.forward(&time)?;
-        match (&self.added, input.added) {
-            (Some(mlp), Some(added)) => {
-                let (batch, numbers) = added.micro.dims2()?;
-                let width = config.addition_time_embed_dim.unwrap_or(256);
-                let micro = self.sinusoid(&added.micro.flatten_all()?, width)?;
-                let micro = micro.reshape((batch, numbers * width))?.to_dtype(dtype)?;
-                let both = Tensor::cat(&[&added.pooled.to_dtype(dtype)?, &micro], 1)?;
-                Ok((time + mlp.forward(&both)?)?)
-            }
-            (Some(_), None) => {
-                Err(Error::Internal("this UNet needs pooled text and sizes (SDXL)".into()))
-            }
-            (None, _) => Ok(time),
-        }
-    }
-
-    fn sinusoid(&self, numbers: &Tensor, width: usize) -> Result<Tensor> {
-        sinusoid(numbers, width, self.config.flip_sin_to_cos, self.config.freq_shift)
+    fn conditions(&self, input: &UNetInput<'_>) -> Result<Conditions> {
+        let text = self.encoder.text(input)?;
+        Ok(Conditions { time: self.encoder.time(input)?, text })
     }
 }
+
+/// The conditions of an evaluation as layers take them.
+struct Conditions {
+    /// Time embedding plus SDXL's added conditions, behind SiLU.
+    time: Tensor,
+    text: Feature,
+}
+
+impl Conditions {
+    fn context<'a>(&'a self, input: &UNetInput<'a>) -> Context<'a> {
+        let (merge, cancel) = (input.merge_tokens, input.cancel);
+        Context { time: &self.time, text: &self.text, merge, cancel }
+    }
+}
+
+#[cfg(test)]
+mod tests;

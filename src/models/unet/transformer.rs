@@ -1,7 +1,7 @@
 //! The transformer between residual blocks: self-attention, cross-attention to the text,
 //! gated MLP.
 
-use super::blocks::Context;
+use super::context::Context;
 use crate::error::Result;
 use crate::models::part::{Origin, Part};
 use crate::nn::{Attend, Conv2d, ConvFusion, Feature, FeedForward, Geometry, GroupNorm, LayerNorm};

@@ -7,6 +7,9 @@
 mod ddim;
 mod dpmpp_2m;
 mod euler;
+mod euler_a;
+mod heun;
+mod lcm;
 
 use super::spec::samplers;
 
@@ -18,4 +21,10 @@ samplers! {
     Euler = euler,
     /// DDIM, Song et al. (2020), eq. 12.
     Ddim = ddim,
+    /// Euler's method with ancestral noise: k-diffusion's `sample_euler_ancestral`.
+    EulerA = euler_a,
+    /// Heun's method, two evaluations a step: Karras et al. (2022), Algorithm 1.
+    Heun = heun,
+    /// Jumps to the estimate and fresh noise, for latent consistency models: Luo et al. (2023).
+    Lcm = lcm,
 }

@@ -1,6 +1,7 @@
 //! Which files of a repository make a model.
 
-use super::super::cache::{COMPONENTS, CONFIG, STANDARD, WEIGHTS, form, is_index, is_weights};
+use super::super::cache::{CONFIG, STANDARD, WEIGHTS, form, is_index, is_weights};
+use crate::weights::Component;
 
 /// The files to download: a diffusers model without duplicates, or the only checkpoint.
 pub(in super::super) fn model(all: &[String]) -> Result<Vec<String>, String> {
@@ -8,8 +9,8 @@ pub(in super::super) fn model(all: &[String]) -> Result<Vec<String>, String> {
         return single(all);
     }
     let mut wanted: Vec<String> = all.iter().filter(|f| is_small_part(f)).cloned().collect();
-    for component in COMPONENTS {
-        wanted.extend(weights(all, component));
+    for component in Component::ALL {
+        wanted.extend(weights(all, component.name()));
     }
     Ok(wanted)
 }
@@ -34,7 +35,7 @@ fn is_small_part(file: &str) -> bool {
         Some(("scheduler" | "tokenizer" | "tokenizer_2", rest)) => {
             [".json", ".txt"].iter().any(|e| rest.ends_with(e))
         }
-        Some((folder, rest)) => COMPONENTS.contains(&folder) && rest == "config.json",
+        Some((folder, rest)) => Component::named(folder).is_some() && rest == "config.json",
     }
 }
 

@@ -13,49 +13,13 @@ use crate::weights::block_type::Blocks;
 use crate::weights::names::Part;
 use crate::weights::quantised::is_quantisable;
 use crate::weights::{
-    Arrangement, BlockType, Packed, Precision, Products, Quantisation, Site, Weight, WeightSource,
-    pack_numbers, shapes_agree, weight_shape,
+    Arrangement, BlockType, Component, Packed, Placement, Precision, Quantisation, Site, Weight,
+    WeightSource, pack_numbers, shapes_agree, weight_shape,
 };
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use safetensors::Dtype;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-
-/// Where tensors go and as what.
-#[derive(Debug, Clone)]
-pub struct Placement {
-    /// The device that computes.
-    pub device: Device,
-    /// Float type of text encoders and UNet.
-    pub dtype: DType,
-    /// Float type of the autoencoder, which may overflow in f16.
-    pub vae_dtype: DType,
-    /// How layers multiply.
-    pub products: Products,
-    /// In which blocks packed UNet weights are kept; `None` for those of the file, if it has any.
-    pub quantise: Option<Quantisation>,
-}
-
-impl Default for Placement {
-    /// The CPU, in f32.
-    fn default() -> Self {
-        let products = Products::Packed(Precision::F32);
-        Self {
-            device: Device::Cpu,
-            dtype: DType::F32,
-            vae_dtype: DType::F32,
-            products,
-            quantise: None,
-        }
-    }
-}
-
-impl Placement {
-    /// Float type of the tensors of `component`.
-    pub fn dtype_of(&self, component: &str) -> DType {
-        if component == "vae" { self.vae_dtype } else { self.dtype }
-    }
-}
 
 /// How much a component holds, as stored.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -145,7 +109,7 @@ impl Checkpoint {
 
     /// The same files with the weights of text encoders and UNet read as `dtype`.
     #[must_use]
-    pub fn read_as(&self, dtype: DType) -> Self {
+    pub fn read_as(&self, dtype: candle_core::DType) -> Self {
         let placement = Placement { dtype, ..self.placement.clone() };
         Self { name: self.name.clone(), placement, pieces: self.pieces.clone() }
     }
@@ -204,7 +168,7 @@ impl Checkpoint {
 
     /// This checkpoint with the weights of `component` taken from `other` instead.
     #[must_use]
-    pub fn with_component(mut self, component: &str, other: &Checkpoint) -> Self {
+    pub fn with_component(mut self, component: Component, other: &Checkpoint) -> Self {
         self.pieces.retain(|site, _| site.component() != component);
         let theirs = other.pieces.iter().filter(|(site, _)| site.component() == component);
         self.pieces.extend(theirs.map(|(site, piece)| (site.clone(), piece.clone())));
@@ -212,12 +176,12 @@ impl Checkpoint {
     }
 
     /// The components that have weights, in name order.
-    pub fn components(&self) -> BTreeSet<String> {
-        self.pieces.keys().map(|site| site.component().to_owned()).collect()
+    pub fn components(&self) -> BTreeSet<Component> {
+        self.pieces.keys().map(Site::component).collect()
     }
 
     /// How much `component` holds.
-    pub fn inventory(&self, component: &str) -> Inventory {
+    pub fn inventory(&self, component: Component) -> Inventory {
         let mut total = Inventory::default();
         for (_, piece) in self.pieces.iter().filter(|(site, _)| site.component() == component) {
             let Some(info) = piece.file.info(&piece.name) else { continue };
@@ -231,7 +195,7 @@ impl Checkpoint {
     }
 
     /// The file that holds `component`, or the folder of its shards; for messages.
-    pub(crate) fn file_of(&self, component: &str) -> String {
+    pub(crate) fn file_of(&self, component: Component) -> String {
         let own = self.pieces.iter().filter(|(site, _)| site.component() == component);
         let files: BTreeSet<&Path> = own.map(|(_, piece)| piece.file.path()).collect();
         let mut files = files.into_iter();
@@ -300,16 +264,12 @@ impl WeightSource for Checkpoint {
         self.pieces.keys().cloned().collect()
     }
 
-    fn device(&self) -> &Device {
-        &self.placement.device
+    fn placement(&self) -> &Placement {
+        &self.placement
     }
 
-    fn dtype(&self, component: &str) -> DType {
-        self.placement.dtype_of(component)
-    }
-
-    fn products(&self, _: &str) -> Products {
-        self.placement.products
+    fn beneath(&self, _: &Site) -> Option<&dyn WeightSource> {
+        None
     }
 
     fn pack(
@@ -358,11 +318,6 @@ impl WeightSource for Checkpoint {
         let stored = as_stored.and_then(|piece| piece.file.info(&piece.name));
         let placed = self.placement.dtype_of(site.component());
         stored.is_some_and(|info| info.blocks.is_none() && convert::is_exact(info.dtype, placed))
-    }
-
-    fn requantised(&self, site: &Site) -> Option<Quantisation> {
-        let kind = self.placement.quantise?;
-        is_quantisable(site, &self.pieces.get(site)?.shape).then_some(kind)
     }
 
     fn forget(&self, site: &Site) {

@@ -1,6 +1,6 @@
 use super::*;
 use crate::weights::names::Part;
-use crate::weights::{Site, WeightSource};
+use crate::weights::{Component, Placement, Site, WeightSource};
 
 /// A safetensors file of `header` and `data`.
 fn file(header: &str, data: &[u8]) -> Vec<u8> {
@@ -56,10 +56,10 @@ fn parts_are_views() {
     let values = checkpoint.get(&row, &[1, 3, 1, 1]).unwrap();
     assert_eq!(values.base().dims(), [1, 3, 1, 1]);
     assert!(matches!(checkpoint.get(&t, &[2, 3]), Err(Error::ShapeMismatch { .. })));
-    assert_eq!(checkpoint.inventory("unet").parameters, 9);
+    assert_eq!(checkpoint.inventory(Component::UNet).parameters, 9);
     assert_eq!(
         Checkpoint::new("y", Placement::default())
-            .with_component("unet", &checkpoint)
+            .with_component(Component::UNet, &checkpoint)
             .sites()
             .len(),
         2

@@ -6,6 +6,7 @@
 use super::storage::{Storage, TensorData};
 use super::symbols::Symbol;
 use crate::error::{Error, Result};
+use crate::weights::Component;
 
 /// Most objects, and values put into them, of one pickle; real checkpoints have some hundred thousand.
 /// A pickle can copy a list with one byte, so that neither its length nor its steps bound the memory.
@@ -24,9 +25,6 @@ pub(super) enum Value<'a> {
     /// Something whose content does not matter: other numbers, bytes, placeholders.
     Opaque,
 }
-
-/// Keys that say of which part of a model the tensors are.
-const COMPONENTS: [&str; 4] = ["unet", "text_encoder", "text_encoder_2", "vae"];
 
 /// A container, or what torch's names build.
 #[derive(Debug)]
@@ -114,7 +112,7 @@ impl<'a> Heap<'a> {
     pub(super) fn only_inner(&self, dict: Value<'a>) -> Option<Value<'a>> {
         let Some(Object::Dict(entries)) = self.object(dict) else { return None };
         let [(key, inner)] = entries[..] else { return None };
-        let is_part = COMPONENTS.iter().any(|part| key == Value::Str(part));
+        let is_part = matches!(key, Value::Str(name) if Component::named(name).is_some());
         let is_dict = matches!(self.object(inner), Some(Object::Dict(_)));
         (is_dict && !is_part).then_some(inner)
     }

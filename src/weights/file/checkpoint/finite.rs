@@ -2,7 +2,7 @@
 
 use super::{Checkpoint, CheckpointFile};
 use crate::error::Result;
-use crate::weights::{TensorInfo, WeightSource};
+use crate::weights::{Component, TensorInfo, WeightSource};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -26,7 +26,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// What reading the files gives.
-    pub fn not_finite(&self, component: &str) -> Result<Option<NotFinite>> {
+    pub fn not_finite(&self, component: Component) -> Result<Option<NotFinite>> {
         // Fused projections are several weights in one tensor.
         let mut found: BTreeMap<(&Path, &str), (usize, usize)> = BTreeMap::new();
         for (site, piece) in self.pieces.iter().filter(|(site, _)| site.component() == component) {
@@ -50,7 +50,7 @@ impl Checkpoint {
     }
 
     /// A file of `component` that somebody wrote to since it was opened: what was read of it may be parts of two.
-    pub fn rewritten(&self, component: &str) -> Option<&Path> {
+    pub fn rewritten(&self, component: Component) -> Option<&Path> {
         let pieces = self.pieces.iter().filter(|(site, _)| site.component() == component);
         let mut last = None;
         let mut files = pieces.map(|(_, piece)| &piece.file).filter(|file| {
