@@ -7,7 +7,7 @@
 //! | floor | modules |
 //! |---|---|
 //! | 7 | `cli` |
-//! | 6 | `store`, `config` |
+//! | 6 | `store`, `config`, `app` |
 //! | 5 | `pipeline`, `starter`, `family`, `conditioning` |
 //! | 4 | `models` |
 //! | 3 | `nn`, `lora` |
@@ -17,6 +17,7 @@
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
+pub mod app;
 mod atomic_file;
 mod cancel;
 #[cfg(feature = "cli")]

@@ -16,7 +16,7 @@ const FLOORS: &[(u8, &[&str])] = &[
     (3, &["nn", "lora"]),
     (4, &["models"]),
     (5, &["conditioning", "family", "pipeline", "starter"]),
-    (6, &["store", "config"]),
+    (6, &["store", "config", "app"]),
     (7, &["cli"]),
 ];
 
@@ -30,6 +30,8 @@ const FORBIDDEN: &[(&str, &str)] = &[
     ("lora", "nn"),
     ("sampling", "lora"),
     ("lora", "sampling"),
+    ("store", "app"),
+    ("config", "app"),
 ];
 
 /// Lines of a file, its unit tests included.

@@ -49,5 +49,5 @@ fn the_places_that_the_pages_name_exist() {
             }
         }
     }
-    assert!(pages >= 1);
+    assert!(pages >= 4);
 }

@@ -1,29 +1,15 @@
 //! Progress on stderr: a bar on a terminal, a line a slow stage elsewhere, or JSON.
 
-use super::output::SCHEMA;
+use super::flags::ProgressKind;
 use super::style::{Talk, plain_json, say};
+use crate::app::SCHEMA;
 use crate::pipeline::{Event, Observer};
 use crate::store::Transfer;
-use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, WeakProgressBar};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
-
-/// `--progress`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub(crate) enum ProgressKind {
-    /// A bar on a terminal, lines elsewhere
-    #[default]
-    Auto,
-    /// A line for each stage of a second or more
-    Plain,
-    /// One JSON object an event
-    Json,
-    /// Nothing
-    None,
-}
 
 /// Stages shorter than this are not worth a line.
 const SLOW: Duration = Duration::from_secs(1);

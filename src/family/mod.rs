@@ -312,6 +312,11 @@ impl ModelParts {
     }
 
     /// The same model with another VAE; its own is needed when there is no other.
+    /// Has the weights of text encoders and UNet read as `dtype` from now on.
+    pub fn read_as(&mut self, dtype: candle_core::DType) {
+        self.source = Arc::new(self.source.read_as(dtype));
+    }
+
     fn with_vae(mut self, vae: Option<&Path>, placement: Placement) -> Result<Self> {
         let Some(path) = vae else {
             if self.source.components().contains(&Component::Vae) {

@@ -63,6 +63,17 @@ impl FromStr for DTypeChoice {
     }
 }
 
+impl std::fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            DeviceChoice::Auto => f.write_str("auto"),
+            DeviceChoice::Cpu => f.write_str("cpu"),
+            DeviceChoice::Cuda(index) => write!(f, "cuda:{index}"),
+            DeviceChoice::Metal(index) => write!(f, "metal:{index}"),
+        }
+    }
+}
+
 impl std::fmt::Display for DTypeChoice {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
@@ -173,6 +184,9 @@ mod tests {
             assert!(bad.parse::<DeviceChoice>().is_err(), "{bad}");
         }
         assert!("fp16".parse::<DTypeChoice>().is_err());
+        for name in ["auto", "cpu", "cuda:1", "metal:0"] {
+            assert_eq!(name.parse::<DeviceChoice>().unwrap().to_string(), name);
+        }
         for name in ["f32", "tf32", "f16", "bf16"] {
             assert_eq!(name.parse::<DTypeChoice>().unwrap().to_string(), name);
         }

@@ -13,12 +13,14 @@ mod cache;
 mod denoise;
 mod device;
 mod event;
+pub mod fields;
 mod finite;
 mod generated;
 mod measure;
 mod model;
 mod networks;
 mod open;
+mod plan;
 mod replay;
 mod request;
 mod residency;
@@ -35,7 +37,8 @@ pub use event::{Cancel, Event, Observer, Silent};
 pub use generated::{Generated, Timings};
 pub use measure::{Measured, peak_memory, reset_peak_memory};
 pub use open::Options;
-pub use request::{MAX_COUNT, Plan, Request};
+pub use plan::Plan;
+pub use request::{MAX_COUNT, Request};
 pub use residency::Memory;
 pub use run::Run;
 pub use shelf::{Found, Paths, Shelf};
@@ -230,7 +233,7 @@ impl Pipeline {
 }
 
 /// A seed that differs from run to run; 32 bits, which are enough and easy to copy.
-fn random_seed() -> u64 {
+pub fn random_seed() -> u64 {
     let random = std::hash::RandomState::new().build_hasher().finish();
     random & u64::from(u32::MAX)
 }

@@ -35,6 +35,18 @@ fn default_names_never_collide() {
 }
 
 #[test]
+fn batches_are_the_same_pictures() {
+    let world = World::new();
+    world.run(&["-s2", "-S5", "-n3", "-o", "one-{seed}", "a fox"]);
+    world.run(&["-s2", "-S5", "-n3", "--batch-size", "2", "-o", "two-{seed}", "a fox"]);
+    for seed in 5..8 {
+        let bytes = |name: &str| fs::read(world.path(&format!("{name}-{seed}.png"))).unwrap();
+        assert_eq!(bytes("one"), bytes("two"));
+    }
+    assert!(world.fail(2, &["--batch-size", "0", "x"]).contains("--batch-size"));
+}
+
+#[test]
 fn templates_stay_in_their_folder_and_make_it() {
     let world = World::new();
     let name = "new/{model}/{prompt}.png";

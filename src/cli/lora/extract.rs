@@ -1,12 +1,14 @@
 //! `colora lora extract`.
+//!
+//! Floor 7.
 
 use super::open;
+use crate::app::SCHEMA;
 use crate::cli::flags::lossy;
-use crate::cli::output::SCHEMA;
+use crate::cli::setup;
 use crate::cli::style::{Talk, result_json, result_path, say};
 use crate::error::Error;
 use crate::lora::write::{ExtractOptions, Extracted, FileDtype, extract};
-use crate::weights::Placement;
 use anyhow::Result;
 use clap::ValueHint;
 use std::path::PathBuf;
@@ -58,13 +60,15 @@ pub(super) struct Args {
 /// Runs `colora lora extract`.
 pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
     let cancel = open::cancel()?;
-    let base = open::base(Some(&args.base), Placement::default(), talk, &cancel)?;
-    let tuned = open::base(Some(&args.tuned), Placement::default(), talk, &cancel)?;
-    if base.parts.family != tuned.parts.family {
+    let setup = setup()?;
+    let base = open::base(&setup, Some(&args.base), talk, &cancel)?;
+    let tuned = open::base(&setup, Some(&args.tuned), talk, &cancel)?;
+    let (family, found) = (base.parts()?.family, tuned.parts()?.family);
+    if family != found {
         return Err(Error::WrongFamily {
             path: args.tuned.clone().into(),
-            expected: format!("{} as {}", base.parts.family, args.base),
-            found: tuned.parts.family.to_string(),
+            expected: format!("{} as {}", family, args.base),
+            found: found.to_string(),
         }
         .into());
     }
