@@ -52,7 +52,7 @@ pub(super) fn run(flags: &Flags, talk: Talk) -> Result<()> {
         shelf::stack(&store(&settings), name, flags.lora_method.is_some(), &mut request)?;
     }
     // Mistakes that need no model are found before one is opened.
-    let rough = request.plan(&Defaults::default(), 0).map_err(of_settings)?;
+    let rough = request.plan(&Defaults::of_unknown_model(), 0).map_err(of_settings)?;
     let to = Output::new(flags, config, request.count)?;
     if !flags.dry_run {
         to.check(&rough)?;

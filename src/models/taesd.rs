@@ -59,7 +59,7 @@ impl TinyVae {
             * self.config.scaling_factor)?)
     }
 
-    /// `latents`: `[B, C, h, w]` as the UNet gives them. Returns `[B, 3, 8·h, 8·w]`, f32, −1..1.
+    /// `latents`: `[B, C, h, w]` as the UNet gives them. Returns `[B, 3, f·h, f·w]`, f32, −1..1; f is 8 in TAESD.
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
         let x = (latents.to_dtype(self.dtype)? / self.config.scaling_factor)?;
         let x = ((x / 3.0)?.tanh()? * 3.0)?; // soft clamp of outliers

@@ -8,7 +8,6 @@ use super::{Memory, Pipeline, Plan};
 use crate::error::{Error, Result};
 use crate::models::{Tiling, UNetConfig, VaeConfig};
 use crate::room;
-use crate::size::VAE_FACTOR;
 use crate::weights::{Precision, Products, Site, WeightSource};
 use std::collections::HashMap;
 
@@ -86,7 +85,8 @@ impl Pipeline {
     fn budget_of(&self, plan: &Plan, wish: Wish) -> Option<Budget> {
         self.precision()?;
         let source = &*self.parts.source;
-        let latent = (plan.height / VAE_FACTOR, plan.width / VAE_FACTOR);
+        let factor = self.parts.vae.factor();
+        let latent = (plan.height / factor, plan.width / factor);
         let streamed = wish.memory == Memory::Low;
         let text = weights(source, |site| site.component().starts_with("text_encoder"));
         let decoder = weights(source, decodes);
@@ -317,5 +317,6 @@ fn decoding(config: &VaeConfig, (height, width): (usize, usize), tile: bool) -> 
     let side = Tiling::default().tile;
     let one = Walk::new().through_decoder(config, (height.min(side), width.min(side)));
     // Three planes of sums and one of weights.
-    one + 4 * 4 * (height * width * VAE_FACTOR * VAE_FACTOR) as u64
+    let pixels = height * width * config.factor() * config.factor();
+    one + 4 * 4 * pixels as u64
 }

@@ -11,7 +11,6 @@ use crate::nn::sinusoid;
 use crate::sampling::{
     Denoiser, Guidance, GuidanceApart, NoiseModel, PredictionKind, Predictor, Sigmas,
 };
-use crate::size::VAE_FACTOR;
 use crate::weights::WeightSource;
 use candle_core::{DType, Tensor};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -115,7 +114,8 @@ fn extra_channels(
         Some(0) => Ok(None),
         Some(extra) if extra == channels + 1 => {
             let around = pipeline.unpainted.get(&format!("{height}x{width}"), cancel, || {
-                let size = (1, 3, height * VAE_FACTOR, width * VAE_FACTOR);
+                let factor = pipeline.parts.vae.factor();
+                let size = (1, 3, height * factor, width * factor);
                 let grey = Tensor::zeros(size, DType::F32, x.device())?;
                 let vae = pipeline.encoder(cancel)?;
                 let latents = vae.scale(&vae.encode_until(&grey, cancel)?.mean)?;

@@ -25,9 +25,9 @@ pub struct Request {
     pub prompt: String,
     /// What to keep away from; only acts when guidance is on.
     pub negative_prompt: String,
-    /// Pixels across, a multiple of 8.
+    /// Pixels across, a multiple of the model's [`vae_factor`](Defaults::vae_factor): 8 in Stable Diffusion.
     pub width: Option<usize>,
-    /// Pixels down, a multiple of 8.
+    /// Pixels down, a multiple of the same.
     pub height: Option<usize>,
     /// Sampling steps, at least 1.
     pub steps: Option<usize>,
@@ -169,6 +169,7 @@ impl Request {
         let width = self.width.unwrap_or(defaults.size.width());
         let height = self.height.unwrap_or(defaults.size.height());
         let size = ImageSize::new(width, height)?;
+        size.latent(defaults.vae_factor)?;
         let steps = self.steps.unwrap_or(defaults.steps);
         if steps == 0 {
             return Err(Error::bad_request("steps", steps, "at least 1 is needed"));

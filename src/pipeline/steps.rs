@@ -93,7 +93,7 @@ impl<'a> Steps<'a> {
     ) -> Result<Self> {
         let sigmas = pipeline.sigmas(plan)?;
         let seed = plan.seed.wrapping_add(index as u64);
-        let latent = plan.size()?.latent();
+        let latent = plan.size()?.latent(pipeline.parts.vae.factor())?;
         let shape = (1, pipeline.parts.vae.latent_channels, latent.height, latent.width);
         let count = shape.1 * shape.2 * shape.3;
         let noise = TorchCpu::new(seed).normal(count);
