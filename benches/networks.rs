@@ -7,7 +7,10 @@ use candle_core::{Device, Tensor};
 use colora::nn::{
     Around, Attend, Conv2d, Feature, FeedForward, Geometry, GroupNorm, LayerNorm, Linear, Mlp,
 };
-use colora::sampling::{Denoiser, NoiseTable, Sampler, Schedule, SchedulerConfig, Sigmas, sample};
+use colora::sampling::{
+    Denoiser, NoiseProcess, NoiseTable, Sampler, Sampling, SamplingRequest, Schedule,
+    SchedulerConfig, SeededNoise,
+};
 use colora::weights::{MemorySource, Placement, Precision, Products, Scope, Site};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
@@ -204,11 +207,13 @@ impl Denoiser for Identity {
 fn samplers(c: &mut Criterion) {
     let config = SchedulerConfig::default();
     let table = NoiseTable::new(&config).expect("the table of SD 1.x");
+    let process = NoiseProcess::VariancePreserving(table);
     let x = random(&[1, 4, 64, 64]);
     for sampler in Sampler::ALL {
-        let plan = Sigmas::plan(sampler, Schedule::Discrete, 30, &config, &table).expect("a plan");
+        let request = SamplingRequest::new(sampler, Schedule::Discrete, 30);
+        let sampling = || Sampling::new(&request, &config, &process).expect("a plan");
         c.bench_function(&format!("{sampler}, 30 steps without a network"), |b| {
-            b.iter(|| sample(sampler, &Identity, black_box(&x), &plan));
+            b.iter(|| sampling().run(&Identity, black_box(&x), &mut SeededNoise::torch(&[1])));
         });
     }
 }

@@ -6,7 +6,7 @@
 
 #![allow(clippy::print_stdout)] // an example talks
 
-use colora::{Cancel, Pipeline, Request};
+use colora::{Pipeline, Request};
 use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -17,13 +17,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // `Pipeline::open("model.safetensors")` opens your own checkpoint.
     let pipeline = Pipeline::options().open_starter()?;
     let request = Request { prompt, count: 2, seed: Some(1), ..Request::default() };
-    let plan = pipeline.plan(&request, 0)?;
-    let silent = |_: &colora::Event| {};
-    pipeline.generate(&plan, &silent, &Cancel::new(), &mut |image| {
+    for image in pipeline.draw(&request)? {
         let path = folder.join(format!("txt2img-{}.png", image.index));
         image.picture.save(&path, true)?;
         println!("{}", path.display());
-        Ok(())
-    })?;
+    }
     Ok(())
 }

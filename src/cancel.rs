@@ -1,4 +1,6 @@
-//! Floor 0. The wish to stop, shared between who asks and who works.
+//! A cancellation flag, shared between the caller and the worker.
+//!
+//! Floor 0.
 
 use crate::error::{Error, Result};
 use std::sync::Arc;

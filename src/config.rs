@@ -1,12 +1,14 @@
-//! Floor 6. Settings that outlive one command: files and environment, with their origins.
+//! Settings that outlive one command: files and environment, with their origins.
 //!
 //! Later layers win: built-in defaults, the user's file, `colora.toml` in the current folder,
 //! `COLORA_*`. Flags come last and are the doors' business.
+//!
+//! Floor 6.
 
 use crate::error::{Error, Result};
 use crate::input;
-use crate::near::did_you_mean;
 use crate::sampling::{Sampler, Schedule};
+use crate::suggest::did_you_mean;
 use etcetera::BaseStrategy;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

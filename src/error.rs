@@ -1,8 +1,10 @@
-//! Floor 0. What can go wrong, and whose fault it is.
+//! What can go wrong, and whose fault it is.
 //!
 //! One enum for the whole library. A message says what was expected, what was
 //! found and what to change; [`Error::fault`] is the only mapping from errors
 //! to exit codes, HTTP status and log level.
+//!
+//! Floor 0.
 
 use crate::plain;
 use std::path::{Path, PathBuf};
@@ -180,7 +182,7 @@ pub enum Error {
     /// The operating system gives no more memory.
     #[error(
         "out of memory: {} asked for {what}; draw fewer pixels, pass --low-memory or --tile, or close other programs",
-        crate::room::bytes(*bytes)
+        plain::bytes(*bytes)
     )]
     Memory {
         /// What it was needed for.
@@ -192,8 +194,8 @@ pub enum Error {
     /// A plan would take more memory than there is: found before its first step.
     #[error(
         "{what} takes at least {} of memory, {} are free; {how}",
-        crate::room::bytes(*needed),
-        crate::room::bytes(*free)
+        plain::bytes(*needed),
+        plain::bytes(*free)
     )]
     NoRoom {
         /// What was planned.

@@ -1,8 +1,10 @@
-//! Floor 0. Files that are read: regular files alone, opened without waiting, up to a limit.
+//! Files that are read: regular files alone, opened without waiting, up to a limit.
 //!
 //! Every file that colora reads comes through here; `clippy.toml` forbids the other ways. A named pipe or
 //! a device would be waited for, or read without end; a file of gigabytes in the place of a few settings
 //! would fill the memory.
+//!
+//! Floor 0.
 
 use crate::error::{Error, Result};
 use std::fs::File;

@@ -13,10 +13,11 @@
 //! | 3 | `nn`, `lora` |
 //! | 2 | `weights`, `sampling` |
 //! | 1 | `rng`, `picture`, `kernels`, `prompt` |
-//! | 0 | `error`, `input`, `cancel`, `whole`, `size`, `near`, `plain`, `room` |
+//! | 0 | `error`, `input`, `cancel`, `atomic_file`, `size`, `suggest`, `plain`, `room` |
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
+mod atomic_file;
 mod cancel;
 #[cfg(feature = "cli")]
 pub mod cli;
@@ -28,7 +29,6 @@ mod input;
 mod kernels;
 pub mod lora;
 pub mod models;
-mod near;
 pub mod nn;
 pub mod picture;
 pub mod pipeline;
@@ -40,8 +40,8 @@ pub mod sampling;
 pub mod size;
 pub mod starter;
 pub mod store;
+mod suggest;
 pub mod weights;
-mod whole;
 
 pub use error::{At, Error, Fault, InFile, Result};
 pub use picture::Picture;

@@ -1,4 +1,6 @@
-//! Floor 0. Words of files and users on a terminal: nothing that it obeys, nothing that hides or turns text.
+//! Words of files and users on a terminal: nothing that it obeys, nothing that hides or turns text.
+//!
+//! Floor 0.
 
 use std::borrow::Cow;
 use std::fmt::{Display, Formatter, Write};
@@ -72,6 +74,19 @@ pub(crate) fn block(text: &str) -> String {
     escape(&text.replace("\r\n", "\n"), |c| c == '\n')
 }
 
+/// A number of bytes as people read it: `1.5 GB`.
+pub(crate) fn bytes(count: u64) -> String {
+    let mut size = count as f64;
+    for unit in ["B", "kB", "MB"] {
+        if size < 999.5 {
+            let digits = usize::from(unit != "B" && size < 9.95);
+            return format!("{size:.digits$} {unit}");
+        }
+        size /= 1000.0;
+    }
+    format!("{size:.1} GB")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -87,5 +102,19 @@ mod tests {
         assert_eq!(message("a\u{9b}\nerror: b"), "a\\u{9b}\n  error: b");
         assert_eq!(json("\"a\u{9b}é\\n\u{7f}\u{202e}\""), r#""a\u009bé\n\u007f\u202e""#);
         assert_eq!(block("a\r\nb\u{202e}"), "a\nb\\u{202e}");
+    }
+
+    #[test]
+    fn sizes_for_people() {
+        for (count, text) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1500, "1.5 kB"),
+            (34_600_000, "35 MB"),
+            (999_700_000, "1.0 GB"),
+            (4_265_000_000, "4.3 GB"),
+        ] {
+            assert_eq!(bytes(count), text);
+        }
     }
 }

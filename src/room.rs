@@ -1,4 +1,6 @@
-//! Floor 0. Memory: asked for so that a refusal is an error like any other, and how much of it is free.
+//! Memory: asked for so that a refusal is an error like any other, and how much of it is free.
+//!
+//! Floor 0.
 
 use crate::error::{Error, Result};
 use std::alloc::{Layout, alloc_zeroed};
@@ -76,19 +78,6 @@ pub(crate) fn zeros<T: bytemuck::Zeroable>(count: usize, what: &'static str) -> 
 /// That the system gave no `count` elements for `what`.
 pub(crate) fn refused<T>(count: usize, what: &'static str) -> Error {
     Error::Memory { what, bytes: (count as u64).saturating_mul(size_of::<T>() as u64) }
-}
-
-/// Bytes for people.
-pub(crate) fn bytes(count: u64) -> String {
-    let mut size = count as f64;
-    for unit in ["B", "kB", "MB"] {
-        if size < 999.5 {
-            let digits = usize::from(unit != "B" && size < 9.95);
-            return format!("{size:.digits$} {unit}");
-        }
-        size /= 1000.0;
-    }
-    format!("{size:.1} GB")
 }
 
 /// The memory of the machine, in bytes.
@@ -316,19 +305,5 @@ mod tests {
         let machine = machine().unwrap();
         assert!(machine.free <= machine.total && machine.free > 1 << 20, "{machine:?}");
         assert!(free().unwrap() > 1 << 20);
-    }
-
-    #[test]
-    fn sizes_for_people() {
-        for (count, text) in [
-            (0, "0 B"),
-            (999, "999 B"),
-            (1500, "1.5 kB"),
-            (34_600_000, "35 MB"),
-            (999_700_000, "1.0 GB"),
-            (4_265_000_000, "4.3 GB"),
-        ] {
-            assert_eq!(bytes(count), text);
-        }
     }
 }

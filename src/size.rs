@@ -2,6 +2,7 @@
 //!
 //! How many pixels a latent cell has along one side is a property of the model's autoencoder
 //! ([`VaeConfig::factor`](crate::models::VaeConfig::factor)): 8 in Stable Diffusion, 2 in tiny models for tests.
+//!
 //! Floor 0.
 
 use crate::error::{Error, Result};

@@ -1,4 +1,6 @@
-//! Floor 5. The starter model, built into the library so that an installed binary works alone.
+//! The starter model, built into the library so that an installed binary works alone.
+//!
+//! Floor 5.
 
 use crate::error::Result;
 use crate::family::ModelParts;

@@ -1,12 +1,16 @@
 //! The architecture as a test: floors are respected, files and functions stay small.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+#[path = "architecture/imports.rs"]
+mod imports;
+
+use imports::{Imports, circle};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Floor of each top-level module, as in the crate documentation.
 const FLOORS: &[(u8, &[&str])] = &[
-    (0, &["error", "input", "cancel", "whole", "size", "near", "plain", "room"]),
+    (0, &["error", "input", "cancel", "atomic_file", "size", "suggest", "plain", "room"]),
     (1, &["rng", "picture", "kernels", "prompt"]),
     (2, &["weights", "sampling"]),
     (3, &["nn", "lora"]),
@@ -60,46 +64,51 @@ fn sources() -> Vec<(String, String)> {
         .collect()
 }
 
-/// Names after `crate::` in code, comments left out.
-fn uses(text: &str) -> Vec<String> {
-    let code: Vec<&str> = text.lines().map(|l| l.split("//").next().unwrap_or_default()).collect();
-    let mut names = Vec::new();
-    for part in code.join("\n").split("crate::").skip(1) {
-        let names_of = |s: &str| -> String {
-            s.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
-        };
-        match part.strip_prefix('{') {
-            Some(group) => {
-                let group = group.split('}').next().unwrap_or_default();
-                names.extend(group.split(',').map(|item| names_of(item.trim())));
-            }
-            None => names.push(names_of(part)),
-        }
-    }
-    names
-}
-
 #[test]
 fn modules_use_only_lower_floors() {
     let floors: BTreeMap<&str, u8> =
         FLOORS.iter().flat_map(|(floor, names)| names.iter().map(|name| (*name, *floor))).collect();
+    let floor_of =
+        |module: &str| *floors.get(module).unwrap_or_else(|| panic!("{module} has no floor"));
     let mut wrong = Vec::new();
-    for (name, text) in sources() {
-        let module = name.split('/').next().unwrap().trim_end_matches(".rs").to_owned();
-        if module == "lib" || module == "main" {
-            continue;
-        }
-        let floor = *floors.get(module.as_str()).unwrap_or_else(|| panic!("{module} has no floor"));
-        for used in uses(&text) {
-            // Capitalised names are the re-exports of lib.rs: errors and other floor-0 words.
-            let Some(&target) = floors.get(used.as_str()) else { continue };
-            let forbidden = FORBIDDEN.contains(&(module.as_str(), used.as_str()));
-            if target > floor || forbidden {
-                wrong.push(format!("{name} (floor {floor}) uses {used} (floor {target})"));
-            }
+    for (from, to) in Imports::new(&sources()).edges() {
+        let (Some(module), Some(used)) = (from.first(), to.first()) else { continue };
+        let (floor, target) = (floor_of(module), floor_of(used));
+        let forbidden = FORBIDDEN.contains(&(module.as_str(), used.as_str()));
+        if target > floor || forbidden {
+            let (from, to) = (from.join("::"), to.join("::"));
+            wrong.push(format!("{from} (floor {floor}) uses {to} (floor {target})"));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Two files that use each other are one concept in two places, or a part that belongs elsewhere.
+#[test]
+fn no_circle_between_the_files_of_a_folder() {
+    let siblings = Imports::new(&sources()).siblings();
+    assert!(siblings.len() > 10, "the import scan found only {} folders", siblings.len());
+    let circles: Vec<String> = siblings
+        .iter()
+        .filter_map(|(folder, edges)| {
+            let circle = circle(edges)?;
+            Some(format!("src/{}: {}", folder.join("/"), circle.join(" -> ")))
+        })
+        .collect();
+    assert!(circles.is_empty(), "{}", circles.join("\n"));
+}
+
+#[test]
+fn module_documentation_ends_with_its_floor() {
+    for (name, text) in sources() {
+        let module = name.trim_end_matches(".rs").trim_end_matches("/mod");
+        let Some((floor, _)) = FLOORS.iter().find(|(_, names)| names.contains(&module)) else {
+            continue;
+        };
+        let header: Vec<&str> = text.lines().take_while(|line| line.starts_with("//!")).collect();
+        assert_eq!(header.last(), Some(&&*format!("//! Floor {floor}.")), "{name}");
+        assert!(header.len() > 2, "{name} has no sentence");
+    }
 }
 
 #[test]

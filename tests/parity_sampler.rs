@@ -8,7 +8,8 @@ mod support;
 use candle_core::{Device, Tensor};
 use colora::Error;
 use colora::sampling::{
-    NoiseModel, NoiseTable, Predictor, Sampler, Schedule, SchedulerConfig, Sigmas, sample,
+    Level, NoNoise, NoiseModel, NoiseProcess, NoiseTable, Predictor, Sampler, Sampling,
+    SamplingRequest, Schedule, SchedulerConfig,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -57,6 +58,12 @@ fn schedule(config: &SchedulerConfig) -> Schedule {
     }
 }
 
+fn plan(sampler: Sampler, config: &SchedulerConfig, steps: usize) -> colora::Result<Sampling> {
+    let process = NoiseProcess::VariancePreserving(NoiseTable::new(config)?);
+    let request = SamplingRequest::new(sampler, schedule(config), steps);
+    Sampling::new(&request, config, &process)
+}
+
 fn close(what: &str, ours: &[f64], golden: &[f64], tolerance: f64) {
     assert_eq!(ours.len(), golden.len(), "{what}: length");
     for (i, (a, b)) in ours.iter().zip(golden).enumerate() {
@@ -72,30 +79,31 @@ fn schedules_equal_diffusers() {
         let mut config = base.clone();
         config.extend(case.options.clone());
         let config: SchedulerConfig = serde_json::from_value(Value::Object(config)).unwrap();
-        let table = NoiseTable::new(&config).unwrap();
-        let (sampler, schedule) = (sampler(&case.scheduler), schedule(&config));
+        let sampler = sampler(&case.scheduler);
         let what = format!("{} {:?} {} steps", case.scheduler, case.options, case.steps);
-        let plan = Sigmas::plan(sampler, schedule, case.steps, &config, &table)
-            .unwrap_or_else(|e| panic!("{what}: {e}"));
+        let grid =
+            plan(sampler, &config, case.steps).unwrap_or_else(|e| panic!("{what}: {e}")).grid;
+        let each = |number: fn(&Level) -> f64| grid.levels.iter().map(number).collect::<Vec<_>>();
+        let sigmas = each(|level| level.sigma);
         // Karras timesteps come from an interpolation in logarithms of f32 numbers.
-        close(&format!("{what}: timesteps"), &plan.timesteps, &case.timesteps, 2e-4);
+        close(&format!("{what}: timesteps"), &each(|l| l.timestep), &case.timesteps, 2e-4);
         if sampler == Sampler::Ddim {
             let sigma = |alphas: &[f64]| -> Vec<f64> {
                 alphas.iter().map(|a| ((1.0 - a) / a).sqrt()).collect()
             };
-            let from = &plan.sigmas[..case.steps];
-            close(&format!("{what}: sigmas"), from, &sigma(&case.alphas_cumprod), 2e-4);
+            close(&format!("{what}: sigmas"), &sigmas, &sigma(&case.alphas_cumprod), 2e-4);
             let to = sigma(&case.previous_alphas_cumprod);
-            close(&format!("{what}: targets"), &plan.targets, &to, 2e-4);
+            close(&format!("{what}: targets"), &each(|l| l.target), &to, 2e-4);
         } else {
-            close(&format!("{what}: sigmas"), &plan.sigmas, &case.sigmas, 2e-5);
+            let all = [sigmas.clone(), vec![grid.end()]].concat();
+            close(&format!("{what}: sigmas"), &all, &case.sigmas, 2e-5);
         }
         if sampler == Sampler::Euler {
-            close(&format!("{what}: scale"), &[plan.init_scale], &[case.init_noise_sigma], 1e-5);
+            close(&format!("{what}: scale"), &[grid.start_scale], &[case.init_noise_sigma], 1e-5);
         } else {
             // Unit noise in variance-preserving scale.
-            let scale = plan.sigmas[0].hypot(1.0) * case.init_noise_sigma;
-            close(&format!("{what}: scale"), &[plan.init_scale], &[scale], 1e-5);
+            let scale = sigmas[0].hypot(1.0) * case.init_noise_sigma;
+            close(&format!("{what}: scale"), &[grid.start_scale], &[scale], 1e-5);
         }
     }
 }
@@ -140,14 +148,12 @@ fn runs_equal_diffusers() {
         let what = format!("{} {}", case.scheduler, case.config);
         let config: SchedulerConfig = serde_json::from_value(case.config.clone()).unwrap();
         config.validate().unwrap_or_else(|e| panic!("{what}: {e}"));
-        let table = NoiseTable::new(&config).unwrap();
-        let sampler = sampler(&case.scheduler);
-        let plan = Sigmas::plan(sampler, schedule(&config), case.steps, &config, &table)
+        let sampling = plan(sampler(&case.scheduler), &config, case.steps)
             .unwrap_or_else(|e| panic!("{what}: {e}"));
         let model = Formula(tensor(&pattern));
-        let model = Predictor::new(model, config.prediction_type, table, &plan);
-        let start = (tensor(&noise) * plan.init_scale).unwrap();
-        let end = sample(sampler, &model, &start, &plan).unwrap();
+        let model = Predictor::new(model, config.prediction_type, &sampling.grid);
+        let start = sampling.grid.start(&tensor(&noise)).unwrap();
+        let end = sampling.run(&model, &start, &mut NoNoise).unwrap();
         // Where a run does not end at zero, diffusers' Euler leaves its scale as it is: 4e-4 more.
         support::assert_close(&what, &end, &tensor(&case.latents), 2e-4);
     }
@@ -247,9 +253,9 @@ fn config_of(keys: &[&Value]) -> SchedulerConfig {
 
 /// What a config asks of a sampler.
 fn asked(sampler: Sampler, config: &SchedulerConfig) -> colora::Result<impl PartialEq + use<>> {
-    let table = NoiseTable::new(config)?;
-    let schedule = schedule(config);
-    Ok((Sigmas::plan(sampler, schedule, 8, config, &table)?, config.prediction_type))
+    let Sampling { integrator, grid } = plan(sampler, config, 8)?;
+    // What an integrator shows are the settings that it was given.
+    Ok((grid, format!("{integrator:?}"), config.prediction_type))
 }
 
 /// diffusers' pipelines follow keys of `scheduler_config.json` that were ignored without a word.

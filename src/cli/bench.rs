@@ -1,4 +1,4 @@
-//! Floor 7. `colora bench`: what this machine gives at most, and what a model gets of it.
+//! `colora bench`: what this machine gives at most, and what a model gets of it.
 
 use super::generate::{choice, open_found};
 use super::output::SCHEMA;

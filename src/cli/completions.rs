@@ -1,9 +1,9 @@
-//! Floor 7. `colora completions` and `colora man`: made from the same flags as the help.
+//! `colora completions` and `colora man`: made from the same flags as the help.
 
 use super::style::{result_bytes, result_path};
 use super::tree;
+use crate::atomic_file::make_folder;
 use crate::error::Error;
-use crate::whole::make_folder;
 use anyhow::Result;
 use clap::ValueHint;
 use clap_complete::Shell;

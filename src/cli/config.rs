@@ -1,11 +1,11 @@
-//! Floor 7. `colora config`: what is set, where, and how to begin.
+//! `colora config`: what is set, where, and how to begin.
 
 use super::output::SCHEMA;
 use super::style::{result_json, result_line, result_path, value as shown};
 use super::{env, settings};
+use crate::atomic_file::{self, Care, make_folder};
 use crate::config::{files, template, user_file};
 use crate::error::Error;
-use crate::whole::{self, Care, make_folder};
 use anyhow::Result;
 use clap::Subcommand;
 use std::io::Write;
@@ -86,7 +86,7 @@ fn init(local: bool, force: bool) -> Result<()> {
     if let Some(folder) = path.parent().filter(|f| !f.as_os_str().is_empty()) {
         make_folder(folder)?;
     }
-    whole::write(&path, force, Care::Lasting, |file| {
+    atomic_file::write(&path, force, Care::Lasting, |file| {
         file.write_all(template().as_bytes()).map_err(|e| Error::write(&path, e))
     })?;
     result_path(&path)

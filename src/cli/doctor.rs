@@ -1,4 +1,4 @@
-//! Floor 7. `colora doctor`: what this build and this machine can do.
+//! `colora doctor`: what this build and this machine can do.
 
 use super::output::SCHEMA;
 use super::style::{bytes, result_json, result_line, value as shown};

@@ -1,4 +1,4 @@
-//! Floor 7. The flags of `generate`, and how they become a request.
+//! The flags of `generate`, and how they become a request.
 
 use super::progress::ProgressKind;
 use crate::config::Config;
@@ -7,7 +7,7 @@ use crate::pipeline::{DTypeChoice, DeviceChoice, Request};
 use crate::sampling::{Sampler, Schedule};
 use crate::size::ImageSize;
 use crate::weights::{Instructions, Quantisation};
-use clap::builder::{OsStringValueParser, PossibleValuesParser, TypedValueParser};
+use clap::builder::{OsStringValueParser, PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueHint};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -225,12 +225,40 @@ pub(super) fn lora() -> impl TypedValueParser<Value = LoraRef> {
 }
 
 fn sampler() -> impl TypedValueParser<Value = Sampler> {
-    PossibleValuesParser::new(Sampler::ALL.map(Sampler::name))
-        .try_map(|name| name.parse::<Sampler>())
+    OneOf { names: Sampler::ALL.map(Sampler::name).to_vec(), read: |name| name.parse().ok() }
 }
 
 fn schedule() -> impl TypedValueParser<Value = Schedule> {
-    PossibleValuesParser::new(Schedule::ALL.map(Schedule::name)).try_map(|n| n.parse::<Schedule>())
+    OneOf { names: Schedule::ALL.map(Schedule::name).to_vec(), read: |name| name.parse().ok() }
+}
+
+/// Reads a value in any spelling that `read` accepts; help texts and errors list its own names.
+#[derive(Clone)]
+struct OneOf<T> {
+    names: Vec<&'static str>,
+    read: fn(&str) -> Option<T>,
+}
+
+impl<T: Clone + Send + Sync + 'static> TypedValueParser for OneOf<T> {
+    type Value = T;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        argument: Option<&clap::Arg>,
+        value: &std::ffi::OsStr,
+    ) -> Result<T, clap::Error> {
+        if let Some(read) = value.to_str().and_then(self.read) {
+            return Ok(read);
+        }
+        let names = PossibleValuesParser::new(self.names.clone());
+        let name = names.parse_ref(command, argument, value)?;
+        (self.read)(&name).ok_or_else(|| clap::Error::new(clap::error::ErrorKind::InvalidValue))
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(self.names.iter().copied().map(PossibleValue::new)))
+    }
 }
 
 impl Flags {

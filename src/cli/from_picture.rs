@@ -1,4 +1,4 @@
-//! Floor 7. What a picture says about its making: words of a stranger, of which nothing is opened, and nothing
+//! What a picture says about its making: words of a stranger, of which nothing is opened, and nothing
 //! downloaded, before they were looked at.
 
 use super::flags::Flags;

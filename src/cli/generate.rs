@@ -1,4 +1,4 @@
-//! Floor 7. `colora generate`: from flags to saved pictures.
+//! `colora generate`: from flags to saved pictures.
 
 use super::flags::Flags;
 use super::from_picture::{Followed, Named};
@@ -8,6 +8,7 @@ use super::progress::Progress;
 use super::recipe::{self, Recipe};
 use super::style::{Talk, block, bytes, excerpt, result_json, result_line, value};
 use super::{interrupt, output, settings, shelf, store, threads};
+use crate::atomic_file::TemporaryFile;
 use crate::config::{Config, Settings};
 use crate::error::Error;
 use crate::family::Defaults;
@@ -20,7 +21,6 @@ use crate::pipeline::{
 use crate::plain;
 use crate::prompt::{extract_tags, foreign_syntax};
 use crate::store::{Model, STARTER, actual};
-use crate::whole::Fleeting;
 use anyhow::{Context, Result};
 use candle_core::DeviceLocation;
 use std::cell::RefCell;
@@ -268,7 +268,7 @@ struct Job<'a> {
     names: &'a [PathBuf],
     output: &'a Output,
     /// The preview of the picture at work.
-    preview: RefCell<Option<Fleeting>>,
+    preview: RefCell<Option<TemporaryFile>>,
     talk: Talk,
 }
 
@@ -320,7 +320,7 @@ impl Job<'_> {
         let again = mine.as_ref().is_some_and(|preview| preview.path() == path);
         match bytes.and_then(|bytes| png::save(&bytes, &path, again)) {
             Ok(()) if again => {}
-            Ok(()) => *mine = Some(Fleeting::new(path)),
+            Ok(()) => *mine = Some(TemporaryFile::new(path)),
             Err(error) => self.talk.say(&format!("warning: no preview: {error}")),
         }
     }

@@ -1,4 +1,4 @@
-//! Floor 7. `colora inspect`: the settings stored in a picture.
+//! `colora inspect`: the settings stored in a picture.
 
 use super::generate::as_command;
 use super::made_with::MadeWith;

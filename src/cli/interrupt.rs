@@ -1,10 +1,10 @@
-//! Floor 7. Ctrl-C and its kin: the first stops between two layers or weights, the second at once. SIGTERM and SIGHUP, which
+//! Ctrl-C and its kin: the first stops between two layers or weights, the second at once. SIGTERM and SIGHUP, which
 //! nobody sends twice, do not wait for work that is blocked.
 
 use super::style::say;
+use crate::atomic_file;
 use crate::cancel::Cancel;
 use crate::error::{Error, Fault};
-use crate::whole;
 use anyhow::{Context, Result};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -78,7 +78,7 @@ fn end_when_blocked(cancel: &Cancel) {
 /// As [`abort`], when the work may hold what that would wait for.
 fn abort_blocked() {
     for _ in 0..4 {
-        if whole::abandon_at_once() {
+        if atomic_file::abandon_at_once() {
             break;
         }
         std::thread::sleep(OFTEN);
@@ -94,7 +94,7 @@ pub(super) fn end() -> ExitCode {
 
 #[allow(clippy::exit)] // the user asked twice; the main thread is deep in a network
 fn abort() {
-    whole::abandon();
+    atomic_file::abandon();
     signals::die();
     std::process::exit(i32::from(Fault::Cancelled.exit_code()));
 }

@@ -1,7 +1,7 @@
-//! Floor 7. The end when the system gives no more memory and nobody can make an error of it.
+//! The end when the system gives no more memory and nobody can make an error of it.
 
 use crate::error::Fault;
-use crate::{room, whole};
+use crate::{atomic_file, room};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
@@ -79,7 +79,7 @@ thread_local! {
 #[cold]
 fn end(size: usize) -> ! {
     if !ENDING.try_with(|ending| ending.replace(true)).unwrap_or(true) {
-        whole::abandon_at_once();
+        atomic_file::abandon_at_once();
         let mut line = Line::default();
         line.text("error: out of memory: ");
         line.number(size);

@@ -1,4 +1,4 @@
-//! Floor 7. What a picture is made with beside its request, as the user named it.
+//! What a picture is made with beside its request, as the user named it.
 
 use super::flags::Flags;
 use super::recipe::Recipe;

@@ -1,4 +1,6 @@
-//! Floor 7. The command line: one file a sub-command, [`run`] for the program.
+//! The command line: one file a sub-command, [`run`] for the program.
+//!
+//! Floor 7.
 
 mod bench;
 mod completions;

@@ -1,4 +1,4 @@
-//! Floor 7. `colora model`: what there is, what it is made of, downloads, and smaller copies.
+//! `colora model`: what there is, what it is made of, downloads, and smaller copies.
 
 use super::flags::lossy;
 use super::generate::open_found;

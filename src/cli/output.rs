@@ -1,14 +1,14 @@
-//! Floor 7. Where pictures go: files that never overwrite, or stdout.
+//! Where pictures go: files that never overwrite, or stdout.
 
 use super::flags::Flags;
 use super::made_with::MadeWith;
 use super::style::{Talk, result_bytes, result_json, result_path, stdout_is_terminal};
 use super::template::{DEFAULT, Facts, Template};
+use crate::atomic_file::{self, Place, is_stdout};
 use crate::config::Config;
 use crate::error::Error;
 use crate::picture::png;
 use crate::pipeline::{Generated, Plan, Request};
-use crate::whole::{self, Place, is_stdout};
 use anyhow::Result;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -106,12 +106,12 @@ impl Output {
     pub(super) fn check(&self, plan: &Plan) -> Result<(), Error> {
         let template = match &self.target {
             Target::Stdout => return Ok(()),
-            Target::Stream(path) => return whole::prepare(path).map(drop),
+            Target::Stream(path) => return atomic_file::prepare(path).map(drop),
             Target::Files(template) => template,
         };
         let name = template.name(&facts(plan, ""), 0);
         let there = name.parent().is_some_and(|p| p.as_os_str().is_empty() || p.exists());
-        if there { whole::prepare(&name).map(drop) } else { Ok(()) }
+        if there { atomic_file::prepare(&name).map(drop) } else { Ok(()) }
     }
 
     /// The names of all pictures of `plan`, one and the same for a device; empty for stdout.
@@ -232,7 +232,7 @@ pub(super) fn make_folders(names: &[PathBuf], talk: Talk) -> Result<(), Error> {
         }
     }
     for (folder, name) in longest {
-        if whole::prepare(name)? {
+        if atomic_file::prepare(name)? {
             talk.say(&format!("created the folder {}", folder.display()));
         }
     }

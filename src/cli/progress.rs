@@ -1,4 +1,4 @@
-//! Floor 7. Progress on stderr: a bar on a terminal, a line a slow stage elsewhere, or JSON.
+//! Progress on stderr: a bar on a terminal, a line a slow stage elsewhere, or JSON.
 
 use super::output::SCHEMA;
 use super::style::{Talk, plain_json, say};

@@ -1,4 +1,4 @@
-//! Floor 7. Where the words of a picture may lead: the user's own folders, and what lies beside the picture.
+//! Where the words of a picture may lead: the user's own folders, and what lies beside the picture.
 
 use crate::store::{STARTER, Store};
 use std::path::{Component, Path, PathBuf};

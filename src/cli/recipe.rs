@@ -1,4 +1,4 @@
-//! Floor 7. The settings that travel in pictures: ours as JSON, everyone's as "parameters".
+//! The settings that travel in pictures: ours as JSON, everyone's as "parameters".
 
 mod fields;
 mod foreign;

@@ -1,4 +1,4 @@
-//! Floor 7. The LoRAs of the store, as a pipeline asks for them.
+//! The LoRAs of the store, as a pipeline asks for them.
 
 use crate::error::Result;
 use crate::lora::{AdapterFile, LoraRef, Method};

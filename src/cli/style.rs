@@ -1,10 +1,10 @@
-//! Floor 7. How the program speaks: results on stdout, all talk on stderr, errors with their
+//! How the program speaks: results on stdout, all talk on stderr, errors with their
 //! causes and a hint.
 
 use crate::error::{At, Error, Fault};
 use crate::plain;
+pub(crate) use crate::plain::bytes;
 pub(crate) use crate::plain::{block, json as plain_json, message, value};
-pub(crate) use crate::room::bytes;
 use anyhow::Result;
 use clap::{ArgAction, Args};
 use std::io::{self, IsTerminal, Write};

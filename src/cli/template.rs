@@ -1,7 +1,7 @@
-//! Floor 7. Names of pictures: text with `{fields}`, made safe.
+//! Names of pictures: text with `{fields}`, made safe.
 
 use crate::error::{Error, Result};
-use crate::near::did_you_mean;
+use crate::suggest::did_you_mean;
 use std::ffi::{OsStr, OsString};
 use std::path::{MAIN_SEPARATOR, Path, PathBuf};
 

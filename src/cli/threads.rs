@@ -1,4 +1,4 @@
-//! Floor 7. The number of worker threads.
+//! The number of worker threads.
 
 use super::style::Talk;
 use crate::error::Error;

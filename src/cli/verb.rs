@@ -1,8 +1,8 @@
-//! Floor 7. The default verb: `colora "a fox"` means `colora generate "a fox"`.
+//! The default verb: `colora "a fox"` means `colora generate "a fox"`.
 
 use super::tree;
 use crate::error::Error;
-use crate::near::distance;
+use crate::suggest::distance;
 use std::ffi::{OsStr, OsString};
 
 /// The verb that is meant when none is given.

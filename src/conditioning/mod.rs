@@ -1,10 +1,12 @@
-//! Floor 5. From words to the features that a UNet listens to.
+//! From words to the features that a UNet listens to.
+//!
+//! Floor 5.
 
+mod inversions;
 mod tokenizer;
-mod words;
 
+pub use inversions::InversionVectors;
 pub use tokenizer::{ClipKind, Tokenizer, TokenizerFiles, TokenizerOptions};
-pub use words::Word;
 
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
@@ -45,7 +47,7 @@ pub struct Tower {
     /// Its vocabulary.
     pub tokenizer: Arc<Tokenizer>,
     /// New words, the longest first.
-    words: Vec<words::WordIds>,
+    words: Vec<inversions::InversionTokens>,
 }
 
 /// The text side of a model.
@@ -235,15 +237,32 @@ impl Conditioning {
         self.one(0)
     }
 
+    /// Every row `times` times behind each other: the same texts for several images.
+    pub fn repeated(&self, times: usize) -> Result<Self> {
+        if times == 1 {
+            return Ok(self.clone());
+        }
+        self.each(|x| {
+            let mut shape = x.dims().to_vec();
+            shape.insert(1, times);
+            Ok(x.unsqueeze(1)?.broadcast_as(shape)?.flatten(0, 1)?)
+        })
+    }
+
     fn one(&self, index: usize) -> Result<Self> {
-        let one = |x: &Tensor| x.narrow(0, index, 1);
-        let added = match &self.added {
-            Some(added) => {
-                Some(AddedCondition { pooled: one(&added.pooled)?, micro: one(&added.micro)? })
+        self.each(|x| Ok(x.narrow(0, index, 1)?))
+    }
+
+    /// The conditioning with `change` made to each of its tensors.
+    fn each(&self, change: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Self> {
+        let Self { context, added } = self;
+        let added = match added {
+            Some(AddedCondition { pooled, micro }) => {
+                Some(AddedCondition { pooled: change(pooled)?, micro: change(micro)? })
             }
             None => None,
         };
-        Ok(Self { context: one(&self.context)?, added })
+        Ok(Self { context: change(context)?, added })
     }
 
     /// The conditioning in another float type; sizes stay f32 because they are embedded in it.

@@ -1,4 +1,4 @@
-//! Floor 5. Text to the token ids that CLIP text towers were trained with.
+//! Text to the token ids that CLIP text towers were trained with.
 //!
 //! The pieces are those of transformers' `CLIPTokenizer`: canonical composition, white space folded,
 //! lower case, split by a pattern, bytes as visible characters, byte-pair merges with `</w>` at the

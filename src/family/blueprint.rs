@@ -1,4 +1,4 @@
-//! Floor 5. The standard models without their weights: names and shapes of everything they hold.
+//! The standard models without their weights: names and shapes of everything they hold.
 //!
 //! An adapter file names modules of its base; with a blueprint it can be looked into, and converted,
 //! where no model is at hand. The networks themselves say what they need.

@@ -1,4 +1,4 @@
-//! Floor 5. Whether the parts of a model belong together, and whether a single file holds all of them.
+//! Whether the parts of a model belong together, and whether a single file holds all of them.
 //!
 //! Each part may be sound and come from another model; networks built of such parts stop in the middle, or draw
 //! something else.

@@ -1,11 +1,11 @@
-//! Floor 5. A model as one file with a quantised UNet: see the layout in `weights::quantised`.
+//! A model as one file with a quantised UNet: see the layout in `weights::quantised`.
 
 use super::{Family, ModelParts, TOKENIZER_FILES, TokenizerSource};
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::input;
 use crate::kernels::GROUP;
-use crate::lora::write::{Entry, Metadata, Precision, check_free, save};
+use crate::lora::write::{Entry, FileDtype, Metadata, check_free, save};
 use crate::weights::blocked;
 use crate::weights::quantised::{self, Row, is_quantisable};
 use crate::weights::{Quantisation, Site, WeightSource};
@@ -62,7 +62,7 @@ pub fn quantise(
             let values = source.get_f32(site, shape)?;
             source.forget(site);
             let large = values.iter().any(|v| v.is_finite() && v.abs() > f32::from(half::f16::MAX));
-            let precision = if large { Precision::F32 } else { Precision::F16 };
+            let precision = if large { FileDtype::F32 } else { FileDtype::F16 };
             Entry::lazy(shape.clone(), precision, || source.get_f32(site, shape))
         };
         tensors.insert(site.to_string(), entry);
@@ -152,7 +152,7 @@ fn vocabulary(source: &TokenizerSource) -> Result<Vec<(String, String)>> {
             Ok(files.iter().map(|(name, bytes)| ((*name).to_owned(), text(bytes))).collect())
         }
         TokenizerSource::Folder(folder) => {
-            // It says what is wrong with them.
+            // Reading them returns the precise error.
             source.open()?;
             let mut files = Vec::new();
             for name in TOKENIZER_FILES {

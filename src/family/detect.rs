@@ -1,4 +1,4 @@
-//! Floor 5. What a weight file is, from the names and shapes in its header.
+//! What a weight file is, from the names and shapes in its header.
 
 use super::Family;
 use super::original::Original;

@@ -1,4 +1,4 @@
-//! Floor 5. Models that were made to draw in few steps, and how they say so.
+//! Models that were made to draw in few steps, and how they say so.
 
 use super::Defaults;
 use crate::lora::Distilled;

@@ -1,4 +1,4 @@
-//! Floor 5. Models in the diffusers layout: a folder per component, architectures as JSON.
+//! Models in the diffusers layout: a folder per component, architectures as JSON.
 
 use super::check::ConfigPlace;
 use super::{

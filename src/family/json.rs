@@ -1,4 +1,4 @@
-//! Floor 5. JSON of a model's parts: errors name the file and the field that is amiss.
+//! JSON of a model's parts: errors name the file and the field that is amiss.
 
 use crate::error::{Error, Result};
 use serde::de::DeserializeOwned;

@@ -1,5 +1,7 @@
-//! Floor 5. Families of models: what differs between SD 1.x, SD 2.x and SDXL, and how a model's
+//! Families of models: what differs between SD 1.x, SD 2.x and SDXL, and how a model's
 //! files become [`ModelParts`].
+//!
+//! Floor 5.
 
 mod blueprint;
 mod check;

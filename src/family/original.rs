@@ -1,4 +1,4 @@
-//! Floor 5. A single file by the names of the original code, whatever training has put around them.
+//! A single file by the names of the original code, whatever training has put around them.
 
 use crate::error::Result;
 use crate::weights::names::{OriginalNames, Part, Place};

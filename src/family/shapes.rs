@@ -1,4 +1,4 @@
-//! Floor 5. Architectures read off the shapes of a checkpoint that carries no config.
+//! Architectures read off the shapes of a checkpoint that carries no config.
 
 use super::Family;
 use crate::error::{Error, Result};

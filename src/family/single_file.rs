@@ -1,4 +1,4 @@
-//! Floor 5. Checkpoints in one file, with the names of the original code.
+//! Checkpoints in one file, with the names of the original code.
 
 use super::check::ConfigPlace;
 use super::detect::{self, Kind};

@@ -1,4 +1,4 @@
-//! Floor 5. How each family reads its text towers.
+//! How each family reads its text towers.
 
 use super::{Family, ModelParts};
 use crate::cancel::Cancel;

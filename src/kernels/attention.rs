@@ -1,15 +1,19 @@
-//! Floor 1. Attention in tiles with a running softmax: no N × N matrix, nothing leaves the cache.
+//! Attention in tiles with a running softmax: no N × N matrix, nothing leaves the cache.
 
-use super::Shared;
-use super::arena::Buffer;
-use super::map::Map;
-use super::micro::{self, COLUMNS, Factors, Kernel, LANES, ROWS, Segment, Sums, Tile};
-use super::packed::{Precision, round};
-use super::processor::Instructions;
-use super::product::had;
-use super::vector::{maximum, powers, powers_halves, scale_by, scaled, scaled_halves};
-use super::work::{self, KernelKind};
 use crate::error::Result;
+use crate::kernels::activation::feature_map::FeatureMap;
+use crate::kernels::measure::counters::{self, KernelKind};
+use crate::kernels::memory::arena::Buffer;
+use crate::kernels::memory::shared::Shared;
+use crate::kernels::product::multiply::had;
+use crate::kernels::simd::microkernel::{
+    self, COLUMNS, Kernel, LANES, ROWS, Segment, Sums, Tile, TileTypes,
+};
+use crate::kernels::simd::precision::{Precision, round};
+use crate::kernels::simd::processor::Instructions;
+use crate::kernels::simd::vector::{
+    maximum, powers, powers_halves, scale_by, scaled, scaled_halves,
+};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -37,12 +41,12 @@ pub(crate) struct Heads {
 /// # Errors
 /// [`Error::Memory`](crate::Error::Memory).
 pub(crate) fn attention(
-    q: &Map,
-    k: &Map,
-    v: &Map,
+    q: &FeatureMap,
+    k: &FeatureMap,
+    v: &FeatureMap,
     how: Heads,
     precision: Precision,
-) -> Result<Map> {
+) -> Result<FeatureMap> {
     let heads = how.count;
     let fits = k.pixels() == v.pixels() && [k, v].iter().all(|m| m.batch == q.batch);
     let whole = heads > 0 && q.channels.is_multiple_of(heads);
@@ -50,13 +54,13 @@ pub(crate) fn attention(
     assert_eq!((k.channels, v.channels), (q.channels, q.channels), "widths of an attention");
     // Scores, and their average of the values.
     let _clock =
-        work::begin(KernelKind::Attention, &[2, q.batch, q.pixels(), k.pixels(), q.channels]);
+        counters::begin(KernelKind::Attention, &[2, q.batch, q.pixels(), k.pixels(), q.channels]);
     let sizes = Sizes::new(k.pixels(), q.channels / heads, precision);
     let packed = pack(k, v, heads, &sizes)?;
     let (queries, stride) = (q.pixels(), q.channels);
     let tiles = queries.div_ceil(QUERIES);
-    let kernels = micro::kernels(Factors::of(precision, precision), Instructions::used());
-    Map::try_filled((q.batch, q.height, q.width, stride), |out| {
+    let kernels = microkernel::kernels(TileTypes::of(precision, precision), Instructions::used());
+    FeatureMap::try_filled((q.batch, q.height, q.width, stride), |out| {
         let target = Shared::new(out);
         (0..q.batch * heads * tiles).into_par_iter().try_for_each_init(
             || Scratch::new(&sizes),
@@ -104,8 +108,8 @@ impl Sizes {
         Self { keys, width, precision, panel, together }
     }
 
-    fn factors(&self) -> Factors {
-        Factors::of(self.precision, self.precision)
+    fn factors(&self) -> TileTypes {
+        TileTypes::of(self.precision, self.precision)
     }
 
     /// Words of a query.
@@ -137,13 +141,13 @@ impl Sizes {
 
 /// Keys as panels `[words of a query, keys of a panel]`, values as panels `[words of the keys, columns of a
 /// panel]`.
-fn pack(k: &Map, v: &Map, heads: usize, sizes: &Sizes) -> Result<Buffer> {
+fn pack(k: &FeatureMap, v: &FeatureMap, heads: usize, sizes: &Sizes) -> Result<Buffer> {
     let mut buffer = Buffer::new(k.batch * heads * sizes.head())?;
     let (keys, stride) = (sizes.keys, k.channels);
     buffer.words_mut().par_chunks_mut(sizes.head()).enumerate().for_each(|(index, out)| {
         let first = index / heads * keys * stride + index % heads * sizes.width;
         let (out_k, out_v) = out.split_at_mut(sizes.keys_words());
-        let number = |map: &Map, key: usize, i: usize| -> f32 {
+        let number = |map: &FeatureMap, key: usize, i: usize| -> f32 {
             if key < keys && i < sizes.width { map.values()[first + key * stride + i] } else { 0.0 }
         };
         panels(out_k, sizes.padded_keys(), sizes.query(), sizes.panel, |key, word| {

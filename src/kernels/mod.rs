@@ -1,68 +1,59 @@
-//! Floor 1. The CPU's own operators: products of packed weights with channels-last activations, and
+//! The CPU's own operators: products of packed weights with channels-last activations, and
 //! everything that can be done on the way in and out of a product; and in `cuda` those of NVIDIA GPUs.
 //!
 //! Work is cut into tiles of fixed size, and the order of every sum depends on sizes alone, so results do
 //! not depend on the number of threads. Plain candle serves other devices, and is the tests' oracle.
+//!
+//! Floor 1.
 
 #[macro_use]
-mod vector;
+mod simd;
 
-mod algebra;
-mod arena;
+mod activation;
 mod attention;
-mod ceiling;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
-mod doubled;
-mod gelu;
-mod gemm;
-mod lanes;
-mod low_rank;
-mod map;
-#[cfg(target_arch = "x86_64")]
-mod medium;
+mod measure;
 mod memory;
-mod merge;
-mod micro;
-mod norm;
-mod operand;
-mod packed;
-mod pages;
-mod processor;
 mod product;
-mod quantised;
+#[cfg(not(feature = "cuda"))]
+mod recording;
 mod rounding;
-mod shared;
-mod slabs;
-mod spare;
-#[cfg(target_arch = "x86_64")]
-mod wide;
-pub(crate) mod winograd;
-mod work;
+mod token_merging;
+mod weight;
 
-pub(crate) use algebra::add_product;
+pub(crate) use activation::feature_map::FeatureMap;
+pub(crate) use activation::gelu::{Gelu, activated};
+pub(crate) use activation::norm::{Affine, GroupNorm, layer_norm};
+pub(crate) use activation::operand::{Border, Operand, Prologue};
 pub(crate) use attention::{Heads, attention};
-pub use ceiling::Ceilings;
-pub(crate) use doubled::Doubled;
-pub(crate) use gelu::{Gelu, activated};
-pub(crate) use low_rank::{LowRank, largest};
-pub(crate) use map::Map;
-pub(crate) use memory::zeros;
-pub(crate) use merge::Merging;
-pub(crate) use norm::{Affine, GroupNorm, layer_norm};
-pub(crate) use operand::{Border, Operand, Preparation};
-pub use packed::{Arrangement, Packed, Precision};
-pub(crate) use packed::{Kept, WeightShape};
-pub use processor::Instructions;
-pub(crate) use product::{Finish, Term, Windows, multiply, multiply_all, multiply_gated};
-pub(crate) use quantised::GROUP;
-pub use quantised::Quantisation;
+#[cfg(feature = "cuda")]
+pub(crate) use cuda::{Mark, Recording, Session, working};
+pub(crate) use measure::counters::done as work_done;
+pub use measure::counters::{KernelKind, Work};
+pub use measure::roofline::Ceilings;
+pub(crate) use memory::area::zeros;
+pub(crate) use memory::spare::{AtWork, Share, stage_done, usual_budget};
+pub(crate) use product::algebra::add_product;
+pub(crate) use product::low_rank::{LowRankProduct, largest};
+pub(crate) use product::multiply::{
+    Epilogue, Term, Windows, multiply, multiply_all, multiply_gated,
+};
+pub(crate) use product::upsample::Upsampled;
+pub(crate) use product::winograd;
+#[cfg(not(feature = "cuda"))]
+pub(crate) use recording::{Mark, Recording, Session, working};
 pub(crate) use rounding::Rounding;
-use shared::Shared;
-pub(crate) use spare::{AtWork, Share, stage_done, usual_budget};
-pub(crate) use vector::widen;
-pub(crate) use work::done as work_done;
-pub use work::{KernelKind, Work};
+pub use simd::precision::Precision;
+pub use simd::processor::Instructions;
+pub(crate) use simd::vector::widen;
+pub(crate) use token_merging::TokenMerging;
+pub use weight::format::Arrangement;
+pub(crate) use weight::format::WeightShape;
+pub use weight::packed::Packed;
+pub(crate) use weight::packed::WeakPacked;
+pub(crate) use weight::quantised::GROUP;
+pub use weight::quantised::Quantisation;
 
 use candle_core::{CpuStorage, Layout};
 

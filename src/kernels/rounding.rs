@@ -1,4 +1,4 @@
-//! Floor 1. Whether GPUs may round the factors of f32 products.
+//! Whether GPUs may round the factors of f32 products.
 
 use std::cell::Cell;
 

@@ -54,21 +54,21 @@ fn convolutions_equal_the_plain_ones() {
         for precision in BOTH {
             let x = seen(&random(&[b, i, h, w]), precision);
             let weight = seen(&random(&[o, i, k, k]), precision);
-            let map = Map::from_image(&x).unwrap();
+            let map = FeatureMap::from_image(&x).unwrap();
             let border = Border { near: padding, far: padding };
-            let how = Preparation { border, ..Preparation::default() };
+            let how = Prologue { border, ..Prologue::default() };
             let operand = Operand::new(&[map], how, precision).unwrap();
             let weights = packed(&weight, Arrangement::Plain, precision);
             let windows = Windows::sliding(&operand, k, stride);
             let plain = x.conv2d(&weight, padding, stride, 1, 1).unwrap();
-            let ours = multiply(&operand, &weights, windows, Finish::default()).unwrap();
+            let ours = multiply(&operand, &weights, windows, Epilogue::default()).unwrap();
             assert!(error(&ours.to_image().unwrap(), &plain) < 1e-5);
 
             let plain = plain.broadcast_add(&bias.reshape((1, o, 1, 1)).unwrap()).unwrap();
             let residual = random(plain.dims());
             let plain = ((plain + &residual).unwrap() * 0.5).unwrap();
-            let (bias, residual) = (values(&bias), Map::from_image(&residual).unwrap());
-            let finish = Finish { bias: Some(&bias), add: Some(&residual), scale: 0.5 };
+            let (bias, residual) = (values(&bias), FeatureMap::from_image(&residual).unwrap());
+            let finish = Epilogue { bias: Some(&bias), add: Some(&residual), scale: 0.5 };
             let ours = multiply(&operand, &weights, windows, finish).unwrap();
             assert!(error(&ours.to_image().unwrap(), &plain) < 1e-5);
         }
@@ -85,13 +85,14 @@ fn every_instruction_set_convolves() {
         for precision in BOTH {
             let (x, weight) = (seen(&x, precision), seen(&weight, precision));
             let border = Border { near: 1, far: 1 };
-            let how = Preparation { border, ..Preparation::default() };
+            let how = Prologue { border, ..Prologue::default() };
             let weights = packed(&weight, Arrangement::Plain, precision);
             // Both ways that weights in bf16 are multiplied.
             for rows in [precision, weights.operands()] {
-                let operand = Operand::new(&[Map::from_image(&x).unwrap()], how, rows).unwrap();
+                let operand =
+                    Operand::new(&[FeatureMap::from_image(&x).unwrap()], how, rows).unwrap();
                 let windows = Windows::sliding(&operand, 3, 1);
-                let ours = multiply(&operand, &weights, windows, Finish::default()).unwrap();
+                let ours = multiply(&operand, &weights, windows, Epilogue::default()).unwrap();
                 let plain = x.conv2d(&weight, 1, 1, 1, 1).unwrap();
                 assert!(error(&ours.to_image().unwrap(), &plain) < 1e-5);
             }
@@ -105,26 +106,25 @@ fn results_do_not_depend_on_the_number_of_threads() {
     let (x, weight) = (random(&[2, 96, 20, 22]), random(&[130, 96, 3, 3]));
     let q = random(&[2, 300, 80]);
     let run = |precision| {
-        let map = Map::from_image(&x).unwrap();
+        let map = FeatureMap::from_image(&x).unwrap();
         let norm = GroupNorm { weight: &[1.0; 96], bias: &[0.5; 96], groups: 32, eps: 1e-5 };
         let affine = Affine::group_norm(std::slice::from_ref(&map), norm);
         let border = Border { near: 1, far: 1 };
-        let how =
-            Preparation { affine: Some(&affine), silu: true, border, ..Preparation::default() };
+        let how = Prologue { affine: Some(&affine), silu: true, border, ..Prologue::default() };
         let operand = Operand::new(std::slice::from_ref(&map), how, precision).unwrap();
         let plain = packed(&weight, Arrangement::Plain, precision);
         let windows = Windows::sliding(&operand, 3, 1);
         let fast = packed(&weight, Arrangement::Winograd, precision);
-        let tokens = Map::from_tokens(&q).unwrap();
+        let tokens = FeatureMap::from_tokens(&q).unwrap();
         [
             values(
-                &multiply(&operand, &plain, windows, Finish::default())
+                &multiply(&operand, &plain, windows, Epilogue::default())
                     .unwrap()
                     .to_image()
                     .unwrap(),
             ),
             values(
-                &winograd::multiply(&[map], how, &fast, Finish::default())
+                &winograd::multiply(&[map], how, &fast, Epilogue::default())
                     .unwrap()
                     .to_image()
                     .unwrap(),
@@ -157,29 +157,29 @@ fn doubling_before_a_convolution_is_folded_in() {
         let weight = (random(&[20, 10, 3, 3]) * 4.0).unwrap().round().unwrap();
         let grown = x.upsample_nearest2d(10, 12).unwrap();
         let plain = grown.conv2d(&weight, 1, 1, 1, 1).unwrap();
-        let map = Map::from_image(&x).unwrap();
+        let map = FeatureMap::from_image(&x).unwrap();
         let border = Border { near: 1, far: 1 };
         let operand = Operand::new(
             std::slice::from_ref(&map),
-            Preparation { border, ..Preparation::default() },
+            Prologue { border, ..Prologue::default() },
             precision,
         )
         .unwrap();
-        let doubled = Doubled::new(|row, column| {
-            let packed = packed(&weight, Arrangement::Doubled(row, column), precision);
+        let doubled = Upsampled::new(|row, column| {
+            let packed = packed(&weight, Arrangement::Upsampled(row, column), precision);
             Ok(packed)
         });
         let doubled = doubled.unwrap();
-        let ours = doubled.multiply(&operand, Finish::default()).unwrap();
+        let ours = doubled.multiply(&operand, Epilogue::default()).unwrap();
         assert!(error(&ours.to_image().unwrap(), &plain) < 1e-5);
 
         // One less than double: the ordinary kernel, taken back out of the four.
         let plain = x.upsample_nearest2d(9, 11).unwrap().conv2d(&weight, 1, 1, 1, 1).unwrap();
-        let how = Preparation { border, grown: Some((9, 11)), ..Preparation::default() };
+        let how = Prologue { border, grown: Some((9, 11)), ..Prologue::default() };
         let operand = Operand::new(&[map], how, precision).unwrap();
         let windows = Windows::sliding(&operand, 3, 1);
         let ours =
-            multiply(&operand, doubled.ordinary().unwrap(), windows, Finish::default()).unwrap();
+            multiply(&operand, doubled.ordinary().unwrap(), windows, Epilogue::default()).unwrap();
         assert!(error(&ours.to_image().unwrap(), &plain) < 1e-5);
     }
 }
@@ -198,14 +198,14 @@ fn fast_convolutions_equal_the_plain_ones() {
         let plain = plain.broadcast_add(&bias.reshape((1, o, 1, 1)).unwrap()).unwrap();
         let residual = random(plain.dims());
         let plain = ((plain + &residual).unwrap() * 0.5).unwrap();
-        let map = Map::from_image(&x).unwrap();
-        let (bias, residual) = (values(&bias), Map::from_image(&residual).unwrap());
-        let finish = Finish { bias: Some(&bias), add: Some(&residual), scale: 0.5 };
+        let map = FeatureMap::from_image(&x).unwrap();
+        let (bias, residual) = (values(&bias), FeatureMap::from_image(&residual).unwrap());
+        let finish = Epilogue { bias: Some(&bias), add: Some(&residual), scale: 0.5 };
         for precision in BOTH {
             let weights = packed(&weight, Arrangement::Winograd, precision);
             let ours = winograd::multiply(
                 std::slice::from_ref(&map),
-                Preparation::default(),
+                Prologue::default(),
                 &weights,
                 finish,
             )
@@ -225,11 +225,11 @@ fn linear_layers_equal_the_plain_ones() {
             let x = seen(&random(&[1, m, k]), precision);
             let weight = seen(&random(&[n, k]), precision);
             let plain = x.squeeze(0).unwrap().matmul(&weight.t().unwrap()).unwrap();
-            let map = Map::from_tokens(&x).unwrap();
-            let operand = Operand::new(&[map], Preparation::default(), precision).unwrap();
+            let map = FeatureMap::from_tokens(&x).unwrap();
+            let operand = Operand::new(&[map], Prologue::default(), precision).unwrap();
             let weights = packed(&weight, Arrangement::Plain, precision);
             let ours =
-                multiply(&operand, &weights, Windows::all(&operand), Finish::default()).unwrap();
+                multiply(&operand, &weights, Windows::all(&operand), Epilogue::default()).unwrap();
             assert!(error(&ours.to_tokens().unwrap().squeeze(0).unwrap(), &plain) < 1e-5);
         }
     }
@@ -245,8 +245,8 @@ fn gated_products_equal_the_plain_ones() {
             let wide = x.matmul(&weight.t().unwrap()).unwrap().broadcast_add(&bias).unwrap();
             let gate = wide.narrow(1, half, half).unwrap().contiguous().unwrap();
             let plain = (wide.narrow(1, 0, half).unwrap() * gate.gelu_erf().unwrap()).unwrap();
-            let map = Map::from_tokens(&x).unwrap();
-            let operand = Operand::new(&[map], Preparation::default(), precision).unwrap();
+            let map = FeatureMap::from_tokens(&x).unwrap();
+            let operand = Operand::new(&[map], Prologue::default(), precision).unwrap();
             let weights = packed(&weight, Arrangement::Gated, precision);
             let gated = multiply_gated(&[Term::all(&operand, &weights)], &values(&bias), precision)
                 .unwrap();
@@ -257,7 +257,7 @@ fn gated_products_equal_the_plain_ones() {
                 precision,
             );
             let ours =
-                multiply(&gated, &identity, Windows::all(&gated), Finish::default()).unwrap();
+                multiply(&gated, &identity, Windows::all(&gated), Epilogue::default()).unwrap();
             let ours = ours.to_tokens().unwrap().squeeze(0).unwrap();
             let limit = if precision == Precision::F32 { 1e-5 } else { 5e-3 };
             assert!(error(&ours, &plain) < limit);
@@ -283,14 +283,15 @@ fn several_terms_are_added_before_anything_is_done_with_the_sums() {
             let weight = packed(&weight, Arrangement::Plain, precision);
             let up = packed(&up, Arrangement::Plain, precision);
             let border = Border { near: 1, far: 1 };
-            let how = Preparation { border, ..Preparation::default() };
-            let x = Operand::new(&[Map::from_image(&x).unwrap()], how, weight.operands()).unwrap();
-            let hidden = Map::from_image(&hidden).unwrap();
-            let hidden = Operand::new(&[hidden], Preparation::default(), up.operands()).unwrap();
+            let how = Prologue { border, ..Prologue::default() };
+            let x = Operand::new(&[FeatureMap::from_image(&x).unwrap()], how, weight.operands())
+                .unwrap();
+            let hidden = FeatureMap::from_image(&hidden).unwrap();
+            let hidden = Operand::new(&[hidden], Prologue::default(), up.operands()).unwrap();
             let windows = Windows::sliding(&x, 3, 1);
             let terms = [Term { x: &x, w: &weight, windows }, Term::all(&hidden, &up)];
-            let (bias, residual) = (values(&bias), Map::from_image(&residual).unwrap());
-            let finish = Finish { bias: Some(&bias), add: Some(&residual), scale: 0.5 };
+            let (bias, residual) = (values(&bias), FeatureMap::from_image(&residual).unwrap());
+            let finish = Epilogue { bias: Some(&bias), add: Some(&residual), scale: 0.5 };
             let ours = multiply_all(&terms, finish).unwrap().to_image().unwrap();
             assert!(error(&ours, &plain) < 1e-5, "{set:?} {precision:?}");
         }
@@ -326,7 +327,7 @@ fn attention_equals_the_plain_one() {
         let plain = weights.matmul(&split(&v, t)).unwrap().transpose(1, 2).unwrap();
         let plain = plain.reshape((b, n, heads * width)).unwrap();
         for precision in BOTH {
-            let map = |x: &Tensor| Map::from_tokens(x).unwrap();
+            let map = |x: &Tensor| FeatureMap::from_tokens(x).unwrap();
             let ours =
                 attention(&map(&q), &map(&k), &map(&v), Heads { count: heads, causal }, precision)
                     .unwrap();
@@ -352,16 +353,17 @@ fn norms_equal_the_plain_ones() {
     let identity = Tensor::eye(12, DType::F32, &Device::Cpu).unwrap();
     let identity = packed(&identity, Arrangement::Plain, Precision::F32);
     // In two parts whose border lies inside a group.
-    let part = |first, count| Map::from_image(&shifted.narrow(1, first, count).unwrap()).unwrap();
+    let part =
+        |first, count| FeatureMap::from_image(&shifted.narrow(1, first, count).unwrap()).unwrap();
     let parts = [part(0, 7), part(7, 5)];
     let (weight, bias) = (values(&weight), values(&bias));
     let norm = GroupNorm { weight: &weight, bias: &bias, groups: 4, eps: 1e-5 };
     let affine = Affine::group_norm(&parts, norm);
     for silu in [false, true] {
-        let how = Preparation { affine: Some(&affine), silu, ..Preparation::default() };
+        let how = Prologue { affine: Some(&affine), silu, ..Prologue::default() };
         let operand = Operand::new(&parts, how, Precision::F32).unwrap();
         let ours =
-            multiply(&operand, &identity, Windows::all(&operand), Finish::default()).unwrap();
+            multiply(&operand, &identity, Windows::all(&operand), Epilogue::default()).unwrap();
         let plain = if silu { plain.silu().unwrap() } else { plain.clone() };
         // The mean is 30 times the spread: f32 itself loses some digits.
         assert!(error(&ours.to_image().unwrap(), &plain) < 3e-5);
@@ -370,23 +372,23 @@ fn norms_equal_the_plain_ones() {
     let tokens = random(&[3, 20, 12]);
     let (w, b) = (random(&[12]), random(&[12]));
     let plain = candle_nn::ops::layer_norm(&tokens, &w, &b, 1e-5).unwrap();
-    let map = Map::from_tokens(&tokens).unwrap();
+    let map = FeatureMap::from_tokens(&tokens).unwrap();
     let operand =
         Operand::layer_norm(&map, (&values(&w), &values(&b)), 1e-5, Precision::F32).unwrap();
-    let ours = multiply(&operand, &identity, Windows::all(&operand), Finish::default()).unwrap();
+    let ours = multiply(&operand, &identity, Windows::all(&operand), Epilogue::default()).unwrap();
     assert!(error(&ours.to_tokens().unwrap(), &plain) < 1e-5);
 }
 
 #[test]
 fn maps_go_there_and_back() {
     let x = random(&[2, 5, 4, 3]);
-    let map = Map::from_image(&x).unwrap();
+    let map = FeatureMap::from_image(&x).unwrap();
     assert_eq!(error(&map.to_image().unwrap(), &x), 0.0);
-    assert_eq!(error(&map.plus(&map).unwrap().to_image().unwrap(), &(&x * 2.0).unwrap()), 0.0);
-    let both = Map::joined(&[map.clone(), map.mapped(|v| -v).unwrap()]).unwrap();
+    assert_eq!(error(&map.add(&map).unwrap().to_image().unwrap(), &(&x * 2.0).unwrap()), 0.0);
+    let both = FeatureMap::joined(&[map.clone(), map.mapped(|v| -v).unwrap()]).unwrap();
     let plain = Tensor::cat(&[&x, &x.neg().unwrap()], 1).unwrap();
     assert_eq!(error(&both.to_image().unwrap(), &plain), 0.0);
     let tokens = random(&[2, 6, 5]);
-    let map = Map::from_tokens(&tokens).unwrap();
+    let map = FeatureMap::from_tokens(&tokens).unwrap();
     assert_eq!(error(&map.arranged(2, 3).to_tokens().unwrap(), &tokens), 0.0);
 }

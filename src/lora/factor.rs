@@ -1,4 +1,4 @@
-//! Floor 3. One tensor of an adapter file, read when it is needed.
+//! One tensor of an adapter file, read when it is needed.
 
 use crate::error::{Error, Result};
 use crate::weights::CheckpointFile;

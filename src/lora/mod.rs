@@ -1,51 +1,36 @@
-//! Floor 3. Adapters as data: files of every community format, their algebra, and how several of
+//! Adapters as data: files of every community format, their algebra, and how several of
 //! them become the weights of one model.
 //!
 //! An [`AdapterFile`] is opened without knowing any model; a [`Lora`] is the same resolved against
 //! a [`Dictionary`], the names of one base; a [`LoraStack`] says which of them act and how strongly;
 //! an [`Overlay`] is the [`WeightSource`] of base and stack together.
 //! Layers and networks never hear of any of this.
+//!
+//! Floor 3.
 
+mod apply;
 mod delta;
-mod describe;
-mod dictionary;
-mod distilled;
 mod factor;
-mod file;
-mod foreign;
-mod header;
-mod inversion;
-mod keys;
-mod merge;
-mod method;
-mod module;
-mod ordered;
-mod overlay;
 mod read;
-pub mod reference;
-mod settings;
-mod spectrum;
-mod stack;
-mod tuning;
-mod whole;
-mod wrappers;
+pub mod spec;
 pub mod write;
 
-pub use describe::ModuleInfo;
-pub use dictionary::Dictionary;
-pub use distilled::Distilled;
-pub use file::{AdapterFile, Hashes};
-pub use inversion::Inversion;
-pub use method::Method;
-pub use overlay::{Apply, Overlay};
-pub use read::{ReadOptions, Report};
-pub use reference::{Block, BlockFactors, BlockWeights, Layout, LoraRef, StepWindow, Strength};
-pub use stack::{LoraStack, StackEntry, Words};
+pub use apply::method::Method;
+pub use apply::overlay::{Apply, Overlay};
+pub use apply::stack::{LoraStack, StackEntry, Words};
+pub use read::describe::ModuleInfo;
+pub use read::dictionary::Dictionary;
+pub use read::distilled::Distilled;
+pub use read::file::{AdapterFile, Hashes};
+pub use read::inversion::Inversion;
+pub use read::resolve::{ReadOptions, Report};
+pub use spec::{Block, BlockFactors, BlockWeights, Layout, LoraRef, StepWindow, Strength};
 
 use crate::error::Result;
 use crate::room;
 use crate::weights::{Site, WeightSource};
-use module::Module;
+use apply::merge;
+use read::module::Module;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Floor 4. CLIP text towers: CLIP-L (SD 1.x, SDXL), OpenCLIP-H (SD 2.x) and -bigG (SDXL).
+//! CLIP text towers: CLIP-L (SD 1.x, SDXL), OpenCLIP-H (SD 2.x) and -bigG (SDXL).
 
 use super::config::ClipConfig;
 use super::part::built;

@@ -1,4 +1,4 @@
-//! Floor 4. Architectures as data: the `config.json` of each component in the diffusers layout.
+//! Architectures as data: the `config.json` of each component in the diffusers layout.
 //!
 //! Every field that changes the forward pass is read or, where colora does not build that variant,
 //! refused by `validate`; fields that only matter for training are ignored.

@@ -1,5 +1,7 @@
-//! Floor 4. Networks: text towers, UNet, autoencoders. They know weights only as a
+//! Networks: text towers, UNet, autoencoders. They know weights only as a
 //! [`Scope`](crate::weights::Scope) and never hear of adapters, prompts or samplers.
+//!
+//! Floor 4.
 
 mod clip;
 mod config;
@@ -11,5 +13,6 @@ mod vae;
 pub use clip::{ClipOutput, ClipTower};
 pub use config::{ClipConfig, PerBlock, TinyVaeConfig, UNetConfig, VaeConfig};
 pub use taesd::TinyVae;
-pub use unet::{AddedCondition, Deep, UNet, UNetInput};
+pub use unet::{AddedCondition, DeepFeatures, UNet, UNetInput};
+pub(crate) use unet::{InputKind, OwnedInput};
 pub use vae::{Moments, Tiling, Vae};

@@ -1,4 +1,4 @@
-//! Floor 4. Parts of a network that stay in memory, or are built anew for every use.
+//! Parts of a network that stay in memory, or are built anew for every use.
 
 use crate::error::Result;
 use crate::weights::{Scope, WeightSource};

@@ -1,9 +1,9 @@
-//! Floor 4. The tiny autoencoder for previews and fast decoding: TAESD, diffusers'
+//! The tiny autoencoder for previews and fast decoding: TAESD, diffusers'
 //! AutoencoderTiny 0.42.
 
 use super::config::TinyVaeConfig;
 use crate::error::{Error, Result};
-use crate::nn::{Around, Conv2d, Feature, Geometry};
+use crate::nn::{Conv2d, ConvFusion, Feature, Geometry};
 use crate::weights::{Products, Scope};
 use candle_core::{DType, Tensor};
 
@@ -75,7 +75,7 @@ fn run(layers: &[Layer], mut x: Feature) -> Result<Feature> {
     for layer in layers {
         x = match layer {
             Layer::Conv(conv) => {
-                conv.run(&x, Around { grown: grown.take(), ..Around::default() })?
+                conv.run(&x, ConvFusion { grown: grown.take(), ..ConvFusion::default() })?
             }
             Layer::Relu => x.relu()?,
             Layer::Double => {
@@ -87,7 +87,7 @@ fn run(layers: &[Layer], mut x: Feature) -> Result<Feature> {
                 let [a, b, c] = &**convs;
                 let y = b.forward(&a.forward(&x)?.relu()?)?.relu()?;
                 let x = skip.as_ref().map_or(Ok(x.clone()), |conv| conv.forward(&x))?;
-                c.run(&y, Around { add: Some(&x), ..Around::default() })?.relu()?
+                c.run(&y, ConvFusion { add: Some(&x), ..ConvFusion::default() })?.relu()?
             }
         };
     }

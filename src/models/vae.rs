@@ -1,10 +1,10 @@
-//! Floor 4. The autoencoder between pictures and latents: diffusers' AutoencoderKL 0.42.
+//! The autoencoder between pictures and latents: diffusers' AutoencoderKL 0.42.
 
 use super::config::VaeConfig;
 use super::unet::resnet::{Downsample, Resnet, ResnetShape, Upsample};
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
-use crate::nn::{Around, Attend, Conv2d, Feature, Geometry, GroupNorm};
+use crate::nn::{Attend, Conv2d, ConvFusion, Feature, Geometry, GroupNorm};
 use crate::room;
 use crate::weights::{Products, Scope};
 use candle_core::{DType, Tensor};
@@ -318,7 +318,7 @@ impl Encoder {
                 x = downsample.forward(&x)?;
             }
         }
-        let out = Around { norm: Some(&self.norm_out), silu: true, ..Around::default() };
+        let out = ConvFusion { norm: Some(&self.norm_out), silu: true, ..ConvFusion::default() };
         let x = self.conv_out.run(&self.mid.forward(&x, cancel)?, out)?;
         self.quantise.as_ref().map_or(Ok(x.clone()), |conv| conv.forward(&x))
     }
@@ -399,7 +399,7 @@ impl Decoder {
             }
         }
         cancel.check()?;
-        let out = Around { norm: Some(&self.norm_out), silu: true, ..Around::default() };
+        let out = ConvFusion { norm: Some(&self.norm_out), silu: true, ..ConvFusion::default() };
         self.conv_out.run(&x, out)
     }
 }

@@ -1,4 +1,4 @@
-//! Floor 3. An attention layer with its norm and its residual.
+//! An attention layer with its norm and its residual.
 
 use super::attention::causal_mask;
 use super::feature::Form;
@@ -6,7 +6,9 @@ use super::packed::PackedLayer;
 use super::plain;
 use super::{Feature, GroupNorm, LayerNorm, Linear};
 use crate::error::{Error, Result};
-use crate::kernels::{self, Finish, Heads, Map, Merging, Operand, Precision, Preparation};
+use crate::kernels::{
+    self, Epilogue, FeatureMap, Heads, Operand, Precision, Prologue, TokenMerging,
+};
 use crate::weights::{Products, Scope};
 use candle_core::Tensor;
 
@@ -69,7 +71,7 @@ impl Attend {
             None => self.packed(&x, &y, &y),
             Some(context) => {
                 let precision = self.k.packed()?.precision;
-                let context = Operand::new(context.maps()?, Preparation::default(), precision)?;
+                let context = Operand::new(context.maps()?, Prologue::default(), precision)?;
                 self.packed(&x, &y, &context)
             }
         }
@@ -98,10 +100,10 @@ impl Attend {
         }
         let (x, precision) = (x.map()?, self.q.packed()?.precision);
         let y = norm.map(&x)?;
-        let Some(merging) = Merging::new(&y, sides, ratio, precision)? else {
+        let Some(merging) = TokenMerging::new(&y, sides, ratio, precision)? else {
             return self.tokens(&Feature::of_map(x), norm, None);
         };
-        let y = Operand::new(&[merging.merge(&y)?], Preparation::default(), precision)?;
+        let y = Operand::new(&[merging.merge(&y)?], Prologue::default(), precision)?;
         let y = self.attention(&y, &y, None)?;
         Ok(Feature::of_map(merging.unmerge(&y, &x)?))
     }
@@ -115,7 +117,7 @@ impl Attend {
         }
         let maps = x.maps()?;
         let affine = norm.affine(maps)?;
-        let how = Preparation { affine: Some(&affine), ..Preparation::default() };
+        let how = Prologue { affine: Some(&affine), ..Prologue::default() };
         let y = Operand::new(maps, how, self.q.packed()?.precision)?;
         self.packed(&x.map()?, &y, &y)
     }
@@ -129,12 +131,17 @@ impl Attend {
         self.out.plain(&plain::attention(&q, &k, &v, self.heads, mask.as_ref())?, Some(x))
     }
 
-    fn packed(&self, x: &Map, y: &Operand, context: &Operand) -> Result<Feature> {
+    fn packed(&self, x: &FeatureMap, y: &Operand, context: &Operand) -> Result<Feature> {
         Ok(Feature::of_map(self.attention(y, context, Some(x))?))
     }
 
-    fn attention(&self, y: &Operand, context: &Operand, add: Option<&Map>) -> Result<Map> {
-        let product = |layer: &PackedLayer, x: &Operand| layer.multiply(x, Finish::default());
+    fn attention(
+        &self,
+        y: &Operand,
+        context: &Operand,
+        add: Option<&FeatureMap>,
+    ) -> Result<FeatureMap> {
+        let product = |layer: &PackedLayer, x: &Operand| layer.multiply(x, Epilogue::default());
         let q = product(self.q.packed()?, y)?;
         let (k, v) = (product(self.k.packed()?, context)?, product(self.v.packed()?, context)?);
         let out = self.out.packed()?;
@@ -142,7 +149,7 @@ impl Attend {
         // Texts are short: exact scores cost nothing there.
         let precision = if heads.causal { Precision::F32 } else { out.precision };
         let y = kernels::attention(&q, &k, &v, heads, precision)?;
-        let y = Operand::new(&[y], Preparation::default(), out.precision)?;
-        out.multiply(&y, Finish { add, ..Finish::default() })
+        let y = Operand::new(&[y], Prologue::default(), out.precision)?;
+        out.multiply(&y, Epilogue { add, ..Epilogue::default() })
     }
 }

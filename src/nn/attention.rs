@@ -1,4 +1,4 @@
-//! Floor 3. Scaled dot-product attention of plain tensors, by products and a softmax.
+//! Scaled dot-product attention of plain tensors, by products and a softmax.
 
 use crate::error::Result;
 use candle_core::{DType, Device, Tensor};

@@ -1,50 +1,19 @@
-//! Floor 3. The convolution: the other place that looks inside a weight.
+//! The convolution: the other place that looks inside a weight.
 
+use super::geometry::Geometry;
 use super::packed::{PackedLayer, floats};
 use super::plain::{self, Added};
 use super::stored::Stored;
 use super::{Feature, GroupNorm};
 use crate::error::Result;
-use crate::kernels::{Border, Finish, Preparation};
+use crate::kernels::{Epilogue, Prologue};
 use crate::weights::{DenseBranch, Products, Scope};
 use candle_core::Tensor;
 use std::sync::Arc;
 
-/// Kernel side, stride and padding of a square convolution.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Geometry {
-    /// Kernel side.
-    pub kernel: usize,
-    /// Stride.
-    pub stride: usize,
-    /// Zero padding above and to the left.
-    pub padding: usize,
-    /// Zero padding below and to the right.
-    pub far: usize,
-}
-
-impl Geometry {
-    /// 3×3 that keeps the size.
-    pub const SAME: Geometry = Geometry { kernel: 3, stride: 1, padding: 1, far: 1 };
-    /// 1×1.
-    pub const POINT: Geometry = Geometry { kernel: 1, stride: 1, padding: 0, far: 0 };
-    /// 3×3 that halves the size.
-    pub const HALVE: Geometry = Geometry { kernel: 3, stride: 2, padding: 1, far: 1 };
-
-    /// A kernel that keeps the size.
-    pub fn same(kernel: usize) -> Self {
-        let padding = kernel.saturating_sub(1) / 2;
-        Geometry { kernel, stride: 1, padding, far: padding }
-    }
-
-    pub(super) fn border(self) -> Border {
-        Border { near: self.padding, far: self.far }
-    }
-}
-
 /// What happens around a convolution, in this order; layers with packed weights do it in one pass.
 #[derive(Debug, Clone, Copy)]
-pub struct Around<'a> {
+pub struct ConvFusion<'a> {
     /// Group norm of the input.
     pub norm: Option<&'a GroupNorm>,
     /// SiLU after the norm.
@@ -59,7 +28,7 @@ pub struct Around<'a> {
     pub divisor: f64,
 }
 
-impl Default for Around<'_> {
+impl Default for ConvFusion<'_> {
     fn default() -> Self {
         let (norm, silu, grown, shift, add) = (None, false, None, None, None);
         Self { norm, silu, grown, shift, add, divisor: 1.0 }
@@ -106,7 +75,7 @@ impl Conv2d {
         Self::build(scope, &shape, geometry, false)
     }
 
-    /// A 3×3 convolution that keeps the size of images that grow first ([`Around::grown`]).
+    /// A 3×3 convolution that keeps the size of images that grow first ([`ConvFusion::grown`]).
     pub fn after_growth(scope: &Scope<'_>, channels: usize) -> Result<Self> {
         scope.tensor("bias", &[channels])?;
         Self::build(scope, &[channels, channels, 3, 3], Geometry::SAME, true)
@@ -136,11 +105,11 @@ impl Conv2d {
 
     /// The convolution of images `[B, inputs, H, W]`.
     pub fn forward(&self, x: &Feature) -> Result<Feature> {
-        self.run(x, Around::default())
+        self.run(x, ConvFusion::default())
     }
 
     /// The convolution with what happens around it.
-    pub fn run(&self, x: &Feature, around: Around<'_>) -> Result<Feature> {
+    pub fn run(&self, x: &Feature, around: ConvFusion<'_>) -> Result<Feature> {
         match &self.0 {
             Form::Packed(layer) => run_packed(layer, x, around),
             Form::Plain { kernel, branches, bias, geometry } => {
@@ -158,14 +127,14 @@ impl Conv2d {
     }
 }
 
-fn run_packed(layer: &PackedLayer, x: &Feature, around: Around<'_>) -> Result<Feature> {
+fn run_packed(layer: &PackedLayer, x: &Feature, around: ConvFusion<'_>) -> Result<Feature> {
     let parts = x.maps()?;
     let affine = around.norm.map(|norm| norm.affine(parts)).transpose()?;
-    let how = Preparation {
+    let how = Prologue {
         affine: affine.as_ref(),
         silu: around.silu,
         grown: around.grown,
-        ..Preparation::default()
+        ..Prologue::default()
     };
     let bias = match around.shift {
         Some(shift) => {
@@ -179,18 +148,18 @@ fn run_packed(layer: &PackedLayer, x: &Feature, around: Around<'_>) -> Result<Fe
     };
     let add = around.add.map(Feature::map).transpose()?;
     let scale = (1.0 / around.divisor) as f32;
-    let finish = Finish { bias: bias.as_deref(), add: add.as_ref(), scale };
+    let finish = Epilogue { bias: bias.as_deref(), add: add.as_ref(), scale };
     Ok(Feature::of_map(layer.run(parts, how, finish)?))
 }
 
 /// What happens to the input, by plain tensors.
-fn before(x: &Tensor, around: Around<'_>) -> Result<Tensor> {
+fn before(x: &Tensor, around: ConvFusion<'_>) -> Result<Tensor> {
     let x = match (around.norm, around.silu) {
         (Some(norm), silu) => norm.plain(x, silu)?,
         (None, true) => x.silu()?,
         (None, false) => x.clone(),
     };
-    around.grown.map_or(Ok(x.clone()), |sides| plain::grow(&x, sides))
+    around.grown.map_or(Ok(x.clone()), |sides| plain::upsample_to(&x, sides))
 }
 
 /// The factors of a branch as kernels.

@@ -1,7 +1,7 @@
-//! Floor 3. What flows through the image networks: feature maps and tokens.
+//! What flows through the image networks: feature maps and tokens.
 
 use crate::error::Result;
-use crate::kernels::Map;
+use crate::kernels::FeatureMap;
 use crate::weights::Products;
 use candle_core::{DType, Tensor};
 
@@ -14,7 +14,7 @@ pub(super) enum Form {
     /// Images `[B, H, W, C]`, tokens `[B, N, C]`, contiguous.
     Plain(Tensor),
     /// On the CPU. Several maps stand for one with the channels of all.
-    Maps(Vec<Map>),
+    Maps(Vec<FeatureMap>),
 }
 
 impl Feature {
@@ -25,7 +25,9 @@ impl Feature {
     pub fn image(x: &Tensor, products: Products) -> Result<Self> {
         Ok(Self(match products {
             Products::Plain => Form::Plain(x.permute((0, 2, 3, 1))?.contiguous()?),
-            Products::Packed(_) => Form::Maps(vec![Map::from_image(&x.to_dtype(DType::F32)?)?]),
+            Products::Packed(_) => {
+                Form::Maps(vec![FeatureMap::from_image(&x.to_dtype(DType::F32)?)?])
+            }
         }))
     }
 
@@ -37,7 +39,9 @@ impl Feature {
         x.dims3()?;
         Ok(Self(match products {
             Products::Plain => Form::Plain(x.contiguous()?),
-            Products::Packed(_) => Form::Maps(vec![Map::from_tokens(&x.to_dtype(DType::F32)?)?]),
+            Products::Packed(_) => {
+                Form::Maps(vec![FeatureMap::from_tokens(&x.to_dtype(DType::F32)?)?])
+            }
         }))
     }
 
@@ -45,7 +49,7 @@ impl Feature {
     pub fn to_image(&self) -> Result<Tensor> {
         match &self.0 {
             Form::Plain(x) => Ok(x.permute((0, 3, 1, 2))?.contiguous()?),
-            Form::Maps(maps) => Map::joined(maps)?.to_image(),
+            Form::Maps(maps) => FeatureMap::joined(maps)?.to_image(),
         }
     }
 
@@ -53,7 +57,7 @@ impl Feature {
     pub fn to_tokens(&self) -> Result<Tensor> {
         match &self.0 {
             Form::Plain(x) => Ok(x.clone()),
-            Form::Maps(maps) => Map::joined(maps)?.to_tokens(),
+            Form::Maps(maps) => FeatureMap::joined(maps)?.to_tokens(),
         }
     }
 
@@ -69,7 +73,7 @@ impl Feature {
     }
 
     /// Images whose channels are these and behind them those of `other`.
-    pub fn beside(&self, other: &Self) -> Result<Self> {
+    pub fn concat_channels(&self, other: &Self) -> Result<Self> {
         Ok(Self(match (&self.0, &other.0) {
             (Form::Maps(a), Form::Maps(b)) => Form::Maps([a.as_slice(), b].concat()),
             _ => Form::Plain(Tensor::cat(&[self.plain()?, other.plain()?], 3)?),
@@ -102,23 +106,23 @@ impl Feature {
         Ok(Self(match &self.0 {
             Form::Plain(x) => Form::Plain(x.relu()?),
             Form::Maps(maps) => {
-                let positive = |map: &Map| map.mapped(|v| v.max(0.0));
+                let positive = |map: &FeatureMap| map.mapped(|v| v.max(0.0));
                 Form::Maps(maps.iter().map(positive).collect::<Result<_>>()?)
             }
         }))
     }
 
     /// The sum of two of the same shape.
-    pub fn plus(&self, other: &Self) -> Result<Self> {
+    pub fn add(&self, other: &Self) -> Result<Self> {
         Ok(Self(match (&self.0, &other.0) {
             (Form::Maps(a), Form::Maps(b)) => {
-                Form::Maps(vec![Map::joined(a)?.plus(&Map::joined(b)?)?])
+                Form::Maps(vec![FeatureMap::joined(a)?.add(&FeatureMap::joined(b)?)?])
             }
             _ => Form::Plain((self.plain()? + other.plain()?)?),
         }))
     }
 
-    pub(super) fn of_map(map: Map) -> Self {
+    pub(super) fn of_map(map: FeatureMap) -> Self {
         Self(Form::Maps(vec![map]))
     }
 
@@ -131,7 +135,7 @@ impl Feature {
     }
 
     /// The maps of layers with packed weights.
-    pub(super) fn maps(&self) -> Result<&[Map]> {
+    pub(super) fn maps(&self) -> Result<&[FeatureMap]> {
         match &self.0 {
             Form::Maps(maps) => Ok(maps),
             Form::Plain(_) => Err(mixed()),
@@ -139,8 +143,8 @@ impl Feature {
     }
 
     /// The only map of something that was never put beside another.
-    pub(super) fn map(&self) -> Result<Map> {
-        Map::joined(self.maps()?)
+    pub(super) fn map(&self) -> Result<FeatureMap> {
+        FeatureMap::joined(self.maps()?)
     }
 }
 

@@ -1,11 +1,11 @@
-//! Floor 3. The MLPs of transformer blocks, with their norm and their residual.
+//! The MLPs of transformer blocks, with their norm and their residual.
 
 use super::feature::Form;
 use super::packed::PackedLayer;
 use super::plain;
 use super::{Feature, LayerNorm, Linear};
 use crate::error::{Error, Result};
-use crate::kernels::{Finish, Gelu, activated};
+use crate::kernels::{Epilogue, Gelu, activated};
 use crate::weights::{Products, Scope};
 
 /// x + down(value · GELU(gate)), value and gate being halves of one linear layer over norm(x).
@@ -48,7 +48,7 @@ impl FeedForward {
                 let (x, down) = (x.map()?, self.down.packed()?);
                 let y = norm.operand(&x, gate.precision)?;
                 let y = gate.multiply_gated(&y, down.precision)?;
-                let finish = Finish { add: Some(&x), ..Finish::default() };
+                let finish = Epilogue { add: Some(&x), ..Epilogue::default() };
                 Ok(Feature::of_map(down.multiply(&y, finish)?))
             }
         }
@@ -78,8 +78,8 @@ impl Mlp {
         }
         let (x, fc1, fc2) = (x.map()?, self.fc1.packed()?, self.fc2.packed()?);
         let kind = if self.quick { Gelu::Quick } else { Gelu::Exact };
-        let y = fc1.multiply(&norm.operand(&x, fc1.precision)?, Finish::default())?;
+        let y = fc1.multiply(&norm.operand(&x, fc1.precision)?, Epilogue::default())?;
         let y = activated(&y, kind, fc2.precision)?;
-        Ok(Feature::of_map(fc2.multiply(&y, Finish { add: Some(&x), ..Finish::default() })?))
+        Ok(Feature::of_map(fc2.multiply(&y, Epilogue { add: Some(&x), ..Epilogue::default() })?))
     }
 }

@@ -1,11 +1,11 @@
-//! Floor 3. The linear layer: one of the two places that look inside a weight.
+//! The linear layer: one of the two places that look inside a weight.
 
 use super::Geometry;
 use super::packed::PackedLayer;
 use super::plain::{self, Added};
 use super::stored::Stored;
 use crate::error::{Error, Result};
-use crate::kernels::{Finish, Map, Operand, Preparation};
+use crate::kernels::{Epilogue, FeatureMap, Operand, Prologue};
 use crate::weights::{DenseBranch, Products, Scope};
 use candle_core::{DType, Tensor};
 use std::sync::Arc;
@@ -45,9 +45,9 @@ impl Linear {
         match &self.0 {
             Form::Plain { .. } => self.plain(x, None),
             Form::Packed(layer) => {
-                let map = Map::from_tokens(&x.to_dtype(DType::F32)?)?;
-                let operand = Operand::new(&[map], Preparation::default(), layer.precision)?;
-                let y = layer.multiply(&operand, Finish::default())?.to_tokens()?;
+                let map = FeatureMap::from_tokens(&x.to_dtype(DType::F32)?)?;
+                let operand = Operand::new(&[map], Prologue::default(), layer.precision)?;
+                let y = layer.multiply(&operand, Epilogue::default())?.to_tokens()?;
                 let mut shape = x.dims().to_vec();
                 shape.pop();
                 shape.push(y.dim(2)?);

@@ -1,16 +1,19 @@
-//! Floor 3. Layers: immutable values built from a [`Scope`](crate::weights::Scope).
+//! Layers: immutable values built from a [`Scope`](crate::weights::Scope).
 //!
 //! Only [`Linear`] and [`Conv2d`] look inside a [`Weight`](crate::weights::Weight); no layer knows
 //! what an adapter is.
 //!
 //! Letters in shape comments, here and in `models`: B batch, C channels, H W pixels, h w latent
 //! cells, N tokens (h·w), T text tokens (77·k), D model width, A heads, K head width, R rank.
+//!
+//! Floor 3.
 
 mod attend;
 mod attention;
 mod conv;
 mod feature;
 mod feed_forward;
+mod geometry;
 mod linear;
 mod norm;
 mod packed;
@@ -19,9 +22,10 @@ mod stored;
 mod time;
 
 pub use attend::Attend;
-pub use conv::{Around, Conv2d, Geometry};
+pub use conv::{Conv2d, ConvFusion};
 pub use feature::Feature;
 pub use feed_forward::{FeedForward, Mlp};
+pub use geometry::Geometry;
 pub use linear::Linear;
 pub use norm::{GroupNorm, LayerNorm};
 pub use time::{TimeMlp, sinusoid};

@@ -1,9 +1,9 @@
-//! Floor 3. Normalisation; statistics in f32 or finer, whatever the tensor's type.
+//! Normalisation; statistics in f32 or finer, whatever the tensor's type.
 
 use super::packed::floats;
 use super::plain;
 use crate::error::Result;
-use crate::kernels::{self, Affine, Map, Operand, Precision};
+use crate::kernels::{self, Affine, FeatureMap, Operand, Precision};
 use crate::weights::{Products, Scope};
 use candle_core::Tensor;
 use std::sync::Arc;
@@ -46,13 +46,13 @@ impl LayerNorm {
     }
 
     /// The normed tokens.
-    pub(super) fn map(&self, x: &Map) -> Result<Map> {
+    pub(super) fn map(&self, x: &FeatureMap) -> Result<FeatureMap> {
         let (weight, bias) = &self.0.numbers;
         kernels::layer_norm(x, (weight, bias), self.0.eps)
     }
 
     /// The normed tokens, ready for a product.
-    pub(super) fn operand(&self, x: &Map, precision: Precision) -> Result<Operand> {
+    pub(super) fn operand(&self, x: &FeatureMap, precision: Precision) -> Result<Operand> {
         let (weight, bias) = &self.0.numbers;
         Operand::layer_norm(x, (weight, bias), self.0.eps, precision)
     }
@@ -72,7 +72,7 @@ impl GroupNorm {
     }
 
     /// Scale and shift of every channel of `parts` beside each other.
-    pub(super) fn affine(&self, parts: &[Map]) -> Result<Affine> {
+    pub(super) fn affine(&self, parts: &[FeatureMap]) -> Result<Affine> {
         let (weight, bias) = &self.parameters.numbers;
         let channels: usize = parts.iter().map(|part| part.channels).sum();
         if channels != weight.len() {
@@ -83,7 +83,7 @@ impl GroupNorm {
         Ok(Affine::group_norm(parts, kernels::GroupNorm { weight, bias, groups, eps }))
     }
 
-    /// `x`: `[B, .., C]`, same shape out; SiLU behind it if so asked.
+    /// `x`: `[B, .., C]`, same shape out, followed by SiLU if `silu` is set.
     pub(super) fn plain(&self, x: &Tensor, silu: bool) -> Result<Tensor> {
         let Parameters { weight, bias, eps, .. } = &self.parameters;
         plain::group_norm(x, (weight, bias), self.groups, *eps, silu)

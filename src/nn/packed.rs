@@ -1,10 +1,10 @@
-//! Floor 3. A layer's weight on the CPU: packed, with its bias and its low-rank branches.
+//! A layer's weight on the CPU: packed, with its bias and its low-rank branches.
 
-use super::Geometry;
+use super::geometry::Geometry;
 use crate::error::{Error, Result};
 use crate::kernels::{
-    Arrangement, Doubled, Finish, Map, Operand, Packed, Precision, Preparation, Term, Windows,
-    multiply, multiply_all, multiply_gated, winograd,
+    Arrangement, Epilogue, FeatureMap, Operand, Packed, Precision, Prologue, Term, Upsampled,
+    Windows, multiply, multiply_all, multiply_gated, winograd,
 };
 use crate::weights::{Branch, FactorKind, Scope};
 use candle_core::Tensor;
@@ -16,7 +16,7 @@ pub(super) struct PackedLayer {
     kernel: Kernel,
     branches: Vec<PackedBranch>,
     pub(super) bias: Option<Arc<[f32]>>,
-    /// Of operands.
+    /// Precision of the activations that this layer multiplies.
     pub(super) precision: Precision,
     geometry: Geometry,
 }
@@ -26,7 +26,7 @@ pub(super) struct PackedLayer {
 enum Kernel {
     Once(Packed),
     /// For images that are doubled first.
-    Doubled(Doubled),
+    Upsampled(Upsampled),
     /// 3×3 by fewer products.
     Fast(Packed),
 }
@@ -36,7 +36,7 @@ impl Kernel {
     fn operands(&self) -> Precision {
         match self {
             Self::Once(packed) | Self::Fast(packed) => packed.operands(),
-            Self::Doubled(doubled) => doubled.operands(),
+            Self::Upsampled(doubled) => doubled.operands(),
         }
     }
 }
@@ -63,7 +63,7 @@ impl PackedLayer {
     ) -> Result<Self> {
         let pack = |arrangement| scope.pack("weight", shape, arrangement, precision);
         let kernel = if doubled {
-            Kernel::Doubled(Doubled::new(|y, x| pack(Arrangement::Doubled(y, x)))?)
+            Kernel::Upsampled(Upsampled::new(|y, x| pack(Arrangement::Upsampled(y, x)))?)
         } else if is_fast(shape, geometry) {
             Kernel::Fast(pack(Arrangement::Winograd)?)
         } else {
@@ -93,14 +93,14 @@ impl PackedLayer {
     /// [`Error::Memory`], as of all that multiplies.
     pub(super) fn run(
         &self,
-        parts: &[Map],
-        how: Preparation<'_>,
-        finish: Finish<'_>,
-    ) -> Result<Map> {
+        parts: &[FeatureMap],
+        how: Prologue<'_>,
+        finish: Epilogue<'_>,
+    ) -> Result<FeatureMap> {
         let twice = (2 * parts[0].height, 2 * parts[0].width);
-        let doubling = how.grown == Some(twice) && matches!(self.kernel, Kernel::Doubled(_));
+        let doubling = how.grown == Some(twice) && matches!(self.kernel, Kernel::Upsampled(_));
         let grown = if doubling { None } else { how.grown };
-        let how = Preparation { grown, border: self.geometry.border(), ..how };
+        let how = Prologue { grown, border: self.geometry.border(), ..how };
         let Kernel::Fast(packed) = &self.kernel else {
             let operand = Operand::new(parts, how, self.precision)?;
             return self.over(&operand, doubling, finish);
@@ -113,7 +113,7 @@ impl PackedLayer {
     }
 
     /// The layer over an operand that is ready, padding included.
-    pub(super) fn multiply(&self, x: &Operand, finish: Finish<'_>) -> Result<Map> {
+    pub(super) fn multiply(&self, x: &Operand, finish: Epilogue<'_>) -> Result<FeatureMap> {
         self.over(x, false, finish)
     }
 
@@ -127,12 +127,12 @@ impl PackedLayer {
         multiply_gated(&terms, bias, precision)
     }
 
-    fn over(&self, x: &Operand, doubling: bool, finish: Finish<'_>) -> Result<Map> {
+    fn over(&self, x: &Operand, doubling: bool, finish: Epilogue<'_>) -> Result<FeatureMap> {
         let Kernel::Once(packed) = &self.kernel else {
             let y = self.product(&self.kernel, x, doubling, self.first(finish))?;
             return self.branched(y, x, doubling, finish);
         };
-        let finish = Finish { bias: finish.bias.or(self.bias.as_deref()), ..finish };
+        let finish = Epilogue { bias: finish.bias.or(self.bias.as_deref()), ..finish };
         let windows = Windows::sliding(x, packed.kernel(), self.geometry.stride);
         let hidden = self.all_hidden(x, doubling)?;
         multiply_all(&self.terms(Some(Term { x, w: packed, windows }), &hidden), finish)
@@ -140,18 +140,24 @@ impl PackedLayer {
 
     /// What is added to the layer's own product, if branches follow: they are added before the whole is
     /// scaled.
-    fn first<'a>(&'a self, finish: Finish<'a>) -> Finish<'a> {
+    fn first<'a>(&'a self, finish: Epilogue<'a>) -> Epilogue<'a> {
         let scale = if self.branches.is_empty() { finish.scale } else { 1.0 };
-        Finish { bias: finish.bias.or(self.bias.as_deref()), scale, ..finish }
+        Epilogue { bias: finish.bias.or(self.bias.as_deref()), scale, ..finish }
     }
 
     /// `y` and the branches over `x`.
-    fn branched(&self, y: Map, x: &Operand, doubling: bool, finish: Finish<'_>) -> Result<Map> {
+    fn branched(
+        &self,
+        y: FeatureMap,
+        x: &Operand,
+        doubling: bool,
+        finish: Epilogue<'_>,
+    ) -> Result<FeatureMap> {
         if self.branches.is_empty() {
             return Ok(y);
         }
         let hidden = self.all_hidden(x, doubling)?;
-        let finish = Finish { bias: None, add: Some(&y), ..finish };
+        let finish = Epilogue { bias: None, add: Some(&y), ..finish };
         multiply_all(&self.terms(None, &hidden), finish)
     }
 
@@ -165,24 +171,24 @@ impl PackedLayer {
     fn all_hidden(&self, x: &Operand, doubling: bool) -> Result<Vec<Operand>> {
         let operand = |branch: &PackedBranch| {
             let hidden = self.hidden(branch, x, doubling)?;
-            // The thinnest place for the scale: factors then serve every strength.
+            // The scale goes onto the rank-r intermediate: packed factors are then independent of the strength.
             let hidden = hidden.scaled(&branch.scales)?;
-            Operand::new(&[hidden], Preparation::default(), branch.up.operands())
+            Operand::new(&[hidden], Prologue::default(), branch.up.operands())
         };
         self.branches.iter().map(operand).collect()
     }
 
     /// What a branch's `up` multiplies.
-    fn hidden(&self, branch: &PackedBranch, x: &Operand, doubling: bool) -> Result<Map> {
+    fn hidden(&self, branch: &PackedBranch, x: &Operand, doubling: bool) -> Result<FeatureMap> {
         let (Some(mid), Kernel::Once(down)) = (&branch.mid, &branch.down) else {
-            return self.product(&branch.down, x, doubling, Finish::default());
+            return self.product(&branch.down, x, doubling, Epilogue::default());
         };
         // 1×1 comes first and commutes with doubling; both see the border of the layer.
         let border = self.geometry.border();
-        let hidden = multiply(x, down, Windows::inside(x, border), Finish::default())?;
-        let how = Preparation { border, ..Preparation::default() };
+        let hidden = multiply(x, down, Windows::inside(x, border), Epilogue::default())?;
+        let how = Prologue { border, ..Prologue::default() };
         let operand = Operand::new(&[hidden], how, mid.operands())?;
-        self.product(mid, &operand, doubling, Finish::default())
+        self.product(mid, &operand, doubling, Epilogue::default())
     }
 
     fn product(
@@ -190,15 +196,15 @@ impl PackedLayer {
         kernel: &Kernel,
         x: &Operand,
         doubling: bool,
-        finish: Finish<'_>,
-    ) -> Result<Map> {
+        finish: Epilogue<'_>,
+    ) -> Result<FeatureMap> {
         let stride = self.geometry.stride;
         match kernel {
             Kernel::Once(packed) | Kernel::Fast(packed) => {
                 multiply(x, packed, Windows::sliding(x, packed.kernel(), stride), finish)
             }
-            Kernel::Doubled(doubled) if doubling => doubled.multiply(x, finish),
-            Kernel::Doubled(doubled) => {
+            Kernel::Upsampled(doubled) if doubling => doubled.multiply(x, finish),
+            Kernel::Upsampled(doubled) => {
                 multiply(x, doubled.ordinary()?, Windows::sliding(x, 3, stride), finish)
             }
         }
@@ -267,7 +273,7 @@ impl PackedBranch {
         };
         let spatial = |kind: FactorKind| -> Result<Kernel> {
             Ok(if doubled {
-                Kernel::Doubled(Doubled::new(|y, x| pack(kind, Arrangement::Doubled(y, x)))?)
+                Kernel::Upsampled(Upsampled::new(|y, x| pack(kind, Arrangement::Upsampled(y, x)))?)
             } else {
                 Kernel::Once(pack(kind, Arrangement::Plain)?)
             })

@@ -1,4 +1,4 @@
-//! Floor 3. Operators on plain tensors, channels last: images `[B, H, W, C]`, tokens `[B, N, C]`.
+//! Operators on plain tensors, channels last: images `[B, H, W, C]`, tokens `[B, N, C]`.
 //!
 //! What each computes is written in candle's operators, for every device; on NVIDIA GPUs kernels of their own
 //! do the same in fewer passes over memory.
@@ -12,7 +12,7 @@ use crate::kernels::Rounding;
 use crate::kernels::cuda;
 use candle_core::{D, DType, Tensor};
 
-/// Group norm over the channels and pixels of `[B, .., C]`, and SiLU behind it if so asked; statistics in f32.
+/// Group norm over the channels and pixels of `[B, .., C]`, followed by SiLU if `silu` is set; statistics in f32.
 pub(super) fn group_norm(
     x: &Tensor,
     (weight, bias): (&Tensor, &Tensor),
@@ -154,10 +154,10 @@ pub(super) fn gelu(x: &Tensor, quick: bool) -> Result<Tensor> {
 }
 
 /// Images grown to height and width by nearest neighbours.
-pub(super) fn grow(x: &Tensor, (height, width): (usize, usize)) -> Result<Tensor> {
+pub(super) fn upsample_to(x: &Tensor, (height, width): (usize, usize)) -> Result<Tensor> {
     #[cfg(feature = "cuda")]
     if x.device().is_cuda() {
-        return Ok(cuda::grow(x, (height, width))?);
+        return Ok(cuda::upsample_to(x, (height, width))?);
     }
     let x = x.permute((0, 3, 1, 2))?.contiguous()?.upsample_nearest2d(height, width)?;
     Ok(x.permute((0, 2, 3, 1))?.contiguous()?)

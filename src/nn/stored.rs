@@ -1,4 +1,4 @@
-//! Floor 3. The weight of a plain layer, and the low-rank branches beside it.
+//! The weight of a plain layer, and the low-rank branches beside it.
 
 use super::plain;
 use crate::error::Result;

@@ -1,4 +1,4 @@
-//! Floor 3. Embeddings of numbers: timesteps, guidance weights, SDXL's sizes.
+//! Embeddings of numbers: timesteps, guidance weights, SDXL's sizes.
 
 use super::Linear;
 use crate::error::Result;

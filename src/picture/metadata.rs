@@ -1,4 +1,4 @@
-//! Floor 1. The "parameters" text of AUTOMATIC1111's web interface, as a neutral map.
+//! The "parameters" text of AUTOMATIC1111's web interface, as a neutral map.
 
 /// How a picture was made, in the words that programs exchange through the text "parameters".
 ///

@@ -1,7 +1,9 @@
-//! Floor 1. Pictures: between tensors in -1..1 and files of 8-bit pixels.
+//! Pictures: between tensors in -1..1 and files of 8-bit pixels.
 //!
 //! A [`Picture`] knows nothing of latents, models or requests. What a file says about its own
 //! making is text here ([`png::Texts`], [`Parameters`]); the pipeline gives it a meaning.
+//!
+//! Floor 1.
 
 mod metadata;
 pub mod png;

@@ -1,9 +1,9 @@
-//! Floor 1. PNG files that say how their picture was made.
+//! PNG files that say how their picture was made.
 
 use super::Picture;
+use crate::atomic_file::{self, Care};
 use crate::error::{Error, InFile, Result};
 use crate::input;
-use crate::whole::{self, Care};
 use png::DecodingError;
 use png::text_metadata::{ITXtChunk, TEXtChunk, ZTXtChunk};
 use std::fs::File;
@@ -80,7 +80,7 @@ pub fn encode(picture: &Picture, texts: &Texts) -> Result<Vec<u8>> {
 pub fn save(bytes: &[u8], path: impl AsRef<Path>, force: bool) -> Result<()> {
     let path = path.as_ref();
     let fill = |file: &mut File| file.write_all(bytes).map_err(|e| Error::write(path, e));
-    whole::write(path, force, Care::Usual, fill)
+    atomic_file::write(path, force, Care::Usual, fill)
 }
 
 /// The texts inside the PNG file `path`, without decoding its pixels.

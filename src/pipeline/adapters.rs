@@ -1,22 +1,14 @@
-//! Floor 5. From the LoRAs that a plan names to the networks of every step.
+//! From the LoRAs that a plan names to adapters whose contents are read.
 
-use super::cache::Noted;
 use super::event::Watch;
-use super::phases::{Cast, network_key};
-use super::{Cancel, Event, Pipeline, Plan, Silent};
-use crate::conditioning::{Conditioning, TextTowers, Word};
+use super::model::Model;
+use super::{Cancel, Pipeline, Plan, Silent};
 use crate::error::{Error, Result};
-use crate::lora::{
-    AdapterFile, Apply, Dictionary, Lora, LoraRef, LoraStack, Overlay, StackEntry, Strength,
-};
-use crate::models::UNet;
+use crate::lora::{AdapterFile, Dictionary, Lora, LoraRef, LoraStack, StackEntry, Strength};
 use crate::sampling::PredictionKind;
-use crate::weights::WeightSource;
-use candle_core::{Device, Tensor};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 /// An adapter that a shelf found.
 #[derive(Debug, Clone)]
@@ -51,6 +43,21 @@ impl Shelf for Paths {
 }
 
 impl Pipeline {
+    /// The names of this model's modules, in every spelling.
+    pub fn dictionary(&self) -> Result<Arc<Dictionary>> {
+        self.model.dictionary()
+    }
+
+    /// The stack of a plan.
+    ///
+    /// # Errors
+    /// What finding and reading the adapters gives.
+    pub fn stack(&self, plan: &Plan) -> Result<LoraStack> {
+        self.model.stack(plan, Watch { observer: &Silent, cancel: &Cancel::new() })
+    }
+}
+
+impl Model {
     /// The LoRAs of a request with every weight said, each found and fit for this model.
     pub(super) fn resolve_loras(
         &self,
@@ -89,21 +96,13 @@ impl Pipeline {
     }
 
     /// The names of this model's modules, in every spelling.
-    pub fn dictionary(&self) -> Result<Arc<Dictionary>> {
+    pub(super) fn dictionary(&self) -> Result<Arc<Dictionary>> {
         let family = self.parts.family.to_string();
-        self.names.get(&Cancel::new(), || Ok(Dictionary::new(&*self.base, family)))
+        self.names.get(&Cancel::new(), || Ok(Dictionary::new(&*self.residency.base, family)))
     }
 
-    /// The stack of a plan.
-    ///
-    /// # Errors
-    /// What finding and reading the adapters gives.
-    pub fn stack(&self, plan: &Plan) -> Result<LoraStack> {
-        self.stack_watched(plan, Watch { observer: &Silent, cancel: &Cancel::new() })
-    }
-
-    /// As [`stack`](Self::stack), with warnings.
-    pub(super) fn stack_watched(&self, plan: &Plan, watch: Watch<'_>) -> Result<LoraStack> {
+    /// The stack of a plan, each adapter found and read: files that change later do not change it.
+    pub(super) fn stack(&self, plan: &Plan, watch: Watch<'_>) -> Result<LoraStack> {
         let entry = |wanted: &LoraRef| {
             let (lora, strength) = self.adapter(wanted, watch)?;
             Ok(StackEntry { lora, strength })
@@ -111,133 +110,6 @@ impl Pipeline {
         let entries = plan.loras.iter().map(entry).collect::<Result<_>>()?;
         Ok(LoraStack { entries, method: plan.lora_method })
     }
-
-    /// The features of a plan's texts from towers with a stack.
-    pub(super) fn condition_with(
-        &self,
-        stack: &LoraStack,
-        plan: &Plan,
-        apply: Apply,
-        watch: Watch<'_>,
-        cast: &mut Cast,
-    ) -> Result<Arc<Conditioning>> {
-        let texts = [&plan.prompt, &plan.negative_prompt];
-        let settings = (plan.guided(), plan.clip_skip, plan.width, plan.height);
-        let key = format!("{texts:?} {settings:?} {apply:?} {}", stack.fingerprint());
-        let found = self.conditions.get(&key, watch.cancel, || {
-            let begin = Instant::now();
-            let Noted { value: towers, mut warnings } =
-                self.towers_with(stack, apply, watch, &mut cast.compose)?;
-            cast.load += begin.elapsed();
-            let begin = Instant::now();
-            watch.tell(&Event::Encoding);
-            let overflow = towers.overflow(&plan.prompt);
-            if overflow > 0 {
-                warnings
-                    .push(format!("the prompt is {overflow} tokens too long; its end is not seen"));
-            }
-            let conditioning = self.condition(&towers, plan, watch.cancel)?;
-            cast.encode += begin.elapsed();
-            Ok(Noted { value: Arc::new(conditioning), warnings })
-        })?;
-        Ok(told(&found, watch))
-    }
-
-    /// The text towers with a stack; the plain ones for an empty one.
-    fn towers_with(
-        &self,
-        stack: &LoraStack,
-        apply: Apply,
-        watch: Watch<'_>,
-        compose: &mut Duration,
-    ) -> Result<Noted<TextTowers>> {
-        if stack.is_empty() {
-            return Ok(Noted { value: self.text_towers(watch)?, warnings: Vec::new() });
-        }
-        let key = network_key(stack, apply);
-        let found = self.towers.get(&key, watch.cancel, || {
-            let built = self.overlay(stack, apply, watch, compose, |part| part != "unet").and_then(
-                |(source, warnings)| {
-                    Ok((self.parts.text_towers_until(&*source, watch.cancel)?, warnings))
-                },
-            );
-            let (towers, mut warnings) = built
-                .map_err(|error| self.or_the_models_fault(error, self.parts.text_components()))?;
-            let words = self.words(stack, &mut warnings)?;
-            let towers = if words.is_empty() { towers } else { towers.with_words(&words)? };
-            Ok(Noted { value: Arc::new(towers), warnings })
-        })?;
-        Ok(Noted { value: found.value.clone(), warnings: found.warnings.clone() })
-    }
-
-    /// The UNet with a stack; the plain one for an empty one.
-    pub(super) fn unet_with(
-        &self,
-        stack: &LoraStack,
-        apply: Apply,
-        watch: Watch<'_>,
-        compose: &mut Duration,
-    ) -> Result<Arc<UNet>> {
-        if stack.is_empty() {
-            return self.unet(watch);
-        }
-        let key = network_key(stack, apply);
-        let found = self.unets.get(&key, watch.cancel, || {
-            let built = self.overlay(stack, apply, watch, compose, |part| part == "unet").and_then(
-                |(source, warnings)| {
-                    watch.tell(&Event::Loading { component: "UNet" });
-                    let unet = self.network(&source, watch.cancel)?;
-                    Ok(Noted { value: Arc::new(unet), warnings })
-                },
-            );
-            built.map_err(|error| self.or_the_models_fault(error, &["unet"]))
-        })?;
-        Ok(told(&found, watch))
-    }
-
-    /// The model's weights with a stack, and what a user should know of them.
-    fn overlay(
-        &self,
-        stack: &LoraStack,
-        apply: Apply,
-        watch: Watch<'_>,
-        compose: &mut Duration,
-        select: impl Fn(&str) -> bool,
-    ) -> Result<(Arc<dyn WeightSource>, Vec<String>)> {
-        let begin = Instant::now();
-        watch.tell(&Event::Loading { component: "LoRA" });
-        let (base, names) = (self.base.clone(), self.dictionary()?);
-        let overlay = Overlay::compose_until(base, &names, stack, apply, select, watch.cancel)?;
-        let warnings = overlay.warnings().to_vec();
-        *compose += begin.elapsed();
-        Ok((Arc::new(overlay), warnings))
-    }
-
-    /// The words that a stack brings along, as tensors on this device.
-    fn words(&self, stack: &LoraStack, warnings: &mut Vec<String>) -> Result<Vec<Word>> {
-        let components = self.parts.text_components();
-        let mut words: Vec<Word> = Vec::new();
-        let all = stack.words();
-        warnings.extend(all.warnings());
-        for inversion in all.used {
-            let vectors = |component: &&str| -> Result<Option<Tensor>> {
-                let Some((values, rows)) = inversion.vectors(component)? else { return Ok(None) };
-                let width = values.len().checked_div(rows).unwrap_or(0);
-                let dtype = self.base.dtype(component);
-                let tensor = Tensor::from_vec(values, (rows, width), &Device::Cpu)?;
-                Ok(Some(tensor.to_dtype(dtype)?.to_device(self.base.device())?))
-            };
-            let vectors = components.iter().map(vectors).collect::<Result<_>>()?;
-            words.push(Word { token: inversion.token.clone(), vectors });
-        }
-        Ok(words)
-    }
-}
-
-/// The value, after its warnings were told.
-fn told<T>(found: &Noted<T>, watch: Watch<'_>) -> Arc<T> {
-    found.warnings.iter().for_each(|text| watch.warn(text));
-    found.value.clone()
 }
 
 /// A file that was trained for another kind of prediction loads; it seldom does what it should.

@@ -1,4 +1,4 @@
-//! Floor 5. How much memory a plan takes at least, before its first step.
+//! How much memory a plan takes at least, before its first step.
 //!
 //! Counted is what is surely there at one time: packed weights, by the policy of [`Memory`], and the feature maps that
 //! layers hold. What runs takes more: buffers that wait for their next use, pages of files, adapters. So a plan
@@ -39,7 +39,7 @@ struct Wish {
 impl Pipeline {
     /// What `plan` takes at least; nothing where networks are on a GPU.
     pub fn budget(&self, plan: &Plan) -> Option<Budget> {
-        self.budget_of(plan, Wish { memory: self.memory, tile: plan.tile })
+        self.budget_of(plan, Wish { memory: self.model.residency.memory(), tile: plan.tile })
     }
 
     /// Finds out whether there is enough memory for `plan` in a process that did nothing before.
@@ -62,10 +62,11 @@ impl Pipeline {
     /// What takes less than `needed`, and how much.
     fn savers(&self, plan: &Plan, needed: u64) -> String {
         let (low, tile) = (Memory::Low, true);
+        let memory = self.model.residency.memory();
         let ways = [
-            ("--low-memory", Wish { memory: low, tile: plan.tile }, self.memory != low),
-            ("--tile", Wish { memory: self.memory, tile }, !plan.tile),
-            ("both", Wish { memory: low, tile }, self.memory != low && !plan.tile),
+            ("--low-memory", Wish { memory: low, tile: plan.tile }, memory != low),
+            ("--tile", Wish { memory, tile }, !plan.tile),
+            ("both", Wish { memory: low, tile }, memory != low && !plan.tile),
         ];
         let mut less = needed;
         let mut words = Vec::new();
@@ -74,7 +75,7 @@ impl Pipeline {
             // "both" is worth a word only when it beats each.
             if takes < less || (name == "--tile" && takes < needed) {
                 let verb = if words.is_empty() { " takes" } else { "" };
-                words.push(format!("{name}{verb} {}", room::bytes(takes)));
+                words.push(format!("{name}{verb} {}", crate::plain::bytes(takes)));
             }
             less = less.min(takes);
         }
@@ -84,16 +85,17 @@ impl Pipeline {
 
     fn budget_of(&self, plan: &Plan, wish: Wish) -> Option<Budget> {
         self.precision()?;
-        let source = &*self.parts.source;
-        let factor = self.parts.vae.factor();
+        let parts = &self.model.parts;
+        let source = &*parts.source;
+        let factor = parts.vae.factor();
         let latent = (plan.height / factor, plan.width / factor);
         let streamed = wish.memory == Memory::Low;
         let text = weights(source, |site| site.component().starts_with("text_encoder"));
         let decoder = weights(source, decodes);
         let unet = if streamed { largest_part(source) } else { weights(source, of_unet) };
-        let steps =
-            Walk::of_unet(source, &self.parts.unet, plan).through_unet(&self.parts.unet, latent);
-        let decode = decoding(&self.parts.vae, latent, wish.tile);
+        let walk = Walk::of_unet(source, &parts.unet, plan, self.model.batch);
+        let steps = walk.through_unet(&parts.unet, latent);
+        let decode = decoding(&parts.vae, latent, wish.tile);
         Some(match wish.memory {
             Memory::Keep => {
                 let all = text + unet + decoder;
@@ -111,8 +113,8 @@ impl Pipeline {
     }
 }
 
-/// Pictures that the UNet sees at once at least at some step.
-fn batch(config: &UNetConfig, plan: &Plan) -> u64 {
+/// Samples that the UNet sees at once for each image, at least at some step.
+fn samples(config: &UNetConfig, plan: &Plan) -> u64 {
     let surely = plan.guided() && plan.guidance_interval.is_none();
     if surely && config.time_cond_proj_dim.is_none() { 2 } else { 1 }
 }
@@ -191,13 +193,14 @@ struct Walk {
 }
 
 impl Walk {
-    fn of_unet(source: &dyn WeightSource, config: &UNetConfig, plan: &Plan) -> Self {
+    /// `images`: how many are evaluated at once at most.
+    fn of_unet(source: &dyn WeightSource, config: &UNetConfig, plan: &Plan, images: usize) -> Self {
         let precision = match source.products("unet") {
             Products::Packed(precision) => precision,
             Products::Plain => Precision::F32,
         };
         Self {
-            numbers: 4 * batch(config, plan),
+            numbers: 4 * samples(config, plan) * images.min(plan.count) as u64,
             operands: (number_bytes(precision), 4),
             merged: plan.merge_tokens > 0.0,
             skips: Vec::new(),

@@ -1,4 +1,4 @@
-//! Floor 5. Things that were expensive to make, kept while they are likely to be needed again.
+//! Things that were expensive to make, kept while they are likely to be needed again.
 
 use crate::cancel::Cancel;
 use crate::error::Result;
@@ -38,8 +38,8 @@ struct State<T> {
 
 /// While it lives, the values of its keys stay.
 #[derive(Debug)]
-pub(super) struct Room<'a, T> {
-    recent: &'a Recent<T>,
+pub(super) struct Room<T> {
+    recent: Arc<Recent<T>>,
     keys: Vec<String>,
 }
 
@@ -62,9 +62,9 @@ impl<T> Recent<T> {
 
     /// Makes room for the values of `keys`, which a request takes in turn, as long as the guard lives: else each
     /// would push the next one out, or those of another request.
-    pub(super) fn room(&self, keys: Vec<String>) -> Room<'_, T> {
+    pub(super) fn room(self: &Arc<Self>, keys: Vec<String>) -> Room<T> {
         self.lock().held.extend_from_slice(&keys);
-        Room { recent: self, keys }
+        Room { recent: self.clone(), keys }
     }
 
     /// The value of `key`, made by `make` when it is not there.
@@ -181,7 +181,7 @@ impl<T> Drop for Making<'_, T> {
     }
 }
 
-impl<T> Drop for Room<'_, T> {
+impl<T> Drop for Room<T> {
     fn drop(&mut self) {
         let mut state = self.recent.lock();
         for key in &self.keys {
@@ -274,7 +274,7 @@ mod tests {
     /// One request with many networks raised the limit for all that came after it.
     #[test]
     fn room_is_there_as_long_as_its_request() {
-        let recent = Recent::new(2);
+        let recent = Arc::new(Recent::new(2));
         let kept = || recent.lock().values.iter().map(|(key, _)| key.clone()).collect::<String>();
         let get = |key: &str| recent.get(key, &Cancel::new(), || Ok(key.to_owned())).unwrap();
         let room = |keys: &str| recent.room(keys.chars().map(String::from).collect());

@@ -1,4 +1,4 @@
-//! Floor 5. Where and in which float type a model runs.
+//! Where and in which float type a model runs.
 
 use crate::error::{Error, Result};
 use candle_core::{DType, Device};

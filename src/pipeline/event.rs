@@ -1,4 +1,4 @@
-//! Floor 5. The seams to the world: progress goes out, cancelling and adapters come in.
+//! The seams to the world: progress goes out, cancelling and adapters come in.
 
 pub use crate::cancel::Cancel;
 

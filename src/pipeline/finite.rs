@@ -1,10 +1,11 @@
-//! Floor 5. Why a picture is none: looked for once numbers came out that are NaN or infinite, so that nothing is
+//! Why a picture is none: looked for once numbers came out that are NaN or infinite, so that nothing is
 //! slower while all is well.
 
-use super::{Pipeline, Plan};
+use super::Plan;
+use super::model::Model;
+use super::networks::Estimator;
 use crate::conditioning::Conditioning;
 use crate::error::{Error, Result};
-use crate::models::UNet;
 use crate::weights::{Checkpoint, NotFinite, Precision, Products, WeightSource};
 use candle_core::{DType, Device, Tensor};
 use std::sync::Arc;
@@ -18,23 +19,23 @@ pub(super) struct Suspects {
 }
 
 impl Suspects {
-    pub(super) fn new(phases: &[(Arc<UNet>, Arc<Conditioning>)], plan: &Plan) -> Self {
-        let conditions = phases.iter().map(|(_, conditioning)| conditioning.clone()).collect();
+    pub(super) fn new(estimators: &[Estimator], plan: &Plan) -> Self {
+        let conditions = estimators.iter().map(|e| e.conditioning.clone()).collect();
         Self { conditions, loras: plan.loras.iter().map(ToString::to_string).collect() }
     }
 
     /// The reason for `error`, where it is that a picture is none; other errors stay as they are.
     ///
     /// `latents`: what was decoded.
-    pub(super) fn explain(&self, pipeline: &Pipeline, latents: &Tensor, error: Error) -> Error {
+    pub(super) fn explain(&self, model: &Model, latents: &Tensor, error: Error) -> Error {
         let Error::NotFinite { count, of } = error else { return error };
         let numbers = format!("{count} numbers of {of} that are NaN or infinite");
-        self.reason(pipeline, latents, &numbers).unwrap_or_else(|error| error)
+        self.reason(model, latents, &numbers).unwrap_or_else(|error| error)
     }
 
-    fn reason(&self, pipeline: &Pipeline, latents: &Tensor, numbers: &str) -> Result<Error> {
-        let source = &*pipeline.parts.source;
-        let mut components = self.culprit(pipeline, latents)?;
+    fn reason(&self, model: &Model, latents: &Tensor, numbers: &str) -> Result<Error> {
+        let source = &*model.parts.source;
+        let mut components = self.culprit(model, latents)?;
         let first = components.first().copied().unwrap_or("unet");
         // What one part was given may be another part's fault: the encoder's, of networks that paint over a picture.
         let others = ["text_encoder", "text_encoder_2", "unet", "vae"];
@@ -69,12 +70,12 @@ impl Suspects {
     }
 
     /// The components of the first part whose results are not finite.
-    fn culprit(&self, pipeline: &Pipeline, latents: &Tensor) -> Result<Vec<&'static str>> {
+    fn culprit(&self, model: &Model, latents: &Tensor) -> Result<Vec<&'static str>> {
         for conditioning in &self.conditions {
             let pooled = conditioning.added.as_ref().map(|added| &added.pooled);
             for features in std::iter::once(&conditioning.context).chain(pooled) {
                 if !is_finite(features)? {
-                    return Ok(pipeline.parts.text_components().to_vec());
+                    return Ok(model.parts.text_components().to_vec());
                 }
             }
         }
@@ -82,7 +83,7 @@ impl Suspects {
     }
 }
 
-impl Pipeline {
+impl Model {
     /// A weight of the model that is not finite makes every sum with an adapter so, and the adapter is not to
     /// blame.
     pub(super) fn or_the_models_fault(&self, error: Error, components: &[&str]) -> Error {

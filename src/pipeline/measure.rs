@@ -1,10 +1,12 @@
-//! Floor 5. One picture, measured: what each part took, how much was multiplied, how much memory it needed.
+//! One picture, measured: what each part took, how much was multiplied, how much memory it needed.
 
+use super::event::{Once, Watch};
+use super::run::Run;
 use super::{Cancel, Observer, Pipeline, Plan, Timings};
 use crate::error::Result;
 use crate::input;
 use crate::kernels::{self, Work};
-use crate::weights::{Precision, Products, WeightSource};
+use crate::weights::Precision;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -24,13 +26,11 @@ pub struct Measured {
 impl Pipeline {
     /// How the UNet multiplies on a CPU; nothing elsewhere.
     pub fn precision(&self) -> Option<Precision> {
-        match self.parts.source.products("unet") {
-            Products::Packed(precision) => Some(precision),
-            Products::Plain => None,
-        }
+        self.model.precision()
     }
 
-    /// Makes the first image of `plan` and says what it took.
+    /// Makes the first image of `plan`, or as many as are evaluated at once
+    /// ([`Options::batch`](super::Options::batch)), and says what they took.
     ///
     /// Work is that of the whole process: nothing else may be generated meanwhile.
     ///
@@ -45,20 +45,30 @@ impl Pipeline {
         let counted = |before: &Work| {
             Some(kernels::work_done().since(before)).filter(|work| work.operations() > 0)
         };
-        let mut running = self.steps_observed(plan, 0, observer, cancel)?;
+        let watch = Watch { observer: &Once::new(observer), cancel };
+        let images: Vec<usize> = (0..plan.count.min(self.model.batch)).collect();
+        let run = Run::prepare(&self.model, plan, images.len() == plan.count, watch)?;
+        let mut running = run.steps_watched(&images, watch)?;
         let (mut steps, mut step_work) = (Vec::with_capacity(plan.steps), None);
         loop {
             let (before, begin) = (kernels::work_done(), Instant::now());
             let Some(view) = running.next() else { break };
             view?;
-            // A GPU is told what to do long before it is done.
+            // A GPU is given its work long before it is done.
             self.device().synchronize()?;
             steps.push(begin.elapsed());
             step_work = counted(&before);
         }
         let before = kernels::work_done();
-        let generated = running.finish_observed(observer, cancel)?;
-        let timings = Timings { sample: steps.iter().sum(), ..generated.timings };
+        let mut timings = Timings::default();
+        running.finish_each_watched(watch, &mut |image| {
+            timings.load += image.timings.load;
+            timings.compose += image.timings.compose;
+            timings.encode += image.timings.encode;
+            timings.decode += image.timings.decode;
+            Ok(())
+        })?;
+        timings.sample = steps.iter().sum();
         Ok(Measured { timings, steps, step_work, decode_work: counted(&before) })
     }
 }

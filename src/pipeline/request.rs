@@ -1,4 +1,4 @@
-//! Floor 5. What the user asks for, and the fully resolved plan that runs.
+//! What the user asks for, and the fully resolved plan that runs.
 
 use crate::error::{Error, Result};
 use crate::family::Defaults;
@@ -276,20 +276,10 @@ impl Plan {
 
     /// The settings of image `index` as other tools spell them (A1111's "parameters").
     pub fn parameters(&self, index: usize, model: &str) -> Parameters {
-        let sampler = match self.sampler {
-            Sampler::Euler => "Euler",
-            Sampler::Ddim => "DDIM",
-            Sampler::DpmPp2m => "DPM++ 2M",
-        };
-        let schedule = match self.schedule {
-            Schedule::Discrete => "Automatic",
-            Schedule::Karras => "Karras",
-            Schedule::Exponential => "Exponential",
-        };
         let mut fields = vec![
             ("Steps", self.steps.to_string()),
-            ("Sampler", sampler.to_owned()),
-            ("Schedule type", schedule.to_owned()),
+            ("Sampler", self.sampler.spec().label.to_owned()),
+            ("Schedule type", self.schedule.spec().label.to_owned()),
             ("CFG scale", self.guidance_scale.to_string()),
             ("Seed", self.seed.wrapping_add(index as u64).to_string()),
             ("Size", format!("{}x{}", self.width, self.height)),

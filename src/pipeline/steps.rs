@@ -1,25 +1,32 @@
-//! Floor 5. One image on its way, as an iterator of steps.
+//! One image on its way, or several that are evaluated at once, as an iterator of steps.
+//!
+//! Floor 5.
 
+use super::denoise::Bound;
 use super::event::Watch;
 use super::finite::Suspects;
-use super::network::{Clock, Network};
-use super::phases::{Cast, Running};
+use super::generated::{Generated, Timings};
+use super::model::Model;
+use super::networks::Estimator;
 use super::replay::{Mark, Session, working};
-use super::{Cancel, Event, Generated, Observer, Pipeline, Plan, Silent, Timings};
+use super::residency::{Running, Stage};
+use super::start::{LatentShape, Start};
+use super::timeline::Timeline;
+use super::{Cancel, Event, Plan, Silent};
 use crate::error::{Error, Result};
 use crate::kernels::AtWork;
-use crate::lora::StepWindow;
 use crate::picture::Picture;
-use crate::rng::{Noise, TorchCpu};
-use crate::sampling::{Denoiser, Integrator, Mean, Sigmas};
+use crate::sampling::{Denoiser, Grid, Integrator, Mean, SeededNoise};
 use candle_core::Tensor;
+use std::sync::Arc;
 use std::time::Instant;
 
-/// Steps that are left at least when their evaluation is recorded, which takes about as long as one.
+/// A step is recorded only if at least this many are left: recording takes about as long as a step.
 const WORTH_RECORDING: usize = 3;
 
 /// What a step leaves to look at.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct StepView {
     /// Step just done, from 1.
     pub step: usize,
@@ -27,12 +34,14 @@ pub struct StepView {
     pub steps: usize,
     /// Noise level after the step, k-diffusion convention.
     pub sigma: f64,
-    /// The network's estimate of the clean latents, `[1, 4, h, w]`, scaled. On a GPU it belongs to the thread
-    /// that takes the steps.
+    /// The network's estimate of the clean latents, `[B, 4, h, w]`, scaled; B images. On a GPU it belongs to the
+    /// thread that takes the steps.
     pub denoised: Tensor,
 }
 
-/// One image on its way. Iterate to the end, then [`finish`](Self::finish).
+/// One image on its way, or several that are evaluated at once. Iterate to the end, then [`finish`](Self::finish).
+///
+/// It owns all that it needs and may move to another thread.
 ///
 /// ```no_run
 /// # fn main() -> colora::Result<()> {
@@ -45,25 +54,20 @@ pub struct StepView {
 /// steps.finish()?.picture.save("out.png", false)?;
 /// # Ok(()) }
 /// ```
-pub struct Steps<'a> {
-    pipeline: &'a Pipeline,
-    /// One for each phase of the plan's LoRAs.
-    networks: Vec<Network<'a>>,
-    /// For each step the networks whose estimates are averaged.
-    acting: Vec<Vec<usize>>,
+pub struct Steps {
+    /// One for each estimate of the timeline.
+    networks: Vec<Bound>,
+    timeline: Arc<Timeline>,
     integrator: Box<dyn Integrator>,
-    /// When guidance acts.
-    interval: Option<StepWindow>,
-    /// Tells the networks which step it is.
-    clock: Clock,
-    sigmas: Sigmas,
+    grid: Arc<Grid>,
+    /// A stream for each image, which goes on where the start ended.
+    noise: SeededNoise,
     x: Tensor,
     done: usize,
     failed: bool,
-    index: usize,
-    /// Whether this is the plan's last image.
+    images: Vec<Image>,
+    /// Whether the plan's last image is among them.
     last: bool,
-    seed: u64,
     tile: bool,
     cancel: Cancel,
     timings: Timings,
@@ -71,101 +75,153 @@ pub struct Steps<'a> {
     suspects: Suspects,
     /// The end of the last step.
     mark: Option<Mark>,
-    /// Of an image that is made by itself.
-    _running: Option<Running<'a>>,
-    /// Behind everything that holds memory of the device.
-    _session: (Session, AtWork),
+    _running: Arc<Running>,
+    _at_work: AtWork,
+    model: Arc<Model>,
+    /// Dropped last, after everything that holds memory of the device.
+    _session: Session,
 }
 
-impl std::fmt::Debug for Steps<'_> {
+/// An image of a plan.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Image {
+    /// Its place in the plan.
+    pub(super) index: usize,
+    pub(super) seed: u64,
+}
+
+/// What [`Steps`] are made of, all of it prepared once a plan.
+pub(super) struct Prepared<'a> {
+    pub(super) model: &'a Arc<Model>,
+    pub(super) plan: &'a Plan,
+    pub(super) timeline: &'a Arc<Timeline>,
+    pub(super) grid: &'a Arc<Grid>,
+    pub(super) start: &'a Start,
+    pub(super) running: &'a Arc<Running>,
+}
+
+/// Steps may move to another thread, in every build.
+const _: fn() = || {
+    fn may_move<T: Send + 'static>() {}
+    may_move::<Steps>();
+};
+
+impl std::fmt::Debug for Steps {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Steps").field("done", &self.done).field("sigmas", &self.sigmas).finish()
+        f.debug_struct("Steps")
+            .field("images", &self.images)
+            .field("done", &self.done)
+            .field("grid", &self.grid)
+            .finish_non_exhaustive()
     }
 }
 
-impl<'a> Steps<'a> {
+impl Steps {
+    /// The steps of `images`, which `estimators` make; `timings`: what making those took.
     pub(super) fn new(
-        pipeline: &'a Pipeline,
-        plan: &Plan,
-        index: usize,
-        cast: Cast,
-        (cancel, session): (&Cancel, (Session, AtWork)),
+        prepared: &Prepared<'_>,
+        images: Vec<Image>,
+        estimators: &[Estimator],
+        timings: Timings,
+        (cancel, session, at_work): (&Cancel, Session, AtWork),
     ) -> Result<Self> {
-        let sigmas = pipeline.sigmas(plan)?;
-        let seed = plan.seed.wrapping_add(index as u64);
-        let latent = plan.size()?.latent(pipeline.parts.vae.factor())?;
-        let shape = (1, pipeline.parts.vae.latent_channels, latent.height, latent.width);
-        let count = shape.1 * shape.2 * shape.3;
-        let noise = TorchCpu::new(seed).normal(count);
-        let noise = Tensor::from_vec(noise, shape, pipeline.device())?; // [1, 4, h, w], f32
-        let x = (noise * sigmas.init_scale)?;
-        let Cast { phases, steps: acting, compose, load, encode } = cast;
-        let clock = Clock::default();
-        let suspects = Suspects::new(&phases, plan);
-        let networks = phases
-            .iter()
-            .map(|phase| Network::new(pipeline, plan, phase, (&sigmas, &clock, cancel), &x))
-            .collect::<Result<_>>()?;
-        let timings = Timings { load, compose, encode, ..Timings::default() };
+        let Prepared { model, plan, timeline, grid, start, running } = *prepared;
+        let latent = plan.size()?.latent(model.parts.vae.factor())?;
+        let channels = model.parts.vae.latent_channels;
+        let shape = LatentShape { channels, height: latent.height, width: latent.width };
+        let seeds: Vec<u64> = images.iter().map(|image| image.seed).collect();
+        let mut noise = SeededNoise::torch(&seeds);
+        let x = start.latents(&mut noise, shape, grid, model.device())?;
+        let bound = |estimator| Bound::new(model, plan, estimator, grid, &x, cancel);
         Ok(Self {
-            pipeline,
-            networks,
-            acting,
-            integrator: plan.sampler.integrator(),
-            interval: plan.guidance_interval,
-            clock,
-            sigmas,
+            networks: estimators.iter().map(bound).collect::<Result<_>>()?,
+            timeline: timeline.clone(),
+            integrator: model.integrator(plan)?,
+            grid: grid.clone(),
+            noise,
             x,
             done: 0,
             failed: false,
-            index,
-            last: index + 1 >= plan.count,
-            seed,
+            last: images.iter().any(|image| image.index + 1 >= plan.count),
+            images,
             tile: plan.tile,
             cancel: cancel.clone(),
             timings,
-            suspects,
+            suspects: Suspects::new(estimators, plan),
             mark: None,
-            _running: None,
+            _running: running.clone(),
+            _at_work: at_work,
+            model: model.clone(),
             _session: session,
         })
     }
 
-    /// The same, whose request runs as long as it lives.
-    pub(super) fn keeping(self, running: Running<'a>) -> Self {
-        Self { _running: Some(running), ..self }
+    /// Places in the plan of the images that are made.
+    pub fn images(&self) -> impl ExactSizeIterator<Item = usize> {
+        self.images.iter().map(|image| image.index)
     }
 
-    /// The estimate of a step as a picture.
+    /// The estimate of a step as a picture, of the first image.
     ///
     /// # Errors
     /// What reading and running the VAE gives.
     pub fn preview(&self, view: &StepView) -> Result<Picture> {
-        let watch = Watch { observer: &Silent, cancel: &self.cancel };
-        let latents = &view.denoised;
-        let picture = self.pipeline.decode(latents, self.tile, watch, |_, _| {});
-        picture.map_err(|error| self.suspects.explain(self.pipeline, latents, error))
+        self.preview_of(view, 0)
     }
 
-    /// Latents as they are now, in the scale that the VAE expects at the end: `[1, 4, h, w]`.
+    /// The estimate of a step as a picture; `image` counts the images of these steps from 0.
+    ///
+    /// # Errors
+    /// As [`preview`](Self::preview).
+    pub fn preview_of(&self, view: &StepView, image: usize) -> Result<Picture> {
+        let watch = Watch { observer: &Silent, cancel: &self.cancel };
+        let latents = view.denoised.narrow(0, image, 1)?;
+        let picture = self.model.decode(&latents, self.tile, watch, |_, _| {});
+        picture.map_err(|error| self.suspects.explain(&self.model, &latents, error))
+    }
+
+    /// Latents as they are now, in the scale that the VAE expects at the end: `[B, 4, h, w]`.
     pub fn latents(&self) -> Result<Tensor> {
-        self.sigmas.finish(&self.x)
+        self.grid.finish(&self.x)
     }
 
     /// Decodes the image; steps that are still open are taken first.
     ///
     /// # Errors
-    /// What running the networks gives.
+    /// What running the networks gives; [`Error::Internal`] when there are several images, which
+    /// [`finish_each`](Self::finish_each) decodes.
     pub fn finish(self) -> Result<Generated> {
         let cancel = self.cancel.clone();
-        self.finish_observed(&Silent, &cancel)
+        self.finish_watched(Watch { observer: &Silent, cancel: &cancel })
     }
 
-    pub(super) fn finish_observed(
+    /// Decodes all images one after the other, and hands each to `sink` as soon as it is done; steps that are still
+    /// open are taken first.
+    ///
+    /// # Errors
+    /// What running the networks gives, or what `sink` returns.
+    pub fn finish_each(self, sink: &mut dyn FnMut(Generated) -> Result<()>) -> Result<()> {
+        let cancel = self.cancel.clone();
+        self.finish_each_watched(Watch { observer: &Silent, cancel: &cancel }, sink)
+    }
+
+    pub(super) fn finish_watched(self, watch: Watch<'_>) -> Result<Generated> {
+        if self.images.len() > 1 {
+            return Err(Error::Internal("`finish` was called for several images".into()));
+        }
+        let mut picture = None;
+        self.finish_each_watched(watch, &mut |generated| {
+            picture = Some(generated);
+            Ok(())
+        })?;
+        picture.ok_or_else(|| Error::Internal("steps without an image".into()))
+    }
+
+    pub(super) fn finish_each_watched(
         mut self,
-        observer: &dyn Observer,
-        cancel: &Cancel,
-    ) -> Result<Generated> {
+        watch: Watch<'_>,
+        sink: &mut dyn FnMut(Generated) -> Result<()>,
+    ) -> Result<()> {
         for step in self.by_ref() {
             step?;
         }
@@ -179,68 +235,82 @@ impl<'a> Steps<'a> {
         }
         self.timings.sample += begin.elapsed();
         self.networks.clear();
-        self.pipeline.steps_done(self.last);
+        self.model.residency.steps_over(self.last);
+        self.timings.sample /= self.images.len().max(1) as u32;
+        for place in 0..self.images.len() {
+            let generated = self.decode(&latents.narrow(0, place, 1)?, place, watch)?;
+            // What was loaded counts once.
+            self.timings = Timings { sample: self.timings.sample, ..Timings::default() };
+            if place + 1 == self.images.len() {
+                self.model.residency.over(Stage::Decode);
+            }
+            sink(generated)?;
+        }
+        Ok(())
+    }
+
+    /// Decodes the image at `place` of these steps.
+    fn decode(&self, latents: &Tensor, place: usize, watch: Watch<'_>) -> Result<Generated> {
+        let mut timings = self.timings;
         let begin = Instant::now();
-        let watch = Watch { observer, cancel };
-        self.pipeline.decoder(watch)?;
-        self.timings.load += begin.elapsed();
+        self.model.decoder(watch)?;
+        timings.load += begin.elapsed();
         let begin = Instant::now();
-        let image = self.index;
-        let picture = self.pipeline.decode(&latents, self.tile, watch, |tile, tiles| {
+        let Image { index: image, seed } = self.images[place];
+        let picture = self.model.decode(latents, self.tile, watch, |tile, tiles| {
             watch.tell(&Event::Decoding { image, tile, tiles });
         });
         let picture =
-            picture.map_err(|error| self.suspects.explain(self.pipeline, &latents, error))?;
-        self.timings.decode = begin.elapsed();
-        self.pipeline.picture_done();
-        Ok(Generated { picture, index: image, seed: self.seed, timings: self.timings })
+            picture.map_err(|error| self.suspects.explain(&self.model, latents, error))?;
+        timings.decode = begin.elapsed();
+        Ok(Generated { picture, index: image, seed, timings })
     }
 
     fn step(&mut self) -> Result<StepView> {
         self.cancel.check()?;
         let begin = Instant::now();
-        self.clock.set(self.done);
-        let _rounded = self.pipeline.rounding();
-        if self.sigmas.steps() - self.done >= WORTH_RECORDING {
-            self.pipeline.replays.record();
+        let _rounded = self.model.rounding();
+        if self.grid.steps() - self.done >= WORTH_RECORDING {
+            self.model.residency.replays.record();
         }
         let _working = working();
-        let guided = self.interval.is_none_or(|w| w.active(self.done, self.sigmas.steps()));
-        let acting: Vec<&dyn Denoiser> = self
-            .acting
-            .get(self.done)
-            .map(|phases| phases.iter().map(|i| self.networks[*i].denoiser(guided)).collect())
-            .unwrap_or_default();
-        let step = match acting[..] {
-            [only] => self.integrator.step(only, &self.x, &self.sigmas, self.done)?,
-            _ => self.integrator.step(&Mean(acting), &self.x, &self.sigmas, self.done)?,
+        let phases = self.timeline.at(self.done).iter();
+        let acting: Vec<_> = phases.map(|phase| self.networks[phase.estimate].at(phase)).collect();
+        let (x, grid, noise) = (&self.x, &self.grid, &mut self.noise);
+        let step = match &acting[..] {
+            [only] => self.integrator.step(only, x, grid, self.done, noise)?,
+            several => {
+                let mean = Mean(several.iter().map(|one| one as &dyn Denoiser).collect());
+                self.integrator.step(&mean, x, grid, self.done, noise)?
+            }
         };
+        drop(acting);
         self.x = step.x;
         self.done += 1;
-        // A GPU has a step in hand and no more, so that progress is true and a picture can be cancelled.
-        let mark = Mark::new(self.pipeline.device())?;
+        // A GPU has a step in hand and no more, so that progress is true and an image can be cancelled.
+        let mark = Mark::new(self.model.device())?;
         if let Some(before) = self.mark.replace(mark) {
             before.wait()?;
         }
         self.timings.sample += begin.elapsed();
         Ok(StepView {
             step: self.done,
-            steps: self.sigmas.steps(),
-            sigma: self.sigmas.sigmas[self.done],
+            steps: self.grid.steps(),
+            sigma: self.grid.levels[self.done - 1].next,
             denoised: step.denoised,
         })
     }
 }
 
-impl Iterator for Steps<'_> {
+impl Iterator for Steps {
     type Item = Result<StepView>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.failed || self.done >= self.sigmas.steps() {
+        if self.failed || self.done >= self.grid.steps() {
             return None;
         }
         // Streamed blocks are put together with their adapters only now.
-        let view = self.step().map_err(|error| self.pipeline.or_the_models_fault(error, &["unet"]));
+        let view = self.step().map_err(|error| self.model.or_the_models_fault(error, &["unet"]));
         self.failed = view.is_err();
         Some(view)
     }

@@ -1,6 +1,8 @@
-//! Floor 1. The text of a prompt: `<lora:…>` tags are taken out of it.
+//! The text of a prompt: `<lora:…>` tags are taken out of it.
 //!
 //! This module knows nothing of adapters or tokens; what a tag says is read elsewhere.
+//!
+//! Floor 1.
 
 mod syntax;
 

@@ -1,4 +1,4 @@
-//! Floor 1. Syntax of other programs' prompts that is drawn as it is written.
+//! Syntax of other programs' prompts that is drawn as it is written.
 //!
 //! Emphasis, editing, alternatives, embeddings: what a prompt that was written for another program means by
 //! them is not what it means here, which deserves a word.

@@ -1,7 +1,9 @@
-//! Floor 1. Gaussian noise that a seed reproduces, here and in the reference implementation.
+//! Gaussian noise that a seed reproduces, here and in the reference implementation.
 //!
 //! A stream of noise knows nothing of pictures, tensors or samplers: it counts values. Whoever
 //! draws from it decides what they mean and in which order they are drawn.
+//!
+//! Floor 1.
 
 mod mt19937;
 

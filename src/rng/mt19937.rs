@@ -1,4 +1,4 @@
-//! Floor 1. The stream of `torch.randn` on a CPU.
+//! The stream of `torch.randn` on a CPU.
 //!
 //! A seed names the same picture here and in diffusers only if both start from the same noise, so
 //! this follows PyTorch down to how it cuts the random bits.

@@ -1,4 +1,6 @@
-//! Floor 2. Bounds of the estimate of x₀, which some scheduler configs ask for.
+//! Bounds of the estimate of x₀, which some scheduler configs ask for.
+//!
+//! Floor 2.
 
 use crate::error::Result;
 use candle_core::{DType, Tensor};

@@ -1,15 +1,29 @@
-//! Floor 2. `scheduler_config.json`: the noise that a model was trained with, and how its author draws.
+//! `scheduler_config.json`: the noise that a model was trained with, and how its author draws.
+//!
+//! Floor 2.
 //!
 //! Every key of diffusers' three schedulers is followed or refused by name. A key acts on the samplers whose
 //! scheduler in diffusers has it, whatever class the file names: so does `Scheduler.from_config`. The test
 //! `every_key_of_diffusers_is_followed_or_refused` lists them all.
 
-use super::Sampler;
 use super::bounds::Bounds;
-use super::dpmpp::Solver;
-use super::prediction::PredictionKind;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Deserializer, Serialize};
+
+/// What a network predicts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub enum PredictionKind {
+    /// The noise ε: SD 1.x, SD 2.x base, SDXL.
+    #[default]
+    #[serde(rename = "epsilon")]
+    Epsilon,
+    /// v = α·ε − σ·x₀, Salimans and Ho (2022): SD 2.x 768 and some SDXL fine-tunes.
+    #[serde(rename = "v_prediction", alias = "v")]
+    V,
+    /// The clean sample itself.
+    #[serde(rename = "sample")]
+    Sample,
+}
 
 /// Where the discrete schedule puts its timesteps: Lin et al. (2023), Table 2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -232,26 +246,18 @@ impl SchedulerConfig {
         ])
     }
 
-    /// Refuses what `sampler` does not build, though its scheduler in diffusers follows it.
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`] naming the config field.
-    pub fn validate_for(&self, sampler: Sampler) -> Result<()> {
-        if sampler != Sampler::DpmPp2m {
-            return Ok(());
-        }
-        let solvers = ["midpoint", "heun", "logrho", "bh1", "bh2"];
-        let order = self.solver_order;
-        let found = [
-            ("algorithm_type", other(self.algorithm_type.as_deref(), &["dpmsolver++", "deis"])),
-            ("solver_type", other(self.solver_type.as_deref(), &solvers)),
-            ("solver_order", (!matches!(order, 1 | 2)).then(|| order.to_string())),
-        ];
-        match found.into_iter().find_map(|(field, found)| Some((field, found?))) {
+    /// Refuses the first field of which something was found that `sampler` does not build, though its scheduler in
+    /// diffusers follows it. `how`: what a user can do.
+    pub(super) fn refuse_for(
+        sampler: &str,
+        how: &str,
+        found: &[(&str, Option<String>)],
+    ) -> Result<()> {
+        match found.iter().find_map(|(field, found)| Some((field, found.as_ref()?))) {
             None => Ok(()),
             Some((field, found)) => Err(Error::unsupported(
                 format!("{sampler} with a scheduler config of {field} = {}", found.escape_debug()),
-                "pass --sampler euler or ddim, which do not use it, or change it in the config",
+                how,
             )),
         }
     }
@@ -266,34 +272,15 @@ impl SchedulerConfig {
         )])
     }
 
-    /// How `sampler` bounds its estimates.
-    pub(super) fn bounds(&self, sampler: Sampler) -> Bounds {
-        let clip = self.clip_sample.unwrap_or(true);
-        let threshold = Bounds::Threshold {
-            ratio: self.dynamic_thresholding_ratio,
-            most: self.sample_max_value,
-        };
-        match sampler {
-            Sampler::Ddim | Sampler::DpmPp2m if self.thresholding => threshold,
-            Sampler::Ddim if clip => Bounds::Clip(self.clip_sample_range),
-            Sampler::Euler | Sampler::Ddim | Sampler::DpmPp2m => Bounds::Free,
-        }
-    }
-
-    /// The rule of DPM++ in a run of so many steps; other samplers have none to choose.
-    pub(super) fn solver(&self, sampler: Sampler, steps: usize) -> Solver {
-        let short = steps < 15 && self.lower_order_final.unwrap_or(true);
-        let chosen = Solver {
-            first_order: self.solver_order == 1,
-            heun: self.solver_type.as_deref() == Some("heun"),
-            ends_low: self.euler_at_final || short,
-        };
-        if sampler == Sampler::DpmPp2m { chosen } else { Solver::default() }
+    /// The bounds of estimates that `thresholding` asks for.
+    pub(super) fn threshold(&self) -> Bounds {
+        let (ratio, most) = (self.dynamic_thresholding_ratio, self.sample_max_value);
+        if self.thresholding { Bounds::Threshold { ratio, most } } else { Bounds::Free }
     }
 }
 
 /// What is found where only `built` is.
-fn other(found: Option<&str>, built: &[&str]) -> Option<String> {
+pub(super) fn other(found: Option<&str>, built: &[&str]) -> Option<String> {
     found.filter(|found| !found.is_empty() && !built.contains(found)).map(str::to_owned)
 }
 

@@ -1,6 +1,8 @@
-//! Floor 2. Classifier-free guidance as a denoiser around a denoiser.
+//! Classifier-free guidance as a denoiser around a denoiser.
+//!
+//! Floor 2.
 
-use super::Denoiser;
+use super::integrator::Denoiser;
 use crate::error::Result;
 use candle_core::Tensor;
 

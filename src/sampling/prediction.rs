@@ -1,32 +1,20 @@
-//! Floor 2. A noise-predicting network as a [`Denoiser`]. Timesteps exist only here.
+//! A network that predicts ε, v or x₀ as a [`Denoiser`].
+//!
+//! Floor 2.
 
-use super::{Denoiser, NoiseTable, Sigmas};
+use super::config::PredictionKind;
+use super::grid::Grid;
+use super::integrator::Denoiser;
+use super::process::{NoiseProcess, TimestepRule};
 use crate::error::Result;
 use candle_core::Tensor;
-
-/// What a network predicts.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize,
-)]
-pub enum PredictionKind {
-    /// The noise ε: SD 1.x, SD 2.x base, SDXL.
-    #[default]
-    #[serde(rename = "epsilon")]
-    Epsilon,
-    /// v = α·ε − σ·x₀, Salimans and Ho (2022): SD 2.x 768 and some SDXL fine-tunes.
-    #[serde(rename = "v_prediction", alias = "v")]
-    V,
-    /// The clean sample itself.
-    #[serde(rename = "sample")]
-    Sample,
-}
 
 /// A network bound to its conditioning.
 pub trait NoiseModel {
     /// The raw prediction.
     ///
-    /// `x`: latents `[B, C, h, w]` in variance-preserving scale. `timestep`: training index, may be
-    /// fractional.
+    /// `x`: latents `[B, C, h, w]` in the scale that the network was trained on. `timestep`: training index, may
+    /// be fractional.
     fn predict(&self, x: &Tensor, timestep: f64) -> Result<Tensor>;
 }
 
@@ -35,34 +23,23 @@ pub trait NoiseModel {
 pub struct Predictor<M> {
     model: M,
     kind: PredictionKind,
-    table: NoiseTable,
-    /// Timesteps of the planned noise levels: the reference's rounding is kept.
-    planned: Vec<(f64, f64)>,
+    process: NoiseProcess,
+    /// Which timestep the network gets for a noise level.
+    rule: TimestepRule,
 }
 
 impl<M: NoiseModel> Predictor<M> {
-    /// A denoiser from `model`, for the noise levels of `plan`.
-    pub fn new(model: M, kind: PredictionKind, table: NoiseTable, plan: &Sigmas) -> Self {
-        let planned = plan.sigmas.iter().copied().zip(plan.timesteps.iter().copied()).collect();
-        Self { model, kind, table, planned }
-    }
-
-    fn timestep(&self, sigma: f64) -> f64 {
-        let planned = self.planned.iter().find(|(s, _)| (s - sigma).abs() <= 1e-9 * sigma);
-        planned.map_or_else(|| self.table.timestep(sigma), |&(_, t)| t)
+    /// A denoiser from `model`, whose timesteps are those of `grid`.
+    pub fn new(model: M, kind: PredictionKind, grid: &Grid) -> Self {
+        Self { model, kind, process: grid.process.clone(), rule: grid.rule }
     }
 }
 
 impl<M: NoiseModel> Denoiser for Predictor<M> {
     fn denoise(&self, x: &Tensor, sigma: f64) -> Result<Tensor> {
-        // Variance-exploding to variance-preserving scale: x / √(1 + σ²).
-        let norm = sigma.hypot(1.0);
-        let prediction = self.model.predict(&(x / norm)?, self.timestep(sigma))?;
-        let prediction = prediction.to_dtype(x.dtype())?;
-        Ok(match self.kind {
-            PredictionKind::Epsilon => (x - (prediction * sigma)?)?,
-            PredictionKind::V => ((x / (norm * norm))? - (prediction * (sigma / norm))?)?,
-            PredictionKind::Sample => prediction,
-        })
+        let seen = self.process.scale_input(x, sigma)?;
+        let timestep = self.process.timestep(sigma, self.rule);
+        let output = self.model.predict(&seen, timestep)?.to_dtype(x.dtype())?;
+        self.process.x0(self.kind, x, &output, sigma)
     }
 }

@@ -1,13 +1,13 @@
-//! Floor 6. Puts a LoRA into a folder of LoRAs, with its card.
+//! Puts a LoRA into a folder of LoRAs, with its card.
 
 use super::cache::is_relative;
 use super::lora::{EXTENSIONS, companions};
 use super::{Card, Store, digest};
+use crate::atomic_file::Together;
 use crate::error::{Error, Result};
 use crate::input;
 use crate::lora::AdapterFile;
 use crate::pipeline::Cancel;
-use crate::whole::Together;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};

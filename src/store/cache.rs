@@ -1,9 +1,8 @@
-//! Floor 6. The cache of hub downloads that is shared with other tools: where it is, what a
+//! The cache of hub downloads that is shared with other tools: where it is, what a
 //! repository's folder looks like, and what of it is usable without any request.
 
 use super::Env;
 use super::list::{Entry, Kind, size};
-use super::snapshot;
 use crate::error::{Error, Result};
 use crate::input;
 use std::fs;
@@ -12,6 +11,15 @@ use std::path::{Component, Path, PathBuf};
 /// The hub that is asked unless `HF_ENDPOINT` names another.
 pub const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 
+/// Names that diffusers and PEFT give to the weights of an adapter.
+pub(super) const STANDARD: [&str; 4] = [
+    "pytorch_lora_weights.safetensors",
+    "adapter_model.safetensors",
+    "pytorch_lora_weights.bin",
+    "adapter_model.bin",
+];
+/// The settings that PEFT writes beside the weights.
+pub(super) const CONFIG: &str = "adapter_config.json";
 /// Components whose weights a model cannot do without, when its index names them.
 pub(super) const COMPONENTS: [&str; 4] = ["text_encoder", "text_encoder_2", "unet", "vae"];
 
@@ -153,11 +161,6 @@ impl HubCache {
     /// The folder of a repository.
     pub(super) fn folder(&self, repo: &str) -> PathBuf {
         self.root.join(format!("models--{}", repo.replace('/', "--")))
-    }
-
-    /// The file or folder of `id`, when all of it is here.
-    pub fn find(&self, id: &HubId) -> Option<PathBuf> {
-        self.look(id, snapshot::model).ok().map(|usable| usable.path)
     }
 
     /// The repositories of which something is here, sorted.

@@ -1,8 +1,8 @@
-//! Floor 6. Cards: what people know about a LoRA, in a small file beside it.
+//! Cards: what people know about a LoRA, in a small file beside it.
 
 use super::{place, table};
 use crate::error::{Error, Result};
-use crate::lora::reference::{check_weight, short};
+use crate::lora::spec::{check_weight, short};
 use serde::{Deserialize, Serialize, Serializer};
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Floor 6. SHA-256 of files.
+//! SHA-256 of files.
 
 use crate::error::{Error, Result};
 use crate::input;

@@ -1,4 +1,4 @@
-//! Floor 6. What lies in folders of models.
+//! What lies in folders of models.
 
 use super::STARTER;
 use crate::error::Error;

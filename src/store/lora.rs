@@ -1,5 +1,6 @@
-//! Floor 6. From the name of a LoRA to its file and card.
+//! From the name of a LoRA to its file and card.
 
+use super::cache::{CONFIG, STANDARD};
 use super::list::{self, is_called, size, walk};
 use super::snapshot::{self, Lack};
 use super::{Card, HubId, Progress, Store, actual, digest, instead, look_at, only, said};
@@ -10,15 +11,6 @@ use std::path::{Path, PathBuf};
 
 /// Extensions of adapter files.
 pub(super) const EXTENSIONS: [&str; 5] = ["safetensors", "pt", "bin", "ckpt", "pth"];
-/// Names that diffusers and PEFT give to the weights of an adapter.
-pub(super) const STANDARD: [&str; 4] = [
-    "pytorch_lora_weights.safetensors",
-    "adapter_model.safetensors",
-    "pytorch_lora_weights.bin",
-    "adapter_model.bin",
-];
-/// The settings that PEFT writes beside the weights.
-pub(super) const CONFIG: &str = "adapter_config.json";
 /// Weights in a folder of PEFT's.
 const PEFT: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
 /// What cloneofsimo's tools insert before the extension of the files that go with `x.pt`.

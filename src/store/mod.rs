@@ -1,5 +1,7 @@
-//! Floor 6. From a name to its files: folders of models and LoRAs, the cache shared with other
+//! From a name to its files: folders of models and LoRAs, the cache shared with other
 //! tools, and (feature `hub`) downloads into that cache.
+//!
+//! Floor 6.
 
 mod actual;
 mod add;
@@ -24,8 +26,8 @@ pub use lora::{FoundLora, LoraEntry};
 pub use stack::Stack;
 
 use crate::error::{Error, Result};
-use crate::near::did_you_mean;
 use crate::pipeline::Cancel;
+use crate::suggest::did_you_mean;
 use snapshot::{Absent, Usable};
 use std::collections::BTreeMap;
 use std::ffi::OsString;

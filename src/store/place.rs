@@ -1,7 +1,7 @@
-//! Floor 6. Puts files in place whole or not at all.
+//! Puts files in place whole or not at all.
 
+use crate::atomic_file::{self, Care};
 use crate::error::Result;
-use crate::whole::{self, Care};
 use std::fs::File;
 use std::path::Path;
 
@@ -14,7 +14,7 @@ pub(super) fn whole<T>(
     write: impl FnOnce(&mut File) -> Result<T>,
 ) -> Result<T> {
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        whole::make_folder(folder)?;
+        atomic_file::make_folder(folder)?;
     }
-    whole::write(path, force, Care::Lasting, write)
+    atomic_file::write(path, force, Care::Lasting, write)
 }

@@ -1,10 +1,11 @@
-//! Floor 6. What of a cached repository can be used without any request, and why the rest cannot.
+//! What of a cached repository can be used without any request, and why the rest cannot.
 
-use super::cache::{COMPONENTS, HubCache, HubId, is_commit, is_index, is_weights, small_text};
+use super::cache::{
+    COMPONENTS, HubCache, HubId, STANDARD, is_commit, is_index, is_weights, small_text,
+};
 use super::list::is_diffusers;
-use super::lora::STANDARD;
 use crate::error::Error;
-use crate::near::{did_you_mean, near};
+use crate::suggest::{did_you_mean, near};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -76,6 +77,11 @@ pub(super) enum Lack {
 pub(super) type Choose = fn(&Path) -> Result<PathBuf, Lack>;
 
 impl HubCache {
+    /// The file or folder of `id`, when all of it is here.
+    pub fn find(&self, id: &HubId) -> Option<PathBuf> {
+        self.look(id, model).ok().map(|usable| usable.path)
+    }
+
     /// What of `id` is here; `choose` finds it in a snapshot when `id` names no file.
     pub(super) fn look(&self, id: &HubId, choose: Choose) -> Result<Usable, Absent> {
         let folder = self.folder(&id.repo);

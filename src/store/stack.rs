@@ -1,10 +1,10 @@
-//! Floor 6. Stacks: several LoRAs under one name, in a file.
+//! Stacks: several LoRAs under one name, in a file.
 
 use super::list::{is_called, walk};
 use super::{Store, actual, only, place, table};
 use crate::error::{Error, Result};
 use crate::lora::LoraRef;
-use crate::lora::reference::KEYS as LORA_KEYS;
+use crate::lora::spec::KEYS as LORA_KEYS;
 use serde::{Deserialize, Serialize};
 use std::io::Write;
 use std::path::{Path, PathBuf};

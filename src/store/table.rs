@@ -1,8 +1,8 @@
-//! Floor 6. Small TOML files that people write: cards and stacks.
+//! Small TOML files that people write: cards and stacks.
 
 use crate::error::{Error, Result};
 use crate::input;
-use crate::near::did_you_mean;
+use crate::suggest::did_you_mean;
 use serde::de::DeserializeOwned;
 use std::path::Path;
 

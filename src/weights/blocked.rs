@@ -1,4 +1,4 @@
-//! Floor 2. Weights that stay in blocks on a device and are unpacked where they are used.
+//! Weights that stay in blocks on a device and are unpacked where they are used.
 
 use crate::error::Result;
 use crate::kernels::Quantisation;

@@ -1,4 +1,4 @@
-//! Floor 2. What stands beside a weight: low-rank branches that are added at run time.
+//! What stands beside a weight: low-rank branches that are added at run time.
 
 use crate::error::Result;
 use candle_core::{DType, Device, Tensor};
@@ -48,7 +48,7 @@ pub struct DenseBranch {
     pub mid: Option<Tensor>,
     /// As [`FactorKind::Up`] says.
     pub up: Tensor,
-    /// As of the branch.
+    /// Effective scale: strength · alpha / rank.
     pub scale: f32,
 }
 

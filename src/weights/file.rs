@@ -1,4 +1,4 @@
-//! Floor 2. One weight file, opened by what it contains: safetensors, GGUF, or a torch pickle.
+//! One weight file, opened by what it contains: safetensors, GGUF, or a torch pickle.
 //!
 //! Opening reads only the table of contents; a tensor's bytes are touched when it is asked for and
 //! are converted straight from the memory map. fp8 tensors are read as they are: a companion
@@ -15,7 +15,8 @@ mod scale;
 
 pub use checkpoint::{Checkpoint, Inventory, NotFinite, Placement};
 
-use super::quantised::Blocks;
+use super::block_type::Blocks;
+use super::contents::{Contents, Entry, TensorInfo, dense_strides};
 use crate::error::{Error, InFile, Result};
 use crate::input;
 use candle_core::{DType, Device, Tensor};
@@ -26,60 +27,6 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-
-/// Type and shape of one tensor, as stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TensorInfo {
-    /// Element type in the file; of a tensor in blocks that of its bytes.
-    pub dtype: Dtype,
-    /// Dimensions, outermost first; empty for a scalar.
-    pub shape: Vec<usize>,
-    /// Set when elements share scales in blocks.
-    pub blocks: Option<Blocks>,
-}
-
-impl TensorInfo {
-    /// Number of elements.
-    pub fn elements(&self) -> usize {
-        // Every shape was checked against the file's length when it was opened.
-        self.shape.iter().fold(1, |n, &d| n.saturating_mul(d))
-    }
-
-    /// Bytes of the elements, without gaps.
-    pub fn bytes(&self) -> usize {
-        self.bytes_of(self.elements())
-    }
-
-    /// Bytes of so many of its elements.
-    pub(super) fn bytes_of(&self, elements: usize) -> usize {
-        match self.blocks {
-            Some(Blocks { kind, .. }) => (elements / kind.size()).saturating_mul(kind.bytes()),
-            None => elements.saturating_mul(self.dtype.bitsize()) / 8,
-        }
-    }
-
-    /// The element type, or that of the blocks, as people call it.
-    pub fn type_name(&self) -> String {
-        self.blocks.map_or_else(|| self.dtype.to_string(), |blocks| blocks.kind.to_string())
-    }
-}
-
-/// Where a tensor lies in its file.
-#[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) info: TensorInfo,
-    /// Byte offset of the first element.
-    pub(super) offset: usize,
-    /// Distance between neighbours along each dimension, in elements; `None` when dense.
-    pub(super) strides: Option<Vec<usize>>,
-}
-
-/// What reading a table of contents gives.
-#[derive(Debug, Default)]
-pub(super) struct Contents {
-    pub(super) entries: BTreeMap<String, Entry>,
-    pub(super) metadata: BTreeMap<String, String>,
-}
 
 /// The bytes of a file.
 enum Bytes {
@@ -501,15 +448,6 @@ impl View {
         self.strides.reverse();
         self
     }
-}
-
-/// Strides of a row-major tensor without gaps, in elements.
-pub(super) fn dense_strides(shape: &[usize]) -> Vec<usize> {
-    let mut strides = vec![1usize; shape.len()];
-    for i in (1..shape.len()).rev() {
-        strides[i - 1] = strides[i].saturating_mul(shape[i]);
-    }
-    strides
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Floor 2. GGUF, the format of stable-diffusion.cpp and llama.cpp: its table of contents.
+//! GGUF, the format of stable-diffusion.cpp and llama.cpp: its table of contents.
 //!
 //! Nothing in the file is believed: counts are held against the bytes that are left before anything is
 //! made of them, and tensors must lie inside the file without overlapping. Values of metadata that are no
@@ -7,8 +7,8 @@
 //! # Source
 //! `docs/gguf.md` of ggml; versions 2 and 3.
 
-use super::file::{Contents, Entry, TensorInfo};
-use super::quantised::{BlockType, Blocks};
+use super::block_type::{BlockType, Blocks};
+use super::contents::{Contents, Entry, TensorInfo};
 use crate::error::{Error, Result};
 use safetensors::Dtype;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Floor 2. Weights that are already in memory: tests, and a base that many networks share.
+//! Weights that are already in memory: tests, and a base that many networks share.
 
 use super::quantised::is_quantisable;
 use super::{Placement, Products, Quantisation, Site, Weight, WeightSource, shapes_agree};

@@ -1,11 +1,15 @@
-//! Floor 2. Where weights come from: the seam between files, adapters and networks.
+//! Where weights come from: the seam between files, adapters and networks.
 //!
 //! A network asks a [`WeightSource`] for each of its [`Site`]s and gets a [`Weight`], a value that
 //! may be dense or carry low-rank branches. It never learns whether a file, a memory map or an
 //! overlay of adapters answered. This module knows no layer.
+//!
+//! Floor 2.
 
+mod block_type;
 pub(crate) mod blocked;
 mod branch;
+mod contents;
 mod file;
 mod gguf;
 mod memory;
@@ -15,11 +19,12 @@ pub(crate) mod quantised;
 mod resident;
 
 pub use crate::kernels::{Arrangement, Instructions, Packed, Precision, Quantisation};
+pub use block_type::{BlockType, Blocks};
 pub use blocked::BlockTensor;
 pub use branch::{Branch, DenseBranch, FactorKind, Factors};
-pub use file::{Checkpoint, CheckpointFile, Inventory, NotFinite, Placement, TensorInfo};
+pub use contents::TensorInfo;
+pub use file::{Checkpoint, CheckpointFile, Inventory, NotFinite, Placement};
 pub use memory::MemorySource;
-pub use quantised::{BlockType, Blocks};
 pub use resident::Resident;
 
 use crate::cancel::Cancel;
@@ -278,7 +283,7 @@ fn weight_shape<S: WeightSource + ?Sized>(
     shape: &[usize],
 ) -> Result<WeightShape> {
     if !source.shape(site).is_some_and(|stored| shapes_agree(&stored, shape)) {
-        // It says what is wrong.
+        // `get` returns the precise shape error.
         source.get(site, shape)?;
     }
     let [outputs, inputs] = *shape.first_chunk().ok_or_else(|| {

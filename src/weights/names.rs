@@ -1,4 +1,4 @@
-//! Floor 2. How other layouts name the weights: tables and pure functions, no files.
+//! How other layouts name the weights: tables and pure functions, no files.
 //!
 //! The canonical names are diffusers' ([`Site`](super::Site)). Checkpoints in one file use the names
 //! of the original code instead: `ldm` for SD 1.x and 2.x, `sgm` for SDXL (the same names),

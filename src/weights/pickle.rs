@@ -1,4 +1,4 @@
-//! Floor 2. Torch files: pickles, read by an interpreter that can build tensors and nothing else.
+//! Torch files: pickles, read by an interpreter that can build tensors and nothing else.
 //!
 //! A pickle is a program. This interpreter knows containers, numbers and strings, and the few names
 //! by which torch describes tensors; a name that is not on its list ends the reading with
@@ -9,11 +9,12 @@
 mod heap;
 mod input;
 mod machine;
+mod storage;
 mod symbols;
 mod torch;
 mod zip;
 
-use super::file::Contents;
+use super::contents::Contents;
 use crate::error::{Error, Result};
 use heap::Value;
 use machine::Machine;

@@ -1,4 +1,4 @@
-//! Floor 2. A source that remembers what it gave, so that several networks share one copy.
+//! A source that remembers what it gave, so that several networks share one copy.
 
 use super::blocked::{BlockNote, BlockTensor};
 use super::{
@@ -6,7 +6,7 @@ use super::{
     shapes_agree,
 };
 use crate::error::Result;
-use crate::kernels::Kept;
+use crate::kernels::WeakPacked;
 use candle_core::{DType, Device, Tensor};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,7 +22,7 @@ pub struct Resident {
     keeps: bool,
     given: Mutex<HashMap<Site, Tensor>>,
     /// Packed weights belong to the networks; here is only where they are, by site and variant.
-    packed: Mutex<HashMap<Key, Kept>>,
+    packed: Mutex<HashMap<Key, WeakPacked>>,
     /// The same of weights in blocks.
     blocks: Mutex<HashMap<Site, BlockNote>>,
 }
@@ -57,7 +57,7 @@ impl Resident {
         given.retain(|site, _| site.component() != component);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Kept>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, WeakPacked>> {
         self.packed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -147,14 +147,14 @@ impl WeightSource for Resident {
         make: &dyn Fn() -> Result<Packed>,
     ) -> Result<Packed> {
         let key = (site.clone(), variant.into(), arrangement, precision);
-        if let Some(packed) = self.lock().get(&key).and_then(Kept::get) {
+        if let Some(packed) = self.lock().get(&key).and_then(WeakPacked::get) {
             return Ok(packed);
         }
         // Without the lock, and without waiting for others: the threads that pack share their work.
         let packed = make()?;
         let mut known = self.lock();
         // Another thread may have packed it meanwhile: one copy is enough.
-        if let Some(packed) = known.get(&key).and_then(Kept::get) {
+        if let Some(packed) = known.get(&key).and_then(WeakPacked::get) {
             return Ok(packed);
         }
         // Every stack of adapters leaves notes of weights that are gone.

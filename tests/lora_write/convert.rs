@@ -1,7 +1,7 @@
 //! Conversions give the same tensors under other names, there and back.
 
 use super::zoo::{Base, Row, changes, contents, distance, files, zoo};
-use colora::lora::write::{ConvertOptions, Format, Precision, convert};
+use colora::lora::write::{ConvertOptions, FileDtype, Format, convert};
 use colora::{Cancel, Fault};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -175,7 +175,7 @@ fn precision_and_components_are_chosen() {
     let (base, folder) = (Base::named("sd15"), tempfile::tempdir().unwrap());
     let lora = base.load(&zoo("good/sd15-kohya.safetensors")).unwrap();
     let out = folder.path().join("out.safetensors");
-    let precision = Some(Precision::F32);
+    let precision = Some(FileDtype::F32);
     let half = ConvertOptions { precision, ..options(Format::Kohya) };
     convert(&lora, &base.dictionary, &out, &half).unwrap();
     assert!(contents(&out).iter().all(|(_, dtype, ..)| dtype.is_empty() || dtype == "F32"));

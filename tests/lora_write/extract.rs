@@ -3,7 +3,7 @@
 use super::zoo::{Base, distance, sites, zoo};
 use colora::Cancel;
 use colora::lora::write::{
-    ConvertOptions, ExtractOptions, Format, Law, MergeOptions, Precision, ResizeOptions, convert,
+    ConvertOptions, ExtractOptions, FileDtype, Format, Law, MergeOptions, ResizeOptions, convert,
     extract, merge, resize,
 };
 use colora::lora::{Apply, LoraStack, Overlay, StackEntry, Strength};
@@ -16,7 +16,7 @@ fn options() -> ExtractOptions {
         conv_rank: 4,
         threshold: 0.0,
         full_norms: false,
-        precision: Precision::F32,
+        precision: FileDtype::F32,
         force: true,
         cancel: Cancel::new(),
     }
@@ -79,7 +79,7 @@ fn resizing_keeps_what_it_says() {
     let (base, folder) = (Base::named("sd15"), tempfile::tempdir().unwrap());
     let lora = base.load(&zoo("good/sd15-kohya.safetensors")).unwrap();
     let out = folder.path().join("out.safetensors");
-    let precision = Some(Precision::F32);
+    let precision = Some(FileDtype::F32);
     let cancel = Cancel::new();
     let options = |rank, energy| ResizeOptions {
         rank,
@@ -131,7 +131,7 @@ fn what_is_cancelled_leaves_nothing() {
     let entries = vec![StackEntry { lora: Arc::new(lora()), strength: Strength::default() }];
     let law = Law::Cat;
     let options =
-        MergeOptions { law, precision: Precision::F32, force: true, cancel: cancel.clone() };
+        MergeOptions { law, precision: FileDtype::F32, force: true, cancel: cancel.clone() };
     let stack = LoraStack::new(entries);
     let merged = merge(&*base.source, &base.dictionary, &stack, &out, &options).map(drop);
     let options = ConvertOptions {

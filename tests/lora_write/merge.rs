@@ -2,7 +2,7 @@
 
 use super::zoo::{Base, distance, files, sites, zoo};
 use colora::Cancel;
-use colora::lora::write::{Entry, Law, MergeOptions, Metadata, Precision, merge, save};
+use colora::lora::write::{Entry, FileDtype, Law, MergeOptions, Metadata, merge, save};
 use colora::lora::{AdapterFile, Lora, LoraStack, Method, ReadOptions, StackEntry, Strength};
 use colora::weights::{CheckpointFile, Site};
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ fn entry(lora: Lora, weight: f32) -> StackEntry {
 }
 
 fn options(law: Law) -> MergeOptions {
-    MergeOptions { law, precision: Precision::F32, force: true, cancel: Cancel::new() }
+    MergeOptions { law, precision: FileDtype::F32, force: true, cancel: Cancel::new() }
 }
 
 /// The sum of what the entries of a stack change, by site.
@@ -111,7 +111,7 @@ fn peft_adapter(goldens: &CheckpointFile, name: &str, base: &Base, folder: &Path
         let Some(inner) = key.strip_prefix(&prefix) else { continue };
         let (shape, values) =
             (goldens.info(key).unwrap().shape.clone(), goldens.read_f32(key, None).unwrap());
-        let entry = Entry::values(shape, Precision::F32, &values).unwrap();
+        let entry = Entry::values(shape, FileDtype::F32, &values).unwrap();
         tensors.insert(inner.to_owned(), entry);
     }
     let path = folder.join(format!("{name}.safetensors"));

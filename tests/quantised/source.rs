@@ -3,7 +3,7 @@
 use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
 use candle_core::{DType, Device, Tensor};
 use colora::family::{self, ModelParts};
-use colora::lora::write::{CheckpointOptions, Metadata, Precision, checkpoint};
+use colora::lora::write::{CheckpointOptions, FileDtype, Metadata, checkpoint};
 use colora::starter;
 use colora::weights::{Placement, Quantisation};
 use std::collections::HashMap;
@@ -33,7 +33,7 @@ pub(crate) fn ldm_tensors(folder: &Path) -> HashMap<String, Tensor> {
     let parts = starter_parts();
     let options = CheckpointOptions {
         towers: parts.family.towers(),
-        precision: Precision::F32,
+        precision: FileDtype::F32,
         metadata: Metadata::new(),
         force: true,
         cancel: colora::Cancel::new(),

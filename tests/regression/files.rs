@@ -37,15 +37,15 @@ fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 #[test]
 #[ignore = "the helper of the next test"]
 fn helper_that_writes_for_ever() {
-    use colora::lora::write::{Entry, Metadata, Precision, save};
+    use colora::lora::write::{Entry, FileDtype, Metadata, save};
     let Some(path) = std::env::var_os("COLORA_TEST_WRITES") else { return };
     let values = || {
         println!("writing");
         std::thread::sleep(std::time::Duration::from_secs(600));
         Ok(vec![0.0])
     };
-    let first = Entry::values(vec![1 << 20], Precision::F32, &vec![1.0; 1 << 20]).unwrap();
-    let second = Entry::lazy(vec![1], Precision::F32, values);
+    let first = Entry::values(vec![1 << 20], FileDtype::F32, &vec![1.0; 1 << 20]).unwrap();
+    let second = Entry::lazy(vec![1], FileDtype::F32, values);
     let tensors = [("a".to_owned(), first), ("b".to_owned(), second)].into();
     let cancel = colora::Cancel::new();
     save(path.as_ref(), &tensors, &Metadata::new(), true, &cancel).unwrap();

@@ -3,7 +3,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use colora::family::Family;
-use colora::lora::write::{CheckpointOptions, Metadata, Precision, checkpoint};
+use colora::lora::write::{CheckpointOptions, FileDtype, Metadata, checkpoint};
 use colora::models::{ClipConfig, ClipTower, PerBlock, UNet, UNetConfig, Vae, VaeConfig};
 use colora::weights::{MemorySource, Placement, Scope, Site, Weight, WeightSource};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -162,7 +162,7 @@ impl Stored {
         let path = folder.path().join("made.safetensors");
         let options = CheckpointOptions {
             towers: family.towers(),
-            precision: Precision::F32,
+            precision: FileDtype::F32,
             metadata: Metadata::new(),
             force: false,
             cancel: colora::Cancel::new(),

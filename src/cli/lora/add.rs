@@ -1,9 +1,9 @@
-//! Floor 7. `colora lora add`.
+//! `colora lora add`.
 
 use crate::cli::style::{Talk, result_path};
 use crate::cli::{interrupt, settings, store};
 use crate::error::Error;
-use crate::lora::reference::check_weight;
+use crate::lora::spec::check_weight;
 use crate::pipeline::Cancel;
 use crate::store::{Card, NewLora};
 use anyhow::Result;

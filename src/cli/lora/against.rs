@@ -1,4 +1,4 @@
-//! Floor 7. What a LoRA is looked at against: a model, or the standard models by their names alone.
+//! What a LoRA is looked at against: a model, or the standard models by their names alone.
 
 use crate::cli::generate::open_found;
 use crate::cli::shelf::other_card;

@@ -1,4 +1,4 @@
-//! Floor 7. `colora lora check`: whether a LoRA is whole and fits a model.
+//! `colora lora check`: whether a LoRA is whole and fits a model.
 
 use super::against::{Against, open};
 use crate::cli::flags::lossy;

@@ -1,18 +1,18 @@
-//! Floor 7. `colora lora merge --checkpoint`: a whole model with adapters in it.
+//! `colora lora merge --checkpoint`: a whole model with adapters in it.
 
 use super::merge::Args;
 use super::open::{self, Base};
+use crate::atomic_file::{Together, put};
 use crate::cli::output::SCHEMA;
 use crate::cli::style::{Talk, result_json, result_path};
 use crate::error::{Error, Result};
 use crate::family::{ModelParts, held_files};
 use crate::input;
-use crate::lora::write::{CheckpointOptions, Metadata, Precision, check_free, checkpoint_among};
+use crate::lora::write::{CheckpointOptions, FileDtype, Metadata, check_free, checkpoint_among};
 use crate::lora::{Apply, Method, Overlay};
 use crate::sampling::PredictionKind;
 use crate::starter;
 use crate::weights::Placement;
-use crate::whole::{Together, put};
 use candle_core::DType;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -48,9 +48,9 @@ pub(super) fn run(args: &Args, method: Method, talk: Talk) -> anyhow::Result<()>
     let first = open::base(args.model.as_deref(), Placement::default(), talk, &cancel)?;
     let precision = args.dtype.unwrap_or_else(|| own_precision(&first.parts));
     let dtype = match precision {
-        Precision::F32 => DType::F32,
-        Precision::F16 => DType::F16,
-        Precision::Bf16 => DType::BF16,
+        FileDtype::F32 => DType::F32,
+        FileDtype::F16 => DType::F16,
+        FileDtype::Bf16 => DType::BF16,
     };
     // Merged weights lie in memory in the type in which they are written.
     let placement = Placement { dtype, ..Placement::default() };
@@ -93,12 +93,12 @@ pub(super) fn run(args: &Args, method: Method, talk: Talk) -> anyhow::Result<()>
 }
 
 /// The float type of the model's UNet, where it has only one.
-fn own_precision(parts: &ModelParts) -> Precision {
+fn own_precision(parts: &ModelParts) -> FileDtype {
     let types = parts.source.inventory("unet").dtypes;
     match types.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["F16"] => Precision::F16,
-        ["BF16"] => Precision::Bf16,
-        _ => Precision::F32,
+        ["F16"] => FileDtype::F16,
+        ["BF16"] => FileDtype::Bf16,
+        _ => FileDtype::F32,
     }
 }
 

@@ -1,10 +1,10 @@
-//! Floor 7. `colora lora convert`.
+//! `colora lora convert`.
 
 use super::open;
 use crate::cli::flags::lossy;
 use crate::cli::output::SCHEMA;
 use crate::cli::style::{Talk, result_json, result_path};
-use crate::lora::write::{ConvertOptions, Format, Precision, convert};
+use crate::lora::write::{ConvertOptions, FileDtype, Format, convert};
 use crate::weights::Placement;
 use anyhow::Result;
 use clap::ValueHint;
@@ -32,7 +32,7 @@ pub(super) struct Args {
     component: Option<String>,
     /// Float type: f32, f16 or bf16 [default: as it is]
     #[arg(long, value_name = "TYPE")]
-    dtype: Option<Precision>,
+    dtype: Option<FileDtype>,
     /// The file to write, for peft the folder
     #[arg(short, long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     output: PathBuf,

@@ -1,11 +1,11 @@
-//! Floor 7. `colora lora extract`.
+//! `colora lora extract`.
 
 use super::open;
 use crate::cli::flags::lossy;
 use crate::cli::output::SCHEMA;
 use crate::cli::style::{Talk, result_json, result_path, say};
 use crate::error::Error;
-use crate::lora::write::{ExtractOptions, Extracted, Precision, extract};
+use crate::lora::write::{ExtractOptions, Extracted, FileDtype, extract};
 use crate::weights::Placement;
 use anyhow::Result;
 use clap::ValueHint;
@@ -43,7 +43,7 @@ pub(super) struct Args {
     full_norms: bool,
     /// Float type: f32, f16 or bf16 [default: f16]
     #[arg(long, value_name = "TYPE")]
-    dtype: Option<Precision>,
+    dtype: Option<FileDtype>,
     /// The file to write
     #[arg(short, long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     output: PathBuf,
@@ -73,7 +73,7 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
         conv_rank: args.conv_rank.unwrap_or(args.rank),
         threshold: args.threshold,
         full_norms: args.full_norms,
-        precision: args.dtype.unwrap_or(Precision::F16),
+        precision: args.dtype.unwrap_or(FileDtype::F16),
         force: args.force,
         cancel: cancel.clone(),
     };

@@ -1,4 +1,4 @@
-//! Floor 7. `colora lora inspect`: what a LoRA is, without running anything.
+//! `colora lora inspect`: what a LoRA is, without running anything.
 
 use super::against::{Against, open};
 use crate::cli::flags::lossy;

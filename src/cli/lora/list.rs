@@ -1,4 +1,4 @@
-//! Floor 7. `colora lora list`.
+//! `colora lora list`.
 
 use crate::cli::model::listed;
 use crate::cli::style::{Talk, bytes, result_json, result_line, value};

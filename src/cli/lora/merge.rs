@@ -1,4 +1,4 @@
-//! Floor 7. `colora lora merge`.
+//! `colora lora merge`.
 
 use super::{checkpoint, open};
 use crate::cli::flags::lossy;
@@ -6,7 +6,7 @@ use crate::cli::output::SCHEMA;
 use crate::cli::style::{Talk, result_json, result_path};
 use crate::cli::{settings, store};
 use crate::error::Error;
-use crate::lora::write::{Law, MergeOptions, Precision, merge};
+use crate::lora::write::{FileDtype, Law, MergeOptions, merge};
 use crate::lora::{LoraRef, LoraStack, Method, StackEntry};
 use crate::weights::Placement;
 use anyhow::Result;
@@ -53,7 +53,7 @@ pub(super) struct Args {
     checkpoint: bool,
     /// Float type: f32, f16 or bf16 [default: f32, with --checkpoint the model's own]
     #[arg(long, value_name = "TYPE")]
-    pub(super) dtype: Option<Precision>,
+    pub(super) dtype: Option<FileDtype>,
     /// The file to write
     #[arg(short, long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub(super) output: PathBuf,

@@ -1,4 +1,4 @@
-//! Floor 7. `colora lora`: adapters by themselves; a file a verb.
+//! `colora lora`: adapters by themselves; a file a verb.
 
 mod add;
 mod against;

@@ -1,4 +1,4 @@
-//! Floor 7. The model and the adapters that a verb works on.
+//! The model and the adapters that a verb works on.
 
 use crate::cli::shelf::other_card;
 use crate::cli::style::Talk;

@@ -1,10 +1,10 @@
-//! Floor 7. `colora lora resize`.
+//! `colora lora resize`.
 
 use super::open;
 use crate::cli::flags::lossy;
 use crate::cli::output::SCHEMA;
 use crate::cli::style::{Talk, result_json, result_path};
-use crate::lora::write::{Precision, ResizeOptions, Resized, resize};
+use crate::lora::write::{FileDtype, ResizeOptions, Resized, resize};
 use crate::weights::Placement;
 use anyhow::Result;
 use clap::ValueHint;
@@ -31,7 +31,7 @@ pub(super) struct Args {
     energy: Option<f64>,
     /// Float type: f32, f16 or bf16 [default: as it is]
     #[arg(long, value_name = "TYPE")]
-    dtype: Option<Precision>,
+    dtype: Option<FileDtype>,
     /// The file to write
     #[arg(short, long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     output: PathBuf,

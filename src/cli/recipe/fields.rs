@@ -1,4 +1,4 @@
-//! Floor 7. Which settings of other programs are followed, and which change nothing.
+//! Which settings of other programs are followed, and which change nothing.
 //!
 //! Every other one is named: what is not known is not taken as harmless.
 

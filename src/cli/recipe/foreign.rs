@@ -1,4 +1,4 @@
-//! Floor 7. The request behind the settings of another program.
+//! The request behind the settings of another program.
 
 use super::Recipe;
 use super::fields::{Layout, ours, unfollowed};
@@ -67,26 +67,20 @@ fn syntax(text: &str, tagged: bool) -> Vec<String> {
 /// Sampler and schedule, which older programs wrote as one name (`DPM++ 2M Karras`).
 fn integrator(parameters: &Parameters) -> (Option<Sampler>, Option<Schedule>, Option<String>) {
     let Some(name) = parameters.get("Sampler") else { return (None, None, None) };
-    let (base, suffix) = match name.strip_suffix(" Karras") {
-        Some(base) => (base, Some("Karras")),
+    let joined = |schedule: Schedule| {
+        let label = schedule.spec().label;
+        Some((name.strip_suffix(label)?.strip_suffix(' ')?, label))
+    };
+    let (base, suffix) = match Schedule::ALL.into_iter().find_map(joined) {
+        Some((base, label)) => (base, Some(label)),
         None => (name, None),
     };
-    let sampler = match base {
-        "Euler" => Some(Sampler::Euler),
-        "DDIM" => Some(Sampler::Ddim),
-        "DPM++ 2M" => Some(Sampler::DpmPp2m),
-        _ => None,
-    };
+    let sampler = Sampler::from_label(base);
     let written = suffix.or(parameters.get("Schedule type")).unwrap_or("Uniform");
-    let schedule = match written {
-        "Karras" => Some(Schedule::Karras),
-        "Exponential" => Some(Schedule::Exponential),
+    let schedule = match (written, sampler) {
         // What that program chooses by itself for this sampler.
-        "Automatic" if !ours(parameters) && sampler == Some(Sampler::DpmPp2m) => {
-            Some(Schedule::Karras)
-        }
-        "Automatic" | "Uniform" | "Normal" => Some(Schedule::Discrete),
-        _ => None,
+        ("Automatic", Some(sampler)) if !ours(parameters) => Some(sampler.spec().automatic),
+        _ => Schedule::from_label(written),
     };
     let known = sampler.is_some() && schedule.is_some();
     (sampler, schedule, (!known).then(|| format!("{name}, {written}")))

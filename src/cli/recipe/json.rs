@@ -1,14 +1,9 @@
-//! Floor 7. Settings that other programs write as JSON under the name `parameters`: Fooocus, SwarmUI.
+//! Settings that other programs write as JSON under the name `parameters`: Fooocus, SwarmUI.
 
 use crate::picture::Parameters;
+use crate::sampling::{Sampler, Schedule};
 use serde_json::{Map, Value};
 
-/// Samplers by the names of ComfyUI, as A1111 calls them.
-const SAMPLERS: [(&str, &str); 3] =
-    [("euler", "Euler"), ("ddim", "DDIM"), ("dpmpp_2m", "DPM++ 2M")];
-/// Schedules likewise.
-const SCHEDULES: [(&str, &str); 3] =
-    [("karras", "Karras"), ("exponential", "Exponential"), ("normal", "Normal")];
 /// Keys of SwarmUI that change nothing: what is made how often, how its sizes were chosen, its version.
 const SWARM_HARMLESS: [&str; 4] = ["images", "aspectratio", "automaticvae", "swarm_version"];
 /// Keys of Fooocus that change nothing beside what else is said.
@@ -93,16 +88,15 @@ impl Settings {
         let negative = self.take(negative).unwrap_or_default();
         negative.trim().clone_into(&mut self.made.negative_prompt);
         self.put("Steps", "steps");
-        let named = |table: &[(&str, &str)], word: &str| {
-            let known = table.iter().find(|(theirs, _)| *theirs == word);
-            known.map_or(word, |(_, name)| *name).to_owned()
-        };
-        // Each of them writes the two together, or neither.
-        if let Some(sampler) = self.take("sampler") {
-            self.made.push("Sampler", named(&SAMPLERS, &sampler));
+        // Each of them writes the two together, or neither, in the names of ComfyUI.
+        if let Some(name) = self.take("sampler") {
+            let known = Sampler::from_comfyui(&name);
+            self.made.push("Sampler", known.map_or(name, |known| known.spec().label.to_owned()));
         }
-        if let Some(schedule) = self.take("scheduler") {
-            self.made.push("Schedule type", named(&SCHEDULES, &schedule));
+        if let Some(name) = self.take("scheduler") {
+            let mut labels = Schedule::ALL.into_iter().flat_map(Schedule::labels);
+            let known = labels.find(|label| label.eq_ignore_ascii_case(&name));
+            self.made.push("Schedule type", known.map_or(name, str::to_owned));
         }
         self.put("CFG scale", guidance);
         self.put("Seed", "seed");

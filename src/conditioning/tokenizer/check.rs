@@ -1,4 +1,4 @@
-//! Floor 5. Whether a vocabulary, its merges and the words added to it belong together.
+//! Whether a vocabulary, its merges and the words added to it belong together.
 //!
 //! CLIP's vocabulary follows from its merges: 256 byte symbols, the same at the end of a word, what each merge
 //! makes in the order of the merges, and the tokens that are not text. Of a file that was cut, or belongs to

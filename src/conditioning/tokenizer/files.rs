@@ -1,4 +1,4 @@
-//! Floor 5. The files that a tokenizer is read from.
+//! The files that a tokenizer is read from.
 
 use super::{CLIP_WINDOW, END_OF_WORD, FileNames, Parts, TokenizerOptions};
 use crate::error::{Error, Result};

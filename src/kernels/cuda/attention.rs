@@ -1,4 +1,4 @@
-//! Floor 1. Attention with 16-bit floats whose scores never leave the registers.
+//! Attention with 16-bit floats whose scores never leave the registers.
 
 use super::Argument::{Address, Float, Number};
 use super::{Input, Kernel, Output, device, name_of, ptx};

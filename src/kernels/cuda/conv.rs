@@ -1,4 +1,4 @@
-//! Floor 1. cuDNN's convolutions, channels last, on matrix units: factors of f32 are rounded to TF32.
+//! cuDNN's convolutions, channels last, on matrix units: factors of f32 are rounded to TF32.
 
 use super::{Input, Output, convolved, device};
 use candle_core::cuda_backend::DeviceId;

@@ -1,4 +1,4 @@
-//! Floor 1. Norms, activations and sums, one pass over memory each.
+//! Norms, activations and sums, one pass over memory each.
 
 use super::Argument::{Address, Count, Float, Number};
 use super::{Input, Kernel, Output, convolved, device, name_of, ptx};
@@ -50,7 +50,7 @@ fn expect(x: &Tensor, width: usize, dtype: DType) -> Result<()> {
     Err(Error::Msg(format!("{:?} of {:?} where {width} of {dtype:?} belong", x.shape(), x.dtype())))
 }
 
-/// Group norm of `[B, .., C]`, and SiLU behind it if so asked.
+/// Group norm of `[B, .., C]`, followed by SiLU if `silu` is set.
 pub(crate) fn group_norm(
     x: &Tensor,
     (weight, bias): (&Tensor, &Tensor),
@@ -179,7 +179,7 @@ pub(crate) fn gated(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
 }
 
 /// Images `[B, H, W, C]` grown to other sides by nearest neighbours.
-pub(crate) fn grow(x: &Tensor, (height, width): (usize, usize)) -> Result<Tensor> {
+pub(crate) fn upsample_to(x: &Tensor, (height, width): (usize, usize)) -> Result<Tensor> {
     let (batch, rows, columns, channels) = x.dims4()?;
     let shape = Shape::from((batch, height, width, channels));
     let y = Output::new(&device(x)?, &shape, x.dtype())?;

@@ -14,7 +14,7 @@ mod recording;
 pub(crate) use attention::attention;
 #[cfg(feature = "cudnn")]
 pub(crate) use conv::convolve;
-pub(crate) use fused::{convolve_unfolded, finish, gated, group_norm, grow, layer_norm};
+pub(crate) use fused::{convolve_unfolded, finish, gated, group_norm, layer_norm, upsample_to};
 pub(crate) use recording::{Mark, Recording, Session, working};
 
 use candle_core::backend::{BackendDevice, BackendStorage};

@@ -1,4 +1,4 @@
-//! Floor 1. Work that is recorded once and then starts as a whole: a CUDA graph.
+//! Work that is recorded once and then starts as a whole: a CUDA graph.
 
 use super::Input;
 use crate::error::{Error, Result};
@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, TryLockError};
 use std::thread::ThreadId;
 
-/// Held by whoever gives a GPU work, shared, and by whoever records, alone: what another thread told the GPU
-/// meanwhile would be recorded instead of done.
+/// Readers launch GPU work; the writer records a graph. All threads share one stream, so work that is launched
+/// during a recording would be recorded instead of run.
 static WORK: RwLock<()> = RwLock::new(());
 
 /// Images that are being made.
@@ -33,8 +33,8 @@ impl Drop for Session {
     }
 }
 
-/// To be held while a GPU is given work. Nobody ever waits for the lock alone, so that a thread may hold it
-/// twice.
+/// To be held while GPU work is launched. The writer only uses `try_write`, so recursive read locks cannot
+/// deadlock.
 pub(crate) fn working() -> RwLockReadGuard<'static, ()> {
     WORK.read().unwrap_or_else(PoisonError::into_inner)
 }

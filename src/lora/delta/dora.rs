@@ -1,4 +1,4 @@
-//! Floor 3. DoRA: a magnitude of its own for each output or input.
+//! DoRA: a magnitude of its own for each output or input.
 //!
 //! V = W + ΔW is normalised along an axis and given the learned magnitudes; at multiplier m the
 //! weight becomes W + m · (V̂ − W), which is exact at 0 and 1 (A1111's and ComfyUI's law; PEFT and

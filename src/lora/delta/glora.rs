@@ -1,4 +1,4 @@
-//! Floor 3. GLoRA: ΔW = W · A + B with low-rank A and B; the weight itself takes part.
+//! GLoRA: ΔW = W · A + B with low-rank A and B; the weight itself takes part.
 //!
 //! # Source
 //! Chavan et al. (2023); LyCORIS 4.1.3 for today's layout, its versions before 1.9 for the old one.

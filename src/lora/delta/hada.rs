@@ -1,4 +1,4 @@
-//! Floor 3. LoHa: ΔW = (w1a · w1b) ⊙ (w2a · w2b).
+//! LoHa: ΔW = (w1a · w1b) ⊙ (w2a · w2b).
 //!
 //! # Source
 //! Hyeon-Woo et al. (2022), FedPara; LyCORIS 4.1.3, whose forward is followed (its merge applies the

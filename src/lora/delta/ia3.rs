@@ -1,4 +1,4 @@
-//! Floor 3. IA3: a factor for each output or each input.
+//! IA3: a factor for each output or each input.
 //!
 //! # Source
 //! Liu et al. (2022); LyCORIS 4.1.3 (vector v, factor 1 + v) and PEFT 0.21 (the factor itself, which also

@@ -1,4 +1,4 @@
-//! Floor 3. LoKr: ΔW = w1 ⊗ w2.
+//! LoKr: ΔW = w1 ⊗ w2.
 //!
 //! # Source
 //! LyCORIS 4.1.3 and PEFT 0.21; the kernel stays the fastest axis of w2, so the plain Kronecker product

@@ -1,4 +1,4 @@
-//! Floor 3. LoRA, LoCon and DyLoRA: ΔW = up · down, one product for linear layers and convolutions.
+//! LoRA, LoCon and DyLoRA: ΔW = up · down, one product for linear layers and convolutions.
 
 use super::{add, product, with_core};
 use crate::error::{Error, Result};

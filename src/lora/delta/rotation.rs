@@ -1,4 +1,4 @@
-//! Floor 3. OFT and BOFT: blocks of the weight's rows (or, in PEFT, of its inputs) are rotated.
+//! OFT and BOFT: blocks of the weight's rows (or, in PEFT, of its inputs) are rotated.
 //!
 //! A block X gives the skew-symmetric Q, and Q the rotation R = (I + Q)(I − Q)⁻¹ (Cayley). At
 //! multiplier m the block is I + m · (R − I).

@@ -1,11 +1,11 @@
-//! Floor 3. A whole model in one file, under the names of the original code, which every tool reads.
+//! A whole model in one file, under the names of the original code, which every tool reads.
 
-use super::file::{Entry, Metadata, Precision, save, save_among};
+use super::file::{Entry, FileDtype, Metadata, save, save_among};
+use crate::atomic_file::Together;
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::weights::names::{Part, UNetNames, VaeNames, open_clip_name, prefix};
 use crate::weights::{Site, WeightSource};
-use crate::whole::Together;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -26,7 +26,7 @@ pub struct CheckpointOptions {
     /// The text towers of the family.
     pub towers: &'static [Tower],
     /// Float type to write.
-    pub precision: Precision,
+    pub precision: FileDtype,
     /// Notes for the header.
     pub metadata: Metadata,
     /// Whether a file may be replaced.
@@ -148,7 +148,7 @@ fn entry<'a>(
     source: &'a dyn WeightSource,
     name: &str,
     mut pieces: Vec<Piece>,
-    precision: Precision,
+    precision: FileDtype,
 ) -> Result<Entry<'a>> {
     pieces.sort_by_key(|piece| match piece.part {
         Part::Rows { start, .. } => start,

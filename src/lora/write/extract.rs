@@ -1,12 +1,12 @@
-//! Floor 3. A LoRA out of the difference of two models.
+//! A LoRA out of the difference of two models.
 
-use super::file::{Metadata, Precision, check_free, passed_on, save};
+use super::file::{FileDtype, Metadata, check_free, passed_on, save};
 use super::made::{Kept, Made, Tally, describe};
 use super::spelling;
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::lora::Dictionary;
-use crate::lora::spectrum::Spectrum;
+use crate::lora::apply::spectrum::Spectrum;
 use crate::weights::{Site, WeightSource};
 use rayon::prelude::*;
 use serde::Serialize;
@@ -26,7 +26,7 @@ pub struct ExtractOptions {
     /// Whether differences of norms and biases are written too, whole.
     pub full_norms: bool,
     /// Float type to write.
-    pub precision: Precision,
+    pub precision: FileDtype,
     /// Whether a file may be replaced.
     pub force: bool,
     /// Stops the work between two tensors.

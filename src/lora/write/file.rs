@@ -1,10 +1,10 @@
-//! Floor 3. Writing safetensors: one tensor after another, whole or not at all.
+//! Writing safetensors: one tensor after another, whole or not at all.
 
+use crate::atomic_file::{self, Care, Place, Together, is_stdout};
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::lora::factor::Factor;
-use crate::lora::header;
-use crate::whole::{self, Care, Place, Together, is_stdout};
+use crate::lora::read::header;
 use half::{bf16, f16};
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
@@ -32,7 +32,7 @@ const STALE: [&str; 5] = [
 
 /// A float type to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Precision {
+pub enum FileDtype {
     /// 32 bits.
     #[default]
     F32,
@@ -42,32 +42,32 @@ pub enum Precision {
     Bf16,
 }
 
-impl FromStr for Precision {
+impl FromStr for FileDtype {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
         match text {
-            "f32" => Ok(Precision::F32),
-            "f16" => Ok(Precision::F16),
-            "bf16" => Ok(Precision::Bf16),
+            "f32" => Ok(FileDtype::F32),
+            "f16" => Ok(FileDtype::F16),
+            "bf16" => Ok(FileDtype::Bf16),
             _ => Err(Error::bad_request("dtype", text, "expected f32, f16 or bf16")),
         }
     }
 }
 
-impl Precision {
+impl FileDtype {
     /// The type's name in a file.
     pub fn dtype(self) -> Dtype {
         match self {
-            Precision::F32 => Dtype::F32,
-            Precision::F16 => Dtype::F16,
-            Precision::Bf16 => Dtype::BF16,
+            FileDtype::F32 => Dtype::F32,
+            FileDtype::F16 => Dtype::F16,
+            FileDtype::Bf16 => Dtype::BF16,
         }
     }
 
     /// The precision that a file holds; `None` for other types.
     pub fn of(dtype: Dtype) -> Option<Self> {
-        [Precision::F32, Precision::F16, Precision::Bf16].into_iter().find(|p| p.dtype() == dtype)
+        [FileDtype::F32, FileDtype::F16, FileDtype::Bf16].into_iter().find(|p| p.dtype() == dtype)
     }
 
     /// The numbers as bytes.
@@ -76,11 +76,11 @@ impl Precision {
     /// [`Error::BadRequest`] for numbers that this type cannot hold.
     pub fn encode(self, values: &[f32]) -> Result<Vec<u8>> {
         match self {
-            Precision::F32 => Ok(values.iter().flat_map(|v| v.to_le_bytes()).collect()),
-            Precision::Bf16 => {
+            FileDtype::F32 => Ok(values.iter().flat_map(|v| v.to_le_bytes()).collect()),
+            FileDtype::Bf16 => {
                 Ok(values.iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect())
             }
-            Precision::F16 => {
+            FileDtype::F16 => {
                 let halves: Vec<f16> = values.iter().map(|v| f16::from_f32(*v)).collect();
                 if halves.iter().zip(values).any(|(h, v)| h.is_infinite() && v.is_finite()) {
                     let why = "some numbers are beyond 65504; expected bf16 or f32";
@@ -94,9 +94,9 @@ impl Precision {
     /// Whether `value` survives in this type.
     fn holds(self, value: f32) -> bool {
         match self {
-            Precision::F32 => true,
-            Precision::F16 => f16::from_f32(value).to_f32() == value,
-            Precision::Bf16 => bf16::from_f32(value).to_f32() == value,
+            FileDtype::F32 => true,
+            FileDtype::F16 => f16::from_f32(value).to_f32() == value,
+            FileDtype::Bf16 => bf16::from_f32(value).to_f32() == value,
         }
     }
 }
@@ -122,7 +122,7 @@ impl<'a> Entry<'a> {
     /// A tensor whose numbers are computed when it is written.
     pub fn lazy(
         shape: Vec<usize>,
-        precision: Precision,
+        precision: FileDtype,
         values: impl Fn() -> Result<Vec<f32>> + 'a,
     ) -> Self {
         let bytes = move || Ok(Cow::Owned(precision.encode(&values()?)?));
@@ -132,8 +132,8 @@ impl<'a> Entry<'a> {
     /// A tensor whose numbers are known.
     ///
     /// # Errors
-    /// As [`Precision::encode`].
-    pub fn values(shape: Vec<usize>, precision: Precision, values: &[f32]) -> Result<Self> {
+    /// As [`FileDtype::encode`].
+    pub fn values(shape: Vec<usize>, precision: FileDtype, values: &[f32]) -> Result<Self> {
         let bytes = precision.encode(values)?;
         let bytes: Bytes<'a> = Box::new(move || Ok(Cow::Owned(bytes.clone())));
         Ok(Self { dtype: precision.dtype(), shape, bytes })
@@ -149,7 +149,7 @@ impl<'a> Entry<'a> {
     }
 
     /// A tensor of a file, copied bit by bit unless another precision is wanted.
-    pub(super) fn copy(factor: &'a Factor, shape: Vec<usize>, wanted: Option<Precision>) -> Self {
+    pub(super) fn copy(factor: &'a Factor, shape: Vec<usize>, wanted: Option<FileDtype>) -> Self {
         match (wanted, factor.stored()) {
             (None, Some(dtype)) => Self { dtype, shape, bytes: Box::new(move || factor.raw()) },
             (wanted, _) => Self::lazy(shape, wanted.unwrap_or_default(), move || factor.read()),
@@ -158,7 +158,7 @@ impl<'a> Entry<'a> {
 
     /// A single number in `like` if that type can hold it, else in 32 bits.
     pub(super) fn scalar(value: f32, like: Dtype) -> Self {
-        let precision = Precision::of(like).filter(|p| p.holds(value)).unwrap_or_default();
+        let precision = FileDtype::of(like).filter(|p| p.holds(value)).unwrap_or_default();
         Self::lazy(Vec::new(), precision, move || Ok(vec![value]))
     }
 
@@ -195,7 +195,7 @@ pub fn check_free(path: &Path, force: bool) -> Result<()> {
         return Err(Error::bad_request("output", path.display(), why));
     }
     if let Place::Stream { .. } = Place::of(path)? {
-        return whole::prepare(path).map(drop);
+        return atomic_file::prepare(path).map(drop);
     }
     // By such a name nothing would find it, or read it as what it is not.
     if path.extension().is_some_and(|extension| extension != EXTENSION) {
@@ -206,7 +206,7 @@ pub fn check_free(path: &Path, force: bool) -> Result<()> {
     if !force && Place::of(path)? == Place::Taken {
         return Err(Error::Exists { path: path.to_path_buf() });
     }
-    whole::prepare(path).map(drop)
+    atomic_file::prepare(path).map(drop)
 }
 
 /// Writes a safetensors file, which is on the disk before it takes its name; returns its size in bytes.
@@ -224,7 +224,9 @@ pub fn save(
     cancel: &Cancel,
 ) -> Result<u64> {
     check_free(path, force)?;
-    whole::write(path, force, Care::Lasting, |file| contents(file, path, tensors, metadata, cancel))
+    atomic_file::write(path, force, Care::Lasting, |file| {
+        contents(file, path, tensors, metadata, cancel)
+    })
 }
 
 /// Writes a safetensors file that will take its name `path` with others; returns where it lies meanwhile.
@@ -307,9 +309,9 @@ mod tests {
         let values = vec![1.0, -0.5, 3.25, 1e-3, 0.0, 7.0];
         let entry = |p| Entry::values(vec![2, 3], p, &values).unwrap();
         let tensors = BTreeMap::from([
-            ("half".to_owned(), entry(Precision::F16)),
-            ("brain".to_owned(), entry(Precision::Bf16)),
-            ("whole".to_owned(), entry(Precision::F32)),
+            ("half".to_owned(), entry(FileDtype::F16)),
+            ("brain".to_owned(), entry(FileDtype::Bf16)),
+            ("whole".to_owned(), entry(FileDtype::F32)),
             ("alpha".to_owned(), Entry::scalar(0.1, Dtype::F16)),
         ]);
         let metadata = Metadata::from([("ss_note".to_owned(), "ä\n\"x\"".to_owned())]);
@@ -333,13 +335,13 @@ mod tests {
     fn a_failure_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.safetensors");
-        let large = Entry::lazy(vec![1], Precision::F16, || Ok(vec![1e6]));
+        let large = Entry::lazy(vec![1], FileDtype::F16, || Ok(vec![1e6]));
         let tensors = BTreeMap::from([("a".to_owned(), large)]);
         let error = save(&path, &tensors, &Metadata::new(), false, &Cancel::new()).unwrap_err();
         assert!(error.to_string().contains("bf16"), "{error}");
         let cancel = Cancel::new();
         cancel.cancel();
-        let small = Entry::lazy(vec![1], Precision::F16, || Ok(vec![1.0]));
+        let small = Entry::lazy(vec![1], FileDtype::F16, || Ok(vec![1.0]));
         let tensors = BTreeMap::from([("a".to_owned(), small)]);
         let error = save(&path, &tensors, &Metadata::new(), false, &cancel).unwrap_err();
         assert!(matches!(error, Error::Cancelled), "{error}");

@@ -1,17 +1,17 @@
-//! Floor 3. What is made for one module, and its tensors in a file.
+//! What is made for one module, and its tensors in a file.
 
-use super::file::{Entry, Metadata, Precision};
+use super::file::{Entry, FileDtype, Metadata};
 use super::spelling;
 use crate::error::Result;
 use crate::lora::Dictionary;
-use crate::lora::spectrum::Factors;
+use crate::lora::apply::spectrum::LowRankFactors;
 use std::collections::BTreeMap;
 
 /// A new change of one module.
 #[derive(Debug, Default)]
 pub(super) struct Made {
     /// Factors of the weight's change.
-    pub(super) low: Option<Factors>,
+    pub(super) low: Option<LowRankFactors>,
     /// A whole change of the weight, in its shape.
     pub(super) full: Option<Vec<f32>>,
     /// A change of the bias.
@@ -24,7 +24,7 @@ impl Made {
         &self,
         module: &str,
         base: &Dictionary,
-        precision: Precision,
+        precision: FileDtype,
         tensors: &mut BTreeMap<String, Entry<'_>>,
     ) -> Result<()> {
         let stem = spelling::kohya(base, module);
@@ -32,7 +32,7 @@ impl Made {
         let outputs = shape.first().copied().unwrap_or(1);
         let norm = shape.len() == 1;
         let mut put = |word: &str, entry| tensors.insert(format!("{stem}.{word}"), entry);
-        if let Some(Factors { up, down, rank }) = &self.low {
+        if let Some(LowRankFactors { up, down, rank }) = &self.low {
             let ones = vec![1; shape.len().saturating_sub(2)];
             let down_shape = [&[*rank], shape.get(1..).unwrap_or_default()].concat();
             let up_shape = [&[outputs, *rank], &ones[..]].concat();

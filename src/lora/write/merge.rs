@@ -1,18 +1,18 @@
-//! Floor 3. Several adapters as one LoRA.
+//! Several adapters as one LoRA.
 //!
 //! # Source
 //! `cat`, `linear` and `svd` are PEFT 0.21's `add_weighted_adapter`; with another mix than the sum `svd`
 //! is its `ties_svd`, `dare_linear_svd` and so on.
 
-use super::convert::{kind, words};
-use super::file::{Entry, Metadata, Precision, check_free, passed_on, save};
+use super::conversion::{kind, words};
+use super::file::{Entry, FileDtype, Metadata, check_free, passed_on, save};
 use super::made::{Kept, Made, Tally, shared};
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
+use crate::lora::apply::merge::{self, Active};
+use crate::lora::apply::spectrum::{LowRankFactors, Spectrum};
 use crate::lora::delta::{Delta, Matrices};
-use crate::lora::merge::{self, Active};
-use crate::lora::module::WeightChange;
-use crate::lora::spectrum::{Factors, Spectrum};
+use crate::lora::read::module::WeightChange;
 use crate::lora::{Dictionary, LoraStack, Method};
 use crate::weights::{Site, WeightSource};
 use rayon::prelude::*;
@@ -43,7 +43,7 @@ pub struct MergeOptions {
     /// How factors become one pair.
     pub law: Law,
     /// Float type to write.
-    pub precision: Precision,
+    pub precision: FileDtype,
     /// Whether a file may be replaced.
     pub force: bool,
     /// Stops the work between two tensors.
@@ -173,7 +173,7 @@ struct Weight<'a> {
 
 impl Weight<'_> {
     /// Plain factors of a change, with all scales in `down`; `None` for kinds without.
-    fn factors(active: &Active<'_>, change: &WeightChange) -> Result<Option<Factors>> {
+    fn factors(active: &Active<'_>, change: &WeightChange) -> Result<Option<LowRankFactors>> {
         let Delta::LowRank(low) = &change.delta else { return Ok(None) };
         if change.dora.is_some() {
             return Ok(None);
@@ -181,7 +181,7 @@ impl Weight<'_> {
         let amount = active.m * change.scale;
         Ok(low.matrices()?.map(|Matrices { up, mut down, rank }| {
             super::scale(&mut down, amount);
-            Factors { up, down, rank }
+            LowRankFactors { up, down, rank }
         }))
     }
 
@@ -212,8 +212,8 @@ impl Weight<'_> {
     }
 
     /// PEFT's sums of factors: √|σ| on both, the sign on `down`.
-    fn linear(&self) -> Result<Factors> {
-        let mut sum: Option<Factors> = None;
+    fn linear(&self) -> Result<LowRankFactors> {
+        let mut sum: Option<LowRankFactors> = None;
         for (active, change) in &self.changes {
             let plain = Active { m: 1.0, ..*active };
             let unscaled = WeightChange { scale: 1.0, ..(*change).clone() };
@@ -250,10 +250,10 @@ impl Weight<'_> {
 
     fn spectrum(&self, rank: usize, mix: Method) -> Result<Spectrum> {
         let parts = self.changes.iter().map(|(active, change)| Self::factors(active, change));
-        let parts: Option<Vec<Factors>> = parts.collect::<Result<_>>()?;
+        let parts: Option<Vec<LowRankFactors>> = parts.collect::<Result<_>>()?;
         match (mix, parts) {
             (Method::Sum, Some(parts)) => {
-                let Factors { up, down, rank } = stack(&parts);
+                let LowRankFactors { up, down, rank } = stack(&parts);
                 Spectrum::of_product(&up, &down, rank)
             }
             _ => Spectrum::of_matrix(&self.mixed(mix)?, self.shape[0], rank),
@@ -278,7 +278,7 @@ impl Weight<'_> {
 }
 
 /// Factors side by side: one pair whose product is the sum of all products.
-fn stack(parts: &[Factors]) -> Factors {
+fn stack(parts: &[LowRankFactors]) -> LowRankFactors {
     let rank = parts.iter().map(|part| part.rank).sum();
     let rows = parts.first().map_or(0, |part| part.up.len().checked_div(part.rank).unwrap_or(0));
     let mut up = Vec::with_capacity(rows * rank);
@@ -287,7 +287,11 @@ fn stack(parts: &[Factors]) -> Factors {
             up.extend_from_slice(&part.up[row * part.rank..(row + 1) * part.rank]);
         }
     }
-    Factors { up, down: parts.iter().flat_map(|part| part.down.iter().copied()).collect(), rank }
+    LowRankFactors {
+        up,
+        down: parts.iter().flat_map(|part| part.down.iter().copied()).collect(),
+        rank,
+    }
 }
 
 /// The sum of the changes of the module's bias.

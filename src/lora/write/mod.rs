@@ -1,9 +1,10 @@
-//! Floor 3. Making adapter files: under other names, several as one, of lower rank, out of two models.
+//! Making adapter files: under other names, several as one, of lower rank, out of two models.
 //!
 //! Everything new is written in kohya's grammar, which every tool reads; only a conversion writes
 //! others. Files are written whole or not at all, and never over another without being told to.
 
 mod checkpoint;
+mod conversion;
 mod convert;
 mod extract;
 mod file;
@@ -17,9 +18,10 @@ mod spelling;
 #[cfg(feature = "cli")]
 pub(crate) use checkpoint::checkpoint_among;
 pub use checkpoint::{CheckpointOptions, Tower, checkpoint};
-pub use convert::{ConvertOptions, Converted, Format, convert};
+pub use conversion::{ConvertOptions, Format};
+pub use convert::{Converted, convert};
 pub use extract::{ExtractOptions, Extracted, Tell, extract};
-pub use file::{Entry, Metadata, Precision, check_free, save};
+pub use file::{Entry, FileDtype, Metadata, check_free, save};
 pub use made::Kept;
 pub use merge::{Law, MergeOptions, Merged, merge};
 pub use resize::{ResizeOptions, Resized, ResizedModule, resize};

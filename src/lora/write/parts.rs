@@ -1,4 +1,4 @@
-//! Floor 3. The tensors of a change with the words by which kohya's grammar ends their keys.
+//! The tensors of a change with the words by which kohya's grammar ends their keys.
 
 use crate::lora::delta::{Delta, Glora, Hada, Half, Kron, LowRank, Rotation, Side};
 use crate::lora::factor::Factor;

@@ -1,14 +1,14 @@
-//! Floor 3. The grammars of diffusers and PEFT, whose alphas are text beside the tensors.
+//! The grammars of diffusers and PEFT, whose alphas are text beside the tensors.
 
-use super::convert::{Format, Plan, alpha, components, fitted, for_python, kind, refused, role};
+use super::conversion::{Format, Plan, alpha, components, fitted, for_python, kind, refused, role};
 use super::file::{Entry, Metadata, save, save_among};
 use super::spelling;
+use crate::atomic_file::{self, Place, Together};
 use crate::error::{Error, Result};
 use crate::lora::delta::{Delta, Dora, LowRank};
-use crate::lora::keys::Role;
-use crate::lora::module::{BiasChange, Module};
-use crate::lora::tuning::CLASSES;
-use crate::whole::{self, Place, Together};
+use crate::lora::read::keys::Role;
+use crate::lora::read::module::{BiasChange, Module};
+use crate::lora::read::tuning::CLASSES;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -105,7 +105,7 @@ pub(super) fn write_folder<'a>(
 pub(super) fn check_folder(out: &Path, force: bool) -> Result<()> {
     match Place::of(out)? {
         // The folder itself is made when there is something to put into it.
-        Place::Free => return whole::prepare(out).map(drop),
+        Place::Free => return atomic_file::prepare(out).map(drop),
         Place::Folder => {}
         _ => {
             let why = "PEFT's format is a folder of two files; expected a folder or a new name";
@@ -115,7 +115,7 @@ pub(super) fn check_folder(out: &Path, force: bool) -> Result<()> {
     for name in [TENSORS, CONFIG] {
         match Place::of(&out.join(name))? {
             Place::Taken if !force => return Err(Error::Exists { path: out.join(name) }),
-            _ => whole::prepare(&out.join(name)).map(drop)?,
+            _ => atomic_file::prepare(&out.join(name)).map(drop)?,
         }
     }
     Ok(())

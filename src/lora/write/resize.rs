@@ -1,13 +1,13 @@
-//! Floor 3. A LoRA of lower rank, by the singular values of what it changes.
+//! A LoRA of lower rank, by the singular values of what it changes.
 
-use super::convert::{kind, words};
-use super::file::{Entry, Precision, check_free, passed_on, save};
+use super::conversion::{kind, words};
+use super::file::{Entry, FileDtype, check_free, passed_on, save};
 use super::made::{Kept, Made, Tally, shared};
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
+use crate::lora::apply::spectrum::Spectrum;
 use crate::lora::delta::{Delta, Matrices};
-use crate::lora::module::{BiasChange, Module};
-use crate::lora::spectrum::Spectrum;
+use crate::lora::read::module::{BiasChange, Module};
 use crate::lora::{Dictionary, Lora};
 use rayon::prelude::*;
 use serde::Serialize;
@@ -23,7 +23,7 @@ pub struct ResizeOptions {
     /// needs.
     pub energy: Option<f64>,
     /// Float type to write; `None` for the file's own.
-    pub precision: Option<Precision>,
+    pub precision: Option<FileDtype>,
     /// Whether a file may be replaced.
     pub force: bool,
     /// Stops the work between two tensors.
@@ -104,11 +104,11 @@ fn check(options: &ResizeOptions) -> Result<()> {
 }
 
 /// The widest of the float types of the factors.
-fn own_precision(lora: &Lora) -> Precision {
+fn own_precision(lora: &Lora) -> FileDtype {
     let factors = lora.modules.values().flatten().flat_map(Module::factors);
-    let mut found = factors.map(|factor| factor.stored().and_then(Precision::of));
-    let Some(Some(first)) = found.next() else { return Precision::F32 };
-    if found.all(|other| other == Some(first)) { first } else { Precision::F32 }
+    let mut found = factors.map(|factor| factor.stored().and_then(FileDtype::of));
+    let Some(Some(first)) = found.next() else { return FileDtype::F32 };
+    if found.all(|other| other == Some(first)) { first } else { FileDtype::F32 }
 }
 
 /// The new change of one module, its line in the report, and the squares of the old change.

@@ -1,4 +1,4 @@
-//! Floor 3. How adapter files spell the modules of a base.
+//! How adapter files spell the modules of a base.
 
 use crate::lora::Dictionary;
 

@@ -1,4 +1,4 @@
-//! Floor 4. The levels of a UNet: down, middle and up.
+//! The levels of a UNet: down, middle and up.
 
 use super::resnet::{Downsample, Resnet, ResnetShape, Upsample};
 use super::transformer::{Transformer, TransformerShape};
@@ -244,7 +244,7 @@ impl Up {
                     "check layers_per_block in unet/config.json",
                 )
             })?;
-            let both = x.beside(&skip)?;
+            let both = x.concat_channels(&skip)?;
             x = resnet.using(|layer| layer.forward(&both, Some(context.time)))?;
             if let Some(attention) = self.attentions.get(j) {
                 x = attention.using(|layer| layer.forward(&x, context))?;

@@ -1,52 +1,27 @@
-//! Floor 4. The UNet of SD 1.x, SD 2.x, SDXL and networks derived from them, built from the
+//! The UNet of SD 1.x, SD 2.x, SDXL and networks derived from them, built from the
 //! model's own config: diffusers' UNet2DConditionModel 0.42.
 
 mod blocks;
+mod input;
 pub(crate) mod resnet;
 mod transformer;
 
+pub use input::{AddedCondition, UNetInput};
+pub(crate) use input::{InputKind, OwnedInput};
+
 use super::config::UNetConfig;
 use super::part::{Origin, built};
-use crate::cancel::Cancel;
 use crate::error::{Error, Result};
-use crate::nn::{Around, Conv2d, Feature, Geometry, GroupNorm, Linear, TimeMlp, sinusoid};
+use crate::nn::{Conv2d, ConvFusion, Feature, Geometry, GroupNorm, Linear, TimeMlp, sinusoid};
 use crate::weights::{Products, Scope, WeightSource};
 use blocks::{Context, Down, Mid, Up};
 use candle_core::Tensor;
 use std::sync::Arc;
 
-/// SDXL's conditions beside the text features.
-#[derive(Debug, Clone)]
-pub struct AddedCondition {
-    /// Pooled text, `[B, P]`.
-    pub pooled: Tensor,
-    /// Sizes and crops in pixels (base) or with the aesthetic score (refiner): `[B, 6]` or `[B, 5]`.
-    pub micro: Tensor,
-}
-
-/// What a forward pass needs.
-#[derive(Debug, Clone, Copy)]
-pub struct UNetInput<'a> {
-    /// Latents in variance-preserving scale, `[B, Cin, h, w]`.
-    pub latents: &'a Tensor,
-    /// Training timesteps, one per sample: `[B]`, f32.
-    pub timesteps: &'a Tensor,
-    /// Text features, `[B, T, D]`.
-    pub context: &'a Tensor,
-    /// SDXL's added conditions.
-    pub added: Option<&'a AddedCondition>,
-    /// Embedded guidance weight of LCM-distilled networks, `[B, time_cond_proj_dim]`.
-    pub guidance: Option<&'a Tensor>,
-    /// Which part of the tokens of the finest self-attention is merged with others like them; 0 = none.
-    pub merge_tokens: f64,
-    /// What stops the evaluation between two layers with [`Error::Cancelled`].
-    pub cancel: Option<&'a Cancel>,
-}
-
 /// What the deeper layers of a full evaluation gave, for evaluations of the finest layers alone. Cloning
 /// shares.
 #[derive(Debug, Clone)]
-pub struct Deep(Feature);
+pub struct DeepFeatures(Feature);
 
 /// A UNet; immutable.
 #[derive(Debug, Clone)]
@@ -153,9 +128,9 @@ impl UNet {
     ///
     /// # Errors
     /// As [`forward`](Self::forward).
-    pub fn forward_keeping(&self, input: UNetInput<'_>) -> Result<(Tensor, Deep)> {
+    pub fn forward_keeping(&self, input: UNetInput<'_>) -> Result<(Tensor, DeepFeatures)> {
         let mut deep = None;
-        let out = self.full(input, |x| deep = Some(Deep(x.clone())))?;
+        let out = self.full(input, |x| deep = Some(DeepFeatures(x.clone())))?;
         let deep = deep.ok_or_else(|| Error::Internal("a UNet without levels".into()))?;
         Ok((out, deep))
     }
@@ -168,7 +143,7 @@ impl UNet {
     ///
     /// # Source
     /// `DeepCache`, Ma, Fang and Wang (2023), section 3.2.
-    pub fn forward_shallow(&self, input: UNetInput<'_>, deep: &Deep) -> Result<Tensor> {
+    pub fn forward_shallow(&self, input: UNetInput<'_>, deep: &DeepFeatures) -> Result<Tensor> {
         let (time, text) = self.conditions(&input)?;
         let (merge, cancel) = (input.merge_tokens, input.cancel);
         let context = Context { time: &time, text: &text, merge, cancel };
@@ -213,7 +188,7 @@ impl UNet {
     }
 
     fn finish(&self, x: &Feature) -> Result<Tensor> {
-        let out = Around { norm: Some(&self.norm_out), silu: true, ..Around::default() };
+        let out = ConvFusion { norm: Some(&self.norm_out), silu: true, ..ConvFusion::default() };
         self.conv_out.run(x, out)?.to_image()
     }
 

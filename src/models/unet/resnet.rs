@@ -1,7 +1,7 @@
-//! Floor 4. The residual block and the samplers between levels; shared by UNet and VAE.
+//! The residual block and the samplers between levels; shared by UNet and VAE.
 
 use crate::error::Result;
-use crate::nn::{Around, Conv2d, Feature, Geometry, GroupNorm, Linear};
+use crate::nn::{Conv2d, ConvFusion, Feature, Geometry, GroupNorm, Linear};
 use crate::weights::Scope;
 use candle_core::Tensor;
 
@@ -67,14 +67,14 @@ impl Resnet {
             (Some(project), Some(time)) => Some(project.forward(time)?),
             _ => None,
         };
-        let normed = |norm| Around { norm: Some(norm), silu: true, ..Around::default() };
-        let first = Around { shift: shift.as_ref(), ..normed(&self.norm1) };
+        let normed = |norm| ConvFusion { norm: Some(norm), silu: true, ..ConvFusion::default() };
+        let first = ConvFusion { shift: shift.as_ref(), ..normed(&self.norm1) };
         let y = self.conv1.run(x, first)?;
         let x = match &self.shortcut {
             Some(conv) => &conv.forward(x)?,
             None => x,
         };
-        let last = Around { add: Some(x), divisor: self.divisor, ..normed(&self.norm2) };
+        let last = ConvFusion { add: Some(x), divisor: self.divisor, ..normed(&self.norm2) };
         self.conv2.run(&y, last)
     }
 }
@@ -110,6 +110,6 @@ impl Upsample {
 
     /// Grows `x` to height × width, which is twice its size or one less.
     pub(crate) fn forward(&self, x: &Feature, size: (usize, usize)) -> Result<Feature> {
-        self.conv.run(x, Around { grown: Some(size), ..Around::default() })
+        self.conv.run(x, ConvFusion { grown: Some(size), ..ConvFusion::default() })
     }
 }

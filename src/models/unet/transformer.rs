@@ -1,10 +1,10 @@
-//! Floor 4. The transformer between residual blocks: self-attention, cross-attention to the text,
+//! The transformer between residual blocks: self-attention, cross-attention to the text,
 //! gated MLP.
 
 use super::blocks::Context;
 use crate::error::Result;
 use crate::models::part::{Origin, Part};
-use crate::nn::{Around, Attend, Conv2d, Feature, FeedForward, Geometry, GroupNorm, LayerNorm};
+use crate::nn::{Attend, Conv2d, ConvFusion, Feature, FeedForward, Geometry, GroupNorm, LayerNorm};
 use crate::weights::Scope;
 
 /// Shape of one attention place.
@@ -71,13 +71,13 @@ impl Transformer {
     pub(super) fn forward(&self, x: &Feature, context: &Context<'_>) -> Result<Feature> {
         let sides = x.sides()?;
         let merge = (self.finest && context.merge > 0.0).then_some((sides, context.merge));
-        let into = Around { norm: Some(&self.norm), ..Around::default() };
+        let into = ConvFusion { norm: Some(&self.norm), ..ConvFusion::default() };
         let mut y = self.project_in.run(x, into)?.into_tokens()?;
         for block in &self.blocks {
             context.check()?;
             y = block.using(|block| block.forward(&y, context.text, merge))?;
         }
-        let out = Around { add: Some(x), ..Around::default() };
+        let out = ConvFusion { add: Some(x), ..ConvFusion::default() };
         self.project_out.run(&y.into_image(sides)?, out)
     }
 }

@@ -113,7 +113,7 @@ fn sums() {
             (numbers(5, &[batch, 9, 2 * channels], 0.0), numbers(6, &[2 * channels], 0.1));
         check(&device, "gated", &[x, bias], |t| gated(&t[0], &t[1]));
         for grown in [(2 * sides.0, 2 * sides.1), (2 * sides.0 - 1, 2 * sides.1 - 1)] {
-            check(&device, "grow", &inputs[..1], |t| grow(&t[0], grown));
+            check(&device, "grow", &inputs[..1], |t| upsample_to(&t[0], grown));
         }
     }
 }

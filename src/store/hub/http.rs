@@ -1,4 +1,4 @@
-//! Floor 6. Requests to a hub: redirects, the token, ranges.
+//! Requests to a hub: redirects, the token, ranges.
 
 use super::super::cache::{HubCache, Secret, without_secrets};
 use crate::error::Error;

@@ -1,4 +1,4 @@
-//! Floor 6. Downloads from a hub into the shared cache (feature `hub`).
+//! Downloads from a hub into the shared cache (feature `hub`).
 //!
 //! A repository's folder holds `blobs` by content hash, `snapshots` of links to them by commit, and
 //! `refs` from branch to commit. Other tools read and write the same folders, so the order matters:
@@ -14,10 +14,10 @@ pub(super) use wanted::{adapter, model};
 use super::cache::{HubCache, HubId, is_commit, is_relative, without_secrets};
 use super::digest::sha256;
 use super::{Progress, Transfer};
+use crate::atomic_file::{self, Care};
 use crate::error::{Error, Result};
-use crate::near::did_you_mean;
 use crate::pipeline::Cancel;
-use crate::whole::{self, Care};
+use crate::suggest::did_you_mean;
 use http::{Client, Failure, Meta};
 use std::fs::{self, File, TryLockError};
 use std::io::{Read, Write};
@@ -293,7 +293,7 @@ fn symlink(_: &str, _: &Path) -> std::io::Result<()> {
 
 fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     make_parent(path)?;
-    whole::write(path, true, Care::Lasting, |file| {
+    atomic_file::write(path, true, Care::Lasting, |file| {
         file.write_all(bytes).map_err(|e| Error::write(path, e))
     })
 }

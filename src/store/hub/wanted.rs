@@ -1,7 +1,6 @@
-//! Floor 6. Which files of a repository make a model.
+//! Which files of a repository make a model.
 
-use super::super::cache::{COMPONENTS, WEIGHTS, form, is_index, is_weights};
-use super::super::lora::{CONFIG, STANDARD};
+use super::super::cache::{COMPONENTS, CONFIG, STANDARD, WEIGHTS, form, is_index, is_weights};
 
 /// The files to download: a diffusers model without duplicates, or the only checkpoint.
 pub(in super::super) fn model(all: &[String]) -> Result<Vec<String>, String> {

@@ -3,7 +3,7 @@
 use super::{View, dense_strides};
 use crate::error::{Error, Result};
 use crate::room;
-use crate::weights::quantised::Blocks;
+use crate::weights::block_type::Blocks;
 use rayon::prelude::*;
 use std::path::Path;
 

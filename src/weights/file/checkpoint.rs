@@ -9,8 +9,9 @@ use super::scale::{self, Scaled};
 use super::{CheckpointFile, View, arranged};
 use crate::error::{Error, Result};
 use crate::kernels::GROUP;
+use crate::weights::block_type::Blocks;
 use crate::weights::names::Part;
-use crate::weights::quantised::{Blocks, is_quantisable};
+use crate::weights::quantised::is_quantisable;
 use crate::weights::{
     Arrangement, BlockType, Packed, Precision, Products, Quantisation, Site, Weight, WeightSource,
     pack_numbers, shapes_agree, weight_shape,
@@ -317,7 +318,7 @@ impl WeightSource for Checkpoint {
                 // Taps that are added up, or lie in another order, make other blocks.
                 blocks.kind == BlockType::from(*kind)
                     && (blocks.taps_first || sizes.kernel == 1)
-                    && !matches!(arrangement, Arrangement::Doubled(..))
+                    && !matches!(arrangement, Arrangement::Upsampled(..))
                     && sizes.inputs.is_multiple_of(GROUP)
             });
         let Some((kind, (piece, _))) = as_stored else {

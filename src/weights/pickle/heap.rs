@@ -3,8 +3,8 @@
 //! All objects lie in one list and refer to each other by index, so that neither cycles nor deep
 //! nesting in a hostile file can exhaust the stack.
 
+use super::storage::{Storage, TensorData};
 use super::symbols::Symbol;
-use super::torch::{Storage, TensorData};
 use crate::error::{Error, Result};
 
 /// Most objects, and values put into them, of one pickle; real checkpoints have some hundred thousand.

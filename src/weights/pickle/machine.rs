@@ -3,8 +3,8 @@
 use super::MAX_PICKLE;
 use super::heap::{Heap, Object, Value};
 use super::input::Input;
+use super::storage::{Storage, TensorData};
 use super::symbols::{self, Symbol};
-use super::torch::{Storage, TensorData};
 use crate::error::{Error, Result};
 use std::collections::HashMap;
 use std::path::Path;

@@ -1,10 +1,10 @@
 //! How torch describes tensors inside a pickle.
 
 use super::heap::{Heap, Object, Value};
+use super::storage::{Key, Region, Storage, TensorData};
 use super::symbols::Symbol;
 use crate::error::{Error, Result};
-use crate::weights::file::{Contents, Entry, TensorInfo, dense_strides};
-use safetensors::Dtype;
+use crate::weights::contents::{Contents, Entry, TensorInfo, dense_strides};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
@@ -26,48 +26,6 @@ const MAX_SHARES: usize = 4;
 const MAX_SHARED: usize = 256 << 20;
 /// Names under which training programs keep the weights beside other things.
 const WRAPPERS: [&str; 3] = ["state_dict", "lora", "module"];
-
-/// Some bytes of the file.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Region {
-    pub(super) start: usize,
-    pub(super) len: usize,
-}
-
-impl Region {
-    /// The bytes of this region; `None` when it reaches beyond the file.
-    pub(super) fn of(self, file: &[u8]) -> Option<&[u8]> {
-        file.get(self.start..self.start.checked_add(self.len)?)
-    }
-}
-
-/// A storage: what several tensors may share.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Storage<'a> {
-    /// Type of the elements; `None` when it counts bytes.
-    dtype: Option<Dtype>,
-    key: Key<'a>,
-    /// Number of elements.
-    len: usize,
-    /// First element, for a view of another storage (torch before 0.4).
-    start: usize,
-}
-
-/// The name of a storage in its file.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Key<'a> {
-    Text(&'a str),
-    Number(i64),
-}
-
-impl std::fmt::Display for Key<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Key::Text(text) => f.write_str(text),
-            Key::Number(number) => number.fmt(f),
-        }
-    }
-}
 
 impl<'a> Key<'a> {
     fn from_value(value: Value<'a>) -> Option<Self> {
@@ -109,17 +67,6 @@ impl<'a> Storage<'a> {
     fn element_size(&self) -> usize {
         self.dtype.map_or(1, |dtype| dtype.bitsize() / 8)
     }
-}
-
-/// A tensor: a window onto a storage.
-#[derive(Debug)]
-pub(super) struct TensorData<'a> {
-    storage: Storage<'a>,
-    dtype: Dtype,
-    /// First element.
-    offset: usize,
-    shape: Vec<usize>,
-    strides: Vec<usize>,
 }
 
 impl<'a> TensorData<'a> {

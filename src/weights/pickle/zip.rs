@@ -1,6 +1,6 @@
 //! The archive around a torch file: uncompressed records, read in place.
 
-use super::torch::Region;
+use super::storage::Region;
 use crate::error::{Error, Result};
 use std::collections::HashMap;
 use std::io::Cursor;

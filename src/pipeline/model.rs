@@ -1,0 +1,171 @@
+//! An opened model: what all handles of a [`Pipeline`](super::Pipeline) share, and how its networks are built.
+//!
+//! Floor 5.
+
+use super::Plan;
+use super::adapters::Shelf;
+use super::cache::{Lazy, Recent};
+use super::event::{Event, Watch};
+use super::replay;
+use super::residency::{Memory, Residency};
+use crate::cancel::Cancel;
+use crate::conditioning::{Conditioning, TextTowers, Texts};
+use crate::error::{InFile, Result};
+use crate::family::ModelParts;
+use crate::kernels;
+use crate::lora::{Dictionary, Lora, ReadOptions};
+use crate::models::{Tiling, UNet, Vae};
+use crate::picture::Picture;
+use crate::sampling::{Convention, Grid, Integrator, NoiseProcess, SamplerOptions};
+use crate::weights::{Precision, Products, Scope, WeightSource};
+use candle_core::{DType, Device, Tensor};
+use std::sync::Arc;
+
+/// An opened model.
+#[derive(Debug)]
+pub(super) struct Model {
+    pub(super) parts: ModelParts,
+    pub(super) process: NoiseProcess,
+    pub(super) names: Lazy<Dictionary>,
+    pub(super) shelf: Arc<dyn Shelf>,
+    pub(super) reading: ReadOptions,
+    pub(super) loras: Recent<Lora>,
+    /// Whether convolutions of f32 may round.
+    pub(super) rounded: bool,
+    /// How many images of a plan are evaluated at once.
+    pub(super) batch: usize,
+    pub(super) residency: Arc<Residency>,
+}
+
+impl Model {
+    /// Where the model runs.
+    pub(super) fn device(&self) -> &Device {
+        self.parts.source.device()
+    }
+
+    /// How the UNet multiplies on a CPU; nothing elsewhere.
+    pub(super) fn precision(&self) -> Option<Precision> {
+        match self.parts.source.products("unet") {
+            Products::Packed(precision) => Some(precision),
+            Products::Plain => None,
+        }
+    }
+
+    /// The features of a plan's texts.
+    pub(super) fn condition(
+        &self,
+        text: &TextTowers,
+        plan: &Plan,
+        cancel: &Cancel,
+    ) -> Result<Conditioning> {
+        let negative = (plan.guided() && self.parts.unet.time_cond_proj_dim.is_none())
+            .then_some(plan.negative_prompt.as_str());
+        let texts =
+            Texts { prompt: &plan.prompt, negative, clip_skip: plan.clip_skip, size: plan.size()? };
+        text.encode_until(&texts, cancel)
+    }
+
+    /// What is amiss with a plan for a model that was made for few steps, and what cannot act.
+    pub(super) fn notes(&self, plan: &Plan) -> Vec<String> {
+        let distilled = self.parts.distilled;
+        let advice = distilled.and_then(|d| d.advice(plan.steps, plan.guidance_scale));
+        let unguided = "the negative prompt does not act at guidance 1, which is none";
+        let silent = self.parts.no_negative();
+        let silent = silent.or_else(|| (!plan.guided()).then(|| unguided.to_owned()));
+        let silent = silent.filter(|_| !plan.negative_prompt.is_empty());
+        let notes = [advice, self.parts.other_sampler(plan.sampler), silent];
+        notes.into_iter().flatten().map(|note| format!("{}: {note}", self.parts.name)).collect()
+    }
+
+    /// A fresh integrator of a plan.
+    pub(super) fn integrator(&self, plan: &Plan) -> Result<Box<dyn Integrator>> {
+        let (config, options) = (&self.parts.scheduler, SamplerOptions::default());
+        plan.sampler.begin(&options, config).in_file(&self.parts.scheduler_file)
+    }
+
+    /// The noise levels of a plan, once its sampler is known to follow the model's config.
+    pub(super) fn grid(&self, plan: &Plan) -> Result<Grid> {
+        self.integrator(plan)?;
+        let rules = plan.sampler.spec().grids.of(Convention::Diffusers);
+        Grid::plan(rules, plan.schedule, plan.steps, &self.parts.scheduler, &self.process)
+    }
+
+    /// The text towers without adapters.
+    pub(super) fn text_towers(&self, watch: Watch<'_>) -> Result<Arc<TextTowers>> {
+        self.residency.text.get(watch.cancel, || {
+            watch.tell(&Event::Loading { component: "text encoder" });
+            self.parts.text_towers_until(&*self.residency.base, watch.cancel)
+        })
+    }
+
+    /// The UNet without adapters.
+    pub(super) fn unet(&self, watch: Watch<'_>) -> Result<Arc<UNet>> {
+        self.residency.unet.get(watch.cancel, || {
+            watch.tell(&Event::Loading { component: "UNet" });
+            let source: Arc<dyn WeightSource> = self.residency.base.clone();
+            self.network(&source, watch.cancel)
+        })
+    }
+
+    /// Whether blocks of the UNet are built when they are used. On other devices than the CPU weights would
+    /// cross the bus at every step.
+    pub(super) fn streams(&self) -> bool {
+        self.residency.memory() == Memory::Low && self.precision().is_some()
+    }
+
+    /// The UNet of some weights.
+    pub(super) fn network(&self, source: &Arc<dyn WeightSource>, cancel: &Cancel) -> Result<UNet> {
+        let config = &self.parts.unet;
+        if self.streams() {
+            return UNet::streamed(source, "unet", config);
+        }
+        UNet::new(&Scope::new(&**source, "unet").until(cancel), config)
+    }
+
+    /// The half of the autoencoder that makes latents of pictures.
+    pub(super) fn encoder(&self, cancel: &Cancel) -> Result<Arc<Vae>> {
+        self.residency.encoder.get(cancel, || {
+            Vae::encoder(&Scope::new(&*self.residency.base, "vae").until(cancel), &self.parts.vae)
+        })
+    }
+
+    /// The half that makes pictures of latents.
+    pub(super) fn decoder(&self, watch: Watch<'_>) -> Result<Arc<Vae>> {
+        let _working = replay::working();
+        self.residency.decoder.get(watch.cancel, || {
+            watch.tell(&Event::Loading { component: "VAE" });
+            let scope = Scope::new(&*self.residency.base, "vae").until(watch.cancel);
+            Vae::decoder(&scope, &self.parts.vae)
+        })
+    }
+
+    /// As long as the guard lives, GPUs may round the factors of f32 convolutions, if the options ask for it or
+    /// everything else has 16 bits: the autoencoder needs f32 for its range alone.
+    pub(super) fn rounding(&self) -> kernels::Rounding {
+        kernels::Rounding::new(self.rounded || self.parts.source.dtype("unet") != DType::F32)
+    }
+
+    /// Decodes one sample.
+    pub(super) fn decode(
+        &self,
+        latents: &Tensor,
+        tile: bool,
+        watch: Watch<'_>,
+        mut progress: impl FnMut(usize, usize),
+    ) -> Result<Picture> {
+        let vae = self.decoder(watch)?;
+        let (_working, _rounded) = (replay::working(), self.rounding());
+        let pixels = if tile {
+            vae.decode_tiled_until(latents, Tiling::default(), watch.cancel, |tile, tiles| {
+                watch.check()?;
+                progress(tile, tiles);
+                Ok(())
+            })?
+        } else {
+            watch.check()?;
+            progress(0, 1);
+            vae.decode_until(latents, watch.cancel)?
+        };
+        Picture::from_tensor(&pixels)
+    }
+}

@@ -1,0 +1,199 @@
+//! The networks of a plan's estimates, each with its LoRAs, and the features that it attends to.
+//!
+//! Floor 5.
+
+use super::Plan;
+use super::cache::Noted;
+use super::event::{Event, Watch};
+use super::generated::Timings;
+use super::model::Model;
+use super::residency::Stage;
+use crate::conditioning::{Conditioning, InversionVectors, TextTowers};
+use crate::error::Result;
+use crate::lora::{Apply, LoraStack, Overlay};
+use crate::models::UNet;
+use crate::weights::WeightSource;
+use candle_core::{Device, Tensor};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The LoRAs of one estimate.
+#[derive(Debug, Clone)]
+pub(super) struct Stacks {
+    pub(super) text: LoraStack,
+    pub(super) unet: LoraStack,
+}
+
+/// What makes one estimate of the clean latents.
+#[derive(Debug)]
+pub(super) struct Estimator {
+    pub(super) unet: Arc<UNet>,
+    /// The features that the UNet attends to.
+    pub(super) conditioning: Arc<Conditioning>,
+}
+
+/// What a network with a stack is remembered by.
+pub(super) fn network_key(stack: &LoraStack, apply: Apply) -> String {
+    format!("{apply:?} {}", stack.fingerprint())
+}
+
+impl Model {
+    /// Builds the networks of `plan`'s estimates, one for each of `stacks`; `spent` gets the time that it took.
+    pub(super) fn estimators(
+        &self,
+        plan: &Plan,
+        stacks: &[Stacks],
+        apply: Apply,
+        watch: Watch<'_>,
+        spent: &mut Timings,
+    ) -> Result<Vec<Estimator>> {
+        let mut conditions = Vec::with_capacity(stacks.len());
+        for Stacks { text, .. } in stacks {
+            watch.check()?;
+            conditions.push(self.condition_with(text, plan, apply, watch, spent)?);
+        }
+        self.residency.over(Stage::Texts);
+        let mut estimators = Vec::with_capacity(stacks.len());
+        for (Stacks { unet, .. }, conditioning) in stacks.iter().zip(conditions) {
+            watch.check()?;
+            let begin = Instant::now();
+            let unet = self.unet_with(unet, apply, watch, &mut spent.compose)?;
+            spent.load += begin.elapsed();
+            estimators.push(Estimator { unet, conditioning });
+        }
+        self.residency.over(Stage::Build);
+        spent.load = spent.load.saturating_sub(spent.compose);
+        Ok(estimators)
+    }
+
+    /// The features of a plan's texts from towers with a stack.
+    fn condition_with(
+        &self,
+        stack: &LoraStack,
+        plan: &Plan,
+        apply: Apply,
+        watch: Watch<'_>,
+        spent: &mut Timings,
+    ) -> Result<Arc<Conditioning>> {
+        let texts = [&plan.prompt, &plan.negative_prompt];
+        let settings = (plan.guided(), plan.clip_skip, plan.width, plan.height);
+        let key = format!("{texts:?} {settings:?} {apply:?} {}", stack.fingerprint());
+        let found = self.residency.conditions.get(&key, watch.cancel, || {
+            let begin = Instant::now();
+            let Noted { value: towers, mut warnings } =
+                self.towers_with(stack, apply, watch, &mut spent.compose)?;
+            spent.load += begin.elapsed();
+            let begin = Instant::now();
+            watch.tell(&Event::Encoding);
+            let overflow = towers.overflow(&plan.prompt);
+            if overflow > 0 {
+                warnings
+                    .push(format!("the prompt is {overflow} tokens too long; its end is not seen"));
+            }
+            let conditioning = self.condition(&towers, plan, watch.cancel)?;
+            spent.encode += begin.elapsed();
+            Ok(Noted { value: Arc::new(conditioning), warnings })
+        })?;
+        Ok(told(&found, watch))
+    }
+
+    /// The text towers with a stack; the plain ones for an empty one.
+    fn towers_with(
+        &self,
+        stack: &LoraStack,
+        apply: Apply,
+        watch: Watch<'_>,
+        compose: &mut Duration,
+    ) -> Result<Noted<TextTowers>> {
+        if stack.is_empty() {
+            return Ok(Noted { value: self.text_towers(watch)?, warnings: Vec::new() });
+        }
+        let key = network_key(stack, apply);
+        let found = self.residency.towers.get(&key, watch.cancel, || {
+            let built = self.overlay(stack, apply, watch, compose, |part| part != "unet").and_then(
+                |(source, warnings)| {
+                    Ok((self.parts.text_towers_until(&*source, watch.cancel)?, warnings))
+                },
+            );
+            let (towers, mut warnings) = built
+                .map_err(|error| self.or_the_models_fault(error, self.parts.text_components()))?;
+            let words = self.words(stack, &mut warnings)?;
+            let towers = if words.is_empty() { towers } else { towers.with_inversions(&words)? };
+            Ok(Noted { value: Arc::new(towers), warnings })
+        })?;
+        Ok(Noted { value: found.value.clone(), warnings: found.warnings.clone() })
+    }
+
+    /// The UNet with a stack; the plain one for an empty one.
+    fn unet_with(
+        &self,
+        stack: &LoraStack,
+        apply: Apply,
+        watch: Watch<'_>,
+        compose: &mut Duration,
+    ) -> Result<Arc<UNet>> {
+        if stack.is_empty() {
+            return self.unet(watch);
+        }
+        let key = network_key(stack, apply);
+        let found = self.residency.unets.get(&key, watch.cancel, || {
+            let built = self.overlay(stack, apply, watch, compose, |part| part == "unet").and_then(
+                |(source, warnings)| {
+                    watch.tell(&Event::Loading { component: "UNet" });
+                    let unet = self.network(&source, watch.cancel)?;
+                    Ok(Noted { value: Arc::new(unet), warnings })
+                },
+            );
+            built.map_err(|error| self.or_the_models_fault(error, &["unet"]))
+        })?;
+        Ok(told(&found, watch))
+    }
+
+    /// The model's weights with a stack, and what a user should know of them.
+    fn overlay(
+        &self,
+        stack: &LoraStack,
+        apply: Apply,
+        watch: Watch<'_>,
+        compose: &mut Duration,
+        select: impl Fn(&str) -> bool,
+    ) -> Result<(Arc<dyn WeightSource>, Vec<String>)> {
+        let begin = Instant::now();
+        watch.tell(&Event::Loading { component: "LoRA" });
+        let (base, names) = (self.residency.base.clone(), self.dictionary()?);
+        let overlay = Overlay::compose_until(base, &names, stack, apply, select, watch.cancel)?;
+        let warnings = overlay.warnings().to_vec();
+        *compose += begin.elapsed();
+        Ok((Arc::new(overlay), warnings))
+    }
+
+    /// The words that a stack brings along, as tensors on this device.
+    fn words(
+        &self,
+        stack: &LoraStack,
+        warnings: &mut Vec<String>,
+    ) -> Result<Vec<InversionVectors>> {
+        let components = self.parts.text_components();
+        let mut words: Vec<InversionVectors> = Vec::new();
+        let all = stack.words();
+        warnings.extend(all.warnings());
+        for inversion in all.used {
+            let vectors = |component: &&str| -> Result<Option<Tensor>> {
+                let Some((values, rows)) = inversion.vectors(component)? else { return Ok(None) };
+                let width = values.len().checked_div(rows).unwrap_or(0);
+                let dtype = self.residency.base.dtype(component);
+                let tensor = Tensor::from_vec(values, (rows, width), &Device::Cpu)?;
+                Ok(Some(tensor.to_dtype(dtype)?.to_device(self.residency.base.device())?))
+            };
+            let vectors = components.iter().map(vectors).collect::<Result<_>>()?;
+            words.push(InversionVectors { token: inversion.token.clone(), vectors });
+        }
+        Ok(words)
+    }
+}
+
+/// The value, after its warnings were told.
+fn told<T>(found: &Noted<T>, watch: Watch<'_>) -> Arc<T> {
+    found.warnings.iter().for_each(|text| watch.warn(text));
+    found.value.clone()
+}

@@ -1,0 +1,211 @@
+//! A plan that is prepared once: everything that its images share is found, read and decided before the first.
+//!
+//! Floor 5.
+
+use super::event::{Event, Observer, Once, Watch};
+use super::generated::{Generated, Timings};
+use super::model::Model;
+use super::networks::{Stacks, network_key};
+use super::replay::{Session, working};
+use super::residency::Running;
+use super::start::Start;
+use super::steps::{Image, Prepared, Steps};
+use super::timeline::{Acting, Role, Timeline};
+use super::{Cancel, Plan, Silent};
+use crate::error::{Error, Result};
+use crate::kernels::AtWork;
+use crate::lora::{Apply, Lora, LoraStack, StackEntry};
+use crate::sampling::Grid;
+use std::sync::Arc;
+
+/// A prepared plan: its LoRAs are read, its noise levels placed, and what happens at each step is decided.
+///
+/// All its images are made with the same LoRAs, whatever becomes of their files meanwhile: small files (up to
+/// 512 MiB) are in memory, larger ones are mapped, and one that is shortened is an error that names it.
+///
+/// ```no_run
+/// # fn main() -> colora::Result<()> {
+/// # let pipeline = colora::Pipeline::options().open_starter()?;
+/// # let plan = pipeline.plan(&colora::Request { count: 4, ..Default::default() }, 0)?;
+/// let run = pipeline.prepare(&plan)?;
+/// // Four images in one evaluation of the network for each step.
+/// run.steps(0..4)?.finish_each(&mut |image| {
+///     image.picture.save(format!("{}.png", image.index), false)
+/// })?;
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct Run {
+    plan: Plan,
+    stack: LoraStack,
+    timeline: Arc<Timeline>,
+    /// The LoRAs of each estimate of the timeline.
+    stacks: Vec<Stacks>,
+    apply: Apply,
+    grid: Arc<Grid>,
+    start: Start,
+    running: Arc<Running>,
+    model: Arc<Model>,
+}
+
+impl Run {
+    /// Prepares `plan`; `whole`: its images are made to the last one.
+    pub(super) fn prepare(
+        model: &Arc<Model>,
+        plan: &Plan,
+        whole: bool,
+        watch: Watch<'_>,
+    ) -> Result<Self> {
+        watch.check()?;
+        model.notes(plan).into_iter().for_each(|note| watch.warn(note));
+        let stack = model.stack(plan, watch)?;
+        let roles: Vec<Role> = stack.entries.iter().map(role).collect();
+        let two_evaluations = model.parts.unet.time_cond_proj_dim.is_none();
+        let timeline = Timeline::new(plan, &roles, two_evaluations);
+        let stacks: Vec<Stacks> = timeline
+            .estimates()
+            .iter()
+            .map(|estimate| Stacks {
+                text: part(&stack, &timeline.texts()[estimate.text]).text_part(),
+                unet: part(&stack, &timeline.unets()[estimate.unet]).unet_part(),
+            })
+            .collect();
+        let entries = stacks.iter().flat_map(|stacks| &stacks.unet.entries);
+        entries.filter_map(|entry| advice(&entry.lora, plan)).for_each(|text| watch.warn(text));
+        let apply = match plan.apply {
+            Apply::Auto if stacks.len() > 1 => Apply::Bypass,
+            Apply::Auto => Apply::Merge,
+            chosen => chosen,
+        };
+        let composed = stacks.iter().map(|stacks| &stacks.unet).filter(|unet| !unet.is_empty());
+        let keys = composed.map(|unet| network_key(unet, apply)).collect();
+        Ok(Self {
+            grid: Arc::new(model.grid(plan)?),
+            start: Start::Noise,
+            running: Arc::new(model.residency.running(keys, whole)),
+            plan: plan.clone(),
+            stack,
+            timeline: Arc::new(timeline),
+            stacks,
+            apply,
+            model: model.clone(),
+        })
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Its LoRAs, read.
+    pub fn stack(&self) -> &LoraStack {
+        &self.stack
+    }
+
+    /// What happens at each of its steps.
+    pub fn timeline(&self) -> &Timeline {
+        &self.timeline
+    }
+
+    /// Some of the plan's images, by their places, as an iterator of steps: `[2]` is the third image, `0..4` are
+    /// the first four in one evaluation of the network for each step. On the CPU an image of several is the image
+    /// made alone, to the bit.
+    ///
+    /// # Errors
+    /// What reading and running the networks gives; [`Error::BadRequest`] when there are no images.
+    pub fn steps(&self, images: impl IntoIterator<Item = usize>) -> Result<Steps> {
+        let cancel = &Cancel::new();
+        let images: Vec<usize> = images.into_iter().collect();
+        self.steps_watched(&images, Watch { observer: &Once::new(&Silent), cancel })
+    }
+
+    pub(super) fn steps_watched(&self, images: &[usize], watch: Watch<'_>) -> Result<Steps> {
+        watch.check()?;
+        if images.is_empty() {
+            return Err(Error::bad_request("images", "none", "expected at least one image"));
+        }
+        let Self { model, plan, timeline, grid, start, running, .. } = self;
+        let (session, at_work) = (Session::new(), AtWork::begin());
+        let (_working, _rounded) = (working(), model.rounding());
+        let mut spent = Timings::default();
+        let estimators = model.estimators(plan, &self.stacks, self.apply, watch, &mut spent)?;
+        watch.check()?;
+        let image = |index: &usize| {
+            let index = *index;
+            Image { index, seed: plan.seed.wrapping_add(index as u64) }
+        };
+        let prepared = Prepared { model, plan, timeline, grid, start, running };
+        let images = images.iter().map(image).collect();
+        Steps::new(&prepared, images, &estimators, spent, (watch.cancel, session, at_work))
+    }
+
+    /// Makes every image of the plan, in order, and hands each over as soon as it is done. As many are evaluated at
+    /// once as the pipeline was opened for ([`Options::batch`](super::Options::batch)).
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] when `cancel` was set, what the networks give, or what `sink` returns.
+    pub fn generate(
+        &self,
+        observer: &dyn Observer,
+        cancel: &Cancel,
+        sink: &mut dyn FnMut(Generated) -> Result<()>,
+    ) -> Result<()> {
+        self.generate_watched(Watch { observer: &Once::new(observer), cancel }, sink)
+    }
+
+    pub(super) fn generate_watched(
+        &self,
+        watch: Watch<'_>,
+        sink: &mut dyn FnMut(Generated) -> Result<()>,
+    ) -> Result<()> {
+        let images: Vec<usize> = (0..self.plan.count).collect();
+        for images in images.chunks(self.model.batch) {
+            self.generate_batch(images, watch, sink)?;
+        }
+        Ok(())
+    }
+
+    fn generate_batch(
+        &self,
+        images: &[usize],
+        watch: Watch<'_>,
+        sink: &mut dyn FnMut(Generated) -> Result<()>,
+    ) -> Result<()> {
+        let mut running = self.steps_watched(images, watch)?;
+        let (steps, every) = (self.plan.steps, self.plan.preview);
+        images.iter().for_each(|image| watch.tell(&Event::Sampling { image: *image, steps }));
+        while let Some(view) = running.next() {
+            let view = view?;
+            let wanted = every > 0 && view.step.is_multiple_of(every);
+            let (step, steps, sigma) = (view.step, view.steps, view.sigma);
+            for (place, image) in images.iter().enumerate() {
+                let preview = if wanted { Some(running.preview_of(&view, place)?) } else { None };
+                watch.tell(&Event::Step { image: *image, step, steps, sigma, preview });
+            }
+        }
+        running.finish_each_watched(watch, sink)
+    }
+}
+
+/// What a LoRA does, as far as the timeline needs it.
+fn role(entry: &StackEntry) -> Role {
+    let mut entry = entry.clone();
+    let steps = entry.strength.steps.take();
+    let alone = LoraStack::new(vec![entry]);
+    let identity = |part: LoraStack| (!part.is_empty()).then(|| part.fingerprint());
+    Role { text: identity(alone.text_part()), unet: identity(alone.unet_part()), steps }
+}
+
+/// The LoRAs that act together, at every step.
+fn part(stack: &LoraStack, acting: &Acting) -> LoraStack {
+    let mut entries: Vec<StackEntry> =
+        acting.members.iter().map(|member| stack.entries[*member].clone()).collect();
+    entries.iter_mut().for_each(|entry| entry.strength.steps = None);
+    LoraStack { entries, method: acting.method }
+}
+
+/// What is amiss with a plan for an adapter that makes a model draw in few steps.
+fn advice(lora: &Lora, plan: &Plan) -> Option<String> {
+    let advice = lora.file().distilled()?.advice(plan.steps, plan.guidance_scale)?;
+    Some(format!("{}: {advice}", lora.name()))
+}

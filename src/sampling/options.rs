@@ -1,0 +1,124 @@
+//! Numbers that a sampler can be tuned with.
+//!
+//! Floor 2.
+
+use crate::error::{Error, Result};
+use crate::suggest::did_you_mean;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// One number that a sampler can be tuned with, as its file declares it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct OptionSpec {
+    /// The name in requests, flags and files: k-diffusion's parameter.
+    pub name: &'static str,
+    /// The name in the settings that A1111 writes into pictures.
+    pub label: &'static str,
+    /// The value of requests that leave it open.
+    pub default: f64,
+    /// Least value.
+    pub least: f64,
+    /// Largest value.
+    pub most: f64,
+    /// What it does, for help texts.
+    pub help: &'static str,
+}
+
+/// The numbers that a request sets, by name; a sampler uses its defaults for the others.
+///
+/// As JSON they are an object: `{"eta": 0.5}`.
+///
+/// # Examples
+/// ```
+/// use colora::sampling::{Sampler, SamplerOptions};
+///
+/// let options = SamplerOptions::default().with("eta", 0.5);
+/// // DPM-Solver++(2M) draws no noise, so that there is nothing to scale.
+/// assert!(Sampler::DpmPp2m.spec().check(&options).is_err());
+/// ```
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SamplerOptions(BTreeMap<String, f64>);
+
+impl SamplerOptions {
+    /// The same with option `name` set to `value`.
+    #[must_use]
+    pub fn with(mut self, name: impl Into<String>, value: f64) -> Self {
+        self.0.insert(name.into(), value);
+        self
+    }
+
+    /// What is set for `name`.
+    pub fn get(&self, name: &str) -> Option<f64> {
+        self.0.get(name).copied()
+    }
+
+    /// The value of an option, or its default.
+    pub fn value(&self, option: &OptionSpec) -> f64 {
+        self.get(option.name).unwrap_or(option.default)
+    }
+
+    /// Whether nothing is set.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Everything that is set, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, f64)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), *value))
+    }
+
+    /// Refuses what `sampler`, which has the options `known`, does not have, and values out of range.
+    pub(super) fn check(&self, sampler: &str, known: &[OptionSpec]) -> Result<()> {
+        for (name, value) in self.iter() {
+            let Some(option) = known.iter().find(|option| option.name == name) else {
+                let names: Vec<_> = known.iter().map(|option| option.name).collect();
+                let has = match names[..] {
+                    [] => "no options".to_owned(),
+                    _ => format!("{}{}", names.join(", "), did_you_mean(name, names)),
+                };
+                let why = format!("the sampler {sampler} has {has}");
+                return Err(Error::bad_request("sampler_options", name, why));
+            };
+            if !(option.least..=option.most).contains(&value) {
+                let why = format!("expected {} to {}", option.least, option.most);
+                return Err(Error::bad_request(option.name, value, why));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ETA: OptionSpec = OptionSpec {
+        name: "eta",
+        label: "Eta",
+        default: 1.0,
+        least: 0.0,
+        most: 1.0,
+        help: "noise",
+    };
+
+    #[test]
+    fn options_are_checked_against_the_sampler() {
+        let refused = |options: &SamplerOptions, known: &[OptionSpec]| {
+            options.check("some", known).unwrap_err().to_string()
+        };
+        let half = SamplerOptions::default().with("eta", 0.5);
+        assert!(half.check("some", &[ETA]).is_ok());
+        assert_eq!((half.value(&ETA), SamplerOptions::default().value(&ETA)), (0.5, 1.0));
+        assert!(refused(&half, &[]).contains("the sampler some has no options"));
+        let typed = SamplerOptions::default().with("etta", 0.5);
+        assert!(refused(&typed, &[ETA]).contains("did you mean `eta`?"));
+        for value in [-0.1, 1.5, f64::NAN, f64::INFINITY] {
+            let out = refused(&SamplerOptions::default().with("eta", value), &[ETA]);
+            assert!(out.contains("eta") && out.contains("expected 0 to 1"), "{out}");
+        }
+        let json = serde_json::to_string(&half).unwrap();
+        assert_eq!(json, r#"{"eta":0.5}"#);
+        assert_eq!(serde_json::from_str::<SamplerOptions>(&json).unwrap(), half);
+    }
+}
