@@ -8,7 +8,7 @@ use super::{
 use crate::conditioning::ClipKind;
 use crate::error::{Error, InFile, Result};
 use crate::input;
-use crate::models::{ClipConfig, UNetConfig, VaeConfig};
+use crate::models::{ClipConfig, TinyVaeConfig, UNetConfig, VaeConfig};
 use crate::sampling::SchedulerConfig;
 use crate::size::ImageSize;
 use crate::weights::names::{self, Part};
@@ -106,6 +106,18 @@ pub(super) fn open_vae(folder: &Path, placement: Placement) -> Result<(VaeConfig
     let mut checkpoint = Checkpoint::new(folder.display().to_string(), placement);
     reader.insert_weights(&mut checkpoint, "", "vae")?;
     Ok((config, checkpoint))
+}
+
+/// A small autoencoder alone: a folder with `config.json` and weights.
+pub(super) fn open_tiny_vae(
+    folder: &Path,
+    placement: Placement,
+) -> Result<(TinyVaeConfig, Checkpoint)> {
+    let reader = Reader { root: folder, files: Files::Folder };
+    let config: TinyVaeConfig = reader.json("config.json")?;
+    let mut source = Checkpoint::new(folder.display().to_string(), placement);
+    reader.insert_weights(&mut source, "", "vae")?;
+    Ok((config, source))
 }
 
 /// The architecture beside a single file: `model.config/` beside `model.safetensors`, a folder in the

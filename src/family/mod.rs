@@ -13,11 +13,13 @@ mod json;
 mod original;
 mod shapes;
 mod single_file;
+mod tiny_vae;
 mod towers;
 
 pub use blueprint::Blueprint;
 pub use convert::{Converted, quantise};
 pub use folder::held_files;
+pub use tiny_vae::TinyVaeParts;
 
 use crate::conditioning::{ClipKind, Tokenizer, TokenizerFiles};
 use crate::error::{Error, Result};

@@ -19,6 +19,7 @@ mod measure;
 mod model;
 mod networks;
 mod open;
+mod preview;
 mod replay;
 mod request;
 mod residency;

@@ -6,17 +6,19 @@ use super::Plan;
 use super::adapters::Shelf;
 use super::cache::{Lazy, Recent};
 use super::event::{Event, Watch};
+use super::preview::{LatentColours, Previewer};
 use super::replay;
-use super::residency::{Memory, Residency};
+use super::residency::{Memory, Residency, Stage};
 use crate::cancel::Cancel;
 use crate::conditioning::{Conditioning, TextTowers, Texts};
 use crate::error::{InFile, Result};
-use crate::family::ModelParts;
+use crate::family::{ModelParts, TinyVaeParts};
 use crate::kernels;
 use crate::lora::{Dictionary, Lora, ReadOptions};
-use crate::models::{Tiling, UNet, Vae};
+use crate::models::{Tiling, TinyVae, UNet, Vae};
 use crate::picture::Picture;
 use crate::sampling::{Convention, Grid, Integrator, NoiseProcess, SamplerOptions};
+use crate::size::ImageSize;
 use crate::weights::{Precision, Products, Scope, WeightSource};
 use candle_core::{DType, Device, Tensor};
 use std::sync::Arc;
@@ -34,6 +36,8 @@ pub(super) struct Model {
     pub(super) rounded: bool,
     /// How many images of a plan are evaluated at once.
     pub(super) batch: usize,
+    /// A small autoencoder for previews.
+    pub(super) tiny_vae: Option<TinyVaeParts>,
     pub(super) residency: Arc<Residency>,
 }
 
@@ -167,5 +171,42 @@ impl Model {
             vae.decode_until(latents, watch.cancel)?
         };
         Picture::from_tensor(&pixels)
+    }
+
+    /// A preview of one sample, of the size of the image.
+    ///
+    /// `latents`: `[1, C, h, w]`, scaled.
+    pub(super) fn preview(&self, latents: &Tensor, watch: Watch<'_>) -> Result<Picture> {
+        let previewer = self.previewer(watch)?;
+        let (_, _, height, width) = latents.dims4()?;
+        let factor = self.parts.vae.factor();
+        let pixels = match &*previewer {
+            Previewer::Tiny(vae) => {
+                let (_working, _rounded) = (replay::working(), self.rounding());
+                vae.decode(latents)?
+            }
+            Previewer::Colours(colours) => colours.pixels(latents)?,
+        };
+        let size = ImageSize::new(width * factor, height * factor)?;
+        Picture::from_tensor(&pixels)?.resize(size)
+    }
+
+    fn previewer(&self, watch: Watch<'_>) -> Result<Arc<Previewer>> {
+        self.residency.previewer.get(watch.cancel, || {
+            if let Some(tiny) = &self.tiny_vae {
+                let scope = Scope::new(&tiny.source, "vae");
+                let vae = TinyVae::decoder(&scope, &tiny.config)?;
+                return Ok(Previewer::Tiny(Box::new(vae)));
+            }
+            let decoder = self.decoder(watch)?;
+            let colours = {
+                let (_working, _rounded) = (replay::working(), self.rounding());
+                LatentColours::fit(&decoder, self.device())?
+            };
+            drop(decoder);
+            // Where memory is short the decoder does not wait beside the UNet.
+            self.residency.over(Stage::Decode);
+            Ok(Previewer::Colours(colours))
+        })
     }
 }
