@@ -13,7 +13,7 @@ use crate::config::{Config, Settings};
 use crate::error::Error;
 use crate::family::Defaults;
 use crate::input;
-use crate::lora::{Apply, LoraRef, Method, ReadOptions, StepWindow};
+use crate::lora::{Apply, LoraRef, Method, ReadOptions};
 use crate::picture::{Picture, png};
 use crate::pipeline::{
     Cancel, Event, Generated, Memory, Observer, Options, Pipeline, Plan, Request,
@@ -67,7 +67,6 @@ pub(super) fn run(flags: &Flags, talk: Talk) -> Result<()> {
     let pipeline = pipeline.map_err(|error| of_picture(error, flags))?;
     let plan = pipeline.plan_observed(&request, random_seed(), &progress);
     let plan = plan.map_err(|error| of_picture(of_settings(error), flags))?;
-    warn_of_windows(&plan, talk);
     let names = to.names(&plan, pipeline.model_name())?;
     if flags.dry_run {
         return dry_run(&pipeline, &plan, &names, named.as_ref(), flags.json);
@@ -135,18 +134,6 @@ fn warn_of_syntax(prompt: Option<&str>, negative: Option<&String>, talk: Talk) {
         _ => talk.say(&format!(
             "warning: {named}{more} are drawn as they are written: this syntax of other programs is not supported"
         )),
-    }
-}
-
-/// Says which LoRAs the steps of `plan` never come to.
-fn warn_of_windows(plan: &Plan, talk: Talk) {
-    for lora in &plan.loras {
-        let acts =
-            |window: &StepWindow| (0..plan.steps).any(|step| window.active(step, plan.steps));
-        if let Some(window) = lora.steps.filter(|window| !acts(window)) {
-            let name = &lora.name;
-            talk.say(&format!("warning: {name}: none of {} steps is in {window}", plan.steps));
-        }
     }
 }
 

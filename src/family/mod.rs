@@ -380,9 +380,14 @@ impl ModelParts {
         self.family.text_components()
     }
 
+    /// Class of the model's own sampler in diffusers, where that is not built.
+    pub(crate) fn missing_sampler(&self) -> Option<&str> {
+        few_steps::own_sampler(&self.scheduler)
+    }
+
     /// That `sampler` takes the place of the model's own, where that is not built.
     pub(crate) fn other_sampler(&self, sampler: Sampler) -> Option<String> {
-        let own = few_steps::own_sampler(&self.scheduler)?;
+        let own = self.missing_sampler()?;
         Some(format!(
             "made for the sampler of {own}, which is not built; {sampler} takes its place"
         ))

@@ -9,6 +9,7 @@ use super::event::{Event, Watch};
 use super::preview::{LatentColours, Previewer};
 use super::replay;
 use super::residency::{Memory, Residency, Stage};
+use super::warning::Warning;
 use crate::cancel::Cancel;
 use crate::conditioning::{Conditioning, TextTowers, Texts};
 use crate::error::{InFile, Result};
@@ -69,16 +70,23 @@ impl Model {
         text.encode_until(&texts, cancel)
     }
 
-    /// What is amiss with a plan for a model that was made for few steps, and what cannot act.
-    pub(super) fn notes(&self, plan: &Plan) -> Vec<String> {
-        let distilled = self.parts.distilled;
-        let advice = distilled.and_then(|d| d.advice(plan.steps, plan.guidance_scale));
-        let unguided = "the negative prompt does not act at guidance 1, which is none";
-        let silent = self.parts.no_negative();
-        let silent = silent.or_else(|| (!plan.guided()).then(|| unguided.to_owned()));
-        let silent = silent.filter(|_| !plan.negative_prompt.is_empty());
-        let notes = [advice, self.parts.other_sampler(plan.sampler), silent];
-        notes.into_iter().flatten().map(|note| format!("{}: {note}", self.parts.name)).collect()
+    /// What a user should know of a plan that its settings alone show.
+    pub(super) fn notes(&self, plan: &Plan) -> Vec<Warning> {
+        let model = || self.parts.name.clone();
+        let (steps, scale) = (plan.steps, plan.guidance_scale);
+        let few = self.parts.distilled;
+        let few = few.and_then(|made| Warning::few_steps(model(), made, steps, scale));
+        let own = self.parts.missing_sampler().map(|own| Warning::OtherSampler {
+            model: model(),
+            own: own.to_owned(),
+            sampler: plan.sampler,
+        });
+        let embedded = self.parts.unet.time_cond_proj_dim.is_some();
+        let silent = !plan.negative_prompt.is_empty() && (embedded || !plan.guided());
+        let silent =
+            silent.then(|| Warning::NegativePromptWithoutEffect { model: model(), embedded });
+        let notes = [few, own, silent].into_iter().flatten();
+        notes.chain(Warning::outside_steps(&plan.loras, steps)).collect()
     }
 
     /// A fresh integrator of a plan.

@@ -1,5 +1,6 @@
 //! What the user asks for, and the fully resolved plan that runs.
 
+use super::warning::Warning;
 use crate::error::{Error, Result};
 use crate::family::Defaults;
 use crate::lora::{Apply, LoraRef, Method, StepWindow};
@@ -135,6 +136,9 @@ pub struct Plan {
     pub lora_method: Method,
     /// How LoRAs reach the weights.
     pub apply: Apply,
+    /// What planning found that is no error; not recorded.
+    #[serde(skip)]
+    pub warnings: Vec<Warning>,
 }
 
 /// One token of every 2×2 stays.
@@ -219,6 +223,7 @@ impl Request {
             loras: [self.loras.clone(), tagged].concat(),
             lora_method: self.lora_method,
             apply: self.apply,
+            warnings: Vec::new(),
         })
     }
 }
