@@ -29,7 +29,7 @@ fn sources(folder: &Path) -> String {
 #[test]
 fn the_places_that_the_pages_name_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let code = sources(&root.join("src"));
+    let code = sources(&root.join("src")) + &sources(&root.join("tests"));
     let mut pages = 0;
     for entry in std::fs::read_dir(root.join("docs/how-to")).unwrap() {
         let page = entry.unwrap().path();
