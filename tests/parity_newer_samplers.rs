@@ -100,7 +100,8 @@ fn newer() -> Vec<(Sampler, Goldens)> {
     let all = Sampler::ALL.into_iter().filter(|sampler| !FIRST.contains(sampler));
     let read = |sampler: Sampler| {
         let path = golden(&format!("samplers/{sampler}.json"));
-        let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path:?}: {e}"));
+        let text =
+            std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let goldens: Goldens = serde_json::from_str(&text).unwrap();
         assert_eq!(sampler.spec().names.diffusers, Some(goldens.scheduler.as_str()));
         (sampler, goldens)

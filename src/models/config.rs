@@ -301,7 +301,8 @@ impl UNetConfig {
     /// What has to fit the number of levels and their widths.
     fn levels(&self) -> Vec<Variant> {
         let (widths, groups) = (&self.block_out_channels, self.norm_num_groups);
-        let grouped = |&width: &usize| (1..=MAX_WIDTH).contains(&width) && width % groups == 0;
+        let grouped =
+            |&width: &usize| (1..=MAX_WIDTH).contains(&width) && width.is_multiple_of(groups);
         let one_each = |field, kinds: &Vec<String>| Variant {
             field,
             found: format!("{kinds:?}"),
@@ -337,7 +338,7 @@ impl UNetConfig {
         let off = |field, on: bool| Variant { field, found: on.to_string(), built: !on };
         let (added, mid) = (self.addition_embed_type.as_deref(), self.mid_block_type.as_deref());
         let sizes = [self.addition_time_embed_dim, self.projection_class_embeddings_input_dim];
-        let levels = 0..self.block_out_channels.len();
+        let mut levels = 0..self.block_out_channels.len();
         vec![
             all(
                 "down_block_types",
@@ -369,7 +370,7 @@ impl UNetConfig {
             ),
             off(
                 "only_cross_attention",
-                levels.into_iter().any(|i| self.only_cross_attention.of(i) == Some(true)),
+                levels.any(|i| self.only_cross_attention.of(i) == Some(true)),
             ),
         ]
     }

@@ -3,11 +3,11 @@
 //! Floor 5.
 
 use super::Plan;
-use super::adapters::Shelf;
 use super::cache::{Lazy, Recent};
 use super::event::{Event, Watch};
 use super::replay;
 use super::residency::{Memory, Residency};
+use super::shelf::Shelf;
 use crate::cancel::Cancel;
 use crate::conditioning::{Conditioning, TextTowers, Texts};
 use crate::error::{InFile, Result};

@@ -110,7 +110,7 @@ impl Model {
         }
         let key = network_key(stack, apply);
         let found = self.residency.towers.get(&key, watch.cancel, || {
-            let built = self.overlay(stack, apply, watch, compose, |part| part.is_text()).and_then(
+            let built = self.overlay(stack, apply, watch, compose, Component::is_text).and_then(
                 |(source, warnings)| {
                     Ok((self.parts.text_towers_until(&*source, watch.cancel)?, warnings))
                 },

@@ -3,11 +3,11 @@
 //! Floor 5.
 
 use super::Pipeline;
-use super::adapters::{Paths, Shelf};
 use super::cache::{Lazy, Recent};
 use super::device::{DTypeChoice, DeviceChoice};
 use super::model::Model;
 use super::residency::{Memory, Residency};
+use super::shelf::{Paths, Shelf};
 use crate::error::{Error, InFile, Result};
 use crate::family::ModelParts;
 use crate::lora::ReadOptions;

@@ -175,7 +175,9 @@ impl Drop for Residency {
     /// Networks go before the share, which then gives back the memory that they return.
     fn drop(&mut self) {
         let _working = replay::working();
-        TABLE.iter().for_each(|row| (row.forget)(self));
+        for row in TABLE {
+            (row.forget)(self);
+        }
     }
 }
 
@@ -228,7 +230,9 @@ mod tests {
         for memory in [Memory::Keep, Memory::Save, Memory::Low] {
             let residency = filled(memory);
             let stages = [Stage::Texts, Stage::Encode, Stage::Build, Stage::Plan, Stage::Decode];
-            stages.iter().for_each(|stage| residency.over(*stage));
+            for stage in stages {
+                residency.over(stage);
+            }
             residency.steps_over(true);
             let missing = || Err(crate::Error::Cancelled);
             assert!(residency.unpainted.get("8x8", &Cancel::new(), missing).is_ok());

@@ -215,7 +215,9 @@ impl Run {
     ) -> Result<()> {
         let mut running = self.steps_watched(images, None, watch)?;
         let (steps, every) = (self.plan.steps, self.plan.preview);
-        images.iter().for_each(|image| watch.tell(&Event::Sampling { image: *image, steps }));
+        for image in images {
+            watch.tell(&Event::Sampling { image: *image, steps });
+        }
         while let Some(view) = running.next() {
             let view = view?;
             let wanted = every > 0 && view.step.is_multiple_of(every);
@@ -242,7 +244,9 @@ fn role(entry: &StackEntry) -> Role {
 fn part(stack: &LoraStack, acting: &Acting) -> LoraStack {
     let mut entries: Vec<StackEntry> =
         acting.members.iter().map(|member| stack.entries[*member].clone()).collect();
-    entries.iter_mut().for_each(|entry| entry.strength.steps = None);
+    for entry in &mut entries {
+        entry.strength.steps = None;
+    }
     LoraStack { entries, method: acting.method }
 }
 

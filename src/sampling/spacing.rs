@@ -29,7 +29,7 @@ impl SpacingRules {
     /// diffusers 0.42: `set_timesteps` of EulerDiscreteScheduler, DDIMScheduler and
     /// DPMSolverMultistepScheduler.
     pub(super) fn timesteps(
-        &self,
+        self,
         steps: usize,
         config: &SchedulerConfig,
         table: &NoiseTable,
@@ -53,7 +53,7 @@ impl SpacingRules {
                 (0..steps).map(at).collect()
             }
         };
-        // diffusers draws some runs that begin above the table, with the level of its last entry.
+        // diffusers runs some that begin above the table: with the level of its last entry, under another timestep.
         let below = timesteps.iter().any(|t| *t < 0.0);
         let above = timesteps.iter().any(|t| *t >= table.len() as f64);
         if !below && !above {
@@ -67,7 +67,7 @@ impl SpacingRules {
     }
 
     /// As numpy's `linspace`: by the step, the end exactly; rounding depends on it.
-    fn linspace(&self, points: usize, steps: usize, train: usize) -> Vec<f64> {
+    fn linspace(self, points: usize, steps: usize, train: usize) -> Vec<f64> {
         let last = train.saturating_sub(1) as f64;
         let step = last / (points.max(2) - 1) as f64;
         let at = |i: usize| {
