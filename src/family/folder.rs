@@ -116,7 +116,7 @@ pub(super) fn open_tiny_vae(
     let reader = Reader { root: folder, files: Files::Folder };
     let config: TinyVaeConfig = reader.json("config.json")?;
     let mut source = Checkpoint::new(folder.display().to_string(), placement);
-    reader.insert_weights(&mut source, "", "vae")?;
+    reader.insert_weights(&mut source, "", Component::Vae)?;
     Ok((config, source))
 }
 
@@ -204,7 +204,7 @@ impl Reader<'_> {
         let distilled = few_steps::of(&unet, &scheduler, &self.names(&index));
         let basic =
             basic_defaults(family, (unet.native_pixels(vae.factor()), vae.factor()), &scheduler)
-                .in_file(self.config_of("unet"))?;
+                .in_file(self.config_of(Component::UNet))?;
         let basic = distilled.map_or(basic, |d| few_steps::defaults(d, &scheduler, basic));
         let defaults = self.recommended(basic)?;
         let architecture = Architecture {

@@ -6,7 +6,7 @@ use super::{ModelParts, folder};
 use crate::error::{Error, Result};
 use crate::models::TinyVaeConfig;
 use crate::weights::names::Part;
-use crate::weights::{Checkpoint, CheckpointFile, Placement, Site, WeightSource};
+use crate::weights::{Checkpoint, CheckpointFile, Component, Placement, Site, WeightSource};
 use std::path::Path;
 
 /// An opened small autoencoder: its architecture and weights, under the component `vae`.
@@ -28,16 +28,14 @@ impl ModelParts {
         let source = &*self.source;
         let placement = Placement {
             device: source.device().clone(),
-            dtype: source.dtype("unet"),
-            vae_dtype: source.dtype("vae"),
-            products: source.products("vae"),
+            dtype: source.dtype(Component::UNet),
+            vae_dtype: source.dtype(Component::Vae),
+            products: source.products(Component::Vae),
             quantise: None,
         };
         let parts = if path.is_dir() {
-            {
-                let (config, source) = folder::open_tiny_vae(path, placement)?;
-                TinyVaeParts { config, source }
-            }
+            let (config, source) = folder::open_tiny_vae(path, placement)?;
+            TinyVaeParts { config, source }
         } else {
             open_file(path, placement)?
         };

@@ -175,7 +175,7 @@ impl Default for UNetConfig {
 const MAX_WIDTH: usize = 1 << 16;
 /// Levels of Stable Diffusion's autoencoders, whose latents are an eighth as wide as the image.
 const LEVELS: usize = 4;
-/// Most levels of an autoencoder that a config may ask for; later families have 5.
+/// Most levels of a UNet or an autoencoder that a config may ask for; UNets have 4, later autoencoders 5.
 const MAX_LEVELS: usize = 8;
 /// The kinds of these levels.
 const DOWN: &str = "DownEncoderBlock2D";
@@ -198,8 +198,6 @@ fn within(what: &str, numbers: &[(&str, usize, RangeInclusive<usize>)]) -> Resul
     }
 }
 
-/// Most levels of a UNet; real ones have 4.
-const MAX_LEVELS: usize = 8;
 /// The kinds of the middle block; no block is fine too.
 const MID: [&str; 2] = ["UNetMidBlock2DCrossAttn", "UNetMidBlock2D"];
 /// Conditions beside the text, as SDXL has them.
