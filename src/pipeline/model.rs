@@ -18,7 +18,7 @@ use crate::kernels;
 use crate::lora::{Dictionary, Lora, ReadOptions};
 use crate::models::{Tiling, TinyVae, UNet, Vae};
 use crate::picture::Picture;
-use crate::sampling::{Convention, Grid, Integrator, NoiseProcess, SamplerOptions};
+use crate::sampling::{Convention, Grid, Integrator, NoiseProcess};
 use crate::size::ImageSize;
 use crate::weights::{Component, Precision, Products, Scope, WeightSource};
 use candle_core::{DType, Device, Tensor};
@@ -91,8 +91,8 @@ impl Model {
 
     /// A fresh integrator of a plan.
     pub(super) fn integrator(&self, plan: &Plan) -> Result<Box<dyn Integrator>> {
-        let (config, options) = (&self.parts.scheduler, SamplerOptions::default());
-        plan.sampler.begin(&options, config).in_file(&self.parts.scheduler_file)
+        let (config, options) = (&self.parts.scheduler, &plan.sampler_options);
+        plan.sampler.begin(options, config).in_file(&self.parts.scheduler_file)
     }
 
     /// The noise levels of a plan, once its sampler is known to follow the model's config.

@@ -10,7 +10,7 @@ use crate::family::Defaults;
 use crate::lora::{Apply, LoraRef, Method, StepWindow};
 use crate::picture::Parameters;
 use crate::prompt::{extract_tags, underlined};
-use crate::sampling::{Sampler, Schedule};
+use crate::sampling::{Sampler, SamplerOptions, Schedule};
 use crate::size::ImageSize;
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +40,9 @@ pub struct Plan {
     pub merge_tokens: f64,
     /// Integrator.
     pub sampler: Sampler,
+    /// Numbers of the sampler; what is left open is the sampler's own.
+    #[serde(default, skip_serializing_if = "SamplerOptions::is_empty")]
+    pub sampler_options: SamplerOptions,
     /// Spacing of noise levels.
     pub schedule: Schedule,
     /// Seed of the first image.
@@ -77,6 +80,7 @@ macro_rules! with_same {
             guidance_interval: $from.guidance_interval,
             reuse: $from.reuse,
             merge_tokens: $from.merge_tokens,
+            sampler_options: $from.sampler_options.clone(),
             lora_method: $from.lora_method,
             apply: $from.apply,
             $($given)*
@@ -107,6 +111,7 @@ impl Request {
         })?;
         let (prompt, tagged) = tags(&self.prompt)?;
         let sampler = self.sampler.unwrap_or(defaults.sampler);
+        sampler.spec().check(&self.sampler_options)?;
         // The model's schedule goes with its own sampler.
         let own = sampler.spec().schedule.filter(|_| sampler != defaults.sampler);
         Ok(with_same!(

@@ -3,7 +3,7 @@
 //! Floor 5.
 
 use crate::lora::{Apply, LoraRef, Method, StepWindow};
-use crate::sampling::{Sampler, Schedule};
+use crate::sampling::{Sampler, SamplerOptions, Schedule};
 use serde::{Deserialize, Serialize};
 
 /// Most images of one request.
@@ -42,6 +42,9 @@ pub struct Request {
     pub merge_tokens: f64,
     /// Integrator.
     pub sampler: Option<Sampler>,
+    /// Numbers of the sampler, such as `eta`; what is left open is the sampler's own.
+    #[serde(skip_serializing_if = "SamplerOptions::is_empty")]
+    pub sampler_options: SamplerOptions,
     /// Spacing of noise levels.
     pub schedule: Option<Schedule>,
     /// Seed of the first image; image i uses seed + i. `None` draws one.
@@ -75,6 +78,7 @@ impl Default for Request {
             reuse: 1,
             merge_tokens: 0.0,
             sampler: None,
+            sampler_options: SamplerOptions::default(),
             schedule: None,
             seed: None,
             count: 1,

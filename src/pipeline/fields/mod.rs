@@ -68,6 +68,7 @@ mod tests {
             reuse: 3,
             merge_tokens: 0.25,
             sampler: Some(Sampler::Ddim),
+            sampler_options: "eta=0.5,s_noise=1.01".parse().unwrap(),
             schedule: Some(Schedule::Exponential),
             seed: Some(u64::MAX),
             count: 2,

@@ -5,6 +5,7 @@
 use crate::error::{Error, Result};
 use crate::lora::{LoraRef, StepWindow};
 use crate::pipeline::Request;
+use crate::sampling::SamplerOptions;
 use crate::size::ImageSize;
 use serde_json::Value;
 use std::str::FromStr;
@@ -49,6 +50,10 @@ pub(super) fn number(text: &str) -> Result<Value> {
     } else {
         Err(unread(text, "expected a finite number"))
     }
+}
+
+pub(super) fn options(text: &str) -> Result<Value> {
+    json(text.parse::<SamplerOptions>()?)
 }
 
 pub(super) fn switch(text: &str) -> Result<Value> {
