@@ -94,7 +94,6 @@ fn draw(
         Speaker { progress: &progress, form: Form::of(flags), talk, failure: RefCell::default() };
     let observer = |event: &Event<'_>| speaker.hear(event);
     let prepared = app::prepare(&pool, job, &save, &observer, &cancel)?;
-    warnings::of_windows(&prepared.plan, talk);
     if flags.dry_run {
         return dry_run::print(&prepared, named, flags.json);
     }
