@@ -58,6 +58,44 @@ fn the_places_of_every_how_to_exist() {
     assert!(pages >= 2 && places >= 20, "{places} places on {pages} pages");
 }
 
+/// The text of every Rust file below `folder`.
+fn sources(folder: &Path) -> String {
+    let mut text = String::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            text += &sources(&path);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            text += &std::fs::read_to_string(&path).unwrap();
+        }
+    }
+    text
+}
+
+/// `Type::method`, `Type` and `function_name` have to be words of the code.
+#[test]
+fn the_names_of_every_how_to_are_words_of_the_code() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let code = sources(&root.join("src")) + &sources(&root.join("tests"));
+    let (mut names, mut mistakes) = (0, Vec::new());
+    for page in std::fs::read_dir(root.join("docs/how-to")).unwrap() {
+        let path = page.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        for quoted in quoted(&text) {
+            let is_name = quoted.chars().all(|c| c.is_alphanumeric() || c == '_' || c == ':')
+                && (quoted.contains('_') || quoted.starts_with(char::is_uppercase))
+                && !["VERB", "NAME"].iter().any(|word| quoted.contains(word));
+            if is_name {
+                names += 1;
+                let missing = quoted.split("::").filter(|word| !code.contains(*word));
+                mistakes.extend(missing.map(|word| format!("{}: {word}", path.display())));
+            }
+        }
+    }
+    assert!(mistakes.is_empty(), "{}", mistakes.join("\n"));
+    assert!(names >= 40, "{names} names");
+}
+
 #[test]
 fn a_place_that_is_gone_is_found() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
