@@ -7,6 +7,7 @@
 //! Floor 6.
 
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use crate::input;
 use crate::pipeline::fields::{FIELDS, check_type, field};
 use crate::suggest::did_you_mean;
@@ -206,8 +207,9 @@ fn read(text: &str, path: &Path) -> Result<toml::Table> {
     for key in table.keys() {
         if !keys().any(|known| known == key) {
             let near = did_you_mean(key, keys());
-            let hint = if near.is_empty() { "; see `colora config init`" } else { &near };
-            return Err(Error::corrupt(path, format!("unknown key `{key}`{hint}")));
+            let error = Error::corrupt(path, format!("unknown key `{key}`{near}"));
+            let listed = near.is_empty().then_some(Hint::ListConfigKeys);
+            return Err(listed.into_iter().fold(error, Error::with_hint));
         }
     }
     // From the text once more, because errors of a table do not name the line.

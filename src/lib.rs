@@ -13,7 +13,7 @@
 //! | 3 | `nn`, `lora` |
 //! | 2 | `weights`, `sampling` |
 //! | 1 | `rng`, `picture`, `kernels`, `prompt` |
-//! | 0 | `error`, `input`, `cancel`, `atomic_file`, `size`, `suggest`, `plain`, `room` |
+//! | 0 | `error`, `hint`, `input`, `cancel`, `atomic_file`, `size`, `suggest`, `plain`, `room` |
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
@@ -26,6 +26,7 @@ pub mod conditioning;
 pub mod config;
 mod error;
 pub mod family;
+mod hint;
 mod input;
 mod kernels;
 pub mod lora;
@@ -45,6 +46,7 @@ mod suggest;
 pub mod weights;
 
 pub use error::{At, Error, Fault, InFile, Result};
+pub use hint::{Hint, Saving, SavingWay};
 pub use picture::Picture;
 pub use pipeline::{
     Cancel, DTypeChoice, DeviceChoice, Event, Generated, Observer, Pipeline, Plan, Request,

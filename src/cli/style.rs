@@ -2,6 +2,7 @@
 //!
 //! Floor 7.
 
+use super::hints;
 use crate::error::Error;
 pub(crate) use crate::plain::bytes;
 pub(crate) use crate::plain::{block, json as plain_json, message, value};
@@ -57,7 +58,7 @@ impl Talk {
     /// A warning of an error that ends nothing, with its cause.
     pub(crate) fn warn_of(self, error: &Error) {
         let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
-        self.say(&format!("warning: {error}{}", cause.unwrap_or_default()));
+        self.say(&format!("warning: {}{}", hints::of_error(error), cause.unwrap_or_default()));
     }
 }
 

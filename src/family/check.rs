@@ -55,6 +55,7 @@ pub(super) fn configs(architecture: &Architecture, place: ConfigPlace<'_>) -> Re
                 path: place.of(Component::UNet),
                 expected: format!("one for width {width}, which the text encoders have"),
                 found: format!("a UNet for text features of width {found}"),
+                hint: None,
             });
         }
     }
@@ -63,6 +64,7 @@ pub(super) fn configs(architecture: &Architecture, place: ConfigPlace<'_>) -> Re
             path: place.of(Component::Vae),
             expected: format!("one with {}, which the UNet has", unet.out_channels),
             found: format!("a VAE with {} latent channels", vae.latent_channels),
+            hint: None,
         });
     }
     conditions(architecture, place)
@@ -78,6 +80,7 @@ fn conditions(architecture: &Architecture, place: ConfigPlace<'_>) -> Result<()>
                 path: place.of(Component::UNet),
                 expected: format!("the UNet of an {family} model, which takes the text alone"),
                 found: "a UNet that takes sizes or a picture beside the text (SDXL, unCLIP)".into(),
+                hint: None,
             }),
         };
     }

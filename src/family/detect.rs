@@ -3,6 +3,7 @@
 use super::Family;
 use super::original::Original;
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use crate::input;
 use crate::sampling::PredictionKind;
 use crate::weights::names::{Place, prefix};
@@ -106,6 +107,7 @@ fn by_text_width(file: &Original<'_>) -> Result<Family> {
             Some(width) => format!("a UNet for text features of width {width}"),
             None => "a UNet that takes no text".into(),
         },
+        hint: None,
     })
 }
 
@@ -160,7 +162,7 @@ pub(super) fn refuse(file: &Original<'_>) -> Error {
         }
         (None, place @ Place::Averages(_)) => place.to_string(),
         _ if starts("first_stage_model.") || starts("decoder.") || starts("encoder.down") => {
-            "a VAE alone; pass it with --vae beside a --model".into()
+            return refusal(file, "a VAE alone".into()).with_hint(Hint::UseAsVae);
         }
         _ if starts("down_blocks.") || starts("up_blocks.") => {
             "a UNet alone in the diffusers layout; put it as unet/ into a model folder".into()
@@ -181,5 +183,6 @@ fn refusal(file: &Original<'_>, found: String) -> Error {
         path: file.path().to_path_buf(),
         expected: "an SD 1.x, SD 2.x or SDXL checkpoint".into(),
         found,
+        hint: None,
     }
 }

@@ -235,6 +235,7 @@ impl Reader<'_> {
                 path: self.root.to_path_buf(),
                 expected: "SD 1.x, SD 2.x or SDXL".into(),
                 found: format!("a {} model", class.trim_end_matches("Pipeline")),
+                hint: None,
             });
         }
         Ok(())

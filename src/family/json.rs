@@ -1,6 +1,7 @@
 //! JSON of a model's parts: errors name the file and the field that is amiss.
 
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -73,9 +74,7 @@ pub(super) fn refuse_blocks(text: &str, path: &Path) -> Result<()> {
         Some(found) => {
             let method = found.get("quant_method").and_then(Value::as_str).unwrap_or("unknown");
             let what = format!("quantization_config ({})", method.escape_debug());
-            let how =
-                "use the model in f16 or f32; `colora model convert --quantize` makes it small";
-            Err(Error::unsupported(what, how).at(path))
+            Err(Error::unsupported(what, Hint::QuantiseModel).at(path))
         }
     }
 }

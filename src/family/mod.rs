@@ -26,6 +26,7 @@ pub use folder::held_files;
 
 use crate::conditioning::{ClipKind, Tokenizer, TokenizerFiles};
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use crate::lora::Distilled;
 use crate::models::{ClipConfig, UNetConfig, VaeConfig};
 use crate::sampling::{PredictionKind, Sampler, Schedule, SchedulerConfig};
@@ -322,8 +323,8 @@ impl ModelParts {
             if self.source.components().contains(&Component::Vae) {
                 return Ok(self);
             }
-            let why = "the checkpoint has no VAE; pass one with --vae";
-            return Err(Error::corrupt(&self.name, why));
+            let error = Error::corrupt(&self.name, "the checkpoint has no VAE");
+            return Err(error.with_hint(Hint::NameVae));
         };
         let (config, other) = if path.is_dir() {
             folder::open_vae(path, placement)?
@@ -335,6 +336,7 @@ impl ModelParts {
                 path: path.to_path_buf(),
                 expected: format!("a VAE with {} latent channels", self.vae.latent_channels),
                 found: format!("one with {}", config.latent_channels),
+                hint: None,
             });
         }
         self.vae = config;

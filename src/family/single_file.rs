@@ -63,8 +63,8 @@ pub(super) fn open_vae(
         }
     } else {
         return Err(match detect::refuse(&file) {
-            Error::WrongFamily { path, found, .. } => {
-                Error::WrongFamily { path, expected: "a VAE".into(), found }
+            Error::WrongFamily { path, found, hint, .. } => {
+                Error::WrongFamily { path, expected: "a VAE".into(), found, hint }
             }
             other => other,
         });

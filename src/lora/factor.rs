@@ -1,6 +1,7 @@
 //! One tensor of an adapter file, read when it is needed.
 
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use crate::weights::CheckpointFile;
 use safetensors::Dtype;
 use std::borrow::Cow;
@@ -173,7 +174,8 @@ impl Factor {
     pub(super) fn read(&self) -> Result<Vec<f32>> {
         let values = self.read_any()?;
         if let Some(broken) = broken(&values) {
-            return Err(Error::corrupt(self.file.path(), format!("`{}` {broken}", self.name)));
+            let why = format!("`{}` {broken}", self.name);
+            return Err(Error::corrupt(self.file.path(), why).with_hint(Hint::AllowNan));
         }
         Ok(values)
     }
@@ -249,7 +251,7 @@ pub(super) fn broken(values: &[f32]) -> Option<String> {
     let infinite = values.iter().filter(|v| v.is_infinite()).count();
     let total = values.len();
     Some(format!(
-        "is not finite: {nan} NaN and {infinite} infinite of {total} numbers; the file is damaged or its training failed (--allow-nan-modules leaves such modules out)"
+        "is not finite: {nan} NaN and {infinite} infinite of {total} numbers; the file is damaged or its training failed"
     ))
 }
 

@@ -3,6 +3,7 @@
 use super::cache::{HubCache, HubId, STANDARD, is_commit, is_index, is_weights, small_text};
 use super::list::is_diffusers;
 use crate::error::Error;
+use crate::hint::Hint;
 use crate::suggest::{did_you_mean, near};
 use crate::weights::Component;
 use std::fs;
@@ -41,12 +42,13 @@ impl Absent {
     }
 
     /// The same reason as an error; `what`: a model or a LoRA.
-    pub(super) fn error(&self, id: &HubId, how: &str) -> Error {
-        let why = match self {
-            Absent::Spelling(why) | Absent::Choice(why) => why.clone(),
-            Absent::Unknown(why) | Absent::Broken(why) => format!("{why}; {how}"),
+    pub(super) fn error(&self, id: &HubId, how: Hint) -> Error {
+        let (why, how) = match self {
+            Absent::Spelling(why) | Absent::Choice(why) => (why, None),
+            Absent::Unknown(why) | Absent::Broken(why) => (why, Some(how)),
         };
-        Error::NotFound { what: "model", name: format!("hub:{id}"), hint: format!("; {why}") }
+        let (name, hint) = (format!("hub:{id}"), format!("; {why}"));
+        Error::NotFound { what: "model", name, hint, how }
     }
 
     /// What the attempt to download gave, with what is wrong with the cache.
@@ -54,8 +56,10 @@ impl Absent {
         match (self, error) {
             (
                 Absent::Broken(why) | Absent::Spelling(why) | Absent::Unknown(why),
-                Error::NotFound { what, name, hint },
-            ) if !why.is_empty() => Error::NotFound { what, name, hint: format!("{hint}; {why}") },
+                Error::NotFound { what, name, hint, how },
+            ) if !why.is_empty() => {
+                Error::NotFound { what, name, hint: format!("{hint}; {why}"), how }
+            }
             (_, other) => other,
         }
     }

@@ -33,6 +33,7 @@ pub use resident::Resident;
 
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use crate::kernels::WeightShape;
 use crate::room;
 use candle_core::{DType, Device, Tensor};
@@ -418,7 +419,7 @@ impl<'a> Scope<'a> {
             Weight::Dense(tensor) => Ok(tensor),
             Weight::Factored { .. } => Err(Error::unsupported(
                 format!("a low-rank branch on `{}`", self.site(name)),
-                "merge the adapter (--apply merge)",
+                Hint::set("apply", "merge"),
             )),
         }
     }

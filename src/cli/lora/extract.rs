@@ -69,6 +69,7 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
             path: args.tuned.clone().into(),
             expected: format!("{} as {}", family, args.base),
             found: found.to_string(),
+            hint: None,
         }
         .into());
     }

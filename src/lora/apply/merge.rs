@@ -1,6 +1,7 @@
 //! Several adapters on one weight: the sum, the sequence, and the operators of task arithmetic.
 
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use crate::kernels::{LowRankProduct, add_product, largest, zeros};
 use crate::lora::apply::method::Method;
 use crate::lora::apply::spectrum::{LowRankFactors, Spectrum};
@@ -11,7 +12,7 @@ use crate::room;
 use crate::weights::{Site, WeightSource};
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// One adapter's change of one module, with its final multiplier.
 #[derive(Debug, Clone, Copy)]
@@ -143,12 +144,13 @@ fn finite(site: &str, active: &[Active<'_>], values: &[f32]) -> Result<()> {
         }
     }
     let mut files = files.into_iter();
-    let Some((path, stems)) = files.next() else { return Err(Error::corrupt(site, why)) };
+    let corrupt = |path: &Path, why| Err(Error::corrupt(path, why).with_hint(Hint::AllowNan));
+    let Some((path, stems)) = files.next() else { return corrupt(Path::new(site), why) };
     let also = |(path, stems): (PathBuf, Vec<String>)| {
         format!(", with that of {} of {}", stems.join(", "), path.display())
     };
     let also: String = files.map(also).collect();
-    Err(Error::corrupt(path, format!("the product of {}{also} {why}", stems.join(", "))))
+    corrupt(&path, format!("the product of {}{also} {why}", stems.join(", ")))
 }
 
 /// Whether the product of an adapter's factors may be too large for a number by itself.

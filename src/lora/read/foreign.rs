@@ -1,6 +1,7 @@
 //! Files that are no adapters for Stable Diffusion, recognised by their keys.
 
 use crate::error::Error;
+use crate::hint::Hint;
 use crate::lora::read::keys::{self, Role};
 use crate::weights::CheckpointFile;
 
@@ -73,6 +74,7 @@ pub(in crate::lora) fn refusal(file: &CheckpointFile, configured: bool) -> Optio
             path: file.path().to_path_buf(),
             expected: "an adapter for SD 1.x, SD 2.x or SDXL".into(),
             found: found.to_owned(),
+            hint: None,
         })
     };
     if let Some(found) = family(file) {
@@ -83,7 +85,8 @@ pub(in crate::lora) fn refusal(file: &CheckpointFile, configured: bool) -> Optio
         return wrong(found);
     }
     if !configured && is_checkpoint(file) {
-        return wrong("a full checkpoint, not an adapter; load it with --model");
+        let error = wrong("a full checkpoint, not an adapter");
+        return error.map(|error| error.with_hint(Hint::UseAsModel));
     }
     None
 }

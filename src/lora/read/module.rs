@@ -224,7 +224,7 @@ impl RoleParser<'_, '_, '_> {
 
     /// Kinds that cannot be applied rightly are named and refused.
     fn refuse(&self) -> Result<()> {
-        let refuse = |what: &str, how: &str| {
+        let refuse = |what: &str, how: &'static str| {
             Err(Error::unsupported(format!("`{}`: {what}", self.group.stem), how))
         };
         if self.has(Role::OftDiag) {

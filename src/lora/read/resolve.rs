@@ -2,6 +2,7 @@
 //! refused, never forgotten.
 
 use crate::error::{Error, InFile, Result};
+use crate::hint::Hint;
 use crate::lora::AdapterFile;
 use crate::lora::Inversion;
 use crate::lora::Lora;
@@ -406,6 +407,7 @@ impl<'a> LoraReader<'a> {
             path: self.file.path().to_path_buf(),
             expected: format!("an adapter for {}{width}", self.base.family()),
             found,
+            hint: None,
         }
     }
 
@@ -486,7 +488,7 @@ impl<'a> LoraReader<'a> {
         let names = listed(&self.report.unmatched);
         let text = format!("{count} unmatched keys of {total}: {names}{why}");
         if options.strict {
-            return Err(self.corrupt(format!("{text} (not allowed with --strict)")));
+            return Err(self.corrupt(text).with_hint(Hint::LeaveOut("strict")));
         }
         self.report.warnings.push(text);
         Ok(())

@@ -7,7 +7,7 @@ use crate::suggest::did_you_mean;
 /// Where a reference stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
-    /// Behind `--lora`.
+    /// A value of its own, as of a flag or field.
     Flag,
     /// In `<lora:…>`.
     Tag,
@@ -16,7 +16,7 @@ pub(super) enum Place {
 impl Place {
     fn example(self) -> &'static str {
         match self {
-            Place::Flag => "e.g. --lora ink:0.8 or --lora ink:unet=0.8,text=0.5:steps=0..0.6",
+            Place::Flag => "e.g. ink:0.8 or ink:unet=0.8,text=0.5:steps=0..0.6",
             Place::Tag => "e.g. <lora:ink:0.8> or <lora:ink:0.8:steps=0..0.6>",
         }
     }

@@ -9,6 +9,7 @@ use super::file::{Entry, FileDtype, Metadata, check_free, passed_on, save};
 use super::made::{Kept, Made, Tally, shared};
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use crate::lora::apply::merge::{self, Active};
 use crate::lora::apply::spectrum::{LowRankFactors, Spectrum};
 use crate::lora::delta::{Delta, Matrices};
@@ -189,7 +190,7 @@ impl Weight<'_> {
         let kind = if change.dora.is_some() { "DoRA" } else { kind(change) };
         Error::unsupported(
             format!("`{}`: a {kind} in a merge by {law}", self.site),
-            "choose --method svd, which takes every kind",
+            Hint::Set { field: "law", value: "svd", why: "it takes every kind" },
         )
     }
 

@@ -5,6 +5,7 @@ use super::file::{Entry, Metadata, save, save_among};
 use super::spelling;
 use crate::atomic_file::{self, Place, Together};
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use crate::lora::delta::{Delta, Dora, LowRank};
 use crate::lora::read::keys::Role;
 use crate::lora::read::module::{BiasChange, Module};
@@ -67,10 +68,11 @@ pub(super) fn write_folder<'a>(
         let (of, path) = Component::split(module);
         if component.is_some_and(|other| other != of) {
             let why = format!(
-                "a folder of PEFT holds one component, the file touches {}; choose one with --component",
+                "a folder of PEFT holds one component, the file touches {}",
                 components(plan.lora)
             );
-            return Err(Error::bad_request("component", "all", why));
+            let hint = Hint::Choose(&["component"]);
+            return Err(Error::bad_request("component", "all", why).with_hint(hint));
         }
         component = Some(of);
         let name = spelling::peft(module);
@@ -186,7 +188,7 @@ fn add_bias<'a>(
 }
 
 fn cannot(plan: &Plan<'_>, module: &str, kind: &str) -> Error {
-    let how = "choose --to kohya, or make a LoRA of it: colora lora merge --method svd";
+    let how = Hint::any_of([Hint::set("format", "kohya"), Hint::MakeLora]);
     refused(module, kind, plan.options.format, how)
 }
 
@@ -213,7 +215,11 @@ impl Config {
                 component.name(),
                 "mixture of LoRA and DoRA modules",
                 format,
-                "choose --to kohya: PEFT's use_dora holds for all modules of a component",
+                Hint::Set {
+                    field: "format",
+                    value: "kohya",
+                    why: "PEFT's use_dora holds for all modules of a component",
+                },
             ));
         }
         let rank = most_frequent(self.modules.iter().map(|(_, rank, _)| *rank as f64));

@@ -5,6 +5,7 @@ use super::file::{Entry, FileDtype, check_free, passed_on, save};
 use super::made::{Kept, Made, Tally, shared};
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use crate::lora::apply::spectrum::Spectrum;
 use crate::lora::delta::{Delta, Matrices};
 use crate::lora::read::module::{BiasChange, Module};
@@ -94,7 +95,11 @@ pub fn resize(
 
 fn check(options: &ResizeOptions) -> Result<()> {
     match (options.rank, options.energy) {
-        (None, None) => Err(Error::bad_request("rank", "none", "expected --rank or --energy")),
+        (None, None) => {
+            let why = "expected a rank or a share of the energy";
+            let hint = Hint::Choose(&["rank", "energy"]);
+            Err(Error::bad_request("rank", "none", why).with_hint(hint))
+        }
         (Some(0), _) => Err(Error::bad_request("rank", 0, "expected at least 1")),
         (_, Some(share)) if !(share > 0.0 && share <= 1.0) => {
             Err(Error::bad_request("energy", share, "expected more than 0, at most 1, e.g. 0.95"))
@@ -124,10 +129,7 @@ fn one(
             continue;
         }
         let refuse = |kind: &str| {
-            Err(Error::unsupported(
-                format!("`{module}`: resizing a {kind}"),
-                "make a LoRA of it first: colora lora merge --method svd",
-            ))
+            Err(Error::unsupported(format!("`{module}`: resizing a {kind}"), Hint::MakeLora))
         };
         if let Some(BiasChange::Set(_)) = &change.bias {
             return refuse("whole bias");

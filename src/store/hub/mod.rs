@@ -240,7 +240,7 @@ fn unfinished(etag: &str, alone: bool) -> String {
 }
 
 fn missing(id: &HubId, hint: String) -> Error {
-    Error::NotFound { what: "model", name: format!("hub:{id}"), hint }
+    Error::NotFound { what: "model", name: format!("hub:{id}"), hint, how: None }
 }
 
 fn make_parent(path: &Path) -> Result<()> {
