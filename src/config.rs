@@ -115,7 +115,7 @@ impl Settings {
         let mut settings = Settings::default();
         for path in files(folder, env) {
             match input::text_if_there(&path, MAX_FILE, "a settings file")? {
-                // A model's folder says under the same name what its author recommends.
+                // A model's folder holds its author's recommendations under the same name.
                 Some(text) if is_of_model(&text, &path) => {}
                 Some(text) => settings.overlay(read(&text, &path)?, &Origin::File(path))?,
                 None => {}
@@ -165,7 +165,7 @@ pub fn user_file(env: Env<'_>) -> Option<PathBuf> {
     Some(base.join("colora").join("config.toml"))
 }
 
-/// A folder from the environment; the XDG specification says to ignore relative ones.
+/// A folder from the environment; the XDG specification requires to ignore relative ones.
 pub(crate) fn absolute(value: Option<OsString>) -> Option<PathBuf> {
     value.map(PathBuf::from).filter(|path| path.is_absolute())
 }
@@ -208,8 +208,10 @@ fn read(text: &str, path: &Path) -> Result<toml::Table> {
         if !keys().any(|known| known == key) {
             let near = did_you_mean(key, keys());
             let error = Error::corrupt(path, format!("unknown key `{key}`{near}"));
-            let listed = near.is_empty().then_some(Hint::ListConfigKeys);
-            return Err(listed.into_iter().fold(error, Error::with_hint));
+            return Err(match near.is_empty() {
+                true => error.with_hint(Hint::ListConfigKeys),
+                false => error,
+            });
         }
     }
     // From the text once more, because errors of a table do not name the line.
@@ -323,7 +325,7 @@ mod tests {
     fn mistakes_name_the_file_and_the_key() {
         for (text, part) in [
             ("stepz = 1", "unknown key `stepz`; did you mean `steps`"),
-            ("qqqqqqqqqq = 1", "config init"),
+            ("qqqqqqqqqq = 1", "every key is a field of `Config`"),
             ("steps = \"many\"", "invalid type"),
             ("sampler = \"eulr\"", "euler"),
             ("steps = ", "line 1"),

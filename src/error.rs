@@ -1,6 +1,6 @@
 //! What can go wrong, and whose fault it is.
 //!
-//! One enum for the whole library. A message says what was expected, what was
+//! One enum serves the whole library. A message names what was expected, what was
 //! found and what to change; [`Error::fault`] is the only mapping from errors
 //! to exit codes, HTTP status and log level.
 //!
@@ -22,7 +22,7 @@ pub enum Error {
     Io {
         /// The file or folder concerned.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
 
@@ -31,7 +31,7 @@ pub enum Error {
     Write {
         /// The file or folder concerned.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
 
@@ -85,7 +85,7 @@ pub enum Error {
         file: String,
     },
 
-    /// A weight has another shape than its architecture says.
+    /// A weight has another shape than its architecture requires.
     #[error(
         "{}: the weight `{}` has shape {found:?}, expected {expected:?}; the config and the weights do not belong together",
         plain::value(file),
@@ -144,9 +144,9 @@ pub enum Error {
     /// A network produced numbers that are NaN or infinite, and no picture.
     #[error("the network produced {count} numbers of {of} that are NaN or infinite")]
     NotFinite {
-        /// How many.
+        /// How many numbers are NaN or infinite.
         count: usize,
-        /// Of how many in all.
+        /// How many numbers were checked.
         of: usize,
     },
 
@@ -175,14 +175,14 @@ pub enum Error {
     /// The operating system gives no more threads.
     #[error("cannot start the worker threads; {}", Hint::FewerThreads)]
     Threads {
-        /// What the operating system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
 
     /// A GPU has no room left.
     #[error("the memory of the GPU is full; {}", Hint::SaveDeviceMemory)]
     DeviceMemory {
-        /// What candle said.
+        /// The error of candle.
         source: candle_core::Error,
     },
 
@@ -217,7 +217,7 @@ pub enum Error {
     Tensor {
         /// What was being computed.
         context: &'static str,
-        /// What candle said.
+        /// The error of candle.
         source: candle_core::Error,
     },
 
@@ -226,9 +226,9 @@ pub enum Error {
     Internal(String),
 }
 
-/// An error that does not say where it was met, and the file that it was met in.
+/// An error without a path of its own, and the file in which it occurred.
 ///
-/// Whoever opened the file puts its path on, by [`Error::at`]; the message begins with it.
+/// The caller that opened the file adds its path with [`Error::at`]; the message begins with the path.
 #[derive(Debug)]
 pub struct At {
     /// The file or folder.
@@ -252,7 +252,7 @@ impl std::error::Error for At {
 
 /// Results of reading a file, whose errors are to name it.
 pub trait InFile {
-    /// As [`Error::at`].
+    /// Adds `path` to an error, with [`Error::at`].
     #[must_use]
     fn in_file(self, path: impl AsRef<Path>) -> Self;
 }
@@ -334,7 +334,7 @@ impl Error {
         }
     }
 
-    /// Whether the machine is short of something, whatever the files say.
+    /// Whether the machine is short of something, whatever the files contain.
     fn is_of_machine(&self) -> bool {
         match self {
             Error::At(At { error, .. }) => error.is_of_machine(),
@@ -448,7 +448,7 @@ fn then(hint: &Option<Hint>) -> String {
 
 impl From<candle_core::Error> for Error {
     fn from(source: candle_core::Error) -> Self {
-        // Drivers and libraries of GPUs say it so; there is no common type.
+        // Drivers and libraries of GPUs report a full memory with these words; there is no common type.
         const FULL: [&str; 2] = ["OUT_OF_MEMORY", "ALLOC_FAILED"];
         let text = source.to_string();
         if FULL.iter().any(|sign| text.contains(sign)) {

@@ -176,7 +176,7 @@ fn for_library(hint: &Hint) -> String {
         Hint::WriteLora => "write a LoRA instead of a checkpoint",
         Hint::NameLoraFolder => "name one in `NewLora::to`",
         Hint::AllowNan => "`allow_nan` leaves such modules out",
-        Hint::ListConfigKeys => "the fields of `Config` are the keys",
+        Hint::ListConfigKeys => "every key is a field of `Config` or of `Request`",
         // They are made of others, which have their own words.
         Hint::Text(_) | Hint::AnyOf(_) | Hint::AllOf(_) => "",
     };

@@ -1,4 +1,4 @@
-//! How the program speaks: results on stdout, all talk on stderr.
+//! How the program prints: results on stdout, everything else on stderr.
 //!
 //! Floor 7.
 
@@ -14,7 +14,7 @@ use tracing::field::Field;
 use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::fmt::format::{Writer, debug_fn};
 
-/// How much is said.
+/// How much is printed.
 #[derive(Debug, Clone, Copy, Default, Args)]
 pub(crate) struct Talk {
     /// Say errors only
@@ -71,7 +71,7 @@ fn field(to: &mut Writer<'_>, field: &Field, content: &dyn std::fmt::Debug) -> s
     }
 }
 
-/// A line on stderr; what cannot be said is not worth failing for.
+/// Prints a line on stderr; a failure is ignored.
 pub(crate) fn say(text: &str) {
     let _ = writeln!(anstream::stderr(), "{text}");
 }

@@ -32,7 +32,7 @@ pub(super) enum ConfigPlace<'a> {
 }
 
 impl ConfigPlace<'_> {
-    /// The file that says what `part` is.
+    /// The file that describes `part`.
     fn of(self, part: Component) -> PathBuf {
         match self {
             ConfigPlace::Folder(root) => root.join(part.name()).join("config.json"),
@@ -133,7 +133,7 @@ pub(super) fn weights(architecture: &Architecture, source: &Checkpoint) -> Resul
     Ok(())
 }
 
-/// Looks for gaps in a single file, whose shapes alone say what it holds: a part that is missing makes another
+/// Looks for gaps in a single file, whose shapes alone show what it holds: a part that is missing makes another
 /// architecture of it.
 ///
 /// # Errors

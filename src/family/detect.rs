@@ -63,14 +63,14 @@ pub(super) fn checkpoint(file: &Original<'_>) -> Result<Kind> {
         return Err(refuse(file));
     }
     refuse_bare(file)?;
-    // The later families are told by more.
+    // The later families have further marks.
     let marked = Family::ALL.into_iter().rev().find(|family| (family.spec().detect)(file));
     let family = marked.map_or_else(|| by_text_width(file), Ok)?;
     refuse_other_noise(file)?;
     Ok(Kind { family, prediction: prediction(file, family)?, zero_snr: has("ztsnr") })
 }
 
-/// A UNet without the other parts is of no use: what the text encoders were cannot be told from it.
+/// A UNet without the other parts is of no use: the text encoders cannot be recognised from it.
 fn refuse_bare(file: &Original<'_>) -> Result<()> {
     if file.has("cond_stage_model.") || file.has("conditioner.embedders.") {
         return Ok(());
@@ -79,7 +79,7 @@ fn refuse_bare(file: &Original<'_>) -> Result<()> {
     Err(refusal(file, format!("{} without {missing}", file.place())))
 }
 
-/// Some models are SDXL in all but their noise, and say so in a tensor.
+/// Some models are SDXL in all but their noise, and mark it with a tensor.
 fn refuse_other_noise(file: &Original<'_>) -> Result<()> {
     let marks = [
         ("edm_mean", "Playground 2.5"),
@@ -146,13 +146,13 @@ fn sidecar_yaml(path: &Path) -> Result<Option<PredictionKind>> {
     })
 }
 
-/// What the names say that a file is instead of a checkpoint.
+/// What a file is instead of a checkpoint, by the names in it.
 fn other_kind(file: &Original<'_>) -> Option<&'static str> {
     let contains = |part: &&str| file.names().any(|name| name.contains(part));
     OTHERS.iter().find(|(parts, _)| parts.iter().any(contains)).map(|(_, what)| *what)
 }
 
-/// Says what a file is that is no checkpoint.
+/// The error for a file that is no checkpoint; it names what the file is.
 pub(super) fn refuse(file: &Original<'_>) -> Error {
     let starts = |part: &str| file.has(part);
     let found = match (other_kind(file), file.place()) {

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 /// Longest JSON or TOML file that is read, in bytes.
 const MAX_TEXT: u64 = 16 << 20;
 
-/// The file that says what noise a model was trained with.
+/// The file that describes the noise that a model was trained with.
 const SCHEDULER: &str = "scheduler/scheduler_config.json";
 
 /// A model's card, where one was downloaded with it.
@@ -119,7 +119,7 @@ pub(super) fn sidecar(file: &Path) -> Result<Option<Architecture>> {
     Reader { root: &folder, files: Files::Folder }.architecture().map(Some)
 }
 
-/// What `model_index.json` says beside the class names.
+/// The fields of `model_index.json` beside the class names.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Index {

@@ -51,7 +51,7 @@ pub(super) fn read_tower<T: DeserializeOwned>(text: &str, path: &Path) -> Result
     let mut whole: Map<String, Value> = read(text, path)?;
     match whole.remove("text_config") {
         Some(Value::Object(mut tower)) => {
-            // Whether there is a projection is said outside, if anywhere.
+            // Whether there is a projection stands outside, if anywhere.
             for field in ["architectures", "projection_dim"] {
                 if let (false, Some(value)) = (tower.contains_key(field), whole.remove(field)) {
                     tower.insert(field.to_owned(), value);
@@ -63,7 +63,7 @@ pub(super) fn read_tower<T: DeserializeOwned>(text: &str, path: &Path) -> Result
     }
 }
 
-/// Refuses weights that are stored in another program's blocks, which a config says in an object of its own.
+/// Refuses weights that are stored in another program's blocks, which a config describes in an object of its own.
 ///
 /// # Errors
 /// [`Error::Unsupported`].

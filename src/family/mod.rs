@@ -185,7 +185,7 @@ pub struct ModelParts {
     pub vae: VaeConfig,
     /// Noise that the model was trained with.
     pub scheduler: SchedulerConfig,
-    /// The file that says so, for messages.
+    /// The file that describes this noise, for messages.
     pub scheduler_file: PathBuf,
     /// How the model wants to be used, if it was made for few steps.
     pub distilled: Option<Distilled>,
@@ -240,7 +240,7 @@ impl Architecture {
     }
 }
 
-/// What `model inspect` says.
+/// A description of a model, as `model inspect` prints it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Summary {
     /// File or folder name.
@@ -260,7 +260,7 @@ pub struct Summary {
     /// How the model wants to be used, if it was made for few steps.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub distilled: Option<Distilled>,
-    /// What drawing with it is to know: a sampler of its own, negative prompts that do not act.
+    /// Remarks on drawing with it: a sampler of its own, negative prompts that do not act.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
     /// Each component.
@@ -312,12 +312,12 @@ impl ModelParts {
         folder::open_static(name, files, placement.clone())?.with_vae(vae, placement)
     }
 
-    /// The same model with another VAE; its own is needed when there is no other.
-    /// Has the weights of text encoders and UNet read as `dtype` from now on.
+    /// Makes the source read the weights of text encoders and UNet as `dtype` from now on.
     pub fn read_as(&mut self, dtype: candle_core::DType) {
         self.source = Arc::new(self.source.read_as(dtype));
     }
 
+    /// Returns the model with the VAE at `vae`; its own is needed when there is no other.
     fn with_vae(mut self, vae: Option<&Path>, placement: Placement) -> Result<Self> {
         let Some(path) = vae else {
             if self.source.components().contains(&Component::Vae) {
@@ -391,7 +391,7 @@ impl ModelParts {
     }
 }
 
-/// What a family uses when neither the request nor the model's author says otherwise.
+/// The values of a family for what neither the request nor the model's author sets.
 ///
 /// `native`: picture side that the UNet was trained at, in pixels.
 fn basic_defaults(family: Family, native: usize, scheduler: &SchedulerConfig) -> Result<Defaults> {

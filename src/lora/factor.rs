@@ -42,13 +42,13 @@ impl Factor {
         })
     }
 
-    /// The same with every element multiplied.
+    /// Returns the factor with every element multiplied by `gain`.
     pub(super) fn with_gain(mut self, gain: f32) -> Self {
         self.gain = gain;
         self
     }
 
-    /// The same with the second dimension filled up with zeros to `count`.
+    /// Returns the factor with its second dimension filled up with zeros to `count`.
     pub(super) fn padded(mut self, count: usize) -> Self {
         if self.dim(1) < count && self.shape.len() > 1 {
             self.stored_columns = Some(self.columns());
@@ -57,13 +57,13 @@ impl Factor {
         self
     }
 
-    /// The same with every row multiplied by a number of its own.
+    /// Returns the factor with each row multiplied by its own number.
     pub(super) fn with_row_gains(mut self, gains: &[f32]) -> Self {
         self.row_gains = Some(gains.into());
         self
     }
 
-    /// The same elements in another shape, if it has as many.
+    /// Returns the elements in another shape, if it has as many.
     pub(super) fn reshaped(mut self, shape: Vec<usize>) -> Self {
         if product(&shape) == self.elements() {
             self.shape = shape;

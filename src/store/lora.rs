@@ -178,7 +178,7 @@ impl Store {
     }
 }
 
-/// The same error about a LoRA instead of a model.
+/// Turns an error about a model into one about a LoRA.
 fn of_lora(error: Error) -> Error {
     match error {
         Error::NotFound { name, hint, how, .. } => {

@@ -56,7 +56,7 @@ pub struct Transfer {
     pub file: String,
     /// Bytes that are here.
     pub done: u64,
-    /// Bytes in all, when the server says so.
+    /// Bytes in all, when the server reports them.
     pub total: Option<u64>,
 }
 
@@ -99,7 +99,7 @@ impl Store {
     /// or without its extension.
     ///
     /// A hub model that is in the shared cache is used from there without any request; otherwise it
-    /// is downloaded, with `progress` told and `cancel` asked between blocks.
+    /// is downloaded, `progress` is called and `cancel` checked between blocks.
     ///
     /// # Errors
     /// [`Error::NotFound`] with near matches when there is none or more than one, for what is in the cache and
@@ -204,7 +204,7 @@ fn instead(absent: &Absent, id: &HubId, pull: impl FnOnce() -> Result<PathBuf>) 
     pull().map_err(|error| absent.beside(error))
 }
 
-/// The path of what is used, after the user was told what he should know.
+/// The path of what is used, after its note was logged as a warning.
 fn said(usable: Usable) -> PathBuf {
     if let Some(note) = usable.note {
         tracing::warn!("{note}");

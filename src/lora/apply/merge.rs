@@ -5,7 +5,7 @@ use crate::hint::Hint;
 use crate::kernels::{LowRankProduct, add_product, largest, zeros};
 use crate::lora::apply::method::Method;
 use crate::lora::apply::spectrum::{LowRankFactors, Spectrum};
-use crate::lora::delta::{Matrices, add_difference};
+use crate::lora::delta::{Amount, Matrices, add_difference};
 use crate::lora::factor::broken;
 use crate::lora::read::module::{Module, WeightChange};
 use crate::room;
@@ -257,11 +257,12 @@ pub(in crate::lora) fn one(
     target: &mut [f32],
 ) -> Result<()> {
     let Some(dora) = &change.dora else {
-        return change.delta.change(base, shape, (change.scale, m), target);
+        return change.delta.change(base, shape, Amount { scale: change.scale, m }, target);
     };
     let mut direction = base.to_vec();
     // The magnitude belongs to the change at full strength; the multiplier comes afterwards.
-    change.delta.change(base, shape, (change.scale, 1.0), &mut direction)?;
+    let amount = Amount { scale: change.scale, m: 1.0 };
+    change.delta.change(base, shape, amount, &mut direction)?;
     dora.normalise(&mut direction, base, shape)?;
     add_difference(target, &direction, base, m);
     Ok(())

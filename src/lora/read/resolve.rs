@@ -38,15 +38,15 @@ pub struct Report {
     pub used: usize,
     /// Keys that fit nothing, sorted.
     pub unmatched: Vec<String>,
-    /// The same keys by the reason why they fit nothing.
+    /// The unmatched keys, by the reason why they fit nothing.
     pub reasons: BTreeMap<&'static str, Vec<String>>,
-    /// What of those keys is unknown, where that can be said.
+    /// Why those keys are unknown, where that can be found out.
     pub diagnosis: Option<String>,
     /// Modules of rank 0.
     pub empty: usize,
     /// Modules and words that were left out because their numbers are not finite.
     pub skipped: Vec<String>,
-    /// Things that a user should know.
+    /// Warnings for the user.
     pub warnings: Vec<String>,
 }
 
@@ -310,7 +310,7 @@ impl<'a> LoraReader<'a> {
         }
     }
 
-    /// Warns of settings of PEFT that nobody knows, and of whole tensors that they promise and the file has not.
+    /// Warns of unknown settings of PEFT, and of whole tensors that they promise and the file has not.
     fn check_promises(&mut self) {
         let tunings = &self.file.tunings;
         let unknown = tunings.unknown();
@@ -339,7 +339,7 @@ impl<'a> LoraReader<'a> {
         }
     }
 
-    /// Refuses a rotation beside tensors that nobody knows: they may be marks that change its law.
+    /// Refuses a rotation beside unknown tensors: they may be marks that change its law.
     fn check_marks(&self, groups: &Groups) -> Result<()> {
         let turned = groups.resolved.values().filter(|group| group.roles.contains_key(&Role::OftR));
         let stems: BTreeSet<&str> = turned.map(|group| group.stem.as_str()).collect();
@@ -414,7 +414,7 @@ impl<'a> LoraReader<'a> {
     fn build(&mut self, target: &Target, group: &Group, file: &AdapterFile) -> Result<Vec<Module>> {
         let base = self.base;
         let shape = base.shape(&format!("{}.weight", target.module)).unwrap_or_default();
-        // PEFT's patterns know no wrappers.
+        // PEFT's patterns do not contain wrappers.
         let stem = bare(&group.stem);
         let mut context = Context {
             path: file.path(),

@@ -26,7 +26,7 @@ const CONVERT: &str = "it was trained beside a changed base and is wrong on the 
 /// What a setting means for the tensors beside it.
 #[derive(Debug, Clone, Copy)]
 enum Rule {
-    /// It tells of training or of bookkeeping, or the tensors themselves show it.
+    /// It concerns training or bookkeeping, or the tensors themselves show it.
     Silent,
     /// A number that the law reads.
     Number,
@@ -66,7 +66,7 @@ const SETTINGS: [(&str, Rule); 75] = [
     ("bias", Rule::Silent),
     // Transformers tie weights that CLIP has not.
     ("ensure_weight_tying", Rule::Silent),
-    // PEFT leaves it out for linear layers and convolutions, whatever it says.
+    // PEFT leaves it out for linear layers and convolutions, whatever its value.
     ("fan_in_fan_out", Rule::Silent),
     // Numbers and switches of the laws.
     ("r", Rule::Number),
@@ -219,7 +219,7 @@ fn pattern(path: &Path, name: &str, value: &Value) -> Result<()> {
     Ok(())
 }
 
-/// An expression of python's `re`, of which the engine here knows the regular part.
+/// An expression of python's `re`, of which the engine here supports the regular part.
 fn expression(path: &Path, name: &str, text: &str) -> Result<()> {
     if Regex::new(&format!("(?:{text})")).is_ok() {
         return Ok(());

@@ -46,7 +46,7 @@ pub(super) fn parse(text: &str, place: Place) -> Result<LoraRef> {
     };
     read().map_err(|error| {
         let why = match error {
-            // The innermost value says more than the whole text does.
+            // The innermost value is more precise than the whole text.
             Error::BadRequest { value, why, .. } if value == text => why,
             Error::BadRequest { value, why, .. } => format!("`{value}`: {why}"),
             other => return other,
@@ -110,7 +110,7 @@ fn is_spec(piece: &str) -> bool {
         || first.split_once('=').is_some_and(|(key, _)| is_word(key))
 }
 
-/// What was said so far.
+/// The specifications that were read so far.
 #[derive(Debug, Default)]
 struct Parts<'a> {
     /// Numbers without a key.

@@ -143,7 +143,7 @@ pub(super) fn fitted(delta: &Delta, word: &str, weight: &[usize], stored: &[usiz
     if same { fitted } else { stored.to_vec() }
 }
 
-/// Words that travel in the file, under the names that every tool knows.
+/// The textual inversions of the file, under the names that every tool reads.
 pub(super) fn words<'a>(
     inversions: impl IntoIterator<Item = &'a Inversion>,
     wanted: Option<FileDtype>,

@@ -1,4 +1,4 @@
-//! The same tensors under other names.
+//! Writing the tensors of an adapter under the names of another format.
 
 use super::conversion::{
     ConvertOptions, Format, Plan, alpha, components, fitted, kind, refused, words,
@@ -25,7 +25,7 @@ pub struct Converted {
     pub tensors: usize,
     /// Modules in it.
     pub modules: usize,
-    /// Things that a user should know.
+    /// Warnings for the user.
     pub warnings: Vec<String>,
 }
 

@@ -6,7 +6,7 @@
 
 use super::conversion::{kind, words};
 use super::file::{Entry, FileDtype, Metadata, check_free, passed_on, save};
-use super::made::{Kept, Made, Tally, shared};
+use super::made::{Kept, Made, Squares, Tally, shared};
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::hint::Hint;
@@ -85,7 +85,7 @@ pub fn merge(
     for ((module, _), (made, held, energy)) in jobs.iter().zip(&made) {
         made.write(module, names, options.precision, &mut tensors)?;
         if let Some(low) = &made.low {
-            tally.add(module, low.rank, (*held, *energy));
+            tally.add(module, low.rank, Squares { held: *held, all: *energy });
             ranks.push(low.rank);
         }
     }
@@ -316,7 +316,7 @@ fn bias(base: &dyn WeightSource, module: &str, active: &[Active<'_>]) -> Result<
     Ok(Some(change))
 }
 
-/// What all sources say of themselves, and who they are.
+/// The metadata that all sources share, and the names of the sources.
 fn notes(stack: &LoraStack, ranks: &[usize]) -> Metadata {
     let sources: Vec<&Metadata> =
         stack.entries.iter().map(|entry| entry.lora.file.metadata()).collect();

@@ -16,11 +16,11 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
-/// The tensors of a PEFT folder, and what is said of them.
+/// The file names of a PEFT folder: the tensors, and their configuration.
 const TENSORS: &str = "adapter_model.safetensors";
 const CONFIG: &str = "adapter_config.json";
 
-/// What PEFT's configuration says of a component.
+/// The contents of PEFT's configuration for one component.
 #[derive(Debug, Default)]
 struct Config {
     /// Path, rank and alpha of every module.
@@ -198,7 +198,7 @@ fn magnitude_word(plan: &Plan<'_>, module: &str) -> &'static str {
     if text { "lora_magnitude_vector.weight" } else { "lora_magnitude_vector" }
 }
 
-/// PEFT's shape of a magnitude; `None` for one along the inputs, which PEFT does not know.
+/// PEFT's shape of a magnitude; `None` for one along the inputs, which PEFT does not have.
 fn magnitude(dora: &Dora, weight: &[usize]) -> Option<Vec<usize>> {
     let count = dora.magnitude.elements();
     if dora.on_input {

@@ -2,7 +2,7 @@
 
 use super::conversion::{kind, words};
 use super::file::{Entry, FileDtype, check_free, passed_on, save};
-use super::made::{Kept, Made, Tally, shared};
+use super::made::{Kept, Made, Squares, Tally, shared};
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::hint::Hint;
@@ -49,7 +49,7 @@ pub struct ResizedModule {
 pub struct Resized {
     /// Every module with factors.
     pub modules: Vec<ResizedModule>,
-    /// The same by component.
+    /// The ranks and kept shares of each component.
     pub components: Vec<Kept>,
 }
 
@@ -83,7 +83,8 @@ pub fn resize(
     for ((module, _), (made, row, energy)) in changes.iter().zip(made) {
         made.write(module, names, precision, &mut tensors)?;
         if let Some(row) = row {
-            tally.add(module, row.new, (row.energy * energy, energy));
+            let squares = Squares { held: row.energy * energy, all: energy };
+            tally.add(module, row.new, squares);
             ranks.push(row.new);
             modules.push(row);
         }

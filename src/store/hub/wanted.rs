@@ -15,7 +15,7 @@ pub(in super::super) fn model(all: &[String]) -> Result<Vec<String>, String> {
     Ok(wanted)
 }
 
-/// The files of an adapter: under a name that everybody knows, or the only file of weights.
+/// The files of an adapter: under a standard name, or the only file of weights.
 pub(in super::super) fn adapter(all: &[String]) -> Result<Vec<String>, String> {
     let has = |name: &str| all.iter().any(|f| f == name);
     if let Some(name) = STANDARD.iter().find(|name| has(name)) {
