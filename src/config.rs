@@ -218,10 +218,12 @@ fn read(text: &str, path: &Path) -> Result<toml::Table> {
     toml::from_str::<Config>(text).map_err(corrupt)?;
     toml::from_str::<OfRequests>(text).map_err(corrupt)?;
     let folder = path.parent().unwrap_or(Path::new("."));
-    for (key, value) in table.iter_mut() {
+    for (key, value) in &mut table {
         match value {
             toml::Value::Array(paths) if key.ends_with("_dirs") => {
-                paths.iter_mut().for_each(|path| anchor(path, folder));
+                for path in paths {
+                    anchor(path, folder);
+                }
             }
             value if key == "vae" => anchor(value, folder),
             _ => {}

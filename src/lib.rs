@@ -1,5 +1,15 @@
 #![doc = include_str!("../README.md")]
 //!
+//! # Features
+//!
+//! | feature | what it adds |
+//! |---|---|
+//! | `cli` (default) | the command line and its module `cli` |
+//! | `hub` | downloading models by their hub id |
+//! | `cuda`, `cudnn` | NVIDIA GPUs; `cudnn` also their fast convolutions |
+//! | `metal` | Apple's GPUs |
+//! | `accelerate`, `mkl` | BLAS of the platform for candle's own products |
+//!
 //! # Floors
 //!
 //! A module uses only modules on lower floors; `tests/architecture.rs` enforces this table.
@@ -45,10 +55,19 @@ pub mod store;
 mod suggest;
 pub mod weights;
 
+pub use candle_core;
+#[doc(inline)]
 pub use error::{At, Error, Fault, InFile, Result};
+#[doc(inline)]
 pub use hint::{Hint, Saving, SavingWay};
+#[doc(inline)]
+pub use lora::{LoraRef, LoraStack};
+#[doc(inline)]
 pub use picture::Picture;
+#[doc(inline)]
 pub use pipeline::{
-    Cancel, DTypeChoice, DeviceChoice, Event, Generated, Observer, Pipeline, Plan, Request,
+    Cancel, DTypeChoice, DeviceChoice, Event, Generated, Memory, Observer, Options, Pipeline, Plan,
+    Request, Run, Shelf, Steps, Warning,
 };
+#[doc(inline)]
 pub use sampling::{Sampler, Schedule};

@@ -180,8 +180,8 @@ fn warnings_come_to_whoever_asked_for_the_picture() {
     for _ in 0..2 {
         let warnings = Mutex::new(Vec::new());
         let observer = |event: &Event| {
-            if let Event::Warning { text } = event {
-                warnings.lock().unwrap().push(text.clone());
+            if let Event::Warning { warning } = event {
+                warnings.lock().unwrap().push(warning.to_string());
             }
         };
         let plan = pipeline.plan(&request, 0).unwrap();

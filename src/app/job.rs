@@ -63,8 +63,15 @@ impl Job {
         let mut own = MODEL_KEYS.map(|key| (key, map.remove(key))).into_iter();
         let mut word = || own.next().map_or(Ok(None), |(key, value)| text(key, value));
         let (model, vae) = (word()?, word()?);
-        let (dtype, quantize, device) = (parsed(word()?)?, parsed(word()?)?, parsed(word()?)?);
-        Ok(Self { model, vae, dtype, quantize, device, request: request(map)? })
+        let (dtype, quantize, device) = (word()?, word()?, word()?);
+        Ok(Self {
+            model,
+            vae,
+            dtype: parsed(dtype.as_deref())?,
+            quantize: parsed(quantize.as_deref())?,
+            device: parsed(device.as_deref())?,
+            request: request(map)?,
+        })
     }
 
     /// The name of the model.
@@ -155,8 +162,8 @@ fn text(key: &'static str, value: Option<Value>) -> Result<Option<String>> {
     }
 }
 
-fn parsed<T: FromStr<Err = Error>>(word: Option<String>) -> Result<Option<T>> {
-    word.as_deref().map(str::parse).transpose()
+fn parsed<T: FromStr<Err = Error>>(word: Option<&str>) -> Result<Option<T>> {
+    word.map(str::parse).transpose()
 }
 
 /// The beginning of a text, for an error.

@@ -94,7 +94,7 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
         return Err(Error::bad_request("repeat", args.repeat, why).into());
     }
     let request = args.request();
-    request.plan(&crate::family::Defaults::default(), 0)?;
+    request.plan(&crate::family::Defaults::of_unknown_model(), 0)?;
     if let Some(set) = args.cpu {
         set.limit()?;
     }

@@ -70,7 +70,7 @@ fn draw(
     let save = output::save_options(flags, &setup.settings.config);
     // Mistakes that need no model are found before one is opened.
     if flags.dry_run {
-        job.request.plan(&crate::family::Defaults::default(), 0)?;
+        job.request.plan(&crate::family::Defaults::of_unknown_model(), 0)?;
         save.target(job.request.count)?;
     } else {
         output::check(flags, &save, &job.request)?;

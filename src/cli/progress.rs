@@ -152,8 +152,8 @@ impl Progress {
 
 impl Observer for Progress {
     fn event(&self, event: &Event) {
-        if let Event::Warning { text } = event {
-            self.warn(text);
+        if let Event::Warning { warning } = event {
+            self.warn(&warning.to_string());
         }
         if let Show::Json = self.show {
             return say(&plain_json(&json(event)));
@@ -240,8 +240,8 @@ fn json(event: &Event) -> String {
         Event::Decoding { image, tile, tiles } => serde_json::json!({
             "schema": SCHEMA, "event": "decoding", "image": image, "tile": tile, "tiles": tiles,
         }),
-        Event::Warning { text } => serde_json::json!({
-            "schema": SCHEMA, "event": "warning", "text": text,
+        Event::Warning { warning } => serde_json::json!({
+            "schema": SCHEMA, "event": "warning", "text": warning.to_string(),
         }),
     };
     value.to_string()

@@ -99,7 +99,7 @@ mod tests {
         let scheduler = SchedulerConfig::default();
         for distilled in [Distilled::GUIDED_LCM, Distilled::LCM, Distilled::TCD] {
             let basic = Defaults::default();
-            let Defaults { steps, guidance_scale, sampler, schedule, size } =
+            let Defaults { steps, guidance_scale, sampler, schedule, size, .. } =
                 defaults(distilled, &scheduler, basic);
             assert!((4..=8).contains(&steps), "{steps}");
             assert_eq!(distilled.advice(steps, guidance_scale), None);

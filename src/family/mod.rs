@@ -18,11 +18,13 @@ mod sdxl_refiner;
 mod shapes;
 mod single_file;
 mod spec;
+mod tiny_vae;
 mod towers;
 
 pub use blueprint::Blueprint;
 pub use convert::{Converted, quantise};
 pub use folder::held_files;
+pub use tiny_vae::TinyVaeParts;
 
 use crate::conditioning::{ClipKind, Tokenizer, TokenizerFiles};
 use crate::error::{Error, Result};
@@ -30,7 +32,7 @@ use crate::hint::Hint;
 use crate::lora::Distilled;
 use crate::models::{ClipConfig, UNetConfig, VaeConfig};
 use crate::sampling::{PredictionKind, Sampler, Schedule, SchedulerConfig};
-use crate::size::ImageSize;
+use crate::size::{ImageSize, SD_VAE_FACTOR};
 use crate::weights::names::TowerLocation;
 use crate::weights::{Checkpoint, Component, Inventory, Placement};
 use serde::{Deserialize, Serialize};
@@ -88,6 +90,8 @@ impl std::fmt::Display for Family {
 pub struct Defaults {
     /// Picture size.
     pub size: ImageSize,
+    /// Pixels per latent cell along one side, which sizes are multiples of: 8 in Stable Diffusion.
+    pub vae_factor: usize,
     /// Sampling steps.
     pub steps: usize,
     /// Classifier-free guidance.
@@ -103,11 +107,26 @@ impl Default for Defaults {
     fn default() -> Self {
         Self {
             size: ImageSize::SD,
+            vae_factor: SD_VAE_FACTOR,
             steps: 25,
             guidance_scale: 7.5,
             sampler: Sampler::DpmPp2m,
             schedule: Schedule::Karras,
         }
+    }
+}
+
+impl Defaults {
+    /// The defaults to check a request with before its model is opened: every size can be right for some model.
+    pub fn of_unknown_model() -> Self {
+        Self { vae_factor: 1, ..Self::default() }
+    }
+
+    /// The same defaults with an autoencoder of another factor: latents keep the size that the UNet was trained at.
+    fn with_vae_factor(self, factor: usize) -> Result<Self> {
+        let latent = self.size.latent(self.vae_factor)?;
+        let size = ImageSize::new(latent.width * factor, latent.height * factor)?;
+        Ok(Self { size, vae_factor: factor, ..self })
     }
 }
 
@@ -339,6 +358,20 @@ impl ModelParts {
                 hint: None,
             });
         }
+        let (own, other_factor) = (self.vae.factor(), config.factor());
+        if own != other_factor {
+            if self.source.components().contains(&Component::Vae) {
+                return Err(Error::WrongFamily {
+                    path: path.to_path_buf(),
+                    expected: format!(
+                        "a VAE with {own} pixels per latent cell, as the model's own"
+                    ),
+                    found: format!("one with {other_factor}"),
+                    hint: None,
+                });
+            }
+            self.defaults = self.defaults.with_vae_factor(other_factor)?;
+        }
         self.vae = config;
         self.source =
             Arc::new(Checkpoint::clone(&self.source).with_component(Component::Vae, &other));
@@ -350,9 +383,14 @@ impl ModelParts {
         self.family.text_components()
     }
 
+    /// Class of the model's own sampler in diffusers, where that is not built.
+    pub(crate) fn missing_sampler(&self) -> Option<&str> {
+        few_steps::own_sampler(&self.scheduler)
+    }
+
     /// That `sampler` takes the place of the model's own, where that is not built.
     pub(crate) fn other_sampler(&self, sampler: Sampler) -> Option<String> {
-        let own = few_steps::own_sampler(&self.scheduler)?;
+        let own = self.missing_sampler()?;
         Some(format!(
             "made for the sampler of {own}, which is not built; {sampler} takes its place"
         ))
@@ -393,9 +431,13 @@ impl ModelParts {
 
 /// The values of a family for what neither the request nor the model's author sets.
 ///
-/// `native`: picture side that the UNet was trained at, in pixels.
-fn basic_defaults(family: Family, native: usize, scheduler: &SchedulerConfig) -> Result<Defaults> {
-    let side = native.clamp(8, crate::size::MAX_SIDE) / 8 * 8;
+/// `native`: side of the images that the UNet was trained at, in pixels; `vae_factor`: pixels per latent cell.
+fn basic_defaults(
+    family: Family,
+    (native, vae_factor): (usize, usize),
+    scheduler: &SchedulerConfig,
+) -> Result<Defaults> {
+    let side = native.clamp(vae_factor, crate::size::MAX_SIDE) / vae_factor * vae_factor;
     let schedule = match (scheduler.use_karras_sigmas, scheduler.use_exponential_sigmas) {
         (_, Some(true)) => Schedule::Exponential,
         (Some(false), _) => Schedule::Discrete,
@@ -403,6 +445,7 @@ fn basic_defaults(family: Family, native: usize, scheduler: &SchedulerConfig) ->
     };
     Ok(Defaults {
         size: ImageSize::new(side, side)?,
+        vae_factor,
         steps: 25,
         guidance_scale: family.spec().guidance,
         sampler: Sampler::DpmPp2m,

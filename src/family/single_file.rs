@@ -164,10 +164,10 @@ fn derived(checkpoint: &Checkpoint, path: &Path, kind: Kind) -> Result<Architect
     } else {
         VaeConfig::default()
     };
-    let unet = shapes(Component::UNet).unet(family, native).in_file(path)?;
+    let unet = shapes(Component::UNet).unet(family, native / vae.factor()).in_file(path)?;
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let distilled = few_steps::of(&unet, &scheduler, &[name]);
-    let basic = basic_defaults(family, native, &scheduler).in_file(path)?;
+    let basic = basic_defaults(family, (native, vae.factor()), &scheduler).in_file(path)?;
     let fitting = |distilled| few_steps::defaults(distilled, &scheduler, basic);
     let architecture = Architecture {
         family,

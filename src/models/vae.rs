@@ -7,7 +7,6 @@ use crate::error::{Error, Result};
 use crate::hint::Hint;
 use crate::nn::{Attend, Conv2d, ConvFusion, Feature, Geometry, GroupNorm};
 use crate::room;
-use crate::size::VAE_FACTOR;
 use crate::weights::{Products, Scope};
 use candle_core::{DType, Tensor};
 
@@ -44,7 +43,7 @@ pub struct Tiling {
 
 impl Default for Tiling {
     fn default() -> Self {
-        // 64 cells = 512 px, the size VAEs are trained at; a quarter is blended.
+        // 64 cells are 512 px at factor 8, the size that VAEs are trained at; a quarter is blended.
         Self { tile: 64, overlap: 16 }
     }
 }
@@ -151,7 +150,8 @@ impl Vae {
 
     /// Decodes latents as the UNet gives them.
     ///
-    /// `latents`: `[B, C, h, w]`, scaled. Returns `[B, 3, 8·h, 8·w]`, f32, about −1..1.
+    /// `latents`: `[B, C, h, w]`, scaled. Returns `[B, 3, f·h, f·w]`, f32, about −1..1, where f is
+    /// [`VaeConfig::factor`].
     ///
     /// # Errors
     /// [`Error::Internal`] when only the other half was built.
@@ -199,7 +199,8 @@ impl Vae {
         let rows = tile_starts(height, tiling);
         let columns = tile_starts(width, tiling);
         let total = rows.len() * columns.len();
-        let (full_h, full_w) = (height * VAE_FACTOR, width * VAE_FACTOR);
+        let factor = self.config.factor();
+        let (full_h, full_w) = (height * factor, width * factor);
         let mut sum = room::zeros::<f32>(batch * 3 * full_h * full_w, "a picture")?;
         let mut weight = room::zeros::<f32>(full_h * full_w, "a picture")?;
         for (index, (&y, &x)) in
@@ -209,9 +210,9 @@ impl Vae {
             let (tile_h, tile_w) = (tiling.tile.min(height), tiling.tile.min(width));
             let tile = latents.narrow(2, y, tile_h)?.narrow(3, x, tile_w)?.contiguous()?;
             let pixels = self.decode_until(&tile, cancel)?.flatten_all()?.to_vec1::<f32>()?;
-            let ramp_y = ramp(tile_h * VAE_FACTOR, tiling.overlap * VAE_FACTOR);
-            let ramp_x = ramp(tile_w * VAE_FACTOR, tiling.overlap * VAE_FACTOR);
-            let (top, left) = (y * VAE_FACTOR, x * VAE_FACTOR);
+            let ramp_y = ramp(tile_h * factor, tiling.overlap * factor);
+            let ramp_x = ramp(tile_w * factor, tiling.overlap * factor);
+            let (top, left) = (y * factor, x * factor);
             for (j, wy) in ramp_y.iter().enumerate() {
                 for (i, wx) in ramp_x.iter().enumerate() {
                     let target = (top + j) * full_w + left + i;

@@ -9,7 +9,6 @@ use crate::error::{Error, Result};
 use crate::hint::{Hint, Saving, SavingWay};
 use crate::models::{Tiling, UNetConfig, VaeConfig};
 use crate::room;
-use crate::size::VAE_FACTOR;
 use crate::weights::{Component, Precision, Products, Site, WeightSource};
 use std::collections::HashMap;
 
@@ -87,7 +86,8 @@ impl Pipeline {
         self.precision()?;
         let parts = &self.model.parts;
         let source = &*parts.source;
-        let latent = (plan.height / VAE_FACTOR, plan.width / VAE_FACTOR);
+        let factor = parts.vae.factor();
+        let latent = (plan.height / factor, plan.width / factor);
         let streamed = wish.memory == Memory::Low;
         let text = weights(source, |site| site.component().is_text());
         let decoder = weights(source, decodes);
@@ -319,5 +319,6 @@ fn decoding(config: &VaeConfig, (height, width): (usize, usize), tile: bool) -> 
     let side = Tiling::default().tile;
     let one = Walk::new().through_decoder(config, (height.min(side), width.min(side)));
     // Three planes of sums and one of weights.
-    one + 4 * 4 * (height * width * VAE_FACTOR * VAE_FACTOR) as u64
+    let pixels = height * width * config.factor() * config.factor();
+    one + 4 * 4 * pixels as u64
 }

@@ -17,7 +17,6 @@ use crate::nn::sinusoid;
 use crate::sampling::{
     Denoiser, Grid, Guidance, GuidanceApart, NoiseModel, PredictionKind, Predictor,
 };
-use crate::size::VAE_FACTOR;
 use crate::weights::{Component, WeightSource};
 use candle_core::{DType, Tensor};
 use std::cell::{Cell, RefCell};
@@ -228,7 +227,8 @@ fn extra_channels(
         Some(extra) if extra == channels + 1 => {
             let around =
                 model.residency.unpainted.get(&format!("{height}x{width}"), cancel, || {
-                    let size = (1, 3, height * VAE_FACTOR, width * VAE_FACTOR);
+                    let factor = model.parts.vae.factor();
+                    let size = (1, 3, height * factor, width * factor);
                     let grey = Tensor::zeros(size, DType::F32, x.device())?;
                     let vae = model.encoder(cancel)?;
                     let latents = vae.scale(&vae.encode_until(&grey, cancel)?.mean)?;

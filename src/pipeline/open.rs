@@ -31,6 +31,7 @@ pub struct Options {
     dtype: Option<DTypeChoice>,
     quantise: Option<Quantisation>,
     vae: Option<PathBuf>,
+    preview: Option<PathBuf>,
     shelf: Arc<dyn Shelf>,
     reading: ReadOptions,
     stacks: usize,
@@ -49,6 +50,7 @@ impl Default for Options {
             dtype: None,
             quantise: None,
             vae: None,
+            preview: None,
             shelf: Arc::new(Paths),
             reading: ReadOptions::default(),
             stacks: 2,
@@ -86,6 +88,15 @@ impl Options {
     #[must_use]
     pub fn vae(mut self, vae: Option<PathBuf>) -> Self {
         self.vae = vae;
+        self
+    }
+
+    /// A TAESD that makes previews: a folder of diffusers' `AutoencoderTiny`, or a file like
+    /// `taesd_decoder.safetensors`. Default: the folder `taesd` inside a model folder; without one previews are the
+    /// colours of the latents.
+    #[must_use]
+    pub fn preview(mut self, taesd: Option<PathBuf>) -> Self {
+        self.preview = taesd;
         self
     }
 
@@ -136,8 +147,10 @@ impl Options {
     ///
     /// # Errors
     /// What is wrong with the files, or [`Error::Unsupported`] for the device.
-    pub fn open(self, path: impl AsRef<Path>) -> Result<Pipeline> {
+    pub fn open(mut self, path: impl AsRef<Path>) -> Result<Pipeline> {
         let placement = self.placement()?;
+        let taesd = path.as_ref().join("taesd");
+        self.preview = self.preview.or_else(|| taesd.is_dir().then_some(taesd));
         let parts = ModelParts::open(path.as_ref(), placement, self.vae.as_deref())?;
         self.over(parts)
     }
@@ -165,6 +178,7 @@ impl Options {
     /// [`Error::Unsupported`] for a scheduler config that makes no sense.
     pub fn over(self, parts: ModelParts) -> Result<Pipeline> {
         let table = NoiseTable::new(&parts.scheduler).in_file(&parts.scheduler_file)?;
+        let tiny_vae = self.preview.as_deref().map(|path| parts.open_tiny_vae(path)).transpose()?;
         let base = Resident::new(parts.source.clone());
         let residency = Residency::new(base, self.memory, self.stacks, self.spare);
         Ok(Pipeline::of(Model {
@@ -176,6 +190,7 @@ impl Options {
             loras: Recent::new(32).weighed(|lora| lora.file().byte_len(), LORA_BYTES),
             rounded: self.dtype == Some(DTypeChoice::Tf32),
             batch: self.batch,
+            tiny_vae,
             residency: Arc::new(residency),
         }))
     }

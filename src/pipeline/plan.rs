@@ -4,6 +4,7 @@
 
 use super::fields::{self, Field, Label};
 use super::request::{Request, is_one, is_zero, one};
+use super::warning::Warning;
 use crate::error::{Error, Result};
 use crate::family::Defaults;
 use crate::lora::{Apply, LoraRef, Method, StepWindow};
@@ -57,6 +58,9 @@ pub struct Plan {
     pub lora_method: Method,
     /// How LoRAs reach the weights.
     pub apply: Apply,
+    /// What planning found that is no error; not recorded.
+    #[serde(skip)]
+    pub warnings: Vec<Warning>,
 }
 
 /// Where the model stands in the line of settings that programs exchange.
@@ -91,6 +95,7 @@ impl Request {
         let width = self.width.unwrap_or(defaults.size.width());
         let height = self.height.unwrap_or(defaults.size.height());
         let size = ImageSize::new(width, height)?;
+        size.latent(defaults.vae_factor)?;
         let steps = self.steps.unwrap_or(defaults.steps);
         let guidance_scale = self.guidance_scale.unwrap_or(defaults.guidance_scale);
         let clip_skip = self.clip_skip.unwrap_or(1);
@@ -120,6 +125,7 @@ impl Request {
                 tile: self.tile.unwrap_or(size.width() * size.height() > TILE_ABOVE),
                 preview: self.preview,
                 loras: [self.loras.clone(), tagged].concat(),
+                warnings: Vec::new(),
             }
         ))
     }

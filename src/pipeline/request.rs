@@ -22,9 +22,9 @@ pub struct Request {
     pub prompt: String,
     /// What to keep away from; only acts when guidance is on.
     pub negative_prompt: String,
-    /// Pixels across, a multiple of 8.
+    /// Pixels across, a multiple of the model's [`vae_factor`](Defaults::vae_factor): 8 in Stable Diffusion.
     pub width: Option<usize>,
-    /// Pixels down, a multiple of 8.
+    /// Pixels down, a multiple of the same.
     pub height: Option<usize>,
     /// Sampling steps, at least 1.
     pub steps: Option<usize>,

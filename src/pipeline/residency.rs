@@ -5,6 +5,7 @@
 //! Floor 5.
 
 use super::cache::{Lazy, Noted, Recent, Room};
+use super::preview::Previewer;
 use super::replay::{self, Replays};
 use crate::conditioning::{Conditioning, TextTowers};
 use crate::kernels::{self, Share};
@@ -72,7 +73,8 @@ const TABLE: &[Row] = &[
     Row { save: Some(Stage::Encode), low: Some(Stage::Encode), forget: |r| r.encoder.clear() },
     Row { save: None, low: Some(Stage::Decode), forget: |r| r.decoder.clear() },
     Row { save: None, low: Some(Stage::Decode), forget: |r| r.base.release(Component::Vae) },
-    // Features and latents are small beside networks.
+    // What makes previews, features and latents are small beside networks.
+    Row { save: None, low: None, forget: |r| r.previewer.clear() },
     Row { save: None, low: None, forget: |r| r.conditions.clear() },
     Row { save: None, low: None, forget: |r| r.unpainted.clear() },
     Row { save: None, low: None, forget: |r| r.base.release_all() },
@@ -91,6 +93,7 @@ pub(super) struct Residency {
     pub(super) unets: Arc<Recent<Noted<UNet>>>,
     pub(super) encoder: Lazy<Vae>,
     pub(super) decoder: Lazy<Vae>,
+    pub(super) previewer: Lazy<Previewer>,
     /// What inpainting networks see beside the latents of an image that is all to be painted, by size.
     pub(super) unpainted: Recent<Tensor>,
     pub(super) replays: Arc<Replays>,
@@ -114,6 +117,7 @@ impl Residency {
             unets: Arc::new(Recent::new(stacks)),
             encoder: Lazy::new(),
             decoder: Lazy::new(),
+            previewer: Lazy::new(),
             unpainted: Recent::new(4),
             replays: Arc::default(),
             requests: AtomicUsize::new(0),

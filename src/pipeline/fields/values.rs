@@ -32,6 +32,7 @@ pub(super) fn json(value: impl serde::Serialize) -> Result<Value> {
     serde_json::to_value(value).map_err(|error| Error::Internal(format!("a request: {error}")))
 }
 
+#[allow(clippy::unnecessary_wraps)] // as the other readers
 pub(super) fn text(text: &str) -> Result<Value> {
     Ok(text.into())
 }
