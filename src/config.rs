@@ -7,6 +7,7 @@
 //! Floor 6.
 
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use crate::input;
 use crate::pipeline::fields::{FIELDS, check_type, field};
 use crate::suggest::did_you_mean;
@@ -114,7 +115,7 @@ impl Settings {
         let mut settings = Settings::default();
         for path in files(folder, env) {
             match input::text_if_there(&path, MAX_FILE, "a settings file")? {
-                // A model's folder says under the same name what its author recommends.
+                // A model's folder holds its author's recommendations under the same name.
                 Some(text) if is_of_model(&text, &path) => {}
                 Some(text) => settings.overlay(read(&text, &path)?, &Origin::File(path))?,
                 None => {}
@@ -164,7 +165,7 @@ pub fn user_file(env: Env<'_>) -> Option<PathBuf> {
     Some(base.join("colora").join("config.toml"))
 }
 
-/// A folder from the environment; the XDG specification says to ignore relative ones.
+/// A folder from the environment; the XDG specification requires to ignore relative ones.
 pub(crate) fn absolute(value: Option<OsString>) -> Option<PathBuf> {
     value.map(PathBuf::from).filter(|path| path.is_absolute())
 }
@@ -206,8 +207,11 @@ fn read(text: &str, path: &Path) -> Result<toml::Table> {
     for key in table.keys() {
         if !keys().any(|known| known == key) {
             let near = did_you_mean(key, keys());
-            let hint = if near.is_empty() { "; see `colora config init`" } else { &near };
-            return Err(Error::corrupt(path, format!("unknown key `{key}`{hint}")));
+            let error = Error::corrupt(path, format!("unknown key `{key}`{near}"));
+            return Err(match near.is_empty() {
+                true => error.with_hint(Hint::ListConfigKeys),
+                false => error,
+            });
         }
     }
     // From the text once more, because errors of a table do not name the line.
@@ -323,7 +327,7 @@ mod tests {
     fn mistakes_name_the_file_and_the_key() {
         for (text, part) in [
             ("stepz = 1", "unknown key `stepz`; did you mean `steps`"),
-            ("qqqqqqqqqq = 1", "config init"),
+            ("qqqqqqqqqq = 1", "every key is a field of `Config`"),
             ("steps = \"many\"", "invalid type"),
             ("sampler = \"eulr\"", "euler"),
             ("steps = ", "line 1"),

@@ -23,7 +23,7 @@
 //! | 3 | `nn`, `lora` |
 //! | 2 | `weights`, `sampling` |
 //! | 1 | `rng`, `picture`, `kernels`, `prompt` |
-//! | 0 | `error`, `input`, `cancel`, `atomic_file`, `size`, `suggest`, `plain`, `room` |
+//! | 0 | `error`, `hint`, `input`, `cancel`, `atomic_file`, `size`, `suggest`, `plain`, `room` |
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
@@ -36,6 +36,7 @@ pub mod conditioning;
 pub mod config;
 mod error;
 pub mod family;
+mod hint;
 mod input;
 mod kernels;
 pub mod lora;
@@ -57,6 +58,8 @@ pub mod weights;
 pub use candle_core;
 #[doc(inline)]
 pub use error::{At, Error, Fault, InFile, Result};
+#[doc(inline)]
+pub use hint::{Hint, Saving, SavingWay};
 #[doc(inline)]
 pub use lora::{LoraRef, LoraStack};
 #[doc(inline)]

@@ -171,7 +171,7 @@ struct Report {
     rounds: Vec<Round>,
 }
 
-/// Where it ran.
+/// The machine and the types that it ran with.
 struct Place {
     device: String,
     /// How the UNet multiplies, on a CPU.
@@ -399,7 +399,7 @@ struct Kernel {
     name: &'static str,
     seconds: f64,
     operations: u64,
-    /// Of the whole.
+    /// The share of the whole.
     share: f64,
 }
 

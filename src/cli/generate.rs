@@ -7,7 +7,7 @@ use super::origin::with_origin;
 use super::output::{self, Form};
 use super::progress::Progress;
 use super::style::Talk;
-use super::{dry_run, from_picture, interrupt, setup, threads, warnings};
+use super::{dry_run, from_picture, hints, interrupt, setup, threads, warnings};
 use crate::app::{self, Event, Job, Layers, Origin, Pool, Setup, shelf};
 use crate::error::Error;
 use crate::input;
@@ -122,7 +122,9 @@ impl Speaker<'_> {
             Event::FolderCreated(folder) => {
                 self.talk.say(&format!("created the folder {}", folder.display()));
             }
-            Event::NoPreview(error) => self.talk.say(&format!("warning: no preview: {error}")),
+            Event::NoPreview(error) => {
+                self.talk.say(&format!("warning: no preview: {}", hints::of_error(error)))
+            }
             Event::Saved(saved) => {
                 let printed = self.progress.aside(|| {
                     if let Some((wished, path)) = saved.taken.zip(saved.path) {

@@ -1,4 +1,4 @@
-//! Whose value it was that cannot work.
+//! Where a value that cannot work came from.
 //!
 //! Floor 7.
 

@@ -20,7 +20,7 @@ const OFTEN: Duration = Duration::from_secs(10);
 pub(super) struct Progress {
     show: Show,
     stage: RefCell<Stage>,
-    /// Warnings that were said: planning and drawing give the same ones.
+    /// Warnings that were printed: planning and drawing give the same ones.
     said: RefCell<BTreeSet<String>>,
 }
 
@@ -39,7 +39,7 @@ struct Stage {
     said: Instant,
     /// The last word on it.
     note: String,
-    /// The first step that was told of, and when.
+    /// The first step that was reported, and when.
     first: Option<(usize, Instant)>,
 }
 
@@ -94,7 +94,7 @@ impl Progress {
         }
     }
 
-    /// Begins a stage unless it is at work; says how long the one before took when that was long.
+    /// Begins a stage unless it is at work; prints how long the one before took when that was long.
     fn enter(&self, name: &str) {
         let mut stage = self.stage.borrow_mut();
         if stage.name == name {
@@ -142,7 +142,7 @@ impl Progress {
         stage.note = note;
     }
 
-    /// Seconds a step, counted from the first step that was told of.
+    /// Seconds a step, counted from the first step that was reported.
     fn pace(&self, step: usize) -> Option<f64> {
         let mut stage = self.stage.borrow_mut();
         let (first, since) = *stage.first.get_or_insert((step, Instant::now()));
@@ -181,7 +181,7 @@ impl Observer for Progress {
     }
 }
 
-/// A stage of which nobody knows how long it takes.
+/// A stage of unknown length.
 const WAITING: &str = "{spinner} {prefix}  {msg}";
 /// A stage that is counted.
 const MEASURED: &str = "{spinner} {prefix}  {wide_bar:.cyan/dim}  {msg}";

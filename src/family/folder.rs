@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 /// Longest JSON or TOML file that is read, in bytes.
 const MAX_TEXT: u64 = 16 << 20;
 
-/// The file that says what noise a model was trained with.
+/// The file that describes the noise that a model was trained with.
 const SCHEDULER: &str = "scheduler/scheduler_config.json";
 
 /// A model's card, where one was downloaded with it.
@@ -130,7 +130,7 @@ pub(super) fn sidecar(file: &Path) -> Result<Option<Architecture>> {
     Reader { root: &folder, files: Files::Folder }.architecture().map(Some)
 }
 
-/// What `model_index.json` says beside the class names.
+/// The fields of `model_index.json` beside the class names.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Index {
@@ -250,6 +250,7 @@ impl Reader<'_> {
                 path: self.root.to_path_buf(),
                 expected: "SD 1.x, SD 2.x or SDXL".into(),
                 found: format!("a {} model", class.trim_end_matches("Pipeline")),
+                hint: None,
             });
         }
         Ok(())

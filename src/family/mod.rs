@@ -28,6 +28,7 @@ pub use tiny_vae::TinyVaeParts;
 
 use crate::conditioning::{ClipKind, Tokenizer, TokenizerFiles};
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use crate::lora::Distilled;
 use crate::models::{ClipConfig, UNetConfig, VaeConfig};
 use crate::sampling::{PredictionKind, Sampler, Schedule, SchedulerConfig};
@@ -203,7 +204,7 @@ pub struct ModelParts {
     pub vae: VaeConfig,
     /// Noise that the model was trained with.
     pub scheduler: SchedulerConfig,
-    /// The file that says so, for messages.
+    /// The file that describes this noise, for messages.
     pub scheduler_file: PathBuf,
     /// How the model wants to be used, if it was made for few steps.
     pub distilled: Option<Distilled>,
@@ -258,7 +259,7 @@ impl Architecture {
     }
 }
 
-/// What `model inspect` says.
+/// A description of a model, as `model inspect` prints it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Summary {
     /// File or folder name.
@@ -278,7 +279,7 @@ pub struct Summary {
     /// How the model wants to be used, if it was made for few steps.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub distilled: Option<Distilled>,
-    /// What drawing with it is to know: a sampler of its own, negative prompts that do not act.
+    /// Remarks on drawing with it: a sampler of its own, negative prompts that do not act.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
     /// Each component.
@@ -330,19 +331,19 @@ impl ModelParts {
         folder::open_static(name, files, placement.clone())?.with_vae(vae, placement)
     }
 
-    /// The same model with another VAE; its own is needed when there is no other.
-    /// Has the weights of text encoders and UNet read as `dtype` from now on.
+    /// Makes the source read the weights of text encoders and UNet as `dtype` from now on.
     pub fn read_as(&mut self, dtype: candle_core::DType) {
         self.source = Arc::new(self.source.read_as(dtype));
     }
 
+    /// Returns the model with the VAE at `vae`; its own is needed when there is no other.
     fn with_vae(mut self, vae: Option<&Path>, placement: Placement) -> Result<Self> {
         let Some(path) = vae else {
             if self.source.components().contains(&Component::Vae) {
                 return Ok(self);
             }
-            let why = "the checkpoint has no VAE; pass one with --vae";
-            return Err(Error::corrupt(&self.name, why));
+            let error = Error::corrupt(&self.name, "the checkpoint has no VAE");
+            return Err(error.with_hint(Hint::NameVae));
         };
         let (config, other) = if path.is_dir() {
             folder::open_vae(path, placement)?
@@ -354,6 +355,7 @@ impl ModelParts {
                 path: path.to_path_buf(),
                 expected: format!("a VAE with {} latent channels", self.vae.latent_channels),
                 found: format!("one with {}", config.latent_channels),
+                hint: None,
             });
         }
         let (own, other_factor) = (self.vae.factor(), config.factor());
@@ -365,6 +367,7 @@ impl ModelParts {
                         "a VAE with {own} pixels per latent cell, as the model's own"
                     ),
                     found: format!("one with {other_factor}"),
+                    hint: None,
                 });
             }
             self.defaults = self.defaults.with_vae_factor(other_factor)?;
@@ -426,7 +429,7 @@ impl ModelParts {
     }
 }
 
-/// What a family uses when neither the request nor the model's author says otherwise.
+/// The values of a family for what neither the request nor the model's author sets.
 ///
 /// `native`: side of the images that the UNet was trained at, in pixels; `vae_factor`: pixels per latent cell.
 fn basic_defaults(

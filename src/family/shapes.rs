@@ -11,7 +11,7 @@ use crate::weights::{Checkpoint, Component, Site, WeightSource};
 pub(super) struct Shapes<'a> {
     pub source: &'a Checkpoint,
     pub component: Component,
-    /// For messages.
+    /// The file or folder, for messages.
     pub file: String,
 }
 

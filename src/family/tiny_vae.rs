@@ -45,6 +45,7 @@ impl ModelParts {
                 path: path.to_path_buf(),
                 expected: format!("a small VAE with {expected} latent channels"),
                 found: format!("one with {found}"),
+                hint: None,
             });
         }
         Ok(parts)
@@ -76,6 +77,7 @@ fn open_file(path: &Path, placement: Placement) -> Result<TinyVaeParts> {
             path: path.to_path_buf(),
             expected: "the decoder of a TAESD".into(),
             found: "a file without its first layer".into(),
+            hint: None,
         });
     };
     let config = TinyVaeConfig {

@@ -13,7 +13,7 @@ use std::ops::RangeInclusive;
 pub enum PerBlock<T> {
     /// One entry per block. First, so that a nested list is not read as one entry for all.
     Each(Vec<T>),
-    /// The same for each block.
+    /// One entry for all blocks.
     All(T),
 }
 
@@ -49,7 +49,7 @@ pub struct UNetConfig {
     pub layers_per_block: PerBlock<usize>,
     /// Transformer blocks in each attention place, per level and optionally per attention.
     pub transformer_layers_per_block: PerBlock<PerBlock<usize>>,
-    /// The same on the way up when it is not the reverse.
+    /// The transformer blocks on the way up, when they are not those of the way down in reverse.
     pub reverse_transformer_layers_per_block: Option<Vec<PerBlock<usize>>>,
     /// Heads per level (the field is misnamed in the format for SD 1.x and 2.x).
     pub attention_head_dim: PerBlock<usize>,
@@ -206,7 +206,7 @@ const TEXT_TIME: &str = "text_time";
 /// A field of a UNet's config that chooses a variant of the network.
 struct Variant {
     field: &'static str,
-    /// What the config says.
+    /// The value in the config.
     found: String,
     /// Whether that is built.
     built: bool,

@@ -4,6 +4,7 @@ use super::config::VaeConfig;
 use super::unet::resnet::{Downsample, Resnet, ResnetShape, Upsample};
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use crate::nn::{Attend, Conv2d, ConvFusion, Feature, Geometry, GroupNorm};
 use crate::room;
 use crate::weights::{Products, Scope};
@@ -103,7 +104,7 @@ impl Vae {
     /// [`Error::Cancelled`], and as [`encode`](Self::encode).
     pub fn encode_until(&self, pictures: &Tensor, cancel: &Cancel) -> Result<Moments> {
         let encoder = self.encoder.as_ref().ok_or_else(|| {
-            Error::unsupported("encoding with a VAE that has only a decoder", "pass a whole --vae")
+            Error::unsupported("encoding with a VAE that has only a decoder", Hint::WholeVae)
         })?;
         let pictures = Feature::image(&pictures.to_dtype(self.dtype)?, self.products)?;
         let moments = encoder.forward(&pictures, cancel)?.to_image()?; // [B, 2·C, h, w]

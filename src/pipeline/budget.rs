@@ -6,6 +6,7 @@
 
 use super::{Memory, Pipeline, Plan};
 use crate::error::{Error, Result};
+use crate::hint::{Hint, Saving, SavingWay};
 use crate::models::{Tiling, UNetConfig, VaeConfig};
 use crate::room;
 use crate::weights::{Component, Precision, Products, Site, WeightSource};
@@ -60,27 +61,25 @@ impl Pipeline {
     }
 
     /// What takes less than `needed`, and how much.
-    fn savers(&self, plan: &Plan, needed: u64) -> String {
+    fn savers(&self, plan: &Plan, needed: u64) -> Hint {
         let (low, tile) = (Memory::Low, true);
         let memory = self.model.residency.memory();
         let ways = [
-            ("--low-memory", Wish { memory: low, tile: plan.tile }, memory != low),
-            ("--tile", Wish { memory, tile }, !plan.tile),
-            ("both", Wish { memory: low, tile }, memory != low && !plan.tile),
+            (SavingWay::LowMemory, Wish { memory: low, tile: plan.tile }, memory != low),
+            (SavingWay::Tile, Wish { memory, tile }, !plan.tile),
+            (SavingWay::Both, Wish { memory: low, tile }, memory != low && !plan.tile),
         ];
         let mut less = needed;
-        let mut words = Vec::new();
-        for (name, wish, _) in ways.into_iter().filter(|(.., open)| *open) {
+        let mut savings = Vec::new();
+        for (way, wish, _) in ways.into_iter().filter(|(.., open)| *open) {
             let takes = self.budget_of(plan, wish).map_or(needed, |budget| budget.peak());
-            // "both" is worth a word only when it beats each.
-            if takes < less || (name == "--tile" && takes < needed) {
-                let verb = if words.is_empty() { " takes" } else { "" };
-                words.push(format!("{name}{verb} {}", crate::plain::bytes(takes)));
+            // Both together are worth a word only when they beat each.
+            if takes < less || (way == SavingWay::Tile && takes < needed) {
+                savings.push(Saving { way, bytes: takes });
             }
             less = less.min(takes);
         }
-        let rest = "draw fewer pixels (--size)";
-        if words.is_empty() { rest.to_owned() } else { format!("{}, or {rest}", words.join(", ")) }
+        Hint::TakeLess(savings)
     }
 
     fn budget_of(&self, plan: &Plan, wish: Wish) -> Option<Budget> {

@@ -10,6 +10,7 @@ use super::residency::{Memory, Residency};
 use super::shelf::{Paths, Shelf};
 use crate::error::{Error, InFile, Result};
 use crate::family::ModelParts;
+use crate::hint::Hint;
 use crate::lora::ReadOptions;
 use crate::sampling::{NoiseProcess, NoiseTable};
 use crate::weights::{Placement, Precision, Products, Quantisation, Resident};
@@ -210,7 +211,7 @@ impl Options {
         if let (Some(kind), true) = (quantise, device.is_metal()) {
             return Err(Error::unsupported(
                 format!("{kind} weights with Metal"),
-                "use --device cpu, or leave --quantize out",
+                Hint::any_of([Hint::set("device", "cpu"), Hint::LeaveOut("quantize")]),
             ));
         }
         Ok(Placement { device, dtype, vae_dtype, products, quantise })

@@ -32,7 +32,7 @@ impl Shelf for Paths {
     fn adapter(&self, name: &str) -> Result<Found> {
         if !Path::new(name).exists() {
             let hint = "; expected the path of a file or folder".to_owned();
-            return Err(Error::NotFound { what: "LoRA", name: name.to_owned(), hint });
+            return Err(Error::NotFound { what: "LoRA", name: name.to_owned(), hint, how: None });
         }
         Ok(Found { file: AdapterFile::open(name)?, weight: None })
     }

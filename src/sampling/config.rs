@@ -8,6 +8,7 @@
 
 use super::bounds::Bounds;
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// What a network predicts.
@@ -258,7 +259,7 @@ impl SchedulerConfig {
     /// diffusers follows it. `how`: what a user can do.
     pub(super) fn refuse_for(
         sampler: &str,
-        how: &str,
+        how: Hint,
         found: &[(&str, Option<String>)],
     ) -> Result<()> {
         match found.iter().find_map(|(field, found)| Some((field, found.as_ref()?))) {
