@@ -66,8 +66,8 @@ pub use lora::{LoraRef, LoraStack};
 pub use picture::Picture;
 #[doc(inline)]
 pub use pipeline::{
-    Cancel, DTypeChoice, DeviceChoice, Event, Generated, Memory, Observer, Options, Pipeline, Plan,
-    Request, Run, Shelf, Steps, Warning,
+    Cancel, DTypeChoice, DeviceChoice, Event, Generated, LoraResolver, Memory, Observer, Options,
+    Pipeline, Plan, Request, Run, Steps, Warning,
 };
 #[doc(inline)]
 pub use sampling::{Sampler, Schedule};

@@ -1,6 +1,6 @@
 //! Keeps the pages of `docs/how-to` true: every path that they name exists, and holds the item named behind it.
 //!
-//! A page writes `src/lora/delta/mod.rs::enum Delta` for an item: the file must contain the words behind `::`. Paths
+//! A page writes `src/lora/delta/mod.rs::enum Delta` for an item: the file must contain the words behind `::`. PathResolver
 //! with a part in capitals, `src/lora/delta/NAME.rs`, stand for a file that the reader will write.
 #![allow(clippy::unwrap_used)]
 

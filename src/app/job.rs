@@ -2,8 +2,6 @@
 //!
 //! In JSON a job is one object, the model's keys beside the request's: a line of a batch file, the body of a POST. A
 //! record of a picture and a line that `generate --json` printed are read as the job that made the picture.
-//!
-//! Floor 6.
 
 use super::choice::ModelChoice;
 use crate::error::{Error, Result};

@@ -1,6 +1,4 @@
 //! From a job to saved pictures.
-//!
-//! Floor 6.
 
 use super::choice::ModelChoice;
 use super::event::{Event, Observer};

@@ -2,8 +2,6 @@
 //!
 //! A later layer wins key by key. What comes out is a [`Job`]; when a value turns out to be wrong,
 //! [`Layers::origin`] says whose it is.
-//!
-//! Floor 6.
 
 use super::checked::CheckedRecord;
 use super::job::{Job, MODEL_KEYS};

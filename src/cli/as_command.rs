@@ -1,6 +1,4 @@
 //! How a picture was made, as flags of `generate`.
-//!
-//! Floor 7.
 
 use crate::app::record::ImageRecord;
 use crate::pipeline::fields::FIELDS;

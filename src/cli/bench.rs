@@ -106,7 +106,7 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
     let job = layers.job().map_err(|error| with_origin(error.into(), &layers))?;
     // What is measured is the same whatever is usual here.
     let job = Job { request, vae: None, ..job };
-    let memory = if args.low_memory { Memory::Low } else { Memory::Save };
+    let memory = if args.low_memory { Memory::Low } else { Memory::OneShot };
     let pool = Pool::cancelled_by(setup.store, &cancel).memory(memory);
     let bench = Bench { job: &job, pool: &pool, cancel: &cancel, progress: &progress };
     let report = bench.run(args.repeat);

@@ -1,6 +1,4 @@
 //! `colora generate`: from flags to a job, and from its events to lines.
-//!
-//! Floor 7.
 
 use super::flags::Flags;
 use super::origin::with_origin;
@@ -8,7 +6,7 @@ use super::output::{self, Form};
 use super::progress::Progress;
 use super::style::Talk;
 use super::{dry_run, from_picture, hints, interrupt, setup, threads, warnings};
-use crate::app::{self, Event, Job, Layers, Origin, Pool, Setup, shelf};
+use crate::app::{self, Event, Job, Layers, Origin, Pool, Setup, resolver};
 use crate::error::Error;
 use crate::input;
 use crate::lora::ReadOptions;
@@ -43,7 +41,7 @@ pub(super) fn run(flags: &Flags, talk: Talk) -> Result<()> {
         warnings::of_syntax(text("prompt"), text("negative_prompt"), talk);
         if let Some(name) = &flags.stack {
             let chosen = flags.request.sets("lora_method");
-            shelf::stack(&setup.store, name, chosen, &mut job.request)?;
+            resolver::stack(&setup.store, name, chosen, &mut job.request)?;
         }
         draw(flags, &setup, &job, named.as_ref(), talk)
     });
@@ -86,7 +84,7 @@ fn draw(
     interrupt::install(&cancel)?;
     let reading = ReadOptions { strict: flags.strict, allow_nan: flags.allow_nan_modules };
     // One request is all that this process serves.
-    let memory = if flags.low_memory { Memory::Low } else { Memory::Save };
+    let memory = if flags.low_memory { Memory::Low } else { Memory::OneShot };
     let pool = Pool::cancelled_by(setup.store.clone(), &cancel).reading(reading).memory(memory);
     let pool = pool.batch(flags.batch_size.unwrap_or(1));
     let progress = Progress::new(flags.progress, talk, flags.json);

@@ -1,6 +1,4 @@
 //! Hints of the library in the words of the command line: flags and verbs.
-//!
-//! Floor 7.
 
 use crate::error::Error;
 use crate::hint::{Hint, SavingWay, in_brackets, take_less};

@@ -1,6 +1,4 @@
 //! Where a value that cannot work came from.
-//!
-//! Floor 7.
 
 use crate::app::{Layers, Origin};
 use crate::error::Error;

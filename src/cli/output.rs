@@ -1,6 +1,4 @@
 //! What is printed on stdout about pictures: a path each, a JSON object, or the picture itself.
-//!
-//! Floor 7.
 
 use super::flags::Flags;
 use super::style::{result_bytes, result_json, result_path, stdout_is_terminal};

@@ -1,6 +1,4 @@
 //! Errors with their causes and a hint, on stderr.
-//!
-//! Floor 7.
 
 use super::style::{message, say, value};
 use super::{hints, interrupt};

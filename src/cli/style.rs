@@ -1,6 +1,4 @@
 //! How the program prints: results on stdout, everything else on stderr.
-//!
-//! Floor 7.
 
 use super::hints;
 use crate::error::Error;

@@ -1,6 +1,4 @@
 //! The words for what is not wrong enough to stop.
-//!
-//! Floor 7.
 
 use super::style::{Talk, excerpt};
 use crate::app::record::ImageRecord;

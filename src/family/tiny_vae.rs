@@ -1,6 +1,4 @@
 //! The small autoencoder that makes previews: TAESD, as a folder of diffusers or as a file of its author.
-//!
-//! Floor 5.
 
 use super::{ModelParts, folder};
 use crate::error::{Error, Result};

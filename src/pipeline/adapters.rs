@@ -42,7 +42,7 @@ impl Model {
     /// One adapter, resolved against this model's names.
     fn adapter(&self, wanted: &LoraRef, watch: Watch<'_>) -> Result<(Arc<Lora>, Strength)> {
         watch.check()?;
-        let found = self.shelf.adapter(&wanted.name)?;
+        let found = self.resolver.resolve(&wanted.name)?;
         let strength = wanted.strength(found.weight);
         let dictionary = self.dictionary()?;
         let lora = self.loras.get(&found.file.fingerprint()?, watch.cancel, || {

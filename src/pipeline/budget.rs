@@ -96,16 +96,16 @@ impl Pipeline {
         let steps = walk.through_unet(&parts.unet, latent);
         let decode = decoding(&parts.vae, latent, wish.tile);
         Some(match wish.memory {
-            Memory::Keep => {
+            Memory::Resident => {
                 let all = text + unet + decoder;
                 Budget { encode: text, sample: text + unet + steps, decode: all + decode }
             }
             // The UNet waits for the next picture, and so does the decoder.
-            Memory::Save if plan.count > 1 || plan.preview > 0 => {
+            Memory::OneShot if plan.count > 1 || plan.preview > 0 => {
                 let both = unet + decoder;
                 Budget { encode: text, sample: unet + steps, decode: both + decode }
             }
-            Memory::Save | Memory::Low => {
+            Memory::OneShot | Memory::Low => {
                 Budget { encode: text, sample: unet + steps, decode: decoder + decode }
             }
         })

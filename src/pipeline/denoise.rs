@@ -1,7 +1,5 @@
 //! The network of one estimate as a denoiser: conditioned, guided, and with the deep features that it keeps from
 //! step to step.
-//!
-//! Floor 5.
 
 use super::Plan;
 use super::model::Model;

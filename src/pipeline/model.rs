@@ -1,6 +1,4 @@
 //! An opened model: what all handles of a [`Pipeline`](super::Pipeline) share, and how its networks are built.
-//!
-//! Floor 5.
 
 use super::Plan;
 use super::cache::{Lazy, Recent};
@@ -8,7 +6,7 @@ use super::event::{Event, Watch};
 use super::preview::{LatentColours, Previewer};
 use super::replay;
 use super::residency::{Memory, Residency, Stage};
-use super::shelf::Shelf;
+use super::resolver::LoraResolver;
 use super::warning::Warning;
 use crate::cancel::Cancel;
 use crate::conditioning::{Conditioning, TextTowers, Texts};
@@ -30,7 +28,7 @@ pub(super) struct Model {
     pub(super) parts: ModelParts,
     pub(super) process: NoiseProcess,
     pub(super) names: Lazy<Dictionary>,
-    pub(super) shelf: Arc<dyn Shelf>,
+    pub(super) resolver: Arc<dyn LoraResolver>,
     pub(super) reading: ReadOptions,
     pub(super) loras: Recent<Lora>,
     /// Whether convolutions of f32 may round.

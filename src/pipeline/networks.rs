@@ -1,6 +1,4 @@
 //! The networks of a plan's estimates, each with its LoRAs, and the features that it attends to.
-//!
-//! Floor 5.
 
 use super::Plan;
 use super::cache::Noted;

@@ -1,13 +1,11 @@
 //! How a model is opened.
-//!
-//! Floor 5.
 
 use super::Pipeline;
 use super::cache::{Lazy, Recent};
 use super::device::{DTypeChoice, DeviceChoice};
 use super::model::Model;
 use super::residency::{Memory, Residency};
-use super::shelf::{Paths, Shelf};
+use super::resolver::{LoraResolver, PathResolver};
 use crate::error::{Error, InFile, Result};
 use crate::family::ModelParts;
 use crate::hint::Hint;
@@ -32,7 +30,7 @@ pub struct Options {
     quantise: Option<Quantisation>,
     vae: Option<PathBuf>,
     preview: Option<PathBuf>,
-    shelf: Arc<dyn Shelf>,
+    resolver: Arc<dyn LoraResolver>,
     reading: ReadOptions,
     stacks: usize,
     memory: Memory,
@@ -51,7 +49,7 @@ impl Default for Options {
             quantise: None,
             vae: None,
             preview: None,
-            shelf: Arc::new(Paths),
+            resolver: Arc::new(PathResolver),
             reading: ReadOptions::default(),
             stacks: 2,
             memory: Memory::default(),
@@ -102,8 +100,8 @@ impl Options {
 
     /// Where LoRAs are found by name; default: every name is a path.
     #[must_use]
-    pub fn shelf(mut self, shelf: Arc<dyn Shelf>) -> Self {
-        self.shelf = shelf;
+    pub fn lora_resolver(mut self, resolver: Arc<dyn LoraResolver>) -> Self {
+        self.resolver = resolver;
         self
     }
 
@@ -124,7 +122,7 @@ impl Options {
         self
     }
 
-    /// What is kept for the next request; default [`Memory::Keep`].
+    /// What is kept for the next request; default [`Memory::Resident`].
     #[must_use]
     pub fn memory(mut self, memory: Memory) -> Self {
         self.memory = memory;
@@ -185,7 +183,7 @@ impl Options {
             parts,
             process: NoiseProcess::VariancePreserving(table),
             names: Lazy::new(),
-            shelf: self.shelf,
+            resolver: self.resolver,
             reading: self.reading,
             loras: Recent::new(32).weighed(|lora| lora.file().byte_len(), LORA_BYTES),
             rounded: self.dtype == Some(DTypeChoice::Tf32),

@@ -1,6 +1,4 @@
 //! The fully resolved plan of a request: what the pipeline runs and what is written into pictures.
-//!
-//! Floor 5.
 
 use super::fields::{self, Field, Label};
 use super::request::{Request, is_one, is_zero, one};

@@ -3,8 +3,6 @@
 //! Where a TAESD is at hand ([`Options::preview`](super::Options::preview)), it decodes the estimate. Else every latent
 //! cell becomes a colour by an affine map, which is fitted once to what the model's own decoder makes of a few
 //! latents, so that it suits every autoencoder.
-//!
-//! Floor 5.
 
 use crate::error::{Error, Result};
 use crate::models::{TinyVae, Vae};

@@ -1,6 +1,4 @@
 //! What the user asks for.
-//!
-//! Floor 5.
 
 use crate::lora::{Apply, LoraRef, Method, StepWindow};
 use crate::sampling::{Sampler, SamplerOptions, Schedule};

@@ -1,6 +1,4 @@
 //! A plan that is prepared once: everything that its images share is found, read and decided before the first.
-//!
-//! Floor 5.
 
 use super::event::{Event, Observer, Once, Watch};
 use super::generated::{Generated, Timings};

@@ -1,6 +1,4 @@
 //! One image on its way, or several that are evaluated at once, as an iterator of steps.
-//!
-//! Floor 5.
 
 use super::denoise::Bound;
 use super::event::Watch;

@@ -2,8 +2,6 @@
 //!
 //! [`Display`](std::fmt::Display) gives one plain line in the words of the library; a program may word each variant
 //! as it likes.
-//!
-//! Floor 5.
 
 use crate::lora::{Distilled, LoraRef, StepWindow};
 use crate::sampling::{PredictionKind, Sampler};

@@ -1,7 +1,5 @@
 //! `scheduler_config.json`: the noise that a model was trained with, and how its author draws.
 //!
-//! Floor 2.
-//!
 //! Every key of diffusers' three schedulers is followed or refused by name. A key acts on the samplers whose
 //! scheduler in diffusers has it, whatever class the file names: so does `Scheduler.from_config`. The test
 //! `every_key_of_diffusers_is_followed_or_refused` lists them all.

@@ -1,6 +1,4 @@
 //! Numbers that a sampler can be tuned with.
-//!
-//! Floor 2.
 
 use crate::error::{Error, Result};
 use crate::suggest::did_you_mean;

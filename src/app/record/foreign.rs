@@ -1,6 +1,4 @@
 //! The request behind the settings of another program.
-//!
-//! Floor 6.
 
 use super::data::ImageRecord;
 use super::labels::{Layout, ours, unfollowed};

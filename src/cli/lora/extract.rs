@@ -1,6 +1,4 @@
 //! `colora lora extract`.
-//!
-//! Floor 7.
 
 use super::open;
 use crate::app::SCHEMA;

@@ -1,6 +1,4 @@
 //! The model and the LoRAs that a verb works on.
-//!
-//! Floor 7.
 
 use crate::app::Setup;
 use crate::app::base::{self, Base};

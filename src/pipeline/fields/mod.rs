@@ -3,8 +3,6 @@
 //!
 //! A new field is a field of [`Request`] and [`Plan`](super::Plan), a row of [`FIELDS`], and the code that acts on it:
 //! `docs/how-to/add-a-request-field.md` names the places.
-//!
-//! Floor 5.
 
 mod row;
 mod table;

@@ -1,6 +1,4 @@
 //! The rows of the table of fields.
-//!
-//! Floor 5.
 
 use super::row::{Field, Flag, Label, Range, Setting};
 use super::values::{

@@ -1,6 +1,4 @@
 //! How values of fields are read from text and written as text.
-//!
-//! Floor 5.
 
 use crate::error::{Error, Result};
 use crate::lora::{LoraRef, StepWindow};

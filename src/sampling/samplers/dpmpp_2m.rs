@@ -1,6 +1,4 @@
 //! DPM-Solver++(2M).
-//!
-//! Floor 2.
 
 use crate::error::Result;
 use crate::hint::Hint;
