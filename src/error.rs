@@ -62,7 +62,7 @@ pub enum Error {
     /// A model, LoRA, preset or image that was asked for is nowhere to be found.
     #[error("no {what} named `{}`{hint}{}", plain::value(name), then(how))]
     NotFound {
-        /// What kind of thing was looked for, in the user's words.
+        /// The kind of thing that was looked for, in the user's words.
         what: &'static str,
         /// The name as it was given.
         name: String,
@@ -115,7 +115,7 @@ pub enum Error {
         expected: String,
         /// What the file is.
         found: String,
-        /// What it is good for.
+        /// What the file can be used for instead.
         hint: Option<Hint>,
     },
 
@@ -393,7 +393,7 @@ impl Error {
         text.strip_suffix(&advice).map(str::to_owned).unwrap_or(text)
     }
 
-    /// The same error with a hint; kinds of errors that carry none stay as they are.
+    /// Returns the error with `advice` as its hint; kinds of errors that carry none stay as they are.
     #[must_use]
     pub fn with_hint(mut self, advice: Hint) -> Self {
         match &mut self {

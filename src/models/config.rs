@@ -422,7 +422,7 @@ pub struct ClipConfig {
     pub projection_dim: usize,
     /// End-of-text id. The value 2 is a historical mistake in many files and means "largest id".
     pub eos_token_id: u32,
-    /// Class names; tells whether there is a projection.
+    /// Class names, which determine whether there is a projection.
     pub architectures: Vec<String>,
 }
 

@@ -51,7 +51,7 @@ pub struct MergeOptions {
     pub cancel: Cancel,
 }
 
-/// What of the changes the new file holds, by component.
+/// How much of the changes the new file holds, by component.
 pub type Merged = Vec<Kept>;
 
 /// One module: its changes by all adapters.
