@@ -208,10 +208,8 @@ fn read(text: &str, path: &Path) -> Result<toml::Table> {
         if !keys().any(|known| known == key) {
             let near = did_you_mean(key, keys());
             let error = Error::corrupt(path, format!("unknown key `{key}`{near}"));
-            return Err(match near.is_empty() {
-                true => error.with_hint(Hint::ListConfigKeys),
-                false => error,
-            });
+            let is_listed = near.is_empty();
+            return Err(if is_listed { error.with_hint(Hint::ListConfigKeys) } else { error });
         }
     }
     // From the text once more, because errors of a table do not name the line.

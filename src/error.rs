@@ -36,14 +36,14 @@ pub enum Error {
     },
 
     /// A file is not what its name or place promises: truncated, garbage, of another format.
-    #[error("{}: {why}{}", plain::path(path), then(hint))]
+    #[error("{}: {why}{}", plain::path(path), then(hint.as_ref()))]
     Corrupt {
         /// The offending file.
         path: PathBuf,
         /// What was expected and what was found.
         why: String,
         /// What to do about it.
-        hint: Option<Hint>,
+        hint: Option<Box<Hint>>,
     },
 
     /// A pickle asks for something other than tensors; it was not executed.
@@ -60,7 +60,7 @@ pub enum Error {
     },
 
     /// A model, LoRA, preset or image that was asked for is nowhere to be found.
-    #[error("no {what} named `{}`{hint}{}", plain::value(name), then(how))]
+    #[error("no {what} named `{}`{hint}{}", plain::value(name), then(how.as_ref()))]
     NotFound {
         /// The kind of thing that was looked for, in the user's words.
         what: &'static str,
@@ -69,7 +69,7 @@ pub enum Error {
         /// Where it was looked for and near matches; starts with a separator, may be empty.
         hint: String,
         /// What would bring it.
-        how: Option<Hint>,
+        how: Option<Box<Hint>>,
     },
 
     /// A checkpoint lacks a weight that its architecture needs.
@@ -107,7 +107,7 @@ pub enum Error {
     At(At),
 
     /// A file belongs to another model family.
-    #[error("{}: this is {found}; expected {expected}{}", plain::path(path), then(hint))]
+    #[error("{}: this is {found}; expected {expected}{}", plain::path(path), then(hint.as_ref()))]
     WrongFamily {
         /// The offending file.
         path: PathBuf,
@@ -116,11 +116,11 @@ pub enum Error {
         /// What the file is.
         found: String,
         /// What the file can be used for instead.
-        hint: Option<Hint>,
+        hint: Option<Box<Hint>>,
     },
 
     /// A field of a request has a value that cannot work.
-    #[error("{field} = {}: {why}{}", plain::value(value), then(hint))]
+    #[error("{field} = {}: {why}{}", plain::value(value), then(hint.as_ref()))]
     BadRequest {
         /// Name of the field, as in [`Request`](crate::Request).
         field: &'static str,
@@ -129,7 +129,7 @@ pub enum Error {
         /// What would be accepted.
         why: String,
         /// How to give such a value.
-        hint: Option<Hint>,
+        hint: Option<Box<Hint>>,
     },
 
     /// Something that exists but that this build, device or version cannot do.
@@ -376,7 +376,7 @@ impl Error {
             Error::Corrupt { hint, .. }
             | Error::WrongFamily { hint, .. }
             | Error::BadRequest { hint, .. }
-            | Error::NotFound { how: hint, .. } => hint.clone(),
+            | Error::NotFound { how: hint, .. } => hint.as_deref().cloned(),
             Error::Unsupported { how, .. } | Error::NoRoom { how, .. } => Some(how.clone()),
             Error::Exists { .. } => Some(Hint::AllowReplacing),
             Error::Threads { .. } => Some(Hint::FewerThreads),
@@ -389,7 +389,7 @@ impl Error {
     /// The message without its [`hint`](Self::hint), for front ends that word hints themselves.
     pub fn message(&self) -> String {
         let text = self.to_string();
-        let advice = then(&self.hint());
+        let advice = then(self.hint().as_ref());
         text.strip_suffix(&advice).map(str::to_owned).unwrap_or(text)
     }
 
@@ -404,7 +404,7 @@ impl Error {
             Error::Corrupt { hint, .. }
             | Error::WrongFamily { hint, .. }
             | Error::BadRequest { hint, .. }
-            | Error::NotFound { how: hint, .. } => *hint = Some(advice),
+            | Error::NotFound { how: hint, .. } => *hint = Some(Box::new(advice)),
             Error::Unsupported { how, .. } | Error::NoRoom { how, .. } => *how = advice,
             _ => {}
         }
@@ -442,8 +442,8 @@ impl Error {
 }
 
 /// A hint behind a message.
-fn then(hint: &Option<Hint>) -> String {
-    hint.as_ref().map_or_else(String::new, |hint| format!("; {hint}"))
+fn then(hint: Option<&impl std::fmt::Display>) -> String {
+    hint.map_or_else(String::new, |hint| format!("; {hint}"))
 }
 
 impl From<candle_core::Error> for Error {

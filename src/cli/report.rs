@@ -57,7 +57,7 @@ fn split(error: &Error, flags: &[String]) -> (String, Option<String>) {
         Error::NotFound { what, name, hint, how } => {
             let parted = hint.strip_prefix("; ").map(str::to_owned);
             let tail = if parted.is_some() { "" } else { hint.as_str() };
-            let how = how.as_ref().map(hints::worded);
+            let how = how.as_deref().map(hints::worded);
             let advice: Vec<String> = parted.into_iter().chain(how).collect();
             let advice = Some(advice.join("; ")).filter(|advice| !advice.is_empty());
             (format!("no {what} named `{}`{tail}", value(name)), advice)

@@ -45,7 +45,7 @@ impl Absent {
     pub(super) fn error(&self, id: &HubId, how: Hint) -> Error {
         let (why, how) = match self {
             Absent::Spelling(why) | Absent::Choice(why) => (why, None),
-            Absent::Unknown(why) | Absent::Broken(why) => (why, Some(how)),
+            Absent::Unknown(why) | Absent::Broken(why) => (why, Some(Box::new(how))),
         };
         let (name, hint) = (format!("hub:{id}"), format!("; {why}"));
         Error::NotFound { what: "model", name, hint, how }
