@@ -5,6 +5,8 @@
 mod flags;
 #[path = "architecture/imports.rs"]
 mod imports;
+#[path = "architecture/table.rs"]
+mod table;
 
 use imports::{Imports, circle};
 use std::collections::BTreeMap;

@@ -1,0 +1,1 @@
+//! The walk is in `tests/walk.rs`.
