@@ -84,7 +84,7 @@ impl Sampling {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sampling::{NoNoise, NoiseTable, NoiseUse};
+    use crate::sampling::{End, NoNoise, NoiseTable, NoiseUse};
     use candle_core::Device;
 
     fn sd(config: &SchedulerConfig) -> NoiseProcess {
@@ -121,12 +121,17 @@ mod tests {
     /// Samplers of the ODE; the others follow no path that could be compared.
     #[test]
     fn samplers_converge_with_their_order() {
-        let ode = |sampler: &Sampler| sampler.spec().noise == NoiseUse::Never;
+        let ode = |sampler: &Sampler| {
+            matches!(sampler.spec().noise, NoiseUse::Never | NoiseUse::Churn | NoiseUse::Restarts)
+        };
+        let mut wrong = Vec::new();
         for sampler in Sampler::ALL.into_iter().filter(ode) {
             let order = (error(sampler, 80) / error(sampler, 160)).log2();
             let expected = f64::from(sampler.spec().order);
-            assert!((order - expected).abs() < 0.25, "{sampler}: order {order}");
+            println!("{sampler}: order {order:.3} of {expected}");
+            wrong.extend(((order - expected).abs() >= 0.25).then(|| format!("{sampler}: {order}")));
         }
+        assert!(wrong.is_empty(), "{wrong:?}");
     }
 
     #[test]
@@ -158,8 +163,11 @@ mod tests {
             for schedule in Schedule::ALL {
                 for steps in [1, 2, 5, 20, 30, 50] {
                     let grid = plan(sampler, schedule, steps, &config).unwrap();
-                    assert_eq!((grid.steps(), grid.end()), (steps, 0.0));
-                    assert!(falls(&grid), "{sampler} {schedule} {steps}");
+                    assert_eq!(grid.steps(), steps, "{sampler} {schedule}");
+                    let rules = sampler.spec().grids.diffusers;
+                    assert!(grid.end() == 0.0 || rules.end == End::Lowest, "{sampler} {schedule}");
+                    let whole = rules.pairs.is_some() || falls(&grid);
+                    assert!(whole, "{sampler} {schedule} {steps}");
                 }
             }
         }

@@ -21,6 +21,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
         diffusers: Some("DPMSolverMultistepScheduler"),
         k_diffusion: Some("sample_dpmpp_2m"),
         comfyui: Some("dpmpp_2m"),
+        also: &[],
     },
     source: "Lu et al. (2022), DPM-Solver++, Algorithm 2; diffusers' DPMSolverMultistepScheduler",
     order: 2,
@@ -42,6 +43,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
             end: End::FinalSigma,
             start: Start::UnitNoise,
             aim: Aim::Next,
+            pairs: None,
         },
     },
     begin: |_, config| {
