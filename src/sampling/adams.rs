@@ -48,7 +48,7 @@ mod tests {
         for known in 1..=4 {
             assert!((adams(known).iter().sum::<f64>() - 1.0).abs() < 1e-12);
         }
-        for lengths in [&[][..], &[-2.0], &[-2.0, -3.0], &[-2.0, -3.0, -5.0]] {
+        for lengths in [&[][..], &[-2.0], &[-2.0, -3.0]] {
             let sum: f64 = adams_uneven(-1.0, lengths).iter().sum();
             assert!((sum - 1.0).abs() < 1e-12, "{lengths:?}: {sum}");
         }

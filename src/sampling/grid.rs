@@ -129,7 +129,7 @@ pub enum End {
     FinalSigma,
     /// At σ = 0, or the lowest level without `set_alpha_to_one`.
     FinalAlpha,
-    /// At the lowest level.
+    /// At the lowest level, or at σ = 0 of levels that a formula gave.
     Lowest,
 }
 
@@ -202,7 +202,7 @@ impl Grid {
         let sigmas = schedule.levels(steps, &input)?;
         let rule = rules.rule(schedule, config);
         if let Some(pairs) = rules.pairs {
-            let end = rules.end(&sigmas, config, table);
+            let end = rules.end(rule, &sigmas, config, table);
             let start_scale = rules.start_scale(sigmas[0], config);
             let pairs = pairs(&[sigmas, vec![end]].concat());
             return Ok(Self::of_pairs(&pairs, start_scale, process, rule));
@@ -211,7 +211,7 @@ impl Grid {
             TimestepRule::OfTable => timesteps,
             _ => sigmas.iter().map(|sigma| process.timestep(*sigma, rule)).collect(),
         };
-        let end = rules.end(&sigmas, config, table);
+        let end = rules.end(rule, &sigmas, config, table);
         let first = sigmas[0];
         let targets = rules.targets(rule, &timesteps, end, table);
         let nexts = sigmas.iter().skip(1).copied().chain([end]);
@@ -336,10 +336,16 @@ impl GridRules {
         }
     }
 
-    fn end(&self, sigmas: &[f64], config: &SchedulerConfig, table: &NoiseTable) -> f64 {
+    fn end(
+        &self,
+        rule: TimestepRule,
+        sigmas: &[f64],
+        config: &SchedulerConfig,
+        table: &NoiseTable,
+    ) -> f64 {
         let to_zero = match self.end {
             End::Zero => true,
-            End::Lowest => false,
+            End::Lowest => rule != TimestepRule::OfTable,
             End::FinalAlpha => config.set_alpha_to_one.unwrap_or(true),
             End::FinalSigma => config.final_sigmas_type.as_deref() != Some("sigma_min"),
         };

@@ -19,7 +19,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     label: "iPNDM",
     names: OtherNames { diffusers: None, k_diffusion: None, comfyui: Some("ipndm"), also: &[] },
     source: "Zhang and Chen (2022), iPNDM; ComfyUI's sample_ipndm",
-    order: 1,
+    order: 2,
     evaluations: 1,
     noise: NoiseUse::Never,
     options: &[ORDER],

@@ -19,7 +19,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     label: "iPNDM v",
     names: OtherNames { diffusers: None, k_diffusion: None, comfyui: Some("ipndm_v"), also: &[] },
     source: "ComfyUI's sample_ipndm_v",
-    order: 1,
+    order: 3,
     evaluations: 1,
     noise: NoiseUse::Never,
     options: &[ORDER],

@@ -24,7 +24,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
         also: &[],
     },
     source: "Adams and Bashforth's method with steps of any length; k-diffusion's sample_lms, integrated exactly; diffusers' LMSDiscreteScheduler",
-    order: 2,
+    order: 3,
     evaluations: 1,
     noise: NoiseUse::Never,
     options: &[ORDER],

@@ -21,7 +21,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     label: "UniPC",
     names: OtherNames { diffusers: None, k_diffusion: None, comfyui: Some("uni_pc"), also: &[] },
     source: "Zhao et al. (2023), UniPC: A Unified Predictor-Corrector Framework, Algorithms 1 and 2, B₁(h); ComfyUI's uni_pc",
-    order: 2,
+    order: 3,
     evaluations: 1,
     noise: NoiseUse::Never,
     options: &[SOLVER_ORDER],

@@ -18,7 +18,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
         also: &[],
     },
     source: "Zhao et al. (2023), UniPC: A Unified Predictor-Corrector Framework, Algorithms 1 and 2, B₂(h); diffusers' UniPCMultistepScheduler",
-    order: 2,
+    order: 3,
     evaluations: 1,
     noise: NoiseUse::Never,
     options: &[SOLVER_ORDER],
