@@ -75,7 +75,7 @@ SAMPLERS = {
                      ("sd2", "plain", {}), ("sdxl", "plain", {})],
     },
     "tcd": {
-        "scheduler": "TCDScheduler", "k_diffusion": None, "steps": [1, 2, 4, 8, 13, 50],
+        "scheduler": "TCDScheduler", "eta": 0.3, "k_diffusion": None, "steps": [1, 2, 4, 8, 13, 50],
         "grids": [{}, LINSPACE, {"original_inference_steps": 100}, {"original_inference_steps": 30}],
         "runs": [{}, V, {"thresholding": True}, {"original_inference_steps": 100}, {"prediction_type": "sample"},
                  {"steps_offset": 0}],
@@ -145,6 +145,7 @@ def pictures(name: str, spec: dict, tensors: dict) -> list[dict]:
         options = dict(options)
         unet, chosen = options.pop("unet", None), {**spec.get("base", {}), **options.pop("options", {})}
         wanted = make_pictures.case(model, label, {"scheduler": spec["scheduler"], "options": chosen}, **options)
+        wanted |= {"eta": spec["eta"]} if "eta" in spec else {}
         pipe = make_pictures.load(model, torch.float32)
         if unet:
             pipe.unet = diffusers.UNet2DConditionModel.from_pretrained(str(HERE / unet))
