@@ -1,18 +1,21 @@
 //! Settings that outlive one command: files and environment, with their origins.
 //!
-//! Later layers win: built-in defaults, the user's file, `colora.toml` in the current folder,
-//! `COLORA_*`. Flags come last and are the doors' business.
+//! Later layers win: the user's file, `colora.toml` in the current folder, `COLORA_*`. `app::settings` lays the
+//! settings of a picture and of a command over them. The keys that are fields of requests come from
+//! [`FIELDS`].
 //!
 //! Floor 6.
 
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use crate::input;
-use crate::sampling::{Sampler, Schedule};
+use crate::pipeline::fields::{FIELDS, check_type, field};
 use crate::suggest::did_you_mean;
 use etcetera::BaseStrategy;
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 /// Reads one environment variable; a function so that tests need not touch the real environment.
@@ -21,9 +24,9 @@ pub type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 /// Name of the file that is looked for in the current folder.
 pub const LOCAL_FILE: &str = "colora.toml";
 
-/// What can be set; `None` means that nobody did.
+/// What can be set beside the fields of requests; `None` means that nobody did.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct Config {
     /// Model to use: a name, a path or `hub:owner/name`.
     pub model: Option<String>,
@@ -33,7 +36,7 @@ pub struct Config {
     pub loras_dirs: Option<Vec<PathBuf>>,
     /// `auto`, `cpu`, `cuda`, `cuda:1` or `metal`.
     pub device: Option<String>,
-    /// `f32`, `f16` or `bf16`.
+    /// `f32`, `tf32`, `f16` or `bf16`.
     pub dtype: Option<String>,
     /// Worker threads on the CPU.
     pub threads: Option<usize>,
@@ -43,40 +46,13 @@ pub struct Config {
     pub output: Option<String>,
     /// Whether settings are written into pictures.
     pub metadata: Option<bool>,
-    /// What to keep away from.
-    pub negative_prompt: Option<String>,
-    /// Pixels across.
-    pub width: Option<usize>,
-    /// Pixels down.
-    pub height: Option<usize>,
-    /// Sampling steps.
-    pub steps: Option<usize>,
-    /// Classifier-free guidance; 1 = off.
-    pub guidance_scale: Option<f64>,
-    /// Integrator.
-    pub sampler: Option<Sampler>,
-    /// Spacing of noise levels.
-    pub schedule: Option<Schedule>,
-    /// Layer of the text encoder, counted from the last.
-    pub clip_skip: Option<usize>,
 }
 
 /// Longest settings file that is read, in bytes.
 const MAX_FILE: u64 = 1 << 20;
 
-impl Config {
-    /// The same with U+FFFD for what of paths is no UTF-8, as TOML and JSON need them; the store finds them so.
-    fn into_text(mut self) -> Self {
-        let folders = self.models_dirs.iter_mut().chain(&mut self.loras_dirs).flatten();
-        for path in folders.chain(&mut self.vae) {
-            *path = path.to_string_lossy().into_owned().into();
-        }
-        self
-    }
-}
-
-/// Keys with an example value and a remark: the template of `config init`.
-const KEYS: [(&str, &str, &str); 17] = [
+/// Keys beside those of [`FIELDS`], each with an example value and a remark, for the template of `config init`.
+const KEYS: [(&str, &str, &str); 9] = [
     ("model", "\"starter\"", "a name, a path or hub:owner/name"),
     ("models_dirs", "[\"~/models\"]", "folders searched for models by name"),
     ("loras_dirs", "[\"~/loras\"]", "folders searched for LoRAs by name"),
@@ -86,15 +62,13 @@ const KEYS: [(&str, &str, &str); 17] = [
     ("vae", "\"vae.safetensors\"", "instead of the model's own"),
     ("output", "\"{date}-{seed}-{index}.png\"", "also {time}, {model}, {prompt}"),
     ("metadata", "true", "write the settings into pictures"),
-    ("negative_prompt", "\"blurry\"", "what to keep away from"),
-    ("width", "512", "pixels, a multiple of 8"),
-    ("height", "512", "pixels, a multiple of 8"),
-    ("steps", "30", "more is slower and, to a point, better"),
-    ("guidance_scale", "7.0", "how strictly to follow the prompt; 1 = off"),
-    ("sampler", "\"dpmpp-2m\"", "dpmpp-2m, euler or ddim"),
-    ("schedule", "\"karras\"", "discrete, karras or exponential"),
-    ("clip_skip", "1", "text encoder layer from the last; 1 = that one"),
 ];
+
+/// Every key that can be set, in the order of the template.
+pub fn keys() -> impl Iterator<Item = &'static str> {
+    let fields = FIELDS.iter().filter(|field| field.setting.is_some()).map(|field| field.key);
+    KEYS.iter().map(|(key, ..)| *key).chain(fields)
+}
 
 /// Environment variables that set a key.
 const VARIABLES: [(&str, &str); 5] = [
@@ -141,7 +115,7 @@ impl Settings {
         let mut settings = Settings::default();
         for path in files(folder, env) {
             match input::text_if_there(&path, MAX_FILE, "a settings file")? {
-                // A model's folder says under the same name what its author recommends.
+                // A model's folder holds its author's recommendations under the same name.
                 Some(text) if is_of_model(&text, &path) => {}
                 Some(text) => settings.overlay(read(&text, &path)?, &Origin::File(path))?,
                 None => {}
@@ -149,15 +123,16 @@ impl Settings {
         }
         for (variable, key) in VARIABLES {
             if let Some(value) = env(variable).filter(|v| !v.is_empty()) {
-                settings.overlay(from_variable(key, &value), &Origin::Variable(variable))?;
+                let layer = toml::Table::from_iter([(key.to_owned(), from_variable(key, &value))]);
+                settings.overlay(layer, &Origin::Variable(variable))?;
             }
         }
         Ok(settings)
     }
 
     /// Key, value as TOML and origin of everything that is set, by key.
-    pub fn entries(&self) -> impl Iterator<Item = (&str, String, &Origin)> {
-        self.values.iter().map(|(key, (value, origin))| (key.as_str(), value.to_string(), origin))
+    pub fn entries(&self) -> impl Iterator<Item = (&str, &toml::Value, &Origin)> {
+        self.values.iter().map(|(key, (value, origin))| (key.as_str(), value, origin))
     }
 
     /// Where the value of `key` came from; `None` when nobody set it.
@@ -165,14 +140,14 @@ impl Settings {
         self.values.get(key).map(|(_, origin)| origin)
     }
 
-    fn overlay(&mut self, layer: Config, origin: &Origin) -> Result<()> {
-        let broken = |e: &dyn std::fmt::Display| Error::Internal(format!("config: {e}"));
-        for (key, value) in toml::Table::try_from(layer.into_text()).map_err(|e| broken(&e))? {
+    fn overlay(&mut self, layer: toml::Table, origin: &Origin) -> Result<()> {
+        for (key, value) in layer {
             self.values.insert(key, (value, origin.clone()));
         }
-        let table = self.values.iter().map(|(k, (v, _))| (k.clone(), v.clone()));
+        let table = self.values.iter().map(|(key, (value, _))| (key.clone(), value.clone()));
         let table: toml::Table = table.collect();
-        self.config = table.try_into().map_err(|e| broken(&e))?;
+        let broken = |error: toml::de::Error| Error::Internal(format!("config: {error}"));
+        self.config = table.try_into().map_err(broken)?;
         Ok(())
     }
 }
@@ -190,33 +165,33 @@ pub fn user_file(env: Env<'_>) -> Option<PathBuf> {
     Some(base.join("colora").join("config.toml"))
 }
 
-/// A folder from the environment; the XDG specification says to ignore relative ones.
+/// A folder from the environment; the XDG specification requires to ignore relative ones.
 pub(crate) fn absolute(value: Option<OsString>) -> Option<PathBuf> {
     value.map(PathBuf::from).filter(|path| path.is_absolute())
 }
 
 /// A file with every key as a comment.
 pub fn template() -> String {
-    let key = |(key, value, remark)| format!("\n## {remark}\n# {key} = {value}\n");
+    let own = KEYS.iter().map(|(key, value, remark)| (*key, *value, (*remark).to_owned()));
+    let fields = FIELDS.iter().filter_map(|field| Some((field, field.setting?)));
+    let fields = fields.map(|(field, setting)| (field.key, setting.example, field.remark()));
+    let line = |(key, value, remark)| format!("\n## {remark}\n# {key} = {value}\n");
     let head = "# Settings of colora. Flags and COLORA_* variables win.\n".to_owned();
-    [head].into_iter().chain(KEYS.map(key)).collect()
+    [head].into_iter().chain(own.chain(fields).map(line)).collect()
 }
 
-fn from_variable(key: &str, value: &std::ffi::OsStr) -> Config {
-    let text = Some(value.to_string_lossy().into_owned());
-    match key {
-        "model" => Config { model: text, ..Config::default() },
-        "device" => Config { device: text, ..Config::default() },
-        "dtype" => Config { dtype: text, ..Config::default() },
-        _ => {
-            let folders = std::env::split_paths(value).filter(|p| !p.as_os_str().is_empty());
-            let folders = Some(folders.collect());
-            match key {
-                "loras_dirs" => Config { loras_dirs: folders, ..Config::default() },
-                _ => Config { models_dirs: folders, ..Config::default() },
-            }
-        }
+/// The value of a variable: a text, or for the keys of folders a list of paths.
+fn from_variable(key: &str, value: &OsStr) -> toml::Value {
+    if !key.ends_with("_dirs") {
+        return value.to_string_lossy().into_owned().into();
     }
+    let folders = std::env::split_paths(value).filter(|path| !path.as_os_str().is_empty());
+    folders.map(|path| readable(&path)).collect::<Vec<_>>().into()
+}
+
+/// A path with U+FFFD for what of it is no UTF-8, as TOML and JSON need it; the store finds it so.
+fn readable(path: &Path) -> toml::Value {
+    path.to_string_lossy().into_owned().into()
 }
 
 /// Whether a file lies in a model's folder and is about that model alone.
@@ -226,24 +201,81 @@ fn is_of_model(text: &str, path: &Path) -> bool {
     !table.is_empty() && !ours && path.with_file_name("model_index.json").is_file()
 }
 
-fn read(text: &str, path: &Path) -> Result<Config> {
+fn read(text: &str, path: &Path) -> Result<toml::Table> {
     let corrupt = |e: toml::de::Error| Error::corrupt(path, e.to_string().trim_end().to_owned());
-    let table: toml::Table = text.parse().map_err(corrupt)?;
-    let known = || KEYS.iter().map(|(key, ..)| *key);
+    let mut table: toml::Table = text.parse().map_err(corrupt)?;
     for key in table.keys() {
-        if !known().any(|k| k == key) {
-            let near = did_you_mean(key, known());
-            let hint = if near.is_empty() { "; see `colora config init`" } else { &near };
-            return Err(Error::corrupt(path, format!("unknown key `{key}`{hint}")));
+        if !keys().any(|known| known == key) {
+            let near = did_you_mean(key, keys());
+            let error = Error::corrupt(path, format!("unknown key `{key}`{near}"));
+            return Err(match near.is_empty() {
+                true => error.with_hint(Hint::ListConfigKeys),
+                false => error,
+            });
         }
     }
-    let mut config: Config = toml::from_str(text).map_err(corrupt)?;
+    // From the text once more, because errors of a table do not name the line.
+    toml::from_str::<Config>(text).map_err(corrupt)?;
+    toml::from_str::<OfRequests>(text).map_err(corrupt)?;
     let folder = path.parent().unwrap_or(Path::new("."));
-    let folders = config.models_dirs.iter_mut().chain(&mut config.loras_dirs).flatten();
-    for path in folders.chain(&mut config.vae) {
-        *path = anchored(path, folder);
+    for (key, value) in &mut table {
+        match value {
+            toml::Value::Array(paths) if key.ends_with("_dirs") => {
+                for path in paths {
+                    anchor(path, folder);
+                }
+            }
+            value if key == "vae" => anchor(value, folder),
+            _ => {}
+        }
     }
-    Ok(config)
+    Ok(table)
+}
+
+/// Checks the types of the keys that are fields of requests.
+struct OfRequests;
+
+impl<'de> Deserialize<'de> for OfRequests {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(OfRequests)
+    }
+}
+
+impl<'de> Visitor<'de> for OfRequests {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a table of settings")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self, A::Error> {
+        while let Some(key) = map.next_key::<String>()? {
+            match field(&key) {
+                Some(_) => map.next_value_seed(Typed(&key))?,
+                None => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(self)
+    }
+}
+
+/// A value that has to have the type of a field of requests.
+struct Typed<'a>(&'a str);
+
+impl<'de> DeserializeSeed<'de> for Typed<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        let value = serde_json::Value::deserialize(deserializer)?;
+        check_type(self.0, &value).map_err(serde::de::Error::custom)
+    }
+}
+
+/// Replaces a path of a file in `folder` by what it means from the current folder.
+fn anchor(path: &mut toml::Value, folder: &Path) {
+    if let Some(text) = path.as_str() {
+        *path = readable(&anchored(Path::new(text), folder));
+    }
 }
 
 /// `path` as meant by a file in `folder`: `~/` is the home folder, relative paths start at `folder`.
@@ -277,10 +309,9 @@ mod tests {
         let env = [("COLORA_MODEL", "c"), ("COLORA_DTYPE", ""), ("COLORA_LORA_PATH", "/l")];
         let settings = load(user, "model = \"b\"\nheight = 64", &env).unwrap();
         let config = &settings.config;
-        assert_eq!(
-            (config.model.as_deref(), config.steps, config.height),
-            (Some("c"), Some(5), Some(64))
-        );
+        let value = |key: &str| settings.entries().find(|(k, ..)| *k == key).map(|(_, v, _)| v);
+        assert_eq!(config.model.as_deref(), Some("c"));
+        assert_eq!((value("steps"), value("height")), (Some(&5.into()), Some(&64.into())));
         assert_eq!(config.dtype, None, "an empty variable is none");
         assert_eq!(settings.origin("model"), Some(&Origin::Variable("COLORA_MODEL")));
         let Some(Origin::File(local)) = settings.origin("height") else { panic!() };
@@ -296,7 +327,7 @@ mod tests {
     fn mistakes_name_the_file_and_the_key() {
         for (text, part) in [
             ("stepz = 1", "unknown key `stepz`; did you mean `steps`"),
-            ("qqqqqqqqqq = 1", "config init"),
+            ("qqqqqqqqqq = 1", "every key is a field of `Config`"),
             ("steps = \"many\"", "invalid type"),
             ("sampler = \"eulr\"", "euler"),
             ("steps = ", "line 1"),
@@ -314,9 +345,8 @@ mod tests {
             .lines()
             .filter_map(|l| l.strip_prefix("# ").filter(|l| l.contains(" = ")))
             .fold(String::new(), |all, line| all + line + "\n");
-        let config = read(&uncommented, Path::new("x.toml")).unwrap();
-        let set = toml::Table::try_from(&config).unwrap();
-        assert_eq!(set.len(), KEYS.len(), "every example parses");
+        let set = read(&uncommented, Path::new("x.toml")).unwrap();
+        assert_eq!(set.len(), keys().count(), "every example parses");
         let json = serde_json::to_value(Config::default()).unwrap();
         assert_eq!(json.as_object().unwrap().len(), KEYS.len(), "every field has a key");
     }

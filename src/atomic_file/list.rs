@@ -84,7 +84,6 @@ pub(crate) struct TemporaryFile(PathBuf);
 
 impl TemporaryFile {
     /// Takes charge of the file `path`.
-    #[cfg(any(feature = "cli", test))]
     pub(crate) fn new(path: PathBuf) -> Self {
         unfinished().insert(path.clone());
         Self(path)

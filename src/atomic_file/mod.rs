@@ -8,7 +8,6 @@ mod part;
 mod place;
 mod together;
 
-#[cfg(any(feature = "cli", test))]
 pub(crate) use list::TemporaryFile;
 #[cfg(feature = "cli")]
 pub(crate) use list::{abandon, abandon_at_once};

@@ -1,11 +1,11 @@
 //! `colora bench`: what this machine gives at most, and what a model gets of it.
 
-use super::generate::{choice, open_found};
-use super::output::SCHEMA;
-use super::progress::{Progress, ProgressKind};
+use super::flags::ProgressKind;
+use super::origin::with_origin;
+use super::progress::Progress;
 use super::style::{Talk, bytes, result_json, result_line, value};
-use super::{interrupt, settings, shelf, store, threads};
-use crate::config::{Config, Settings};
+use super::{interrupt, setup, threads};
+use crate::app::{Job, Layers, ModelKey, Pool, SCHEMA, open_found};
 use crate::error::Error;
 use crate::lora::{Apply, LoraRef};
 use crate::pipeline::{
@@ -14,13 +14,12 @@ use crate::pipeline::{
 };
 use crate::sampling::{Sampler, Schedule};
 use crate::size::ImageSize;
-use crate::store::{Model, STARTER};
+use crate::store::Model;
 use crate::weights::{Instructions, Precision};
 use anyhow::Result;
 use candle_core::DeviceLocation;
 use clap::ValueHint;
 use serde_json::{Value, json};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const EXAMPLES: &str = "\
@@ -88,22 +87,29 @@ pub(super) struct Args {
 
 /// Runs `colora bench`.
 pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
-    let settings = settings()?;
-    threads::limit(args.threads.or(settings.config.threads), talk)?;
+    let setup = setup()?;
+    threads::limit(args.threads.or(setup.settings.config.threads), talk)?;
     if !(1..=MOST).contains(&args.repeat) {
         let why = format!("expected 1 to {MOST}");
         return Err(Error::bad_request("repeat", args.repeat, why).into());
     }
     let request = args.request();
-    request.plan(&crate::family::Defaults::default(), 0)?;
+    request.plan(&crate::family::Defaults::of_unknown_model(), 0)?;
     if let Some(set) = args.cpu {
         set.limit()?;
     }
     let cancel = Cancel::new();
     interrupt::install(&cancel)?;
     let progress = Progress::new(ProgressKind::Auto, talk, args.json);
-    let job = Job { args, request, settings: &settings, cancel: &cancel, progress: &progress };
-    let report = job.run();
+    let mut layers = Layers::of(&setup.settings)?;
+    layers.caller(args.model_words());
+    let job = layers.job().map_err(|error| with_origin(error.into(), &layers))?;
+    // What is measured is the same whatever is usual here.
+    let job = Job { request, vae: None, ..job };
+    let memory = if args.low_memory { Memory::Low } else { Memory::OneShot };
+    let pool = Pool::cancelled_by(setup.store, &cancel).memory(memory);
+    let bench = Bench { job: &job, pool: &pool, cancel: &cancel, progress: &progress };
+    let report = bench.run(args.repeat);
     progress.finish();
     let report = report?;
     if args.json {
@@ -130,17 +136,21 @@ impl Args {
         }
     }
 
-    fn model(&self, config: &Config) -> String {
-        let name = self.model.clone().or_else(|| config.model.clone());
-        name.filter(|name| !name.is_empty()).unwrap_or_else(|| STARTER.to_owned())
+    /// The values of these flags that choose and place the model.
+    fn model_words(&self) -> serde_json::Map<String, Value> {
+        let words = [
+            ("model", self.model.clone().filter(|name| !name.is_empty())),
+            ("device", self.device.map(|device| device.to_string())),
+            ("dtype", self.dtype.map(|dtype| dtype.to_string())),
+        ];
+        words.into_iter().filter_map(|(key, word)| Some((key.to_owned(), word?.into()))).collect()
     }
 }
 
 /// What is to be measured.
-struct Job<'a> {
-    args: &'a Args,
-    request: Request,
-    settings: &'a Settings,
+struct Bench<'a> {
+    job: &'a Job,
+    pool: &'a Pool,
     cancel: &'a Cancel,
     progress: &'a Progress,
 }
@@ -161,7 +171,7 @@ struct Report {
     rounds: Vec<Round>,
 }
 
-/// Where it ran.
+/// The machine and the types that it ran with.
 struct Place {
     device: String,
     /// How the UNet multiplies, on a CPU.
@@ -187,48 +197,31 @@ impl Place {
     }
 }
 
-impl Job<'_> {
-    fn run(&self) -> Result<Report> {
-        let config = &self.settings.config;
-        let device = match self.args.device {
-            Some(device) => Some(device),
-            None => choice(self.settings, "device", config.device.as_deref())?,
-        };
-        let dtype = match self.args.dtype {
-            Some(dtype) => Some(dtype),
-            None => choice(self.settings, "dtype", config.dtype.as_deref())?,
-        };
-        let name = self.args.model(config);
+impl Bench<'_> {
+    fn run(&self, repeat: usize) -> Result<Report> {
+        let request = &self.job.request;
         let transfer = |transfer: &_| self.progress.transfer(transfer);
-        let found = store(self.settings).resolve(&name, self.cancel, &transfer)?;
-        let options = || self.options(device, dtype);
-        let shelf = shelf::StoreShelf::new(store(self.settings), self.cancel);
-        shelf.fetch(&self.request.loras, &transfer)?;
+        let found = self.pool.store().resolve(self.job.model_name(), self.cancel, &transfer)?;
+        let options = || self.pool.options(&ModelKey::from(self.job));
+        self.pool.fetch(&request.loras, &transfer)?;
         // Mistakes are found before anything is measured.
         let pipeline = open_found(options(), found.clone())?;
-        let plan = pipeline.plan(&self.request, 0)?;
+        let plan = pipeline.plan(request, 0)?;
         pipeline.check_memory(&plan)?;
-        let place = Place::of(&pipeline, dtype);
+        let place = Place::of(&pipeline, self.job.dtype);
         let model = pipeline.model_name().to_owned();
         drop(pipeline);
         let ceilings = place.precision.map(|_| Ceilings::measure()).transpose()?;
-        let rounds = (0..self.args.repeat).map(|_| self.round(options(), &found));
+        let rounds = (0..repeat).map(|_| self.round(options(), &found));
         let rounds = rounds.collect::<Result<_, Error>>()?;
         Ok(Report { model, plan, place, ceilings, rounds })
-    }
-
-    fn options(&self, device: Option<DeviceChoice>, dtype: Option<DTypeChoice>) -> Options {
-        let memory = if self.args.low_memory { Memory::Low } else { Memory::Save };
-        let shelf = shelf::StoreShelf::new(store(self.settings), self.cancel);
-        let options = Pipeline::options().device(device.unwrap_or_default()).dtype(dtype);
-        options.memory(memory).shelf(Arc::new(shelf))
     }
 
     fn round(&self, options: Options, found: &Model) -> Result<Round, Error> {
         let counted = reset_peak_memory();
         let begin = Instant::now();
         let pipeline = open_found(options, found.clone())?;
-        let plan = pipeline.plan(&self.request, 0)?;
+        let plan = pipeline.plan(&self.job.request, 0)?;
         let open = begin.elapsed();
         let measured = pipeline.measure(&plan, self.progress, self.cancel)?;
         Ok(Round { open, measured, peak: peak_memory().filter(|_| counted) })
@@ -406,7 +399,7 @@ struct Kernel {
     name: &'static str,
     seconds: f64,
     operations: u64,
-    /// Of the whole.
+    /// The share of the whole.
     share: f64,
 }
 

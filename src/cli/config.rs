@@ -1,10 +1,10 @@
 //! `colora config`: what is set, where, and how to begin.
 
-use super::output::SCHEMA;
 use super::style::{result_json, result_line, result_path, value as shown};
-use super::{env, settings};
+use super::{env, setup};
+use crate::app::SCHEMA;
 use crate::atomic_file::{self, Care, make_folder};
-use crate::config::{files, template, user_file};
+use crate::config::{files, keys, template, user_file};
 use crate::error::Error;
 use anyhow::Result;
 use clap::Subcommand;
@@ -54,14 +54,17 @@ pub(super) fn run(args: &Args) -> Result<()> {
 }
 
 fn show(origin: bool, json: bool) -> Result<()> {
-    let settings = settings()?;
+    let settings = setup()?.settings;
     if json {
+        let value = |key| settings.entries().find(|(k, ..)| *k == key).map(|(_, value, _)| value);
+        let config = keys().map(|key| Ok((key.to_owned(), serde_json::to_value(value(key))?)));
+        let config: serde_json::Map<_, _> = config.collect::<Result<_>>()?;
         let origins: serde_json::Map<String, serde_json::Value> = settings
             .entries()
             .map(|(key, _, from)| (key.to_owned(), from.to_string().into()))
             .collect();
         let mut value = serde_json::json!({
-            "schema": SCHEMA, "event": "config", "config": settings.config,
+            "schema": SCHEMA, "event": "config", "config": config,
         });
         if origin {
             value["origin"] = origins.into();

@@ -1,8 +1,8 @@
 //! `colora doctor`: what this build and this machine can do.
 
-use super::output::SCHEMA;
 use super::style::{bytes, result_json, result_line, value as shown};
-use super::{env, settings, store};
+use super::{env, setup};
+use crate::app::{SCHEMA, Setup};
 use crate::config::files;
 use crate::error::Error;
 use crate::pipeline::{DeviceChoice, Pipeline};
@@ -42,8 +42,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
 }
 
 fn report(starter: &Result<Pipeline, Error>) -> Result<Map<String, Value>> {
-    let settings = settings()?;
-    let store = store(&settings);
+    let Setup { store, .. } = setup()?;
     let place = |path: &Path| json!({ "path": path.to_string_lossy(), "exists": path.exists() });
     let folders: Vec<Value> = store.folders().iter().map(|p| place(p)).collect();
     let loras: Vec<Value> = store.lora_folders().iter().map(|p| place(p)).collect();

@@ -27,7 +27,7 @@ pub(super) fn install(cancel: &Cancel) -> Result<()> {
             abort();
         }
         cancel.cancel();
-        // Before anything is said: nobody may read it.
+        // This comes before any output, because its reader may have left.
         if signals::is_final() {
             watch(&cancel);
         }
@@ -52,7 +52,7 @@ fn watch(cancel: &Cancel) {
     let mine = cancel.clone();
     let watcher = std::thread::Builder::new().name("watch".into());
     if watcher.spawn(move || end_when_blocked(&mine)).is_err() {
-        // Then this thread hears no second signal.
+        // Then this thread gets no second signal.
         end_when_blocked(cancel);
     }
 }

@@ -2,34 +2,35 @@
 //!
 //! Floor 7.
 
+mod as_command;
 mod bench;
 mod completions;
 mod config;
 mod doctor;
+mod dry_run;
 mod flags;
 mod from_picture;
 mod generate;
+mod hints;
 mod inspect;
 mod interrupt;
 mod last_resort;
 mod lora;
-mod made_with;
 mod model;
+mod origin;
 mod output;
 mod progress;
-mod reach;
-mod recipe;
-mod shelf;
+mod report;
+mod request_flags;
 mod style;
-mod template;
 mod threads;
 mod verb;
+mod warnings;
 
 pub use last_resort::LastResort;
 
-use crate::config::Settings;
+use crate::app::Setup;
 use crate::error::Error;
-use crate::store::Store;
 use anyhow::Result;
 use clap::error::ContextValue;
 use clap::{CommandFactory, Parser, Subcommand};
@@ -110,13 +111,14 @@ pub fn run() -> ExitCode {
     }
     let arguments = match verb::complete(arguments) {
         Ok(arguments) => arguments,
-        Err(error) => return style::report(&error.into(), &[]),
+        Err(error) => return report::report(&error.into(), &[]),
     };
     let flags = flags_of(&arguments);
     match Cli::try_parse_from(arguments) {
         Ok(cli) => {
             cli.talk.start_log();
-            dispatch(cli).map_or_else(|error| style::report(&error, &flags), |()| ExitCode::SUCCESS)
+            dispatch(cli)
+                .map_or_else(|error| report::report(&error, &flags), |()| ExitCode::SUCCESS)
         }
         Err(usage) => {
             let usage = plainly(usage);
@@ -127,7 +129,7 @@ pub fn run() -> ExitCode {
                 && usage.exit_code() == 0
                 && !left(&error)
             {
-                return style::report(&Error::write("stdout", error).into(), &flags);
+                return report::report(&Error::write("stdout", error).into(), &flags);
             }
             ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(2))
         }
@@ -199,16 +201,7 @@ fn env(name: &str) -> Option<OsString> {
     std::env::var_os(name)
 }
 
-/// Files and environment.
-fn settings() -> Result<Settings, Error> {
-    Settings::load(Path::new("."), &env)
-}
-
-/// The places where models and LoRAs are.
-fn store(settings: &Settings) -> Store {
-    let config = &settings.config;
-    let store = Store::new(config.models_dirs.as_deref().unwrap_or_default(), Path::new("."), &env);
-    // Without the program's own place there is one folder less to search.
-    let program = std::env::current_exe().ok();
-    store.with_loras(config.loras_dirs.as_deref().unwrap_or_default(), program.as_deref())
+/// Files, environment and the store that they lead to; every verb reads them once.
+fn setup() -> Result<Setup, Error> {
+    Setup::load(Path::new("."), &env)
 }

@@ -1,12 +1,12 @@
 //! `colora model`: what there is, what it is made of, downloads, and smaller copies.
 
+use super::flags::ProgressKind;
 use super::flags::lossy;
-use super::generate::open_found;
 use super::interrupt;
-use super::output::SCHEMA;
-use super::progress::{Progress, ProgressKind};
+use super::progress::Progress;
+use super::setup;
 use super::style::{Talk, bytes, result_json, result_line, result_path, value};
-use super::{settings, store};
+use crate::app::{SCHEMA, open_found};
 use crate::family::{Converted, ModelParts, Summary, quantise};
 use crate::lora::write::check_free;
 use crate::pipeline::{Cancel, DeviceChoice, Pipeline};
@@ -96,7 +96,7 @@ pub(super) fn run(args: Args, talk: Talk) -> Result<()> {
 }
 
 fn list(json: bool, talk: Talk) -> Result<()> {
-    let store = store(&settings()?);
+    let store = setup()?.store;
     let entries = store.list();
     for error in store.unreadable() {
         talk.warn_of(&error);
@@ -133,7 +133,7 @@ fn inspect(name: &str, json: bool, talk: Talk) -> Result<()> {
     let cancel = Cancel::new();
     interrupt::install(&cancel)?;
     let progress = Progress::new(ProgressKind::Auto, talk, json);
-    let model = store(&settings()?).resolve(name, &cancel, &|t| progress.transfer(t))?;
+    let model = setup()?.store.resolve(name, &cancel, &|t| progress.transfer(t))?;
     progress.finish();
     let pipeline = open_found(Pipeline::options().device(DeviceChoice::Cpu), model)?;
     let summary = pipeline.summary();
@@ -157,7 +157,7 @@ fn convert(
     let cancel = Cancel::new();
     interrupt::install(&cancel)?;
     let progress = Progress::new(ProgressKind::Auto, talk, false);
-    let model = store(&settings()?).resolve(name, &cancel, &|t| progress.transfer(t))?;
+    let model = setup()?.store.resolve(name, &cancel, &|t| progress.transfer(t))?;
     progress.finish();
     let parts = match model {
         Model::Starter => starter::open(Placement::default(), None)?,
@@ -175,7 +175,7 @@ fn pull(name: &str, talk: Talk) -> Result<()> {
     let cancel = Cancel::new();
     interrupt::install(&cancel)?;
     let progress = Progress::new(ProgressKind::Auto, talk, false);
-    let path = store(&settings()?).pull(&id, &cancel, &|t| progress.transfer(t));
+    let path = setup()?.store.pull(&id, &cancel, &|t| progress.transfer(t));
     progress.finish();
     result_path(&path?)
 }

@@ -97,7 +97,7 @@ fn restart(command: &mut Command) -> std::io::Result<()> {
 }
 
 #[cfg(not(unix))]
-#[allow(clippy::exit)] // the child has said all there is to say
+#[allow(clippy::exit)] // the child has printed everything
 fn restart(command: &mut Command) -> std::io::Result<()> {
     let status = command.status()?;
     std::process::exit(status.code().unwrap_or(1))

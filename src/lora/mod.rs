@@ -2,9 +2,9 @@
 //! them become the weights of one model.
 //!
 //! An [`AdapterFile`] is opened without knowing any model; a [`Lora`] is the same resolved against
-//! a [`Dictionary`], the names of one base; a [`LoraStack`] says which of them act and how strongly;
+//! a [`Dictionary`], the names of one base; a [`LoraStack`] holds which of them act and how strongly;
 //! an [`Overlay`] is the [`WeightSource`] of base and stack together.
-//! Layers and networks never hear of any of this.
+//! Layers and networks do not depend on this module.
 //!
 //! Floor 3.
 

@@ -59,7 +59,7 @@ impl Conv2d {
         outputs: usize,
         geometry: Geometry,
     ) -> Result<Self> {
-        // It says which one is missing.
+        // `tensor` returns the error that names the missing one.
         scope.tensor("bias", &[outputs])?;
         Self::without_bias(scope, inputs, outputs, geometry)
     }

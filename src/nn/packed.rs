@@ -25,9 +25,9 @@ pub(super) struct PackedLayer {
 #[derive(Debug, Clone)]
 enum Kernel {
     Once(Packed),
-    /// For images that are doubled first.
+    /// The kernel multiplies images that are upsampled by 2 first.
     Upsampled(Upsampled),
-    /// 3×3 by fewer products.
+    /// The kernel is 3×3 and multiplied by Winograd's method.
     Fast(Packed),
 }
 
@@ -44,10 +44,10 @@ impl Kernel {
 /// `y += up(scales · down(x))` or `y += up(scales · mid(down(x)))`.
 #[derive(Debug, Clone)]
 struct PackedBranch {
-    /// 1×1 when there is a `mid`, else as the layer's.
+    /// The kernel is 1×1 when there is a `mid`; else it has the layer's size.
     down: Kernel,
     mid: Option<Kernel>,
-    /// Of every channel between the factors.
+    /// One scale for each of the R channels between the factors.
     scales: Box<[f32]>,
     up: Packed,
 }

@@ -2,45 +2,13 @@
 
 use super::event::Watch;
 use super::model::Model;
+use super::warning::Warning;
 use super::{Cancel, Pipeline, Plan, Silent};
-use crate::error::{Error, Result};
-use crate::lora::{AdapterFile, Dictionary, Lora, LoraRef, LoraStack, StackEntry, Strength};
+use crate::error::Result;
+use crate::lora::{Dictionary, Lora, LoraRef, LoraStack, StackEntry, Strength};
 use crate::sampling::PredictionKind;
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
-
-/// An adapter that a shelf found.
-#[derive(Debug, Clone)]
-pub struct Found {
-    /// The opened file.
-    pub file: AdapterFile,
-    /// The weight that its author recommends, for requests that name none.
-    pub weight: Option<f32>,
-}
-
-/// Where a pipeline finds the adapters that requests name.
-pub trait Shelf: Send + Sync + std::fmt::Debug {
-    /// The adapter called `name`.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`], or what opening the file gives.
-    fn adapter(&self, name: &str) -> Result<Found>;
-}
-
-/// A shelf for which every name is a path.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Paths;
-
-impl Shelf for Paths {
-    fn adapter(&self, name: &str) -> Result<Found> {
-        if !Path::new(name).exists() {
-            let hint = "; expected the path of a file or folder".to_owned();
-            return Err(Error::NotFound { what: "LoRA", name: name.to_owned(), hint });
-        }
-        Ok(Found { file: AdapterFile::open(name)?, weight: None })
-    }
-}
 
 impl Pipeline {
     /// The names of this model's modules, in every spelling.
@@ -74,18 +42,20 @@ impl Model {
     /// One adapter, resolved against this model's names.
     fn adapter(&self, wanted: &LoraRef, watch: Watch<'_>) -> Result<(Arc<Lora>, Strength)> {
         watch.check()?;
-        let found = self.shelf.adapter(&wanted.name)?;
+        let found = self.resolver.resolve(&wanted.name)?;
         let strength = wanted.strength(found.weight);
         let dictionary = self.dictionary()?;
         let lora = self.loras.get(&found.file.fingerprint()?, watch.cancel, || {
             Lora::resolve(found.file.clone(), &dictionary, self.reading)
         })?;
         for warning in &lora.report().warnings {
-            watch.warn(format!("{}: {warning}", wanted.name));
+            watch.warn(Warning::Adapter { lora: wanted.name.clone(), text: warning.clone() });
         }
         let prediction = self.parts.scheduler.prediction_type;
-        if let Some(warning) = other_prediction(lora.file().metadata(), prediction) {
-            watch.warn(format!("{}: {warning}", wanted.name));
+        if let Some(theirs) = other_prediction(lora.file().metadata(), prediction) {
+            let theirs = theirs.to_owned();
+            let lora = wanted.name.clone();
+            watch.warn(Warning::OtherPrediction { lora, theirs, ours: prediction });
         }
         if let Some(blocks) = &strength.blocks
             && let Some(layout) = crate::lora::Layout::of(dictionary.names())
@@ -113,14 +83,14 @@ impl Model {
 }
 
 /// A file that was trained for another kind of prediction loads; it seldom does what it should.
-fn other_prediction(metadata: &BTreeMap<String, String>, ours: PredictionKind) -> Option<String> {
+fn other_prediction(metadata: &BTreeMap<String, String>, ours: PredictionKind) -> Option<&str> {
     let theirs = metadata.get("modelspec.prediction_type")?;
     let same = match theirs.as_str() {
         "epsilon" => ours == PredictionKind::Epsilon,
         "v" | "v_prediction" => ours == PredictionKind::V,
         _ => true,
     };
-    (!same).then(|| format!("trained for {theirs} prediction, the model has {ours:?} prediction"))
+    (!same).then_some(theirs.as_str())
 }
 
 #[cfg(test)]
@@ -135,7 +105,7 @@ mod tests {
         let ours = PredictionKind::Epsilon;
         assert_eq!(other_prediction(&BTreeMap::new(), ours), None);
         assert_eq!(other_prediction(&metadata("epsilon"), ours), None);
-        assert!(other_prediction(&metadata("v"), ours).unwrap().contains("trained for v"));
+        assert_eq!(other_prediction(&metadata("v"), ours), Some("v"));
         assert_eq!(other_prediction(&metadata("v"), PredictionKind::V), None);
     }
 }

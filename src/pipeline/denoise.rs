@@ -1,7 +1,5 @@
 //! The network of one estimate as a denoiser: conditioned, guided, and with the deep features that it keeps from
 //! step to step.
-//!
-//! Floor 5.
 
 use super::Plan;
 use super::model::Model;
@@ -17,7 +15,6 @@ use crate::nn::sinusoid;
 use crate::sampling::{
     Denoiser, Grid, Guidance, GuidanceApart, NoiseModel, PredictionKind, Predictor,
 };
-use crate::size::VAE_FACTOR;
 use crate::weights::{Component, WeightSource};
 use candle_core::{DType, Tensor};
 use std::cell::{Cell, RefCell};
@@ -228,7 +225,8 @@ fn extra_channels(
         Some(extra) if extra == channels + 1 => {
             let around =
                 model.residency.unpainted.get(&format!("{height}x{width}"), cancel, || {
-                    let size = (1, 3, height * VAE_FACTOR, width * VAE_FACTOR);
+                    let factor = model.parts.vae.factor();
+                    let size = (1, 3, height * factor, width * factor);
                     let grey = Tensor::zeros(size, DType::F32, x.device())?;
                     let vae = model.encoder(cancel)?;
                     let latents = vae.scale(&vae.encode_until(&grey, cancel)?.mean)?;
@@ -298,6 +296,8 @@ mod tests {
     /// The second evaluation of a step reuses what the second one left before, and never what the first one did.
     #[test]
     fn evaluations_of_a_step_keep_features_of_their_own() {
+        // Other tests change the instructions that are used, and with them the last bits.
+        let _alone = crate::kernels::tests::SETTINGS.lock().unwrap();
         let fixture = Fixture::new();
         let (first, second) = ([5.0, 1.0], [4.0, 2.0]);
         let bound = fixture.bound();

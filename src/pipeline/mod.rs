@@ -13,34 +13,41 @@ mod cache;
 mod denoise;
 mod device;
 mod event;
+pub mod fields;
 mod finite;
 mod generated;
 mod measure;
 mod model;
 mod networks;
 mod open;
+mod plan;
+mod preview;
 mod replay;
 mod request;
 mod residency;
+mod resolver;
 mod run;
 mod start;
 mod steps;
 mod timeline;
+mod warning;
 
 pub use crate::kernels::{Ceilings, KernelKind, Work};
-pub use adapters::{Found, Paths, Shelf};
 pub use budget::Budget;
 pub use device::{DTypeChoice, DeviceChoice};
 pub use event::{Cancel, Event, Observer, Silent};
 pub use generated::{Generated, Timings};
 pub use measure::{Measured, peak_memory, reset_peak_memory};
 pub use open::Options;
-pub use request::{MAX_COUNT, Plan, Request};
+pub use plan::Plan;
+pub use request::{MAX_COUNT, Request};
 pub use residency::Memory;
+pub use resolver::{LoraResolver, PathResolver, ResolvedLora};
 pub use run::Run;
 pub use start::Start;
 pub use steps::{StepView, Steps};
 pub use timeline::{Acting, Depth, Estimate, Phase, Role, Timeline};
+pub use warning::Warning;
 
 use crate::error::{Error, Result};
 use crate::family::Summary;
@@ -49,6 +56,7 @@ use crate::weights::WeightSource;
 use candle_core::Device;
 use event::{Once, Watch};
 use model::Model;
+use std::cell::RefCell;
 use std::hash::{BuildHasher, Hasher};
 use std::path::Path;
 use std::sync::Arc;
@@ -139,7 +147,7 @@ impl Pipeline {
         self.plan_observed(request, random_seed, &Silent)
     }
 
-    /// As [`plan`](Self::plan); `observer` is told what [`generate`](Self::generate) would warn of before it begins.
+    /// As [`plan`](Self::plan); `observer` gets the [`warnings`](Plan::warnings) as soon as they are found.
     ///
     /// # Errors
     /// As [`plan`](Self::plan).
@@ -152,7 +160,14 @@ impl Pipeline {
         let model = &self.model;
         let mut plan = request.plan(&model.parts.defaults, random_seed)?;
         model.grid(&plan)?;
-        let watch = Watch { observer: &Once::new(observer), cancel: &Cancel::new() };
+        let found = RefCell::new(Vec::new());
+        let noted = |event: &Event| {
+            if let Event::Warning { warning } = event {
+                found.borrow_mut().push(warning.clone());
+            }
+            observer.event(event);
+        };
+        let watch = Watch { observer: &Once::new(&noted), cancel: &Cancel::new() };
         plan.loras = model.resolve_loras(&plan.loras, watch)?;
         model.notes(&plan).into_iter().for_each(|note| watch.warn(note));
         let depth = model.parts.text.iter().map(|c| c.num_hidden_layers).min().unwrap_or(1);
@@ -163,6 +178,7 @@ impl Pipeline {
                 format!("the text encoder has {depth} layers"),
             ));
         }
+        plan.warnings = found.take();
         Ok(plan)
     }
 
@@ -229,7 +245,7 @@ impl Pipeline {
 }
 
 /// A seed that differs from run to run; 32 bits, which are enough and easy to copy.
-fn random_seed() -> u64 {
+pub fn random_seed() -> u64 {
     let random = std::hash::RandomState::new().build_hasher().finish();
     random & u64::from(u32::MAX)
 }

@@ -1,6 +1,4 @@
 //! Coefficients of Adams and Bashforth's methods.
-//!
-//! Floor 2.
 
 /// The coefficients of the last `known` slopes, newest first, for steps of one length; four at most.
 pub(super) fn adams(known: usize) -> &'static [f64] {

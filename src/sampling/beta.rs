@@ -1,6 +1,4 @@
 //! Quantiles of the beta distribution.
-//!
-//! Floor 2.
 
 /// Terms of the series, which falls at least as 2⁻ᵏ.
 const TERMS: usize = 80;

@@ -1,6 +1,4 @@
 //! Noise that raises the level before a step: churn.
-//!
-//! Floor 2.
 
 use super::grid::Grid;
 use super::noise::NoiseSource;

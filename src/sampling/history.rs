@@ -1,6 +1,4 @@
 //! What multistep samplers remember.
-//!
-//! Floor 2.
 
 use candle_core::Tensor;
 

@@ -1,6 +1,4 @@
 //! Small systems of linear equations.
-//!
-//! Floor 2.
 
 /// x with `rows`·x = `right`: Gauss's elimination with pivots; `None` where there is no one solution.
 pub(super) fn solve(mut rows: Vec<Vec<f64>>, mut right: Vec<f64>) -> Option<Vec<f64>> {

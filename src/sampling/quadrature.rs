@@ -1,6 +1,4 @@
 //! Integrals of the polynomials behind multistep samplers.
-//!
-//! Floor 2.
 
 /// Nodes and weights of Gauss and Legendre's rule with 8 points on −1..1, the positive half.
 const NODES: [(f64, f64); 4] = [

@@ -1,6 +1,4 @@
 //! Schedules by name: how the noise levels of a run are spread.
-//!
-//! Floor 2.
 
 use super::names::{Named, find};
 use super::schedule_spec::{ScheduleInput, ScheduleSpec};

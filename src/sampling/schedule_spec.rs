@@ -1,6 +1,4 @@
 //! What there is to say about a schedule, in one value.
-//!
-//! Floor 2.
 
 use super::process::{NoiseProcess, TimestepRule};
 

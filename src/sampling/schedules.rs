@@ -1,6 +1,4 @@
 //! The schedules: a function each, and its [`ScheduleSpec`].
-//!
-//! Floor 2.
 
 use super::beta::beta_quantile;
 use super::process::TimestepRule;

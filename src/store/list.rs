@@ -50,7 +50,7 @@ pub struct Entry {
     pub path: Option<PathBuf>,
 }
 
-/// A path as JSON can say it: bytes that are no UTF-8 become U+FFFD.
+/// A path as JSON can hold it: bytes that are no UTF-8 become U+FFFD.
 pub(super) fn lossy<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
     path.to_string_lossy().serialize(to)
 }

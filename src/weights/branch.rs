@@ -42,11 +42,11 @@ pub struct Branch {
 /// A [`Branch`] as layers that multiply plain tensors hold it.
 #[derive(Debug, Clone)]
 pub struct DenseBranch {
-    /// As [`FactorKind::Down`] says.
+    /// The factor [`FactorKind::Down`].
     pub down: Tensor,
-    /// As [`FactorKind::Mid`] says.
+    /// The factor [`FactorKind::Mid`], if there is one.
     pub mid: Option<Tensor>,
-    /// As [`FactorKind::Up`] says.
+    /// The factor [`FactorKind::Up`].
     pub up: Tensor,
     /// Effective scale: strength · alpha / rank.
     pub scale: f32,

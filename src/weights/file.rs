@@ -59,7 +59,7 @@ struct Inner {
     path: PathBuf,
     bytes: Bytes,
     contents: Contents,
-    /// Of a file whose times can be trusted.
+    /// The times of the file, if they can be trusted.
     stamp: Option<Stamp>,
     sum: OnceLock<Arc<str>>,
 }

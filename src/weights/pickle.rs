@@ -1,6 +1,6 @@
 //! Torch files: pickles, read by an interpreter that can build tensors and nothing else.
 //!
-//! A pickle is a program. This interpreter knows containers, numbers and strings, and the few names
+//! A pickle is a program. This interpreter supports containers, numbers and strings, and the few names
 //! by which torch describes tensors; a name that is not on its list ends the reading with
 //! [`Error::UnsafePickle`]. Nothing is ever imported or called. Names of harmless objects that
 //! training frameworks leave beside the weights are on the list too: they become placeholders

@@ -22,7 +22,7 @@ pub struct Resident {
     given: Mutex<HashMap<Site, Tensor>>,
     /// Packed weights belong to the networks; here is only where they are, by site and variant.
     packed: Mutex<HashMap<Key, WeakPacked>>,
-    /// The same of weights in blocks.
+    /// References to weights in blocks, by site.
     blocks: Mutex<HashMap<Site, BlockNote>>,
 }
 

@@ -1,7 +1,7 @@
 //! `colora lora add`.
 
 use crate::cli::style::{Talk, result_path};
-use crate::cli::{interrupt, settings, store};
+use crate::cli::{interrupt, setup};
 use crate::error::Error;
 use crate::lora::spec::check_weight;
 use crate::pipeline::Cancel;
@@ -59,7 +59,7 @@ pub(super) fn run(args: Args, talk: Talk) -> Result<()> {
     let cancel = Cancel::new();
     interrupt::install(&cancel)?;
     let new = NewLora { file, name, to, link, force, card };
-    let path = store(&settings()?).add_lora(&new, &cancel)?;
+    let path = setup()?.store.add_lora(&new, &cancel)?;
     talk.say(&format!("card: {}", Card::path(&path).display()));
     result_path(&path)
 }

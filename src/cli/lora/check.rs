@@ -1,11 +1,12 @@
 //! `colora lora check`: whether a LoRA is whole and fits a model.
 
-use super::against::{Against, open};
+use crate::app::SCHEMA;
+use crate::app::base::{Base, adapter};
 use crate::cli::flags::lossy;
-use crate::cli::output::SCHEMA;
+use crate::cli::setup;
 use crate::cli::style::{result_json, result_line, value};
 use crate::error::Error;
-use crate::lora::{Apply, LoraStack, Overlay, ReadOptions, StackEntry, Strength};
+use crate::lora::{Apply, LoraStack, Overlay, StackEntry, Strength};
 use anyhow::Result;
 use clap::ValueHint;
 use std::sync::Arc;
@@ -31,23 +32,24 @@ fn listed(keys: &[String]) -> String {
 
 /// Runs `colora lora check`: every number is read, and every change computed once.
 pub(super) fn run(args: &Args) -> Result<()> {
-    let (file, other) = open(&args.lora)?;
+    let setup = setup()?;
+    let (file, other) = adapter(&setup.store, &args.lora)?;
     if let Some(other) = other {
         let why = format!("{other}; `colora lora add` writes a card anew");
         return Err(Error::corrupt(file.path(), why).into());
     }
-    let (against, lora) = Against::resolve(&file, args.model.as_deref(), ReadOptions::default())?;
+    let (base, lora) = Base::fitting(&setup.store, args.model.as_deref(), &file)?;
     let lora = Arc::new(lora);
     let entry = StackEntry { lora: lora.clone(), strength: Strength::default() };
     let stack = LoraStack::new(vec![entry]);
-    let source = against.source.clone();
-    let overlay = Overlay::compose(source, &against.dictionary, &stack, Apply::Merge, |_| true)?;
+    let source = base.source.clone();
+    let overlay = Overlay::compose(source, &base.names, &stack, Apply::Merge, |_| true)?;
     lora.inversions().iter().try_for_each(|word| word.check())?;
     let report = lora.report();
     let warnings: Vec<&String> = report.warnings.iter().chain(overlay.warnings()).collect();
     if args.json {
         let value = serde_json::json!({
-            "schema": SCHEMA, "event": "check", "name": lora.name(), "base": against.name,
+            "schema": SCHEMA, "event": "check", "name": lora.name(), "base": base.name,
             "changed": overlay.changed(), "keys": report.keys, "used": report.used,
             "unmatched": report.unmatched, "reasons": report.reasons, "warnings": warnings,
         });
@@ -56,7 +58,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         let mut lines = vec![format!(
             "{}: fits {}; {} of {} keys used, {} weights change",
             lora.name(),
-            against.name,
+            base.name,
             report.used,
             report.keys,
             overlay.changed()
@@ -70,6 +72,6 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let count = report.unmatched.len();
     let groups = report.reasons.iter().map(|(why, keys)| format!("{why}: {}", listed(keys)));
     let groups = groups.chain(report.diagnosis.clone()).collect::<Vec<_>>().join("; ");
-    let why = format!("{count} keys fit nothing in {}: {groups}", against.name);
+    let why = format!("{count} keys fit nothing in {}: {groups}", base.name);
     Err(Error::corrupt(file.path(), why).into())
 }

@@ -1,15 +1,17 @@
 //! `colora lora merge --checkpoint`: a whole model with adapters in it.
 
 use super::merge::Args;
-use super::open::{self, Base};
+use super::open;
+use crate::app::SCHEMA;
+use crate::app::base::Base;
 use crate::atomic_file::{Together, put};
-use crate::cli::output::SCHEMA;
+use crate::cli::setup;
 use crate::cli::style::{Talk, result_json, result_path};
 use crate::error::{Error, Result};
 use crate::family::{ModelParts, held_files};
 use crate::input;
 use crate::lora::write::{CheckpointOptions, FileDtype, Metadata, check_free, checkpoint_among};
-use crate::lora::{Apply, Method, Overlay};
+use crate::lora::{Apply, Overlay};
 use crate::sampling::PredictionKind;
 use crate::starter;
 use crate::weights::{Component, Placement};
@@ -36,8 +38,10 @@ const PARTS: [&str; 10] = [
 /// Words in CLIP's vocabulary, which single files leave out.
 const CLIP_WORDS: usize = 49408;
 
-/// Writes the model of `args` with its LoRAs, put together by `method`.
-pub(super) fn run(args: &Args, method: Method, talk: Talk) -> anyhow::Result<()> {
+/// Writes the model of `args` with its LoRAs in it.
+pub(super) fn run(args: &Args, talk: Talk) -> anyhow::Result<()> {
+    let method = args.mix(args.law()?)?;
+    let setup = setup()?;
     check_free(&args.output, args.force)?;
     let folder = args.output.with_extension("config");
     let mut both = Together::beside(&args.output, args.force)?;
@@ -45,17 +49,17 @@ pub(super) fn run(args: &Args, method: Method, talk: Talk) -> anyhow::Result<()>
     both.check(&folder, true)?;
     check_settings(&folder)?;
     let cancel = open::cancel()?;
-    let first = open::base(args.model.as_deref(), Placement::default(), talk, &cancel)?;
-    let precision = args.dtype.unwrap_or_else(|| own_precision(&first.parts));
+    let base = open::base(&setup, args.model.as_deref(), talk, &cancel)?;
+    let precision = args.dtype.unwrap_or(own_precision(base.parts()?));
     let dtype = match precision {
         FileDtype::F32 => DType::F32,
         FileDtype::F16 => DType::F16,
         FileDtype::Bf16 => DType::BF16,
     };
     // Merged weights lie in memory in the type in which they are written.
-    let placement = Placement { dtype, ..Placement::default() };
-    let base = open::base(args.model.as_deref(), placement, talk, &cancel)?;
-    let stack = args.stack(&base, method, talk)?;
+    let base = base.read_as(dtype);
+    let parts = base.parts()?;
+    let stack = args.stack(&setup, &base, method, talk)?;
     let words = stack.words().used.len();
     if words > 0 {
         talk.say(&format!(
@@ -69,9 +73,9 @@ pub(super) fn run(args: &Args, method: Method, talk: Talk) -> anyhow::Result<()>
         talk.say(&format!("warning: {warning}"));
     }
     let options = CheckpointOptions {
-        towers: base.parts.family.towers(),
+        towers: parts.family.towers(),
         precision,
-        metadata: notes(&base.parts, &stack.entries.len().to_string()),
+        metadata: notes(parts, &stack.entries.len().to_string()),
         force: args.force,
         cancel: cancel.clone(),
     };
@@ -121,14 +125,15 @@ fn notes(parts: &ModelParts, count: &str) -> Metadata {
 fn describe(base: &Base, staged: &Path, folder: &Path, both: &mut Together) -> Result<bool> {
     let words = |parts: &ModelParts| parts.text.iter().all(|text| text.vocab_size == CLIP_WORDS);
     let alone = ModelParts::open(staged, Placement::default(), None);
-    if words(&base.parts) && alone.is_ok_and(|parts| same(&parts, &base.parts)) {
+    let parts = base.parts()?;
+    if words(parts) && alone.is_ok_and(|alone| same(&alone, parts)) {
         if folder.is_dir() {
             both.remove(folder);
         }
         return Ok(false);
     }
     let inside = both.folder(folder)?;
-    match &base.path {
+    match base.path() {
         None => {
             for (path, bytes) in starter::settings() {
                 put(&inside.join(path), bytes)?;

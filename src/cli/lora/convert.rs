@@ -1,11 +1,11 @@
 //! `colora lora convert`.
 
 use super::open;
+use crate::app::SCHEMA;
 use crate::cli::flags::lossy;
-use crate::cli::output::SCHEMA;
+use crate::cli::setup;
 use crate::cli::style::{Talk, result_json, result_path};
 use crate::lora::write::{ConvertOptions, FileDtype, Format, convert};
-use crate::weights::Placement;
 use anyhow::Result;
 use clap::ValueHint;
 use std::path::PathBuf;
@@ -47,8 +47,9 @@ pub(super) struct Args {
 /// Runs `colora lora convert`.
 pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
     let cancel = open::cancel()?;
-    let base = open::base(args.model.as_deref(), Placement::default(), talk, &cancel)?;
-    let lora = open::adapter(&args.lora, &base, talk)?;
+    let setup = setup()?;
+    let base = open::base(&setup, args.model.as_deref(), talk, &cancel)?;
+    let lora = open::adapter(&setup.store, &args.lora, &base, talk)?;
     let options = ConvertOptions {
         format: args.to,
         component: args.component.clone(),

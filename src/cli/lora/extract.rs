@@ -1,12 +1,12 @@
 //! `colora lora extract`.
 
 use super::open;
+use crate::app::SCHEMA;
 use crate::cli::flags::lossy;
-use crate::cli::output::SCHEMA;
+use crate::cli::setup;
 use crate::cli::style::{Talk, result_json, result_path, say};
 use crate::error::Error;
 use crate::lora::write::{ExtractOptions, Extracted, FileDtype, extract};
-use crate::weights::Placement;
 use anyhow::Result;
 use clap::ValueHint;
 use std::path::PathBuf;
@@ -58,13 +58,16 @@ pub(super) struct Args {
 /// Runs `colora lora extract`.
 pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
     let cancel = open::cancel()?;
-    let base = open::base(Some(&args.base), Placement::default(), talk, &cancel)?;
-    let tuned = open::base(Some(&args.tuned), Placement::default(), talk, &cancel)?;
-    if base.parts.family != tuned.parts.family {
+    let setup = setup()?;
+    let base = open::base(&setup, Some(&args.base), talk, &cancel)?;
+    let tuned = open::base(&setup, Some(&args.tuned), talk, &cancel)?;
+    let (family, found) = (base.parts()?.family, tuned.parts()?.family);
+    if family != found {
         return Err(Error::WrongFamily {
             path: args.tuned.clone().into(),
-            expected: format!("{} as {}", base.parts.family, args.base),
-            found: tuned.parts.family.to_string(),
+            expected: format!("{} as {}", family, args.base),
+            found: found.to_string(),
+            hint: None,
         }
         .into());
     }
@@ -82,7 +85,7 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
         if cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
-        // A thread that speaks already speaks for all.
+        // One thread that prints is enough.
         let Ok(mut said) = said.try_lock() else { return Ok(()) };
         if !talk.quiet && said.elapsed() >= OFTEN {
             *said = Instant::now();
@@ -93,7 +96,7 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
     let (from, to) = (&*base.source, &*tuned.source);
     let done = extract(from, to, &base.names, &args.output, &options, &tell);
     let done = done.map_err(|error| match error {
-        // The library does not know how the user named the model.
+        // The library does not get the name by which the user chose the model.
         Error::BadRequest { field: "tuned", why, .. } => {
             Error::bad_request("tuned", &args.tuned, why)
         }

@@ -1,10 +1,11 @@
 //! `colora lora inspect`: what a LoRA is, without running anything.
 
-use super::against::{Against, open};
+use crate::app::SCHEMA;
+use crate::app::base::{Base, adapter};
 use crate::cli::flags::lossy;
-use crate::cli::output::SCHEMA;
+use crate::cli::setup;
 use crate::cli::style::{bytes, result_json, result_line, value};
-use crate::lora::{AdapterFile, Block, Inversion, Lora, ModuleInfo, ReadOptions};
+use crate::lora::{AdapterFile, Block, Inversion, Lora, ModuleInfo};
 use crate::weights::Component;
 use crate::weights::names::UNetNames;
 use anyhow::Result;
@@ -36,24 +37,20 @@ const KEYS: usize = 5;
 
 /// Runs `colora lora inspect`.
 pub(super) fn run(args: &Args) -> Result<()> {
-    let (file, other) = open(&args.lora)?;
-    let (against, lora) = Against::resolve(&file, args.model.as_deref(), ReadOptions::default())?;
-    let modules = lora.describe(&*against.source)?;
+    let setup = setup()?;
+    let (file, other) = adapter(&setup.store, &args.lora)?;
+    let (base, lora) = Base::fitting(&setup.store, args.model.as_deref(), &file)?;
+    let modules = lora.describe(&*base.source)?;
     lora.inversions().iter().try_for_each(|word| word.check())?;
     if args.json {
-        return result_json(&as_json(&file, &lora, &against, &modules)?.to_string());
+        return result_json(&as_json(&file, &lora, &base, &modules)?.to_string());
     }
-    let mut lines = text(&file, &lora, &against, &modules)?;
+    let mut lines = text(&file, &lora, &base, &modules)?;
     lines.extend(other.map(|other| format!("warning: {other}")));
     lines.iter().try_for_each(|line| result_line(&value(line)))
 }
 
-fn as_json(
-    file: &AdapterFile,
-    lora: &Lora,
-    against: &Against,
-    modules: &[ModuleInfo],
-) -> Result<Value> {
+fn as_json(file: &AdapterFile, lora: &Lora, base: &Base, modules: &[ModuleInfo]) -> Result<Value> {
     let hashes = file.hashes()?;
     let words: Vec<_> = lora
         .inversions()
@@ -62,7 +59,7 @@ fn as_json(
         .collect();
     Ok(json!({
         "schema": SCHEMA, "event": "lora", "name": lora.name(), "path": file.path().to_string_lossy(),
-        "base": against.name, "family": against.dictionary.family(),
+        "base": base.name, "family": base.names.family(),
         "sha256": hashes.sha256, "auto_v2": hashes.auto_v2(), "auto_v3": hashes.auto_v3(),
         "trigger_words": triggers(file), "distilled": file.distilled(), "embeddings": words, "report": lora.report(),
         "modules": modules, "metadata": file.metadata(),
@@ -72,14 +69,14 @@ fn as_json(
 fn text(
     file: &AdapterFile,
     lora: &Lora,
-    against: &Against,
+    base: &Base,
     modules: &[ModuleInfo],
 ) -> Result<Vec<String>> {
     let hashes = file.hashes()?;
     let size = file.tensor_file().byte_len();
     let unet = modules.iter().filter(|m| Component::of(&m.module) == Component::UNet).count();
     let mut lines = vec![
-        format!("{}: {} for {}", lora.name(), kinds(modules, lora.inversions()), against.name),
+        format!("{}: {} for {}", lora.name(), kinds(modules, lora.inversions()), base.name),
         format!("file      {}  {}  {}", file.path().display(), bytes(size), dtypes(modules)),
         format!(
             "hashes    AutoV2 {}  AutoV3 {}",
@@ -105,7 +102,7 @@ fn text(
         lines.extend(metadata.get(key).map(|value| format!("{label:8}  {value}")));
     }
     lines.push("blocks    modules and the norm of their change".to_owned());
-    lines.extend(chart(modules, against.dictionary.names()));
+    lines.extend(chart(modules, base.names.names()));
     lines.extend(report(lora));
     Ok(lines)
 }

@@ -1,14 +1,14 @@
 //! `colora lora merge`.
 
-use super::{checkpoint, open};
+use super::open;
+use crate::app::base::Base;
+use crate::app::{SCHEMA, Setup};
 use crate::cli::flags::lossy;
-use crate::cli::output::SCHEMA;
+use crate::cli::setup;
 use crate::cli::style::{Talk, result_json, result_path};
-use crate::cli::{settings, store};
 use crate::error::Error;
 use crate::lora::write::{FileDtype, Law, MergeOptions, merge};
 use crate::lora::{LoraRef, LoraStack, Method, StackEntry};
-use crate::weights::Placement;
 use anyhow::Result;
 use clap::ValueHint;
 use std::path::PathBuf;
@@ -50,7 +50,7 @@ pub(super) struct Args {
     seed: Option<u64>,
     /// Write the whole model with the LoRAs in it
     #[arg(long)]
-    checkpoint: bool,
+    pub(super) checkpoint: bool,
     /// Float type: f32, f16 or bf16 [default: f32, with --checkpoint the model's own]
     #[arg(long, value_name = "TYPE")]
     pub(super) dtype: Option<FileDtype>,
@@ -68,12 +68,10 @@ pub(super) struct Args {
 /// Runs `colora lora merge`.
 pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
     let law = args.law()?;
-    if args.checkpoint {
-        return checkpoint::run(args, args.mix(law)?, talk);
-    }
+    let setup = setup()?;
     let cancel = open::cancel()?;
-    let base = open::base(args.model.as_deref(), Placement::default(), talk, &cancel)?;
-    let stack = args.stack(&base, Method::Sum, talk)?;
+    let base = open::base(&setup, args.model.as_deref(), talk, &cancel)?;
+    let stack = args.stack(&setup, &base, Method::Sum, talk)?;
     for warning in stack.words().warnings() {
         talk.say(&format!("warning: {warning}"));
     }
@@ -96,7 +94,7 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
 }
 
 impl Args {
-    fn law(&self) -> Result<Law, Error> {
+    pub(super) fn law(&self) -> Result<Law, Error> {
         self.check_numbers()?;
         let reduced = self.rank.is_some() || self.clamp.is_some();
         let name = self.method.as_deref().unwrap_or(if reduced { "svd" } else { "cat" });
@@ -160,7 +158,7 @@ impl Args {
     }
 
     /// How adapters reach the weights of a whole model.
-    fn mix(&self, law: Law) -> Result<Method, Error> {
+    pub(super) fn mix(&self, law: Law) -> Result<Method, Error> {
         match law {
             Law::Cat => Ok(Method::Sum),
             Law::Svd { mix, rank: None, clamp: None } if mix != Method::Sum && !mix.is_apart() => {
@@ -177,12 +175,13 @@ impl Args {
     /// Opens the LoRAs.
     pub(super) fn stack(
         &self,
-        base: &open::Base,
+        setup: &Setup,
+        base: &Base,
         method: Method,
         talk: Talk,
     ) -> Result<LoraStack, Error> {
         let mut wanted = match &self.stack {
-            Some(name) => store(&settings()?).stack(name)?.loras,
+            Some(name) => setup.store.stack(name)?.loras,
             None => Vec::new(),
         };
         for text in &self.loras {
@@ -194,7 +193,7 @@ impl Args {
                 let why = "what is merged works at all steps; leave the window out";
                 return Err(Error::bad_request("steps", steps, why));
             }
-            let lora = Arc::new(open::adapter(&wanted.name, base, talk)?);
+            let lora = Arc::new(open::adapter(&setup.store, &wanted.name, base, talk)?);
             Ok(StackEntry { lora, strength })
         };
         let entries = wanted.iter().map(entry).collect::<Result<_, Error>>()?;

@@ -1,7 +1,6 @@
 //! `colora lora`: adapters by themselves; a file a verb.
 
 mod add;
-mod against;
 mod check;
 mod checkpoint;
 mod convert;
@@ -57,6 +56,7 @@ pub(super) fn run(args: Args, talk: Talk) -> Result<()> {
         Verb::Check(args) => check::run(&args),
         Verb::Add(args) => add::run(args, talk),
         Verb::Convert(args) => convert::run(&args, talk),
+        Verb::Merge(args) if args.checkpoint => checkpoint::run(&args, talk),
         Verb::Merge(args) => merge::run(&args, talk),
         Verb::Extract(args) => extract::run(&args, talk),
         Verb::Resize(args) => resize::run(&args, talk),

@@ -1,31 +1,16 @@
-//! The model and the adapters that a verb works on.
+//! The model and the LoRAs that a verb works on.
 
-use crate::cli::shelf::other_card;
+use crate::app::Setup;
+use crate::app::base::{self, Base};
+use crate::cli::flags::ProgressKind;
+use crate::cli::interrupt;
+use crate::cli::progress::Progress;
 use crate::cli::style::Talk;
-use crate::cli::{interrupt, progress, settings, store};
 use crate::error::Result;
-use crate::family::ModelParts;
 use crate::lora::write::Kept;
-use crate::lora::{AdapterFile, Dictionary, Lora, ReadOptions};
+use crate::lora::{Lora, ReadOptions};
 use crate::pipeline::Cancel;
-use crate::starter;
-use crate::store::{Model, STARTER};
-use crate::weights::{Placement, WeightSource};
-use std::path::PathBuf;
-use std::sync::Arc;
-
-/// A model as adapters see it.
-#[derive(Debug)]
-pub(super) struct Base {
-    /// Its parts; weights are read when they are asked for.
-    pub(super) parts: ModelParts,
-    /// Its weights.
-    pub(super) source: Arc<dyn WeightSource>,
-    /// Its names.
-    pub(super) names: Dictionary,
-    /// Where it lies; `None` for the built-in one.
-    pub(super) path: Option<PathBuf>,
-}
+use crate::store::{STARTER, Store};
 
 /// What Ctrl-C sets; to be asked for once in a run.
 ///
@@ -41,35 +26,22 @@ pub(super) fn cancel() -> anyhow::Result<Cancel> {
 ///
 /// # Errors
 /// What finding and opening it gives.
-pub(super) fn base(
-    name: Option<&str>,
-    placement: Placement,
-    talk: Talk,
-    cancel: &Cancel,
-) -> anyhow::Result<Base> {
-    let settings = settings()?;
-    let configured = settings.config.model.clone().filter(|name| !name.is_empty());
-    let name = name.map(str::to_owned).or(configured).unwrap_or_else(|| STARTER.to_owned());
-    let progress = progress::Progress::new(progress::ProgressKind::Auto, talk, false);
-    let found = store(&settings).resolve(&name, cancel, &|t| progress.transfer(t));
+pub(super) fn base(setup: &Setup, name: Option<&str>, talk: Talk, cancel: &Cancel) -> Result<Base> {
+    let configured = setup.settings.config.model.as_deref().filter(|name| !name.is_empty());
+    let name = name.or(configured).unwrap_or(STARTER);
+    let progress = Progress::new(ProgressKind::Auto, talk, false);
+    let base = Base::open(&setup.store, name, cancel, &|transfer| progress.transfer(transfer));
     progress.finish();
-    let (parts, path) = match found? {
-        Model::Starter => (starter::open(placement, None)?, None),
-        Model::Files(path) => (ModelParts::open(&path, placement, None)?, Some(path)),
-    };
-    let source: Arc<dyn WeightSource> = parts.source.clone();
-    let names = Dictionary::new(&*source, parts.family.to_string());
-    Ok(Base { parts, source, names, path })
+    base
 }
 
-/// Opens the adapter `name` for `base`, and says what is worth saying.
+/// Opens the LoRA `name` for `base`, and prints its warnings.
 ///
 /// # Errors
-/// [`Error::NotFound`] without such a file; as [`Lora::resolve`].
-pub(super) fn adapter(name: &str, base: &Base, talk: Talk) -> Result<Lora> {
-    let found = store(&settings()?).lora(name, &Cancel::new(), &|_| ())?;
-    let file = AdapterFile::open(&found.path)?;
-    if let Some(other) = other_card(&found, &file)? {
+/// [`Error::NotFound`](crate::Error::NotFound) without such a file; as [`Lora::resolve`].
+pub(super) fn adapter(store: &Store, name: &str, base: &Base, talk: Talk) -> Result<Lora> {
+    let (file, other) = base::adapter(store, name)?;
+    if let Some(other) = other {
         talk.say(&format!("warning: {name}: {other}"));
     }
     let lora = Lora::resolve(file, &base.names, ReadOptions::default())?;

@@ -162,7 +162,7 @@ impl Overlay {
         self.changed.keys()
     }
 
-    /// Things that a user should know.
+    /// Warnings for the user.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }

@@ -34,7 +34,7 @@ pub(in crate::lora) struct Spectrum {
 }
 
 impl Spectrum {
-    /// Of up · down; `up`: `[rows, rank]`, `down`: `[rank, columns]`.
+    /// Decomposes the product up · down; `up`: `[rows, rank]`, `down`: `[rank, columns]`.
     pub(in crate::lora) fn of_product(up: &[f32], down: &[f32], rank: usize) -> Result<Self> {
         let rows = up.len().checked_div(rank).unwrap_or(0);
         let columns = down.len().checked_div(rank).unwrap_or(0);

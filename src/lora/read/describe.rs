@@ -1,4 +1,4 @@
-//! What a file holds, in numbers: for people who want to know before they use it.
+//! What a file holds, in numbers, for people who inspect it before they use it.
 
 use crate::error::Result;
 use crate::lora::Lora;

@@ -16,10 +16,10 @@ const WHY: &str = "expected A..B: fractions of the run (0..0.6) or steps counted
 #[serde(try_from = "String", into = "String")]
 pub struct StepWindow(Ends);
 
-/// Never empty: start < stop.
+/// The ends of a window, which is never empty: start < stop.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Ends {
-    /// Of the run, 0 to 1.
+    /// Fractions of the run, 0 to 1.
     Fractions { start: f64, stop: f64 },
     /// Steps counted from 0; `None` = to the end.
     Steps { start: usize, stop: Option<usize> },

@@ -39,9 +39,9 @@ struct NumberEmbedding {
 
 /// What the way down gives to the way up.
 pub(super) struct Encoded {
-    /// Behind the middle block.
+    /// The output of the middle block.
     pub(super) x: Feature,
-    /// Behind the first convolution and every layer, the coarsest last.
+    /// The outputs of the first convolution and of every layer, the coarsest last.
     pub(super) skips: Vec<Feature>,
 }
 

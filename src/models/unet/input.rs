@@ -1,6 +1,4 @@
 //! What a forward pass of a UNet needs, and the one list of its tensors.
-//!
-//! Floor 4.
 
 use crate::cancel::Cancel;
 use candle_core::{DType, Shape, Tensor};

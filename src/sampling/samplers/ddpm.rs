@@ -1,6 +1,4 @@
 //! Ancestral sampling of DDPM, Ho et al. (2020), Algorithm 2.
-//!
-//! Floor 2.
 
 use crate::error::Result;
 use crate::sampling::bounds::Bounds;

@@ -1,6 +1,4 @@
 //! DEIS: the polynomial in ln σ through the last slopes, Zhang and Chen (2022).
-//!
-//! Floor 2.
 
 use crate::error::Result;
 use crate::sampling::bounds::Bounds;

@@ -1,6 +1,4 @@
 //! DPM-Solver-2 in σ: the midpoint rule in ln σ, k-diffusion's `sample_dpm_2`.
-//!
-//! Floor 2.
 
 use crate::error::Result;
 use crate::sampling::churn::{Churn, Raised};

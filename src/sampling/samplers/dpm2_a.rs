@@ -1,6 +1,4 @@
 //! DPM-Solver-2 in σ with ancestral noise: k-diffusion's `sample_dpm_2_ancestral`.
-//!
-//! Floor 2.
 
 use crate::error::Result;
 use crate::sampling::formulas::{plus, pull, slope};

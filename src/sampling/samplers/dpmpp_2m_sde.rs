@@ -1,6 +1,4 @@
 //! DPM-Solver++(2M) for the diffusion SDE, Lu et al. (2022), Algorithm 2 with noise.
-//!
-//! Floor 2.
 
 use crate::error::Result;
 use crate::sampling::formulas::plus;

@@ -1,6 +1,4 @@
 //! DPM-Solver++(2M) for the diffusion SDE, in Heun's form.
-//!
-//! Floor 2.
 
 use super::dpmpp_2m_sde::DpmPp2mSde;
 use crate::sampling::grid::{Conventions, GridRules};

@@ -1,6 +1,4 @@
 //! DPM-Solver++(2S) with ancestral noise: k-diffusion's `sample_dpmpp_2s_ancestral`.
-//!
-//! Floor 2.
 
 use crate::error::Result;
 use crate::sampling::formulas::pull;

@@ -1,6 +1,4 @@
 //! DPM-Solver++(3M) for the diffusion SDE: k-diffusion's `sample_dpmpp_3m_sde`.
-//!
-//! Floor 2.
 
 use crate::error::Result;
 use crate::sampling::formulas::plus;

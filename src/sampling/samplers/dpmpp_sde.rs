@@ -1,6 +1,4 @@
 //! DPM-Solver++ for the diffusion SDE, single-step: k-diffusion's `sample_dpmpp_sde`.
-//!
-//! Floor 2.
 
 use crate::error::Result;
 use crate::sampling::formulas::pull;

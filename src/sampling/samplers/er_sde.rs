@@ -1,6 +1,4 @@
 //! The extended reverse-time SDE solver of third order: ComfyUI's `er_sde`.
-//!
-//! Floor 2.
 
 use crate::error::Result;
 use crate::sampling::formulas::{plus, pull};

@@ -1,6 +1,4 @@
 //! Euler's method with the change of slope counted on: ComfyUI's `gradient_estimation`.
-//!
-//! Floor 2.
 
 use crate::error::Result;
 use crate::sampling::formulas::{plus, pull, slope};

@@ -1,6 +1,4 @@
 //! Heun's method with slopes of up to three levels: ComfyUI's `heunpp2`.
-//!
-//! Floor 2.
 
 use crate::error::Result;
 use crate::sampling::formulas::{combined, plus, pull, slope};

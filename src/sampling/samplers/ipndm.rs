@@ -1,6 +1,4 @@
 //! The pseudo-numerical method of PNDM on slopes, fixed coefficients: ComfyUI's `ipndm`.
-//!
-//! Floor 2.
 
 use crate::error::Result;
 use crate::sampling::adams::adams;

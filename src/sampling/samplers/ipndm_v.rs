@@ -1,6 +1,4 @@
 //! The pseudo-numerical method of PNDM with coefficients of uneven steps: ComfyUI's `ipndm_v`.
-//!
-//! Floor 2.
 
 use crate::error::Result;
 use crate::sampling::adams::adams_uneven;

@@ -1,6 +1,4 @@
 //! A linear multistep method: the polynomial through the last slopes, k-diffusion's `sample_lms`.
-//!
-//! Floor 2.
 
 use crate::error::Result;
 use crate::sampling::formulas::{combined, slope};

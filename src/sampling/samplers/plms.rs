@@ -1,6 +1,4 @@
 //! Pseudo linear multistep: PNDM without its Runge-Kutta steps, Liu et al. (2022).
-//!
-//! Floor 2.
 
 use crate::error::Result;
 use crate::sampling::adams::adams;

@@ -1,6 +1,4 @@
 //! Refined exponential solver, multistep: ComfyUI's `res_multistep`.
-//!
-//! Floor 2.
 
 use crate::error::Result;
 use crate::sampling::formulas::{combined, pull};

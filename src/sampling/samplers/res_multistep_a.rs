@@ -1,6 +1,4 @@
 //! Refined exponential solver, multistep, with ancestral noise: ComfyUI's `res_multistep_ancestral`.
-//!
-//! Floor 2.
 
 use super::res_multistep::ResMultistep;
 use crate::sampling::grid::{Conventions, GridRules};

@@ -1,6 +1,4 @@
 //! Heun's method that goes back up a few times: Xu et al. (2023).
-//!
-//! Floor 2.
 
 use crate::error::Result;
 use crate::sampling::formulas::{plus, pull, slope};

@@ -1,6 +1,4 @@
 //! A stochastic exponential solver of two stages: ComfyUI's `seeds_2`.
-//!
-//! Floor 2.
 
 use crate::error::Result;
 use crate::sampling::formulas::combined;

@@ -1,6 +1,4 @@
 //! A stochastic exponential solver of three stages: ComfyUI's `seeds_3`.
-//!
-//! Floor 2.
 
 use super::seeds_2::Seeds;
 use crate::sampling::grid::{Conventions, GridRules};

@@ -1,6 +1,4 @@
 //! Trajectory consistency sampling, for models distilled so: Zheng et al. (2024).
-//!
-//! Floor 2.
 
 use super::lcm::timesteps;
 use crate::error::Result;

@@ -1,6 +1,4 @@
 //! UniPC, Zhao et al. (2023), with B₁(h).
-//!
-//! Floor 2.
 
 use crate::error::Result;
 use crate::sampling::bounds::Bounds;

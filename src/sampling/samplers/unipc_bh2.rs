@@ -1,6 +1,4 @@
 //! UniPC, Zhao et al. (2023), with B₂(h).
-//!
-//! Floor 2.
 
 use super::unipc::{Form, UniPc};
 use crate::sampling::grid::{Conventions, GridRules};

@@ -107,6 +107,13 @@ impl Checkpoint {
         Self { name: name.into(), placement, pieces: BTreeMap::new() }
     }
 
+    /// The same files with the weights of text encoders and UNet read as `dtype`.
+    #[must_use]
+    pub fn read_as(&self, dtype: candle_core::DType) -> Self {
+        let placement = Placement { dtype, ..self.placement.clone() };
+        Self { name: self.name.clone(), placement, pieces: self.pieces.clone() }
+    }
+
     /// Adds (or replaces) the weight `site`: `part` of the tensor `name` of `file`, times the scale that
     /// the file gives it. Such scales are no weights of their own: they are passed over.
     ///

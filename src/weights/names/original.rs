@@ -27,7 +27,7 @@ pub enum Place {
     Under(String),
     /// The averages that training keeps beside the model, under this prefix, and no other UNet.
     Averages(String),
-    /// Under prefixes that say nothing; it is not read.
+    /// It lies under unknown prefixes; it is not read.
     Unknown(Vec<String>),
     /// Nowhere.
     Nowhere,

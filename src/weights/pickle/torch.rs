@@ -252,7 +252,7 @@ fn limit(what: &'static str, allowed: usize, asked: usize) -> Result<()> {
 /// Where the storages of an older torch file lie: each a count of elements, then the elements.
 ///
 /// `at`: where they begin. `list`: their keys in order, a value of `keys`. `heap`: the main
-/// pickle's objects, which know the element types.
+/// pickle's objects, which hold the element types.
 pub(super) fn legacy_regions(
     bytes: &[u8],
     mut at: usize,

@@ -1,60 +1,65 @@
 //! The request behind the settings of another program.
 
-use super::Recipe;
-use super::fields::{Layout, ours, unfollowed};
+use super::data::ImageRecord;
+use super::labels::{Layout, ours, unfollowed};
 use crate::picture::Parameters;
 use crate::pipeline::Request;
+use crate::pipeline::fields;
 use crate::prompt::{extract_tags, foreign_syntax};
 use crate::sampling::{Sampler, Schedule};
-use crate::size::ImageSize;
+use crate::size::SD_VAE_FACTOR;
+use serde_json::{Map, Value};
 
 /// The request behind the settings of another program, and what of them it does not follow.
-pub(super) fn recipe(parameters: Parameters, layout: Layout) -> Recipe {
-    let number = |name: &str| parameters.get(name).and_then(|v| v.trim().parse::<u64>().ok());
-    let count = |name: &str| number(name).and_then(|n| usize::try_from(n).ok());
-    let size = parameters.get("Size").and_then(|v| v.parse::<ImageSize>().ok());
+pub(super) fn record(parameters: Parameters, layout: Layout) -> ImageRecord {
+    let ours = ours(&parameters);
     let (sampler, schedule, unknown_sampler) = integrator(&parameters);
-    let mut request = Request {
+    let mut ignored = unfollowed(&parameters, layout);
+    let mut values = Map::new();
+    for (field, label) in fields::labelled() {
+        // What other programs call as we do is computed in other ways.
+        let followed = label.write.is_none() && (ours || !label.own);
+        let Some(text) = parameters.get(label.name).filter(|_| followed) else { continue };
+        let mut put = Map::new();
+        let read = field.value(text.trim()).map(|value| field.put(value, &mut put));
+        // A seed of -1, which a picture cannot have been made with, is no seed.
+        let usable = read.is_ok() && put.values().all(|value| !value.is_null());
+        let usable = usable && (!label.own || in_range(&put)) && (ours || is_size(&put));
+        if usable {
+            values.extend(put);
+        } else {
+            ignored.push(format!("{}: {text}", label.name));
+        }
+    }
+    let request = serde_json::from_value(values.into()).unwrap_or_default();
+    let request = Request {
         prompt: parameters.prompt.clone(),
         negative_prompt: parameters.negative_prompt.clone(),
-        width: size.map(ImageSize::width),
-        height: size.map(ImageSize::height),
-        steps: count("Steps"),
-        guidance_scale: parameters.get("CFG scale").and_then(|v| v.parse().ok()),
         sampler,
         schedule,
-        seed: number("Seed"),
-        clip_skip: count("Clip skip"),
-        ..Request::default()
+        ..request
     };
-    let mut ignored = unfollowed(&parameters, layout);
-    // What other programs call so is computed in other ways.
-    if ours(&parameters) {
-        let merged = parameters.get("Token merging ratio").and_then(|v| v.parse::<f64>().ok());
-        request.guidance_interval =
-            parameters.get("Guidance interval").and_then(|v| v.parse().ok());
-        request.reuse = count("Feature reuse").filter(|n| *n > 0).unwrap_or(1);
-        request.merge_tokens = merged.filter(|r| (0.0..=0.75).contains(r)).unwrap_or(0.0);
-    }
-    let unread = [
-        ("Steps", request.steps.is_none()),
-        ("CFG scale", request.guidance_scale.is_none()),
-        ("Seed", request.seed.is_none()),
-        ("Size", size.is_none()),
-        ("Clip skip", request.clip_skip.is_none()),
-    ];
-    for (name, _) in unread.iter().filter(|(_, unread)| *unread) {
-        ignored.extend(parameters.get(name).map(|value| format!("{name}: {value}")));
-    }
     if layout == Layout::Json && request.sampler.is_none() && unknown_sampler.is_none() {
         ignored.push("sampler (none is named)".to_owned());
     }
-    if !ours(&parameters) {
+    if !ours {
         ignored.extend(syntax(&parameters.prompt, true));
         ignored.extend(syntax(&parameters.negative_prompt, false));
     }
     let model = parameters.get("Model").map(str::to_owned);
-    Recipe { model, request, parameters, unknown_sampler, ignored, made_with: None }
+    ImageRecord { model, request, parameters, unknown_sampler, ignored, made_with: None }
+}
+
+/// Whether sides among the values are such that other programs draw: multiples of 8, whatever the model.
+fn is_size(values: &Map<String, Value>) -> bool {
+    let mut sides = ["width", "height"].into_iter().filter_map(|key| values.get(key)?.as_u64());
+    sides.all(|side| side.is_multiple_of(SD_VAE_FACTOR as u64))
+}
+
+/// Whether the values are in the ranges of their fields.
+fn in_range(values: &Map<String, Value>) -> bool {
+    let request = serde_json::from_value::<Request>(values.clone().into());
+    request.is_ok_and(|request| fields::check(&request).is_ok())
 }
 
 /// The parts of a prompt that are drawn as they are written, in words.
@@ -89,17 +94,19 @@ fn integrator(parameters: &Parameters) -> (Option<Sampler>, Option<Schedule>, Op
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::family::Defaults;
+    use crate::sampling::SamplerOptions;
 
-    fn lines(text: &str) -> Recipe {
-        recipe(Parameters::parse(text), Layout::Lines)
+    fn lines(text: &str) -> ImageRecord {
+        record(Parameters::parse(text), Layout::Lines)
     }
 
     #[test]
     fn pictures_of_other_programs() {
         let parse = |settings: &str| lines(&format!("x\n{settings}, RNG: CPU"));
-        let recipe =
+        let found =
             parse("Steps: 9, Sampler: DPM++ 2M Karras, CFG scale: 5.5, Seed: 3, Size: 64x128");
-        let request = &recipe.request;
+        let request = &found.request;
         assert_eq!((request.steps, request.seed, request.height), (Some(9), Some(3), Some(128)));
         assert_eq!(
             (request.sampler, request.schedule),
@@ -113,6 +120,45 @@ mod tests {
         assert_eq!((other.request.seed, other.request.width), (None, None));
         let strong = lines("(red:1.3) \\(x:1) <lora:a:1>\nNegative prompt: <lora:b:1>\nSteps: 9");
         assert_eq!(strong.ignored, ["`(red:1.3)`", "`<lora:b:1>`"]);
+    }
+
+    /// What colora writes for other programs it reads itself, label by label.
+    #[test]
+    fn every_label_is_read_again() {
+        let request = Request {
+            prompt: "x".into(),
+            width: Some(64),
+            height: Some(72),
+            steps: Some(9),
+            guidance_scale: Some(6.5),
+            guidance_interval: "0.1..0.75".parse().ok(),
+            reuse: 3,
+            merge_tokens: 0.25,
+            clip_skip: Some(2),
+            ..Request::default()
+        };
+        for (sampler, schedule) in
+            Sampler::ALL.iter().flat_map(|a| Schedule::ALL.iter().map(|b| (*a, *b)))
+        {
+            let tuned = sampler.spec().options.first();
+            let request = Request {
+                sampler: Some(sampler),
+                schedule: Some(schedule),
+                sampler_options: tuned
+                    .map(|option| SamplerOptions::default().with(option.name, option.default))
+                    .unwrap_or_default(),
+                ..request.clone()
+            };
+            let plan = request.plan(&Defaults::default(), 7).unwrap();
+            let found = lines(&plan.parameters(0, "m").render());
+            assert_eq!(found.ignored, [""; 0]);
+            for (field, label) in fields::labelled() {
+                let written = field.labelled(label, &plan.request_for(0));
+                let none = field.key == "sampler_options" && tuned.is_none();
+                assert!(written.is_some() || none, "{} needs a value in this test", label.name);
+                assert_eq!(field.labelled(label, &found.request), written, "{}", label.name);
+            }
+        }
     }
 
     /// Seven settings were known to change a picture, and every other one was taken as harmless.

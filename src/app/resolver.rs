@@ -2,27 +2,31 @@
 
 use crate::error::Result;
 use crate::lora::{AdapterFile, LoraRef, Method};
-use crate::pipeline::{Cancel, Found, Request, Shelf};
+use crate::pipeline::{Cancel, LoraResolver, Request, ResolvedLora};
 use crate::store::{Card, FoundLora, Progress, Store};
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
-/// The store as a [`Shelf`].
+/// Finds the LoRAs that requests name in a store.
 #[derive(Debug)]
-pub(super) struct StoreShelf {
+pub struct StoreResolver {
     store: Store,
     cancel: Cancel,
     /// What was warned of.
     said: Mutex<BTreeSet<String>>,
 }
 
-impl StoreShelf {
-    pub(super) fn new(store: Store, cancel: &Cancel) -> Self {
+impl StoreResolver {
+    /// A resolver over `store`; `cancel` ends its downloads.
+    pub fn new(store: Store, cancel: &Cancel) -> Self {
         Self { store, cancel: cancel.clone(), said: Mutex::default() }
     }
 
-    /// Downloads what of `loras` is on the hub, while someone watches.
-    pub(super) fn fetch(&self, loras: &[LoraRef], progress: Progress<'_>) -> Result<()> {
+    /// Downloads those of `loras` that are on the hub, and reports the progress.
+    ///
+    /// # Errors
+    /// As [`Store::lora`].
+    pub fn fetch(&self, loras: &[LoraRef], progress: Progress<'_>) -> Result<()> {
         for lora in loras.iter().filter(|lora| lora.name.starts_with("hub:")) {
             self.store.lora(&lora.name, &self.cancel, progress)?;
         }
@@ -30,8 +34,8 @@ impl StoreShelf {
     }
 }
 
-impl Shelf for StoreShelf {
-    fn adapter(&self, name: &str) -> Result<Found> {
+impl LoraResolver for StoreResolver {
+    fn resolve(&self, name: &str) -> Result<ResolvedLora> {
         let found = self.store.lora(name, &self.cancel, &|_| ())?;
         let file = AdapterFile::open(&found.path)?;
         if let Some(other) = other_card(&found, &file)? {
@@ -43,7 +47,7 @@ impl Shelf for StoreShelf {
             }
         }
         let weight = found.card.and_then(|card| card.weight);
-        Ok(Found { file, weight })
+        Ok(ResolvedLora { file, weight })
     }
 }
 
@@ -51,7 +55,7 @@ impl Shelf for StoreShelf {
 ///
 /// # Errors
 /// As [`AdapterFile::sha256`].
-pub(super) fn other_card(found: &FoundLora, file: &AdapterFile) -> Result<Option<String>> {
+pub fn other_card(found: &FoundLora, file: &AdapterFile) -> Result<Option<String>> {
     let Some(card) = found.card.as_ref().filter(|card| card.sha256.is_some()) else {
         return Ok(None);
     };
@@ -68,7 +72,10 @@ pub(super) fn other_card(found: &FoundLora, file: &AdapterFile) -> Result<Option
 
 /// Puts the LoRAs of the stack `name` before those of the request, and its method in its place
 /// unless a flag has chosen one.
-pub(super) fn stack(store: &Store, name: &str, chosen: bool, request: &mut Request) -> Result<()> {
+///
+/// # Errors
+/// As [`Store::stack`], and for a method that does not exist.
+pub fn stack(store: &Store, name: &str, chosen: bool, request: &mut Request) -> Result<()> {
     let stack = store.stack(name)?;
     if !chosen {
         request.lora_method = method(&stack)?;
@@ -78,7 +85,7 @@ pub(super) fn stack(store: &Store, name: &str, chosen: bool, request: &mut Reque
 }
 
 /// The method of a stack with its numbers.
-pub(super) fn method(stack: &crate::store::Stack) -> Result<Method> {
+fn method(stack: &crate::store::Stack) -> Result<Method> {
     let Some(name) = &stack.method else { return Ok(Method::default()) };
     let numbers = [
         stack.density.map(|x| format!("density={x}")),

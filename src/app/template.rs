@@ -1,5 +1,6 @@
 //! Names of pictures: text with `{fields}`, made safe.
 
+use super::clock::Moment;
 use crate::error::{Error, Result};
 use crate::suggest::did_you_mean;
 use std::ffi::{OsStr, OsString};
@@ -41,10 +42,8 @@ enum Piece {
 /// What fields stand for.
 #[derive(Debug, Clone)]
 pub(super) struct Facts {
-    /// `2026-11-23`.
-    pub(super) date: String,
-    /// `234501`.
-    pub(super) time: String,
+    /// When the pictures are named.
+    pub(super) now: Moment,
     /// Seed of the first picture.
     pub(super) seed: u64,
     /// The model's name.
@@ -98,8 +97,8 @@ impl Template {
         let piece = |piece: &Piece| -> OsString {
             match piece {
                 Piece::Text(text) => text.clone(),
-                Piece::Field(Field::Date) => facts.date.clone().into(),
-                Piece::Field(Field::Time) => facts.time.clone().into(),
+                Piece::Field(Field::Date) => facts.now.date.clone().into(),
+                Piece::Field(Field::Time) => facts.now.time.clone().into(),
                 Piece::Field(Field::Seed) => {
                     facts.seed.wrapping_add(index as u64).to_string().into()
                 }
@@ -186,8 +185,7 @@ mod tests {
 
     fn facts(prompt: &str) -> Facts {
         Facts {
-            date: "2026-11-23".into(),
-            time: "120000".into(),
+            now: Moment { date: "2026-11-23".into(), time: "120000".into() },
             seed: 7,
             model: "../m".into(),
             prompt: prompt.into(),

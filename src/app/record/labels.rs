@@ -3,12 +3,8 @@
 //! Every other one is named: what is not known is not taken as harmless.
 
 use crate::picture::Parameters;
+use crate::pipeline::fields;
 
-/// Fields that are followed whenever their values can be read.
-const FOLLOWED: [&str; 8] =
-    ["Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", "Model", "Clip skip"];
-/// Those that are ours: other programs mean other things by such words.
-const OWN: [&str; 4] = ["Guidance interval", "Feature reuse", "Token merging ratio", "Version"];
 /// Fields that say something about a picture and change nothing in it.
 const HARMLESS: [&str; 24] = [
     "Version",
@@ -69,9 +65,15 @@ pub(super) fn ours(parameters: &Parameters) -> bool {
 /// value, and with a remark when `layout` says that there should be one.
 pub(super) fn unfollowed(parameters: &Parameters, layout: Layout) -> Vec<String> {
     let ours = ours(parameters);
+    let labels = fields::labelled();
+    let is_row = |own: bool, name: &str| {
+        labels.iter().any(|(_, label)| label.own == own && label.name == name)
+    };
     let harmless = |name: &str, value: &str| {
-        FOLLOWED.contains(&name)
-            || if ours { OWN.contains(&name) } else { HARMLESS.contains(&name) }
+        // Labels of our own mean other things elsewhere.
+        name == "Model"
+            || is_row(false, name)
+            || if ours { name == "Version" || is_row(true, name) } else { HARMLESS.contains(&name) }
             || HARMLESS_AS.iter().any(|(n, values)| *n == name && values.contains(&value))
     };
     let mut named: Vec<String> = Vec::new();

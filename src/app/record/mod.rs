@@ -1,80 +1,33 @@
-//! The settings that travel in pictures: ours as JSON, everyone's as "parameters".
+//! The record in a picture: colora's own as JSON, everyone's as "parameters".
 
-mod fields;
+mod data;
 mod foreign;
 mod json;
+mod labels;
 
-use super::from_picture::FromPicture;
-use super::made_with::MadeWith;
-use super::style::excerpt;
+pub use data::ImageRecord;
+
+use super::SCHEMA;
+use super::choice::ModelChoice;
 use crate::error::{Error, Result};
 use crate::picture::{Parameters, png};
-use crate::pipeline::{Plan, Request};
-use fields::Layout;
+use crate::pipeline::Plan;
+use data::ColoraRecord;
 use json::Refusal;
-use serde::{Deserialize, Serialize};
+use labels::Layout;
 use std::path::Path;
-
-/// Version of our JSON.
-const SCHEMA: u32 = 1;
-
-/// Our JSON inside a picture.
-#[derive(Debug, Serialize, Deserialize)]
-struct Own {
-    schema: u32,
-    version: String,
-    /// The model's own name, for people and other programs.
-    model: String,
-    /// Older pictures say no more than the name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    made_with: Option<MadeWith>,
-    request: Request,
-}
-
-/// How a picture was made, as far as it says.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Recipe {
-    /// The model's name.
-    pub(super) model: Option<String>,
-    /// What it was made with, as its maker named it.
-    pub(super) made_with: Option<MadeWith>,
-    /// The request that makes it again.
-    pub(super) request: Request,
-    /// The settings as written for other programs.
-    pub(super) parameters: Parameters,
-    /// A sampler or schedule that colora does not have.
-    pub(super) unknown_sampler: Option<String>,
-    /// Other settings that change the picture and that colora does not follow.
-    pub(super) ignored: Vec<String>,
-}
-
-impl Recipe {
-    /// What it was made with; of older pictures and those of other programs only the model's name is known.
-    pub(super) fn made_with(&self) -> MadeWith {
-        let named = MadeWith { model: self.model.clone(), ..MadeWith::default() };
-        self.made_with.clone().unwrap_or(named)
-    }
-
-    /// What to say of the settings that are not followed; `None` when all are.
-    pub(super) fn warning(&self) -> Option<String> {
-        let names: Vec<String> = self.ignored.iter().map(|name| excerpt(name)).collect();
-        let names = names.join(", ");
-        let warning = format!("warning: the picture will differ; not followed: {names}");
-        (!self.ignored.is_empty()).then_some(warning)
-    }
-}
 
 /// The texts of picture `index` of `plan`.
 ///
 /// # Errors
 /// [`Error::Internal`] when the request is no JSON, which no request is.
-pub(super) fn texts(
+pub fn texts(
     plan: &Plan,
     index: usize,
     model: &str,
-    made_with: &MadeWith,
+    made_with: &ModelChoice,
 ) -> Result<png::Texts> {
-    let own = Own {
+    let own = ColoraRecord {
         schema: SCHEMA,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         model: model.to_owned(),
@@ -87,29 +40,29 @@ pub(super) fn texts(
     Ok(png::Texts { parameters: Some(parameters), colora: Some(json) })
 }
 
-/// Reads how the picture `path` was made.
+/// Reads how the picture `path` was made. The words of its record are a stranger's: an
+/// [`UncheckedRecord`](super::UncheckedRecord) checks where they lead before anything is opened.
 ///
 /// # Errors
 /// [`Error::Corrupt`] when it is no PNG or says nothing, or when its JSON cannot be understood;
 /// [`Error::Unsupported`] for JSON of programs that are not known.
-pub(super) fn read(path: &Path) -> Result<FromPicture> {
+pub fn read(path: &Path) -> Result<ImageRecord> {
     let texts = png::read_texts(path)?;
-    let recipe = match (texts.colora, texts.parameters) {
+    match (texts.colora, texts.parameters) {
         (Some(json), parameters) => {
             let parameters = parameters.as_deref().map(Parameters::parse);
-            own(&json, parameters.unwrap_or_default(), path)?
+            own(&json, parameters.unwrap_or_default(), path)
         }
-        (None, Some(parameters)) => other(&parameters, path)?,
-        (None, None) => return Err(Error::corrupt(path, "this picture holds no settings")),
-    };
-    Ok(FromPicture::new(recipe, path))
+        (None, Some(parameters)) => other(&parameters, path),
+        (None, None) => Err(Error::corrupt(path, "this picture holds no settings")),
+    }
 }
 
-/// The recipe behind the text of another program.
-fn other(text: &str, path: &Path) -> Result<Recipe> {
+/// The record behind the text of another program.
+fn other(text: &str, path: &Path) -> Result<ImageRecord> {
     match json::read(text) {
-        None => Ok(foreign::recipe(Parameters::parse(text), Layout::Lines)),
-        Some(Ok(parameters)) => Ok(foreign::recipe(parameters, Layout::Json)),
+        None => Ok(foreign::record(Parameters::parse(text), Layout::Lines)),
+        Some(Ok(parameters)) => Ok(foreign::record(parameters, Layout::Json)),
         Some(Err(Refusal::Program(name))) => {
             let what = format!("{}: settings as JSON of {name}", path.display());
             Err(Error::unsupported(what, "pass the prompt and the flags yourself"))
@@ -120,23 +73,23 @@ fn other(text: &str, path: &Path) -> Result<Recipe> {
     }
 }
 
-fn own(json: &str, parameters: Parameters, path: &Path) -> Result<Recipe> {
+fn own(json: &str, parameters: Parameters, path: &Path) -> Result<ImageRecord> {
     let newer =
         |version: &str| format!("made by colora {version}, which stores settings in a newer way");
     let value: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
     let version = value["version"].as_str().unwrap_or("?").to_owned();
-    let own: Own = serde_json::from_value(value).map_err(|e| {
+    let own: ColoraRecord = serde_json::from_value(value).map_err(|e| {
         Error::corrupt(path, format!("its settings cannot be read (colora {version}): {e}"))
     })?;
     if own.schema != SCHEMA {
         return Err(Error::corrupt(path, newer(&version)));
     }
-    Ok(Recipe {
+    Ok(ImageRecord {
         model: Some(own.model),
         made_with: own.made_with,
         request: own.request,
         parameters,
-        ..Recipe::default()
+        ..ImageRecord::default()
     })
 }
 
@@ -145,6 +98,7 @@ mod tests {
     use super::*;
     use crate::family::Defaults;
     use crate::picture::Picture;
+    use crate::pipeline::Request;
     use crate::sampling::{Sampler, Schedule};
 
     fn plan() -> Plan {
@@ -160,29 +114,29 @@ mod tests {
         request.plan(&Defaults::default(), u64::MAX).unwrap()
     }
 
-    fn stored(texts: &png::Texts) -> Result<Recipe> {
+    fn stored(texts: &png::Texts) -> Result<ImageRecord> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.png");
         let picture = Picture::new(1, 1, vec![0; 3]).unwrap();
         png::save(&png::encode(&picture, texts).unwrap(), &path, false).unwrap();
-        Ok(read(&path)?.shown().clone())
+        read(&path)
     }
 
     #[test]
     fn a_request_survives_in_a_picture() {
-        let made_with = MadeWith {
+        let made_with = ModelChoice {
             model: Some("sub/m.safetensors".into()),
             dtype: Some("bf16".into()),
-            ..MadeWith::default()
+            ..ModelChoice::default()
         };
         let texts = texts(&plan(), 1, "m", &made_with).unwrap();
-        let recipe = stored(&texts).unwrap();
-        assert_eq!(recipe.request, plan().request_for(1));
-        assert_eq!(recipe.model.as_deref(), Some("m"));
-        assert_eq!(recipe.made_with, Some(made_with));
+        let record = stored(&texts).unwrap();
+        assert_eq!(record.request, plan().request_for(1));
+        assert_eq!(record.model.as_deref(), Some("m"));
+        assert_eq!(record.made_with, Some(made_with));
         // Also through the lines that other programs read, except for what they do not hold.
         let through = stored(&png::Texts { colora: None, ..texts }).unwrap();
-        assert_eq!(Request { tile: Some(false), ..through.request }, recipe.request);
+        assert_eq!(Request { tile: Some(false), ..through.request }, record.request);
         assert_eq!(through.unknown_sampler, None);
     }
 
@@ -220,8 +174,8 @@ mod tests {
         );
     }
 
-    fn named(model: &str) -> MadeWith {
-        MadeWith { model: Some(model.into()), ..MadeWith::default() }
+    fn named(model: &str) -> ModelChoice {
+        ModelChoice { model: Some(model.into()), ..ModelChoice::default() }
     }
 
     #[test]

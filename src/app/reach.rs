@@ -11,7 +11,7 @@ const MOST_FILES: usize = 10_000;
 
 /// What a word names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum What {
+pub enum What {
     /// A model.
     Model,
     /// A VAE, by path alone.
@@ -24,28 +24,18 @@ pub(super) enum What {
 
 impl What {
     /// As it is called.
-    pub(super) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             What::Model => "model",
             What::Vae => "VAE",
             What::Lora | What::Tag => "LoRA",
         }
     }
-
-    /// What to pass in order to take another.
-    pub(super) fn other(self) -> &'static str {
-        match self {
-            What::Model => "-m",
-            What::Vae => "--vae",
-            What::Lora => "-l",
-            What::Tag => "a prompt of your own",
-        }
-    }
 }
 
 /// Where a word leads.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Way {
+pub enum Way {
     /// Within reach, written so that it leads there from the current folder.
     Open(String),
     /// To what is not downloaded.

@@ -1,0 +1,63 @@
+//! `--dry-run`: what would run.
+
+use super::style::{block, bytes, result_json, result_line};
+use crate::app::{NamedByPicture, Prepared, SCHEMA};
+use crate::pipeline::Plan;
+use anyhow::Result;
+use candle_core::DeviceLocation;
+
+/// Prints what would run.
+pub(super) fn print(
+    prepared: &Prepared<'_>,
+    named: Option<&NamedByPicture>,
+    json: bool,
+) -> Result<()> {
+    let Prepared { pipeline, plan, names, .. } = prepared;
+    let outputs: Vec<String> = names.iter().map(|n| n.to_string_lossy().into_owned()).collect();
+    let device = match pipeline.device().location() {
+        DeviceLocation::Cpu => "cpu".to_owned(),
+        DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+        DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+    };
+    let model = pipeline.model_name();
+    let budget = pipeline.budget(plan);
+    if json {
+        let memory = budget.map(|budget| {
+            let (encode, sample, decode) = (budget.encode, budget.sample, budget.decode);
+            serde_json::json!({
+                "encode": encode, "sample": sample, "decode": decode, "peak": budget.peak(),
+            })
+        });
+        let mut object = serde_json::json!({
+            "schema": SCHEMA, "event": "plan", "model": model, "device": device,
+            "outputs": outputs, "plan": plan, "summary": pipeline.summary(),
+            "memory": memory,
+        });
+        if let Some(named) = named {
+            object["from_picture"] = serde_json::to_value(named)?;
+        }
+        return result_json(&object.to_string());
+    }
+    let pixels = (plan.width * plan.height * 3) as u64;
+    let head = format!(
+        "# {} of {} ({} raw each){}, nothing was run\n",
+        if plan.count == 1 { "1 picture".to_owned() } else { format!("{} pictures", plan.count) },
+        plan.size()?,
+        bytes(pixels),
+        budget.map(|b| format!(", at least {} of memory", bytes(b.peak()))).unwrap_or_default()
+    );
+    let mut table = toml::Table::new();
+    table.insert("model".into(), model.into());
+    table.insert("device".into(), device.into());
+    table.insert("outputs".into(), outputs.into());
+    // TOML has no whole numbers above 2⁶³.
+    let seed =
+        i64::try_from(plan.seed).map_or_else(|_| plan.seed.to_string().into(), toml::Value::from);
+    let mut inner = toml::Table::try_from(Plan { seed: 0, ..plan.clone() })?;
+    inner.insert("seed".into(), seed);
+    table.insert("plan".into(), inner.into());
+    if let Some(named) = named {
+        table.insert("from_picture".into(), toml::Value::try_from(named)?);
+    }
+    result_line(block(&(head + &table.to_string())).trim_end())
+}

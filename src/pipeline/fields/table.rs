@@ -1,0 +1,404 @@
+//! The rows of the table of fields.
+
+use super::row::{Field, Flag, Label, Range, Setting};
+use super::values::{
+    count, lora, number, options, parsed, seed, size, some, switch, text, tile, window,
+};
+use crate::lora::{Apply, Method};
+use crate::pipeline::MAX_COUNT;
+use crate::sampling::{Sampler, Schedule};
+
+/// The largest part of the tokens that may be merged: one of every 2×2 stays.
+const MOST_MERGED: f64 = 0.75;
+
+/// A row in which nothing is said.
+const ROW: Field = Field {
+    key: "",
+    sets: &[],
+    flag: None,
+    label: None,
+    title: None,
+    setting: None,
+    range: None,
+    names: Vec::new,
+    read: text,
+    write: |_| Vec::new(),
+    neutral: "",
+};
+const FLAG: Flag = Flag {
+    long: "",
+    short: None,
+    alias: None,
+    value: "N",
+    heading: None,
+    place: 0,
+    help: "",
+    opposite: None,
+};
+const PICTURE: Flag = Flag { heading: Some("Picture"), ..FLAG };
+const SAVERS: Flag = Flag { heading: Some("Step savers"), ..FLAG };
+const LORA: Flag = Flag { heading: Some("LoRA"), ..FLAG };
+const LABEL: Label = Label { name: "", place: 100, own: false, write: None };
+
+/// Every field, in the order in which commands and settings files list them.
+pub const FIELDS: &[Field] = &[
+    Field { key: "prompt", sets: &["prompt"], write: |r| vec![r.prompt.clone()], ..ROW },
+    Field {
+        key: "negative_prompt",
+        sets: &["negative_prompt"],
+        flag: Some(Flag {
+            long: "negative",
+            short: Some('N'),
+            alias: Some("negative-prompt"),
+            value: "TEXT",
+            place: 2,
+            help: "What to keep away from",
+            ..FLAG
+        }),
+        setting: Some(Setting { example: "\"blurry\"", remark: "what to keep away from" }),
+        write: |r| vec![r.negative_prompt.clone()],
+        ..ROW
+    },
+    Field {
+        key: "width",
+        sets: &["width"],
+        flag: Some(Flag {
+            long: "width",
+            short: Some('W'),
+            value: "PIXELS",
+            place: 8,
+            help: "Pixels across, a multiple of 8",
+            ..PICTURE
+        }),
+        setting: Some(Setting { example: "512", remark: "pixels, a multiple of 8" }),
+        read: count,
+        // Both sides are written at once.
+        write: |_| Vec::new(),
+        ..ROW
+    },
+    Field {
+        key: "height",
+        sets: &["height"],
+        flag: Some(Flag {
+            long: "height",
+            short: Some('H'),
+            value: "PIXELS",
+            place: 9,
+            help: "Pixels down, a multiple of 8",
+            ..PICTURE
+        }),
+        setting: Some(Setting { example: "512", remark: "pixels, a multiple of 8" }),
+        read: count,
+        write: |_| Vec::new(),
+        ..ROW
+    },
+    Field {
+        key: "size",
+        sets: &["width", "height"],
+        flag: Some(Flag {
+            long: "size",
+            value: "WxH",
+            place: 10,
+            help: "Width and height at once",
+            ..PICTURE
+        }),
+        label: Some(Label { name: "Size", place: 6, ..LABEL }),
+        read: size,
+        write: |r| some(r.width.zip(r.height).map(|(width, height)| format!("{width}x{height}"))),
+        ..ROW
+    },
+    Field {
+        key: "steps",
+        sets: &["steps"],
+        flag: Some(Flag {
+            long: "steps",
+            short: Some('s'),
+            place: 1,
+            help: "Sampling steps [default: by model]",
+            ..PICTURE
+        }),
+        label: Some(Label { name: "Steps", place: 1, ..LABEL }),
+        setting: Some(Setting { example: "30", remark: "more is slower and, to a point, better" }),
+        range: Some(Range { low: 1.0, high: f64::INFINITY, why: "at least 1 is needed" }),
+        read: count,
+        write: |r| some(r.steps),
+        ..ROW
+    },
+    Field {
+        key: "guidance_scale",
+        sets: &["guidance_scale"],
+        flag: Some(Flag {
+            long: "guidance",
+            short: Some('g'),
+            alias: Some("cfg-scale"),
+            value: "X",
+            place: 2,
+            help: "How strictly to follow the prompt; 1 = off, 5 to 8 is usual",
+            ..PICTURE
+        }),
+        label: Some(Label { name: "CFG scale", place: 4, ..LABEL }),
+        setting: Some(Setting {
+            example: "7.0",
+            remark: "how strictly to follow the prompt; 1 = off",
+        }),
+        range: Some(Range {
+            low: 1.0,
+            high: 1000.0,
+            why: "expected 1 (off) to 1000; 5 to 8 is usual",
+        }),
+        read: number,
+        write: |r| some(r.guidance_scale),
+        ..ROW
+    },
+    Field {
+        key: "guidance_interval",
+        sets: &["guidance_interval"],
+        flag: Some(Flag {
+            long: "guidance-interval",
+            value: "A..B",
+            place: 1,
+            help: "Steps at which guidance acts: fractions of the run (0.2..0.8) or steps from 0 (4..16); at others \
+                 the prompt alone is evaluated, in half the time [default: all]",
+            ..SAVERS
+        }),
+        label: Some(Label { name: "Guidance interval", own: true, ..LABEL }),
+        read: window,
+        write: |r| some(r.guidance_interval),
+        ..ROW
+    },
+    Field {
+        key: "reuse",
+        sets: &["reuse"],
+        flag: Some(Flag {
+            long: "reuse",
+            alias: Some("deepcache"),
+            place: 2,
+            help: "Evaluate the whole network every N steps and its finest layers alone between (DeepCache); 3 is \
+                 usual with 20 steps or more [default: 1, always the whole]",
+            ..SAVERS
+        }),
+        label: Some(Label { name: "Feature reuse", own: true, ..LABEL }),
+        range: Some(Range {
+            low: 1.0,
+            high: f64::INFINITY,
+            why: "1 evaluates the whole network at every step",
+        }),
+        read: count,
+        write: |r| some(Some(r.reuse)),
+        neutral: "1",
+        ..ROW
+    },
+    Field {
+        key: "merge_tokens",
+        sets: &["merge_tokens"],
+        flag: Some(Flag {
+            long: "merge-tokens",
+            value: "R",
+            place: 3,
+            help: "Merge this part of the tokens of the finest self-attention with others like them (ToMe), 0 to \
+                 0.75; pays for large pictures [default: 0]",
+            ..SAVERS
+        }),
+        label: Some(Label { name: "Token merging ratio", own: true, ..LABEL }),
+        range: Some(Range {
+            low: 0.0,
+            high: MOST_MERGED,
+            why: "expected 0 (none) to 0.75 of the tokens; 0.5 is usual",
+        }),
+        read: number,
+        write: |r| some(Some(r.merge_tokens)),
+        neutral: "0",
+        ..ROW
+    },
+    Field {
+        key: "sampler",
+        sets: &["sampler"],
+        flag: Some(Flag {
+            long: "sampler",
+            value: "NAME",
+            place: 3,
+            help: "Integrator",
+            ..PICTURE
+        }),
+        label: Some(Label {
+            name: "Sampler",
+            place: 2,
+            write: Some(|r| r.sampler.map(|sampler| sampler.spec().label.to_owned())),
+            ..LABEL
+        }),
+        setting: Some(Setting { example: "\"dpmpp-2m\"", remark: "" }),
+        names: || Sampler::ALL.iter().map(|sampler| sampler.name()).collect(),
+        read: parsed::<Sampler>,
+        write: |r| some(r.sampler),
+        ..ROW
+    },
+    Field {
+        key: "sampler_options",
+        sets: &["sampler_options"],
+        flag: Some(Flag {
+            long: "sampler-options",
+            value: "NAME=X",
+            place: 10,
+            help: "Numbers of the sampler, such as eta=0.5; several with commas [default: the sampler's own]",
+            ..PICTURE
+        }),
+        label: Some(Label { name: "Sampler options", own: true, ..LABEL }),
+        read: options,
+        write: |r| some(Some(&r.sampler_options).filter(|options| !options.is_empty())),
+        ..ROW
+    },
+    Field {
+        key: "schedule",
+        sets: &["schedule"],
+        flag: Some(Flag {
+            long: "schedule",
+            value: "NAME",
+            place: 4,
+            help: "Spacing of noise levels",
+            ..PICTURE
+        }),
+        label: Some(Label {
+            name: "Schedule type",
+            place: 3,
+            write: Some(|r| r.schedule.map(|schedule| schedule.spec().label.to_owned())),
+            ..LABEL
+        }),
+        setting: Some(Setting { example: "\"karras\"", remark: "" }),
+        names: || Schedule::ALL.iter().map(|schedule| schedule.name()).collect(),
+        read: parsed::<Schedule>,
+        write: |r| some(r.schedule),
+        ..ROW
+    },
+    Field {
+        key: "clip_skip",
+        sets: &["clip_skip"],
+        flag: Some(Flag {
+            long: "clip-skip",
+            place: 5,
+            help: "Text encoder layer from the last; 1 = the model's own choice",
+            ..PICTURE
+        }),
+        label: Some(Label { name: "Clip skip", place: 8, ..LABEL }),
+        setting: Some(Setting {
+            example: "1",
+            remark: "text encoder layer from the last; 1 = that one",
+        }),
+        range: Some(Range { low: 1.0, high: f64::INFINITY, why: "1 is the last layer" }),
+        read: count,
+        write: |r| some(r.clip_skip),
+        neutral: "1",
+        ..ROW
+    },
+    Field {
+        key: "seed",
+        sets: &["seed"],
+        flag: Some(Flag {
+            long: "seed",
+            short: Some('S'),
+            place: 6,
+            help: "Seed of the first picture, or `random`; picture i uses seed + i",
+            ..PICTURE
+        }),
+        label: Some(Label { name: "Seed", place: 5, ..LABEL }),
+        read: seed,
+        write: |r| some(r.seed),
+        ..ROW
+    },
+    Field {
+        key: "count",
+        sets: &["count"],
+        flag: Some(Flag {
+            long: "count",
+            short: Some('n'),
+            place: 7,
+            help: "How many pictures [default: 1]",
+            ..PICTURE
+        }),
+        range: Some(Range { low: 1.0, high: MAX_COUNT as f64, why: "expected 1 to 10000" }),
+        read: count,
+        write: |r| some(Some(r.count)),
+        neutral: "1",
+        ..ROW
+    },
+    Field {
+        key: "loras",
+        sets: &["loras"],
+        flag: Some(Flag {
+            long: "lora",
+            short: Some('l'),
+            value: "NAME[:W]",
+            place: 1,
+            help: "A LoRA: NAME, NAME:0.8, NAME:unet=1,text=0.5:blocks=MIDD:steps=0..0.6; repeat for more",
+            ..LORA
+        }),
+        title: Some("LoRA"),
+        read: lora,
+        write: |r| r.loras.iter().map(ToString::to_string).collect(),
+        ..ROW
+    },
+    Field {
+        key: "lora_method",
+        sets: &["lora_method"],
+        flag: Some(Flag {
+            long: "lora-method",
+            value: "METHOD",
+            place: 3,
+            help: "How several LoRAs are put together: sum, sequential, svd, ties, dare, dare-ties, switch or \
+                 composite; with numbers: ties:density=0.3, svd:rank=32, switch:period=2 [default: sum]",
+            ..LORA
+        }),
+        title: Some("LoRA method"),
+        read: parsed::<Method>,
+        write: |r| some(Some(r.lora_method)),
+        neutral: "sum",
+        ..ROW
+    },
+    Field {
+        key: "apply",
+        sets: &["apply"],
+        flag: Some(Flag {
+            long: "apply",
+            value: "HOW",
+            place: 4,
+            help: "auto, merge (into the weights) or bypass (beside them) [default: auto]",
+            ..LORA
+        }),
+        title: Some("Apply"),
+        read: parsed::<Apply>,
+        write: |r| some(Some(r.apply)),
+        neutral: "auto",
+        ..ROW
+    },
+    Field {
+        key: "tile",
+        sets: &["tile"],
+        flag: Some(Flag {
+            long: "tile",
+            value: "",
+            heading: Some("Machine"),
+            place: 90,
+            help: "Decode in tiles: less memory [default: for large pictures]",
+            opposite: Some(["no-tile", "Decode in one piece"]),
+            ..FLAG
+        }),
+        title: Some("Tile"),
+        read: switch,
+        write: tile,
+        ..ROW
+    },
+    Field {
+        key: "preview",
+        sets: &["preview"],
+        flag: Some(Flag {
+            long: "preview",
+            heading: Some("Output"),
+            place: 8,
+            help: "A rough look every N steps in OUTPUT.preview.png, removed at the end",
+            ..FLAG
+        }),
+        read: count,
+        write: |r| some(Some(r.preview)),
+        neutral: "0",
+        ..ROW
+    },
+];

@@ -1,0 +1,271 @@
+//! The fully resolved plan of a request: what the pipeline runs and what is written into pictures.
+
+use super::fields::{self, Field, Label};
+use super::request::{Request, is_one, is_zero, one};
+use super::warning::Warning;
+use crate::error::{Error, Result};
+use crate::family::Defaults;
+use crate::lora::{Apply, LoraRef, Method, StepWindow};
+use crate::picture::Parameters;
+use crate::prompt::{extract_tags, underlined};
+use crate::sampling::{Sampler, SamplerOptions, Schedule};
+use crate::size::ImageSize;
+use serde::{Deserialize, Serialize};
+
+/// A request with every choice made: what the pipeline runs and what is written into the picture.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// What to draw.
+    pub prompt: String,
+    /// What to keep away from.
+    pub negative_prompt: String,
+    /// Pixels across.
+    pub width: usize,
+    /// Pixels down.
+    pub height: usize,
+    /// Sampling steps.
+    pub steps: usize,
+    /// Classifier-free guidance; 1 = off.
+    pub guidance_scale: f64,
+    /// The steps at which guidance acts; `None` = at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guidance_interval: Option<StepWindow>,
+    /// Steps from one evaluation of the whole network to the next; 1 = always the whole.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub reuse: usize,
+    /// Which part of the tokens of the finest self-attention is merged with others like them, 0 to 0.75.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub merge_tokens: f64,
+    /// Integrator.
+    pub sampler: Sampler,
+    /// Numbers of the sampler; what is left open is the sampler's own.
+    #[serde(default, skip_serializing_if = "SamplerOptions::is_empty")]
+    pub sampler_options: SamplerOptions,
+    /// Spacing of noise levels.
+    pub schedule: Schedule,
+    /// Seed of the first image.
+    pub seed: u64,
+    /// How many images.
+    pub count: usize,
+    /// Which layer of the text encoder; 1 = the last that the family uses.
+    pub clip_skip: usize,
+    /// Decode in tiles.
+    pub tile: bool,
+    /// A preview every so many steps; 0 = none.
+    pub preview: usize,
+    /// LoRAs, those of the prompt's tags last.
+    pub loras: Vec<LoraRef>,
+    /// How several LoRAs are put together.
+    pub lora_method: Method,
+    /// How LoRAs reach the weights.
+    pub apply: Apply,
+    /// What planning found that is no error; not recorded.
+    #[serde(skip)]
+    pub warnings: Vec<Warning>,
+}
+
+/// Where the model stands in the line of settings that programs exchange.
+const MODEL_PLACE: usize = 7;
+
+/// Pictures above this many pixels are decoded in tiles unless the request says otherwise.
+const TILE_ABOVE: usize = 1024 * 1536;
+
+/// A request or a plan: the fields that are given, and those of `$from` that mean the same in both.
+macro_rules! with_same {
+    ($from:ident, $type:ident { $($given:tt)* }) => {
+        $type {
+            negative_prompt: $from.negative_prompt.clone(),
+            guidance_interval: $from.guidance_interval,
+            reuse: $from.reuse,
+            merge_tokens: $from.merge_tokens,
+            sampler_options: $from.sampler_options.clone(),
+            lora_method: $from.lora_method,
+            apply: $from.apply,
+            $($given)*
+        }
+    };
+}
+
+impl Request {
+    /// Fills in the model's defaults and checks every field.
+    ///
+    /// `random_seed` is used when the request has no seed: the library itself draws no randomness.
+    ///
+    /// # Errors
+    /// [`Error::BadRequest`] naming the field, [`Error::Limit`] for sizes that are too large.
+    pub fn plan(&self, defaults: &Defaults, random_seed: u64) -> Result<Plan> {
+        let width = self.width.unwrap_or(defaults.size.width());
+        let height = self.height.unwrap_or(defaults.size.height());
+        let size = ImageSize::new(width, height)?;
+        size.latent(defaults.vae_factor)?;
+        let steps = self.steps.unwrap_or(defaults.steps);
+        let guidance_scale = self.guidance_scale.unwrap_or(defaults.guidance_scale);
+        let clip_skip = self.clip_skip.unwrap_or(1);
+        fields::check(&Request {
+            steps: Some(steps),
+            guidance_scale: Some(guidance_scale),
+            clip_skip: Some(clip_skip),
+            ..self.clone()
+        })?;
+        let (prompt, tagged) = tags(&self.prompt)?;
+        let sampler = self.sampler.unwrap_or(defaults.sampler);
+        sampler.spec().check(&self.sampler_options)?;
+        // The model's schedule goes with its own sampler.
+        let own = sampler.spec().schedule.filter(|_| sampler != defaults.sampler);
+        Ok(with_same!(
+            self,
+            Plan {
+                prompt,
+                width,
+                height,
+                steps,
+                guidance_scale,
+                clip_skip,
+                sampler,
+                schedule: self.schedule.or(own).unwrap_or(defaults.schedule),
+                seed: self.seed.unwrap_or(random_seed),
+                count: self.count,
+                tile: self.tile.unwrap_or(size.width() * size.height() > TILE_ABOVE),
+                preview: self.preview,
+                loras: [self.loras.clone(), tagged].concat(),
+                warnings: Vec::new(),
+            }
+        ))
+    }
+}
+
+/// The prompt without its `<lora:…>` tags, and what they say.
+fn tags(prompt: &str) -> Result<(String, Vec<LoraRef>)> {
+    let found = extract_tags(prompt).map_err(|error| {
+        let tag = prompt.get(error.span.clone()).unwrap_or_default();
+        let place = underlined(prompt, &error.span);
+        Error::bad_request("prompt", tag, format!("{}\n{place}", error.why))
+    })?;
+    let loras = found.tags.iter().map(|tag| LoraRef::parse_tag(&tag.body));
+    Ok((found.text, loras.collect::<Result<_>>()?))
+}
+
+impl Plan {
+    /// Size of each picture.
+    ///
+    /// # Errors
+    /// As [`ImageSize::new`]; never for a plan made by [`Request::plan`].
+    pub fn size(&self) -> Result<ImageSize> {
+        ImageSize::new(self.width, self.height)
+    }
+
+    /// Whether the negative prompt is evaluated.
+    pub fn guided(&self) -> bool {
+        self.guidance_scale > 1.0
+    }
+
+    /// The request that makes image `index` of this plan again.
+    pub fn request_for(&self, index: usize) -> Request {
+        with_same!(
+            self,
+            Request {
+                // What looks like a tag now was escaped in the request.
+                prompt: crate::prompt::escape_tags(&self.prompt),
+                width: Some(self.width),
+                height: Some(self.height),
+                steps: Some(self.steps),
+                guidance_scale: Some(self.guidance_scale),
+                sampler: Some(self.sampler),
+                schedule: Some(self.schedule),
+                seed: Some(self.seed.wrapping_add(index as u64)),
+                count: 1,
+                clip_skip: Some(self.clip_skip),
+                tile: Some(self.tile),
+                preview: 0,
+                loras: self.loras.clone(),
+            }
+        )
+    }
+
+    /// The settings of image `index` as other tools spell them (A1111's "parameters").
+    pub fn parameters(&self, index: usize, model: &str) -> Parameters {
+        let request = self.request_for(index);
+        let written = |(field, label): (&Field, Label)| {
+            Some((label.place, label.name, field.labelled(label, &request)?))
+        };
+        let mut fields: Vec<_> = fields::labelled()
+            .into_iter()
+            .filter_map(|(field, label)| written((field, label)))
+            .collect();
+        let after = fields.iter().take_while(|(place, ..)| *place < MODEL_PLACE).count();
+        fields.insert(after, (MODEL_PLACE, "Model", model.to_owned()));
+        let version = format!("colora {}", env!("CARGO_PKG_VERSION"));
+        fields.push((usize::MAX, "Version", version));
+        let tags =
+            self.loras.iter().fold(String::new(), |tags, lora| format!("{tags} <lora:{lora}>"));
+        Parameters {
+            prompt: self.prompt.clone() + &tags,
+            negative_prompt: self.negative_prompt.clone(),
+            fields: fields.into_iter().map(|(_, name, text)| (name.to_owned(), text)).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(request: &Request) -> Result<Plan> {
+        request.plan(&Defaults::default(), 7)
+    }
+
+    #[test]
+    fn nonsense_is_refused_by_field() {
+        let cases: [(&str, Request); 10] = [
+            ("steps", Request { steps: Some(0), ..Request::default() }),
+            ("width", Request { width: Some(0), ..Request::default() }),
+            ("height", Request { height: Some(12), ..Request::default() }),
+            ("guidance_scale", Request { guidance_scale: Some(0.0), ..Request::default() }),
+            ("guidance_scale", Request { guidance_scale: Some(f64::NAN), ..Request::default() }),
+            ("reuse", Request { reuse: 0, ..Request::default() }),
+            ("merge_tokens", Request { merge_tokens: 0.8, ..Request::default() }),
+            ("merge_tokens", Request { merge_tokens: f64::NAN, ..Request::default() }),
+            ("count", Request { count: 0, ..Request::default() }),
+            ("clip_skip", Request { clip_skip: Some(0), ..Request::default() }),
+        ];
+        for (field, request) in cases {
+            let error = plan(&request).unwrap_err();
+            assert!(error.to_string().starts_with(field), "{error}");
+        }
+    }
+
+    #[test]
+    fn settings_from_before_there_were_savers() {
+        let plain = serde_json::to_value(plan(&Request::default()).unwrap()).unwrap();
+        for field in ["guidance_interval", "reuse", "merge_tokens"] {
+            assert!(plain.get(field).is_none(), "{field} says nothing");
+        }
+        let read: Plan = serde_json::from_value(plain).unwrap();
+        assert_eq!((read.guidance_interval, read.reuse, read.merge_tokens), (None, 1, 0.0));
+        let window = "0.2..0.8".parse().unwrap();
+        let saving = Request {
+            guidance_interval: Some(window),
+            reuse: 3,
+            merge_tokens: 0.5,
+            ..Request::default()
+        };
+        let json = serde_json::to_string(&saving).unwrap();
+        assert_eq!(serde_json::from_str::<Request>(&json).unwrap(), saving);
+        assert_eq!(serde_json::from_str::<Request>("{}").unwrap(), Request::default());
+    }
+
+    #[test]
+    fn a_plan_reproduces_itself() {
+        let first = Request {
+            prompt: "x".into(),
+            count: 3,
+            reuse: 2,
+            guidance_interval: "0..0.5".parse().ok(),
+            ..Request::default()
+        };
+        let first = plan(&first).unwrap();
+        let again = plan(&first.request_for(2)).unwrap();
+        assert_eq!(again.seed, 9);
+        assert_eq!(Plan { seed: 7, count: 3, ..again }, first);
+    }
+}
