@@ -24,7 +24,7 @@ pub type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 /// Name of the file that is looked for in the current folder.
 pub const LOCAL_FILE: &str = "colora.toml";
 
-/// What can be set beside the fields of requests; `None` means that nobody did.
+/// What can be set beside the fields of requests; `None` means that it is not set.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Config {
@@ -135,7 +135,7 @@ impl Settings {
         self.values.iter().map(|(key, (value, origin))| (key.as_str(), value, origin))
     }
 
-    /// Where the value of `key` came from; `None` when nobody set it.
+    /// Where the value of `key` came from; `None` when it is not set.
     pub fn origin(&self, key: &str) -> Option<&Origin> {
         self.values.get(key).map(|(_, origin)| origin)
     }
@@ -208,9 +208,10 @@ fn read(text: &str, path: &Path) -> Result<toml::Table> {
         if !keys().any(|known| known == key) {
             let near = did_you_mean(key, keys());
             let error = Error::corrupt(path, format!("unknown key `{key}`{near}"));
-            return Err(match near.is_empty() {
-                true => error.with_hint(Hint::ListConfigKeys),
-                false => error,
+            return Err(if near.is_empty() {
+                error.with_hint(Hint::ListConfigKeys)
+            } else {
+                error
             });
         }
     }

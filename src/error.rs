@@ -36,7 +36,7 @@ pub enum Error {
     },
 
     /// A file is not what its name or place promises: truncated, garbage, of another format.
-    #[error("{}: {why}{}", plain::path(path), then(hint))]
+    #[error("{}: {why}{}", plain::path(path), then(hint.as_ref()))]
     Corrupt {
         /// The offending file.
         path: PathBuf,
@@ -60,9 +60,9 @@ pub enum Error {
     },
 
     /// A model, LoRA, preset or image that was asked for is nowhere to be found.
-    #[error("no {what} named `{}`{hint}{}", plain::value(name), then(how))]
+    #[error("no {what} named `{}`{hint}{}", plain::value(name), then(how.as_ref()))]
     NotFound {
-        /// What kind of thing was looked for, in the user's words.
+        /// The kind of thing that was looked for, in the user's words.
         what: &'static str,
         /// The name as it was given.
         name: String,
@@ -107,7 +107,7 @@ pub enum Error {
     At(At),
 
     /// A file belongs to another model family.
-    #[error("{}: this is {found}; expected {expected}{}", plain::path(path), then(hint))]
+    #[error("{}: this is {found}; expected {expected}{}", plain::path(path), then(hint.as_ref()))]
     WrongFamily {
         /// The offending file.
         path: PathBuf,
@@ -115,12 +115,12 @@ pub enum Error {
         expected: String,
         /// What the file is.
         found: String,
-        /// What it is good for.
+        /// What the file can be used for instead.
         hint: Option<Hint>,
     },
 
     /// A field of a request has a value that cannot work.
-    #[error("{field} = {}: {why}{}", plain::value(value), then(hint))]
+    #[error("{field} = {}: {why}{}", plain::value(value), then(hint.as_ref()))]
     BadRequest {
         /// Name of the field, as in [`Request`](crate::Request).
         field: &'static str,
@@ -389,11 +389,11 @@ impl Error {
     /// The message without its [`hint`](Self::hint), for front ends that word hints themselves.
     pub fn message(&self) -> String {
         let text = self.to_string();
-        let advice = then(&self.hint());
+        let advice = then(self.hint().as_ref());
         text.strip_suffix(&advice).map(str::to_owned).unwrap_or(text)
     }
 
-    /// The same error with a hint; kinds of errors that carry none stay as they are.
+    /// Returns the error with `advice` as its hint; kinds of errors that carry none stay as they are.
     #[must_use]
     pub fn with_hint(mut self, advice: Hint) -> Self {
         match &mut self {
@@ -442,8 +442,8 @@ impl Error {
 }
 
 /// A hint behind a message.
-fn then(hint: &Option<Hint>) -> String {
-    hint.as_ref().map_or_else(String::new, |hint| format!("; {hint}"))
+fn then(hint: Option<&Hint>) -> String {
+    hint.map_or_else(String::new, |hint| format!("; {hint}"))
 }
 
 impl From<candle_core::Error> for Error {

@@ -20,15 +20,8 @@ pub enum Hint {
     AnyOf(Vec<Hint>),
     /// Several sentences that belong together.
     AllOf(Vec<Hint>),
-    /// Give a field or option this value.
-    Set {
-        /// The field, as the library names it.
-        field: &'static str,
-        /// The value.
-        value: &'static str,
-        /// Why this value helps; may be empty.
-        why: &'static str,
-    },
+    /// Give a field or option a value.
+    Set(Box<Setting>),
     /// Do not use this field or option.
     LeaveOut(&'static str),
     /// Give one of these fields or options a value.
@@ -69,6 +62,17 @@ pub enum Hint {
     ListConfigKeys,
 }
 
+/// A value for a field or option.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Setting {
+    /// The field, as the library names it.
+    pub field: &'static str,
+    /// The value.
+    pub value: &'static str,
+    /// Why this value helps; may be empty.
+    pub why: &'static str,
+}
+
 /// A setting that lowers the memory of a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Saving {
@@ -97,8 +101,13 @@ impl Hint {
     }
 
     /// Give `field` this value, without a reason.
-    pub const fn set(field: &'static str, value: &'static str) -> Self {
-        Hint::Set { field, value, why: "" }
+    pub fn set(field: &'static str, value: &'static str) -> Self {
+        Self::set_because(field, value, "")
+    }
+
+    /// Give `field` this value; `why` it helps.
+    pub fn set_because(field: &'static str, value: &'static str, why: &'static str) -> Self {
+        Hint::Set(Box::new(Setting { field, value, why }))
     }
 
     /// The hint in the words of a front end: `words` words every hint that is not made of others.
@@ -137,7 +146,8 @@ impl fmt::Display for Hint {
 /// The words for callers of the library, whatever front end they are.
 fn for_library(hint: &Hint) -> String {
     let fixed = match hint {
-        Hint::Set { field, value, why } => {
+        Hint::Set(setting) => {
+            let Setting { field, value, why } = **setting;
             return format!("set `{field}` to {value}{}", in_brackets(why));
         }
         Hint::LeaveOut(field) => return format!("leave `{field}` out"),

@@ -59,7 +59,7 @@ pub use candle_core;
 #[doc(inline)]
 pub use error::{At, Error, Fault, InFile, Result};
 #[doc(inline)]
-pub use hint::{Hint, Saving, SavingWay};
+pub use hint::{Hint, Saving, SavingWay, Setting};
 #[doc(inline)]
 pub use lora::{LoraRef, LoraStack};
 #[doc(inline)]

@@ -106,7 +106,7 @@ fn memory_is_estimated_for_the_latents_of_the_model() {
 fn another_vae_has_the_same_factor() {
     let options = Pipeline::options().vae(Some(golden(MODEL).join("vae")));
     let error = options.open(golden("sd15")).unwrap_err().to_string();
-    assert!(error.contains("2") && error.contains("expected a VAE with 8 pixels"), "{error}");
+    assert!(error.contains('2') && error.contains("expected a VAE with 8 pixels"), "{error}");
 }
 
 /// Configurations with the widths of diffusers' own tests, which hf-internal-testing's `tiny-stable-diffusion`

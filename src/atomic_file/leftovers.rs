@@ -33,7 +33,7 @@ fn sweep(folder: &Path) {
     }
 }
 
-/// Whether nobody has touched `path` for a day, or has it locked.
+/// Whether `path` was not changed for a day and is not locked.
 fn is_left(path: &Path) -> bool {
     let Ok(kind) = std::fs::symlink_metadata(path) else { return false };
     let age = kind.modified().ok().and_then(|time| time.elapsed().ok());

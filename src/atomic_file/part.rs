@@ -79,7 +79,7 @@ impl Part {
     }
 }
 
-/// Makes something in `folder` under a hidden name that nobody has.
+/// Makes something in `folder` under a hidden, unused name.
 pub(super) fn hidden<T>(
     folder: &Path,
     make: impl Fn(&Path) -> io::Result<T>,

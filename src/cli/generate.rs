@@ -121,7 +121,7 @@ impl Speaker<'_> {
                 self.talk.say(&format!("created the folder {}", folder.display()));
             }
             Event::NoPreview(error) => {
-                self.talk.say(&format!("warning: no preview: {}", hints::of_error(error)))
+                self.talk.say(&format!("warning: no preview: {}", hints::of_error(error)));
             }
             Event::Saved(saved) => {
                 let printed = self.progress.aside(|| {

@@ -1,7 +1,7 @@
 //! Hints of the library in the words of the command line: flags and verbs.
 
 use crate::error::Error;
-use crate::hint::{Hint, SavingWay, in_brackets, take_less};
+use crate::hint::{Hint, SavingWay, Setting, in_brackets, take_less};
 use crate::pipeline::fields;
 
 /// An error that is part of another message, with its hint.
@@ -19,7 +19,8 @@ pub(super) fn worded(hint: &Hint) -> String {
 
 fn for_command_line(hint: &Hint) -> String {
     let fixed = match hint {
-        Hint::Set { field, value, why } => {
+        Hint::Set(setting) => {
+            let Setting { field, value, why } = **setting;
             return format!("use --{} {value}{}", flag(field), in_brackets(why));
         }
         Hint::LeaveOut(field) => return format!("leave --{} out", flag(field)),
@@ -81,7 +82,7 @@ mod tests {
     fn flags_are_named_as_they_are_typed() {
         let hint = Hint::any_of([Hint::set("device", "cpu"), Hint::LeaveOut("merge_tokens")]);
         assert_eq!(worded(&hint), "use --device cpu, or leave --merge-tokens out");
-        let hint = Hint::Set { field: "law", value: "svd", why: "it takes every kind" };
+        let hint = Hint::set_because("law", "svd", "it takes every kind");
         assert_eq!(worded(&hint), "use --method svd (it takes every kind)");
         assert_eq!(worded(&Hint::set("format", "kohya")), "use --to kohya");
         assert_eq!(

@@ -60,7 +60,7 @@ impl Form {
     /// Prints a picture that was saved, or its bytes when it has no file.
     ///
     /// # Errors
-    /// When nobody reads stdout any more, or it cannot be written.
+    /// When the reader of stdout has left, or it cannot be written.
     pub(super) fn print(self, saved: &Saved<'_>) -> Result<()> {
         let Some(path) = saved.path else { return result_bytes(saved.bytes) };
         match self {

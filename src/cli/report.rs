@@ -37,7 +37,7 @@ pub(crate) fn report(error: &anyhow::Error, flags: &[String]) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Whether the error is only that nobody reads stdout any more.
+/// Whether the error is only that the reader of stdout has left.
 fn reader_left(error: &anyhow::Error) -> bool {
     // An error of ours is about a file, whatever its source.
     let ours = error.chain().find_map(|cause| cause.downcast_ref::<Error>());

@@ -77,7 +77,7 @@ pub(crate) fn say(text: &str) {
 /// A line of results.
 ///
 /// # Errors
-/// When nobody reads stdout any more, or it cannot be written.
+/// When the reader of stdout has left, or it cannot be written.
 pub(crate) fn result_line(line: &str) -> Result<()> {
     result_bytes(format!("{line}\n").as_bytes())
 }

@@ -35,7 +35,7 @@ fn most() -> usize {
     (A_CORE * cores).max(ALWAYS)
 }
 
-/// Runs with `count` worker threads, or as the environment says; returns when this process does.
+/// Runs with `count` worker threads, or as many as the environment sets; returns when this process does.
 ///
 /// # Errors
 /// [`Error::BadRequest`] for none, or when the program cannot start itself; [`Error::Threads`].

@@ -66,7 +66,7 @@ pub(super) fn open_static(
 /// none for other files.
 ///
 /// # Errors
-/// What opening the file gives.
+/// Errors of opening the file.
 pub fn held_files(path: &Path) -> Result<BTreeMap<String, String>> {
     files_in(path, &CheckpointFile::open(path)?)
 }
@@ -271,7 +271,7 @@ impl Reader<'_> {
         Ok(scheduler)
     }
 
-    /// What the model is called: its folder, where it was made from, and its card's title.
+    /// The names of the model: its folder, where it was made from, and its card's title.
     fn names(&self, index: &Index) -> Vec<String> {
         // A downloaded model lies in `models--OWNER--NAME/snapshots/COMMIT`.
         let found = self.root.canonicalize().unwrap_or_else(|_| self.root.to_path_buf());

@@ -85,7 +85,7 @@ impl std::fmt::Display for Family {
     }
 }
 
-/// What a model uses when a request leaves it open.
+/// The values of a model for what a request leaves open.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Defaults {
     /// Picture size.

@@ -1,4 +1,4 @@
-//! What differs between the families of models: one value of [`FamilySpec`] per family, each in its own file.
+//! The differences between the families of models: one value of [`FamilySpec`] per family, each in its own file.
 
 use super::original::Original;
 use crate::conditioning::ClipKind;

@@ -59,11 +59,10 @@ fn open_file(path: &Path, placement: Placement) -> Result<TinyVaeParts> {
         let site = if name.starts_with("decoder.layers.") {
             Some(name.clone())
         } else {
-            let layer = name.split_once('.').and_then(|(number, rest)| {
+            name.split_once('.').and_then(|(number, rest)| {
                 let number: usize = number.parse().ok()?;
                 Some(format!("decoder.layers.{}.{rest}", number.checked_sub(1)?))
-            });
-            layer
+            })
         };
         if let Some(site) = site {
             source.insert(Site::new(format!("vae.{site}")), &file, &name, Part::Whole)?;

@@ -94,7 +94,7 @@ impl Lora {
     /// row-major. `None` for a site that it does not change.
     ///
     /// # Errors
-    /// What reading the base or the file gives.
+    /// Errors of reading the base or the file.
     pub fn change(&self, base: &dyn WeightSource, site: &Site, m: f32) -> Result<Option<Vec<f32>>> {
         let Some((module, part)) = site.as_str().rsplit_once('.') else { return Ok(None) };
         let Some(changes) = self.modules.get(module) else { return Ok(None) };

@@ -178,7 +178,7 @@ impl ClipTower {
 
     /// Index of the token whose features are pooled.
     fn end_of_text(&self, ids: &[u32]) -> usize {
-        // Files that say eos_token_id = 2 were written before the field was right; there the
+        // Files with eos_token_id = 2 were written before the field was right; there the
         // largest id is the end of text, as in the original code.
         let end = match self.config.eos_token_id {
             // New words have larger ids still.

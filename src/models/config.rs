@@ -422,7 +422,7 @@ pub struct ClipConfig {
     pub projection_dim: usize,
     /// End-of-text id. The value 2 is a historical mistake in many files and means "largest id".
     pub eos_token_id: u32,
-    /// Class names; tells whether there is a projection.
+    /// Class names, which determine whether there is a projection.
     pub architectures: Vec<String>,
 }
 
@@ -564,7 +564,7 @@ impl VaeConfig {
     /// Pixels per latent cell along one side: 2^(levels − 1), because every level but the last halves the image.
     /// diffusers calls it `vae_scale_factor`.
     pub fn factor(&self) -> usize {
-        1 << self.block_out_channels.len().clamp(1, MAX_LEVELS) - 1
+        1 << (self.block_out_channels.len().clamp(1, MAX_LEVELS) - 1)
     }
 
     /// Refuses what is inconsistent or not built.

@@ -167,7 +167,7 @@ impl PackedLayer {
         own.into_iter().chain(branches).collect()
     }
 
-    /// What the `up` of every branch multiplies.
+    /// The input of the `up` of every branch.
     fn all_hidden(&self, x: &Operand, doubling: bool) -> Result<Vec<Operand>> {
         let operand = |branch: &PackedBranch| {
             let hidden = self.hidden(branch, x, doubling)?;
@@ -178,7 +178,7 @@ impl PackedLayer {
         self.branches.iter().map(operand).collect()
     }
 
-    /// What a branch's `up` multiplies.
+    /// The input of a branch's `up`.
     fn hidden(&self, branch: &PackedBranch, x: &Operand, doubling: bool) -> Result<FeatureMap> {
         let (Some(mid), Kernel::Once(down)) = (&branch.mid, &branch.down) else {
             return self.product(&branch.down, x, doubling, Epilogue::default());

@@ -246,6 +246,7 @@ fn extra_channels(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lora::LoraStack;
     use crate::pipeline::event::{Silent, Watch};
     use crate::pipeline::generated::Timings;
     use crate::pipeline::networks::Stacks;
@@ -266,7 +267,7 @@ mod tests {
             let side = Some(64);
             let request = Request { width: side, height: side, reuse: 2, ..Request::default() };
             let plan = pipeline.plan(&request, 0).unwrap();
-            let none = [Stacks { text: Default::default(), unet: Default::default() }];
+            let none = [Stacks { text: LoraStack::default(), unet: LoraStack::default() }];
             let watch = Watch { observer: &Silent, cancel: &Cancel::new() };
             let mut spent = Timings::default();
             let model = &pipeline.model;

@@ -156,22 +156,14 @@ impl DTypeChoice {
             (Some(DTypeChoice::Tf32), _) if !(device.is_cuda() && cfg!(feature = "cudnn")) => {
                 Err(Error::unsupported(
                     "tf32 without an NVIDIA GPU and a build with the feature `cudnn`",
-                    Hint::Set { field: "dtype", value: "f32", why: "it rounds nothing" },
+                    Hint::set_because("dtype", "f32", "it rounds nothing"),
                 ))
             }
             (Some(DTypeChoice::F16), true) => Err(Error::unsupported(
                 "f16 on the CPU",
                 Hint::any_of([
-                    Hint::Set {
-                        field: "dtype",
-                        value: "bf16",
-                        why: "half the memory, faster with AVX512-BF16",
-                    },
-                    Hint::Set {
-                        field: "dtype",
-                        value: "f32",
-                        why: "exact; f16 files are read by both",
-                    },
+                    Hint::set_because("dtype", "bf16", "half the memory, faster with AVX512-BF16"),
+                    Hint::set_because("dtype", "f32", "exact; f16 files are read by both"),
                 ]),
             )),
             // On a CPU bf16 concerns the factors of products alone.

@@ -129,8 +129,9 @@ fn eliminate(gram: &mut [f64], goals: &mut [[f64; 3]]) {
             for column in 0..count {
                 gram[row * count + column] -= factor * gram[pivot * count + column];
             }
-            for colour in 0..3 {
-                goals[row][colour] -= factor * goals[pivot][colour];
+            let taken = goals[pivot];
+            for (goal, taken) in goals[row].iter_mut().zip(taken) {
+                *goal -= factor * taken;
             }
         }
     }

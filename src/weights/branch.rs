@@ -1,4 +1,4 @@
-//! What stands beside a weight: low-rank branches that are added at run time.
+//! Low-rank branches beside a weight, which are added at run time.
 
 use crate::error::Result;
 use candle_core::{DType, Device, Tensor};
@@ -26,7 +26,7 @@ pub trait Factors: std::fmt::Debug + Send + Sync {
     /// A factor that there is, in f32 on the CPU.
     ///
     /// # Errors
-    /// What reading the file gives.
+    /// Errors of reading the file.
     fn read(&self, kind: FactorKind) -> Result<Tensor>;
 }
 
@@ -61,7 +61,7 @@ impl Branch {
     /// The factors as tensors.
     ///
     /// # Errors
-    /// What reading them gives.
+    /// Errors of reading them.
     pub fn dense(&self, dtype: DType, device: &Device) -> Result<DenseBranch> {
         let read = |kind| -> Result<Tensor> {
             Ok(self.factors.read(kind)?.to_dtype(dtype)?.to_device(device)?)

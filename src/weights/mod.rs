@@ -213,7 +213,7 @@ pub trait WeightSource: Send + Sync + std::fmt::Debug {
     /// still in use: a text that identifies everything that made it.
     ///
     /// # Errors
-    /// What `make` gives.
+    /// Errors of `make`.
     fn shared(
         &self,
         site: &Site,
@@ -247,7 +247,7 @@ pub trait WeightSource: Send + Sync + std::fmt::Debug {
         }
     }
 
-    /// The same for a weight that takes the place of the one at `site`: only what somebody asked for, as
+    /// The block type for a weight that replaces the one at `site`: only the type that was asked for, because
     /// the blocks of a file are not made for other numbers.
     fn requantised(&self, site: &Site) -> Option<Quantisation> {
         let kind = self.placement().quantise?;
@@ -377,7 +377,7 @@ impl<'a> Scope<'a> {
         Scope { source, component: Component::of(&prefix), prefix, cancel: None }
     }
 
-    /// The same scope, which gives [`Error::Cancelled`] instead of weights once `cancel` is set.
+    /// Returns the scope, which gives [`Error::Cancelled`] instead of weights once `cancel` is set.
     #[must_use]
     pub fn until(self, cancel: &'a Cancel) -> Self {
         Self { cancel: Some(cancel), ..self }

@@ -63,11 +63,11 @@ fn named(text: &str, verbs: &[String]) -> Option<String> {
         let (first, second, third) = (letters.next(), letters.next(), letters.next());
         let long = (first, second) == (Some('-'), Some('-')) && is_letter(third);
         let short = first == Some('-') && is_letter(second) && third.is_none() && words.len() > 1;
-        let verb = |next: &&&str| {
+        let verb = |next: &&str| {
             let next = next.trim_end_matches(|c: char| !c.is_ascii_alphabetic());
             *word == "colora" && verbs.iter().any(|verb| verb == next)
         };
-        if long || short || words.get(i + 1).filter(verb).is_some() {
+        if long || short || words.get(i + 1).is_some_and(verb) {
             return Some(words[i..words.len().min(i + 2)].join(" "));
         }
     }

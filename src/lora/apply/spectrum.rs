@@ -52,7 +52,7 @@ impl Spectrum {
         })
     }
 
-    /// Of a whole matrix with `rows` rows; at least its `rank` largest values.
+    /// Decomposes a whole matrix with `rows` rows; at least its `rank` largest values are found.
     pub(in crate::lora) fn of_matrix(matrix: &[f32], rows: usize, rank: usize) -> Result<Self> {
         let columns = matrix.len().checked_div(rows).unwrap_or(0);
         let smaller = rows.min(columns);

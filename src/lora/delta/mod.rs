@@ -1,4 +1,4 @@
-//! What an adapter does to one weight: a file a kind of adapter.
+//! The change that an adapter makes to one weight: one file for each kind of adapter.
 //!
 //! All algebra is f32 whatever the file or the model holds. Kinds differ in two ways: *additive* ones
 //! change a weight by the same matrix whatever the weight is, in proportion to the multiplier; the

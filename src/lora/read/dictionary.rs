@@ -1,4 +1,4 @@
-//! What a base model calls its modules, in every spelling that adapter files use.
+//! The names of a base model's modules, in every spelling that adapter files use.
 //!
 //! Names are never converted back from underscores to dots. The dictionary generates all spellings
 //! of every module that the base has, and looks keys up in them.
@@ -265,7 +265,7 @@ impl Dictionary {
         &self.names
     }
 
-    /// What messages call the base.
+    /// The name of the base in messages.
     pub fn family(&self) -> &str {
         &self.family
     }

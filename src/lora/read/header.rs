@@ -208,8 +208,8 @@ impl Note {
     }
 }
 
-/// Whether an entry of a header is one that says an alpha or what belongs to it: it is wrong in a file that is
-/// made of this one.
+/// Whether an entry of a header holds an alpha or what belongs to it: it would be wrong in a file that is
+/// made from this one.
 pub(in crate::lora) fn is_entry(key: &str) -> bool {
     let entry = match key.rsplit_once('.') {
         Some((prefix, entry)) => {

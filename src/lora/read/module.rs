@@ -20,7 +20,7 @@ const LARGE_ALPHA: f32 = 1e6;
 /// Terms of the rotation's series in files without a configuration, as their trainers and PEFT have it.
 const OFT_TERMS: usize = 5;
 
-/// What an adapter does to one module.
+/// The changes that an adapter makes to one module.
 #[derive(Debug, Clone)]
 pub(in crate::lora) struct Module {
     /// How the file spells the module.

@@ -29,7 +29,7 @@ pub struct ReadOptions {
     pub allow_nan: bool,
 }
 
-/// What reading a file found.
+/// The findings of reading a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// Keys in the file.

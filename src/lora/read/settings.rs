@@ -14,16 +14,16 @@ use std::path::Path;
 const COMPUTED: [&str; 9] =
     ["LORA", "ADALORA", "LOHA", "LOKR", "OFT", "BOFT", "IA3", "LN_TUNING", "TRAINABLE_TOKENS"];
 
-/// What to do with an adapter that is not computed.
+/// The advice for an adapter that is not computed.
 fn merge() -> Hint {
     let merged = "merge it into its model with PEFT (merge_and_unload), and use that";
     Hint::any_of([merged.into(), Hint::ExtractLora])
 }
 
-/// What to do with an adapter whose base was changed before training.
+/// The advice for an adapter whose base was changed before training.
 const CONVERT: &str = "it was trained beside a changed base and is wrong on the plain one; save it again with PEFT's path_initial_model_for_weight_conversion, which makes a plain LoRA of it";
 
-/// What a setting means for the tensors beside it.
+/// The meaning of a setting for the tensors beside it.
 #[derive(Debug, Clone, Copy)]
 enum Rule {
     /// It concerns training or bookkeeping, or the tensors themselves show it.

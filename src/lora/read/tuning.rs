@@ -1,4 +1,4 @@
-//! What PEFT writes beside its tensors: ranks and alphas by pattern, and switches of the laws.
+//! The settings that PEFT writes beside its tensors: ranks and alphas by pattern, and switches of the laws.
 
 use crate::error::{Error, Result};
 use crate::input;
@@ -69,7 +69,7 @@ impl Tunings {
         Ok(Self { parts, unknown })
     }
 
-    /// From the metadata of a safetensors file; nothing when there is none of that name.
+    /// Reads the metadata of a safetensors file; empty when there is none of that name.
     ///
     /// # Errors
     /// [`Error::Corrupt`] when it cannot be read: without it the scales would be wrong;
@@ -164,7 +164,7 @@ impl Tuning<'_> {
         Some(pattern.or_else(|| self.fields.get("r"))?.as_f64()? as f32)
     }
 
-    /// What AdaLoRA's factors of `rank` are multiplied by; the error names what contradicts it.
+    /// The number by which AdaLoRA's factors of `rank` are multiplied; the error names what contradicts it.
     ///
     /// PEFT divides by the rank at the beginning, however few were left at the end.
     pub(in crate::lora) fn allotted(&self, rank: usize) -> Result<f32, String> {

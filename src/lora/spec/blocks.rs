@@ -152,7 +152,7 @@ enum Form {
 }
 
 impl BlockWeights {
-    /// From a list of 26, 20, 17 or 12 factors.
+    /// Reads a list of 26, 20, 17 or 12 factors.
     ///
     /// # Errors
     /// [`Error::BadRequest`] for another length or a factor that is no weight.

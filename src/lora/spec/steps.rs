@@ -26,7 +26,7 @@ enum Ends {
 }
 
 impl StepWindow {
-    /// From `start` to before `stop`, both fractions of the run.
+    /// The window from `start` to before `stop`, both fractions of the run.
     ///
     /// # Errors
     /// [`Error::BadRequest`] unless 0 ≤ start < stop ≤ 1.
@@ -39,7 +39,7 @@ impl StepWindow {
         if start < stop { Ok(Self(Ends::Fractions { start, stop })) } else { Err(empty(shown())) }
     }
 
-    /// From step `start` to before step `stop`, counted from 0; `None` = to the end.
+    /// The window from step `start` to before step `stop`, counted from 0; `None` = to the end.
     ///
     /// # Errors
     /// [`Error::BadRequest`] when no step can be between them.

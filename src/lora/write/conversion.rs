@@ -177,7 +177,7 @@ pub(super) fn alpha(lora: &Lora, change: &Module, rank: usize, scale: f32) -> f3
     candidates.find(|alpha| alpha / rank == scale).unwrap_or(product)
 }
 
-/// What a change is called in refusals.
+/// The name of a change in error messages.
 pub(super) fn kind(weight: &WeightChange) -> &'static str {
     match &weight.delta {
         Delta::LowRank(low) if low.mid.is_some() => "LoCon with a core (lora_mid)",

@@ -32,10 +32,10 @@ pub struct ExtractOptions {
     pub cancel: Cancel,
 }
 
-/// What an extraction made.
+/// The result of an extraction.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Extracted {
-    /// What the factors hold, by component.
+    /// How much of the changes the factors hold, by component.
     pub components: Vec<Kept>,
     /// Modules that do not differ, or by no more than the threshold.
     pub equal: usize,

@@ -51,7 +51,7 @@ pub struct MergeOptions {
     pub cancel: Cancel,
 }
 
-/// What of the changes the new file holds, by component.
+/// How much of the changes the new file holds, by component.
 pub type Merged = Vec<Kept>;
 
 /// One module: its changes by all adapters.
@@ -190,7 +190,7 @@ impl Weight<'_> {
         let kind = if change.dora.is_some() { "DoRA" } else { kind(change) };
         Error::unsupported(
             format!("`{}`: a {kind} in a merge by {law}", self.site),
-            Hint::Set { field: "law", value: "svd", why: "it takes every kind" },
+            Hint::set_because("law", "svd", "it takes every kind"),
         )
     }
 

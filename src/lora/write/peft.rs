@@ -215,11 +215,11 @@ impl Config {
                 component.name(),
                 "mixture of LoRA and DoRA modules",
                 format,
-                Hint::Set {
-                    field: "format",
-                    value: "kohya",
-                    why: "PEFT's use_dora holds for all modules of a component",
-                },
+                Hint::set_because(
+                    "format",
+                    "kohya",
+                    "PEFT's use_dora holds for all modules of a component",
+                ),
             ));
         }
         let rank = most_frequent(self.modules.iter().map(|(_, rank, _)| *rank as f64));

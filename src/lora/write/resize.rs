@@ -31,7 +31,7 @@ pub struct ResizeOptions {
     pub cancel: Cancel,
 }
 
-/// What became of one module.
+/// The result for one module.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ResizedModule {
     /// Canonical name.
@@ -44,7 +44,7 @@ pub struct ResizedModule {
     pub energy: f64,
 }
 
-/// What a resize made.
+/// The result of a resize.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Resized {
     /// Every module with factors.

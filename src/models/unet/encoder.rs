@@ -37,7 +37,7 @@ struct NumberEmbedding {
     shift: f64,
 }
 
-/// What the way down gives to the way up.
+/// The outputs of the encoder half for the decoder half.
 pub(super) struct Encoded {
     /// The output of the middle block.
     pub(super) x: Feature,
@@ -97,7 +97,7 @@ impl Encoder {
         Ok(Encoded { x, skips })
     }
 
-    /// What the first `layers` layers of the finest level give to the way up.
+    /// The outputs of the first `layers` layers of the finest level, for the decoder half.
     pub(super) fn shallow(
         &self,
         latents: &Tensor,

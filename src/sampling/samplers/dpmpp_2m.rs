@@ -58,7 +58,7 @@ fn refuse_unbuilt(config: &SchedulerConfig) -> Result<()> {
     SchedulerConfig::refuse_for(
         SPEC.name,
         Hint::any_of([
-            Hint::Set { field: "sampler", value: "euler or ddim", why: "they do not use it" },
+            Hint::set_because("sampler", "euler or ddim", "they do not use it"),
             "change it in the config".into(),
         ]),
         &[

@@ -118,7 +118,7 @@ impl Pull<'_> {
         link(&blob, &folder.join("snapshots").join(commit), file)
     }
 
-    /// `alone`: whether nobody else can write to the same unfinished file, so that it can be gone on with.
+    /// `alone`: whether no other process can write to the unfinished file, so that it can be continued.
     fn download(&self, url: &str, file: &str, blob: &Path, meta: &Meta, alone: bool) -> Result<()> {
         let part = blob.with_file_name(unfinished(&meta.etag, alone));
         let done = self
@@ -226,8 +226,7 @@ impl Pull<'_> {
     }
 }
 
-/// What a file is called until all of it is there: the name that other tools use too, or one that nobody else
-/// has.
+/// The name of a file until all of it is there: the name that other tools use too, or a unique one.
 fn unfinished(etag: &str, alone: bool) -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     if alone {
