@@ -17,7 +17,7 @@ pub(super) fn adams(known: usize) -> &'static [f64] {
 /// ComfyUI's `sample_ipndm_v`, whose coefficients from the third order on are not those of the exact integral.
 pub(super) fn adams_uneven(h: f64, lengths: &[f64]) -> Vec<f64> {
     let Some(&h_1) = lengths.first() else { return vec![1.0] };
-    let mut found = vec![(2.0 + h / h_1) / 2.0, -h / h_1 / 2.0];
+    let mut found = vec![f64::midpoint(2.0, h / h_1), -h / h_1 / 2.0];
     let Some(&h_2) = lengths.get(1) else { return found };
     let part = h * (h + h_1);
     let third = (1.0 - h / (3.0 * (h + h_1)) * part / (h_1 * (h_1 + h_2))) / 2.0;

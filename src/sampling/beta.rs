@@ -18,10 +18,10 @@ pub(super) fn beta_quantile(p: f64, shape: f64) -> f64 {
     let whole = 2.0 * incomplete(0.5, shape);
     let (mut low, mut high) = (0.0, 0.5);
     for _ in 0..80 {
-        let middle = (low + high) / 2.0;
+        let middle = f64::midpoint(low, high);
         if incomplete(middle, shape) < p * whole { low = middle } else { high = middle }
     }
-    (low + high) / 2.0
+    f64::midpoint(low, high)
 }
 
 /// ∫ tᵃ⁻¹·(1 − t)ᵃ⁻¹ from 0 to `x` ≤ 1/2: the binomial series, integrated.

@@ -36,7 +36,7 @@ const S_TMAX: OptionSpec = OptionSpec {
 /// Karras et al. (2022), Algorithm 2, lines 4 to 6.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Churn {
-    churn: f64,
+    amount: f64,
     tmin: f64,
     tmax: f64,
     s_noise: f64,
@@ -57,7 +57,7 @@ impl Churn {
     /// The churn of a request.
     pub(super) fn new(options: &SamplerOptions) -> Self {
         Self {
-            churn: options.value(&S_CHURN),
+            amount: options.value(&S_CHURN),
             tmin: options.value(&S_TMIN),
             tmax: options.value(&S_TMAX),
             s_noise: options.value(&S_NOISE),
@@ -77,7 +77,7 @@ impl Churn {
         let sigma = grid.levels[i].sigma;
         let within = (self.tmin..=self.tmax).contains(&sigma);
         let most = std::f64::consts::SQRT_2 - 1.0;
-        let gamma = if within { (self.churn / grid.steps() as f64).min(most) } else { 0.0 };
+        let gamma = if within { (self.amount / grid.steps() as f64).min(most) } else { 0.0 };
         if gamma == 0.0 {
             return Ok(Raised { x: x.clone(), sigma });
         }

@@ -81,8 +81,11 @@ pub struct GridRules {
     pub aim: Aim,
     /// Another run of as many steps over the levels and the end of the run, whose steps may begin above where the
     /// step before ended: Restart.
-    pub pairs: Option<fn(&[f64]) -> Vec<Pair>>,
+    pub pairs: Option<PairRule>,
 }
+
+/// The steps of a run over N + 1 levels.
+pub type PairRule = fn(&[f64]) -> Vec<Pair>;
 
 /// Where a step begins and ends.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -39,7 +39,8 @@ mod table;
 pub use bounds::Bounds;
 pub use config::{PredictionKind, SchedulerConfig, Spacing};
 pub use grid::{
-    Aim, Convention, Conventions, End, Grid, GridRules, Level, Pair, Span, Start, Timesteps, Told,
+    Aim, Convention, Conventions, End, Grid, GridRules, Level, Pair, PairRule, Span, Start,
+    Timesteps, Told,
 };
 pub use guidance::{Guidance, GuidanceApart, Mean};
 pub use integrator::{Denoiser, Integrator, Step};

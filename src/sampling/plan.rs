@@ -82,7 +82,7 @@ impl Sampling {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sampling::{End, NoNoise, NoiseTable, NoiseUse};
+    use crate::sampling::{End, NoNoise, NoiseTable, NoiseUse, SeededNoise};
     use candle_core::Device;
 
     fn sd(config: &SchedulerConfig) -> NoiseProcess {
@@ -132,6 +132,41 @@ mod tests {
             wrong.extend((!near).then(|| format!("{sampler}: {order}")));
         }
         assert!(wrong.is_empty(), "{wrong:?}");
+    }
+
+    /// Samplers with noise keep the distribution of the data: mean 0 and deviation s at the end.
+    #[test]
+    fn samplers_with_noise_keep_mean_and_deviation() {
+        let (top, s, steps) = (10.0f64, 0.5f64, 60);
+        let at = |i: usize| top * (0.02f64 / top).powf(i as f64 / steps as f64);
+        let sigmas: Vec<f64> = (0..=steps).map(at).collect();
+        let config = SchedulerConfig { clip_sample: Some(false), ..Default::default() };
+        let grid = Grid::from_sigmas(sd(&config), &sigmas).unwrap();
+        for sampler in Sampler::ALL {
+            // Distilled models' samplers jump to the estimate, which has less spread here.
+            let jumps = matches!(sampler, Sampler::Lcm | Sampler::Tcd);
+            let drawn = [NoiseUse::EveryStep, NoiseUse::EveryEvaluation];
+            if jumps || !drawn.contains(&sampler.spec().noise) {
+                continue;
+            }
+            let mut noise = SeededNoise::torch(&[5]);
+            let start = noise.start((4, 64, 64), &Device::Cpu).unwrap();
+            let mut x = (start * top.hypot(s)).unwrap();
+            let mut integrator = sampler.begin(&SamplerOptions::default(), &config).unwrap();
+            for i in 0..steps {
+                x = integrator.step(&Gaussian(s), &x, &grid, i, &mut noise).unwrap().x;
+            }
+            let values: Vec<f32> = x.flatten_all().unwrap().to_vec1().unwrap();
+            let n = values.len() as f64;
+            let mean = values.iter().map(|v| f64::from(*v)).sum::<f64>() / n;
+            let square = values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / n;
+            let deviation = square.sqrt();
+            println!("{sampler}: mean {mean:.4}, deviation {deviation:.4}");
+            assert!(
+                mean.abs() < 0.02 && (deviation - s).abs() < 0.05,
+                "{sampler}: {mean} {deviation}"
+            );
+        }
     }
 
     #[test]

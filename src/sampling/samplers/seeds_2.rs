@@ -39,11 +39,10 @@ impl Seeds {
         let exponent = -2.0 * r * h;
         let whole = exponent.exp_m1();
         let last = match (self.inner, estimates) {
-            (_, 1) => 0.0,
+            (_, 1) | ([], _) => 0.0,
             ([inner], _) => whole / (2.0 * inner),
             ([first, ..], 2) => r / first * (whole - exponent) / exponent,
             ([_, second, ..], _) => (whole - exponent) / exponent / second,
-            ([], _) => 0.0,
         };
         [whole - last, last]
     }
