@@ -39,6 +39,9 @@ fn the_table_of_samplers_is_that_of_the_specs() {
         let noise = match spec.noise {
             NoiseUse::Never => "none",
             NoiseUse::EveryStep => "every step but the last",
+            NoiseUse::EveryEvaluation => "every evaluation but the last",
+            NoiseUse::Churn => "with churn",
+            NoiseUse::Restarts => "each restart",
             other => panic!("no words for {other:?}"),
         };
         let options = spec.options.iter();
@@ -56,7 +59,10 @@ fn the_table_of_samplers_is_that_of_the_specs() {
             spec.source,
         );
     }
-    text += "\nEvery name above is accepted, in any spelling. Noise levels are those of the scheduler of diffusers.\n\n\
+    text += "\nEvery name above is accepted, in any spelling. Noise levels are those of the scheduler of diffusers, \
+        and of its port of Euler's method for samplers that it has not. Noise is independent from draw to draw: the \
+        Brownian path that k-diffusion and ComfyUI draw from for the SDE samplers is not followed yet, so that their \
+        pictures have another grain here than there. [How far each is from its reference](samplers-measured.md).\n\n\
         # Schedules\n\n| `--schedule` | A1111 | levels |\n|---|---|---|\n";
     for schedule in Schedule::ALL {
         let spec = schedule.spec();

@@ -22,6 +22,7 @@ mod output;
 mod progress;
 mod report;
 mod request_flags;
+mod samplers;
 mod style;
 mod threads;
 mod verb;
@@ -88,6 +89,8 @@ enum Command {
     Lora(lora::Args),
     /// Show the settings stored in a picture
     Inspect(inspect::Args),
+    /// List samplers and schedules
+    Samplers(samplers::Args),
     /// Show or write settings files
     Config(config::Args),
     /// Measure this machine and a model on it
@@ -181,6 +184,7 @@ fn dispatch(cli: Cli) -> Result<()> {
             lora::run(args, cli.talk)
         }
         Command::Inspect(args) => inspect::run(&args, cli.talk),
+        Command::Samplers(args) => samplers::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Bench(args) => bench::run(&args, cli.talk),
         Command::Doctor(args) => {

@@ -284,6 +284,16 @@ impl SchedulerConfig {
         let (ratio, most) = (self.dynamic_thresholding_ratio, self.sample_max_value);
         if self.thresholding { Bounds::Threshold { ratio, most } } else { Bounds::Free }
     }
+
+    /// The bounds of schedulers that clip estimates unless the config says otherwise.
+    pub(super) fn clipped(&self) -> Bounds {
+        match self.threshold() {
+            Bounds::Free if self.clip_sample.unwrap_or(true) => {
+                Bounds::Clip(self.clip_sample_range)
+            }
+            bounds => bounds,
+        }
+    }
 }
 
 /// What is found where only `built` is.

@@ -5,7 +5,8 @@
 
 use super::config::{SchedulerConfig, Spacing};
 use super::process::{NoiseProcess, TimestepRule};
-use super::schedule::{Schedule, ScheduleInput};
+use super::schedule::Schedule;
+use super::schedule_spec::ScheduleInput;
 use super::spacing::SpacingRules;
 use super::table::NoiseTable;
 use crate::error::{Error, Result};
@@ -78,6 +79,21 @@ pub struct GridRules {
     pub start: Start,
     /// Where each step aims.
     pub aim: Aim,
+    /// Another run of as many steps over the levels and the end of the run, whose steps may begin above where the
+    /// step before ended: Restart.
+    pub pairs: Option<PairRule>,
+}
+
+/// The steps of a run over N + 1 levels.
+pub type PairRule = fn(&[f64]) -> Vec<Pair>;
+
+/// Where a step begins and ends.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pair {
+    /// σ where it begins.
+    pub sigma: f64,
+    /// σ where it ends.
+    pub next: f64,
 }
 
 /// Where timesteps lie.
@@ -116,6 +132,8 @@ pub enum End {
     FinalSigma,
     /// At σ = 0, or the lowest level without `set_alpha_to_one`.
     FinalAlpha,
+    /// At the lowest level, or at σ = 0 of levels that a formula gave.
+    Lowest,
 }
 
 /// What the initial latents are.
@@ -186,11 +204,17 @@ impl Grid {
         let input = ScheduleInput { timesteps: &timesteps, low, high, process };
         let sigmas = schedule.levels(steps, &input)?;
         let rule = rules.rule(schedule, config);
+        if let Some(pairs) = rules.pairs {
+            let end = rules.end(rule, &sigmas, config, table);
+            let start_scale = rules.start_scale(sigmas[0], config);
+            let pairs = pairs(&[sigmas, vec![end]].concat());
+            return Ok(Self::of_pairs(&pairs, start_scale, process, rule));
+        }
         let timesteps = match rule {
             TimestepRule::OfTable => timesteps,
             _ => sigmas.iter().map(|sigma| process.timestep(*sigma, rule)).collect(),
         };
-        let end = rules.end(&sigmas, config, table);
+        let end = rules.end(rule, &sigmas, config, table);
         let first = sigmas[0];
         let targets = rules.targets(rule, &timesteps, end, table);
         let nexts = sigmas.iter().skip(1).copied().chain([end]);
@@ -207,6 +231,23 @@ impl Grid {
             process: process.clone(),
             rule,
         })
+    }
+
+    /// A run over steps that need not begin where the one before ended.
+    fn of_pairs(
+        pairs: &[Pair],
+        start_scale: f64,
+        process: &NoiseProcess,
+        rule: TimestepRule,
+    ) -> Self {
+        let level = |&Pair { sigma, next }: &Pair| Level {
+            sigma,
+            timestep: process.timestep(sigma, rule),
+            next,
+            target: next,
+        };
+        let levels = pairs.iter().map(level).collect();
+        Self { levels, start_scale, process: process.clone(), rule }
     }
 
     /// N, the number of steps.
@@ -231,6 +272,52 @@ impl Grid {
 }
 
 impl GridRules {
+    /// Those of diffusers' ports of k-diffusion, which samplers without a scheduler in diffusers follow too.
+    pub const K_DIFFUSION: GridRules = GridRules {
+        timesteps: Timesteps::Spaced(SpacingRules {
+            default: Spacing::Linspace,
+            one_more: false,
+            whole: false,
+            clipped: false,
+        }),
+        span: Span::Spaced,
+        told: Told::Interpolated,
+        end: End::Zero,
+        start: Start::FirstLevel,
+        aim: Aim::Next,
+        pairs: None,
+    };
+
+    /// Those of diffusers' DPM-Solver and its kin.
+    pub const DPM_SOLVER: GridRules = GridRules {
+        timesteps: Timesteps::Spaced(SpacingRules {
+            default: Spacing::Linspace,
+            one_more: true,
+            whole: true,
+            clipped: true,
+        }),
+        span: Span::Table,
+        told: Told::Whole,
+        end: End::FinalSigma,
+        start: Start::UnitNoise,
+        ..Self::K_DIFFUSION
+    };
+
+    /// Those of diffusers' DDIM and its kin.
+    pub const DDIM: GridRules = GridRules {
+        timesteps: Timesteps::Spaced(SpacingRules {
+            default: Spacing::Leading,
+            one_more: false,
+            whole: true,
+            clipped: false,
+        }),
+        span: Span::Table,
+        end: End::FinalAlpha,
+        start: Start::UnitNoise,
+        aim: Aim::Stride,
+        ..Self::K_DIFFUSION
+    };
+
     fn span(&self, timesteps: &[f64], config: &SchedulerConfig, table: &NoiseTable) -> (f64, f64) {
         let last = (table.len() - 1) as f64;
         let (low, high) = match self.span {
@@ -252,9 +339,16 @@ impl GridRules {
         }
     }
 
-    fn end(&self, sigmas: &[f64], config: &SchedulerConfig, table: &NoiseTable) -> f64 {
+    fn end(
+        &self,
+        rule: TimestepRule,
+        sigmas: &[f64],
+        config: &SchedulerConfig,
+        table: &NoiseTable,
+    ) -> f64 {
         let to_zero = match self.end {
             End::Zero => true,
+            End::Lowest => rule != TimestepRule::OfTable,
             End::FinalAlpha => config.set_alpha_to_one.unwrap_or(true),
             End::FinalSigma => config.final_sigmas_type.as_deref() != Some("sigma_min"),
         };

@@ -9,21 +9,29 @@
 //!
 //! Floor 2.
 
+mod adams;
+mod beta;
 mod bounds;
+mod churn;
 mod config;
 mod formulas;
 mod grid;
 pub mod guidance;
+mod history;
 mod integrator;
+mod linear;
 mod names;
 mod noise;
 mod options;
 mod plan;
 mod prediction;
 mod process;
+mod quadrature;
 mod sampler;
 mod samplers;
 mod schedule;
+mod schedule_spec;
+mod schedules;
 mod spacing;
 mod spec;
 mod table;
@@ -31,7 +39,8 @@ mod table;
 pub use bounds::Bounds;
 pub use config::{PredictionKind, SchedulerConfig, Spacing};
 pub use grid::{
-    Aim, Convention, Conventions, End, Grid, GridRules, Level, Span, Start, Timesteps, Told,
+    Aim, Convention, Conventions, End, Grid, GridRules, Level, Pair, PairRule, Span, Start,
+    Timesteps, Told,
 };
 pub use guidance::{Guidance, GuidanceApart, Mean};
 pub use integrator::{Denoiser, Integrator, Step};
@@ -41,7 +50,8 @@ pub use plan::{Sampling, SamplingRequest};
 pub use prediction::{NoiseModel, Predictor};
 pub use process::{Ancestral, NoiseProcess, TimestepRule};
 pub use samplers::Sampler;
-pub use schedule::{Schedule, ScheduleInput, ScheduleSpec};
+pub use schedule::Schedule;
+pub use schedule_spec::{ScheduleInput, ScheduleSpec};
 pub use spacing::SpacingRules;
 pub use spec::{NoiseUse, OtherNames, SamplerSpec};
 pub use table::NoiseTable;

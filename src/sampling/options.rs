@@ -22,6 +22,46 @@ pub struct OptionSpec {
     pub help: &'static str,
 }
 
+/// The share of fresh noise of ancestral samplers.
+pub(super) const ETA: OptionSpec = OptionSpec {
+    name: "eta",
+    label: "Eta",
+    default: 1.0,
+    least: 0.0,
+    most: 1.0,
+    help: "share of fresh noise in each step; 0 is none",
+};
+
+/// The factor of fresh noise.
+pub(super) const S_NOISE: OptionSpec = OptionSpec {
+    name: "s_noise",
+    label: "Sigma noise",
+    default: 1.0,
+    least: 0.0,
+    most: 2.0,
+    help: "factor of the deviation of fresh noise",
+};
+
+/// The order of multistep samplers.
+pub(super) const ORDER: OptionSpec = OptionSpec {
+    name: "order",
+    label: "Order",
+    default: 4.0,
+    least: 1.0,
+    most: 4.0,
+    help: "most steps that the formula looks at; whole",
+};
+
+/// The order of solvers whose reference reads it from the scheduler config.
+pub(super) const SOLVER_ORDER: OptionSpec = OptionSpec {
+    name: "order",
+    label: "Order",
+    default: 2.0,
+    least: 1.0,
+    most: 3.0,
+    help: "order of the solver; whole",
+};
+
 /// The numbers that a request sets, by name; a sampler uses its defaults for the others.
 ///
 /// As JSON they are an object: `{"eta": 0.5}`.
@@ -54,6 +94,17 @@ impl SamplerOptions {
     /// The value of an option, or its default.
     pub fn value(&self, option: &OptionSpec) -> f64 {
         self.get(option.name).unwrap_or(option.default)
+    }
+
+    /// The value of an option that counts something.
+    pub(super) fn whole(&self, option: &OptionSpec) -> usize {
+        self.value(option).round() as usize
+    }
+
+    /// The same where the default is another one: `default`, within the option's bounds.
+    pub(super) fn whole_or(&self, option: &OptionSpec, default: usize) -> usize {
+        let value = self.get(option.name).unwrap_or(default as f64);
+        value.clamp(option.least, option.most).round() as usize
     }
 
     /// Whether nothing is set.

@@ -82,7 +82,7 @@ impl Sampling {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sampling::{NoNoise, NoiseTable, NoiseUse};
+    use crate::sampling::{End, NoNoise, NoiseTable, NoiseUse, SeededNoise};
     use candle_core::Device;
 
     fn sd(config: &SchedulerConfig) -> NoiseProcess {
@@ -119,11 +119,53 @@ mod tests {
     /// Samplers of the ODE; the others follow no path that could be compared.
     #[test]
     fn samplers_converge_with_their_order() {
-        let ode = |sampler: &Sampler| sampler.spec().noise == NoiseUse::Never;
+        let ode = |sampler: &Sampler| {
+            matches!(sampler.spec().noise, NoiseUse::Never | NoiseUse::Churn | NoiseUse::Restarts)
+        };
+        let mut wrong = Vec::new();
         for sampler in Sampler::ALL.into_iter().filter(ode) {
             let order = (error(sampler, 80) / error(sampler, 160)).log2();
             let expected = f64::from(sampler.spec().order);
-            assert!((order - expected).abs() < 0.25, "{sampler}: order {order}");
+            println!("{sampler}: order {order:.3} of {expected}");
+            // Multistep methods of high order begin with steps of low order, and come near their own.
+            let near = (expected - 0.3..expected + 0.5).contains(&order);
+            wrong.extend((!near).then(|| format!("{sampler}: {order}")));
+        }
+        assert!(wrong.is_empty(), "{wrong:?}");
+    }
+
+    /// Samplers with noise keep the distribution of the data: mean 0 and deviation s at the end.
+    #[test]
+    fn samplers_with_noise_keep_mean_and_deviation() {
+        let (top, s, steps) = (10.0f64, 0.5f64, 60);
+        let at = |i: usize| top * (0.02f64 / top).powf(i as f64 / steps as f64);
+        let sigmas: Vec<f64> = (0..=steps).map(at).collect();
+        let config = SchedulerConfig { clip_sample: Some(false), ..Default::default() };
+        let grid = Grid::from_sigmas(sd(&config), &sigmas).unwrap();
+        for sampler in Sampler::ALL {
+            // Distilled models' samplers jump to the estimate, which has less spread here.
+            let jumps = matches!(sampler, Sampler::Lcm | Sampler::Tcd);
+            let drawn = [NoiseUse::EveryStep, NoiseUse::EveryEvaluation];
+            if jumps || !drawn.contains(&sampler.spec().noise) {
+                continue;
+            }
+            let mut noise = SeededNoise::torch(&[5]);
+            let start = noise.start((4, 64, 64), &Device::Cpu).unwrap();
+            let mut x = (start * top.hypot(s)).unwrap();
+            let mut integrator = sampler.begin(&SamplerOptions::default(), &config).unwrap();
+            for i in 0..steps {
+                x = integrator.step(&Gaussian(s), &x, &grid, i, &mut noise).unwrap().x;
+            }
+            let values: Vec<f32> = x.flatten_all().unwrap().to_vec1().unwrap();
+            let n = values.len() as f64;
+            let mean = values.iter().map(|v| f64::from(*v)).sum::<f64>() / n;
+            let square = values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / n;
+            let deviation = square.sqrt();
+            println!("{sampler}: mean {mean:.4}, deviation {deviation:.4}");
+            assert!(
+                mean.abs() < 0.02 && (deviation - s).abs() < 0.05,
+                "{sampler}: {mean} {deviation}"
+            );
         }
     }
 
@@ -156,8 +198,11 @@ mod tests {
             for schedule in Schedule::ALL {
                 for steps in [1, 2, 5, 20, 30, 50] {
                     let grid = plan(sampler, schedule, steps, &config).unwrap();
-                    assert_eq!((grid.steps(), grid.end()), (steps, 0.0));
-                    assert!(falls(&grid), "{sampler} {schedule} {steps}");
+                    assert_eq!(grid.steps(), steps, "{sampler} {schedule}");
+                    let rules = sampler.spec().grids.diffusers;
+                    assert!(grid.end() == 0.0 || rules.end == End::Lowest, "{sampler} {schedule}");
+                    let whole = rules.pairs.is_some() || falls(&grid);
+                    assert!(whole, "{sampler} {schedule} {steps}");
                 }
             }
         }
@@ -177,7 +222,8 @@ mod tests {
                     let grid = plan(sampler, schedule, steps, &config);
                     let grid = grid.unwrap_or_else(|e| panic!("{sampler} {schedule} {steps}: {e}"));
                     let end = grid.end();
-                    assert!((end - lowest).abs() < 1e-12, "{sampler} {schedule} {end}");
+                    // Tables of levels end at their own, which are a little below.
+                    assert!(end > 0.0 && end < lowest + 1e-12, "{sampler} {schedule} {end}");
                 }
             }
         }

@@ -35,7 +35,11 @@ impl Sampler {
 
     /// The sampler that ComfyUI calls `name`.
     pub fn from_comfyui(name: &str) -> Option<Self> {
-        Sampler::ALL.into_iter().find(|sampler| sampler.spec().names.comfyui == Some(name))
+        let is_it = |sampler: &Sampler| {
+            let names = sampler.spec().names;
+            names.comfyui == Some(name) || names.also.contains(&name)
+        };
+        Sampler::ALL.into_iter().find(is_it)
     }
 }
 

@@ -1,91 +1,10 @@
-//! Schedules: how the noise levels of a run are spread. A schedule is one function and its [`ScheduleSpec`].
+//! Schedules by name: how the noise levels of a run are spread.
 
 use super::names::{Named, find};
-use super::process::{NoiseProcess, TimestepRule};
+use super::schedule_spec::{ScheduleInput, ScheduleSpec};
+use super::schedules as of;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-/// What a schedule may look at.
-#[derive(Debug, Clone, Copy)]
-pub struct ScheduleInput<'a> {
-    /// Timesteps that the sampler's grid rules space, falling, one a step.
-    pub timesteps: &'a [f64],
-    /// Lowest level above zero.
-    pub low: f64,
-    /// Highest level.
-    pub high: f64,
-    /// The noise process of the model.
-    pub process: &'a NoiseProcess,
-}
-
-/// Everything about a schedule.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct ScheduleSpec {
-    /// The name in requests, flags and files.
-    pub name: &'static str,
-    /// The name that is written into pictures, which is one of A1111.
-    pub label: &'static str,
-    /// Further names of A1111 and ComfyUI that mean the same.
-    pub aliases: &'static [&'static str],
-    /// Where it comes from.
-    pub source: &'static str,
-    /// The whole timesteps of its levels for samplers whose networks get whole ones in diffusers; `None` for
-    /// levels that lie at timesteps.
-    pub whole: Option<TimestepRule>,
-    /// The levels of so many steps, falling, without the end of the run.
-    pub levels: fn(usize, &ScheduleInput<'_>) -> Vec<f64>,
-}
-
-const DISCRETE: ScheduleSpec = ScheduleSpec {
-    name: "discrete",
-    label: "Automatic",
-    aliases: &["Uniform", "Normal"],
-    source: "at training timesteps, spaced as the model's scheduler config says",
-    whole: None,
-    levels: discrete,
-};
-
-const KARRAS: ScheduleSpec = ScheduleSpec {
-    name: "karras",
-    label: "Karras",
-    aliases: &[],
-    source: "Karras et al. (2022), eq. 5, ρ = 7",
-    whole: Some(TimestepRule::Rounded),
-    levels: karras,
-};
-
-const EXPONENTIAL: ScheduleSpec = ScheduleSpec {
-    name: "exponential",
-    label: "Exponential",
-    aliases: &[],
-    source: "evenly in the logarithm of σ",
-    whole: Some(TimestepRule::Truncated),
-    levels: exponential,
-};
-
-/// σ of the timesteps.
-fn discrete(_: usize, input: &ScheduleInput<'_>) -> Vec<f64> {
-    input.timesteps.iter().map(|t| input.process.table().sigma(*t)).collect()
-}
-
-/// Karras et al. (2022), eq. 5 with ρ = 7.
-fn karras(n: usize, input: &ScheduleInput<'_>) -> Vec<f64> {
-    const RHO: f64 = 7.0;
-    let (low, high) = (input.low.powf(1.0 / RHO), input.high.powf(1.0 / RHO));
-    ramp(n).map(|ramp| (high + ramp * (low - high)).powf(RHO)).collect()
-}
-
-/// A geometric series.
-fn exponential(n: usize, input: &ScheduleInput<'_>) -> Vec<f64> {
-    let (low, high) = (input.low.ln(), input.high.ln());
-    ramp(n).map(|ramp| (high + ramp * (low - high)).exp()).collect()
-}
-
-/// `n` numbers from 0 to 1.
-fn ramp(n: usize) -> impl Iterator<Item = f64> {
-    (0..n).map(move |i| if n == 1 { 0.0 } else { i as f64 / (n - 1) as f64 })
-}
 
 /// How the noise levels of a run are spread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -98,18 +17,82 @@ pub enum Schedule {
     Karras,
     /// Evenly in the logarithm of σ.
     Exponential,
+    /// Evenly from the last to the first training timestep.
+    Normal,
+    /// As `normal` with one step more, whose level is left out.
+    SgmUniform,
+    /// Every T/N-th training timestep from the last.
+    Simple,
+    /// Every T/N-th training timestep from the second.
+    DdimUniform,
+    /// Quantiles of a beta distribution between the levels.
+    Beta,
+    /// Quantiles of a beta distribution over the timesteps.
+    BetaTimesteps,
+    /// Evenly in the arc tangent of σ.
+    KlOptimal,
+    /// Linear in σ for half of the steps, then quadratic.
+    LinearQuadratic,
+    /// Trailing timesteps, as SD Turbo was distilled at.
+    Turbo,
+    /// Levels of a table that was optimised for SD 1.5: Align Your Steps.
+    AlignYourSteps,
+    /// Levels of a table that was optimised for SDXL: Align Your Steps SDXL.
+    AlignYourStepsSdxl,
+    /// Levels of a table that was optimised for SD 1.5: Align Your Steps 32.
+    AlignYourSteps32,
+    /// Levels of a table that was optimised for SDXL: Align Your Steps 32 SDXL.
+    AlignYourSteps32Sdxl,
+    /// Levels of a table that was optimised for SD 1.5: Align Your Steps GITS.
+    Gits,
+    /// Levels of a table that was optimised for SDXL: Align Your Steps GITS SDXL.
+    GitsSdxl,
 }
 
 impl Schedule {
     /// Every schedule, in the order of help texts.
-    pub const ALL: [Schedule; 3] = [Schedule::Discrete, Schedule::Karras, Schedule::Exponential];
+    pub const ALL: [Schedule; 18] = [
+        Schedule::Discrete,
+        Schedule::Karras,
+        Schedule::Exponential,
+        Schedule::Normal,
+        Schedule::SgmUniform,
+        Schedule::Simple,
+        Schedule::DdimUniform,
+        Schedule::Beta,
+        Schedule::BetaTimesteps,
+        Schedule::KlOptimal,
+        Schedule::LinearQuadratic,
+        Schedule::Turbo,
+        Schedule::AlignYourSteps,
+        Schedule::AlignYourStepsSdxl,
+        Schedule::AlignYourSteps32,
+        Schedule::AlignYourSteps32Sdxl,
+        Schedule::Gits,
+        Schedule::GitsSdxl,
+    ];
 
     /// Everything about it.
     pub fn spec(self) -> &'static ScheduleSpec {
         match self {
-            Schedule::Discrete => &DISCRETE,
-            Schedule::Karras => &KARRAS,
-            Schedule::Exponential => &EXPONENTIAL,
+            Schedule::Discrete => &of::DISCRETE,
+            Schedule::Karras => &of::KARRAS,
+            Schedule::Exponential => &of::EXPONENTIAL,
+            Schedule::Normal => &of::NORMAL,
+            Schedule::SgmUniform => &of::SGM_UNIFORM,
+            Schedule::Simple => &of::SIMPLE,
+            Schedule::DdimUniform => &of::DDIM_UNIFORM,
+            Schedule::Beta => &of::BETA,
+            Schedule::BetaTimesteps => &of::BETA_TIMESTEPS,
+            Schedule::KlOptimal => &of::KL_OPTIMAL,
+            Schedule::LinearQuadratic => &of::LINEAR_QUADRATIC,
+            Schedule::Turbo => &of::TURBO,
+            Schedule::AlignYourSteps => &of::ALIGN_YOUR_STEPS,
+            Schedule::AlignYourStepsSdxl => &of::ALIGN_YOUR_STEPS_SDXL,
+            Schedule::AlignYourSteps32 => &of::ALIGN_YOUR_STEPS_32,
+            Schedule::AlignYourSteps32Sdxl => &of::ALIGN_YOUR_STEPS_32_SDXL,
+            Schedule::Gits => &of::GITS,
+            Schedule::GitsSdxl => &of::GITS_SDXL,
         }
     }
 
@@ -121,6 +104,11 @@ impl Schedule {
     /// The schedule that A1111 calls `label`.
     pub fn from_label(label: &str) -> Option<Self> {
         Schedule::ALL.into_iter().find(|schedule| schedule.labels().any(|known| known == label))
+    }
+
+    /// The schedule that ComfyUI calls `name`.
+    pub fn from_comfyui(name: &str) -> Option<Self> {
+        Schedule::ALL.into_iter().find(|schedule| schedule.spec().comfyui.contains(&name))
     }
 
     /// What A1111 calls it: the name that is written first.
@@ -157,7 +145,8 @@ impl std::str::FromStr for Schedule {
     fn from_str(name: &str) -> Result<Self> {
         let named = |item: Schedule| {
             let spec = item.spec();
-            Named { item, name: spec.name, others: spec.aliases.to_vec() }
+            let others = item.labels().filter(|label| *label != "Automatic").collect();
+            Named { item, name: spec.name, others }
         };
         find("schedule", name, &Schedule::ALL.map(named))
     }
@@ -179,7 +168,7 @@ impl<'de> Deserialize<'de> for Schedule {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sampling::{NoiseTable, SchedulerConfig};
+    use crate::sampling::{NoiseProcess, NoiseTable, SchedulerConfig};
 
     #[test]
     fn names_and_labels_lead_back() {
@@ -194,7 +183,15 @@ mod tests {
                 assert_eq!(Schedule::from_label(label), Some(schedule));
             }
         }
-        assert_eq!("NORMAL".parse::<Schedule>().unwrap(), Schedule::Discrete);
+        for (name, schedule) in [
+            ("NORMAL", Schedule::Normal),
+            ("sgm_uniform", Schedule::SgmUniform),
+            ("SGM Uniform", Schedule::SgmUniform),
+            ("align_your_steps", Schedule::AlignYourSteps),
+            ("Polyexponential", Schedule::Exponential),
+        ] {
+            assert_eq!(name.parse::<Schedule>().unwrap(), schedule, "{name}");
+        }
         assert!("automatic".parse::<Schedule>().is_err());
         let error = "karas".parse::<Schedule>().unwrap_err().to_string();
         assert!(error.contains("did you mean `karras`?"), "{error}");
@@ -206,7 +203,7 @@ mod tests {
         let process = NoiseProcess::VariancePreserving(table);
         let input =
             ScheduleInput { timesteps: &[5.0, 5.0], low: 2.0, high: 1.0, process: &process };
-        for schedule in Schedule::ALL {
+        for schedule in [Schedule::Discrete, Schedule::Karras, Schedule::Exponential] {
             assert!(schedule.levels(2, &input).is_err(), "{schedule}");
         }
     }

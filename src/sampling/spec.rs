@@ -46,6 +46,8 @@ pub struct OtherNames {
     pub k_diffusion: Option<&'static str>,
     /// The name in ComfyUI.
     pub comfyui: Option<&'static str>,
+    /// Further names: of stable-diffusion.cpp, and of variants that differ only in where they run.
+    pub also: &'static [&'static str],
 }
 
 /// What noise a sampler draws.
@@ -56,6 +58,12 @@ pub enum NoiseUse {
     Never,
     /// One tensor a step but the last, from the stream that made the initial latents.
     EveryStep,
+    /// One tensor or more for each evaluation but the last.
+    EveryEvaluation,
+    /// One tensor for each step that raises the noise level: with churn alone.
+    Churn,
+    /// One tensor for each restart.
+    Restarts,
 }
 
 impl SamplerSpec {
@@ -69,8 +77,9 @@ impl SamplerSpec {
 
     /// Every name that it goes by elsewhere.
     pub fn other_names(&self) -> impl Iterator<Item = &'static str> {
-        let OtherNames { diffusers, k_diffusion, comfyui } = self.names;
-        [Some(self.label), diffusers, k_diffusion, comfyui].into_iter().flatten()
+        let OtherNames { diffusers, k_diffusion, comfyui, also } = self.names;
+        let one = [Some(self.label), diffusers, k_diffusion, comfyui].into_iter().flatten();
+        one.chain(also.iter().copied())
     }
 }
 

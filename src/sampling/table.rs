@@ -57,6 +57,16 @@ impl NoiseTable {
         self.sigmas[low] + fraction * (self.sigmas[high] - self.sigmas[low])
     }
 
+    /// σ at timestep `t`, interpolated in ln σ: k-diffusion's `t_to_sigma`.
+    pub fn sigma_in_log(&self, t: f64) -> f64 {
+        let last = self.sigmas.len() - 1;
+        let t = t.clamp(0.0, last as f64);
+        let low = (t.floor() as usize).min(last);
+        let high = (low + 1).min(last);
+        let (a, b) = (self.sigmas[low].ln(), self.sigmas[high].ln());
+        (a + (t - low as f64) * (b - a)).exp()
+    }
+
     /// How many timesteps have a half log-SNR (−ln σ) of `lambda` or more.
     pub(super) fn above(&self, lambda: f64) -> usize {
         self.sigmas.partition_point(|sigma| -sigma.ln() >= lambda)

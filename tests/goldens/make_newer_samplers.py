@@ -7,6 +7,7 @@ recorded runs whose path is an argument (versions beside them), so that nothing 
 """
 
 import argparse
+import inspect
 
 import diffusers
 from diffusers.utils.torch_utils import randn_tensor
@@ -50,7 +51,52 @@ SAMPLERS = {
                      ("sd15", "guided", dict(cfg=8.0, steps=4, unet="variants/lcm", negative=None)),
                      ("sdxl", "plain", dict(cfg=1.0, steps=4))],
     },
+    "unipc-bh2": {
+        "scheduler": "UniPCMultistepScheduler", "k_diffusion": None, "steps": STEPS,
+        "grids": [LINSPACE, LEADING, TRAILING, KARRAS],
+        "runs": [{}, LEADING, TRAILING, KARRAS, V, {"solver_order": 3}, {"solver_order": 1}, {"thresholding": True},
+                 {"solver_order": 3, "lower_order_final": False, "final_sigmas_type": "sigma_min"}],
+        "pictures": [("sd15", "plain", {}), ("sd15", "karras", dict(seed=42, steps=6, options=KARRAS)),
+                     ("sd2", "plain", {}), ("sdxl", "plain", {})],
+    },
+    "deis": {
+        "scheduler": "DEISMultistepScheduler", "k_diffusion": None, "steps": [2, 3, 5, 20, 30],
+        "base": {"final_sigmas_type": "sigma_min"},
+        "grids": [LINSPACE, LEADING, TRAILING, KARRAS],
+        "runs": [{}, LEADING, TRAILING, KARRAS, V, {"solver_order": 3}, {"solver_order": 1}],
+        "pictures": [("sd15", "plain", {}), ("sd15", "seven", dict(seed=42, steps=7)),
+                     ("sd2", "plain", {}), ("sdxl", "plain", {})],
+    },
+    "ddpm": {
+        "scheduler": "DDPMScheduler", "k_diffusion": None, "steps": STEPS,
+        "grids": [{}, LINSPACE, LEADING, TRAILING],
+        "runs": [{}, LEADING, TRAILING, V, {"clip_sample": True}, {"thresholding": True}],
+        "pictures": [("sd15", "plain", {}), ("sd15", "seven", dict(seed=42, steps=7)),
+                     ("sd2", "plain", {}), ("sdxl", "plain", {})],
+    },
+    "tcd": {
+        "scheduler": "TCDScheduler", "eta": 0.3, "k_diffusion": None, "steps": [1, 2, 4, 8, 13, 50],
+        "grids": [{}, LINSPACE, {"original_inference_steps": 100}, {"original_inference_steps": 30}],
+        "runs": [{}, V, {"thresholding": True}, {"original_inference_steps": 100}, {"prediction_type": "sample"},
+                 {"steps_offset": 0}],
+        "pictures": [("sd15", "plain", dict(cfg=1.0, steps=4)), ("sd15", "cfg", dict(cfg=1.7, seed=42, steps=8)),
+                     ("sd15", "two", dict(seed=[42, 43], prompt=[make_pictures.CAT, make_pictures.LIGHT],
+                                          negative=[make_pictures.BLUR, ""], cfg=1.5, steps=3)),
+                     ("sdxl", "plain", dict(cfg=1.0, steps=4))],
+    },
+    "plms": {
+        "scheduler": "PNDMScheduler", "k_diffusion": None, "steps": STEPS, "base": {"skip_prk_steps": True},
+        "grids": [{}, {"steps_offset": 0}, {"set_alpha_to_one": True}, {"beta_schedule": "linear"}],
+        "runs": [{}, V, {"set_alpha_to_one": True}, {"steps_offset": 0}, {"beta_schedule": "linear"},
+                 {"num_train_timesteps": 500}],
+        "pictures": [("sd15", "plain", {}), ("sd15", "seven", dict(seed=42, steps=7)),
+                     ("sd2", "plain", {}), ("sdxl", "plain", {})],
+    },
 }
+
+
+def with_base(spec: dict, kind: str) -> list[dict]:
+    return [{**spec.get("base", {}), **options} for options in spec[kind]]
 
 
 def scheduler_of(kind: str, options: dict):
@@ -64,11 +110,13 @@ def grid(kind: str, options: dict, steps: int) -> dict:
         scheduler.set_timesteps(steps)
     except ValueError as error:
         return {**case, "refused": str(error)}
-    case["timesteps"] = shortest(scheduler.timesteps)
+    # PNDM lists the second timestep twice, once for each evaluation.
+    timesteps = torch.unique_consecutive(scheduler.timesteps)
+    case["timesteps"] = shortest(timesteps)
     if hasattr(scheduler, "sigmas"):
         case["sigmas"] = shortest(scheduler.sigmas)
     else:
-        case["alphas_cumprod"] = shortest(scheduler.alphas_cumprod[scheduler.timesteps])
+        case["alphas_cumprod"] = shortest(scheduler.alphas_cumprod[timesteps])
     case["init_noise_sigma"] = shortest([scheduler.init_noise_sigma])[0]
     return case
 
@@ -81,7 +129,8 @@ def run(kind: str, options: dict, steps: int, seeds: list[int]) -> dict:
     scheduler = scheduler_of(kind, options)
     scheduler.set_timesteps(steps)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    drawing = {"generator": generators} if kind != "HeunDiscreteScheduler" else {}
+    draws = "generator" in inspect.signature(scheduler.step).parameters and kind != "HeunDiscreteScheduler"
+    drawing = {"generator": generators} if draws else {}
     shape = (len(seeds), *SHAPE[1:])
     latents = randn_tensor(shape, generator=generators) * scheduler.init_noise_sigma
     for t in scheduler.timesteps:
@@ -94,15 +143,16 @@ def pictures(name: str, spec: dict, tensors: dict) -> list[dict]:
     listed = []
     for model, label, options in spec["pictures"]:
         options = dict(options)
-        unet, chosen = options.pop("unet", None), options.pop("options", {})
+        unet, chosen = options.pop("unet", None), {**spec.get("base", {}), **options.pop("options", {})}
         wanted = make_pictures.case(model, label, {"scheduler": spec["scheduler"], "options": chosen}, **options)
+        wanted |= {"eta": spec["eta"]} if "eta" in spec else {}
         pipe = make_pictures.load(model, torch.float32)
         if unet:
             pipe.unet = diffusers.UNet2DConditionModel.from_pretrained(str(HERE / unet))
         got = make_pictures.run(pipe, dict(pipe.scheduler.config), wanted, {})
         tensors[f"{wanted['name']}.picture"] = torch.from_numpy(got["picture"])
         tensors[f"{wanted['name']}.latents"] = got["latents"]
-        listed.append({**wanted, "unet": unet, "scheduler_config": got["config"]})
+        listed.append({**wanted, "unet": unet, "scheduler_config": {**got["config"], **spec.get("base", {})}})
         note(name, wanted["name"], f"latents std {got['latents'].std():.2f}, picture std {got['picture'].std():.0f}")
     return listed
 
@@ -119,9 +169,9 @@ def main(names: list[str], recorded: str | None) -> None:
         spec = SAMPLERS[name]
         kind, path = spec["scheduler"], HERE / "samplers" / f"{name}.json"
         out = {**VERSIONS, "sampler": name, "scheduler": kind, "shape": SHAPE, "pattern": shortest(PATTERN)}
-        out["grids"] = [grid(kind, options, steps) for options in spec["grids"] for steps in spec["steps"]]
-        out["runs"] = [run(kind, options, 6, [5]) for options in spec["runs"]]
-        out["runs"] += [run(kind, {}, steps, [5, 9]) for steps in (1, 2, 4)]
+        out["grids"] = [grid(kind, options, steps) for options in with_base(spec, "grids") for steps in spec["steps"]]
+        out["runs"] = [run(kind, options, 6, [5]) for options in with_base(spec, "runs")]
+        out["runs"] += [run(kind, spec.get("base", {}), steps, [5, 9]) for steps in (2, 4, 1)[: 2 if name == "deis" else 3]]
         tensors = {}
         out["pictures"] = pictures(name, spec, tensors)
         if recorded:

@@ -131,6 +131,8 @@ def run(pipe, base: dict, wanted: dict, done: dict) -> dict:
                          "target_size": "target_size"}.items():
         if ours in wanted:
             call[theirs] = tuple(wanted[ours]) if isinstance(wanted[ours], list) else wanted[ours]
+    if "eta" in wanted:
+        call["eta"] = wanted["eta"]
     if "init" in wanted:
         pipe = image_to_image(pipe)
         call |= {"image": Image.fromarray(done[wanted["init"]]["picture"]), "strength": wanted["strength"]}

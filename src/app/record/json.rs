@@ -94,9 +94,8 @@ impl Settings {
             self.made.push("Sampler", known.map_or(name, |known| known.spec().label.to_owned()));
         }
         if let Some(name) = self.take("scheduler") {
-            let mut labels = Schedule::ALL.into_iter().flat_map(Schedule::labels);
-            let known = labels.find(|label| label.eq_ignore_ascii_case(&name));
-            self.made.push("Schedule type", known.map_or(name, str::to_owned));
+            let known = Schedule::from_comfyui(&name);
+            self.made.push("Schedule type", known.map_or(name, |known| known.spec().label.into()));
         }
         self.put("CFG scale", guidance);
         self.put("Seed", "seed");

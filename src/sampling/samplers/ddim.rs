@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::sampling::bounds::Bounds;
-use crate::sampling::config::{SchedulerConfig, Spacing};
+use crate::sampling::config::Spacing;
 use crate::sampling::formulas::pull;
 use crate::sampling::grid::{Aim, Conventions, End, Grid, GridRules, Span, Start, Timesteps, Told};
 use crate::sampling::integrator::{Denoiser, Integrator, Step};
@@ -19,6 +19,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
         diffusers: Some("DDIMScheduler"),
         k_diffusion: None,
         comfyui: Some("ddim"),
+        also: &[],
     },
     source: "Song et al. (2020), eq. 12, with η = 0; diffusers' DDIMScheduler",
     order: 1,
@@ -40,9 +41,10 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
             end: End::FinalAlpha,
             start: Start::UnitNoise,
             aim: Aim::Stride,
+            pairs: None,
         },
     },
-    begin: |_, config| Ok(Box::new(Ddim { bounds: bounds(config) })),
+    begin: |_, config| Ok(Box::new(Ddim { bounds: config.clipped() })),
 };
 
 /// DDIM without noise.
@@ -53,16 +55,6 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
 #[derive(Debug)]
 struct Ddim {
     bounds: Bounds,
-}
-
-/// The bounds of its estimates; a config that is silent clips them.
-fn bounds(config: &SchedulerConfig) -> Bounds {
-    match config.threshold() {
-        Bounds::Free if config.clip_sample.unwrap_or(true) => {
-            Bounds::Clip(config.clip_sample_range)
-        }
-        bounds => bounds,
-    }
 }
 
 impl Integrator for Ddim {

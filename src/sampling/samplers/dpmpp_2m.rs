@@ -20,6 +20,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
         diffusers: Some("DPMSolverMultistepScheduler"),
         k_diffusion: Some("sample_dpmpp_2m"),
         comfyui: Some("dpmpp_2m"),
+        also: &[],
     },
     source: "Lu et al. (2022), DPM-Solver++, Algorithm 2; diffusers' DPMSolverMultistepScheduler",
     order: 2,
@@ -41,6 +42,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
             end: End::FinalSigma,
             start: Start::UnitNoise,
             aim: Aim::Next,
+            pairs: None,
         },
     },
     begin: |_, config| {

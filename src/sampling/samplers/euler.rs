@@ -1,6 +1,7 @@
 //! Euler's method.
 
 use crate::error::Result;
+use crate::sampling::churn::{Churn, Raised};
 use crate::sampling::config::Spacing;
 use crate::sampling::formulas::pull;
 use crate::sampling::grid::{Aim, Conventions, End, Grid, GridRules, Span, Start, Timesteps, Told};
@@ -18,12 +19,13 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
         diffusers: Some("EulerDiscreteScheduler"),
         k_diffusion: Some("sample_euler"),
         comfyui: Some("euler"),
+        also: &[],
     },
-    source: "Karras et al. (2022), Algorithm 2 without churn; diffusers' EulerDiscreteScheduler",
+    source: "Karras et al. (2022), Algorithm 2 without its second order; diffusers' EulerDiscreteScheduler",
     order: 1,
     evaluations: 1,
-    noise: NoiseUse::Never,
-    options: &[],
+    noise: NoiseUse::Churn,
+    options: &Churn::OPTIONS,
     schedule: None,
     automatic: Schedule::Discrete,
     grids: Conventions {
@@ -39,14 +41,17 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
             end: End::FinalSigma,
             start: Start::FirstLevel,
             aim: Aim::Next,
+            pairs: None,
         },
     },
-    begin: |_, _| Ok(Box::new(Euler)),
+    begin: |options, _| Ok(Box::new(Euler { churn: Churn::new(options) })),
 };
 
 /// Euler's method on dx/dσ = (x − x₀)/σ.
 #[derive(Debug)]
-struct Euler;
+struct Euler {
+    churn: Churn,
+}
 
 impl Integrator for Euler {
     fn step(
@@ -55,11 +60,11 @@ impl Integrator for Euler {
         x: &Tensor,
         grid: &Grid,
         i: usize,
-        _: &mut dyn NoiseSource,
+        noise: &mut dyn NoiseSource,
     ) -> Result<Step> {
-        let level = grid.levels[i];
-        let denoised = model.denoise(x, level.sigma)?;
-        let x = pull(x, &denoised, level.sigma, level.next)?;
+        let Raised { x, sigma } = self.churn.raise(x, grid, i, noise)?;
+        let denoised = model.denoise(&x, sigma)?;
+        let x = pull(&x, &denoised, sigma, grid.levels[i].next)?;
         Ok(Step { x, denoised })
     }
 }

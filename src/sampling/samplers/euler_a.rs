@@ -6,7 +6,7 @@ use crate::sampling::formulas::pull;
 use crate::sampling::grid::{Aim, Conventions, End, Grid, GridRules, Span, Start, Timesteps, Told};
 use crate::sampling::integrator::{Denoiser, Integrator, Step};
 use crate::sampling::noise::NoiseSource;
-use crate::sampling::options::OptionSpec;
+use crate::sampling::options::{ETA, S_NOISE};
 use crate::sampling::process::Ancestral;
 use crate::sampling::schedule::Schedule;
 use crate::sampling::spacing::SpacingRules;
@@ -20,6 +20,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
         diffusers: Some("EulerAncestralDiscreteScheduler"),
         k_diffusion: Some("sample_euler_ancestral"),
         comfyui: Some("euler_ancestral"),
+        also: &[],
     },
     source: "k-diffusion's sample_euler_ancestral; diffusers' EulerAncestralDiscreteScheduler",
     order: 1,
@@ -41,29 +42,12 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
             end: End::Zero,
             start: Start::FirstLevel,
             aim: Aim::Next,
+            pairs: None,
         },
     },
     begin: |options, _| {
         Ok(Box::new(EulerA { eta: options.value(&ETA), s_noise: options.value(&S_NOISE) }))
     },
-};
-
-const ETA: OptionSpec = OptionSpec {
-    name: "eta",
-    label: "Eta",
-    default: 1.0,
-    least: 0.0,
-    most: 1.0,
-    help: "share of fresh noise in each step; 0 is Euler's method",
-};
-
-const S_NOISE: OptionSpec = OptionSpec {
-    name: "s_noise",
-    label: "Sigma noise",
-    default: 1.0,
-    least: 0.0,
-    most: 2.0,
-    help: "factor of the deviation of fresh noise",
 };
 
 /// Euler's step to below the next level, and noise up to it.

@@ -2,6 +2,7 @@
 
 use crate::error::Result;
 use crate::sampling::bounds::Bounds;
+use crate::sampling::churn::{Churn, Raised};
 use crate::sampling::config::{SchedulerConfig, Spacing};
 use crate::sampling::formulas::pull;
 use crate::sampling::grid::{Aim, Conventions, End, Grid, GridRules, Span, Start, Timesteps, Told};
@@ -19,12 +20,13 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
         diffusers: Some("HeunDiscreteScheduler"),
         k_diffusion: Some("sample_heun"),
         comfyui: Some("heun"),
+        also: &[],
     },
     source: "Karras et al. (2022), Algorithm 1; diffusers' HeunDiscreteScheduler",
     order: 2,
     evaluations: 2,
-    noise: NoiseUse::Never,
-    options: &[],
+    noise: NoiseUse::Churn,
+    options: &Churn::OPTIONS,
     schedule: None,
     automatic: Schedule::Discrete,
     grids: Conventions {
@@ -41,9 +43,12 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
             end: End::Zero,
             start: Start::FirstLevel,
             aim: Aim::Next,
+            pairs: None,
         },
     },
-    begin: |_, config| Ok(Box::new(Heun { bounds: bounds(config) })),
+    begin: |options, config| {
+        Ok(Box::new(Heun { bounds: bounds(config), churn: Churn::new(options) }))
+    },
 };
 
 /// The bounds of its estimates; a config that is silent leaves them free.
@@ -58,6 +63,7 @@ fn bounds(config: &SchedulerConfig) -> Bounds {
 #[derive(Debug)]
 struct Heun {
     bounds: Bounds,
+    churn: Churn,
 }
 
 impl Integrator for Heun {
@@ -67,17 +73,18 @@ impl Integrator for Heun {
         x: &Tensor,
         grid: &Grid,
         i: usize,
-        _: &mut dyn NoiseSource,
+        noise: &mut dyn NoiseSource,
     ) -> Result<Step> {
-        let (sigma, next) = (grid.levels[i].sigma, grid.levels[i].next);
-        let denoised = self.bounds.apply(&model.denoise(x, sigma)?)?;
-        let there = pull(x, &denoised, sigma, next)?;
+        let next = grid.levels[i].next;
+        let Raised { x, sigma } = self.churn.raise(x, grid, i, noise)?;
+        let denoised = self.bounds.apply(&model.denoise(&x, sigma)?)?;
+        let there = pull(&x, &denoised, sigma, next)?;
         if next == 0.0 {
             // There is no slope at σ = 0.
             return Ok(Step { x: there, denoised });
         }
         let corrected = self.bounds.apply(&model.denoise(&there, next)?)?;
-        let slope = ((x - &denoised)? / sigma)?;
+        let slope = ((&x - &denoised)? / sigma)?;
         let slope_there = ((&there - &corrected)? / next)?;
         let x = (x + ((slope + slope_there)? * ((next - sigma) / 2.0))?)?;
         Ok(Step { x, denoised: corrected })

@@ -14,7 +14,12 @@ use candle_core::Tensor;
 pub(super) const SPEC: SamplerSpec = SamplerSpec {
     name: "lcm",
     label: "LCM",
-    names: OtherNames { diffusers: Some("LCMScheduler"), k_diffusion: None, comfyui: Some("lcm") },
+    names: OtherNames {
+        diffusers: Some("LCMScheduler"),
+        k_diffusion: None,
+        comfyui: Some("lcm"),
+        also: &[],
+    },
     source: "Luo et al. (2023), Latent Consistency Models, Algorithm 3; diffusers' LCMScheduler",
     order: 1,
     evaluations: 1,
@@ -31,6 +36,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
             end: End::Zero,
             start: Start::UnitNoise,
             aim: Aim::Next,
+            pairs: None,
         },
     },
     begin: |_, config| Ok(Box::new(Lcm::new(config)?)),
@@ -42,7 +48,11 @@ const ORIGINAL_STEPS: usize = 50;
 const TIMESTEP_SCALING: f64 = 10.0;
 
 /// Evenly spaced entries of the timesteps that the model was distilled at.
-fn timesteps(steps: usize, config: &SchedulerConfig, table: &NoiseTable) -> Result<Vec<f64>> {
+pub(super) fn timesteps(
+    steps: usize,
+    config: &SchedulerConfig,
+    table: &NoiseTable,
+) -> Result<Vec<f64>> {
     let original = config.original_inference_steps.unwrap_or(ORIGINAL_STEPS);
     let stride = table.len().checked_div(original).unwrap_or(0);
     if stride == 0 {
