@@ -25,6 +25,7 @@ mod replay;
 mod request;
 mod residency;
 mod run;
+mod script;
 mod shelf;
 mod start;
 mod steps;
@@ -167,6 +168,7 @@ impl Pipeline {
                 format!("the text encoder has {depth} layers"),
             ));
         }
+        plan.simplify(|text| model.fits(text));
         Ok(plan)
     }
 

@@ -3,6 +3,7 @@
 //! Floor 5.
 
 use crate::lora::{Apply, LoraRef, Method, StepWindow};
+use crate::prompt::PromptSyntax;
 use crate::sampling::{Sampler, Schedule};
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +23,9 @@ pub struct Request {
     pub prompt: String,
     /// What to keep away from; only acts when guidance is on.
     pub negative_prompt: String,
+    /// Which program's syntax both prompts are written in; `None` is A1111's. What earlier versions drew is `plain`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_syntax: Option<PromptSyntax>,
     /// Pixels across, a multiple of 8.
     pub width: Option<usize>,
     /// Pixels down, a multiple of 8.
@@ -67,6 +71,7 @@ impl Default for Request {
         Self {
             prompt: String::new(),
             negative_prompt: String::new(),
+            prompt_syntax: None,
             width: None,
             height: None,
             steps: None,

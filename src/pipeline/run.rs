@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::kernels::AtWork;
 use crate::lora::{Apply, Lora, LoraStack, StackEntry};
 use crate::sampling::{Grid, Sampling};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// A prepared plan: its LoRAs are read, its noise levels placed, and what happens at each step is decided.
@@ -68,17 +69,19 @@ impl Run {
             .map(|estimate| Stacks {
                 text: part(&stack, &timeline.texts()[estimate.text]).text_part(),
                 unet: part(&stack, &timeline.unets()[estimate.unet]).unet_part(),
+                wording: estimate.wording,
             })
             .collect();
         let entries = stacks.iter().flat_map(|stacks| &stacks.unet.entries);
         entries.filter_map(|entry| advice(&entry.lora, plan)).for_each(|text| watch.warn(text));
         let apply = match plan.apply {
-            Apply::Auto if stacks.len() > 1 => Apply::Bypass,
+            Apply::Auto if networks(&timeline) > 1 => Apply::Bypass,
             Apply::Auto => Apply::Merge,
             chosen => chosen,
         };
         let composed = stacks.iter().map(|stacks| &stacks.unet).filter(|unet| !unet.is_empty());
-        let keys = composed.map(|unet| network_key(unet, apply)).collect();
+        let keys: BTreeSet<String> = composed.map(|unet| network_key(unet, apply)).collect();
+        let keys = keys.into_iter().collect();
         Ok(Self {
             grid: Arc::new(model.grid(plan)?),
             start: Start::Noise,
@@ -157,7 +160,14 @@ impl Run {
         let (session, at_work) = (Session::new(), AtWork::begin());
         let (_working, _rounded) = (working(), model.rounding());
         let mut spent = Timings::default();
-        let estimators = model.estimators(plan, &self.stacks, self.apply, watch, &mut spent)?;
+        let estimators = model.estimators(
+            plan,
+            timeline.script(),
+            &self.stacks,
+            self.apply,
+            watch,
+            &mut spent,
+        )?;
         watch.check()?;
         let image = |index: &usize| {
             let index = *index;
@@ -229,6 +239,12 @@ impl Run {
         }
         running.finish_each_watched(watch, sink)
     }
+}
+
+/// How many estimates differ in their LoRAs: texts alone take no network of their own.
+fn networks(timeline: &Timeline) -> usize {
+    let loras = timeline.estimates().iter().map(|estimate| (estimate.text, estimate.unet));
+    loras.collect::<BTreeSet<_>>().len()
 }
 
 /// What a LoRA does, as far as the timeline needs it.
