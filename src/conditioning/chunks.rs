@@ -1,6 +1,4 @@
 //! Tokens of a prompt in chunks: a text encoder takes 75 at once, so a longer prompt is encoded in parts.
-//!
-//! Floor 5.
 
 use super::Tokenizer;
 use super::inversions::Reader;

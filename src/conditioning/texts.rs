@@ -1,6 +1,4 @@
 //! From the texts of a request to their features.
-//!
-//! Floor 5.
 
 use super::chunks::Chunk;
 use super::weighting::{Weighted, apply, is_one};

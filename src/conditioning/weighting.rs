@@ -1,6 +1,4 @@
 //! How the weights of tokens act on their features.
-//!
-//! Floor 5.
 
 use super::chunks::Chunk;
 use crate::error::Result;

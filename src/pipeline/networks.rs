@@ -1,6 +1,4 @@
 //! The networks of a plan's estimates, each with its LoRAs, and the features that it attends to.
-//!
-//! Floor 5.
 
 use super::Plan;
 use super::cache::Noted;
@@ -9,6 +7,7 @@ use super::generated::Timings;
 use super::model::Model;
 use super::residency::Stage;
 use super::script::Script;
+use super::warning::Warning;
 use crate::conditioning::{Conditioning, InversionVectors, TextTowers};
 use crate::error::{Error, Result};
 use crate::lora::{Apply, LoraStack, Overlay};
@@ -98,8 +97,7 @@ impl Model {
             let cut = plan.prompt_syntax == PromptSyntax::Plain;
             let overflow = if cut { towers.overflow(&plan.prompt) } else { 0 };
             if overflow > 0 {
-                warnings
-                    .push(format!("the prompt is {overflow} tokens too long; its end is not seen"));
+                warnings.push(Warning::PromptTooLong { tokens: overflow });
             }
             let conditioning = self.condition(&towers, plan, script, watch.cancel)?;
             spent.encode += begin.elapsed();
@@ -168,12 +166,13 @@ impl Model {
         watch: Watch<'_>,
         compose: &mut Duration,
         select: impl Fn(Component) -> bool,
-    ) -> Result<(Arc<dyn WeightSource>, Vec<String>)> {
+    ) -> Result<(Arc<dyn WeightSource>, Vec<Warning>)> {
         let begin = Instant::now();
         watch.tell(&Event::Loading { component: "LoRA" });
         let (base, names) = (self.residency.base.clone(), self.dictionary()?);
         let overlay = Overlay::compose_until(base, &names, stack, apply, select, watch.cancel)?;
-        let warnings = overlay.warnings().to_vec();
+        let warnings = overlay.warnings().iter();
+        let warnings = warnings.map(|text| Warning::Stack { text: text.clone() }).collect();
         *compose += begin.elapsed();
         Ok((Arc::new(overlay), warnings))
     }
@@ -182,12 +181,15 @@ impl Model {
     fn words(
         &self,
         stack: &LoraStack,
-        warnings: &mut Vec<String>,
+        warnings: &mut Vec<Warning>,
     ) -> Result<Vec<InversionVectors>> {
         let components = self.parts.text_components();
         let mut words: Vec<InversionVectors> = Vec::new();
         let all = stack.words();
-        warnings.extend(all.warnings());
+        warnings.extend(all.lost.iter().map(|(lora, word)| Warning::WordTwice {
+            lora: lora.clone(),
+            word: (*word).to_owned(),
+        }));
         for inversion in all.used {
             let vectors = |component: &Component| -> Result<Option<Tensor>> {
                 let Some((values, rows)) = inversion.vectors(*component)? else { return Ok(None) };
@@ -205,6 +207,6 @@ impl Model {
 
 /// The value, after its warnings were told.
 fn told<T>(found: &Noted<T>, watch: Watch<'_>) -> Arc<T> {
-    found.warnings.iter().for_each(|text| watch.warn(text));
+    found.warnings.iter().for_each(|warning| watch.warn(warning.clone()));
     found.value.clone()
 }

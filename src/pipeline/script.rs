@@ -1,6 +1,4 @@
 //! The texts of a plan whose prompts change from step to step.
-//!
-//! Floor 5.
 
 use super::Plan;
 

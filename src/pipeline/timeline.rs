@@ -4,8 +4,6 @@
 //! It answers for step windows of LoRAs, LoRA Switch, LoRA Composite, the interval of guidance, the reuse of deep
 //! features, and prompts that change from step to step. What is to come has its place: the hand-over to a refiner and another stack for a second pass add a model's number to it; a window of a ControlNet,
 //! and guidance that changes from step to step, add a field to [`Phase`].
-//!
-//! Floor 5.
 
 use super::Plan;
 use super::script::Script;

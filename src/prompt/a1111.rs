@@ -3,8 +3,6 @@
 //! Round brackets multiply the weights of what stands in them by 1.1, or by the number that is written; square ones
 //! divide them by 1.1. Brackets without a partner are text, and those that are never closed act to the end of the
 //! prompt. Both kinds are independent of each other, so the result is a list and not a tree.
-//!
-//! Floor 1.
 
 use super::numbers::{digit, is_space, number, words};
 use super::segment::{BREAK, Segment, SyntaxError, is_same, merged};

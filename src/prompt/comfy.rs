@@ -1,7 +1,5 @@
 //! Emphasis as ComfyUI reads it: `(x)` multiplies by 1.1, `(x:1.2)` gives the weight 1.2 whatever is around it, `\(` is
 //! the bracket. All else is text, `[x]` and `BREAK` too.
-//!
-//! Floor 1.
 
 use super::numbers::{is_space, number};
 use super::segment::{Segment, SyntaxError};

@@ -1,6 +1,4 @@
 //! Which program's syntax a prompt is written in.
-//!
-//! Floor 1.
 
 use super::editing::Edited;
 use super::segment::{Segment, SyntaxError};

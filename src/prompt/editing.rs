@@ -3,8 +3,6 @@
 //! A1111's own grammar has several readings for prompts with stray brackets and colons. This is the one rule that agrees
 //! with it wherever it has one: from left to right; at `[` an edit, then alternatives, then a group; at `(` a group; else
 //! one character of text; nothing is taken back.
-//!
-//! Floor 1.
 
 use super::numbers::{is_space, number};
 use std::collections::BTreeSet;

@@ -1,6 +1,4 @@
 //! Numbers and characters of prompts as Python reads them, in which the other programs are written.
-//!
-//! Floor 1.
 
 /// The zeros of every script's decimal digits (Unicode category Nd); nine more digits follow each.
 const ZEROS: [u32; 66] = [

@@ -1,6 +1,4 @@
 //! What a prompt with weights is read as: pieces of text, each with its weight.
-//!
-//! Floor 1.
 
 use std::ops::Range;
 
