@@ -162,6 +162,7 @@ mod tests {
             width: Some(512),
             height: Some(768),
             guidance_scale: Some(4.0),
+            prompt_syntax: Some(PromptSyntax::Comfy),
             ..Request::default()
         };
         let found = read(fooocus).unwrap();
