@@ -12,6 +12,7 @@ use crate::input;
 use crate::lora::ReadOptions;
 use crate::pipeline::{Cancel, Memory};
 use crate::plain;
+use crate::prompt::PromptSyntax;
 use anyhow::Result;
 use std::cell::RefCell;
 use std::ops::ControlFlow;
@@ -38,7 +39,14 @@ pub(super) fn run(flags: &Flags, talk: Talk) -> Result<()> {
             Some(Origin::Picture(_)) | None => "",
             Some(_) => layers.text(key).unwrap_or_default(),
         };
-        warnings::of_syntax(text("prompt"), text("negative_prompt"), talk);
+        let of_picture = |key: &str| matches!(layers.origin(key), Some(Origin::Picture(_)));
+        if of_picture("prompt_syntax") && !of_picture("prompt") {
+            // A picture without syntax says nothing of another prompt's.
+            let syntax = &mut job.request.prompt_syntax;
+            *syntax = syntax.filter(|syntax| *syntax != PromptSyntax::Plain);
+        }
+        let syntax = job.request.prompt_syntax.unwrap_or_default();
+        warnings::of_syntax(text("prompt"), text("negative_prompt"), syntax, talk);
         if let Some(name) = &flags.stack {
             let chosen = flags.request.sets("lora_method");
             resolver::stack(&setup.store, name, chosen, &mut job.request)?;

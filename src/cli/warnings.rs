@@ -2,17 +2,17 @@
 
 use super::style::{Talk, excerpt};
 use crate::app::record::ImageRecord;
-use crate::prompt::{extract_tags, foreign_syntax};
+use crate::prompt::{PromptSyntax, extract_tags, foreign_syntax};
 
 /// Most parts of a prompt that a warning names.
 const MOST_PARTS: usize = 8;
 
 /// Names the parts of the prompts that are syntax elsewhere and are drawn as they are written.
-pub(super) fn of_syntax(prompt: &str, negative: &str, talk: Talk) {
+pub(super) fn of_syntax(prompt: &str, negative: &str, syntax: PromptSyntax, talk: Talk) {
     let tags = extract_tags(prompt).map(|found| found.tags).unwrap_or_default();
     let tags: Vec<_> = tags.into_iter().map(|tag| tag.span).collect();
-    let mut parts = foreign_syntax(prompt, &tags);
-    parts.extend(foreign_syntax(negative, &[]));
+    let mut parts = foreign_syntax(prompt, &tags, syntax);
+    parts.extend(foreign_syntax(negative, &[], syntax));
     let more = parts.len().saturating_sub(MOST_PARTS);
     let named = parts.iter().take(MOST_PARTS).map(|part| format!("`{}`", excerpt(part)));
     let named = named.collect::<Vec<_>>().join(", ");

@@ -1,6 +1,6 @@
 //! New words: textual inversions whose vectors stand where the word stands in a prompt.
 
-use super::{TextTowers, Tower};
+use super::{TextTowers, Tokenizer, Tower};
 use crate::error::{Error, Result};
 use candle_core::Tensor;
 
@@ -54,18 +54,39 @@ impl TextTowers {
     }
 }
 
+/// What a tower reads texts with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reader<'a> {
+    pub(super) tokenizer: &'a Tokenizer,
+    /// New words, the longest first.
+    pub(super) words: &'a [InversionTokens],
+    /// Tokens of a window, start and end included.
+    pub(super) window: usize,
+}
+
 impl Tower {
+    pub(super) fn reader(&self) -> Reader<'_> {
+        Reader { tokenizer: &self.tokenizer, words: &self.words, window: self.window() }
+    }
+}
+
+impl Reader<'_> {
     /// The ids of a text, without start, end and padding.
     pub(super) fn ids(&self, text: &str) -> Vec<u32> {
-        let mut ids = Vec::new();
+        self.groups(text).into_iter().flat_map(|(ids, _)| ids).collect()
+    }
+
+    /// As [`ids`](Self::ids), in groups: whether one is a new word, whose vectors stay together.
+    pub(super) fn groups(&self, text: &str) -> Vec<(Vec<u32>, bool)> {
+        let mut groups = Vec::new();
         let mut rest = text;
         while let Some((at, word)) = self.first_word(rest) {
-            ids.extend(self.tokenizer.encode(&rest[..at]));
-            ids.extend(&word.ids);
+            groups.push((self.tokenizer.encode(&rest[..at]), false));
+            groups.push((word.ids.clone(), true));
             rest = &rest[at + word.token.len()..];
         }
-        ids.extend(self.tokenizer.encode(rest));
-        ids
+        groups.push((self.tokenizer.encode(rest), false));
+        groups
     }
 
     fn first_word(&self, text: &str) -> Option<(usize, &InversionTokens)> {

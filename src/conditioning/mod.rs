@@ -2,13 +2,17 @@
 //!
 //! Floor 5.
 
+mod chunks;
 mod inversions;
+mod texts;
 mod tokenizer;
+mod weighting;
 
+pub use chunks::Chunk;
 pub use inversions::InversionVectors;
+pub use texts::{Schedules, Texts};
 pub use tokenizer::{ClipKind, Tokenizer, TokenizerFiles, TokenizerOptions};
 
-use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::models::{AddedCondition, ClipTower};
 use crate::size::ImageSize;
@@ -57,19 +61,6 @@ pub struct TextTowers {
     rules: TextRules,
 }
 
-/// What is encoded for one request.
-#[derive(Debug, Clone, Copy)]
-pub struct Texts<'a> {
-    /// The prompt.
-    pub prompt: &'a str,
-    /// The negative prompt, when guidance is on.
-    pub negative: Option<&'a str>,
-    /// 1 = the last layer that the family uses; acts on the prompt alone.
-    pub clip_skip: usize,
-    /// Picture size, for SDXL.
-    pub size: ImageSize,
-}
-
 /// Scores that diffusers' SDXL refiner pipelines use: asked for, and to be avoided.
 const AESTHETIC_SCORE: f32 = 6.0;
 const NEGATIVE_AESTHETIC_SCORE: f32 = 2.5;
@@ -100,79 +91,19 @@ impl Tower {
     }
 }
 
-/// Features of some texts.
-struct Encoded {
-    /// `[B, T, D]`.
-    context: Tensor,
-    /// `[B, P]`.
-    pooled: Tensor,
-}
-
-impl Encoded {
-    /// The texts of `other`, and then these.
-    fn behind(&self, other: &Self) -> Result<Self> {
-        let context = Tensor::cat(&[&other.context, &self.context], 0)?;
-        Ok(Self { context, pooled: Tensor::cat(&[&other.pooled, &self.pooled], 0)? })
-    }
-}
-
 impl TextTowers {
     /// The text side from its towers, in the order of their features.
     pub fn new(towers: Vec<Tower>, rules: TextRules) -> Self {
         Self { towers, rules }
     }
 
-    /// How many words' tokens of `prompt` do not fit the window; 0 when all do.
+    /// How many tokens of `prompt`, as plain text, do not fit the window; 0 when all do.
     pub fn overflow(&self, prompt: &str) -> usize {
         let excess = |tower: &Tower| {
-            let tokens = tower.ids(prompt).len();
+            let tokens = tower.reader().ids(prompt).len();
             tokens.saturating_sub(tower.window().saturating_sub(2))
         };
         self.towers.iter().map(excess).max().unwrap_or(0)
-    }
-
-    /// Encodes prompt and negative prompt into one batch.
-    ///
-    /// # Errors
-    /// [`Error::BadRequest`] when `clip_skip` exceeds the tower's depth.
-    pub fn encode(&self, texts: &Texts<'_>) -> Result<Conditioning> {
-        self.encode_until(texts, &Cancel::new())
-    }
-
-    /// As [`encode`](Self::encode), until `cancel` is set: it is looked at between layers.
-    ///
-    /// # Errors
-    /// [`Error::Cancelled`], and as [`encode`](Self::encode).
-    pub fn encode_until(&self, texts: &Texts<'_>, cancel: &Cancel) -> Result<Conditioning> {
-        // diffusers reads negative prompts at the last layer whatever the prompt's skip is.
-        let Encoded { context, pooled } = match texts.negative {
-            None => self.encode_batch(&[texts.prompt], texts.clip_skip, cancel)?,
-            Some("") if self.rules.zero_empty_negative => {
-                let positive = self.encode_batch(&[texts.prompt], texts.clip_skip, cancel)?;
-                positive.behind(&Encoded {
-                    context: positive.context.zeros_like()?,
-                    pooled: positive.pooled.zeros_like()?,
-                })?
-            }
-            Some(negative) if texts.clip_skip <= 1 => {
-                self.encode_batch(&[negative, texts.prompt], 1, cancel)?
-            }
-            Some(negative) => {
-                let positive = self.encode_batch(&[texts.prompt], texts.clip_skip, cancel)?;
-                positive.behind(&self.encode_batch(&[negative], 1, cancel)?)?
-            }
-        };
-        let added = if self.rules.added {
-            let scores = [NEGATIVE_AESTHETIC_SCORE, AESTHETIC_SCORE];
-            let scores = &scores[usize::from(texts.negative.is_none())..];
-            Some(AddedCondition {
-                pooled,
-                micro: self.micro(texts.size, scores, context.device())?,
-            })
-        } else {
-            None
-        };
-        Ok(Conditioning { context, added })
     }
 
     /// Original size, crop offset, and target size (base) or aesthetic score (refiner): `[B, 6 | 5]`.
@@ -205,24 +136,6 @@ impl TextTowers {
                 ),
             )),
         }
-    }
-
-    /// Texts through every tower; features side by side, pooled from the last tower.
-    fn encode_batch(&self, texts: &[&str], clip_skip: usize, cancel: &Cancel) -> Result<Encoded> {
-        let mut contexts = Vec::with_capacity(self.towers.len());
-        let mut pooled = None;
-        self.check_windows()?;
-        for tower in &self.towers {
-            let window = |text: &&str| tower.tokenizer.pad_to(&tower.ids(text), tower.window());
-            let ids: Vec<Vec<u32>> = texts.iter().map(window).collect();
-            tower.check(&ids)?;
-            let skip = self.rules.base_skip + clip_skip.saturating_sub(1);
-            let output = tower.network.forward_until(&ids, skip, self.rules.normalise, cancel)?;
-            contexts.push(output.hidden);
-            pooled = Some(output.pooled);
-        }
-        let pooled = pooled.ok_or_else(|| Error::Internal("a model without text tower".into()))?;
-        Ok(Encoded { context: Tensor::cat(&contexts, 2)?, pooled })
     }
 }
 

@@ -250,6 +250,7 @@ mod tests {
     use crate::pipeline::event::{Silent, Watch};
     use crate::pipeline::generated::Timings;
     use crate::pipeline::networks::Stacks;
+    use crate::pipeline::script::Script;
     use crate::pipeline::{Pipeline, Request};
 
     /// Bounds of one network of the starter, and latents for it.
@@ -267,11 +268,14 @@ mod tests {
             let side = Some(64);
             let request = Request { width: side, height: side, reuse: 2, ..Request::default() };
             let plan = pipeline.plan(&request, 0).unwrap();
-            let none = [Stacks { text: LoraStack::default(), unet: LoraStack::default() }];
+            let none =
+                [Stacks { text: LoraStack::default(), unet: LoraStack::default(), wording: 0 }];
+            let script = Script::new(&plan);
             let watch = Watch { observer: &Silent, cancel: &Cancel::new() };
             let mut spent = Timings::default();
             let model = &pipeline.model;
-            let mut made = model.estimators(&plan, &none, plan.apply, watch, &mut spent).unwrap();
+            let mut made =
+                model.estimators(&plan, &script, &none, plan.apply, watch, &mut spent).unwrap();
             let numbers: Vec<f32> = (0..256).map(|i| (i as f32 * 0.7).sin()).collect();
             let x = Tensor::from_vec(numbers, (1, 4, 8, 8), &candle_core::Device::Cpu).unwrap();
             Self { estimator: made.remove(0), x, plan, pipeline }

@@ -9,12 +9,11 @@ use crate::error::{Error, Result};
 use crate::hint::Hint;
 use crate::weights::{Checkpoint, Component, NotFinite, Precision, Products, WeightSource};
 use candle_core::{DType, Device, Tensor};
-use std::sync::Arc;
 
 /// What took part in a picture.
 #[derive(Debug)]
 pub(super) struct Suspects {
-    conditions: Vec<Arc<Conditioning>>,
+    conditions: Vec<Conditioning>,
     /// The adapters as their users wrote them.
     loras: Vec<String>,
 }

@@ -27,6 +27,7 @@ mod request;
 mod residency;
 mod resolver;
 mod run;
+mod script;
 mod start;
 mod steps;
 mod timeline;
@@ -178,6 +179,7 @@ impl Pipeline {
                 format!("the text encoder has {depth} layers"),
             ));
         }
+        plan.simplify(|text| model.fits(text));
         plan.warnings = found.take();
         Ok(plan)
     }

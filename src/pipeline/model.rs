@@ -7,9 +7,10 @@ use super::preview::{LatentColours, Previewer};
 use super::replay;
 use super::residency::{Memory, Residency, Stage};
 use super::resolver::LoraResolver;
+use super::script::Script;
 use super::warning::Warning;
 use crate::cancel::Cancel;
-use crate::conditioning::{Conditioning, TextTowers, Texts};
+use crate::conditioning::{Conditioning, Schedules, TextTowers};
 use crate::error::{InFile, Result};
 use crate::family::{ModelParts, TinyVaeParts};
 use crate::kernels;
@@ -54,18 +55,36 @@ impl Model {
         }
     }
 
-    /// The features of a plan's texts.
+    /// The features of a plan's texts, of each wording of `script`.
     pub(super) fn condition(
         &self,
         text: &TextTowers,
         plan: &Plan,
+        script: &Script,
         cancel: &Cancel,
-    ) -> Result<Conditioning> {
-        let negative = (plan.guided() && self.parts.unet.time_cond_proj_dim.is_none())
-            .then_some(plan.negative_prompt.as_str());
-        let texts =
-            Texts { prompt: &plan.prompt, negative, clip_skip: plan.clip_skip, size: plan.size()? };
+    ) -> Result<Vec<Conditioning>> {
+        let guided = plan.guided() && self.parts.unet.time_cond_proj_dim.is_none();
+        let prompts = script.prompts();
+        let negatives = script.negatives();
+        let texts = Schedules {
+            prompts: &prompts,
+            negatives: guided.then_some(&negatives),
+            pairs: script.pairs(),
+            syntax: plan.prompt_syntax,
+            clip_skip: plan.clip_skip,
+            size: plan.size()?,
+        };
         text.encode_until(&texts, cancel)
+    }
+
+    /// Whether every text tower takes `text` at once.
+    pub(super) fn fits(&self, text: &str) -> bool {
+        self.parts.text.iter().enumerate().all(|(tower, config)| {
+            // What cannot be opened is named when the text is encoded.
+            let Ok(tokenizer) = self.parts.tokenizer(tower) else { return false };
+            let window = tokenizer.max_length().min(config.max_position_embeddings);
+            tokenizer.encode(text).len() <= window.saturating_sub(2)
+        })
     }
 
     /// What a user should know of a plan that its settings alone show.

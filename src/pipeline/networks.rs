@@ -6,11 +6,13 @@ use super::event::{Event, Watch};
 use super::generated::Timings;
 use super::model::Model;
 use super::residency::Stage;
+use super::script::Script;
 use super::warning::Warning;
 use crate::conditioning::{Conditioning, InversionVectors, TextTowers};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::lora::{Apply, LoraStack, Overlay};
 use crate::models::UNet;
+use crate::prompt::PromptSyntax;
 use crate::weights::{Component, WeightSource};
 use candle_core::{Device, Tensor};
 use std::sync::Arc;
@@ -21,6 +23,8 @@ use std::time::{Duration, Instant};
 pub(super) struct Stacks {
     pub(super) text: LoraStack,
     pub(super) unet: LoraStack,
+    /// The place of its texts among the wordings of the plan's script.
+    pub(super) wording: usize,
 }
 
 /// What makes one estimate of the clean latents.
@@ -28,7 +32,7 @@ pub(super) struct Stacks {
 pub(super) struct Estimator {
     pub(super) unet: Arc<UNet>,
     /// The features that the UNet attends to.
-    pub(super) conditioning: Arc<Conditioning>,
+    pub(super) conditioning: Conditioning,
 }
 
 /// What a network with a stack is remembered by.
@@ -41,15 +45,19 @@ impl Model {
     pub(super) fn estimators(
         &self,
         plan: &Plan,
+        script: &Script,
         stacks: &[Stacks],
         apply: Apply,
         watch: Watch<'_>,
         spent: &mut Timings,
     ) -> Result<Vec<Estimator>> {
         let mut conditions = Vec::with_capacity(stacks.len());
-        for Stacks { text, .. } in stacks {
+        for Stacks { text, wording, .. } in stacks {
             watch.check()?;
-            conditions.push(self.condition_with(text, plan, apply, watch, spent)?);
+            let found = self.condition_with(text, plan, script, apply, watch, spent)?;
+            let found = found.get(*wording).cloned();
+            conditions
+                .push(found.ok_or_else(|| Error::Internal("a text that is not there".into()))?);
         }
         self.residency.over(Stage::Texts);
         let mut estimators = Vec::with_capacity(stacks.len());
@@ -65,17 +73,18 @@ impl Model {
         Ok(estimators)
     }
 
-    /// The features of a plan's texts from towers with a stack.
+    /// The features of a plan's texts from towers with a stack, one for each wording of its script.
     fn condition_with(
         &self,
         stack: &LoraStack,
         plan: &Plan,
+        script: &Script,
         apply: Apply,
         watch: Watch<'_>,
         spent: &mut Timings,
-    ) -> Result<Arc<Conditioning>> {
-        let texts = [&plan.prompt, &plan.negative_prompt];
+    ) -> Result<Arc<Vec<Conditioning>>> {
         let settings = (plan.guided(), plan.clip_skip, plan.width, plan.height);
+        let texts = (script, plan.prompt_syntax);
         let key = format!("{texts:?} {settings:?} {apply:?} {}", stack.fingerprint());
         let found = self.residency.conditions.get(&key, watch.cancel, || {
             let begin = Instant::now();
@@ -84,11 +93,13 @@ impl Model {
             spent.load += begin.elapsed();
             let begin = Instant::now();
             watch.tell(&Event::Encoding);
-            let overflow = towers.overflow(&plan.prompt);
+            // Other syntaxes divide a long prompt.
+            let cut = plan.prompt_syntax == PromptSyntax::Plain;
+            let overflow = if cut { towers.overflow(&plan.prompt) } else { 0 };
             if overflow > 0 {
                 warnings.push(Warning::PromptTooLong { tokens: overflow });
             }
-            let conditioning = self.condition(&towers, plan, watch.cancel)?;
+            let conditioning = self.condition(&towers, plan, script, watch.cancel)?;
             spent.encode += begin.elapsed();
             Ok(Noted { value: Arc::new(conditioning), warnings })
         })?;

@@ -7,10 +7,11 @@ use crate::error::{Error, Result};
 use crate::family::Defaults;
 use crate::lora::{Apply, LoraRef, Method, StepWindow};
 use crate::picture::Parameters;
-use crate::prompt::{extract_tags, underlined};
+use crate::prompt::{PromptSyntax, extract_tags, underlined};
 use crate::sampling::{Sampler, SamplerOptions, Schedule};
 use crate::size::ImageSize;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// A request with every choice made: what the pipeline runs and what is written into the picture.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -19,6 +20,9 @@ pub struct Plan {
     pub prompt: String,
     /// What to keep away from.
     pub negative_prompt: String,
+    /// Which program's syntax both prompts are written in; plain where they hold none of it and fit the text encoder.
+    #[serde(default = "plain", skip_serializing_if = "is_plain")]
+    pub prompt_syntax: PromptSyntax,
     /// Pixels across.
     pub width: usize,
     /// Pixels down.
@@ -62,6 +66,16 @@ pub struct Plan {
     /// What planning found that is no error; not recorded.
     #[serde(skip)]
     pub warnings: Vec<Warning>,
+}
+
+/// Older plans, and those whose prompts hold no syntax, do not name one.
+fn plain() -> PromptSyntax {
+    PromptSyntax::Plain
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde asks for it
+fn is_plain(syntax: &PromptSyntax) -> bool {
+    *syntax == PromptSyntax::Plain
 }
 
 /// Where the model stands in the line of settings that programs exchange.
@@ -108,6 +122,9 @@ impl Request {
             ..self.clone()
         })?;
         let (prompt, tagged) = tags(&self.prompt)?;
+        let prompt_syntax = self.prompt_syntax.unwrap_or_default();
+        readable("prompt", &prompt, prompt_syntax, steps)?;
+        readable("negative_prompt", &self.negative_prompt, prompt_syntax, steps)?;
         let sampler = self.sampler.unwrap_or(defaults.sampler);
         sampler.spec().check(&self.sampler_options)?;
         // The model's schedule goes with its own sampler.
@@ -116,6 +133,7 @@ impl Request {
             self,
             Plan {
                 prompt,
+                prompt_syntax,
                 width,
                 height,
                 steps,
@@ -145,7 +163,29 @@ fn tags(prompt: &str) -> Result<(String, Vec<LoraRef>)> {
     Ok((found.text, loras.collect::<Result<_>>()?))
 }
 
+/// Refuses a prompt with parts that `syntax` gives no meaning, at any of its edits.
+fn readable(field: &'static str, text: &str, syntax: PromptSyntax, steps: usize) -> Result<()> {
+    let texts: BTreeSet<String> = syntax.schedule(text, steps).into_iter().map(|e| e.1).collect();
+    texts.iter().try_for_each(|text| {
+        syntax.segments(text).map(drop).map_err(|error| {
+            let part = text.get(error.span.clone()).unwrap_or_default();
+            let place = underlined(text, &error.span);
+            Error::bad_request(field, part, format!("{}\n{place}", error.why))
+        })
+    })
+}
+
 impl Plan {
+    /// Calls the prompts plain when they hold no syntax and `fits` says of both that the text encoder takes them at
+    /// once: the picture is the same, and programs that have no other syntax can make it again.
+    pub(super) fn simplify(&mut self, fits: impl Fn(&str) -> bool) {
+        let syntax = self.prompt_syntax;
+        let is_plain = |text: &String| syntax.is_literal(text) && fits(text);
+        if is_plain(&self.prompt) && is_plain(&self.negative_prompt) {
+            self.prompt_syntax = PromptSyntax::Plain;
+        }
+    }
+
     /// Size of each picture.
     ///
     /// # Errors
@@ -166,6 +206,7 @@ impl Plan {
             Request {
                 // What looks like a tag now was escaped in the request.
                 prompt: crate::prompt::escape_tags(&self.prompt),
+                prompt_syntax: Some(self.prompt_syntax),
                 width: Some(self.width),
                 height: Some(self.height),
                 steps: Some(self.steps),

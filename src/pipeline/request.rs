@@ -1,6 +1,7 @@
 //! What the user asks for.
 
 use crate::lora::{Apply, LoraRef, Method, StepWindow};
+use crate::prompt::PromptSyntax;
 use crate::sampling::{Sampler, SamplerOptions, Schedule};
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,9 @@ pub struct Request {
     pub prompt: String,
     /// What to keep away from; only acts when guidance is on.
     pub negative_prompt: String,
+    /// Which program's syntax both prompts are written in; `None` is A1111's. What earlier versions drew is `plain`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_syntax: Option<PromptSyntax>,
     /// Pixels across, a multiple of the model's [`vae_factor`](Defaults::vae_factor): 8 in Stable Diffusion.
     pub width: Option<usize>,
     /// Pixels down, a multiple of the same.
@@ -68,6 +72,7 @@ impl Default for Request {
         Self {
             prompt: String::new(),
             negative_prompt: String::new(),
+            prompt_syntax: None,
             width: None,
             height: None,
             steps: None,

@@ -86,7 +86,7 @@ pub(super) struct Residency {
     pub(super) base: Arc<Resident>,
     pub(super) text: Lazy<TextTowers>,
     pub(super) towers: Recent<Noted<TextTowers>>,
-    pub(super) conditions: Recent<Noted<Conditioning>>,
+    pub(super) conditions: Recent<Noted<Vec<Conditioning>>>,
     pub(super) unet: Lazy<UNet>,
     pub(super) unets: Arc<Recent<Noted<UNet>>>,
     pub(super) encoder: Lazy<Vae>,

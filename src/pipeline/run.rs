@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::kernels::AtWork;
 use crate::lora::{Apply, LoraStack, StackEntry};
 use crate::sampling::{Grid, Sampling};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// A prepared plan: its LoRAs are read, its noise levels placed, and what happens at each step is decided.
@@ -67,6 +68,7 @@ impl Run {
             .map(|estimate| Stacks {
                 text: part(&stack, &timeline.texts()[estimate.text]).text_part(),
                 unet: part(&stack, &timeline.unets()[estimate.unet]).unet_part(),
+                wording: estimate.wording,
             })
             .collect();
         let entries = stacks.iter().flat_map(|stacks| &stacks.unet.entries);
@@ -76,12 +78,13 @@ impl Run {
         });
         advice.for_each(|warning| watch.warn(warning));
         let apply = match plan.apply {
-            Apply::Auto if stacks.len() > 1 => Apply::Bypass,
+            Apply::Auto if networks(&timeline) > 1 => Apply::Bypass,
             Apply::Auto => Apply::Merge,
             chosen => chosen,
         };
         let composed = stacks.iter().map(|stacks| &stacks.unet).filter(|unet| !unet.is_empty());
-        let keys = composed.map(|unet| network_key(unet, apply)).collect();
+        let keys: BTreeSet<String> = composed.map(|unet| network_key(unet, apply)).collect();
+        let keys = keys.into_iter().collect();
         Ok(Self {
             grid: Arc::new(model.grid(plan)?),
             start: Start::Noise,
@@ -160,7 +163,14 @@ impl Run {
         let (session, at_work) = (Session::new(), AtWork::begin());
         let (_working, _rounded) = (working(), model.rounding());
         let mut spent = Timings::default();
-        let estimators = model.estimators(plan, &self.stacks, self.apply, watch, &mut spent)?;
+        let estimators = model.estimators(
+            plan,
+            timeline.script(),
+            &self.stacks,
+            self.apply,
+            watch,
+            &mut spent,
+        )?;
         watch.check()?;
         let image = |index: &usize| {
             let index = *index;
@@ -232,6 +242,12 @@ impl Run {
         }
         running.finish_each_watched(watch, sink)
     }
+}
+
+/// How many estimates differ in their LoRAs: texts alone take no network of their own.
+fn networks(timeline: &Timeline) -> usize {
+    let loras = timeline.estimates().iter().map(|estimate| (estimate.text, estimate.unet));
+    loras.collect::<BTreeSet<_>>().len()
 }
 
 /// What a LoRA does, as far as the timeline needs it.

@@ -1,12 +1,12 @@
 //! What happens at each step of a plan: the one answer to "which networks act at step i, on what, and how much of
 //! them is evaluated". A [`Timeline`] is data; it is made from a plan without reading or running a network.
 //!
-//! It answers for step windows of LoRAs, LoRA Switch, LoRA Composite, the interval of guidance, and the reuse of
-//! deep features. What is to come has its place: a prompt schedule adds the prompt's number to [`Estimate`]; the
-//! hand-over to a refiner and another stack for a second pass add a model's number to it; a window of a ControlNet,
+//! It answers for step windows of LoRAs, LoRA Switch, LoRA Composite, the interval of guidance, the reuse of deep
+//! features, and prompts that change from step to step. What is to come has its place: the hand-over to a refiner and another stack for a second pass add a model's number to it; a window of a ControlNet,
 //! and guidance that changes from step to step, add a field to [`Phase`].
 
 use super::Plan;
+use super::script::Script;
 use crate::lora::{Method, StepWindow};
 use std::collections::HashMap;
 
@@ -40,6 +40,8 @@ pub struct Estimate {
     pub text: usize,
     /// The LoRAs of its UNet.
     pub unet: usize,
+    /// Its texts: a place among the pairs of prompt and negative prompt that follow each other.
+    pub wording: usize,
 }
 
 /// How much of a UNet is evaluated.
@@ -74,6 +76,7 @@ pub struct Timeline {
     unets: Vec<Acting>,
     estimates: Vec<Estimate>,
     steps: Vec<Vec<Phase>>,
+    script: Script,
 }
 
 impl Timeline {
@@ -82,11 +85,13 @@ impl Timeline {
     /// `two_evaluations`: whether the network is guided by evaluating the negative prompt too. Networks distilled for
     /// few steps may take the strength of guidance as a number instead.
     pub fn new(plan: &Plan, roles: &[Role], two_evaluations: bool) -> Self {
+        let script = Script::new(plan);
         let mut builder = Builder::default();
         let steps = (0..plan.steps).map(|step| {
             let inside = plan.guidance_interval.is_none_or(|w| w.active(step, plan.steps));
             let guided = plan.guided() && two_evaluations && inside;
             let acting = acting(plan, roles, step);
+            builder.wording = script.at(step);
             let phase = |(text, unet)| builder.phase(plan, step, (text, unet, guided), roles);
             acting.into_iter().map(phase).collect()
         });
@@ -96,7 +101,13 @@ impl Timeline {
             unets: builder.unets.acting,
             estimates: builder.estimates,
             steps,
+            script,
         }
+    }
+
+    /// The texts of the plan, step by step.
+    pub(super) fn script(&self) -> &Script {
+        &self.script
     }
 
     /// Every group of LoRAs that acts on the text encoders.
@@ -153,6 +164,8 @@ struct Builder {
     texts: Groups,
     unets: Groups,
     estimates: Vec<Estimate>,
+    /// The texts of the step at work.
+    wording: usize,
     /// The last step that kept deep features, of each estimate with and without guidance.
     kept: HashMap<(usize, bool), usize>,
 }
@@ -175,7 +188,7 @@ impl Builder {
         let text = self.texts.place(text, names);
         let (unet, names) = named(unet, |role| role.unet.as_ref());
         let unet = self.unets.place(unet, names);
-        let wanted = Estimate { text, unet };
+        let wanted = Estimate { text, unet, wording: self.wording };
         let known = self.estimates.iter().position(|known| *known == wanted);
         let estimate = known.unwrap_or_else(|| {
             self.estimates.push(wanted);
@@ -314,6 +327,20 @@ mod tests {
         let request = Request { guidance_interval: interval, ..Request::default() };
         assert_eq!(guided(request.clone()), [false, true, true, false, false, false]);
         assert_eq!(guided(Request { guidance_scale: Some(1.0), ..request }), [false; 6]);
+    }
+
+    #[test]
+    fn prompts_that_change_are_estimates_of_their_own() {
+        let wordings = |prompt: &str, negative: &str| -> Vec<usize> {
+            let (prompt, negative_prompt) = (prompt.into(), negative.into());
+            let plan = plan(Request { prompt, negative_prompt, ..Request::default() });
+            let timeline = Timeline::new(&plan, &[], true);
+            (0..6).map(|step| timeline.estimates()[timeline.at(step)[0].estimate].wording).collect()
+        };
+        assert_eq!(wordings("a (cat:1.2) [b]", ""), [0; 6]);
+        assert_eq!(wordings("a [cat:dog:0.5]", ""), [0, 0, 0, 1, 1, 1]);
+        assert_eq!(wordings("a [cat|dog]", ""), [0, 1, 0, 1, 0, 1]);
+        assert_eq!(wordings("a [cat:dog:2]", "[x::4]"), [0, 0, 1, 1, 2, 2]);
     }
 
     fn depths(timeline: &Timeline) -> Vec<Vec<Depth>> {

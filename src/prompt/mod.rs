@@ -1,11 +1,20 @@
-//! The text of a prompt: `<lora:…>` tags are taken out of it.
+//! The text of a prompt: `<lora:…>` tags are taken out of it, and its emphasis, its edits and its breaks are read.
 //!
-//! This module knows nothing of adapters or tokens; what a tag says is read elsewhere.
+//! This module has nothing to do with adapters or tokens; what a tag says is read elsewhere.
 //!
 //! Floor 1.
 
+pub mod a1111;
+pub mod comfy;
+mod dialect;
+mod editing;
+mod numbers;
+mod segment;
 mod syntax;
 
+pub use dialect::PromptSyntax;
+pub use editing::Edited;
+pub use segment::{Segment, SyntaxError};
 pub use syntax::foreign_syntax;
 
 use std::ops::Range;

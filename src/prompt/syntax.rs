@@ -1,8 +1,10 @@
 //! Syntax of other programs' prompts that is drawn as it is written.
 //!
-//! Emphasis, editing, alternatives, embeddings: what a prompt that was written for another program means by
-//! them is not what it means here, which deserves a word.
+//! Conjunctions, alternatives, embeddings: what a prompt that was written for another program means by
+//! them is not what it means here, which deserves a word. Emphasis and edits are among them where the prompt's own
+//! syntax has none.
 
+use super::dialect::PromptSyntax;
 use std::ops::Range;
 
 /// Brackets and their ends.
@@ -16,16 +18,24 @@ const EMBEDDING: &str = "embedding:";
 /// once, in their order: `(red:1.3)`, `((red))`, `[red]`, `[a:b:0.5]`, `{a|b}`, `BREAK`, `AND`, `__name__`,
 /// `word++`, `red:1.3`, `embedding:NAME`, `<hypernet:NAME:1>`.
 ///
+/// What `syntax` has itself is not named.
+///
 /// `tags`: where `<lora:…>` tags stand that are followed; in a negative prompt, which has none, they are parts
 /// like the others. Escaped characters (`\(`) and brackets without letters (`(1990)`) are ordinary text.
 ///
 /// # Examples
 /// ```
-/// use colora::prompt::foreign_syntax;
-/// assert_eq!(foreign_syntax("a (red:1.3) apple BREAK [x]", &[]), ["(red:1.3)", "BREAK", "[x]"]);
-/// assert!(foreign_syntax(r"an apple (1990), \(red\), at 10:30", &[]).is_empty());
+/// use colora::prompt::{PromptSyntax, foreign_syntax};
+/// let text = "a (red:1.3) apple BREAK {x|y}";
+/// assert_eq!(foreign_syntax(text, &[], PromptSyntax::Plain), ["(red:1.3)", "BREAK", "{x|y}"]);
+/// assert_eq!(foreign_syntax(text, &[], PromptSyntax::A1111), ["{x|y}"]);
+/// assert!(foreign_syntax(r"an apple (1990), \(red\), at 10:30", &[], PromptSyntax::Plain).is_empty());
 /// ```
-pub fn foreign_syntax<'a>(text: &'a str, tags: &[Range<usize>]) -> Vec<&'a str> {
+pub fn foreign_syntax<'a>(
+    text: &'a str,
+    tags: &[Range<usize>],
+    syntax: PromptSyntax,
+) -> Vec<&'a str> {
     let ends = ends(text.as_bytes());
     let mut found: Vec<&str> = Vec::new();
     let mut tags = tags.iter().peekable();
@@ -42,12 +52,13 @@ pub fn foreign_syntax<'a>(text: &'a str, tags: &[Range<usize>]) -> Vec<&'a str> 
             continue;
         }
         let length = match ends[at] {
+            _ if is_own(c, syntax) => 0,
             end if end > at && !means(&text[at + 1..end]) => {
                 at = end + 1;
                 continue;
             }
             end if end > at => end + 1 - at,
-            _ => angle(&text[at..]).unwrap_or_else(|| word(text, at)),
+            _ => angle(&text[at..]).unwrap_or_else(|| word(text, at, syntax)),
         };
         let part = &text[at..at + length];
         at += length.max(c.len_utf8());
@@ -59,6 +70,11 @@ pub fn foreign_syntax<'a>(text: &'a str, tags: &[Range<usize>]) -> Vec<&'a str> 
         }
     }
     found
+}
+
+/// Whether the bracket `c` is read by `syntax` itself.
+fn is_own(c: char, syntax: PromptSyntax) -> bool {
+    matches!((syntax, c), (PromptSyntax::A1111, '(' | '[') | (PromptSyntax::Comfy, '('))
 }
 
 /// For each opening bracket that is not escaped the place of its closing one, 0 for all else.
@@ -100,7 +116,7 @@ fn angle(text: &str) -> Option<usize> {
 }
 
 /// The length of a word at `at` that means something elsewhere; 0 within a word and for others.
-fn word(text: &str, at: usize) -> usize {
+fn word(text: &str, at: usize, syntax: PromptSyntax) -> usize {
     let before = text[..at].chars().next_back();
     if before.is_some_and(is_part) {
         return 0;
@@ -108,7 +124,8 @@ fn word(text: &str, at: usize) -> usize {
     let rest = &text[at..];
     let length = rest.find(|c| !is_part(c)).unwrap_or(rest.len());
     let (word, behind) = rest.split_at(length);
-    if matches!(word, "BREAK" | "AND") {
+    let is_break = word == "BREAK" && syntax != PromptSyntax::A1111;
+    if is_break || word == "AND" {
         return length;
     }
     if let Some(name) = rest.strip_prefix(EMBEDDING) {
@@ -155,7 +172,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn found(text: &str) -> Vec<&str> {
-        foreign_syntax(text, &[])
+        foreign_syntax(text, &[], PromptSyntax::Plain)
     }
 
     /// Only `(text:1.3)` was warned of.
@@ -204,7 +221,22 @@ mod tests {
             assert_eq!(found(text), [""; 0], "{text}");
         }
         let text = "a <lora:x:1> <b:c>";
-        assert_eq!(foreign_syntax(text, std::slice::from_ref(&(2..12))), ["<b:c>"]);
+        assert_eq!(
+            foreign_syntax(text, std::slice::from_ref(&(2..12)), PromptSyntax::Plain),
+            ["<b:c>"]
+        );
+    }
+
+    #[test]
+    fn what_a_syntax_has_is_not_named() {
+        let named = |text, syntax| foreign_syntax(text, &[], syntax);
+        let text = "((red:1.3)) [a:b:0.5] ({x|y}:1.2) BREAK c AND embedding:z";
+        assert_eq!(named(text, PromptSyntax::A1111), ["{x|y}", "AND", "embedding:z"]);
+        assert_eq!(
+            named(text, PromptSyntax::Comfy),
+            ["[a:b:0.5]", "{x|y}", "BREAK", "AND", "embedding:z"]
+        );
+        assert_eq!(named("(apple++:1.2), x:1.3", PromptSyntax::A1111), [""; 0]);
     }
 
     proptest! {

@@ -5,7 +5,7 @@ use super::labels::{Layout, ours, unfollowed};
 use crate::picture::Parameters;
 use crate::pipeline::Request;
 use crate::pipeline::fields;
-use crate::prompt::{extract_tags, foreign_syntax};
+use crate::prompt::{PromptSyntax, extract_tags, foreign_syntax};
 use crate::sampling::{Sampler, Schedule};
 use crate::size::SD_VAE_FACTOR;
 use serde_json::{Map, Value};
@@ -32,7 +32,9 @@ pub(super) fn record(parameters: Parameters, layout: Layout) -> ImageRecord {
         }
     }
     let request = serde_json::from_value(values.into()).unwrap_or_default();
+    let prompt_syntax = written_in(&parameters, layout);
     let request = Request {
+        prompt_syntax: Some(prompt_syntax),
         prompt: parameters.prompt.clone(),
         negative_prompt: parameters.negative_prompt.clone(),
         sampler,
@@ -43,8 +45,8 @@ pub(super) fn record(parameters: Parameters, layout: Layout) -> ImageRecord {
         ignored.push("sampler (none is named)".to_owned());
     }
     if !ours {
-        ignored.extend(syntax(&parameters.prompt, true));
-        ignored.extend(syntax(&parameters.negative_prompt, false));
+        ignored.extend(syntax(&parameters.prompt, true, prompt_syntax));
+        ignored.extend(syntax(&parameters.negative_prompt, false, prompt_syntax));
     }
     let model = parameters.get("Model").map(str::to_owned);
     ImageRecord { model, request, parameters, unknown_sampler, ignored, made_with: None }
@@ -62,11 +64,22 @@ fn in_range(values: &Map<String, Value>) -> bool {
     request.is_ok_and(|request| fields::check(&request).is_ok())
 }
 
+/// The syntax that a program reads prompts in. Of colora's own pictures only those with another than plain text name it;
+/// other programs that write lines of settings read A1111's, those that write JSON read ComfyUI's.
+fn written_in(parameters: &Parameters, layout: Layout) -> PromptSyntax {
+    let named = || parameters.get("Prompt syntax")?.trim().parse().ok();
+    match layout {
+        _ if ours(parameters) => named().unwrap_or(PromptSyntax::Plain),
+        Layout::Json => PromptSyntax::Comfy,
+        Layout::Lines => PromptSyntax::A1111,
+    }
+}
+
 /// The parts of a prompt that are drawn as they are written, in words.
-fn syntax(text: &str, tagged: bool) -> Vec<String> {
+fn syntax(text: &str, tagged: bool, syntax: PromptSyntax) -> Vec<String> {
     let tags = if tagged { extract_tags(text).map(|f| f.tags).unwrap_or_default() } else { vec![] };
     let tags: Vec<_> = tags.into_iter().map(|tag| tag.span).collect();
-    foreign_syntax(text, &tags).into_iter().map(|part| format!("`{part}`")).collect()
+    foreign_syntax(text, &tags, syntax).into_iter().map(|part| format!("`{part}`")).collect()
 }
 
 /// Sampler and schedule, which older programs wrote as one name (`DPM++ 2M Karras`).
@@ -119,7 +132,8 @@ mod tests {
         assert_eq!(other.ignored, ["Refiner", "Seed: -1", "Size: 9x9"]);
         assert_eq!((other.request.seed, other.request.width), (None, None));
         let strong = lines("(red:1.3) \\(x:1) <lora:a:1>\nNegative prompt: <lora:b:1>\nSteps: 9");
-        assert_eq!(strong.ignored, ["`(red:1.3)`", "`<lora:b:1>`"]);
+        assert_eq!(strong.request.prompt_syntax, Some(PromptSyntax::A1111));
+        assert_eq!(strong.ignored, ["`<lora:b:1>`"]);
     }
 
     /// What colora writes for other programs it reads itself, label by label.

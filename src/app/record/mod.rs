@@ -12,6 +12,7 @@ use super::choice::ModelChoice;
 use crate::error::{Error, Result};
 use crate::picture::{Parameters, png};
 use crate::pipeline::Plan;
+use crate::prompt::PromptSyntax;
 use data::ColoraRecord;
 use json::Refusal;
 use labels::Layout;
@@ -27,12 +28,15 @@ pub fn texts(
     model: &str,
     made_with: &ModelChoice,
 ) -> Result<png::Texts> {
+    let mut request = plan.request_for(index);
+    // As in all pictures from before there was another; `own` reads them so.
+    request.prompt_syntax = request.prompt_syntax.filter(|syntax| *syntax != PromptSyntax::Plain);
     let own = ColoraRecord {
         schema: SCHEMA,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         model: model.to_owned(),
         made_with: Some(made_with.clone()),
-        request: plan.request_for(index),
+        request,
     };
     let json =
         serde_json::to_string(&own).map_err(|e| Error::Internal(format!("a request: {e}")))?;
@@ -78,12 +82,13 @@ fn own(json: &str, parameters: Parameters, path: &Path) -> Result<ImageRecord> {
         |version: &str| format!("made by colora {version}, which stores settings in a newer way");
     let value: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
     let version = value["version"].as_str().unwrap_or("?").to_owned();
-    let own: ColoraRecord = serde_json::from_value(value).map_err(|e| {
+    let mut own: ColoraRecord = serde_json::from_value(value).map_err(|e| {
         Error::corrupt(path, format!("its settings cannot be read (colora {version}): {e}"))
     })?;
     if own.schema != SCHEMA {
         return Err(Error::corrupt(path, newer(&version)));
     }
+    own.request.prompt_syntax.get_or_insert(PromptSyntax::Plain);
     Ok(ImageRecord {
         model: Some(own.model),
         made_with: own.made_with,
@@ -157,6 +162,7 @@ mod tests {
             width: Some(512),
             height: Some(768),
             guidance_scale: Some(4.0),
+            prompt_syntax: Some(PromptSyntax::Comfy),
             ..Request::default()
         };
         let found = read(fooocus).unwrap();

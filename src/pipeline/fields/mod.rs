@@ -50,6 +50,7 @@ mod tests {
     use super::*;
     use crate::lora::Apply;
     use crate::pipeline::MAX_COUNT;
+    use crate::prompt::PromptSyntax;
     use crate::sampling::{Sampler, Schedule};
     use std::collections::BTreeSet;
 
@@ -58,6 +59,7 @@ mod tests {
         Request {
             prompt: "a fox".into(),
             negative_prompt: "fog".into(),
+            prompt_syntax: Some(PromptSyntax::Comfy),
             width: Some(1152),
             height: Some(1024),
             steps: Some(9),

@@ -2,10 +2,12 @@
 
 use super::row::{Field, Flag, Label, Range, Setting};
 use super::values::{
-    count, lora, number, options, parsed, seed, size, some, switch, text, tile, window,
+    count, lora, number, options, parsed, prompt_syntax, seed, size, some, switch, text, tile,
+    window,
 };
 use crate::lora::{Apply, Method};
 use crate::pipeline::MAX_COUNT;
+use crate::prompt::PromptSyntax;
 use crate::sampling::{Sampler, Schedule};
 
 /// The largest part of the tokens that may be merged: one of every 2×2 stays.
@@ -57,6 +59,31 @@ pub const FIELDS: &[Field] = &[
         }),
         setting: Some(Setting { example: "\"blurry\"", remark: "what to keep away from" }),
         write: |r| vec![r.negative_prompt.clone()],
+        ..ROW
+    },
+    Field {
+        key: "prompt_syntax",
+        sets: &["prompt_syntax"],
+        flag: Some(Flag {
+            long: "prompt-syntax",
+            value: "NAME",
+            place: 11,
+            help: "How prompts are read: a1111 ((red:1.2), [a:b:0.5], BREAK), comfy ((red:1.2)) or plain (every \
+                 character is text, what does not fit is cut off) [default: a1111]",
+            ..PICTURE
+        }),
+        label: Some(Label {
+            name: "Prompt syntax",
+            place: 9,
+            own: true,
+            write: Some(|r| {
+                r.prompt_syntax.filter(|s| *s != PromptSyntax::Plain).map(|s| s.to_string())
+            }),
+        }),
+        setting: Some(Setting { example: "\"a1111\"", remark: "" }),
+        names: || PromptSyntax::ALL.iter().map(|syntax| syntax.name()).collect(),
+        read: parsed::<PromptSyntax>,
+        write: prompt_syntax,
         ..ROW
     },
     Field {

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::lora::{LoraRef, StepWindow};
 use crate::pipeline::Request;
+use crate::prompt::PromptSyntax;
 use crate::sampling::SamplerOptions;
 use crate::size::ImageSize;
 use serde_json::Value;
@@ -20,6 +21,16 @@ pub(super) fn some(value: Option<impl ToString>) -> Vec<String> {
 pub(super) fn tile(request: &Request) -> Vec<String> {
     let large = request.width.zip(request.height).is_some_and(|(w, h)| w * h > LARGE);
     some(request.tile.filter(|tile| *tile || large))
+}
+
+/// The syntax of prompts; plain only where it is not the default's own reading. No token is shorter than a byte, so short
+/// prompts fit any text encoder.
+pub(super) fn prompt_syntax(request: &Request) -> Vec<String> {
+    const SHORT: usize = 75;
+    let same = |text: &String| text.len() <= SHORT && PromptSyntax::default().is_literal(text);
+    let implied = same(&request.prompt) && same(&request.negative_prompt);
+    let written = |syntax: &PromptSyntax| *syntax != PromptSyntax::Plain || !implied;
+    some(request.prompt_syntax.filter(written))
 }
 
 /// An error about the text of a flag, which names the flag itself.
