@@ -6,7 +6,7 @@
 //!
 //! | floor | modules |
 //! |---|---|
-//! | 7 | `cli` |
+//! | 7 | `cli`, `batch` |
 //! | 6 | `store`, `config`, `app` |
 //! | 5 | `pipeline`, `starter`, `family`, `conditioning` |
 //! | 4 | `models` |
@@ -19,6 +19,7 @@
 
 pub mod app;
 mod atomic_file;
+pub mod batch;
 mod cancel;
 #[cfg(feature = "cli")]
 pub mod cli;
@@ -44,7 +45,7 @@ pub mod store;
 mod suggest;
 pub mod weights;
 
-pub use error::{At, Error, Fault, InFile, Result};
+pub use error::{At, Error, Fault, InFile, LineError, Result};
 pub use picture::Picture;
 pub use pipeline::{
     Cancel, DTypeChoice, DeviceChoice, Event, Generated, Observer, Pipeline, Plan, Request,
