@@ -41,6 +41,8 @@ pub struct Ready {
     pub id: String,
     /// Whether the user gave the name.
     pub named: bool,
+    /// The name that its contents give.
+    pub content: String,
     /// The line that asks for it.
     pub line: usize,
     /// Model and request.
@@ -73,7 +75,10 @@ pub struct Checked {
 /// What is known of a LoRA by its name.
 #[derive(Clone)]
 enum Known {
-    Good { path: PathBuf, fingerprint: String },
+    Good {
+        path: PathBuf,
+        fingerprint: String,
+    },
     /// There is such a file, but it cannot be used.
     Bad(PathBuf, Reason),
     /// The first line that names it has said so.
@@ -90,7 +95,7 @@ pub fn check(
     observer: &dyn Observer,
     cancel: &Cancel,
 ) -> Result<Checked> {
-    let mut checker = Checker { pool, observer, cancel, loras: HashMap::new(), done: Checked::default() };
+    let mut checker = Checker::new(pool, observer, cancel);
     // One model after the other, because a pool keeps few open; the order of the file comes back below.
     let mut models: Vec<(ModelKey, Vec<(usize, Listed)>)> = Vec::new();
     let mut places: HashMap<String, usize> = HashMap::new();
@@ -118,12 +123,23 @@ struct Checker<'a> {
     observer: &'a dyn Observer,
     cancel: &'a Cancel,
     loras: HashMap<String, Known>,
+    /// The LoRA files of the job that was looked at last: the next one with the same shares their contents.
+    held: (Vec<PathBuf>, Vec<AdapterFile>),
     done: Checked,
 }
 
-impl Checker<'_> {
+impl<'a> Checker<'a> {
+    fn new(pool: &'a Pool, observer: &'a dyn Observer, cancel: &'a Cancel) -> Self {
+        let (loras, held) = (HashMap::new(), Default::default());
+        Self { pool, observer, cancel, loras, held, done: Checked::default() }
+    }
+
     /// Plans the jobs of one model.
-    fn model(&mut self, jobs: Vec<(usize, Listed)>, ready: &mut Vec<(usize, Ready)>) -> Result<()> {
+    fn model(
+        &mut self,
+        mut jobs: Vec<(usize, Listed)>,
+        ready: &mut Vec<(usize, Ready)>,
+    ) -> Result<()> {
         let Some((_, first)) = jobs.first() else { return Ok(()) };
         let identity = match self.identity(&first.job) {
             Ok(identity) => identity,
@@ -134,6 +150,11 @@ impl Checker<'_> {
                 return Ok(());
             }
         };
+        // Files are read once for all jobs with the same ones.
+        jobs.sort_by_cached_key(|(_, listed)| {
+            let loras = listed.job.request.loras.iter();
+            loras.map(|lora| lora.name.clone()).collect::<Vec<_>>()
+        });
         for (place, listed) in jobs {
             self.cancel.check()?;
             let line = listed.line;
@@ -158,7 +179,8 @@ impl Checker<'_> {
             Model::Starter => format!("starter {}", env!("CARGO_PKG_VERSION")),
             Model::Files(path) => fingerprint(&path)?,
         };
-        let vae = job.vae.as_ref().map(|path| fingerprint(&crate::store::actual(path))).transpose()?;
+        let vae =
+            job.vae.as_ref().map(|path| fingerprint(&crate::store::actual(path))).transpose()?;
         let choice = job.choice();
         Ok(json!({"model": model, "vae": vae, "dtype": choice.dtype, "quantize": choice.quantize}))
     }
@@ -180,6 +202,7 @@ impl Checker<'_> {
                 Known::Absent => return Ok(None),
             }
         }
+        self.hold(&files);
         // A pipeline would refuse it for the file that is bad.
         let plan = match &doomed {
             Some(_) => rough,
@@ -189,14 +212,16 @@ impl Checker<'_> {
             }
         };
         let content = json!({"v": 1, "model": identity, "plan": plan, "loras": prints});
-        let by_content = || hex(&Sha256::digest(canonical(&content).as_bytes()))[..DIGITS].to_owned();
+        let mut content = hex(&Sha256::digest(canonical(&content).as_bytes()));
+        content.truncate(DIGITS);
         let stack = match plan.loras.is_empty() {
             true => String::new(),
             false => json!([plan.loras, plan.lora_method, plan.apply]).to_string(),
         };
         Ok(Some(Ready {
             named: listed.id.is_some(),
-            id: listed.id.unwrap_or_else(by_content),
+            id: listed.id.unwrap_or_else(|| content.clone()),
+            content,
             line: listed.line,
             model: format!("{:?}", ModelKey::from(&listed.job)),
             job: listed.job,
@@ -206,6 +231,14 @@ impl Checker<'_> {
             files,
             doomed,
         }))
+    }
+
+    /// Keeps `files` open until there are others.
+    fn hold(&mut self, files: &[PathBuf]) {
+        if self.held.0 != files {
+            let open = files.iter().filter_map(|file| AdapterFile::open(file).ok());
+            self.held = (files.to_vec(), open.collect());
+        }
     }
 
     /// What is known of the LoRA `name`, which is read when it is met for the first time.
@@ -228,7 +261,9 @@ impl Checker<'_> {
             Ok(fingerprint) => Known::Good { path: found.path, fingerprint },
             Err(error) if is_of_file(&error) => {
                 let reason = Reason::of(&error);
-                self.done.remarks.push(format!("jobs with the LoRA {name} will fail: {}", reason.message));
+                self.done
+                    .remarks
+                    .push(format!("jobs with the LoRA {name} will fail: {}", reason.message));
                 Known::Bad(found.path, reason)
             }
             Err(error) => return Err(error),
@@ -250,10 +285,12 @@ fn unique(jobs: impl Iterator<Item = Ready>, done: &mut Checked) {
         match lines.get(&job.id) {
             Some(line) if job.named => {
                 let why = format!("line {line} has the same; names are unique");
-                done.mistakes.push(LineError::new(job.line, Error::bad_request("id", &job.id, why)));
+                done.mistakes
+                    .push(LineError::new(job.line, Error::bad_request("id", &job.id, why)));
             }
             Some(line) => {
-                done.remarks.push(format!("line {} asks for the same picture as line {line}", job.line));
+                done.remarks
+                    .push(format!("line {} asks for the same picture as line {line}", job.line));
             }
             None => {
                 lines.insert(job.id.clone(), job.line);

@@ -67,7 +67,10 @@ mod tests {
         assert_eq!(read.drafts[0].labels["set"], "1");
         let printed = &read.drafts[1];
         assert_eq!((printed.line, &printed.values["prompt"]), (3, &"b".into()));
-        assert_eq!((&printed.values["model"], &printed.values["seed"]), (&"starter".into(), &3.into()));
+        assert_eq!(
+            (&printed.values["model"], &printed.values["seed"]),
+            (&"starter".into(), &3.into())
+        );
     }
 
     #[test]

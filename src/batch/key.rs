@@ -114,7 +114,9 @@ fn unknown(name: &str) -> Error {
     let foreign = FOREIGN.iter().map(|(name, _)| *name);
     let near = did_you_mean(name, fields.chain(MODEL_KEYS).chain(OWN).chain(foreign));
     let hint = match near.as_str() {
-        "" => "; a field of a request is expected, or model, id, repeat, stack, label.NAME, lora.NAME",
+        "" => {
+            "; a field of a request is expected, or model, id, repeat, stack, label.NAME, lora.NAME"
+        }
         near => near,
     };
     Error::bad_request("key", name, format!("unknown{hint}"))

@@ -83,7 +83,12 @@ pub fn list(
             Ok((job, times)) => {
                 for repeat in 0..times {
                     let before = jobs.len();
-                    jobs.push(repeated(draft, &job, seeding, &Place { place, repeat, times, before }));
+                    jobs.push(repeated(
+                        draft,
+                        &job,
+                        seeding,
+                        &Place { place, repeat, times, before },
+                    ));
                 }
             }
             Err(error @ Error::Limit { .. }) => {
@@ -173,8 +178,14 @@ mod tests {
     #[test]
     fn formats_agree() {
         let formats = [
-            (Format::Text, "# x\n--prompt a red apple --steps 2 --lora flat:0.8\n--prompt a cat --seed 5 --repeat 2\n"),
-            (Format::Csv, "prompt,steps,loras,seed,repeat\na red apple,2,flat:0.8,,\na cat,,,5,2\n"),
+            (
+                Format::Text,
+                "# x\n--prompt a red apple --steps 2 --lora flat:0.8\n--prompt a cat --seed 5 --repeat 2\n",
+            ),
+            (
+                Format::Csv,
+                "prompt,steps,loras,seed,repeat\na red apple,2,flat:0.8,,\na cat,,,5,2\n",
+            ),
             (
                 Format::Jsonl,
                 "{\"prompt\":\"a red apple\",\"steps\":2,\"loras\":[\"flat:0.8\"]}\n{\"prompt\":\"a cat\",\"seed\":5,\"repeat\":2}\n",
@@ -200,7 +211,8 @@ mod tests {
     #[test]
     fn seeds_are_decided_when_the_list_is_made() {
         let seeds = |seeds, seed| {
-            let (jobs, _) = listed("a\nb\n--prompt c --repeat 2", Format::Text, Seeding { seed, seeds });
+            let (jobs, _) =
+                listed("a\nb\n--prompt c --repeat 2", Format::Text, Seeding { seed, seeds });
             jobs.iter().map(|listed| listed.job.request.seed.unwrap()).collect::<Vec<_>>()
         };
         assert_eq!(seeds(Seeds::Iterate, 7), [7, 8, 9, 10]);

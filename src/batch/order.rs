@@ -83,6 +83,7 @@ mod tests {
         Ready {
             id: line.to_string(),
             named: false,
+            content: line.to_string(),
             line,
             plan: request.plan(&Defaults::default(), 0).unwrap(),
             job: Job { request, ..Job::default() },
@@ -105,6 +106,9 @@ mod tests {
         assert_eq!(jobs[0].line, 0, "the first job stays the first");
         let mut same: Vec<Ready> = (0..9).map(|n| job(n, "a", "", 64)).collect();
         order(&mut same);
-        assert!(same.iter().enumerate().all(|(at, job)| job.line == at), "equal jobs keep their order");
+        assert!(
+            same.iter().enumerate().all(|(at, job)| job.line == at),
+            "equal jobs keep their order"
+        );
     }
 }

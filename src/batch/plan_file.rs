@@ -31,7 +31,7 @@ pub struct Head {
     pub source_sha256: String,
     /// How many jobs there are.
     pub jobs: usize,
-    /// The SHA-256 of their names in the order of the file.
+    /// The SHA-256 of their names and contents in the order of the file.
     pub plan: String,
 }
 
@@ -40,8 +40,7 @@ impl Head {
     pub fn of(jobs: &[Ready], source: &Path, source_sha256: &str) -> Self {
         let mut hash = Sha256::new();
         for job in jobs {
-            hash.update(job.id.as_bytes());
-            hash.update(b"\n");
+            hash.update(format!("{} {}\n", job.id, job.content).as_bytes());
         }
         Self {
             v: 1,
@@ -65,16 +64,13 @@ impl Head {
         serde_json::from_str(&text).map(Some).map_err(|e| Error::corrupt(&path, e.to_string()))
     }
 
-    /// Makes this the list of `folder`, unless it is; another one that is there is replaced only with `replan`.
+    /// Refuses a folder that holds another list, unless `replan` says that this one takes its place.
     ///
     /// # Errors
-    /// [`Error::BadRequest`] for another list, [`Error::Write`].
-    pub fn settle(&self, jobs: &[Ready], folder: &Path, replan: bool) -> Result<()> {
-        if let Some(there) = Self::read(folder)? {
-            if there.plan == self.plan {
-                return Ok(());
-            }
-            if !replan {
+    /// [`Error::BadRequest`] for another list, what reading it gives.
+    pub fn check(&self, folder: &Path, replan: bool) -> Result<()> {
+        match Self::read(folder)? {
+            Some(there) if there.plan != self.plan && !replan => {
                 let why = format!(
                     "this folder holds the pictures of another list ({} jobs of {}, plan {}; this one has {} jobs, plan \
                      {}); --replan goes over to this one and keeps what both have, or choose another folder",
@@ -84,8 +80,19 @@ impl Head {
                     self.jobs,
                     short(&self.plan)
                 );
-                return Err(Error::bad_request("out", folder.display(), why));
+                Err(Error::bad_request("out", folder.display(), why))
             }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes `jobs`, which this is the head of, the list of `folder`, unless it is.
+    ///
+    /// # Errors
+    /// What reading and writing give.
+    pub fn write(&self, jobs: &[Ready], folder: &Path) -> Result<()> {
+        if Self::read(folder)?.is_some_and(|there| there.plan == self.plan) {
+            return Ok(());
         }
         let mut lines = String::new();
         for job in jobs {

@@ -163,7 +163,9 @@ mod tests {
     fn a_whole_png_has_its_end() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.png");
-        for (bytes, whole) in [(&b""[..], false), (b"IEND", false), (b"..IEND\xae\x42\x60\x82", true)] {
+        for (bytes, whole) in
+            [(&b""[..], false), (b"IEND", false), (b"..IEND\xae\x42\x60\x82", true)]
+        {
             std::fs::write(&path, bytes).unwrap();
             assert_eq!(is_whole(&path).unwrap(), whole);
         }

@@ -116,7 +116,10 @@ mod tests {
         assert_eq!(read.remarks.len(), 1);
         let last = &read.drafts[3];
         assert_eq!((last.values["loras"].as_array().unwrap().len(), last.repeat), (2, Some(2)));
-        assert_eq!((&last.values["tile"], &last.values["prompt"]), (&true.into(), &"it's x".into()));
+        assert_eq!(
+            (&last.values["tile"], &last.values["prompt"]),
+            (&true.into(), &"it's x".into())
+        );
     }
 
     #[test]

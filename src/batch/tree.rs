@@ -133,7 +133,9 @@ fn values(name: &str, value: Value) -> Result<Vec<Value>> {
     let is_number = match Key::of(name)? {
         Key::Strength(_) => true,
         Key::Field(field) => check_type(field.key, &Value::from(1)).is_ok(),
-        Key::Id => return Err(Error::bad_request("matrix", name, "several jobs would have one id")),
+        Key::Id => {
+            return Err(Error::bad_request("matrix", name, "several jobs would have one id"));
+        }
         _ => false,
     };
     let values = match value {
@@ -161,7 +163,9 @@ fn range(text: &str) -> Result<Vec<Value>> {
     let (from, to) = (number(from).ok_or_else(wrong)?, number(to).ok_or_else(wrong)?);
     let count: usize = match count {
         Some(count) => count,
-        None if step != 0.0 && (to - from) / step >= 0.0 => ((to - from) / step + 0.001) as usize + 1,
+        None if step != 0.0 && (to - from) / step >= 0.0 => {
+            ((to - from) / step + 0.001) as usize + 1
+        }
         None => return Err(wrong()),
     };
     if !(1..=MOST).contains(&count) {
@@ -188,7 +192,10 @@ fn table_of(
         None => toml::Table::new(),
         Some(toml::Value::Table(table)) => table,
         Some(other) => {
-            mistake(line, Error::bad_request("table", name, format!("expected a table, not {other}")));
+            mistake(
+                line,
+                Error::bad_request("table", name, format!("expected a table, not {other}")),
+            );
             toml::Table::new()
         }
     }

@@ -192,8 +192,14 @@ impl Work {
         asked: &Cancel,
     ) -> Result<Tally> {
         let grace = Grace::new(asked, self.options.grace);
-        let mut runner =
-            Runner { pools, pool: pools(), watcher, grace: &grace, broken: Vec::new(), in_a_row: 0 };
+        let mut runner = Runner {
+            pools,
+            pool: pools(),
+            watcher,
+            grace: &grace,
+            broken: Vec::new(),
+            in_a_row: 0,
+        };
         let mut tally = Tally::default();
         let open = jobs.iter().zip(&todo.tasks).filter(|(_, task)| **task != Task::Nothing);
         let mut ended = Ok(());
@@ -215,7 +221,13 @@ impl Work {
     ///
     /// # Errors
     /// What ends the work.
-    fn one(&mut self, job: &Ready, task: Task, runner: &mut Runner<'_>, tally: &mut Tally) -> Result<()> {
+    fn one(
+        &mut self,
+        job: &Ready,
+        task: Task,
+        runner: &mut Runner<'_>,
+        tally: &mut Tally,
+    ) -> Result<()> {
         let _ = (runner.watcher)(&Happening::Begin { job });
         let to = Destination {
             path: self.pictures.path(&job.id),
@@ -321,9 +333,10 @@ struct Broken {
 impl Runner<'_> {
     /// Makes the picture of a job; a GPU that is full is emptied for a second attempt.
     fn make(&mut self, job: &Ready, to: &Destination) -> Result<Made, End> {
-        let known = self.broken.iter().find(|broken| {
-            broken.model == job.model && job.files.contains(&broken.file)
-        });
+        let known = self
+            .broken
+            .iter()
+            .find(|broken| broken.model == job.model && job.files.contains(&broken.file));
         if let Some(reason) = job.doomed.as_ref().or(known.map(|broken| &broken.reason)) {
             return Err(End::Failed(reason.clone()));
         }
@@ -352,7 +365,8 @@ impl Runner<'_> {
             return End::Stop(error);
         }
         let reason = Reason::of(&error);
-        let file = path_of(&error).and_then(|path| job.files.iter().find(|file| path.starts_with(file)));
+        let file =
+            path_of(&error).and_then(|path| job.files.iter().find(|file| path.starts_with(file)));
         if let Some(file) = file.filter(|_| is_of_file(&error)) {
             let (model, file) = (job.model.clone(), file.clone());
             self.broken.push(Broken { model, file, reason: reason.clone() });
@@ -362,8 +376,7 @@ impl Runner<'_> {
 
     /// One attempt. The picture is on the disk, whole, before it has its name.
     fn attempt(&self, job: &Ready, to: &Destination) -> Result<Made> {
-        let save =
-            SaveOptions { hand_over: true, metadata: to.metadata, ..SaveOptions::default() };
+        let save = SaveOptions { hand_over: true, metadata: to.metadata, ..SaveOptions::default() };
         let started = moment();
         let written: RefCell<Option<Result<Made>>> = RefCell::new(None);
         let device = RefCell::new(String::new());
@@ -373,7 +386,8 @@ impl Runner<'_> {
             let _ = (self.watcher)(&Happening::App(event));
             if let app::Event::Saved(saved) = event {
                 let made = write(saved, to, &started);
-                *written.borrow_mut() = Some(made.map(|made| Made { device: device.take(), ..made }));
+                *written.borrow_mut() =
+                    Some(made.map(|made| Made { device: device.take(), ..made }));
             }
             ControlFlow::Continue(())
         };

@@ -32,11 +32,11 @@ Examples:
   generate-jobs | colora batch - --format jsonl -o out
 
 Files: .txt is a prompt a line; a line that begins with -- holds switches: --prompt a fox --steps 20
---lora flat:0.8, and those of AUTOMATIC1111. .csv has a header of fields. .jsonl has an object a line, or
-what --json printed. .toml has [defaults], [[job]] and [matrix]. Beside the fields of a request there are
-model, id, repeat, stack, label.NAME and lora.NAME.
+--lora flat:0.8, or those of AUTOMATIC1111. .csv has a header of fields. .jsonl has an object a
+line, or what --json printed. .toml has [defaults], [[job]] and [matrix]. Beside the fields of a
+request there are model, id, repeat, stack, label.NAME and lora.NAME.
 
-Flags set what the lines leave open. --seed is the seed of the batch, from which each job has its own.
+Flags set what the lines leave open; --seed is the seed of the batch, from which jobs get theirs.
 
 All lines are checked before the first picture. Pictures are called after their contents and never
 overwritten; the folder holds the list (plan.jsonl) and a log (manifest-0.jsonl).";
@@ -59,7 +59,13 @@ pub(crate) struct Args {
     #[command(flatten)]
     request: RequestFlags,
     /// Seeds of jobs without one: own (each another), iterate (--seed, then one more each) or same
-    #[arg(long, value_name = "HOW", default_value = "own", help_heading = "Picture", display_order = 6)]
+    #[arg(
+        long,
+        value_name = "HOW",
+        default_value = "own",
+        help_heading = "Picture",
+        display_order = 6
+    )]
     seeds: Seeds,
     /// Lines of text that begin with # are prompts, too
     #[arg(long)]
@@ -139,7 +145,8 @@ impl Args {
             ("quantize", self.quantize.map(|kind| kind.to_string())),
             ("device", self.device.map(|device| device.to_string())),
         ];
-        let words = words.into_iter().filter_map(|(key, word)| Some((key.to_owned(), word?.into())));
+        let words =
+            words.into_iter().filter_map(|(key, word)| Some((key.to_owned(), word?.into())));
         let mut values: Map<String, Value> =
             self.request.values().clone().into_iter().chain(words).collect();
         values.remove("seed");
@@ -205,11 +212,14 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
         return dry_run::print(&list.jobs, of_file, &options.folder, args);
     }
     let mut work = Work::open(options.clone(), list.jobs.len())?;
-    head.settle(&list.jobs, &options.folder, args.replan)?;
+    head.check(&options.folder, args.replan)?;
+    let lines = list.jobs.clone();
     if args.order == Order::Cost {
         batch::order(&mut list.jobs);
     }
     let todo = work.todo(&list.jobs, &args.file)?;
+    head.write(&lines, &options.folder)?;
+    drop(lines);
     speak::before(&todo, work.unreadable(), talk);
     let progress = Progress::new(args.progress, talk, args.json);
     let speaker = Speaker::new(&progress, talk, args.json, &todo);

@@ -34,7 +34,11 @@ pub(super) fn print(jobs: &[Ready], of_file: Changes, folder: &Path, args: &Args
         });
         return result_json(&summary.to_string());
     }
-    let order = if args.order == Order::File { "in the order of the file" } else { "in the cheapest order" };
+    let order = if args.order == Order::File {
+        "in the order of the file"
+    } else {
+        "in the cheapest order"
+    };
     let mut text = format!(
         "# {} jobs into {}, {order}; nothing was made\n# changes of model {}, of LoRAs {}, of size {} (in the file's \
          order {}, {}, {})\n# about {} of disk",

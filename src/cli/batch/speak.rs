@@ -166,7 +166,8 @@ impl<'a> Speaker<'a> {
             let shown: Vec<String> = lines.iter().take(MOST).map(ToString::to_string).collect();
             let more = if lines.len() > MOST { ", …" } else { "" };
             let (all, shown) = (lines.len(), shown.join(", "));
-            self.talk.say(&format!("failed {all} times (lines {shown}{more}): {}", excerpt(message)));
+            self.talk
+                .say(&format!("failed {all} times (lines {shown}{more}): {}", excerpt(message)));
         }
     }
 }
