@@ -5,7 +5,7 @@
 
 use candle_core::{Device, Tensor};
 use colora::nn::{
-    Around, Attend, Conv2d, Feature, FeedForward, Geometry, GroupNorm, LayerNorm, Linear, Mlp,
+    Attend, Conv2d, ConvFusion, Feature, FeedForward, Geometry, GroupNorm, LayerNorm, Linear, Mlp,
 };
 use colora::sampling::{
     Denoiser, NoiseProcess, NoiseTable, Sampler, Sampling, SamplingRequest, Schedule,
@@ -74,7 +74,7 @@ fn convolutions(c: &mut Criterion) {
         let weights = source(products, &[("weight", &[640, 640, 3, 3]), ("bias", &[640])]);
         let conv = Conv2d::after_growth(&Scope::new(&weights, "x"), 640).expect("a layer");
         let x = Feature::image(&random(&[2, 640, 32, 32]), products).expect("a map");
-        let around = Around { grown: Some((64, 64)), ..Around::default() };
+        let around = ConvFusion { grown: Some((64, 64)), ..ConvFusion::default() };
         group.bench_function(kind, |b| b.iter(|| conv.run(black_box(&x), around)));
     });
     each(c, "group norm, SiLU and convolution 320 at 64", |group, kind, products| {
@@ -91,7 +91,7 @@ fn convolutions(c: &mut Criterion) {
         let conv = Conv2d::new(&scope, 320, 320, Geometry::SAME).expect("a layer");
         let norm = GroupNorm::new(&scope.at("norm"), 320, 32, 1e-5).expect("a norm");
         let x = Feature::image(&random(&[2, 320, 64, 64]), products).expect("a map");
-        let around = Around { norm: Some(&norm), silu: true, ..Around::default() };
+        let around = ConvFusion { norm: Some(&norm), silu: true, ..ConvFusion::default() };
         group.bench_function(kind, |b| b.iter(|| conv.run(black_box(&x), around)));
     });
 }

@@ -7,6 +7,7 @@
 //! Floor 6.
 
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use crate::input;
 use crate::pipeline::fields::{FIELDS, check_type, field};
 use crate::suggest::did_you_mean;
@@ -23,7 +24,7 @@ pub type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 /// Name of the file that is looked for in the current folder.
 pub const LOCAL_FILE: &str = "colora.toml";
 
-/// What can be set beside the fields of requests; `None` means that nobody did.
+/// What can be set beside the fields of requests; `None` means that it is not set.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Config {
@@ -114,7 +115,7 @@ impl Settings {
         let mut settings = Settings::default();
         for path in files(folder, env) {
             match input::text_if_there(&path, MAX_FILE, "a settings file")? {
-                // A model's folder says under the same name what its author recommends.
+                // A model's folder holds its author's recommendations under the same name.
                 Some(text) if is_of_model(&text, &path) => {}
                 Some(text) => settings.overlay(read(&text, &path)?, &Origin::File(path))?,
                 None => {}
@@ -134,7 +135,7 @@ impl Settings {
         self.values.iter().map(|(key, (value, origin))| (key.as_str(), value, origin))
     }
 
-    /// Where the value of `key` came from; `None` when nobody set it.
+    /// Where the value of `key` came from; `None` when it is not set.
     pub fn origin(&self, key: &str) -> Option<&Origin> {
         self.values.get(key).map(|(_, origin)| origin)
     }
@@ -164,7 +165,7 @@ pub fn user_file(env: Env<'_>) -> Option<PathBuf> {
     Some(base.join("colora").join("config.toml"))
 }
 
-/// A folder from the environment; the XDG specification says to ignore relative ones.
+/// A folder from the environment; the XDG specification requires to ignore relative ones.
 pub(crate) fn absolute(value: Option<OsString>) -> Option<PathBuf> {
     value.map(PathBuf::from).filter(|path| path.is_absolute())
 }
@@ -206,18 +207,24 @@ fn read(text: &str, path: &Path) -> Result<toml::Table> {
     for key in table.keys() {
         if !keys().any(|known| known == key) {
             let near = did_you_mean(key, keys());
-            let hint = if near.is_empty() { "; see `colora config init`" } else { &near };
-            return Err(Error::corrupt(path, format!("unknown key `{key}`{hint}")));
+            let error = Error::corrupt(path, format!("unknown key `{key}`{near}"));
+            return Err(if near.is_empty() {
+                error.with_hint(Hint::ListConfigKeys)
+            } else {
+                error
+            });
         }
     }
     // From the text once more, because errors of a table do not name the line.
     toml::from_str::<Config>(text).map_err(corrupt)?;
     toml::from_str::<OfRequests>(text).map_err(corrupt)?;
     let folder = path.parent().unwrap_or(Path::new("."));
-    for (key, value) in table.iter_mut() {
+    for (key, value) in &mut table {
         match value {
             toml::Value::Array(paths) if key.ends_with("_dirs") => {
-                paths.iter_mut().for_each(|path| anchor(path, folder));
+                for path in paths {
+                    anchor(path, folder);
+                }
             }
             value if key == "vae" => anchor(value, folder),
             _ => {}
@@ -321,7 +328,7 @@ mod tests {
     fn mistakes_name_the_file_and_the_key() {
         for (text, part) in [
             ("stepz = 1", "unknown key `stepz`; did you mean `steps`"),
-            ("qqqqqqqqqq = 1", "config init"),
+            ("qqqqqqqqqq = 1", "every key is a field of `Config`"),
             ("steps = \"many\"", "invalid type"),
             ("sampler = \"eulr\"", "euler"),
             ("steps = ", "line 1"),

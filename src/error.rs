@@ -1,11 +1,12 @@
 //! What can go wrong, and whose fault it is.
 //!
-//! One enum for the whole library. A message says what was expected, what was
+//! One enum serves the whole library. A message names what was expected, what was
 //! found and what to change; [`Error::fault`] is the only mapping from errors
 //! to exit codes, HTTP status and log level.
 //!
 //! Floor 0.
 
+use crate::hint::Hint;
 use crate::plain;
 use std::path::{Path, PathBuf};
 
@@ -21,7 +22,7 @@ pub enum Error {
     Io {
         /// The file or folder concerned.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
 
@@ -30,17 +31,19 @@ pub enum Error {
     Write {
         /// The file or folder concerned.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
 
     /// A file is not what its name or place promises: truncated, garbage, of another format.
-    #[error("{}: {why}", plain::path(path))]
+    #[error("{}: {why}{}", plain::path(path), then(hint.as_ref()))]
     Corrupt {
         /// The offending file.
         path: PathBuf,
         /// What was expected and what was found.
         why: String,
+        /// What to do about it.
+        hint: Option<Hint>,
     },
 
     /// A pickle asks for something other than tensors; it was not executed.
@@ -57,14 +60,16 @@ pub enum Error {
     },
 
     /// A model, LoRA, preset or image that was asked for is nowhere to be found.
-    #[error("no {what} named `{}`{hint}", plain::value(name))]
+    #[error("no {what} named `{}`{hint}{}", plain::value(name), then(how.as_ref()))]
     NotFound {
-        /// What kind of thing was looked for, in the user's words.
+        /// The kind of thing that was looked for, in the user's words.
         what: &'static str,
         /// The name as it was given.
         name: String,
         /// Where it was looked for and near matches; starts with a separator, may be empty.
         hint: String,
+        /// What would bring it.
+        how: Option<Hint>,
     },
 
     /// A checkpoint lacks a weight that its architecture needs.
@@ -80,7 +85,7 @@ pub enum Error {
         file: String,
     },
 
-    /// A weight has another shape than its architecture says.
+    /// A weight has another shape than its architecture requires.
     #[error(
         "{}: the weight `{}` has shape {found:?}, expected {expected:?}; the config and the weights do not belong together",
         plain::value(file),
@@ -102,7 +107,7 @@ pub enum Error {
     At(At),
 
     /// A file belongs to another model family.
-    #[error("{}: this is {found}; expected {expected}", plain::path(path))]
+    #[error("{}: this is {found}; expected {expected}{}", plain::path(path), then(hint.as_ref()))]
     WrongFamily {
         /// The offending file.
         path: PathBuf,
@@ -110,10 +115,12 @@ pub enum Error {
         expected: String,
         /// What the file is.
         found: String,
+        /// What the file can be used for instead.
+        hint: Option<Hint>,
     },
 
     /// A field of a request has a value that cannot work.
-    #[error("{field} = {}: {why}", plain::value(value))]
+    #[error("{field} = {}: {why}{}", plain::value(value), then(hint.as_ref()))]
     BadRequest {
         /// Name of the field, as in [`Request`](crate::Request).
         field: &'static str,
@@ -121,6 +128,8 @@ pub enum Error {
         value: String,
         /// What would be accepted.
         why: String,
+        /// How to give such a value.
+        hint: Option<Hint>,
     },
 
     /// Something that exists but that this build, device or version cannot do.
@@ -129,15 +138,15 @@ pub enum Error {
         /// What was asked for.
         what: String,
         /// How to get it or what to use instead.
-        how: String,
+        how: Hint,
     },
 
     /// A network produced numbers that are NaN or infinite, and no picture.
     #[error("the network produced {count} numbers of {of} that are NaN or infinite")]
     NotFinite {
-        /// How many.
+        /// How many numbers are NaN or infinite.
         count: usize,
-        /// Of how many in all.
+        /// How many numbers were checked.
         of: usize,
     },
 
@@ -153,7 +162,7 @@ pub enum Error {
     },
 
     /// An output file exists already.
-    #[error("{} exists already; choose another name or pass --force", plain::path(path))]
+    #[error("{} exists already; {}", plain::path(path), Hint::AllowReplacing)]
     Exists {
         /// The file that would have been overwritten.
         path: PathBuf,
@@ -182,26 +191,21 @@ pub enum Error {
     Cancelled,
 
     /// The operating system gives no more threads.
-    #[error("cannot start the worker threads; pass --threads with a smaller number")]
+    #[error("cannot start the worker threads; {}", Hint::FewerThreads)]
     Threads {
-        /// What the operating system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
 
     /// A GPU has no room left.
-    #[error(
-        "the memory of the GPU is full; draw fewer pixels, pass --low-memory, close other programs that use it, or use --device cpu"
-    )]
+    #[error("the memory of the GPU is full; {}", Hint::SaveDeviceMemory)]
     DeviceMemory {
-        /// What candle said.
+        /// The error of candle.
         source: candle_core::Error,
     },
 
     /// The operating system gives no more memory.
-    #[error(
-        "out of memory: {} asked for {what}; draw fewer pixels, pass --low-memory or --tile, or close other programs",
-        plain::bytes(*bytes)
-    )]
+    #[error("out of memory: {} asked for {what}; {}", plain::bytes(*bytes), Hint::SaveMemory)]
     Memory {
         /// What it was needed for.
         what: &'static str,
@@ -223,7 +227,7 @@ pub enum Error {
         /// Bytes that are free.
         free: u64,
         /// What takes less, and how much.
-        how: String,
+        how: Hint,
     },
 
     /// A tensor operation failed.
@@ -231,7 +235,7 @@ pub enum Error {
     Tensor {
         /// What was being computed.
         context: &'static str,
-        /// What candle said.
+        /// The error of candle.
         source: candle_core::Error,
     },
 
@@ -268,9 +272,9 @@ fn listed(mistakes: &[LineError]) -> String {
     lines.join("\n")
 }
 
-/// An error that does not say where it was met, and the file that it was met in.
+/// An error without a path of its own, and the file in which it occurred.
 ///
-/// Whoever opened the file puts its path on, by [`Error::at`]; the message begins with it.
+/// The caller that opened the file adds its path with [`Error::at`]; the message begins with the path.
 #[derive(Debug)]
 pub struct At {
     /// The file or folder.
@@ -294,7 +298,7 @@ impl std::error::Error for At {
 
 /// Results of reading a file, whose errors are to name it.
 pub trait InFile {
-    /// As [`Error::at`].
+    /// Adds `path` to an error, with [`Error::at`].
     #[must_use]
     fn in_file(self, path: impl AsRef<Path>) -> Self;
 }
@@ -383,7 +387,7 @@ impl Error {
         }
     }
 
-    /// Whether the machine is short of something, whatever the files say.
+    /// Whether the machine is short of something, whatever the files contain.
     fn is_of_machine(&self) -> bool {
         match self {
             Error::At(At { error, .. }) => error.is_of_machine(),
@@ -418,6 +422,48 @@ impl Error {
         }
     }
 
+    /// What to do about it, if that is known.
+    pub fn hint(&self) -> Option<Hint> {
+        match self {
+            Error::At(At { error, .. }) => error.hint(),
+            Error::Corrupt { hint, .. }
+            | Error::WrongFamily { hint, .. }
+            | Error::BadRequest { hint, .. }
+            | Error::NotFound { how: hint, .. } => hint.clone(),
+            Error::Unsupported { how, .. } | Error::NoRoom { how, .. } => Some(how.clone()),
+            Error::Exists { .. } => Some(Hint::AllowReplacing),
+            Error::Threads { .. } => Some(Hint::FewerThreads),
+            Error::Memory { .. } => Some(Hint::SaveMemory),
+            Error::DeviceMemory { .. } => Some(Hint::SaveDeviceMemory),
+            _ => None,
+        }
+    }
+
+    /// The message without its [`hint`](Self::hint), for front ends that word hints themselves.
+    pub fn message(&self) -> String {
+        let text = self.to_string();
+        let advice = then(self.hint().as_ref());
+        text.strip_suffix(&advice).map(str::to_owned).unwrap_or(text)
+    }
+
+    /// Returns the error with `advice` as its hint; kinds of errors that carry none stay as they are.
+    #[must_use]
+    pub fn with_hint(mut self, advice: Hint) -> Self {
+        match &mut self {
+            Error::At(At { error, .. }) => {
+                let inner = std::mem::replace(&mut **error, Error::Cancelled);
+                **error = inner.with_hint(advice);
+            }
+            Error::Corrupt { hint, .. }
+            | Error::WrongFamily { hint, .. }
+            | Error::BadRequest { hint, .. }
+            | Error::NotFound { how: hint, .. } => *hint = Some(advice),
+            Error::Unsupported { how, .. } | Error::NoRoom { how, .. } => *how = advice,
+            _ => {}
+        }
+        self
+    }
+
     /// An [`Error::Io`] for `path`.
     pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
         Error::Io { path: path.as_ref().to_path_buf(), source }
@@ -430,7 +476,7 @@ impl Error {
 
     /// An [`Error::Corrupt`] for `path`.
     pub fn corrupt(path: impl AsRef<Path>, why: impl Into<String>) -> Self {
-        Error::Corrupt { path: path.as_ref().to_path_buf(), why: why.into() }
+        Error::Corrupt { path: path.as_ref().to_path_buf(), why: why.into(), hint: None }
     }
 
     /// An [`Error::BadRequest`].
@@ -439,18 +485,23 @@ impl Error {
         value: impl std::fmt::Display,
         why: impl Into<String>,
     ) -> Self {
-        Error::BadRequest { field, value: value.to_string(), why: why.into() }
+        Error::BadRequest { field, value: value.to_string(), why: why.into(), hint: None }
     }
 
     /// An [`Error::Unsupported`].
-    pub fn unsupported(what: impl Into<String>, how: impl Into<String>) -> Self {
+    pub fn unsupported(what: impl Into<String>, how: impl Into<Hint>) -> Self {
         Error::Unsupported { what: what.into(), how: how.into() }
     }
 }
 
+/// A hint behind a message.
+fn then(hint: Option<&Hint>) -> String {
+    hint.map_or_else(String::new, |hint| format!("; {hint}"))
+}
+
 impl From<candle_core::Error> for Error {
     fn from(source: candle_core::Error) -> Self {
-        // Drivers and libraries of GPUs say it so; there is no common type.
+        // Drivers and libraries of GPUs report a full memory with these words; there is no common type.
         const FULL: [&str; 2] = ["OUT_OF_MEMORY", "ALLOC_FAILED"];
         let text = source.to_string();
         if FULL.iter().any(|sign| text.contains(sign)) {
@@ -463,6 +514,7 @@ impl From<candle_core::Error> for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hint::{Saving, SavingWay};
 
     #[test]
     fn what_is_wrong_in_a_file_names_it_once() {
@@ -482,11 +534,37 @@ mod tests {
     }
 
     #[test]
+    fn a_message_and_its_hint_are_the_whole_text() {
+        let how = || Hint::any_of([Hint::set("device", "cpu"), Hint::LeaveOut("quantize")]);
+        let savings = Hint::TakeLess(vec![Saving { way: SavingWay::Tile, bytes: 9 }]);
+        let source = || std::io::Error::from(std::io::ErrorKind::OutOfMemory);
+        let errors = [
+            Error::unsupported("that", how()),
+            Error::unsupported("that", "do without; or do not").at("file"),
+            Error::corrupt("a", "b").with_hint(Hint::NameVae),
+            Error::bad_request("width", 9, "no").with_hint(how()).at("x"),
+            Error::Exists { path: "a".into() },
+            Error::Threads { source: source() },
+            Error::Memory { what: "a tensor", bytes: 9 },
+            Error::NoRoom { what: "that".into(), needed: 2, free: 1, how: savings },
+        ];
+        for error in errors {
+            let hint = error.hint().unwrap();
+            assert_eq!(error.to_string(), format!("{}; {hint}", error.message()));
+        }
+        let plain = Error::corrupt("a", "b; c");
+        assert_eq!((plain.message().as_str(), plain.hint()), ("a: b; c", None));
+        let not = Error::Cancelled.with_hint(Hint::NameVae);
+        assert_eq!(not.hint(), None, "it carries none");
+    }
+
+    #[test]
     fn a_full_gpu_is_nobody_s_bug() {
         let full = "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")";
         let error = Error::from(candle_core::Error::Msg(full.into()));
         assert_eq!(error.fault().exit_code(), 6);
-        assert!(error.to_string().contains("--low-memory"), "{error}");
+        assert!(error.to_string().contains("`Memory::Low`"), "{error}");
+        assert_eq!(error.hint(), Some(Hint::SaveDeviceMemory));
         let other = Error::from(candle_core::Error::Msg("shape mismatch".into()));
         assert_eq!(other.fault(), Fault::Internal);
     }

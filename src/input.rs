@@ -23,7 +23,7 @@ pub(crate) fn open(path: &Path) -> Result<File> {
         use std::os::unix::fs::OpenOptionsExt;
         options.custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
     }
-    // Windows opens no folder as a file: what is no file is said before the system says something else.
+    // Windows cannot open a folder as a file: checked first, because the system's own error is less clear.
     if let Ok(kind) = std::fs::metadata(path) {
         regular(path, &kind)?;
     }

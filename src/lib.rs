@@ -1,5 +1,15 @@
 #![doc = include_str!("../README.md")]
 //!
+//! # Features
+//!
+//! | feature | what it adds |
+//! |---|---|
+//! | `cli` (default) | the command line and its module `cli` |
+//! | `hub` | downloading models by their hub id |
+//! | `cuda`, `cudnn` | NVIDIA GPUs; `cudnn` also their fast convolutions |
+//! | `metal` | Apple's GPUs |
+//! | `accelerate`, `mkl` | BLAS of the platform for candle's own products |
+//!
 //! # Floors
 //!
 //! A module uses only modules on lower floors; `tests/architecture.rs` enforces this table.
@@ -13,7 +23,7 @@
 //! | 3 | `nn`, `lora` |
 //! | 2 | `weights`, `sampling` |
 //! | 1 | `rng`, `picture`, `kernels`, `prompt` |
-//! | 0 | `error`, `input`, `cancel`, `atomic_file`, `size`, `suggest`, `plain`, `room` |
+//! | 0 | `error`, `hint`, `input`, `cancel`, `atomic_file`, `size`, `suggest`, `plain`, `room` |
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
@@ -27,6 +37,7 @@ pub mod conditioning;
 pub mod config;
 mod error;
 pub mod family;
+mod hint;
 mod input;
 mod kernels;
 pub mod lora;
@@ -45,9 +56,19 @@ pub mod store;
 mod suggest;
 pub mod weights;
 
+pub use candle_core;
+#[doc(inline)]
 pub use error::{At, Error, Fault, InFile, LineError, Result};
+#[doc(inline)]
+pub use hint::{Hint, Saving, SavingWay, Setting};
+#[doc(inline)]
+pub use lora::{LoraRef, LoraStack};
+#[doc(inline)]
 pub use picture::Picture;
+#[doc(inline)]
 pub use pipeline::{
-    Cancel, DTypeChoice, DeviceChoice, Event, Generated, Observer, Pipeline, Plan, Request,
+    Cancel, DTypeChoice, DeviceChoice, Event, Generated, LoraResolver, Memory, Observer, Options,
+    Pipeline, Plan, Request, Run, Steps, Warning,
 };
+#[doc(inline)]
 pub use sampling::{Sampler, Schedule};

@@ -1,11 +1,15 @@
-//! Sizes of pictures and latents. The factor 8 lives only here.
+//! Sizes of images and of their latents.
+//!
+//! How many pixels a latent cell has along one side is a property of the model's autoencoder
+//! ([`VaeConfig::factor`](crate::models::VaeConfig::factor)): 8 in Stable Diffusion, 2 in tiny models for tests.
 //!
 //! Floor 0.
 
 use crate::error::{Error, Result};
 
-/// Pixels per latent cell along one side: every Stable Diffusion VAE halves three times.
-pub const VAE_FACTOR: usize = 8;
+/// Pixels per latent cell along one side in every Stable Diffusion model: its autoencoder has four levels and
+/// halves three times.
+pub const SD_VAE_FACTOR: usize = 8;
 
 /// Longest side that is accepted, in pixels.
 pub const MAX_SIDE: usize = 8192;
@@ -13,7 +17,7 @@ pub const MAX_SIDE: usize = 8192;
 /// Largest picture that is accepted, in pixels: beyond it a UNet's activations take tens of GiB.
 pub const MAX_PIXELS: usize = 4096 * 4096;
 
-/// Width and height of a picture in pixels; both are multiples of [`VAE_FACTOR`].
+/// Width and height of an image in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ImageSize {
     width: usize,
@@ -33,11 +37,11 @@ impl ImageSize {
     /// The size that SD 1.x was trained at.
     pub const SD: ImageSize = ImageSize { width: 512, height: 512 };
 
-    /// Checks both sides: multiples of 8, from 8 to [`MAX_SIDE`] pixels, [`MAX_PIXELS`] in all.
+    /// Checks both sides: from 1 to [`MAX_SIDE`] pixels, [`MAX_PIXELS`] in all. Whether a model can make an image
+    /// of that size is checked by [`latent`](Self::latent).
     ///
     /// # Errors
-    /// [`Error::BadRequest`] for a side that is zero or no multiple of 8, [`Error::Limit`] for one
-    /// that is too long.
+    /// [`Error::BadRequest`] for a side of zero, [`Error::Limit`] for one that is too long.
     pub fn new(width: usize, height: usize) -> Result<Self> {
         for (field, side) in [("width", width), ("height", height)] {
             if side > MAX_SIDE {
@@ -47,16 +51,8 @@ impl ImageSize {
                     asked: side as u64,
                 });
             }
-            if side == 0 || side % VAE_FACTOR != 0 {
-                let below = side / VAE_FACTOR * VAE_FACTOR;
-                let above = below + VAE_FACTOR;
-                let near =
-                    if below == 0 { above.to_string() } else { format!("{below} or {above}") };
-                return Err(Error::bad_request(
-                    field,
-                    side,
-                    format!("must be a positive multiple of {VAE_FACTOR}; try {near}"),
-                ));
+            if side == 0 {
+                return Err(no_multiple(field, side, SD_VAE_FACTOR));
             }
         }
         if width * height > MAX_PIXELS {
@@ -79,10 +75,30 @@ impl ImageSize {
         self.height
     }
 
-    /// The latents that decode to this size.
-    pub fn latent(self) -> LatentSize {
-        LatentSize { width: self.width / VAE_FACTOR, height: self.height / VAE_FACTOR }
+    /// The size of the latents that decode to this size.
+    ///
+    /// `factor`: pixels per latent cell along one side, as
+    /// [`VaeConfig::factor`](crate::models::VaeConfig::factor) returns it; at least 1.
+    ///
+    /// # Errors
+    /// [`Error::BadRequest`] for a side that is no multiple of `factor`.
+    pub fn latent(self, factor: usize) -> Result<LatentSize> {
+        for (field, side) in [("width", self.width), ("height", self.height)] {
+            if !side.is_multiple_of(factor) {
+                return Err(no_multiple(field, side, factor));
+            }
+        }
+        Ok(LatentSize { width: self.width / factor, height: self.height / factor })
     }
+}
+
+/// The error for a side that is zero or no multiple of `factor`, with the nearest sides that are.
+fn no_multiple(field: &'static str, side: usize, factor: usize) -> Error {
+    let below = side / factor * factor;
+    let above = below + factor;
+    let near = if below == 0 { above.to_string() } else { format!("{below} or {above}") };
+    let why = format!("must be a positive multiple of {factor}; try {near}");
+    Error::bad_request(field, side, why)
 }
 
 impl std::fmt::Display for ImageSize {
@@ -109,17 +125,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn accepts_multiples_of_eight_only() {
-        assert_eq!(
-            "512x768".parse::<ImageSize>().unwrap().latent(),
-            LatentSize { width: 64, height: 96 }
-        );
-        let error = ImageSize::new(510, 512).unwrap_err().to_string();
-        assert!(error.contains("504 or 512"), "{error}");
-        for side in [0, 7] {
-            let error = ImageSize::new(side, 8).unwrap_err().to_string();
-            assert!(error.ends_with("try 8"), "{error}");
+    fn sides_are_multiples_of_the_factor() {
+        let size = |width, height| ImageSize::new(width, height).unwrap();
+        assert_eq!(size(512, 768).latent(8).unwrap(), LatentSize { width: 64, height: 96 });
+        assert_eq!(size(34, 66).latent(2).unwrap(), LatentSize { width: 17, height: 33 });
+        assert_eq!(size(7, 5).latent(1).unwrap(), LatentSize { width: 7, height: 5 });
+        let error = size(510, 512).latent(8).unwrap_err().to_string();
+        assert!(error.starts_with("width = 510") && error.contains("504 or 512"), "{error}");
+        let error = size(512, 33).latent(2).unwrap_err().to_string();
+        assert!(error.starts_with("height = 33") && error.contains("32 or 34"), "{error}");
+        let seven = size(7, 8).latent(8).unwrap_err().to_string();
+        let none = ImageSize::new(0, 8).unwrap_err().to_string();
+        for error in [seven, none] {
+            assert!(error.ends_with("multiple of 8; try 8"), "{error}");
         }
+    }
+
+    #[test]
+    fn sides_have_limits() {
         assert!(matches!("99999".parse::<ImageSize>(), Err(Error::Limit { .. })));
         assert!(ImageSize::new(usize::MAX, 8).is_err());
         assert!(matches!(ImageSize::new(80_000, 8), Err(Error::Limit { .. })));

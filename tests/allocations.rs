@@ -318,7 +318,7 @@ mod library {
             seed: Some(1),
             ..Request::default()
         };
-        for memory in [Memory::Keep, Memory::Low] {
+        for memory in [Memory::Resident, Memory::Low] {
             let open = || {
                 let options = Pipeline::options().device("cpu".parse().unwrap()).memory(memory);
                 options.open_starter().unwrap()

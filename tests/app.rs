@@ -22,7 +22,7 @@ fn setup(folder: &Path) -> Setup {
 
 fn job() -> Job {
     let json = r#"{"device": "cpu", "prompt": "a red apple", "steps": 2, "width": 64, "height": 64, "seed": 7,
-        "count": 2, "loras": ["flat:0.8"]}"#;
+        "count": 2, "loras": [{"name": "flat", "weight": 0.8}]}"#;
     Job::from_json(json).unwrap()
 }
 

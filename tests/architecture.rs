@@ -1,6 +1,8 @@
 //! The architecture as a test: floors are respected, files and functions stay small.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+#[path = "architecture/flags.rs"]
+mod flags;
 #[path = "architecture/imports.rs"]
 mod imports;
 
@@ -10,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 /// Floor of each top-level module, as in the crate documentation.
 const FLOORS: &[(u8, &[&str])] = &[
-    (0, &["error", "input", "cancel", "atomic_file", "size", "suggest", "plain", "room"]),
+    (0, &["error", "hint", "input", "cancel", "atomic_file", "size", "suggest", "plain", "room"]),
     (1, &["rng", "picture", "kernels", "prompt"]),
     (2, &["weights", "sampling"]),
     (3, &["nn", "lora"]),

@@ -147,7 +147,7 @@ fn hostile_files_are_refused_with_their_reason() {
         ("family_sd3.safetensors", "SD 3"),
         ("flux-folder", "Flux"),
         ("only_lora.safetensors", "a LoRA"),
-        ("only_vae.safetensors", "--vae"),
+        ("only_vae.safetensors", "`vae`"),
         ("only_controlnet.safetensors", "ControlNet"),
         ("only_embedding.safetensors", "textual inversion"),
         ("empty-folder", "`unet` is missing"),

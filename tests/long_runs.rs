@@ -42,7 +42,7 @@ fn a_thousand_changes_of_stack_with_faults_between() {
     let mut random = Random(0x5eed);
     let mut worlds = [World::tiny(), World::starter()];
     let pipelines: Vec<Pipeline> =
-        worlds.iter().map(|world| world.open(options().memory(Memory::Keep))).collect();
+        worlds.iter().map(|world| world.open(options().memory(Memory::Resident))).collect();
     let (total, mut after) = (count(), None);
     let mut seen = std::collections::BTreeMap::new();
     for i in 0..total {
@@ -89,7 +89,7 @@ fn threads_that_share_a_pipeline_draw_what_each_draws_alone() {
     faults::expect_panics();
     let mut world = World::tiny();
     let right: Vec<_> = (0..world.requests.len()).map(|i| world.picture(i, options())).collect();
-    for memory in [Memory::Keep, Memory::Save, Memory::Low] {
+    for memory in [Memory::Resident, Memory::OneShot, Memory::Low] {
         // A budget that never lets anything wait, and room for one stack: everything is made anew all the time.
         let tight = options().memory(memory).stacks(1).spare_memory(1 << 20);
         let pipeline = &world.open(tight);
@@ -140,7 +140,7 @@ fn a_plan_keeps_the_files_that_it_began_with() {
 fn one_request_leaves_the_networks_of_another_alone() {
     let _alone = ALONE.lock();
     let world = World::tiny();
-    for memory in [Memory::Keep, Memory::Save] {
+    for memory in [Memory::Resident, Memory::OneShot] {
         let pipeline = world.open(options().memory(memory).stacks(1));
         let [first, second] = [3, 4].map(|i| Request { count: 3, ..world.requests[i].clone() });
         let built = std::cell::Cell::new(0);
@@ -180,8 +180,8 @@ fn warnings_come_to_whoever_asked_for_the_picture() {
     for _ in 0..2 {
         let warnings = Mutex::new(Vec::new());
         let observer = |event: &Event| {
-            if let Event::Warning { text } = event {
-                warnings.lock().unwrap().push(text.clone());
+            if let Event::Warning { warning } = event {
+                warnings.lock().unwrap().push(warning.to_string());
             }
         };
         let plan = pipeline.plan(&request, 0).unwrap();

@@ -112,7 +112,7 @@ fn unmatched_keys_warn_or_are_an_error() {
     warns(&lora, "4 unmatched keys");
     let strict = ReadOptions { strict: true, ..ReadOptions::default() };
     let error = open("good/sd15-unmatched", &base, strict).unwrap_err();
-    assert!(error.to_string().contains("--strict"), "{error}");
+    assert!(error.to_string().contains("`strict`"), "{error}");
     assert_eq!(error.fault().exit_code(), 3);
 }
 
@@ -134,7 +134,7 @@ fn broken_modules_are_left_out_on_request() {
             Overlay::compose(source, &base.dictionary, &stack, Apply::Merge, |_| true)
         });
         let message = refused.unwrap_err().to_string();
-        assert!(message.contains("--allow-nan-modules"), "{message}");
+        assert!(message.contains("`allow_nan`"), "{message}");
         // Alone in its file, the broken module leaves nothing behind but a report.
         let lora = open(name, &base, lenient).unwrap();
         assert_eq!(lora.report().skipped.len(), 1, "{name}");

@@ -287,11 +287,11 @@ fn a_strength_that_changes_beside_the_weights_packs_nothing() {
     drop(base);
 }
 
-/// Copies of a model in f16 were merged from rounded numbers where an adapter lay between.
+/// Copies of a model in bf16 were merged from rounded numbers where an adapter lay between.
 #[test]
 fn what_no_adapter_changes_is_read_as_the_base_reads_it() {
     let placement =
-        Placement { dtype: DType::F16, products: Products::Plain, ..Placement::default() };
+        Placement { dtype: DType::BF16, products: Products::Plain, ..Placement::default() };
     let base: Arc<dyn WeightSource> =
         ModelParts::open(&support::golden("sd15"), placement, None).unwrap().source;
     let world = World::new("sd15");
@@ -310,9 +310,9 @@ fn what_no_adapter_changes_is_read_as_the_base_reads_it() {
             let stored = base.get_f32(&site, &shape).unwrap();
             assert_eq!(overlay.get_f32(&site, &shape).unwrap(), stored, "{site}");
             assert_eq!(overlay.is_exact(&site), base.is_exact(&site), "{site}");
-            rounded += stored.iter().filter(|v| half::f16::from_f32(**v).to_f32() != **v).count();
+            rounded += stored.iter().filter(|v| half::bf16::from_f32(**v).to_f32() != **v).count();
             sites += 1;
         }
-        assert!(sites > 100 && rounded > 1000, "{sites} sites, {rounded} numbers beyond f16");
+        assert!(sites > 100 && rounded > 1000, "{sites} sites, {rounded} numbers beyond bf16");
     }
 }

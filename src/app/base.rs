@@ -1,8 +1,6 @@
 //! The base that a LoRA is looked at with: a model, or a standard model by the names of its weights alone.
-//!
-//! Floor 6.
 
-use super::shelf::other_card;
+use super::resolver::other_card;
 use crate::error::{Error, Result};
 use crate::family::{Blueprint, Family, ModelParts};
 use crate::lora::{AdapterFile, Dictionary, Lora, ReadOptions};

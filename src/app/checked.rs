@@ -1,7 +1,5 @@
 //! The words of a picture's record, which are a stranger's: nothing is opened, and nothing downloaded, before it was
 //! checked where they lead.
-//!
-//! Floor 6.
 
 use super::choice::ModelChoice;
 use super::reach::{Reach, Way, What};

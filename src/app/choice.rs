@@ -1,6 +1,4 @@
 //! What a picture is made with beside its request, as the user named it.
-//!
-//! Floor 6.
 
 use serde::{Deserialize, Serialize};
 

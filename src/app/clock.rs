@@ -1,6 +1,4 @@
 //! Date and time of day, for the names of files.
-//!
-//! Floor 6.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -1,6 +1,4 @@
 //! What happens while a job runs.
-//!
-//! Floor 6.
 
 use crate::error::Error;
 use crate::pipeline::{self, Generated, Plan};

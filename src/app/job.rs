@@ -2,8 +2,6 @@
 //!
 //! In JSON a job is one object, the model's keys beside the request's: a line of a batch file, the body of a POST. A
 //! record of a picture and a line that `generate --json` printed are read as the job that made the picture.
-//!
-//! Floor 6.
 
 use super::choice::ModelChoice;
 use crate::error::{Error, Result};
@@ -63,8 +61,15 @@ impl Job {
         let mut own = MODEL_KEYS.map(|key| (key, map.remove(key))).into_iter();
         let mut word = || own.next().map_or(Ok(None), |(key, value)| text(key, value));
         let (model, vae) = (word()?, word()?);
-        let (dtype, quantize, device) = (parsed(word()?)?, parsed(word()?)?, parsed(word()?)?);
-        Ok(Self { model, vae, dtype, quantize, device, request: request(map)? })
+        let (dtype, quantize, device) = (word()?, word()?, word()?);
+        Ok(Self {
+            model,
+            vae,
+            dtype: parsed(dtype.as_deref())?,
+            quantize: parsed(quantize.as_deref())?,
+            device: parsed(device.as_deref())?,
+            request: request(map)?,
+        })
     }
 
     /// The name of the model.
@@ -158,8 +163,8 @@ fn text(key: &'static str, value: Option<Value>) -> Result<Option<String>> {
     }
 }
 
-fn parsed<T: FromStr<Err = Error>>(word: Option<String>) -> Result<Option<T>> {
-    word.as_deref().map(str::parse).transpose()
+fn parsed<T: FromStr<Err = Error>>(word: Option<&str>) -> Result<Option<T>> {
+    word.map(str::parse).transpose()
 }
 
 /// The beginning of a text, for an error.

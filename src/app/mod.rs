@@ -30,11 +30,11 @@ mod job;
 mod open;
 mod reach;
 pub mod record;
+pub mod resolver;
 mod run;
 mod save;
 pub mod settings;
 mod setup;
-pub mod shelf;
 mod template;
 
 pub use checked::{Beyond, CheckedRecord, NamedByPicture, UncheckedRecord, Used};

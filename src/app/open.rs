@@ -1,9 +1,7 @@
 //! From jobs to open pipelines, which are kept for the next job with the same model.
-//!
-//! Floor 6.
 
 use super::job::Job;
-use super::shelf::StoreResolver;
+use super::resolver::StoreResolver;
 use crate::error::{Error, Result};
 use crate::lora::{LoraRef, ReadOptions};
 use crate::pipeline::{Cancel, DTypeChoice, DeviceChoice, Memory, Options, Pipeline};
@@ -133,7 +131,7 @@ impl Pool {
         let options = Pipeline::options().device(key.device.unwrap_or_default()).dtype(key.dtype);
         let options = options.quantize(key.quantize).vae(key.vae.as_ref().map(actual));
         let options = options.memory(self.memory).batch(self.batch).reading(self.reading);
-        options.shelf(self.resolver.clone())
+        options.lora_resolver(self.resolver.clone())
     }
 
     /// The place of a key, and now the last used one; the first goes when there are too many.

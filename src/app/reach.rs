@@ -1,6 +1,4 @@
 //! Where the words of a picture may lead: the user's own folders, and what lies beside the picture.
-//!
-//! Floor 6.
 
 use crate::store::{STARTER, Store};
 use std::path::{Component, Path, PathBuf};

@@ -1,6 +1,4 @@
 //! From a job to saved pictures.
-//!
-//! Floor 6.
 
 use super::choice::ModelChoice;
 use super::event::{Event, Observer};
@@ -45,7 +43,7 @@ pub fn run(
 /// # Errors
 /// [`Error::BadRequest`](crate::Error::BadRequest) naming the field, [`Error::Write`](crate::Error::Write).
 pub fn check(job: &Job, save: &SaveOptions) -> Result<()> {
-    save.check(&job.request.plan(&Defaults::default(), 0)?)
+    save.check(&job.request.plan(&Defaults::of_unknown_model(), 0)?)
 }
 
 /// Opens the pipeline of a job, downloads what it lacks and plans its pictures; nothing is written.

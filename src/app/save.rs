@@ -1,6 +1,4 @@
 //! Where pictures go: files that never overwrite, a stream, or the caller.
-//!
-//! Floor 6.
 
 use super::choice::ModelChoice;
 use super::clock::Moment;

@@ -2,8 +2,6 @@
 //!
 //! A later layer wins key by key. What comes out is a [`Job`]; when a value turns out to be wrong,
 //! [`Layers::origin`] says whose it is.
-//!
-//! Floor 6.
 
 use super::checked::CheckedRecord;
 use super::job::{Job, MODEL_KEYS};
@@ -140,8 +138,8 @@ mod tests {
             ..Request::default()
         };
         let made_with = Some(ModelChoice { model: Some("m".into()), ..ModelChoice::default() });
-        let record = ImageRecord { request, made_with, ..ImageRecord::default() };
-        let checked = CheckedRecord { record, named: Default::default() };
+        let record = ImageRecord { made_with, request, ..ImageRecord::default() };
+        let checked = CheckedRecord { record, named: crate::app::NamedByPicture::default() };
         layers.picture(&checked, Path::new("p.png")).unwrap();
         layers.caller(values(r#"{"width": 8, "prompt": "new", "tile": false, "reuse": 4}"#));
         let job = layers.job().unwrap();

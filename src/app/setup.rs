@@ -1,6 +1,4 @@
 //! The settings of files and environment, and the store that they lead to: read once, used by a whole program.
-//!
-//! Floor 6.
 
 use crate::config::{Env, Settings};
 use crate::error::Result;

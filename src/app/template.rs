@@ -1,6 +1,4 @@
 //! Names of pictures: text with `{fields}`, made safe.
-//!
-//! Floor 6.
 
 use super::clock::Moment;
 use crate::error::{Error, Result};

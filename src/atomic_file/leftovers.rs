@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// How old a leftover is at least: a writer that knows no locks may be at work.
+/// How old a leftover is at least: a writer without file locks may be at work.
 const AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Removes from `folder` what killed programs left there more than a day ago; once in a process.
@@ -33,7 +33,7 @@ fn sweep(folder: &Path) {
     }
 }
 
-/// Whether nobody has touched `path` for a day, or has it locked.
+/// Whether `path` was not changed for a day and is not locked.
 fn is_left(path: &Path) -> bool {
     let Ok(kind) = std::fs::symlink_metadata(path) else { return false };
     let age = kind.modified().ok().and_then(|time| time.elapsed().ok());

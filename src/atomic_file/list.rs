@@ -1,7 +1,7 @@
-//! What has to go when the program ends before its work does.
+//! The files that are removed when the program ends before its work does.
 //!
 //! The list is never held while a file is made, named or removed: a network folder that hangs stops
-//! nobody but who writes there.
+//! only the threads that write there.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 static UNFINISHED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 /// How many acts are under way that the end of the program waits for.
 static ACTS: AtomicUsize = AtomicUsize::new(0);
-/// How long it waits for them: a folder that hangs keeps nobody from ending the program.
+/// How long it waits for them: a folder that hangs does not keep the program from ending.
 #[cfg(feature = "cli")]
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
 
@@ -24,7 +24,7 @@ pub(super) fn unfinished() -> MutexGuard<'static, BTreeSet<PathBuf>> {
 /// Removes what is unfinished. No file is begun after that: the program is about to end.
 #[cfg(feature = "cli")]
 pub(crate) fn abandon() {
-    // Never unlocked: whoever begins to write waits for the end.
+    // It is never unlocked: threads that begin to write wait for the end.
     let unfinished = std::mem::ManuallyDrop::new(unfinished());
     let begun = std::time::Instant::now();
     while ACTS.load(Ordering::SeqCst) > 0 && begun.elapsed() < PATIENCE {

@@ -32,7 +32,7 @@ pub(crate) enum Care {
     Lasting,
 }
 
-/// Finds out whether a file `path` can be made, before the work for it begins: makes its folder, says
+/// Finds out whether a file `path` can be made, before the work for it begins: makes its folder, returns
 /// whether that was needed, and begins a file there for a moment.
 ///
 /// # Errors

@@ -36,7 +36,7 @@ impl Part {
             // Follows the user's umask, as every file that is no secret.
             File::options().read(true).write(true).create_new(true).open(path)
         })?;
-        // Some network folders know no locks; there nobody clears up.
+        // Some network folders have no file locks; leftovers stay there.
         let _ = file.try_lock();
         Ok(Self { file, name: Some(name), folder: folder.to_path_buf() })
     }
@@ -54,7 +54,7 @@ impl Part {
     /// Gives the file its name; without `force` none that is taken.
     ///
     /// # Errors
-    /// [`ErrorKind::AlreadyExists`], and what else the system says.
+    /// [`ErrorKind::AlreadyExists`], and other errors of the system.
     pub(super) fn call(self, path: &Path, force: bool) -> io::Result<()> {
         match self.name {
             Some(name) => rename(name.path(), path, force).map(|()| name.keep()),
@@ -79,7 +79,7 @@ impl Part {
     }
 }
 
-/// Makes something in `folder` under a hidden name that nobody has.
+/// Makes something in `folder` under a hidden, unused name.
 pub(super) fn hidden<T>(
     folder: &Path,
     make: impl Fn(&Path) -> io::Result<T>,
@@ -104,7 +104,7 @@ pub(super) fn rename(from: &Path, to: &Path, force: bool) -> io::Result<()> {
     {
         use rustix::fs::{CWD, RenameFlags, renameat_with};
         match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-            // File systems that do not know how.
+            // Some file systems do not support it.
             Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {}
             done => return done.map_err(Into::into),
         }

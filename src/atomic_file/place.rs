@@ -167,7 +167,7 @@ pub(super) fn folder(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Makes the folder `path` with those above it; says whether that was needed.
+/// Makes the folder `path` with those above it; returns whether that was needed.
 ///
 /// # Errors
 /// [`Error::Write`].

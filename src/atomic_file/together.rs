@@ -151,7 +151,7 @@ impl Together {
             let (path, ()) = made.map_err(|e| Error::write(&self.beside, e))?;
             let lock = File::options().read(true).open(path.path()).ok();
             if let Some(lock) = &lock {
-                // Where there are no locks nobody clears up.
+                // Without locks leftovers are not removed.
                 let _ = lock.try_lock();
             }
             self.hidden = Some((path, lock));

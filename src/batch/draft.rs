@@ -192,8 +192,8 @@ fn is_read(field: &Field, text: &str) -> bool {
 /// The value of a text; its error names the field.
 fn read(field: &'static Field, text: &str) -> Result<Value> {
     field.value(text).map_err(|error| match error {
-        Error::BadRequest { field: "", value, why } => {
-            Error::BadRequest { field: field.key, value, why }
+        Error::BadRequest { field: "", value, why, hint } => {
+            Error::BadRequest { field: field.key, value, why, hint }
         }
         other => other,
     })

@@ -2,7 +2,7 @@
 //! machine.
 
 use super::draft::Draft;
-use crate::app::{Job, Layers, shelf};
+use crate::app::{Job, Layers, resolver};
 use crate::error::{Error, LineError, Result};
 use crate::family::Defaults;
 use crate::store::Store;
@@ -107,7 +107,7 @@ fn one(draft: &Draft, base: &Layers, store: &Store) -> Result<Job> {
     layers.caller(draft.values.clone());
     let mut job = layers.job()?;
     if let Some(name) = &draft.stack {
-        shelf::stack(store, name, draft.values.contains_key("lora_method"), &mut job.request)?;
+        resolver::stack(store, name, draft.values.contains_key("lora_method"), &mut job.request)?;
     }
     for strength in &draft.strengths {
         let loras = &mut job.request.loras;

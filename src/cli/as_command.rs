@@ -1,6 +1,4 @@
 //! How a picture was made, as flags of `generate`.
-//!
-//! Floor 7.
 
 use crate::app::record::ImageRecord;
 use crate::pipeline::fields::FIELDS;
@@ -18,7 +16,9 @@ pub(super) fn as_command(record: &ImageRecord) -> String {
         ("dtype", made_with.dtype),
     ];
     for (name, value) in named {
-        value.iter().for_each(|value| flag(name, value));
+        if let Some(value) = value {
+            flag(name, &value);
+        }
     }
     for (field, row) in FIELDS.iter().filter_map(|field| Some((field, field.flag?))) {
         for text in field.texts(request) {

@@ -1,6 +1,4 @@
 //! `colora batch`: from a file of jobs to pictures, each made once.
-//!
-//! Floor 7.
 
 mod dry_run;
 mod speak;
@@ -178,6 +176,10 @@ impl Args {
         let grace = Duration::try_from_secs_f64(self.grace).map_err(|_| {
             Error::bad_request("grace", self.grace, "expected a number of seconds, at least 0")
         })?;
+        if self.request.sets("preview") {
+            let why = "a batch shows no previews";
+            return Err(Error::bad_request("preview", "", why));
+        }
         let (verify, retry_failed) = (self.verify, self.retry_failed);
         Ok(Options { folder: self.folder(), verify, retry_failed, metadata, grace })
     }
@@ -200,7 +202,7 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
     let options = args.options(setup.settings.config.metadata != Some(false))?;
     let cancel = Cancel::new();
     interrupt::install(&cancel)?;
-    let memory = if args.low_memory { Memory::Low } else { Memory::Keep };
+    let memory = if args.low_memory { Memory::Low } else { Memory::Resident };
     let pools = || Pool::cancelled_by(setup.store.clone(), &cancel).memory(memory);
     let mut list = read(args, &setup, &pools(), &cancel, talk)?;
     let head = batch::Head::of(&list.jobs, &args.file, &list.sha256);

@@ -94,7 +94,7 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
         return Err(Error::bad_request("repeat", args.repeat, why).into());
     }
     let request = args.request();
-    request.plan(&crate::family::Defaults::default(), 0)?;
+    request.plan(&crate::family::Defaults::of_unknown_model(), 0)?;
     if let Some(set) = args.cpu {
         set.limit()?;
     }
@@ -106,7 +106,7 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
     let job = layers.job().map_err(|error| with_origin(error.into(), &layers))?;
     // What is measured is the same whatever is usual here.
     let job = Job { request, vae: None, ..job };
-    let memory = if args.low_memory { Memory::Low } else { Memory::Save };
+    let memory = if args.low_memory { Memory::Low } else { Memory::OneShot };
     let pool = Pool::cancelled_by(setup.store, &cancel).memory(memory);
     let bench = Bench { job: &job, pool: &pool, cancel: &cancel, progress: &progress };
     let report = bench.run(args.repeat);
@@ -171,7 +171,7 @@ struct Report {
     rounds: Vec<Round>,
 }
 
-/// Where it ran.
+/// The machine and the types that it ran with.
 struct Place {
     device: String,
     /// How the UNet multiplies, on a CPU.
@@ -399,7 +399,7 @@ struct Kernel {
     name: &'static str,
     seconds: f64,
     operations: u64,
-    /// Of the whole.
+    /// The share of the whole.
     share: f64,
 }
 

@@ -1,6 +1,4 @@
 //! `colora config`: what is set, where, and how to begin.
-//!
-//! Floor 7.
 
 use super::style::{result_json, result_line, result_path, value as shown};
 use super::{env, setup};

@@ -1,6 +1,4 @@
 //! `--dry-run`: what would run.
-//!
-//! Floor 7.
 
 use super::style::{block, bytes, result_json, result_line};
 use crate::app::{NamedByPicture, Prepared, SCHEMA};

@@ -1,6 +1,4 @@
 //! The flags of `generate`. Those of a request's fields come from the field table; see [`request_flags`].
-//!
-//! Floor 7.
 
 use super::request_flags::RequestFlags;
 use crate::app::settings::Layers;

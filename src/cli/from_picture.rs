@@ -1,6 +1,4 @@
 //! `--from`: the settings of a picture, and the question whether what it names may be used.
-//!
-//! Floor 7.
 
 use super::flags::Flags;
 use super::style::{Talk, say, value};

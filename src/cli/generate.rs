@@ -1,14 +1,12 @@
 //! `colora generate`: from flags to a job, and from its events to lines.
-//!
-//! Floor 7.
 
 use super::flags::Flags;
 use super::origin::with_origin;
 use super::output::{self, Form};
 use super::progress::Progress;
 use super::style::Talk;
-use super::{dry_run, from_picture, interrupt, setup, threads, warnings};
-use crate::app::{self, Event, Job, Layers, Origin, Pool, Setup, shelf};
+use super::{dry_run, from_picture, hints, interrupt, setup, threads, warnings};
+use crate::app::{self, Event, Job, Layers, Origin, Pool, Setup, resolver};
 use crate::error::Error;
 use crate::input;
 use crate::lora::ReadOptions;
@@ -43,7 +41,7 @@ pub(super) fn run(flags: &Flags, talk: Talk) -> Result<()> {
         warnings::of_syntax(text("prompt"), text("negative_prompt"), talk);
         if let Some(name) = &flags.stack {
             let chosen = flags.request.sets("lora_method");
-            shelf::stack(&setup.store, name, chosen, &mut job.request)?;
+            resolver::stack(&setup.store, name, chosen, &mut job.request)?;
         }
         draw(flags, &setup, &job, named.as_ref(), talk)
     });
@@ -70,7 +68,7 @@ fn draw(
     let save = output::save_options(flags, &setup.settings.config);
     // Mistakes that need no model are found before one is opened.
     if flags.dry_run {
-        job.request.plan(&crate::family::Defaults::default(), 0)?;
+        job.request.plan(&crate::family::Defaults::of_unknown_model(), 0)?;
         save.target(job.request.count)?;
     } else {
         output::check(flags, &save, &job.request)?;
@@ -86,7 +84,7 @@ fn draw(
     interrupt::install(&cancel)?;
     let reading = ReadOptions { strict: flags.strict, allow_nan: flags.allow_nan_modules };
     // One request is all that this process serves.
-    let memory = if flags.low_memory { Memory::Low } else { Memory::Save };
+    let memory = if flags.low_memory { Memory::Low } else { Memory::OneShot };
     let pool = Pool::cancelled_by(setup.store.clone(), &cancel).reading(reading).memory(memory);
     let pool = pool.batch(flags.batch_size.unwrap_or(1));
     let progress = Progress::new(flags.progress, talk, flags.json);
@@ -94,7 +92,6 @@ fn draw(
         Speaker { progress: &progress, form: Form::of(flags), talk, failure: RefCell::default() };
     let observer = |event: &Event<'_>| speaker.hear(event);
     let prepared = app::prepare(&pool, job, &save, &observer, &cancel)?;
-    warnings::of_windows(&prepared.plan, talk);
     if flags.dry_run {
         return dry_run::print(&prepared, named, flags.json);
     }
@@ -123,7 +120,9 @@ impl Speaker<'_> {
             Event::FolderCreated(folder) => {
                 self.talk.say(&format!("created the folder {}", folder.display()));
             }
-            Event::NoPreview(error) => self.talk.say(&format!("warning: no preview: {error}")),
+            Event::NoPreview(error) => {
+                self.talk.say(&format!("warning: no preview: {}", hints::of_error(error)));
+            }
             Event::Saved(saved) => {
                 let printed = self.progress.aside(|| {
                     if let Some((wished, path)) = saved.taken.zip(saved.path) {

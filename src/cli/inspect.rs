@@ -1,6 +1,4 @@
 //! `colora inspect`: the settings stored in a picture.
-//!
-//! Floor 7.
 
 use super::as_command::as_command;
 use super::style::{Talk, block, result_json, result_line, value};

@@ -1,5 +1,5 @@
 //! Ctrl-C and its kin: the first stops between two layers or weights, the second at once. SIGTERM and SIGHUP, which
-//! nobody sends twice, do not wait for work that is blocked.
+//! are not sent twice, do not wait for work that is blocked.
 
 use super::style::say;
 use crate::atomic_file;
@@ -27,7 +27,7 @@ pub(super) fn install(cancel: &Cancel) -> Result<()> {
             abort();
         }
         cancel.cancel();
-        // Before anything is said: nobody may read it.
+        // This comes before any output, because its reader may have left.
         if signals::is_final() {
             watch(&cancel);
         }
@@ -52,7 +52,7 @@ fn watch(cancel: &Cancel) {
     let mine = cancel.clone();
     let watcher = std::thread::Builder::new().name("watch".into());
     if watcher.spawn(move || end_when_blocked(&mine)).is_err() {
-        // Then this thread hears no second signal.
+        // Then this thread gets no second signal.
         end_when_blocked(cancel);
     }
 }
@@ -117,7 +117,7 @@ mod signals {
         unsafe { libc::raise(SIGINT) };
     }
 
-    /// Those of the signals that whoever started the program wants to be ignored, as `nohup` does.
+    /// The signals that the program was started with as ignored, as by `nohup`.
     pub(super) fn ignored() -> Vec<c_int> {
         let is_ignored = |signal: &c_int| {
             // SAFETY: a null pointer changes nothing; the other is a valid place for the answer.
@@ -139,7 +139,7 @@ mod signals {
         }
     }
 
-    /// Whether the last signal was one that nobody repeats by hand.
+    /// Whether the last signal was one that is not repeated by hand.
     pub(super) fn is_final() -> bool {
         [SIGTERM, SIGHUP].contains(&LAST.load(Ordering::Relaxed))
     }

@@ -1,4 +1,4 @@
-//! The end when the system gives no more memory and nobody can make an error of it.
+//! The end of the program when the system gives no more memory and no error can be made of it.
 
 use crate::error::Fault;
 use crate::{atomic_file, room};
@@ -62,7 +62,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for LastResort<A> {
     }
 }
 
-/// `pointer`, unless it is none and nobody waits for that answer.
+/// Returns `pointer`; ends the program if it is null and the caller does not check for that.
 fn granted(pointer: *mut u8, size: usize) -> *mut u8 {
     if pointer.is_null() && !room::is_asking() {
         end(size);

@@ -12,6 +12,7 @@ mod dry_run;
 mod flags;
 mod from_picture;
 mod generate;
+mod hints;
 mod inspect;
 mod interrupt;
 mod last_resort;

@@ -1,6 +1,4 @@
-//! Whose value it was that cannot work.
-//!
-//! Floor 7.
+//! Where a value that cannot work came from.
 
 use crate::app::{Layers, Origin};
 use crate::error::Error;

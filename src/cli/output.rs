@@ -1,6 +1,4 @@
 //! What is printed on stdout about pictures: a path each, a JSON object, or the picture itself.
-//!
-//! Floor 7.
 
 use super::flags::Flags;
 use super::style::{result_bytes, result_json, result_path, stdout_is_terminal};
@@ -62,7 +60,7 @@ impl Form {
     /// Prints a picture that was saved, or its bytes when it has no file.
     ///
     /// # Errors
-    /// When nobody reads stdout any more, or it cannot be written.
+    /// When the reader of stdout has left, or it cannot be written.
     pub(super) fn print(self, saved: &Saved<'_>) -> Result<()> {
         let Some(path) = saved.path else { return result_bytes(saved.bytes) };
         match self {

@@ -20,7 +20,7 @@ const OFTEN: Duration = Duration::from_secs(10);
 pub(super) struct Progress {
     show: Show,
     stage: RefCell<Stage>,
-    /// Warnings that were said: planning and drawing give the same ones.
+    /// Warnings that were printed: planning and drawing give the same ones.
     said: RefCell<BTreeSet<String>>,
 }
 
@@ -39,7 +39,7 @@ struct Stage {
     said: Instant,
     /// The last word on it.
     note: String,
-    /// The first step that was told of, and when.
+    /// The first step that was reported, and when.
     first: Option<(usize, Instant)>,
 }
 
@@ -94,7 +94,7 @@ impl Progress {
         }
     }
 
-    /// Begins a stage unless it is at work; says how long the one before took when that was long.
+    /// Begins a stage unless it is at work; prints how long the one before took when that was long.
     fn enter(&self, name: &str) {
         let mut stage = self.stage.borrow_mut();
         if stage.name == name {
@@ -142,7 +142,7 @@ impl Progress {
         stage.note = note;
     }
 
-    /// Seconds a step, counted from the first step that was told of.
+    /// Seconds a step, counted from the first step that was reported.
     fn pace(&self, step: usize) -> Option<f64> {
         let mut stage = self.stage.borrow_mut();
         let (first, since) = *stage.first.get_or_insert((step, Instant::now()));
@@ -152,8 +152,8 @@ impl Progress {
 
 impl Observer for Progress {
     fn event(&self, event: &Event) {
-        if let Event::Warning { text } = event {
-            self.warn(text);
+        if let Event::Warning { warning } = event {
+            self.warn(&warning.to_string());
         }
         if let Show::Json = self.show {
             return say(&plain_json(&json(event)));
@@ -181,7 +181,7 @@ impl Observer for Progress {
     }
 }
 
-/// A stage of which nobody knows how long it takes.
+/// A stage of unknown length.
 const WAITING: &str = "{spinner} {prefix}  {msg}";
 /// A stage that is counted.
 const MEASURED: &str = "{spinner} {prefix}  {wide_bar:.cyan/dim}  {msg}";
@@ -240,8 +240,8 @@ fn json(event: &Event) -> String {
         Event::Decoding { image, tile, tiles } => serde_json::json!({
             "schema": SCHEMA, "event": "decoding", "image": image, "tile": tile, "tiles": tiles,
         }),
-        Event::Warning { text } => serde_json::json!({
-            "schema": SCHEMA, "event": "warning", "text": text,
+        Event::Warning { warning } => serde_json::json!({
+            "schema": SCHEMA, "event": "warning", "text": warning.to_string(),
         }),
     };
     value.to_string()

@@ -1,9 +1,7 @@
 //! Errors with their causes and a hint, on stderr.
-//!
-//! Floor 7.
 
-use super::interrupt;
 use super::style::{message, say, value};
+use super::{hints, interrupt};
 use crate::error::{At, Error, Fault};
 use crate::pipeline::fields;
 use crate::plain;
@@ -39,7 +37,7 @@ pub(crate) fn report(error: &anyhow::Error, flags: &[String]) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Whether the error is only that nobody reads stdout any more.
+/// Whether the error is only that the reader of stdout has left.
 fn reader_left(error: &anyhow::Error) -> bool {
     // An error of ours is about a file, whatever its source.
     let ours = error.chain().find_map(|cause| cause.downcast_ref::<Error>());
@@ -54,37 +52,32 @@ fn split(error: &Error, flags: &[String]) -> (String, Option<String>) {
             let (wrong, hint) = split(error, flags);
             (format!("{}: {wrong}", plain::path(path)), hint)
         }
-        Error::NotFound { what, name, hint } => {
-            let parted = hint.strip_prefix("; ");
+        Error::NotFound { what, name, hint, how } => {
+            let parted = hint.strip_prefix("; ").map(str::to_owned);
             let tail = if parted.is_some() { "" } else { hint.as_str() };
-            (format!("no {what} named `{}`{tail}", value(name)), parted.map(str::to_owned))
+            let how = how.as_ref().map(hints::worded);
+            let advice: Vec<String> = parted.into_iter().chain(how).collect();
+            let advice = Some(advice.join("; ")).filter(|advice| !advice.is_empty());
+            (format!("no {what} named `{}`{tail}", value(name)), advice)
         }
-        Error::Unsupported { what, how } => {
-            (format!("{what} is not supported here"), Some(how.clone()))
+        other => {
+            let hint = other.hint().map(|hint| hints::worded(&hint));
+            (other.message(), hint.or_else(|| usual(other, flags)))
         }
-        Error::Exists { path } => {
-            let hint = "choose another name or pass --force".to_owned();
-            (format!("{} exists already", plain::path(path)), Some(hint))
-        }
-        Error::BadRequest { field, value, why } => {
+    }
+}
+
+/// The hint for a kind of error that carries none.
+fn usual(error: &Error, flags: &[String]) -> Option<String> {
+    match error {
+        Error::BadRequest { field, .. } => {
             let flag = flag(field).filter(|flag| flags.iter().any(|known| known == flag));
-            (
-                format!("{field} = {}: {why}", plain::value(value)),
-                flag.map(|flag| format!("set it with --{flag}")),
-            )
-        }
-        Error::Memory { .. } | Error::NoRoom { .. } => {
-            let text = error.to_string();
-            match text.split_once("; ") {
-                Some((what, how)) => (what.to_owned(), Some(how.to_owned())),
-                None => (text, None),
-            }
+            flag.map(|flag| format!("set it with --{flag}"))
         }
         Error::TensorMissing { .. } | Error::WrongFamily { .. } => {
-            let hint = "`colora model inspect MODEL` shows what a file holds".to_owned();
-            (error.to_string(), Some(hint))
+            Some("`colora model inspect MODEL` shows what a file holds".to_owned())
         }
-        other => (other.to_string(), None),
+        _ => None,
     }
 }
 
@@ -111,13 +104,18 @@ mod tests {
 
     #[test]
     fn hints_stand_apart() {
-        let missing =
-            |hint: &str| Error::NotFound { what: "model", name: "x".into(), hint: hint.into() };
+        let missing = |hint: &str| {
+            let (name, hint) = ("x".into(), hint.into());
+            Error::NotFound { what: "model", name, hint, how: None }
+        };
         assert_eq!(
             split(&missing("; try y"), &[]),
             ("no model named `x`".into(), Some("try y".into()))
         );
         assert_eq!(split(&missing(" there"), &[]), ("no model named `x` there".into(), None));
+        let brought = missing("; try y").with_hint(crate::hint::Hint::BuildWith("hub"));
+        let hint = "try y; build colora with `--features hub`";
+        assert_eq!(split(&brought, &[]).1.as_deref(), Some(hint));
         let hint = |flags: &[String]| split(&Error::bad_request("guidance_scale", 0, "w"), flags).1;
         assert_eq!(hint(&["guidance".into()]).unwrap(), "set it with --guidance");
         assert_eq!(hint(&["steps".into()]), None, "that command has no such flag");

@@ -1,6 +1,4 @@
 //! The flags that set the fields of a request, made from the field table.
-//!
-//! Floor 7.
 
 use crate::error::Error;
 use crate::pipeline::fields::{FIELDS, Field, Flag};

@@ -1,7 +1,6 @@
-//! How the program speaks: results on stdout, all talk on stderr.
-//!
-//! Floor 7.
+//! How the program prints: results on stdout, everything else on stderr.
 
+use super::hints;
 use crate::error::Error;
 pub(crate) use crate::plain::bytes;
 pub(crate) use crate::plain::{block, json as plain_json, message, value};
@@ -13,7 +12,7 @@ use tracing::field::Field;
 use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::fmt::format::{Writer, debug_fn};
 
-/// How much is said.
+/// How much is printed.
 #[derive(Debug, Clone, Copy, Default, Args)]
 pub(crate) struct Talk {
     /// Say errors only
@@ -57,7 +56,7 @@ impl Talk {
     /// A warning of an error that ends nothing, with its cause.
     pub(crate) fn warn_of(self, error: &Error) {
         let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
-        self.say(&format!("warning: {error}{}", cause.unwrap_or_default()));
+        self.say(&format!("warning: {}{}", hints::of_error(error), cause.unwrap_or_default()));
     }
 }
 
@@ -70,7 +69,7 @@ fn field(to: &mut Writer<'_>, field: &Field, content: &dyn std::fmt::Debug) -> s
     }
 }
 
-/// A line on stderr; what cannot be said is not worth failing for.
+/// Prints a line on stderr; a failure is ignored.
 pub(crate) fn say(text: &str) {
     let _ = writeln!(anstream::stderr(), "{text}");
 }
@@ -78,7 +77,7 @@ pub(crate) fn say(text: &str) {
 /// A line of results.
 ///
 /// # Errors
-/// When nobody reads stdout any more, or it cannot be written.
+/// When the reader of stdout has left, or it cannot be written.
 pub(crate) fn result_line(line: &str) -> Result<()> {
     result_bytes(format!("{line}\n").as_bytes())
 }

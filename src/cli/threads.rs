@@ -35,7 +35,7 @@ fn most() -> usize {
     (A_CORE * cores).max(ALWAYS)
 }
 
-/// Runs with `count` worker threads, or as the environment says; returns when this process does.
+/// Runs with `count` worker threads, or as many as the environment sets; returns when this process does.
 ///
 /// # Errors
 /// [`Error::BadRequest`] for none, or when the program cannot start itself; [`Error::Threads`].
@@ -97,7 +97,7 @@ fn restart(command: &mut Command) -> std::io::Result<()> {
 }
 
 #[cfg(not(unix))]
-#[allow(clippy::exit)] // the child has said all there is to say
+#[allow(clippy::exit)] // the child has printed everything
 fn restart(command: &mut Command) -> std::io::Result<()> {
     let status = command.status()?;
     std::process::exit(status.code().unwrap_or(1))

@@ -1,11 +1,7 @@
 //! The words for what is not wrong enough to stop.
-//!
-//! Floor 7.
 
 use super::style::{Talk, excerpt};
 use crate::app::record::ImageRecord;
-use crate::lora::StepWindow;
-use crate::pipeline::Plan;
 use crate::prompt::{extract_tags, foreign_syntax};
 
 /// Most parts of a prompt that a warning names.
@@ -29,18 +25,6 @@ pub(super) fn of_syntax(prompt: &str, negative: &str, talk: Talk) {
         _ => talk.say(&format!(
             "warning: {named}{more} are drawn as they are written: this syntax of other programs is not supported"
         )),
-    }
-}
-
-/// Names the LoRAs whose windows hold no step of `plan`.
-pub(super) fn of_windows(plan: &Plan, talk: Talk) {
-    for lora in &plan.loras {
-        let acts =
-            |window: &StepWindow| (0..plan.steps).any(|step| window.active(step, plan.steps));
-        if let Some(window) = lora.steps.filter(|window| !acts(window)) {
-            let name = &lora.name;
-            talk.say(&format!("warning: {name}: none of {} steps is in {window}", plan.steps));
-        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The standard models without their weights: names and shapes of everything they hold.
 //!
 //! An adapter file names modules of its base; with a blueprint it can be looked into, and converted,
-//! where no model is at hand. The networks themselves say what they need.
+//! where no model is at hand. The networks themselves list what they need.
 
 use super::Family;
 use crate::error::{Error, Result};

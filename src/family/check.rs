@@ -32,7 +32,7 @@ pub(super) enum ConfigPlace<'a> {
 }
 
 impl ConfigPlace<'_> {
-    /// The file that says what `part` is.
+    /// The file that describes `part`.
     fn of(self, part: Component) -> PathBuf {
         match self {
             ConfigPlace::Folder(root) => root.join(part.name()).join("config.json"),
@@ -55,6 +55,7 @@ pub(super) fn configs(architecture: &Architecture, place: ConfigPlace<'_>) -> Re
                 path: place.of(Component::UNet),
                 expected: format!("one for width {width}, which the text encoders have"),
                 found: format!("a UNet for text features of width {found}"),
+                hint: None,
             });
         }
     }
@@ -63,6 +64,7 @@ pub(super) fn configs(architecture: &Architecture, place: ConfigPlace<'_>) -> Re
             path: place.of(Component::Vae),
             expected: format!("one with {}, which the UNet has", unet.out_channels),
             found: format!("a VAE with {} latent channels", vae.latent_channels),
+            hint: None,
         });
     }
     conditions(architecture, place)
@@ -78,6 +80,7 @@ fn conditions(architecture: &Architecture, place: ConfigPlace<'_>) -> Result<()>
                 path: place.of(Component::UNet),
                 expected: format!("the UNet of an {family} model, which takes the text alone"),
                 found: "a UNet that takes sizes or a picture beside the text (SDXL, unCLIP)".into(),
+                hint: None,
             }),
         };
     }
@@ -130,7 +133,7 @@ pub(super) fn weights(architecture: &Architecture, source: &Checkpoint) -> Resul
     Ok(())
 }
 
-/// Looks for gaps in a single file, whose shapes alone say what it holds: a part that is missing makes another
+/// Looks for gaps in a single file, whose shapes alone show what it holds: a part that is missing makes another
 /// architecture of it.
 ///
 /// # Errors

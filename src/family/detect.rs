@@ -3,6 +3,7 @@
 use super::Family;
 use super::original::Original;
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use crate::input;
 use crate::sampling::PredictionKind;
 use crate::weights::names::{Place, prefix};
@@ -62,14 +63,14 @@ pub(super) fn checkpoint(file: &Original<'_>) -> Result<Kind> {
         return Err(refuse(file));
     }
     refuse_bare(file)?;
-    // The later families are told by more.
+    // The later families have further marks.
     let marked = Family::ALL.into_iter().rev().find(|family| (family.spec().detect)(file));
     let family = marked.map_or_else(|| by_text_width(file), Ok)?;
     refuse_other_noise(file)?;
     Ok(Kind { family, prediction: prediction(file, family)?, zero_snr: has("ztsnr") })
 }
 
-/// A UNet without the other parts is of no use: what the text encoders were cannot be told from it.
+/// A UNet without the other parts is of no use: the text encoders cannot be recognised from it.
 fn refuse_bare(file: &Original<'_>) -> Result<()> {
     if file.has("cond_stage_model.") || file.has("conditioner.embedders.") {
         return Ok(());
@@ -78,7 +79,7 @@ fn refuse_bare(file: &Original<'_>) -> Result<()> {
     Err(refusal(file, format!("{} without {missing}", file.place())))
 }
 
-/// Some models are SDXL in all but their noise, and say so in a tensor.
+/// Some models are SDXL in all but their noise, and mark it with a tensor.
 fn refuse_other_noise(file: &Original<'_>) -> Result<()> {
     let marks = [
         ("edm_mean", "Playground 2.5"),
@@ -106,6 +107,7 @@ fn by_text_width(file: &Original<'_>) -> Result<Family> {
             Some(width) => format!("a UNet for text features of width {width}"),
             None => "a UNet that takes no text".into(),
         },
+        hint: None,
     })
 }
 
@@ -144,13 +146,13 @@ fn sidecar_yaml(path: &Path) -> Result<Option<PredictionKind>> {
     })
 }
 
-/// What the names say that a file is instead of a checkpoint.
+/// What a file is instead of a checkpoint, by the names in it.
 fn other_kind(file: &Original<'_>) -> Option<&'static str> {
     let contains = |part: &&str| file.names().any(|name| name.contains(part));
     OTHERS.iter().find(|(parts, _)| parts.iter().any(contains)).map(|(_, what)| *what)
 }
 
-/// Says what a file is that is no checkpoint.
+/// The error for a file that is no checkpoint; it names what the file is.
 pub(super) fn refuse(file: &Original<'_>) -> Error {
     let starts = |part: &str| file.has(part);
     let found = match (other_kind(file), file.place()) {
@@ -160,7 +162,7 @@ pub(super) fn refuse(file: &Original<'_>) -> Error {
         }
         (None, place @ Place::Averages(_)) => place.to_string(),
         _ if starts("first_stage_model.") || starts("decoder.") || starts("encoder.down") => {
-            "a VAE alone; pass it with --vae beside a --model".into()
+            return refusal(file, "a VAE alone".into()).with_hint(Hint::UseAsVae);
         }
         _ if starts("down_blocks.") || starts("up_blocks.") => {
             "a UNet alone in the diffusers layout; put it as unet/ into a model folder".into()
@@ -181,5 +183,6 @@ fn refusal(file: &Original<'_>, found: String) -> Error {
         path: file.path().to_path_buf(),
         expected: "an SD 1.x, SD 2.x or SDXL checkpoint".into(),
         found,
+        hint: None,
     }
 }

@@ -1,4 +1,4 @@
-//! Models that were made to draw in few steps, and how they say so.
+//! Models that were made to draw in few steps, and how they are recognised.
 
 use super::Defaults;
 use crate::lora::Distilled;
@@ -23,7 +23,7 @@ pub(super) fn of(
         _ => None,
     };
     let trailing = scheduler.timestep_spacing == Some(Spacing::Trailing);
-    // A name that gives a number of steps says most.
+    // A name with a number of steps is most precise.
     names
         .iter()
         .find_map(|name| Distilled::by_name(name))
@@ -57,7 +57,7 @@ pub(super) fn own_sampler(scheduler: &SchedulerConfig) -> Option<&str> {
     (class == "TCDScheduler").then_some(class)
 }
 
-/// What a card says of its model before it comes to anything else: the lines up to the first heading.
+/// The title of a model's card: the lines up to the first heading.
 pub(super) fn title(card: &str) -> String {
     let heading = |line: &&str| line.starts_with("# ");
     let lines: Vec<&str> = card.lines().take(200).collect();
@@ -99,7 +99,7 @@ mod tests {
         let scheduler = SchedulerConfig::default();
         for distilled in [Distilled::GUIDED_LCM, Distilled::LCM, Distilled::TCD] {
             let basic = Defaults::default();
-            let Defaults { steps, guidance_scale, sampler, schedule, size } =
+            let Defaults { steps, guidance_scale, sampler, schedule, size, .. } =
                 defaults(distilled, &scheduler, basic);
             assert!((4..=8).contains(&steps), "{steps}");
             assert_eq!(distilled.advice(steps, guidance_scale), None);

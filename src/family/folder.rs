@@ -8,8 +8,7 @@ use super::{
 use crate::conditioning::ClipKind;
 use crate::error::{Error, InFile, Result};
 use crate::input;
-use crate::lora::Distilled;
-use crate::models::{ClipConfig, UNetConfig, VaeConfig};
+use crate::models::{ClipConfig, TinyVaeConfig, UNetConfig, VaeConfig};
 use crate::sampling::SchedulerConfig;
 use crate::size::ImageSize;
 use crate::weights::names::{self, Part};
@@ -23,7 +22,7 @@ use std::path::{Path, PathBuf};
 /// Longest JSON or TOML file that is read, in bytes.
 const MAX_TEXT: u64 = 16 << 20;
 
-/// The file that says what noise a model was trained with.
+/// The file that describes the noise that a model was trained with.
 const SCHEDULER: &str = "scheduler/scheduler_config.json";
 
 /// A model's card, where one was downloaded with it.
@@ -67,7 +66,7 @@ pub(super) fn open_static(
 /// none for other files.
 ///
 /// # Errors
-/// What opening the file gives.
+/// Errors of opening the file.
 pub fn held_files(path: &Path) -> Result<BTreeMap<String, String>> {
     files_in(path, &CheckpointFile::open(path)?)
 }
@@ -109,6 +108,18 @@ pub(super) fn open_vae(folder: &Path, placement: Placement) -> Result<(VaeConfig
     Ok((config, checkpoint))
 }
 
+/// A small autoencoder alone: a folder with `config.json` and weights.
+pub(super) fn open_tiny_vae(
+    folder: &Path,
+    placement: Placement,
+) -> Result<(TinyVaeConfig, Checkpoint)> {
+    let reader = Reader { root: folder, files: Files::Folder };
+    let config: TinyVaeConfig = reader.json("config.json")?;
+    let mut source = Checkpoint::new(folder.display().to_string(), placement);
+    reader.insert_weights(&mut source, "", Component::Vae)?;
+    Ok((config, source))
+}
+
 /// The architecture beside a single file: `model.config/` beside `model.safetensors`, a folder in the
 /// diffusers layout that needs no weights.
 pub(super) fn sidecar(file: &Path) -> Result<Option<Architecture>> {
@@ -119,7 +130,7 @@ pub(super) fn sidecar(file: &Path) -> Result<Option<Architecture>> {
     Reader { root: &folder, files: Files::Folder }.architecture().map(Some)
 }
 
-/// What `model_index.json` says beside the class names.
+/// The fields of `model_index.json` beside the class names.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Index {
@@ -191,7 +202,11 @@ impl Reader<'_> {
         }
         let scheduler = self.scheduler(family, &unet)?;
         let distilled = few_steps::of(&unet, &scheduler, &self.names(&index));
-        let defaults = self.defaults(family, &unet, &scheduler, distilled)?;
+        let basic =
+            basic_defaults(family, (unet.native_pixels(vae.factor()), vae.factor()), &scheduler)
+                .in_file(self.config_of(Component::UNet))?;
+        let basic = distilled.map_or(basic, |d| few_steps::defaults(d, &scheduler, basic));
+        let defaults = self.recommended(basic)?;
         let architecture = Architecture {
             family,
             text,
@@ -235,6 +250,7 @@ impl Reader<'_> {
                 path: self.root.to_path_buf(),
                 expected: "SD 1.x, SD 2.x or SDXL".into(),
                 found: format!("a {} model", class.trim_end_matches("Pipeline")),
+                hint: None,
             });
         }
         Ok(())
@@ -255,7 +271,7 @@ impl Reader<'_> {
         Ok(scheduler)
     }
 
-    /// What the model is called: its folder, where it was made from, and its card's title.
+    /// The names of the model: its folder, where it was made from, and its card's title.
     fn names(&self, index: &Index) -> Vec<String> {
         // A downloaded model lies in `models--OWNER--NAME/snapshots/COMMIT`.
         let found = self.root.canonicalize().unwrap_or_else(|_| self.root.to_path_buf());
@@ -281,13 +297,8 @@ impl Reader<'_> {
         })
     }
 
-    fn defaults(
-        &self,
-        family: Family,
-        unet: &UNetConfig,
-        scheduler: &SchedulerConfig,
-        distilled: Option<Distilled>,
-    ) -> Result<Defaults> {
+    /// The defaults, with what the model's author recommends in place of what is usual.
+    fn recommended(&self, basic: Defaults) -> Result<Defaults> {
         let path = self.root.join("colora.toml");
         let recommended: Recommended = if self.has("colora.toml") {
             let text = self.text("colora.toml")?;
@@ -295,15 +306,14 @@ impl Reader<'_> {
         } else {
             Recommended::default()
         };
-        let basic = basic_defaults(family, unet.native_pixels(), scheduler)
-            .in_file(self.config_of(Component::UNet))?;
-        let basic = distilled.map_or(basic, |d| few_steps::defaults(d, scheduler, basic));
         let size = match &recommended.size {
             Some(size) => size.parse::<ImageSize>().in_file(&path)?,
             None => basic.size,
         };
+        size.latent(basic.vae_factor).in_file(&path)?;
         Ok(Defaults {
             size,
+            vae_factor: basic.vae_factor,
             steps: recommended.steps.unwrap_or(basic.steps),
             guidance_scale: recommended.guidance.unwrap_or(basic.guidance_scale),
             sampler: parsed(recommended.sampler.as_deref(), basic.sampler).in_file(&path)?,

@@ -1,6 +1,7 @@
 //! JSON of a model's parts: errors name the file and the field that is amiss.
 
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -50,7 +51,7 @@ pub(super) fn read_tower<T: DeserializeOwned>(text: &str, path: &Path) -> Result
     let mut whole: Map<String, Value> = read(text, path)?;
     match whole.remove("text_config") {
         Some(Value::Object(mut tower)) => {
-            // Whether there is a projection is said outside, if anywhere.
+            // Whether there is a projection stands outside, if anywhere.
             for field in ["architectures", "projection_dim"] {
                 if let (false, Some(value)) = (tower.contains_key(field), whole.remove(field)) {
                     tower.insert(field.to_owned(), value);
@@ -62,7 +63,7 @@ pub(super) fn read_tower<T: DeserializeOwned>(text: &str, path: &Path) -> Result
     }
 }
 
-/// Refuses weights that are stored in another program's blocks, which a config says in an object of its own.
+/// Refuses weights that are stored in another program's blocks, which a config describes in an object of its own.
 ///
 /// # Errors
 /// [`Error::Unsupported`].
@@ -73,9 +74,7 @@ pub(super) fn refuse_blocks(text: &str, path: &Path) -> Result<()> {
         Some(found) => {
             let method = found.get("quant_method").and_then(Value::as_str).unwrap_or("unknown");
             let what = format!("quantization_config ({})", method.escape_debug());
-            let how =
-                "use the model in f16 or f32; `colora model convert --quantize` makes it small";
-            Err(Error::unsupported(what, how).at(path))
+            Err(Error::unsupported(what, Hint::QuantiseModel).at(path))
         }
     }
 }

@@ -18,18 +18,21 @@ mod sdxl_refiner;
 mod shapes;
 mod single_file;
 mod spec;
+mod tiny_vae;
 mod towers;
 
 pub use blueprint::Blueprint;
 pub use convert::{Converted, quantise};
 pub use folder::held_files;
+pub use tiny_vae::TinyVaeParts;
 
 use crate::conditioning::{ClipKind, Tokenizer, TokenizerFiles};
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use crate::lora::Distilled;
 use crate::models::{ClipConfig, UNetConfig, VaeConfig};
 use crate::sampling::{PredictionKind, Sampler, Schedule, SchedulerConfig};
-use crate::size::ImageSize;
+use crate::size::{ImageSize, SD_VAE_FACTOR};
 use crate::weights::names::TowerLocation;
 use crate::weights::{Checkpoint, Component, Inventory, Placement};
 use serde::{Deserialize, Serialize};
@@ -82,11 +85,13 @@ impl std::fmt::Display for Family {
     }
 }
 
-/// What a model uses when a request leaves it open.
+/// The values of a model for what a request leaves open.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Defaults {
     /// Picture size.
     pub size: ImageSize,
+    /// Pixels per latent cell along one side, which sizes are multiples of: 8 in Stable Diffusion.
+    pub vae_factor: usize,
     /// Sampling steps.
     pub steps: usize,
     /// Classifier-free guidance.
@@ -102,11 +107,26 @@ impl Default for Defaults {
     fn default() -> Self {
         Self {
             size: ImageSize::SD,
+            vae_factor: SD_VAE_FACTOR,
             steps: 25,
             guidance_scale: 7.5,
             sampler: Sampler::DpmPp2m,
             schedule: Schedule::Karras,
         }
+    }
+}
+
+impl Defaults {
+    /// The defaults to check a request with before its model is opened: every size can be right for some model.
+    pub fn of_unknown_model() -> Self {
+        Self { vae_factor: 1, ..Self::default() }
+    }
+
+    /// The same defaults with an autoencoder of another factor: latents keep the size that the UNet was trained at.
+    fn with_vae_factor(self, factor: usize) -> Result<Self> {
+        let latent = self.size.latent(self.vae_factor)?;
+        let size = ImageSize::new(latent.width * factor, latent.height * factor)?;
+        Ok(Self { size, vae_factor: factor, ..self })
     }
 }
 
@@ -184,7 +204,7 @@ pub struct ModelParts {
     pub vae: VaeConfig,
     /// Noise that the model was trained with.
     pub scheduler: SchedulerConfig,
-    /// The file that says so, for messages.
+    /// The file that describes this noise, for messages.
     pub scheduler_file: PathBuf,
     /// How the model wants to be used, if it was made for few steps.
     pub distilled: Option<Distilled>,
@@ -239,7 +259,7 @@ impl Architecture {
     }
 }
 
-/// What `model inspect` says.
+/// A description of a model, as `model inspect` prints it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Summary {
     /// File or folder name.
@@ -259,7 +279,7 @@ pub struct Summary {
     /// How the model wants to be used, if it was made for few steps.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub distilled: Option<Distilled>,
-    /// What drawing with it is to know: a sampler of its own, negative prompts that do not act.
+    /// Remarks on drawing with it: a sampler of its own, negative prompts that do not act.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
     /// Each component.
@@ -311,19 +331,19 @@ impl ModelParts {
         folder::open_static(name, files, placement.clone())?.with_vae(vae, placement)
     }
 
-    /// The same model with another VAE; its own is needed when there is no other.
-    /// Has the weights of text encoders and UNet read as `dtype` from now on.
+    /// Makes the source read the weights of text encoders and UNet as `dtype` from now on.
     pub fn read_as(&mut self, dtype: candle_core::DType) {
         self.source = Arc::new(self.source.read_as(dtype));
     }
 
+    /// Returns the model with the VAE at `vae`; its own is needed when there is no other.
     fn with_vae(mut self, vae: Option<&Path>, placement: Placement) -> Result<Self> {
         let Some(path) = vae else {
             if self.source.components().contains(&Component::Vae) {
                 return Ok(self);
             }
-            let why = "the checkpoint has no VAE; pass one with --vae";
-            return Err(Error::corrupt(&self.name, why));
+            let error = Error::corrupt(&self.name, "the checkpoint has no VAE");
+            return Err(error.with_hint(Hint::NameVae));
         };
         let (config, other) = if path.is_dir() {
             folder::open_vae(path, placement)?
@@ -335,7 +355,22 @@ impl ModelParts {
                 path: path.to_path_buf(),
                 expected: format!("a VAE with {} latent channels", self.vae.latent_channels),
                 found: format!("one with {}", config.latent_channels),
+                hint: None,
             });
+        }
+        let (own, other_factor) = (self.vae.factor(), config.factor());
+        if own != other_factor {
+            if self.source.components().contains(&Component::Vae) {
+                return Err(Error::WrongFamily {
+                    path: path.to_path_buf(),
+                    expected: format!(
+                        "a VAE with {own} pixels per latent cell, as the model's own"
+                    ),
+                    found: format!("one with {other_factor}"),
+                    hint: None,
+                });
+            }
+            self.defaults = self.defaults.with_vae_factor(other_factor)?;
         }
         self.vae = config;
         self.source =
@@ -348,9 +383,14 @@ impl ModelParts {
         self.family.text_components()
     }
 
+    /// Class of the model's own sampler in diffusers, where that is not built.
+    pub(crate) fn missing_sampler(&self) -> Option<&str> {
+        few_steps::own_sampler(&self.scheduler)
+    }
+
     /// That `sampler` takes the place of the model's own, where that is not built.
     pub(crate) fn other_sampler(&self, sampler: Sampler) -> Option<String> {
-        let own = few_steps::own_sampler(&self.scheduler)?;
+        let own = self.missing_sampler()?;
         Some(format!(
             "made for the sampler of {own}, which is not built; {sampler} takes its place"
         ))
@@ -389,11 +429,15 @@ impl ModelParts {
     }
 }
 
-/// What a family uses when neither the request nor the model's author says otherwise.
+/// The values of a family for what neither the request nor the model's author sets.
 ///
-/// `native`: picture side that the UNet was trained at, in pixels.
-fn basic_defaults(family: Family, native: usize, scheduler: &SchedulerConfig) -> Result<Defaults> {
-    let side = native.clamp(8, crate::size::MAX_SIDE) / 8 * 8;
+/// `native`: side of the images that the UNet was trained at, in pixels; `vae_factor`: pixels per latent cell.
+fn basic_defaults(
+    family: Family,
+    (native, vae_factor): (usize, usize),
+    scheduler: &SchedulerConfig,
+) -> Result<Defaults> {
+    let side = native.clamp(vae_factor, crate::size::MAX_SIDE) / vae_factor * vae_factor;
     let schedule = match (scheduler.use_karras_sigmas, scheduler.use_exponential_sigmas) {
         (_, Some(true)) => Schedule::Exponential,
         (Some(false), _) => Schedule::Discrete,
@@ -401,6 +445,7 @@ fn basic_defaults(family: Family, native: usize, scheduler: &SchedulerConfig) ->
     };
     Ok(Defaults {
         size: ImageSize::new(side, side)?,
+        vae_factor,
         steps: 25,
         guidance_scale: family.spec().guidance,
         sampler: Sampler::DpmPp2m,

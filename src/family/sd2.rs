@@ -58,7 +58,7 @@ fn detect(file: &Original<'_>) -> bool {
     file.has(prefix::REFINER_TEXT) || file.has(prefix::SD2_TEXT) || file.names().any(renamed)
 }
 
-/// The models for 768 pixels predict v and are what most files derive from; the others say so in their names, or
+/// The models for 768 pixels predict v and are what most files derive from; the others are named accordingly, or
 /// take a picture or depths beside the latents.
 fn prediction(file: &Original<'_>) -> PredictionKind {
     let name = file.path().file_stem().unwrap_or_default().to_string_lossy().to_lowercase();

@@ -51,7 +51,7 @@ pub(super) static SPEC: FamilySpec = FamilySpec {
 };
 
 /// SD-Turbo, and SD 2.x in the layout of sgm, call their only tower as the refiner does: its width and the UNet's
-/// sizes tell them apart.
+/// sizes distinguish them.
 fn detect(file: &Original<'_>) -> bool {
     if !file.has(prefix::REFINER_TEXT) || (sdxl::SPEC.detect)(file) {
         return false;

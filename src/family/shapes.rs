@@ -11,7 +11,7 @@ use crate::weights::{Checkpoint, Component, Site, WeightSource};
 pub(super) struct Shapes<'a> {
     pub source: &'a Checkpoint,
     pub component: Component,
-    /// For messages.
+    /// The file or folder, for messages.
     pub file: String,
 }
 
@@ -35,12 +35,12 @@ impl Shapes<'_> {
     }
 
     /// The UNet's architecture.
-    pub(super) fn unet(&self, family: Family, native: usize) -> Result<UNetConfig> {
+    pub(super) fn unet(&self, family: Family, sample_size: usize) -> Result<UNetConfig> {
         let levels = self.count("down_blocks", "resnets.0.conv1.weight");
         let mut config = UNetConfig {
             in_channels: self.dim("conv_in.weight", 1)?,
             out_channels: self.dim("conv_out.weight", 0)?,
-            sample_size: PerBlock::All(native / crate::size::VAE_FACTOR),
+            sample_size: PerBlock::All(sample_size),
             time_embedding_dim: Some(self.dim("time_embedding.linear_1.weight", 0)?),
             norm_num_groups: 32,
             ..UNetConfig::default()
@@ -186,7 +186,7 @@ impl Shapes<'_> {
             mid_block_add_attention: self
                 .find("decoder.mid_block.attentions.0.group_norm.weight")
                 .is_some(),
-            ..VaeConfig::default()
+            ..VaeConfig::with_levels(levels)
         };
         config.validate()?;
         Ok(config)

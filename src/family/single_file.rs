@@ -63,8 +63,8 @@ pub(super) fn open_vae(
         }
     } else {
         return Err(match detect::refuse(&file) {
-            Error::WrongFamily { path, found, .. } => {
-                Error::WrongFamily { path, expected: "a VAE".into(), found }
+            Error::WrongFamily { path, found, hint, .. } => {
+                Error::WrongFamily { path, expected: "a VAE".into(), found, hint }
             }
             other => other,
         });
@@ -137,7 +137,7 @@ fn rows(file: &Original<'_>, name: &str) -> usize {
     file.info(name).and_then(|info| info.shape.first().copied()).unwrap_or(0)
 }
 
-/// The architecture that the shapes tell.
+/// The architecture, read from the shapes.
 fn derived(checkpoint: &Checkpoint, path: &Path, kind: Kind) -> Result<Architecture> {
     let Kind { family, prediction, zero_snr } = kind;
     let file = path.display().to_string();
@@ -164,10 +164,10 @@ fn derived(checkpoint: &Checkpoint, path: &Path, kind: Kind) -> Result<Architect
     } else {
         VaeConfig::default()
     };
-    let unet = shapes(Component::UNet).unet(family, native).in_file(path)?;
+    let unet = shapes(Component::UNet).unet(family, native / vae.factor()).in_file(path)?;
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let distilled = few_steps::of(&unet, &scheduler, &[name]);
-    let basic = basic_defaults(family, native, &scheduler).in_file(path)?;
+    let basic = basic_defaults(family, (native, vae.factor()), &scheduler).in_file(path)?;
     let fitting = |distilled| few_steps::defaults(distilled, &scheduler, basic);
     let architecture = Architecture {
         family,

@@ -1,4 +1,4 @@
-//! What differs between the families of models: one value of [`FamilySpec`] per family, each in its own file.
+//! The differences between the families of models: one value of [`FamilySpec`] per family, each in its own file.
 
 use super::original::Original;
 use crate::conditioning::ClipKind;
@@ -7,7 +7,7 @@ use crate::sampling::{PredictionKind, Spacing};
 use crate::weights::Component;
 use crate::weights::names::TowerLocation;
 
-/// Everything that the program knows of a family before it sees a model's files.
+/// Everything about a family that does not depend on a model's files.
 #[derive(Debug)]
 pub(super) struct FamilySpec {
     /// The family in words.
@@ -22,14 +22,14 @@ pub(super) struct FamilySpec {
     pub context: usize,
     /// Whether its UNet takes pooled text and sizes beside the text's features.
     pub sizes: bool,
-    /// Whether its UNet has linear layers around the transformers; `None` where that does not tell families
-    /// apart.
+    /// Whether its UNet has linear layers around the transformers; `None` where families do not
+    /// differ in that.
     pub linear_projection: Option<bool>,
     /// How its UNet's attentions are cut into heads.
     pub heads: Heads,
     /// Whether a single file with the names of the original code is of this family.
     pub detect: fn(&Original<'_>) -> bool,
-    /// What the network of such a file predicts, where no marker in the file says so.
+    /// What the network of such a file predicts, where the file has no marker for it.
     pub prediction: fn(&Original<'_>) -> PredictionKind,
     /// Picture side that a single file was trained at, by what its network predicts.
     pub native_side: fn(PredictionKind) -> usize,
@@ -37,13 +37,13 @@ pub(super) struct FamilySpec {
     pub latent_scale: f64,
     /// Spacing of timesteps that diffusers' converter writes into its scheduler's config.
     pub spacing: Option<Spacing>,
-    /// Whether its pipeline in diffusers sets `steps_offset` and `clip_sample` whatever the scheduler's config says.
+    /// Whether its pipeline in diffusers sets `steps_offset` and `clip_sample` whatever the scheduler's config holds.
     pub fixes_scheduler: bool,
-    /// Classifier-free guidance when nobody says otherwise.
+    /// Default scale of classifier-free guidance.
     pub guidance: f64,
-    /// Whether an empty negative prompt is a zero tensor unless the model's index says otherwise.
+    /// Whether an empty negative prompt is a zero tensor unless the model's index holds another value.
     pub zero_negative: bool,
-    /// Whether sizes end in an aesthetic score unless the model's index says otherwise.
+    /// Whether sizes end in an aesthetic score unless the model's index holds another value.
     pub aesthetics_score: bool,
     /// Layers that text features skip at the end of a tower.
     pub skipped_layers: usize,
@@ -66,12 +66,12 @@ impl FamilySpec {
     }
 }
 
-/// How attentions are cut into heads, which shapes of weights do not say.
+/// How attentions are cut into heads, which the shapes of weights do not show.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Heads {
-    /// The same number everywhere.
+    /// Every attention has this number of heads.
     Count(usize),
-    /// The same width everywhere.
+    /// Every head has this width.
     Width(usize),
 }
 

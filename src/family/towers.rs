@@ -24,7 +24,7 @@ impl ModelParts {
     /// Builds the text towers from `source`: the model's own weights, or these with adapters.
     ///
     /// # Errors
-    /// What reading the weights or vocabularies gives.
+    /// Errors of reading the weights or vocabularies.
     pub fn text_towers(&self, source: &dyn WeightSource) -> Result<TextTowers> {
         self.text_towers_until(source, &Cancel::new())
     }

@@ -69,4 +69,4 @@ fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,7 +1,5 @@
 //! What records a device's work, in builds without a device that can: nothing is recorded, and every request for it
 //! is answered by doing the work. It has the shape of `cuda::recording`, so that no caller needs to know the build.
-//!
-//! Floor 1.
 
 use crate::error::Result;
 use candle_core::{Device, Tensor};

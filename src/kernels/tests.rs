@@ -34,7 +34,7 @@ fn packed(weight: &Tensor, arrangement: Arrangement, precision: Precision) -> Pa
     Packed::of(shape, arrangement, precision, &values(weight)).unwrap()
 }
 
-pub(super) static SETTINGS: std::sync::Mutex<()> = std::sync::Mutex::new(());
+pub(crate) static SETTINGS: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
 const BOTH: [Precision; 2] = [Precision::F32, Precision::Bf16];
 

@@ -1,6 +1,7 @@
 //! One tensor of an adapter file, read when it is needed.
 
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use crate::weights::CheckpointFile;
 use safetensors::Dtype;
 use std::borrow::Cow;
@@ -41,13 +42,13 @@ impl Factor {
         })
     }
 
-    /// The same with every element multiplied.
+    /// Returns the factor with every element multiplied by `gain`.
     pub(super) fn with_gain(mut self, gain: f32) -> Self {
         self.gain = gain;
         self
     }
 
-    /// The same with the second dimension filled up with zeros to `count`.
+    /// Returns the factor with its second dimension filled up with zeros to `count`.
     pub(super) fn padded(mut self, count: usize) -> Self {
         if self.dim(1) < count && self.shape.len() > 1 {
             self.stored_columns = Some(self.columns());
@@ -56,13 +57,13 @@ impl Factor {
         self
     }
 
-    /// The same with every row multiplied by a number of its own.
+    /// Returns the factor with each row multiplied by its own number.
     pub(super) fn with_row_gains(mut self, gains: &[f32]) -> Self {
         self.row_gains = Some(gains.into());
         self
     }
 
-    /// The same elements in another shape, if it has as many.
+    /// Returns the elements in another shape, if it has as many.
     pub(super) fn reshaped(mut self, shape: Vec<usize>) -> Self {
         if product(&shape) == self.elements() {
             self.shape = shape;
@@ -173,7 +174,8 @@ impl Factor {
     pub(super) fn read(&self) -> Result<Vec<f32>> {
         let values = self.read_any()?;
         if let Some(broken) = broken(&values) {
-            return Err(Error::corrupt(self.file.path(), format!("`{}` {broken}", self.name)));
+            let why = format!("`{}` {broken}", self.name);
+            return Err(Error::corrupt(self.file.path(), why).with_hint(Hint::AllowNan));
         }
         Ok(values)
     }
@@ -249,7 +251,7 @@ pub(super) fn broken(values: &[f32]) -> Option<String> {
     let infinite = values.iter().filter(|v| v.is_infinite()).count();
     let total = values.len();
     Some(format!(
-        "is not finite: {nan} NaN and {infinite} infinite of {total} numbers; the file is damaged or its training failed (--allow-nan-modules leaves such modules out)"
+        "is not finite: {nan} NaN and {infinite} infinite of {total} numbers; the file is damaged or its training failed"
     ))
 }
 

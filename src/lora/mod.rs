@@ -2,9 +2,9 @@
 //! them become the weights of one model.
 //!
 //! An [`AdapterFile`] is opened without knowing any model; a [`Lora`] is the same resolved against
-//! a [`Dictionary`], the names of one base; a [`LoraStack`] says which of them act and how strongly;
+//! a [`Dictionary`], the names of one base; a [`LoraStack`] holds which of them act and how strongly;
 //! an [`Overlay`] is the [`WeightSource`] of base and stack together.
-//! Layers and networks never hear of any of this.
+//! Layers and networks do not depend on this module.
 //!
 //! Floor 3.
 
@@ -94,7 +94,7 @@ impl Lora {
     /// row-major. `None` for a site that it does not change.
     ///
     /// # Errors
-    /// What reading the base or the file gives.
+    /// Errors of reading the base or the file.
     pub fn change(&self, base: &dyn WeightSource, site: &Site, m: f32) -> Result<Option<Vec<f32>>> {
         let Some((module, part)) = site.as_str().rsplit_once('.') else { return Ok(None) };
         let Some(changes) = self.modules.get(module) else { return Ok(None) };

@@ -1,4 +1,4 @@
-//! How a user names a LoRA and says how strongly, where and when it works.
+//! How a user names a LoRA and chooses how strongly, where and when it works.
 //!
 //! One grammar for flags, prompts, stacks and requests; no file is looked at.
 
@@ -81,7 +81,7 @@ pub struct LoraRef {
 pub(crate) const KEYS: [&str; 6] = ["name", "weight", "unet", "text", "blocks", "steps"];
 
 impl LoraRef {
-    /// A LoRA with nothing said but its name.
+    /// A LoRA without any specification but its name.
     pub fn new(name: impl Into<String>) -> Self {
         Self { name: name.into(), ..Self::default() }
     }
@@ -131,7 +131,7 @@ impl LoraRef {
         }
     }
 
-    /// The same LoRA with all of `strength` said.
+    /// Returns the LoRA with every specification of `strength`.
     #[must_use]
     pub fn with_strength(self, strength: Strength) -> Self {
         let Strength { unet, text, blocks, steps } = strength;
@@ -163,7 +163,7 @@ impl fmt::Display for LoraRef {
 }
 
 impl fmt::Display for Strength {
-    /// As the specifications of a [`LoraRef`].
+    /// Writes the specifications of a [`LoraRef`].
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let named = LoraRef::default().with_strength(self.clone()).to_string();
         f.write_str(named.trim_start_matches(':'))
@@ -173,7 +173,7 @@ impl fmt::Display for Strength {
 impl FromStr for Strength {
     type Err = Error;
 
-    /// Reads what [`LoraRef::parse_flag`] takes behind the name; what is not said is 1.
+    /// Reads what [`LoraRef::parse_flag`] takes behind the name; weights that are left out are 1.
     fn from_str(text: &str) -> Result<Self> {
         grammar::strength(text)
     }

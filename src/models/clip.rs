@@ -8,7 +8,7 @@ use crate::nn::{Attend, Feature, LayerNorm, Linear, Mlp};
 use crate::weights::{Products, Scope};
 use candle_core::{DType, Tensor};
 
-/// What a tower says about a batch of token windows.
+/// The outputs of a tower for a batch of token windows.
 #[derive(Debug, Clone)]
 pub struct ClipOutput {
     /// Features of each token, `[B, T, D]`, after the layer that was asked for.
@@ -50,7 +50,7 @@ impl ClipTower {
         let width = config.hidden_size;
         let text = scope.at("text_model");
         let embeddings = text.at("embeddings");
-        // First, because they say how long a text may be.
+        // The embeddings are read first, because their shapes set the length of a text.
         let tokens = embeddings.tensor("token_embedding.weight", &[config.vocab_size, width])?;
         let positions = embeddings
             .tensor("position_embedding.weight", &[config.max_position_embeddings, width])?;
@@ -80,12 +80,12 @@ impl ClipTower {
         self.layers.len()
     }
 
-    /// Tokens that the tower knows, new ones included.
+    /// The number of tokens with an embedding, new ones included.
     pub fn vocabulary(&self) -> usize {
         self.vocabulary
     }
 
-    /// The same tower with more tokens behind its own; `rows`: `[n, D]`.
+    /// Returns the tower with further tokens behind its own; `rows`: `[n, D]`.
     ///
     /// # Errors
     /// [`Error::Tensor`] for rows of another width.
@@ -178,7 +178,7 @@ impl ClipTower {
 
     /// Index of the token whose features are pooled.
     fn end_of_text(&self, ids: &[u32]) -> usize {
-        // Files that say eos_token_id = 2 were written before the field was right; there the
+        // Files with eos_token_id = 2 were written before the field was right; there the
         // largest id is the end of text, as in the original code.
         let end = match self.config.eos_token_id {
             // New words have larger ids still.

@@ -13,7 +13,7 @@ use std::ops::RangeInclusive;
 pub enum PerBlock<T> {
     /// One entry per block. First, so that a nested list is not read as one entry for all.
     Each(Vec<T>),
-    /// The same for each block.
+    /// One entry for all blocks.
     All(T),
 }
 
@@ -49,7 +49,7 @@ pub struct UNetConfig {
     pub layers_per_block: PerBlock<usize>,
     /// Transformer blocks in each attention place, per level and optionally per attention.
     pub transformer_layers_per_block: PerBlock<PerBlock<usize>>,
-    /// The same on the way up when it is not the reverse.
+    /// The transformer blocks on the way up, when they are not those of the way down in reverse.
     pub reverse_transformer_layers_per_block: Option<Vec<PerBlock<usize>>>,
     /// Heads per level (the field is misnamed in the format for SD 1.x and 2.x).
     pub attention_head_dim: PerBlock<usize>,
@@ -173,8 +173,10 @@ impl Default for UNetConfig {
 
 /// Widest channel count that a config may ask for; real ones stay below 3,000.
 const MAX_WIDTH: usize = 1 << 16;
-/// Levels of an autoencoder whose latents are an eighth as wide as the picture.
+/// Levels of Stable Diffusion's autoencoders, whose latents are an eighth as wide as the image.
 const LEVELS: usize = 4;
+/// Most levels of a UNet or an autoencoder that a config may ask for; UNets have 4, later autoencoders 5.
+const MAX_LEVELS: usize = 8;
 /// The kinds of these levels.
 const DOWN: &str = "DownEncoderBlock2D";
 const UP: &str = "UpDecoderBlock2D";
@@ -196,8 +198,6 @@ fn within(what: &str, numbers: &[(&str, usize, RangeInclusive<usize>)]) -> Resul
     }
 }
 
-/// Most levels of a UNet; real ones have 4.
-const MAX_LEVELS: usize = 8;
 /// The kinds of the middle block; no block is fine too.
 const MID: [&str; 2] = ["UNetMidBlock2DCrossAttn", "UNetMidBlock2D"];
 /// Conditions beside the text, as SDXL has them.
@@ -206,7 +206,7 @@ const TEXT_TIME: &str = "text_time";
 /// A field of a UNet's config that chooses a variant of the network.
 struct Variant {
     field: &'static str,
-    /// What the config says.
+    /// The value in the config.
     found: String,
     /// Whether that is built.
     built: bool,
@@ -392,9 +392,9 @@ impl UNetConfig {
         self.time_embedding_dim.unwrap_or(self.block_out_channels[0].saturating_mul(4))
     }
 
-    /// Pixels per side the network was trained at.
-    pub fn native_pixels(&self) -> usize {
-        self.sample_size.of(0).unwrap_or(64).saturating_mul(crate::size::VAE_FACTOR)
+    /// Pixels per side the network was trained at, with an autoencoder of that [`factor`](VaeConfig::factor).
+    pub fn native_pixels(&self, vae_factor: usize) -> usize {
+        self.sample_size.of(0).unwrap_or(64).saturating_mul(vae_factor)
     }
 }
 
@@ -422,7 +422,7 @@ pub struct ClipConfig {
     pub projection_dim: usize,
     /// End-of-text id. The value 2 is a historical mistake in many files and means "largest id".
     pub eos_token_id: u32,
-    /// Class names; tells whether there is a projection.
+    /// Class names, which determine whether there is a projection.
     pub architectures: Vec<String>,
 }
 
@@ -552,22 +552,38 @@ impl Default for VaeConfig {
 }
 
 impl VaeConfig {
+    /// A config with that many levels, all of the kind that is built.
+    pub(crate) fn with_levels(levels: usize) -> Self {
+        Self {
+            down_block_types: vec![DOWN.into(); levels],
+            up_block_types: vec![UP.into(); levels],
+            ..Self::default()
+        }
+    }
+
+    /// Pixels per latent cell along one side: 2^(levels − 1), because every level but the last halves the image.
+    /// diffusers calls it `vae_scale_factor`.
+    pub fn factor(&self) -> usize {
+        1 << (self.block_out_channels.len().clamp(1, MAX_LEVELS) - 1)
+    }
+
     /// Refuses what is inconsistent or not built.
     pub fn validate(&self) -> Result<()> {
         let refuse = |field: &str, found: String| -> Result<()> {
             Err(Error::unsupported(
                 format!("a VAE config with {field} = {found}"),
-                "AutoencoderKL with factor 8 as in SD 1.x, 2.x and SDXL is built",
+                "AutoencoderKL as in SD 1.x, 2.x and SDXL is built",
             ))
         };
-        if self.block_out_channels.len() != LEVELS {
+        let levels = self.block_out_channels.len();
+        if !(1..=MAX_LEVELS).contains(&levels) {
             return refuse("block_out_channels", format!("{:?}", self.block_out_channels));
         }
         for (field, kinds, built) in [
             ("down_block_types", &self.down_block_types, DOWN),
             ("up_block_types", &self.up_block_types, UP),
         ] {
-            if kinds.len() != LEVELS || kinds.iter().any(|kind| kind != built) {
+            if kinds.len() != levels || kinds.iter().any(|kind| kind != built) {
                 return refuse(field, format!("{kinds:?}"));
             }
         }

@@ -1,5 +1,5 @@
-//! Networks: text towers, UNet, autoencoders. They know weights only as a
-//! [`Scope`](crate::weights::Scope) and never hear of adapters, prompts or samplers.
+//! Networks: text towers, UNet, autoencoders. They read weights through a
+//! [`Scope`](crate::weights::Scope) and do not depend on adapters, prompts or samplers.
 //!
 //! Floor 4.
 

@@ -36,7 +36,7 @@ impl<'a> Origin<'a> {
     /// The part that `build` makes of this origin.
     ///
     /// # Errors
-    /// What `build` gives; of a part that is built anew for every use, when it is used.
+    /// Errors of `build`; of a part that is built anew for every use, when it is used.
     pub(super) fn part<T, F>(&self, build: F) -> Result<Part<T>>
     where
         F: Fn(&Origin<'_>) -> Result<T> + Send + Sync + 'static,
@@ -61,10 +61,10 @@ enum Form<T> {
 }
 
 impl<T> Part<T> {
-    /// What `work` makes of the part.
+    /// Returns the result of `work` on the part.
     ///
     /// # Errors
-    /// What `work` gives, or what building the part gives.
+    /// Errors of `work` and of building the part.
     pub(super) fn using<R>(&self, work: impl FnOnce(&T) -> Result<R>) -> Result<R> {
         match &self.0 {
             Form::Staying(part) => work(part),

@@ -32,6 +32,15 @@ enum Layer {
 impl TinyVae {
     /// Builds the network from the weights under `scope` (the component's root).
     pub fn new(scope: &Scope<'_>, config: &TinyVaeConfig) -> Result<Self> {
+        let encoder = Builder::new(scope.at("encoder.layers")).encoder(config)?;
+        Ok(Self { encoder, ..Self::decoder(scope, config)? })
+    }
+
+    /// Only the half that decodes.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a config that is not built, or what reading a weight gives.
+    pub fn decoder(scope: &Scope<'_>, config: &TinyVaeConfig) -> Result<Self> {
         if config.act_fn != "relu" {
             return Err(Error::unsupported(
                 format!("a tiny VAE with act_fn = {}", config.act_fn),
@@ -44,14 +53,19 @@ impl TinyVae {
                 "factor 2 is built, as in TAESD",
             ));
         }
-        let encoder = Builder::new(scope.at("encoder.layers")).encoder(config)?;
         let decoder = Builder::new(scope.at("decoder.layers")).decoder(config)?;
         let products = scope.products();
-        Ok(Self { encoder, decoder, config: config.clone(), dtype: scope.dtype(), products })
+        let (encoder, config) = (Vec::new(), config.clone());
+        Ok(Self { encoder, decoder, config, dtype: scope.dtype(), products })
     }
 
     /// `pictures`: `[B, 3, H, W]` in −1..1. Returns latents as the UNet sees them, `[B, C, h, w]`.
     pub fn encode(&self, pictures: &Tensor) -> Result<Tensor> {
+        if self.encoder.is_empty() {
+            return Err(Error::Internal(
+                "encoding with the half of a small VAE that decodes".into(),
+            ));
+        }
         let x = ((pictures.to_dtype(self.dtype)? + 1.0)? / 2.0)?;
         Ok((run(&self.encoder, Feature::image(&x, self.products)?)?
             .to_image()?
@@ -59,7 +73,7 @@ impl TinyVae {
             * self.config.scaling_factor)?)
     }
 
-    /// `latents`: `[B, C, h, w]` as the UNet gives them. Returns `[B, 3, 8·h, 8·w]`, f32, −1..1.
+    /// `latents`: `[B, C, h, w]` as the UNet gives them. Returns `[B, 3, f·h, f·w]`, f32, −1..1; f is 8 in TAESD.
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
         let x = (latents.to_dtype(self.dtype)? / self.config.scaling_factor)?;
         let x = ((x / 3.0)?.tanh()? * 3.0)?; // soft clamp of outliers

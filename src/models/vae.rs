@@ -4,9 +4,9 @@ use super::config::VaeConfig;
 use super::unet::resnet::{Downsample, Resnet, ResnetShape, Upsample};
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use crate::nn::{Attend, Conv2d, ConvFusion, Feature, Geometry, GroupNorm};
 use crate::room;
-use crate::size::VAE_FACTOR;
 use crate::weights::{Products, Scope};
 use candle_core::{DType, Tensor};
 
@@ -43,7 +43,7 @@ pub struct Tiling {
 
 impl Default for Tiling {
     fn default() -> Self {
-        // 64 cells = 512 px, the size VAEs are trained at; a quarter is blended.
+        // 64 cells are 512 px at factor 8, the size that VAEs are trained at; a quarter is blended.
         Self { tile: 64, overlap: 16 }
     }
 }
@@ -104,7 +104,7 @@ impl Vae {
     /// [`Error::Cancelled`], and as [`encode`](Self::encode).
     pub fn encode_until(&self, pictures: &Tensor, cancel: &Cancel) -> Result<Moments> {
         let encoder = self.encoder.as_ref().ok_or_else(|| {
-            Error::unsupported("encoding with a VAE that has only a decoder", "pass a whole --vae")
+            Error::unsupported("encoding with a VAE that has only a decoder", Hint::WholeVae)
         })?;
         let pictures = Feature::image(&pictures.to_dtype(self.dtype)?, self.products)?;
         let moments = encoder.forward(&pictures, cancel)?.to_image()?; // [B, 2·C, h, w]
@@ -150,7 +150,8 @@ impl Vae {
 
     /// Decodes latents as the UNet gives them.
     ///
-    /// `latents`: `[B, C, h, w]`, scaled. Returns `[B, 3, 8·h, 8·w]`, f32, about −1..1.
+    /// `latents`: `[B, C, h, w]`, scaled. Returns `[B, 3, f·h, f·w]`, f32, about −1..1, where f is
+    /// [`VaeConfig::factor`].
     ///
     /// # Errors
     /// [`Error::Internal`] when only the other half was built.
@@ -198,7 +199,8 @@ impl Vae {
         let rows = tile_starts(height, tiling);
         let columns = tile_starts(width, tiling);
         let total = rows.len() * columns.len();
-        let (full_h, full_w) = (height * VAE_FACTOR, width * VAE_FACTOR);
+        let factor = self.config.factor();
+        let (full_h, full_w) = (height * factor, width * factor);
         let mut sum = room::zeros::<f32>(batch * 3 * full_h * full_w, "a picture")?;
         let mut weight = room::zeros::<f32>(full_h * full_w, "a picture")?;
         for (index, (&y, &x)) in
@@ -208,9 +210,9 @@ impl Vae {
             let (tile_h, tile_w) = (tiling.tile.min(height), tiling.tile.min(width));
             let tile = latents.narrow(2, y, tile_h)?.narrow(3, x, tile_w)?.contiguous()?;
             let pixels = self.decode_until(&tile, cancel)?.flatten_all()?.to_vec1::<f32>()?;
-            let ramp_y = ramp(tile_h * VAE_FACTOR, tiling.overlap * VAE_FACTOR);
-            let ramp_x = ramp(tile_w * VAE_FACTOR, tiling.overlap * VAE_FACTOR);
-            let (top, left) = (y * VAE_FACTOR, x * VAE_FACTOR);
+            let ramp_y = ramp(tile_h * factor, tiling.overlap * factor);
+            let ramp_x = ramp(tile_w * factor, tiling.overlap * factor);
+            let (top, left) = (y * factor, x * factor);
             for (j, wy) in ramp_y.iter().enumerate() {
                 for (i, wx) in ramp_x.iter().enumerate() {
                     let target = (top + j) * full_w + left + i;

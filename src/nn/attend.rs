@@ -6,6 +6,7 @@ use super::packed::PackedLayer;
 use super::plain;
 use super::{Feature, GroupNorm, LayerNorm, Linear};
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use crate::kernels::{
     self, Epilogue, FeatureMap, Heads, Operand, Precision, Prologue, TokenMerging,
 };
@@ -95,7 +96,7 @@ impl Attend {
         if let Form::Plain(_) = &x.0 {
             return Err(Error::unsupported(
                 "merging tokens on this device",
-                "leave --merge-tokens out, or use --device cpu",
+                Hint::any_of([Hint::LeaveOut("merge_tokens"), Hint::set("device", "cpu")]),
             ));
         }
         let (x, precision) = (x.map()?, self.q.packed()?.precision);

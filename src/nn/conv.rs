@@ -11,7 +11,7 @@ use crate::weights::{DenseBranch, Products, Scope};
 use candle_core::Tensor;
 use std::sync::Arc;
 
-/// What happens around a convolution, in this order; layers with packed weights do it in one pass.
+/// The operations around a convolution, in this order; layers with packed weights do it in one pass.
 #[derive(Debug, Clone, Copy)]
 pub struct ConvFusion<'a> {
     /// Group norm of the input.
@@ -24,7 +24,7 @@ pub struct ConvFusion<'a> {
     pub shift: Option<&'a Tensor>,
     /// Added to the output.
     pub add: Option<&'a Feature>,
-    /// What everything is divided by at last.
+    /// The number by which the sum is divided at last.
     pub divisor: f64,
 }
 
@@ -59,7 +59,7 @@ impl Conv2d {
         outputs: usize,
         geometry: Geometry,
     ) -> Result<Self> {
-        // It says which one is missing.
+        // `tensor` returns the error that names the missing one.
         scope.tensor("bias", &[outputs])?;
         Self::without_bias(scope, inputs, outputs, geometry)
     }
@@ -152,7 +152,7 @@ fn run_packed(layer: &PackedLayer, x: &Feature, around: ConvFusion<'_>) -> Resul
     Ok(Feature::of_map(layer.run(parts, how, finish)?))
 }
 
-/// What happens to the input, by plain tensors.
+/// Applies the operations on the input, with plain tensors.
 fn before(x: &Tensor, around: ConvFusion<'_>) -> Result<Tensor> {
     let x = match (around.norm, around.silu) {
         (Some(norm), silu) => norm.plain(x, silu)?,

@@ -1,4 +1,4 @@
-//! What flows through the image networks: feature maps and tokens.
+//! The activations of the image networks: feature maps and tokens.
 
 use crate::error::Result;
 use crate::kernels::FeatureMap;

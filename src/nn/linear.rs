@@ -23,7 +23,7 @@ enum Form {
 impl Linear {
     /// `weight [outputs, inputs]` and `bias [outputs]`.
     pub fn new(scope: &Scope<'_>, inputs: usize, outputs: usize) -> Result<Self> {
-        // It says which one is missing.
+        // `tensor` returns the error that names the missing one.
         scope.tensor("bias", &[outputs])?;
         Self::without_bias(scope, inputs, outputs)
     }

@@ -1,7 +1,7 @@
 //! Layers: immutable values built from a [`Scope`](crate::weights::Scope).
 //!
-//! Only [`Linear`] and [`Conv2d`] look inside a [`Weight`](crate::weights::Weight); no layer knows
-//! what an adapter is.
+//! Only this module looks inside a [`Weight`](crate::weights::Weight); layers add low-rank branches to their
+//! products without depending on adapters.
 //!
 //! Letters in shape comments, here and in `models`: B batch, C channels, H W pixels, h w latent
 //! cells, N tokens (h·w), T text tokens (77·k), D model width, A heads, K head width, R rank.

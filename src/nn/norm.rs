@@ -13,7 +13,7 @@ use std::sync::Arc;
 struct Parameters {
     weight: Tensor,
     bias: Tensor,
-    /// The same as numbers, for layers with packed weights.
+    /// Weight and bias as f32 numbers, for layers with packed weights.
     numbers: (Arc<[f32]>, Arc<[f32]>),
     eps: f64,
 }

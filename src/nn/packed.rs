@@ -25,9 +25,9 @@ pub(super) struct PackedLayer {
 #[derive(Debug, Clone)]
 enum Kernel {
     Once(Packed),
-    /// For images that are doubled first.
+    /// The kernel multiplies images that are upsampled by 2 first.
     Upsampled(Upsampled),
-    /// 3×3 by fewer products.
+    /// The kernel is 3×3 and multiplied by Winograd's method.
     Fast(Packed),
 }
 
@@ -44,10 +44,10 @@ impl Kernel {
 /// `y += up(scales · down(x))` or `y += up(scales · mid(down(x)))`.
 #[derive(Debug, Clone)]
 struct PackedBranch {
-    /// 1×1 when there is a `mid`, else as the layer's.
+    /// The kernel is 1×1 when there is a `mid`; else it has the layer's size.
     down: Kernel,
     mid: Option<Kernel>,
-    /// Of every channel between the factors.
+    /// One scale for each of the R channels between the factors.
     scales: Box<[f32]>,
     up: Packed,
 }
@@ -167,7 +167,7 @@ impl PackedLayer {
         own.into_iter().chain(branches).collect()
     }
 
-    /// What the `up` of every branch multiplies.
+    /// The input of the `up` of every branch.
     fn all_hidden(&self, x: &Operand, doubling: bool) -> Result<Vec<Operand>> {
         let operand = |branch: &PackedBranch| {
             let hidden = self.hidden(branch, x, doubling)?;
@@ -178,7 +178,7 @@ impl PackedLayer {
         self.branches.iter().map(operand).collect()
     }
 
-    /// What a branch's `up` multiplies.
+    /// The input of a branch's `up`.
     fn hidden(&self, branch: &PackedBranch, x: &Operand, doubling: bool) -> Result<FeatureMap> {
         let (Some(mid), Kernel::Once(down)) = (&branch.mid, &branch.down) else {
             return self.product(&branch.down, x, doubling, Epilogue::default());

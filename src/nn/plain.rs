@@ -58,7 +58,7 @@ pub(super) fn multiply(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     Ok(x.reshape(((), inputs))?.matmul(&weight.t()?)?.reshape(shape)?)
 }
 
-/// A kernel `[outputs, inputs, k, k]` as [`convolve`] wants it; a matrix is a kernel of 1×1.
+/// Reorders a kernel `[outputs, inputs, k, k]` to the layout of [`convolve`]; a matrix is a kernel of 1×1.
 ///
 /// # Errors
 /// For a tensor of another rank.
@@ -103,15 +103,15 @@ pub(super) fn convolve(x: &Tensor, kernel: &Tensor, geometry: Geometry) -> Resul
 /// What is added to a product.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Added<'a> {
-    /// To every pixel: `[C]`.
+    /// A bias `[C]` that is added to every pixel.
     pub bias: Option<&'a Tensor>,
-    /// To every pixel of an image: `[B, C]`.
+    /// A shift `[B, C]`, one for each image, that is added to every pixel of the image.
     pub shift: Option<&'a Tensor>,
-    /// Of the product's shape.
+    /// A tensor of the product's shape that is added to it.
     pub tensor: Option<&'a Tensor>,
 }
 
-/// (x + what is added) · scale.
+/// Computes (x + `added`) · `scale`.
 pub(super) fn finish(x: Tensor, added: Added<'_>, scale: f64) -> Result<Tensor> {
     let Added { bias, shift, tensor } = added;
     if bias.is_none() && shift.is_none() && tensor.is_none() && scale == 1.0 {

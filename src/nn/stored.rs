@@ -24,7 +24,7 @@ impl Stored {
         Self::new(scope, shape, shape.to_vec(), |weight| Ok(weight.clone()))
     }
 
-    /// The same, of `shape` `[outputs, inputs, k, k]` or `[outputs, inputs]`, as a kernel `[outputs, k, k, inputs]`.
+    /// A weight of `shape` `[outputs, inputs, k, k]` or `[outputs, inputs]`, as a kernel `[outputs, k, k, inputs]`.
     pub(super) fn kernel(scope: &Scope<'_>, shape: &[usize]) -> Result<(Self, Vec<DenseBranch>)> {
         let taps = [2, 3].map(|i| shape.get(i).copied().unwrap_or(1));
         Self::new(scope, shape, vec![shape[0], taps[0], taps[1], shape[1]], plain::kernel)

@@ -1,7 +1,7 @@
 //! Pictures: between tensors in -1..1 and files of 8-bit pixels.
 //!
-//! A [`Picture`] knows nothing of latents, models or requests. What a file says about its own
-//! making is text here ([`png::Texts`], [`Parameters`]); the pipeline gives it a meaning.
+//! A [`Picture`] does not depend on latents, models or requests. The settings that a file holds
+//! are text here ([`png::Texts`], [`Parameters`]); the pipeline interprets them.
 //!
 //! Floor 1.
 

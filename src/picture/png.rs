@@ -1,4 +1,4 @@
-//! PNG files that say how their picture was made.
+//! PNG files with the settings that made their picture.
 
 use super::Picture;
 use crate::atomic_file::{self, Care};

@@ -2,6 +2,7 @@
 
 use super::event::Watch;
 use super::model::Model;
+use super::warning::Warning;
 use super::{Cancel, Pipeline, Plan, Silent};
 use crate::error::Result;
 use crate::lora::{Dictionary, Lora, LoraRef, LoraStack, StackEntry, Strength};
@@ -41,18 +42,20 @@ impl Model {
     /// One adapter, resolved against this model's names.
     fn adapter(&self, wanted: &LoraRef, watch: Watch<'_>) -> Result<(Arc<Lora>, Strength)> {
         watch.check()?;
-        let found = self.shelf.adapter(&wanted.name)?;
+        let found = self.resolver.resolve(&wanted.name)?;
         let strength = wanted.strength(found.weight);
         let dictionary = self.dictionary()?;
         let lora = self.loras.get(&found.file.fingerprint()?, watch.cancel, || {
             Lora::resolve(found.file.clone(), &dictionary, self.reading)
         })?;
         for warning in &lora.report().warnings {
-            watch.warn(format!("{}: {warning}", wanted.name));
+            watch.warn(Warning::Adapter { lora: wanted.name.clone(), text: warning.clone() });
         }
         let prediction = self.parts.scheduler.prediction_type;
-        if let Some(warning) = other_prediction(lora.file().metadata(), prediction) {
-            watch.warn(format!("{}: {warning}", wanted.name));
+        if let Some(theirs) = other_prediction(lora.file().metadata(), prediction) {
+            let theirs = theirs.to_owned();
+            let lora = wanted.name.clone();
+            watch.warn(Warning::OtherPrediction { lora, theirs, ours: prediction });
         }
         if let Some(blocks) = &strength.blocks
             && let Some(layout) = crate::lora::Layout::of(dictionary.names())
@@ -80,14 +83,14 @@ impl Model {
 }
 
 /// A file that was trained for another kind of prediction loads; it seldom does what it should.
-fn other_prediction(metadata: &BTreeMap<String, String>, ours: PredictionKind) -> Option<String> {
+fn other_prediction(metadata: &BTreeMap<String, String>, ours: PredictionKind) -> Option<&str> {
     let theirs = metadata.get("modelspec.prediction_type")?;
     let same = match theirs.as_str() {
         "epsilon" => ours == PredictionKind::Epsilon,
         "v" | "v_prediction" => ours == PredictionKind::V,
         _ => true,
     };
-    (!same).then(|| format!("trained for {theirs} prediction, the model has {ours:?} prediction"))
+    (!same).then_some(theirs.as_str())
 }
 
 #[cfg(test)]
@@ -102,7 +105,7 @@ mod tests {
         let ours = PredictionKind::Epsilon;
         assert_eq!(other_prediction(&BTreeMap::new(), ours), None);
         assert_eq!(other_prediction(&metadata("epsilon"), ours), None);
-        assert!(other_prediction(&metadata("v"), ours).unwrap().contains("trained for v"));
+        assert_eq!(other_prediction(&metadata("v"), ours), Some("v"));
         assert_eq!(other_prediction(&metadata("v"), PredictionKind::V), None);
     }
 }

@@ -6,9 +6,9 @@
 
 use super::{Memory, Pipeline, Plan};
 use crate::error::{Error, Result};
+use crate::hint::{Hint, Saving, SavingWay};
 use crate::models::{Tiling, UNetConfig, VaeConfig};
 use crate::room;
-use crate::size::VAE_FACTOR;
 use crate::weights::{Component, Precision, Products, Site, WeightSource};
 use std::collections::HashMap;
 
@@ -61,34 +61,33 @@ impl Pipeline {
     }
 
     /// What takes less than `needed`, and how much.
-    fn savers(&self, plan: &Plan, needed: u64) -> String {
+    fn savers(&self, plan: &Plan, needed: u64) -> Hint {
         let (low, tile) = (Memory::Low, true);
         let memory = self.model.residency.memory();
         let ways = [
-            ("--low-memory", Wish { memory: low, tile: plan.tile }, memory != low),
-            ("--tile", Wish { memory, tile }, !plan.tile),
-            ("both", Wish { memory: low, tile }, memory != low && !plan.tile),
+            (SavingWay::LowMemory, Wish { memory: low, tile: plan.tile }, memory != low),
+            (SavingWay::Tile, Wish { memory, tile }, !plan.tile),
+            (SavingWay::Both, Wish { memory: low, tile }, memory != low && !plan.tile),
         ];
         let mut less = needed;
-        let mut words = Vec::new();
-        for (name, wish, _) in ways.into_iter().filter(|(.., open)| *open) {
+        let mut savings = Vec::new();
+        for (way, wish, _) in ways.into_iter().filter(|(.., open)| *open) {
             let takes = self.budget_of(plan, wish).map_or(needed, |budget| budget.peak());
-            // "both" is worth a word only when it beats each.
-            if takes < less || (name == "--tile" && takes < needed) {
-                let verb = if words.is_empty() { " takes" } else { "" };
-                words.push(format!("{name}{verb} {}", crate::plain::bytes(takes)));
+            // Both together are worth a word only when they beat each.
+            if takes < less || (way == SavingWay::Tile && takes < needed) {
+                savings.push(Saving { way, bytes: takes });
             }
             less = less.min(takes);
         }
-        let rest = "draw fewer pixels (--size)";
-        if words.is_empty() { rest.to_owned() } else { format!("{}, or {rest}", words.join(", ")) }
+        Hint::TakeLess(savings)
     }
 
     fn budget_of(&self, plan: &Plan, wish: Wish) -> Option<Budget> {
         self.precision()?;
         let parts = &self.model.parts;
         let source = &*parts.source;
-        let latent = (plan.height / VAE_FACTOR, plan.width / VAE_FACTOR);
+        let factor = parts.vae.factor();
+        let latent = (plan.height / factor, plan.width / factor);
         let streamed = wish.memory == Memory::Low;
         let text = weights(source, |site| site.component().is_text());
         let decoder = weights(source, decodes);
@@ -97,16 +96,16 @@ impl Pipeline {
         let steps = walk.through_unet(&parts.unet, latent);
         let decode = decoding(&parts.vae, latent, wish.tile);
         Some(match wish.memory {
-            Memory::Keep => {
+            Memory::Resident => {
                 let all = text + unet + decoder;
                 Budget { encode: text, sample: text + unet + steps, decode: all + decode }
             }
             // The UNet waits for the next picture, and so does the decoder.
-            Memory::Save if plan.count > 1 || plan.preview > 0 => {
+            Memory::OneShot if plan.count > 1 || plan.preview > 0 => {
                 let both = unet + decoder;
                 Budget { encode: text, sample: unet + steps, decode: both + decode }
             }
-            Memory::Save | Memory::Low => {
+            Memory::OneShot | Memory::Low => {
                 Budget { encode: text, sample: unet + steps, decode: decoder + decode }
             }
         })
@@ -320,5 +319,6 @@ fn decoding(config: &VaeConfig, (height, width): (usize, usize), tile: bool) -> 
     let side = Tiling::default().tile;
     let one = Walk::new().through_decoder(config, (height.min(side), width.min(side)));
     // Three planes of sums and one of weights.
-    one + 4 * 4 * (height * width * VAE_FACTOR * VAE_FACTOR) as u64
+    let pixels = height * width * config.factor() * config.factor();
+    one + 4 * 4 * pixels as u64
 }

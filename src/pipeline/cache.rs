@@ -1,5 +1,6 @@
 //! Things that were expensive to make, kept while they are likely to be needed again.
 
+use super::warning::Warning;
 use crate::cancel::Cancel;
 use crate::error::Result;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -221,7 +222,7 @@ impl<T> Lazy<T> {
 #[derive(Debug)]
 pub(super) struct Noted<T> {
     pub(super) value: Arc<T>,
-    pub(super) warnings: Vec<String>,
+    pub(super) warnings: Vec<Warning>,
 }
 
 #[cfg(test)]

@@ -1,7 +1,5 @@
 //! The network of one estimate as a denoiser: conditioned, guided, and with the deep features that it keeps from
 //! step to step.
-//!
-//! Floor 5.
 
 use super::Plan;
 use super::model::Model;
@@ -17,7 +15,6 @@ use crate::nn::sinusoid;
 use crate::sampling::{
     Denoiser, Grid, Guidance, GuidanceApart, NoiseModel, PredictionKind, Predictor,
 };
-use crate::size::VAE_FACTOR;
 use crate::weights::{Component, WeightSource};
 use candle_core::{DType, Tensor};
 use std::cell::{Cell, RefCell};
@@ -228,7 +225,8 @@ fn extra_channels(
         Some(extra) if extra == channels + 1 => {
             let around =
                 model.residency.unpainted.get(&format!("{height}x{width}"), cancel, || {
-                    let size = (1, 3, height * VAE_FACTOR, width * VAE_FACTOR);
+                    let factor = model.parts.vae.factor();
+                    let size = (1, 3, height * factor, width * factor);
                     let grey = Tensor::zeros(size, DType::F32, x.device())?;
                     let vae = model.encoder(cancel)?;
                     let latents = vae.scale(&vae.encode_until(&grey, cancel)?.mean)?;
@@ -248,6 +246,7 @@ fn extra_channels(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lora::LoraStack;
     use crate::pipeline::event::{Silent, Watch};
     use crate::pipeline::generated::Timings;
     use crate::pipeline::networks::Stacks;
@@ -268,7 +267,7 @@ mod tests {
             let side = Some(64);
             let request = Request { width: side, height: side, reuse: 2, ..Request::default() };
             let plan = pipeline.plan(&request, 0).unwrap();
-            let none = [Stacks { text: Default::default(), unet: Default::default() }];
+            let none = [Stacks { text: LoraStack::default(), unet: LoraStack::default() }];
             let watch = Watch { observer: &Silent, cancel: &Cancel::new() };
             let mut spent = Timings::default();
             let model = &pipeline.model;
@@ -298,6 +297,8 @@ mod tests {
     /// The second evaluation of a step reuses what the second one left before, and never what the first one did.
     #[test]
     fn evaluations_of_a_step_keep_features_of_their_own() {
+        // Other tests change the instructions that are used, and with them the last bits.
+        let _alone = crate::kernels::tests::SETTINGS.lock().unwrap();
         let fixture = Fixture::new();
         let (first, second) = ([5.0, 1.0], [4.0, 2.0]);
         let bound = fixture.bound();

@@ -1,6 +1,7 @@
 //! Where and in which float type a model runs.
 
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use candle_core::{DType, Device};
 use std::str::FromStr;
 
@@ -120,20 +121,20 @@ fn open_cuda(index: usize) -> candle_core::Result<Device> {
     Device::new_cuda(index)
 }
 
-fn need(present: bool, what: &str, feature: &str) -> Result<()> {
+fn need(present: bool, what: &str, feature: &'static str) -> Result<()> {
     if present {
         return Ok(());
     }
     Err(Error::unsupported(
         format!("{what} in this build"),
-        format!("build colora with `--features {feature}`, or use --device cpu"),
+        Hint::any_of([Hint::BuildWith(feature), Hint::set("device", "cpu")]),
     ))
 }
 
 fn absent(what: &str, index: usize, error: &candle_core::Error) -> Error {
     // Only the first line: candle appends a backtrace.
     let why = error.to_string().lines().next().unwrap_or_default().to_owned();
-    Error::unsupported(format!("{what} device {index} ({why})"), "use --device cpu")
+    Error::unsupported(format!("{what} device {index} ({why})"), Hint::set("device", "cpu"))
 }
 
 impl DTypeChoice {
@@ -154,13 +155,16 @@ impl DTypeChoice {
         match (choice, device.is_cpu()) {
             (Some(DTypeChoice::Tf32), _) if !(device.is_cuda() && cfg!(feature = "cudnn")) => {
                 Err(Error::unsupported(
-                    "tf32 without an NVIDIA GPU and a build with `--features cudnn`",
-                    "use --dtype f32, which rounds nothing",
+                    "tf32 without an NVIDIA GPU and a build with the feature `cudnn`",
+                    Hint::set_because("dtype", "f32", "it rounds nothing"),
                 ))
             }
             (Some(DTypeChoice::F16), true) => Err(Error::unsupported(
                 "f16 on the CPU",
-                "use --dtype bf16 (half the memory, faster with AVX512-BF16) or f32 (exact); f16 files are read by both",
+                Hint::any_of([
+                    Hint::set_because("dtype", "bf16", "half the memory, faster with AVX512-BF16"),
+                    Hint::set_because("dtype", "f32", "exact; f16 files are read by both"),
+                ]),
             )),
             // On a CPU bf16 concerns the factors of products alone.
             (None | Some(DTypeChoice::F32 | DTypeChoice::Tf32 | DTypeChoice::Bf16), true) => {
@@ -191,14 +195,14 @@ mod tests {
             assert_eq!(name.parse::<DTypeChoice>().unwrap().to_string(), name);
         }
         let rounded = DTypeChoice::resolve(Some("tf32".parse().unwrap()), &Device::Cpu);
-        assert!(rounded.unwrap_err().to_string().contains("--dtype f32"));
+        assert!(rounded.unwrap_err().to_string().contains("set `dtype` to f32"));
     }
 
     #[test]
     fn a_build_without_cuda_says_how_to_get_it() {
         if !cfg!(feature = "cuda") {
             let error = DeviceChoice::Cuda(0).open().unwrap_err().to_string();
-            assert!(error.contains("--features cuda"), "{error}");
+            assert!(error.contains("the feature `cuda`"), "{error}");
         }
         assert!(DeviceChoice::Auto.open().is_ok());
     }

@@ -2,6 +2,7 @@
 
 pub use crate::cancel::Cancel;
 
+use super::warning::Warning;
 use crate::error::Result;
 use crate::picture::Picture;
 use std::cell::RefCell;
@@ -49,8 +50,8 @@ pub enum Event {
     },
     /// Something that whoever asked for the picture should know. Each is told once a plan.
     Warning {
-        /// One line.
-        text: String,
+        /// What it is; its `Display` is one line.
+        warning: Warning,
     },
 }
 
@@ -86,8 +87,8 @@ impl Watch<'_> {
         self.observer.event(event);
     }
 
-    pub(super) fn warn(self, text: impl Into<String>) {
-        self.tell(&Event::Warning { text: text.into() });
+    pub(super) fn warn(self, warning: Warning) {
+        self.tell(&Event::Warning { warning });
     }
 
     /// [`Error::Cancelled`](crate::Error::Cancelled) when stopping was asked for.
@@ -110,8 +111,8 @@ impl<'a> Once<'a> {
 
 impl Observer for Once<'_> {
     fn event(&self, event: &Event) {
-        if let Event::Warning { text } = event
-            && !self.said.borrow_mut().insert(text.clone())
+        if let Event::Warning { warning } = event
+            && !self.said.borrow_mut().insert(warning.to_string())
         {
             return;
         }
@@ -133,7 +134,7 @@ mod tests {
         let cancel = Cancel::new();
         let watch = Watch { observer: &once, cancel: &cancel };
         for text in ["a", "b", "a"] {
-            watch.warn(text);
+            watch.warn(Warning::Stack { text: text.into() });
             watch.tell(&Event::Encoding);
         }
         assert_eq!(told.borrow().len(), 5);

@@ -6,6 +6,7 @@ use super::model::Model;
 use super::networks::Estimator;
 use crate::conditioning::Conditioning;
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use crate::weights::{Checkpoint, Component, NotFinite, Precision, Products, WeightSource};
 use candle_core::{DType, Device, Tensor};
 use std::sync::Arc;
@@ -49,7 +50,7 @@ impl Suspects {
         if let Some(narrow) = narrow(source, first) {
             return Ok(Error::unsupported(
                 format!("computing {part} of this model in {narrow} (it produced {numbers})"),
-                "use f32 (--dtype f32)",
+                Hint::set("dtype", "f32"),
             ));
         }
         let loras = if self.loras.is_empty() {

@@ -1,6 +1,4 @@
 //! What comes out of a pipeline.
-//!
-//! Floor 5.
 
 use crate::picture::Picture;
 use std::time::Duration;

@@ -21,14 +21,16 @@ mod model;
 mod networks;
 mod open;
 mod plan;
+mod preview;
 mod replay;
 mod request;
 mod residency;
+mod resolver;
 mod run;
-mod shelf;
 mod start;
 mod steps;
 mod timeline;
+mod warning;
 
 pub use crate::kernels::{Ceilings, KernelKind, Work};
 pub use budget::Budget;
@@ -40,11 +42,12 @@ pub use open::Options;
 pub use plan::Plan;
 pub use request::{MAX_COUNT, Request};
 pub use residency::Memory;
+pub use resolver::{LoraResolver, PathResolver, ResolvedLora};
 pub use run::Run;
-pub use shelf::{Found, Paths, Shelf};
 pub use start::Start;
 pub use steps::{StepView, Steps};
 pub use timeline::{Acting, Depth, Estimate, Phase, Role, Timeline};
+pub use warning::Warning;
 
 use crate::error::{Error, Result};
 use crate::family::Summary;
@@ -53,6 +56,7 @@ use crate::weights::WeightSource;
 use candle_core::Device;
 use event::{Once, Watch};
 use model::Model;
+use std::cell::RefCell;
 use std::hash::{BuildHasher, Hasher};
 use std::path::Path;
 use std::sync::Arc;
@@ -143,7 +147,7 @@ impl Pipeline {
         self.plan_observed(request, random_seed, &Silent)
     }
 
-    /// As [`plan`](Self::plan); `observer` is told what [`generate`](Self::generate) would warn of before it begins.
+    /// As [`plan`](Self::plan); `observer` gets the [`warnings`](Plan::warnings) as soon as they are found.
     ///
     /// # Errors
     /// As [`plan`](Self::plan).
@@ -156,7 +160,14 @@ impl Pipeline {
         let model = &self.model;
         let mut plan = request.plan(&model.parts.defaults, random_seed)?;
         model.grid(&plan)?;
-        let watch = Watch { observer: &Once::new(observer), cancel: &Cancel::new() };
+        let found = RefCell::new(Vec::new());
+        let noted = |event: &Event| {
+            if let Event::Warning { warning } = event {
+                found.borrow_mut().push(warning.clone());
+            }
+            observer.event(event);
+        };
+        let watch = Watch { observer: &Once::new(&noted), cancel: &Cancel::new() };
         plan.loras = model.resolve_loras(&plan.loras, watch)?;
         model.notes(&plan).into_iter().for_each(|note| watch.warn(note));
         let depth = model.parts.text.iter().map(|c| c.num_hidden_layers).min().unwrap_or(1);
@@ -167,6 +178,7 @@ impl Pipeline {
                 format!("the text encoder has {depth} layers"),
             ));
         }
+        plan.warnings = found.take();
         Ok(plan)
     }
 

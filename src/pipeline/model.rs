@@ -1,22 +1,23 @@
 //! An opened model: what all handles of a [`Pipeline`](super::Pipeline) share, and how its networks are built.
-//!
-//! Floor 5.
 
 use super::Plan;
 use super::cache::{Lazy, Recent};
 use super::event::{Event, Watch};
+use super::preview::{LatentColours, Previewer};
 use super::replay;
-use super::residency::{Memory, Residency};
-use super::shelf::Shelf;
+use super::residency::{Memory, Residency, Stage};
+use super::resolver::LoraResolver;
+use super::warning::Warning;
 use crate::cancel::Cancel;
 use crate::conditioning::{Conditioning, TextTowers, Texts};
 use crate::error::{InFile, Result};
-use crate::family::ModelParts;
+use crate::family::{ModelParts, TinyVaeParts};
 use crate::kernels;
 use crate::lora::{Dictionary, Lora, ReadOptions};
-use crate::models::{Tiling, UNet, Vae};
+use crate::models::{Tiling, TinyVae, UNet, Vae};
 use crate::picture::Picture;
-use crate::sampling::{Convention, Grid, Integrator, NoiseProcess, SamplerOptions};
+use crate::sampling::{Convention, Grid, Integrator, NoiseProcess};
+use crate::size::ImageSize;
 use crate::weights::{Component, Precision, Products, Scope, WeightSource};
 use candle_core::{DType, Device, Tensor};
 use std::sync::Arc;
@@ -27,13 +28,15 @@ pub(super) struct Model {
     pub(super) parts: ModelParts,
     pub(super) process: NoiseProcess,
     pub(super) names: Lazy<Dictionary>,
-    pub(super) shelf: Arc<dyn Shelf>,
+    pub(super) resolver: Arc<dyn LoraResolver>,
     pub(super) reading: ReadOptions,
     pub(super) loras: Recent<Lora>,
     /// Whether convolutions of f32 may round.
     pub(super) rounded: bool,
     /// How many images of a plan are evaluated at once.
     pub(super) batch: usize,
+    /// A small autoencoder for previews.
+    pub(super) tiny_vae: Option<TinyVaeParts>,
     pub(super) residency: Arc<Residency>,
 }
 
@@ -65,22 +68,29 @@ impl Model {
         text.encode_until(&texts, cancel)
     }
 
-    /// What is amiss with a plan for a model that was made for few steps, and what cannot act.
-    pub(super) fn notes(&self, plan: &Plan) -> Vec<String> {
-        let distilled = self.parts.distilled;
-        let advice = distilled.and_then(|d| d.advice(plan.steps, plan.guidance_scale));
-        let unguided = "the negative prompt does not act at guidance 1, which is none";
-        let silent = self.parts.no_negative();
-        let silent = silent.or_else(|| (!plan.guided()).then(|| unguided.to_owned()));
-        let silent = silent.filter(|_| !plan.negative_prompt.is_empty());
-        let notes = [advice, self.parts.other_sampler(plan.sampler), silent];
-        notes.into_iter().flatten().map(|note| format!("{}: {note}", self.parts.name)).collect()
+    /// What a user should know of a plan that its settings alone show.
+    pub(super) fn notes(&self, plan: &Plan) -> Vec<Warning> {
+        let model = || self.parts.name.clone();
+        let (steps, scale) = (plan.steps, plan.guidance_scale);
+        let few = self.parts.distilled;
+        let few = few.and_then(|made| Warning::few_steps(model(), made, steps, scale));
+        let own = self.parts.missing_sampler().map(|own| Warning::OtherSampler {
+            model: model(),
+            own: own.to_owned(),
+            sampler: plan.sampler,
+        });
+        let embedded = self.parts.unet.time_cond_proj_dim.is_some();
+        let silent = !plan.negative_prompt.is_empty() && (embedded || !plan.guided());
+        let silent =
+            silent.then(|| Warning::NegativePromptWithoutEffect { model: model(), embedded });
+        let notes = [few, own, silent].into_iter().flatten();
+        notes.chain(Warning::outside_steps(&plan.loras, steps)).collect()
     }
 
     /// A fresh integrator of a plan.
     pub(super) fn integrator(&self, plan: &Plan) -> Result<Box<dyn Integrator>> {
-        let (config, options) = (&self.parts.scheduler, SamplerOptions::default());
-        plan.sampler.begin(&options, config).in_file(&self.parts.scheduler_file)
+        let (config, options) = (&self.parts.scheduler, &plan.sampler_options);
+        plan.sampler.begin(options, config).in_file(&self.parts.scheduler_file)
     }
 
     /// The noise levels of a plan, once its sampler is known to follow the model's config.
@@ -172,5 +182,42 @@ impl Model {
             vae.decode_until(latents, watch.cancel)?
         };
         Picture::from_tensor(&pixels)
+    }
+
+    /// A preview of one sample, of the size of the image.
+    ///
+    /// `latents`: `[1, C, h, w]`, scaled.
+    pub(super) fn preview(&self, latents: &Tensor, watch: Watch<'_>) -> Result<Picture> {
+        let previewer = self.previewer(watch)?;
+        let (_, _, height, width) = latents.dims4()?;
+        let factor = self.parts.vae.factor();
+        let pixels = match &*previewer {
+            Previewer::Tiny(vae) => {
+                let (_working, _rounded) = (replay::working(), self.rounding());
+                vae.decode(latents)?
+            }
+            Previewer::Colours(colours) => colours.pixels(latents)?,
+        };
+        let size = ImageSize::new(width * factor, height * factor)?;
+        Picture::from_tensor(&pixels)?.resize(size)
+    }
+
+    fn previewer(&self, watch: Watch<'_>) -> Result<Arc<Previewer>> {
+        self.residency.previewer.get(watch.cancel, || {
+            if let Some(tiny) = &self.tiny_vae {
+                let scope = Scope::new(&tiny.source, "vae");
+                let vae = TinyVae::decoder(&scope, &tiny.config)?;
+                return Ok(Previewer::Tiny(Box::new(vae)));
+            }
+            let decoder = self.decoder(watch)?;
+            let colours = {
+                let (_working, _rounded) = (replay::working(), self.rounding());
+                LatentColours::fit(&decoder, self.device())?
+            };
+            drop(decoder);
+            // Where memory is short the decoder does not wait beside the UNet.
+            self.residency.over(Stage::Decode);
+            Ok(Previewer::Colours(colours))
+        })
     }
 }

@@ -1,6 +1,4 @@
 //! The networks of a plan's estimates, each with its LoRAs, and the features that it attends to.
-//!
-//! Floor 5.
 
 use super::Plan;
 use super::cache::Noted;
@@ -8,6 +6,7 @@ use super::event::{Event, Watch};
 use super::generated::Timings;
 use super::model::Model;
 use super::residency::Stage;
+use super::warning::Warning;
 use crate::conditioning::{Conditioning, InversionVectors, TextTowers};
 use crate::error::Result;
 use crate::lora::{Apply, LoraStack, Overlay};
@@ -87,8 +86,7 @@ impl Model {
             watch.tell(&Event::Encoding);
             let overflow = towers.overflow(&plan.prompt);
             if overflow > 0 {
-                warnings
-                    .push(format!("the prompt is {overflow} tokens too long; its end is not seen"));
+                warnings.push(Warning::PromptTooLong { tokens: overflow });
             }
             let conditioning = self.condition(&towers, plan, watch.cancel)?;
             spent.encode += begin.elapsed();
@@ -157,12 +155,13 @@ impl Model {
         watch: Watch<'_>,
         compose: &mut Duration,
         select: impl Fn(Component) -> bool,
-    ) -> Result<(Arc<dyn WeightSource>, Vec<String>)> {
+    ) -> Result<(Arc<dyn WeightSource>, Vec<Warning>)> {
         let begin = Instant::now();
         watch.tell(&Event::Loading { component: "LoRA" });
         let (base, names) = (self.residency.base.clone(), self.dictionary()?);
         let overlay = Overlay::compose_until(base, &names, stack, apply, select, watch.cancel)?;
-        let warnings = overlay.warnings().to_vec();
+        let warnings = overlay.warnings().iter();
+        let warnings = warnings.map(|text| Warning::Stack { text: text.clone() }).collect();
         *compose += begin.elapsed();
         Ok((Arc::new(overlay), warnings))
     }
@@ -171,12 +170,15 @@ impl Model {
     fn words(
         &self,
         stack: &LoraStack,
-        warnings: &mut Vec<String>,
+        warnings: &mut Vec<Warning>,
     ) -> Result<Vec<InversionVectors>> {
         let components = self.parts.text_components();
         let mut words: Vec<InversionVectors> = Vec::new();
         let all = stack.words();
-        warnings.extend(all.warnings());
+        warnings.extend(all.lost.iter().map(|(lora, word)| Warning::WordTwice {
+            lora: lora.clone(),
+            word: (*word).to_owned(),
+        }));
         for inversion in all.used {
             let vectors = |component: &Component| -> Result<Option<Tensor>> {
                 let Some((values, rows)) = inversion.vectors(*component)? else { return Ok(None) };
@@ -194,6 +196,6 @@ impl Model {
 
 /// The value, after its warnings were told.
 fn told<T>(found: &Noted<T>, watch: Watch<'_>) -> Arc<T> {
-    found.warnings.iter().for_each(|text| watch.warn(text));
+    found.warnings.iter().for_each(|warning| watch.warn(warning.clone()));
     found.value.clone()
 }

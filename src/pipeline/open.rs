@@ -1,15 +1,14 @@
 //! How a model is opened.
-//!
-//! Floor 5.
 
 use super::Pipeline;
 use super::cache::{Lazy, Recent};
 use super::device::{DTypeChoice, DeviceChoice};
 use super::model::Model;
 use super::residency::{Memory, Residency};
-use super::shelf::{Paths, Shelf};
+use super::resolver::{LoraResolver, PathResolver};
 use crate::error::{Error, InFile, Result};
 use crate::family::ModelParts;
+use crate::hint::Hint;
 use crate::lora::ReadOptions;
 use crate::sampling::{NoiseProcess, NoiseTable};
 use crate::weights::{Placement, Precision, Products, Quantisation, Resident};
@@ -30,7 +29,8 @@ pub struct Options {
     dtype: Option<DTypeChoice>,
     quantise: Option<Quantisation>,
     vae: Option<PathBuf>,
-    shelf: Arc<dyn Shelf>,
+    preview: Option<PathBuf>,
+    resolver: Arc<dyn LoraResolver>,
     reading: ReadOptions,
     stacks: usize,
     memory: Memory,
@@ -48,7 +48,8 @@ impl Default for Options {
             dtype: None,
             quantise: None,
             vae: None,
-            shelf: Arc::new(Paths),
+            preview: None,
+            resolver: Arc::new(PathResolver),
             reading: ReadOptions::default(),
             stacks: 2,
             memory: Memory::default(),
@@ -88,10 +89,19 @@ impl Options {
         self
     }
 
+    /// A TAESD that makes previews: a folder of diffusers' `AutoencoderTiny`, or a file like
+    /// `taesd_decoder.safetensors`. Default: the folder `taesd` inside a model folder; without one previews are the
+    /// colours of the latents.
+    #[must_use]
+    pub fn preview(mut self, taesd: Option<PathBuf>) -> Self {
+        self.preview = taesd;
+        self
+    }
+
     /// Where LoRAs are found by name; default: every name is a path.
     #[must_use]
-    pub fn shelf(mut self, shelf: Arc<dyn Shelf>) -> Self {
-        self.shelf = shelf;
+    pub fn lora_resolver(mut self, resolver: Arc<dyn LoraResolver>) -> Self {
+        self.resolver = resolver;
         self
     }
 
@@ -112,7 +122,7 @@ impl Options {
         self
     }
 
-    /// What is kept for the next request; default [`Memory::Keep`].
+    /// What is kept for the next request; default [`Memory::Resident`].
     #[must_use]
     pub fn memory(mut self, memory: Memory) -> Self {
         self.memory = memory;
@@ -135,8 +145,10 @@ impl Options {
     ///
     /// # Errors
     /// What is wrong with the files, or [`Error::Unsupported`] for the device.
-    pub fn open(self, path: impl AsRef<Path>) -> Result<Pipeline> {
+    pub fn open(mut self, path: impl AsRef<Path>) -> Result<Pipeline> {
         let placement = self.placement()?;
+        let taesd = path.as_ref().join("taesd");
+        self.preview = self.preview.or_else(|| taesd.is_dir().then_some(taesd));
         let parts = ModelParts::open(path.as_ref(), placement, self.vae.as_deref())?;
         self.over(parts)
     }
@@ -164,17 +176,19 @@ impl Options {
     /// [`Error::Unsupported`] for a scheduler config that makes no sense.
     pub fn over(self, parts: ModelParts) -> Result<Pipeline> {
         let table = NoiseTable::new(&parts.scheduler).in_file(&parts.scheduler_file)?;
+        let tiny_vae = self.preview.as_deref().map(|path| parts.open_tiny_vae(path)).transpose()?;
         let base = Resident::new(parts.source.clone());
         let residency = Residency::new(base, self.memory, self.stacks, self.spare);
         Ok(Pipeline::of(Model {
             parts,
             process: NoiseProcess::VariancePreserving(table),
             names: Lazy::new(),
-            shelf: self.shelf,
+            resolver: self.resolver,
             reading: self.reading,
             loras: Recent::new(32).weighed(|lora| lora.file().byte_len(), LORA_BYTES),
             rounded: self.dtype == Some(DTypeChoice::Tf32),
             batch: self.batch,
+            tiny_vae,
             residency: Arc::new(residency),
         }))
     }
@@ -195,7 +209,7 @@ impl Options {
         if let (Some(kind), true) = (quantise, device.is_metal()) {
             return Err(Error::unsupported(
                 format!("{kind} weights with Metal"),
-                "use --device cpu, or leave --quantize out",
+                Hint::any_of([Hint::set("device", "cpu"), Hint::LeaveOut("quantize")]),
             ));
         }
         Ok(Placement { device, dtype, vae_dtype, products, quantise })

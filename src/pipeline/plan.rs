@@ -1,15 +1,14 @@
 //! The fully resolved plan of a request: what the pipeline runs and what is written into pictures.
-//!
-//! Floor 5.
 
 use super::fields::{self, Field, Label};
 use super::request::{Request, is_one, is_zero, one};
+use super::warning::Warning;
 use crate::error::{Error, Result};
 use crate::family::Defaults;
 use crate::lora::{Apply, LoraRef, Method, StepWindow};
 use crate::picture::Parameters;
 use crate::prompt::{extract_tags, underlined};
-use crate::sampling::{Sampler, Schedule};
+use crate::sampling::{Sampler, SamplerOptions, Schedule};
 use crate::size::ImageSize;
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +38,9 @@ pub struct Plan {
     pub merge_tokens: f64,
     /// Integrator.
     pub sampler: Sampler,
+    /// Numbers of the sampler; what is left open is the sampler's own.
+    #[serde(default, skip_serializing_if = "SamplerOptions::is_empty")]
+    pub sampler_options: SamplerOptions,
     /// Spacing of noise levels.
     pub schedule: Schedule,
     /// Seed of the first image.
@@ -57,6 +59,9 @@ pub struct Plan {
     pub lora_method: Method,
     /// How LoRAs reach the weights.
     pub apply: Apply,
+    /// What planning found that is no error; not recorded.
+    #[serde(skip)]
+    pub warnings: Vec<Warning>,
 }
 
 /// Where the model stands in the line of settings that programs exchange.
@@ -73,6 +78,7 @@ macro_rules! with_same {
             guidance_interval: $from.guidance_interval,
             reuse: $from.reuse,
             merge_tokens: $from.merge_tokens,
+            sampler_options: $from.sampler_options.clone(),
             lora_method: $from.lora_method,
             apply: $from.apply,
             $($given)*
@@ -91,6 +97,7 @@ impl Request {
         let width = self.width.unwrap_or(defaults.size.width());
         let height = self.height.unwrap_or(defaults.size.height());
         let size = ImageSize::new(width, height)?;
+        size.latent(defaults.vae_factor)?;
         let steps = self.steps.unwrap_or(defaults.steps);
         let guidance_scale = self.guidance_scale.unwrap_or(defaults.guidance_scale);
         let clip_skip = self.clip_skip.unwrap_or(1);
@@ -102,6 +109,7 @@ impl Request {
         })?;
         let (prompt, tagged) = tags(&self.prompt)?;
         let sampler = self.sampler.unwrap_or(defaults.sampler);
+        sampler.spec().check(&self.sampler_options)?;
         // The model's schedule goes with its own sampler.
         let own = sampler.spec().schedule.filter(|_| sampler != defaults.sampler);
         Ok(with_same!(
@@ -120,6 +128,7 @@ impl Request {
                 tile: self.tile.unwrap_or(size.width() * size.height() > TILE_ABOVE),
                 preview: self.preview,
                 loras: [self.loras.clone(), tagged].concat(),
+                warnings: Vec::new(),
             }
         ))
     }

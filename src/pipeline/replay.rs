@@ -3,8 +3,6 @@
 //! The first evaluation of some shapes rehearses, the next is recorded before it, and all others are replayed: by
 //! plans of many steps, and by all images of a plan. A recording belongs to the thread that made it: an image that
 //! moves to another thread is evaluated there as it comes, and recorded anew. Elsewhere nothing is recorded.
-//!
-//! Floor 5.
 
 use crate::error::{Error, Result};
 use crate::kernels::Recording;

@@ -1,9 +1,7 @@
 //! What the user asks for.
-//!
-//! Floor 5.
 
 use crate::lora::{Apply, LoraRef, Method, StepWindow};
-use crate::sampling::{Sampler, Schedule};
+use crate::sampling::{Sampler, SamplerOptions, Schedule};
 use serde::{Deserialize, Serialize};
 
 /// Most images of one request.
@@ -22,9 +20,9 @@ pub struct Request {
     pub prompt: String,
     /// What to keep away from; only acts when guidance is on.
     pub negative_prompt: String,
-    /// Pixels across, a multiple of 8.
+    /// Pixels across, a multiple of the model's [`vae_factor`](Defaults::vae_factor): 8 in Stable Diffusion.
     pub width: Option<usize>,
-    /// Pixels down, a multiple of 8.
+    /// Pixels down, a multiple of the same.
     pub height: Option<usize>,
     /// Sampling steps, at least 1.
     pub steps: Option<usize>,
@@ -42,6 +40,9 @@ pub struct Request {
     pub merge_tokens: f64,
     /// Integrator.
     pub sampler: Option<Sampler>,
+    /// Numbers of the sampler, such as `eta`; what is left open is the sampler's own.
+    #[serde(skip_serializing_if = "SamplerOptions::is_empty")]
+    pub sampler_options: SamplerOptions,
     /// Spacing of noise levels.
     pub schedule: Option<Schedule>,
     /// Seed of the first image; image i uses seed + i. `None` draws one.
@@ -75,6 +76,7 @@ impl Default for Request {
             reuse: 1,
             merge_tokens: 0.0,
             sampler: None,
+            sampler_options: SamplerOptions::default(),
             schedule: None,
             seed: None,
             count: 1,

@@ -1,10 +1,9 @@
 //! Which network stays in memory when: every cache of a pipeline, and one table of what goes after which stage.
 //!
 //! A new kind of network needs a field of [`Residency`] and a row of [`TABLE`].
-//!
-//! Floor 5.
 
 use super::cache::{Lazy, Noted, Recent, Room};
+use super::preview::Previewer;
 use super::replay::{self, Replays};
 use crate::conditioning::{Conditioning, TextTowers};
 use crate::kernels::{self, Share};
@@ -20,9 +19,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub enum Memory {
     /// Every network, once built.
     #[default]
-    Keep,
+    Resident,
     /// Each network goes when no part of the plan needs it any more.
-    Save,
+    OneShot,
     /// Every network goes when its part of the picture is done. On the CPU the UNet is read block by block in
     /// every step; elsewhere prompt and negative prompt are evaluated one after the other.
     Low,
@@ -47,35 +46,36 @@ pub(super) enum Stage {
 
 /// Something that a pipeline keeps in memory, and the stage after which each mode of memory gives it up.
 struct Row {
-    /// With [`Memory::Save`]; `None`: it stays.
-    save: Option<Stage>,
+    /// With [`Memory::OneShot`]; `None`: it stays.
+    one_shot: Option<Stage>,
     /// With [`Memory::Low`]; `None`: it stays.
     low: Option<Stage>,
     forget: fn(&Residency),
 }
 
-/// What goes when. With [`Memory::Keep`] everything stays.
+/// What goes when. With [`Memory::Resident`] everything stays.
 const TABLE: &[Row] = &[
     // Recordings of evaluations hold memory of the UNets and go before them.
-    Row { save: Some(Stage::Plan), low: Some(Stage::Steps), forget: |r| r.replays.clear() },
-    Row { save: Some(Stage::Texts), low: Some(Stage::Texts), forget: |r| r.text.clear() },
-    Row { save: Some(Stage::Texts), low: Some(Stage::Texts), forget: |r| r.towers.clear() },
-    Row { save: Some(Stage::Texts), low: Some(Stage::Texts), forget: |r| r.release_texts() },
-    Row { save: Some(Stage::Plan), low: Some(Stage::Steps), forget: |r| r.unet.clear() },
-    Row { save: Some(Stage::Plan), low: Some(Stage::Steps), forget: |r| r.unets.clear() },
+    Row { one_shot: Some(Stage::Plan), low: Some(Stage::Steps), forget: |r| r.replays.clear() },
+    Row { one_shot: Some(Stage::Texts), low: Some(Stage::Texts), forget: |r| r.text.clear() },
+    Row { one_shot: Some(Stage::Texts), low: Some(Stage::Texts), forget: |r| r.towers.clear() },
+    Row { one_shot: Some(Stage::Texts), low: Some(Stage::Texts), forget: |r| r.release_texts() },
+    Row { one_shot: Some(Stage::Plan), low: Some(Stage::Steps), forget: |r| r.unet.clear() },
+    Row { one_shot: Some(Stage::Plan), low: Some(Stage::Steps), forget: |r| r.unets.clear() },
     // Tensors that built networks do not share are not needed any more.
     Row {
-        save: Some(Stage::Build),
+        one_shot: Some(Stage::Build),
         low: Some(Stage::Build),
         forget: |r| r.base.release(Component::UNet),
     },
-    Row { save: Some(Stage::Encode), low: Some(Stage::Encode), forget: |r| r.encoder.clear() },
-    Row { save: None, low: Some(Stage::Decode), forget: |r| r.decoder.clear() },
-    Row { save: None, low: Some(Stage::Decode), forget: |r| r.base.release(Component::Vae) },
-    // Features and latents are small beside networks.
-    Row { save: None, low: None, forget: |r| r.conditions.clear() },
-    Row { save: None, low: None, forget: |r| r.unpainted.clear() },
-    Row { save: None, low: None, forget: |r| r.base.release_all() },
+    Row { one_shot: Some(Stage::Encode), low: Some(Stage::Encode), forget: |r| r.encoder.clear() },
+    Row { one_shot: None, low: Some(Stage::Decode), forget: |r| r.decoder.clear() },
+    Row { one_shot: None, low: Some(Stage::Decode), forget: |r| r.base.release(Component::Vae) },
+    // What makes previews, features and latents are small beside networks.
+    Row { one_shot: None, low: None, forget: |r| r.previewer.clear() },
+    Row { one_shot: None, low: None, forget: |r| r.conditions.clear() },
+    Row { one_shot: None, low: None, forget: |r| r.unpainted.clear() },
+    Row { one_shot: None, low: None, forget: |r| r.base.release_all() },
 ];
 
 /// Everything that a pipeline keeps for later: networks, features, and tensors of weights.
@@ -91,6 +91,7 @@ pub(super) struct Residency {
     pub(super) unets: Arc<Recent<Noted<UNet>>>,
     pub(super) encoder: Lazy<Vae>,
     pub(super) decoder: Lazy<Vae>,
+    pub(super) previewer: Lazy<Previewer>,
     /// What inpainting networks see beside the latents of an image that is all to be painted, by size.
     pub(super) unpainted: Recent<Tensor>,
     pub(super) replays: Arc<Replays>,
@@ -103,7 +104,7 @@ pub(super) struct Residency {
 impl Residency {
     /// Nothing yet; `stacks`: composed networks of each kind that are kept when the memory mode keeps any.
     pub(super) fn new(base: Resident, memory: Memory, stacks: usize, spare: Option<usize>) -> Self {
-        let keeps = memory == Memory::Keep;
+        let keeps = memory == Memory::Resident;
         Self {
             memory,
             base: Arc::new(base.keeping_pristine(keeps)),
@@ -114,6 +115,7 @@ impl Residency {
             unets: Arc::new(Recent::new(stacks)),
             encoder: Lazy::new(),
             decoder: Lazy::new(),
+            previewer: Lazy::new(),
             unpainted: Recent::new(4),
             replays: Arc::default(),
             requests: AtomicUsize::new(0),
@@ -154,8 +156,8 @@ impl Residency {
     fn forget_after(&self, stage: Stage) {
         for row in TABLE {
             let last = match self.memory {
-                Memory::Keep => None,
-                Memory::Save => row.save,
+                Memory::Resident => None,
+                Memory::OneShot => row.one_shot,
                 Memory::Low => row.low,
             };
             if last == Some(stage) {
@@ -221,13 +223,13 @@ mod tests {
         let gone = |column: fn(&Row) -> Option<Stage>| {
             stages.map(|stage| TABLE.iter().filter(|row| column(row) == Some(stage)).count())
         };
-        assert_eq!(gone(|row| row.save), [3, 1, 1, 0, 3, 0]);
+        assert_eq!(gone(|row| row.one_shot), [3, 1, 1, 0, 3, 0]);
         assert_eq!(gone(|row| row.low), [3, 1, 1, 3, 0, 2]);
     }
 
     #[test]
     fn features_outlive_every_stage() {
-        for memory in [Memory::Keep, Memory::Save, Memory::Low] {
+        for memory in [Memory::Resident, Memory::OneShot, Memory::Low] {
             let residency = filled(memory);
             let stages = [Stage::Texts, Stage::Encode, Stage::Build, Stage::Plan, Stage::Decode];
             for stage in stages {
@@ -241,7 +243,7 @@ mod tests {
 
     #[test]
     fn requests_are_counted() {
-        let residency = filled(Memory::Save);
+        let residency = filled(Memory::OneShot);
         let first = residency.running(vec!["a".into()], true);
         let second = residency.running(Vec::new(), false);
         assert_eq!(residency.requests.load(Ordering::Relaxed), 2);

@@ -1,6 +1,4 @@
 //! A plan that is prepared once: everything that its images share is found, read and decided before the first.
-//!
-//! Floor 5.
 
 use super::event::{Event, Observer, Once, Watch};
 use super::generated::{Generated, Timings};
@@ -11,10 +9,11 @@ use super::residency::Running;
 use super::start::Start;
 use super::steps::{Image, Prepared, Steps};
 use super::timeline::{Acting, Role, Timeline};
+use super::warning::Warning;
 use super::{Cancel, Plan, Silent};
 use crate::error::{Error, Result};
 use crate::kernels::AtWork;
-use crate::lora::{Apply, Lora, LoraStack, StackEntry};
+use crate::lora::{Apply, LoraStack, StackEntry};
 use crate::sampling::{Grid, Sampling};
 use std::sync::Arc;
 
@@ -71,7 +70,11 @@ impl Run {
             })
             .collect();
         let entries = stacks.iter().flat_map(|stacks| &stacks.unet.entries);
-        entries.filter_map(|entry| advice(&entry.lora, plan)).for_each(|text| watch.warn(text));
+        let advice = entries.filter_map(|entry| {
+            let made = entry.lora.file().distilled()?;
+            Warning::few_steps(entry.lora.name(), made, plan.steps, plan.guidance_scale)
+        });
+        advice.for_each(|warning| watch.warn(warning));
         let apply = match plan.apply {
             Apply::Auto if stacks.len() > 1 => Apply::Bypass,
             Apply::Auto => Apply::Merge,
@@ -248,10 +251,4 @@ fn part(stack: &LoraStack, acting: &Acting) -> LoraStack {
         entry.strength.steps = None;
     }
     LoraStack { entries, method: acting.method }
-}
-
-/// What is amiss with a plan for an adapter that makes a model draw in few steps.
-fn advice(lora: &Lora, plan: &Plan) -> Option<String> {
-    let advice = lora.file().distilled()?.advice(plan.steps, plan.guidance_scale)?;
-    Some(format!("{}: {advice}", lora.name()))
 }

@@ -1,6 +1,4 @@
 //! Where sampling starts: the latents before the first step.
-//!
-//! Floor 5.
 
 use crate::error::Result;
 use crate::sampling::{Grid, SeededNoise};

@@ -1,6 +1,4 @@
 //! One image on its way, or several that are evaluated at once, as an iterator of steps.
-//!
-//! Floor 5.
 
 use super::denoise::Bound;
 use super::event::Watch;
@@ -129,7 +127,7 @@ impl Steps {
     /// The steps of `images`, which are evaluated at once.
     pub(super) fn new(prepared: Prepared<'_>, images: Vec<Image>) -> Result<Self> {
         let Prepared { model, plan, grid, estimators, cancel, .. } = prepared;
-        let latent = plan.size()?.latent();
+        let latent = plan.size()?.latent(model.parts.vae.factor())?;
         let channels = model.parts.vae.latent_channels;
         let shape = LatentShape { channels, height: latent.height, width: latent.width };
         let seeds: Vec<u64> = images.iter().map(|image| image.seed).collect();
@@ -164,22 +162,24 @@ impl Steps {
         self.images.iter().map(|image| image.index)
     }
 
-    /// The estimate of a step as a picture, of the first image.
+    /// A preview of the estimate of a step, of the first image: a TAESD's picture where there is one
+    /// ([`Options::preview`](super::Options::preview)), else the colours of the latents. The first preview of a
+    /// pipeline decodes a few latents; the whole decoder is not used otherwise.
     ///
     /// # Errors
-    /// What reading and running the VAE gives.
+    /// What reading and running the networks gives.
     pub fn preview(&self, view: &StepView) -> Result<Picture> {
         self.preview_of(view, 0)
     }
 
-    /// The estimate of a step as a picture; `image` counts the images of these steps from 0.
+    /// As [`preview`](Self::preview); `image` counts the images of these steps from 0.
     ///
     /// # Errors
     /// As [`preview`](Self::preview).
     pub fn preview_of(&self, view: &StepView, image: usize) -> Result<Picture> {
         let watch = Watch { observer: &Silent, cancel: &self.cancel };
         let latents = view.denoised.narrow(0, image, 1)?;
-        let picture = self.model.decode(&latents, self.tile, watch, |_, _| {});
+        let picture = self.model.preview(&latents, watch);
         picture.map_err(|error| self.suspects.explain(&self.model, &latents, error))
     }
 

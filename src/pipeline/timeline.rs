@@ -5,8 +5,6 @@
 //! deep features. What is to come has its place: a prompt schedule adds the prompt's number to [`Estimate`]; the
 //! hand-over to a refiner and another stack for a second pass add a model's number to it; a window of a ControlNet,
 //! and guidance that changes from step to step, add a field to [`Phase`].
-//!
-//! Floor 5.
 
 use super::Plan;
 use crate::lora::{Method, StepWindow};

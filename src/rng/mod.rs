@@ -1,7 +1,7 @@
 //! Gaussian noise that a seed reproduces, here and in the reference implementation.
 //!
-//! A stream of noise knows nothing of pictures, tensors or samplers: it counts values. Whoever
-//! draws from it decides what they mean and in which order they are drawn.
+//! A stream of noise does not depend on pictures, tensors or samplers: it counts values. The
+//! caller decides what they mean and in which order they are drawn.
 //!
 //! Floor 1.
 

@@ -1,6 +1,4 @@
 //! Bounds of the estimate of x₀, which some scheduler configs ask for.
-//!
-//! Floor 2.
 
 use crate::error::Result;
 use candle_core::{DType, Tensor};

@@ -1,13 +1,12 @@
 //! `scheduler_config.json`: the noise that a model was trained with, and how its author draws.
 //!
-//! Floor 2.
-//!
 //! Every key of diffusers' three schedulers is followed or refused by name. A key acts on the samplers whose
 //! scheduler in diffusers has it, whatever class the file names: so does `Scheduler.from_config`. The test
 //! `every_key_of_diffusers_is_followed_or_refused` lists them all.
 
 use super::bounds::Bounds;
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// What a network predicts.
@@ -258,7 +257,7 @@ impl SchedulerConfig {
     /// diffusers follows it. `how`: what a user can do.
     pub(super) fn refuse_for(
         sampler: &str,
-        how: &str,
+        how: Hint,
         found: &[(&str, Option<String>)],
     ) -> Result<()> {
         match found.iter().find_map(|(field, found)| Some((field, found.as_ref()?))) {

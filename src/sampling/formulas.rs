@@ -1,6 +1,4 @@
 //! Formulas that several samplers share.
-//!
-//! Floor 2.
 
 use crate::error::Result;
 use candle_core::Tensor;

@@ -1,6 +1,4 @@
 //! Classifier-free guidance as a denoiser around a denoiser.
-//!
-//! Floor 2.
 
 use super::integrator::Denoiser;
 use crate::error::Result;

@@ -1,6 +1,4 @@
 //! What a sampler needs of a network, and what a program needs of a sampler.
-//!
-//! Floor 2.
 
 use super::grid::Grid;
 use super::noise::NoiseSource;

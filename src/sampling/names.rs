@@ -1,6 +1,4 @@
 //! Samplers and schedules by name, whoever spells it.
-//!
-//! Floor 2.
 
 use crate::error::{Error, Result};
 use crate::suggest::did_you_mean;

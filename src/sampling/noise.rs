@@ -1,6 +1,4 @@
 //! Where samplers get their noise from.
-//!
-//! Floor 2.
 
 use crate::error::{Error, Result};
 use crate::rng::{Noise, TorchCpu};

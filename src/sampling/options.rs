@@ -1,6 +1,4 @@
 //! Numbers that a sampler can be tuned with.
-//!
-//! Floor 2.
 
 use crate::error::{Error, Result};
 use crate::suggest::did_you_mean;
@@ -89,6 +87,41 @@ impl SamplerOptions {
     }
 }
 
+impl std::fmt::Display for SamplerOptions {
+    /// `eta=0.5,s_noise=1.01`, as [`FromStr`](std::str::FromStr) reads it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (place, (name, value)) in self.iter().enumerate() {
+            let comma = if place > 0 { "," } else { "" };
+            write!(f, "{comma}{name}={value}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::str::FromStr for SamplerOptions {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let wrong = |part: &str| {
+            let why =
+                "expected NAME=NUMBER, several with commas between them: eta=0.5,s_noise=1.01";
+            Error::bad_request("sampler_options", part, why)
+        };
+        let mut options = Self::default();
+        for part in text.split(',') {
+            let (name, value) = part.split_once('=').ok_or_else(|| wrong(part))?;
+            let value = value.trim().parse::<f64>().ok().filter(|value| value.is_finite());
+            // k-diffusion's names have underscores, other programs' flags have none.
+            let name = name.trim().to_lowercase().replace('-', "_");
+            if name.is_empty() {
+                return Err(wrong(part));
+            }
+            options = options.with(name, value.ok_or_else(|| wrong(part))?);
+        }
+        Ok(options)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,6 +134,18 @@ mod tests {
         most: 1.0,
         help: "noise",
     };
+
+    #[test]
+    fn texts_are_read_and_written() {
+        let options: SamplerOptions = "s-noise=1.01, Eta = 0.5".parse().unwrap();
+        assert_eq!(options, SamplerOptions::default().with("eta", 0.5).with("s_noise", 1.01));
+        assert_eq!(options.to_string(), "eta=0.5,s_noise=1.01");
+        assert_eq!(options.to_string().parse::<SamplerOptions>().unwrap(), options);
+        for text in ["", "eta", "eta=", "=1", "eta=high", "eta=nan", "eta=1,,"] {
+            let error = text.parse::<SamplerOptions>().unwrap_err().to_string();
+            assert!(error.contains("NAME=NUMBER"), "{error}");
+        }
+    }
 
     #[test]
     fn options_are_checked_against_the_sampler() {

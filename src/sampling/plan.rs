@@ -1,6 +1,4 @@
 //! A sampler and its grid, ready to run.
-//!
-//! Floor 2.
 
 use super::config::SchedulerConfig;
 use super::grid::{Convention, Grid};

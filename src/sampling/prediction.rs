@@ -1,6 +1,4 @@
 //! A network that predicts ε, v or x₀ as a [`Denoiser`].
-//!
-//! Floor 2.
 
 use super::config::PredictionKind;
 use super::grid::Grid;

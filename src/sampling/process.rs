@@ -1,6 +1,4 @@
 //! How noise is added to latents, and how it is taken out again: the one place that holds these formulas.
-//!
-//! Floor 2.
 
 use super::config::PredictionKind;
 use super::table::NoiseTable;

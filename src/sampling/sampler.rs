@@ -1,6 +1,4 @@
 //! [`Sampler`] by name: everything here comes from the SPECs.
-//!
-//! Floor 2.
 
 use super::config::SchedulerConfig;
 use super::integrator::Integrator;

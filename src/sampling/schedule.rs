@@ -1,6 +1,4 @@
 //! Schedules: how the noise levels of a run are spread. A schedule is one function and its [`ScheduleSpec`].
-//!
-//! Floor 2.
 
 use super::names::{Named, find};
 use super::process::{NoiseProcess, TimestepRule};

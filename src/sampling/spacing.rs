@@ -1,6 +1,4 @@
 //! The timesteps of a run as diffusers' schedulers space them.
-//!
-//! Floor 2.
 
 use super::config::{SchedulerConfig, Spacing};
 use super::table::NoiseTable;

@@ -1,6 +1,4 @@
 //! What there is to say about a sampler, in one value.
-//!
-//! Floor 2.
 
 use super::config::SchedulerConfig;
 use super::grid::Conventions;

@@ -1,6 +1,4 @@
 //! The noise that a model was trained with: β of its scheduler config → σ of each training timestep.
-//!
-//! Floor 2.
 
 use super::config::SchedulerConfig;
 use crate::error::{Error, Result};

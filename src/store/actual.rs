@@ -1,4 +1,4 @@
-//! Paths whose names are no UTF-8, found by what text can say of them.
+//! Paths whose names are no UTF-8, found by their lossy text.
 //!
 //! Names travel as text: in requests, in pictures, in JSON. What is no UTF-8 is U+FFFD there, and a name with
 //! it means the only file that reads so.

@@ -5,6 +5,7 @@ use super::lora::{EXTENSIONS, companions};
 use super::{Card, Store, digest};
 use crate::atomic_file::Together;
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use crate::input;
 use crate::lora::AdapterFile;
 use crate::pipeline::Cancel;
@@ -78,7 +79,7 @@ impl Store {
         let folders = self.lora_folders();
         let first = || folders.iter().find(|f| f.is_dir()).or(folders.last()).cloned();
         new.to.clone().or_else(first).ok_or_else(|| {
-            Error::unsupported("adding a LoRA without a folder of LoRAs", "name one with --to DIR")
+            Error::unsupported("adding a LoRA without a folder of LoRAs", Hint::NameLoraFolder)
         })
     }
 }

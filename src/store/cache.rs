@@ -107,7 +107,7 @@ pub struct HubCache {
 }
 
 impl HubCache {
-    /// The cache as `HF_HUB_CACHE`, `HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` say, and the
+    /// The cache as `HF_HUB_CACHE`, `HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` set it, and the
     /// older `HUGGINGFACE_HUB_CACHE` and `TRANSFORMERS_OFFLINE` where these are silent.
     pub fn new(env: Env<'_>) -> Self {
         let text = |name: &str| {

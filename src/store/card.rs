@@ -1,4 +1,4 @@
-//! Cards: what people know about a LoRA, in a small file beside it.
+//! Cards: the description of a LoRA, in a small file beside it.
 
 use super::{place, table};
 use crate::error::{Error, Result};
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// What a card says; everything may be left out.
+/// The contents of a card; everything may be left out.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Card {

@@ -50,7 +50,7 @@ pub struct Entry {
     pub path: Option<PathBuf>,
 }
 
-/// A path as JSON can say it: bytes that are no UTF-8 become U+FFFD.
+/// A path as JSON can hold it: bytes that are no UTF-8 become U+FFFD.
 pub(super) fn lossy<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
     path.to_string_lossy().serialize(to)
 }
@@ -99,8 +99,7 @@ pub(super) fn scan(folder: &Path) -> Vec<Entry> {
 }
 
 /// What [`walk`] calls with path, prefix (`sub/` in sub-folders) and file name, both with U+FFFD for what is
-/// no UTF-8; says whether the
-/// thing was taken, so that a folder is not entered.
+/// no UTF-8; returns whether the entry was taken, so that a folder is not entered.
 pub(super) type Visit<'a> = &'a mut dyn FnMut(&Path, &str, &str) -> bool;
 
 /// Shows the visible files and folders of `folder` and of some levels below to `visit`.

@@ -178,11 +178,15 @@ impl Store {
     }
 }
 
-/// The same error about a LoRA instead of a model.
+/// Turns an error about a model into one about a LoRA.
 fn of_lora(error: Error) -> Error {
     match error {
-        Error::NotFound { name, hint, .. } => Error::NotFound { what: "LoRA", name, hint },
-        Error::BadRequest { value, why, .. } => Error::BadRequest { field: "lora", value, why },
+        Error::NotFound { name, hint, how, .. } => {
+            Error::NotFound { what: "LoRA", name, hint, how }
+        }
+        Error::BadRequest { value, why, hint, .. } => {
+            Error::BadRequest { field: "lora", value, why, hint }
+        }
         other => other,
     }
 }
@@ -220,7 +224,7 @@ fn existing(name: &str) -> Result<Option<PathBuf>> {
             "; the folder holds neither {} nor a single .safetensors file",
             STANDARD.join(" nor ")
         );
-        let missing = || Error::NotFound { what: "LoRA", name: name.to_owned(), hint };
+        let missing = || Error::NotFound { what: "LoRA", name: name.to_owned(), hint, how: None };
         return adapter(path).map_err(|_| missing()).map(Some);
     }
     Ok(None)
@@ -242,7 +246,7 @@ fn adapter(folder: &Path) -> Result<PathBuf, Lack> {
         return Ok(path);
     }
     if folder.join("model_index.json").exists() {
-        return Err(Lack::All("a model, not a LoRA; pass it as --model"));
+        return Err(Lack::All("a model, not a LoRA; use it as the model"));
     }
     snapshot::only(folder, |_| true, "neither a LoRA of a known name nor a .safetensors file")
 }

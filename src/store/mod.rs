@@ -26,6 +26,7 @@ pub use lora::{FoundLora, LoraEntry};
 pub use stack::Stack;
 
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use crate::pipeline::Cancel;
 use crate::suggest::did_you_mean;
 use snapshot::{Absent, Usable};
@@ -55,7 +56,7 @@ pub struct Transfer {
     pub file: String,
     /// Bytes that are here.
     pub done: u64,
-    /// Bytes in all, when the server says so.
+    /// Bytes in all, when the server reports them.
     pub total: Option<u64>,
 }
 
@@ -98,7 +99,7 @@ impl Store {
     /// or without its extension.
     ///
     /// A hub model that is in the shared cache is used from there without any request; otherwise it
-    /// is downloaded, with `progress` told and `cancel` asked between blocks.
+    /// is downloaded, `progress` is called and `cancel` checked between blocks.
     ///
     /// # Errors
     /// [`Error::NotFound`] with near matches when there is none or more than one, for what is in the cache and
@@ -155,10 +156,14 @@ impl Store {
     pub fn pull(&self, id: &HubId, _: &Cancel, _: Progress<'_>) -> Result<PathBuf> {
         Err(Error::unsupported(
             format!("downloading `hub:{id}`"),
-            format!(
-                "build colora with `--features hub`, or put the model into the cache {} with another tool",
-                self.cache.root().display()
-            ),
+            Hint::any_of([
+                Hint::BuildWith("hub"),
+                format!(
+                    "put the model into the cache {} with another tool",
+                    self.cache.root().display()
+                )
+                .into(),
+            ]),
         ))
     }
 
@@ -187,18 +192,19 @@ impl Store {
 
 /// What a download gives in the place of what is not in the cache, or why there is none.
 fn instead(absent: &Absent, id: &HubId, pull: impl FnOnce() -> Result<PathBuf>) -> Result<PathBuf> {
-    let how = "build colora with `--features hub` to download it, or bring the cache up to date with another tool";
+    let otherwise = "bring the cache up to date with another tool";
+    let how = || Hint::any_of([Hint::BuildWith("hub"), otherwise.into()]);
     let known = match absent {
         Absent::Unknown(near) => !near.is_empty(),
         _ => true,
     };
     if !absent.is_downloadable() || (!cfg!(feature = "hub") && known) {
-        return Err(absent.error(id, how));
+        return Err(absent.error(id, how()));
     }
     pull().map_err(|error| absent.beside(error))
 }
 
-/// The path of what is used, after the user was told what he should know.
+/// The path of what is used, after its note was logged as a warning.
 fn said(usable: Usable) -> PathBuf {
     if let Some(note) = usable.note {
         tracing::warn!("{note}");
@@ -232,7 +238,7 @@ fn only<'a>(
     } else {
         (single, format!("; found {}; pass one of these paths", shown(&found)))
     };
-    Err(Error::NotFound { what, name: name.to_owned(), hint })
+    Err(Error::NotFound { what, name: name.to_owned(), hint, how: None })
 }
 
 fn shown(paths: &[PathBuf]) -> String {
@@ -370,6 +376,6 @@ mod tests {
         let (_folder, store) = filled();
         let error = resolve(&store, "hub:a/b").unwrap_err();
         assert_eq!(error.fault().exit_code(), 5);
-        assert!(error.to_string().contains("--features hub"));
+        assert!(error.to_string().contains("the feature `hub`"));
     }
 }

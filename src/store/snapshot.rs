@@ -3,6 +3,7 @@
 use super::cache::{HubCache, HubId, STANDARD, is_commit, is_index, is_weights, small_text};
 use super::list::is_diffusers;
 use crate::error::Error;
+use crate::hint::Hint;
 use crate::suggest::{did_you_mean, near};
 use crate::weights::Component;
 use std::fs;
@@ -17,7 +18,7 @@ const SHOWN: usize = 5;
 pub(super) struct Usable {
     /// A file or a folder.
     pub(super) path: PathBuf,
-    /// What the user should know about the choice.
+    /// A remark on the choice, for the user.
     pub(super) note: Option<String>,
 }
 
@@ -40,13 +41,14 @@ impl Absent {
         !matches!(self, Absent::Choice(_))
     }
 
-    /// The same reason as an error; `what`: a model or a LoRA.
-    pub(super) fn error(&self, id: &HubId, how: &str) -> Error {
-        let why = match self {
-            Absent::Spelling(why) | Absent::Choice(why) => why.clone(),
-            Absent::Unknown(why) | Absent::Broken(why) => format!("{why}; {how}"),
+    /// The reason as an error; `what`: a model or a LoRA.
+    pub(super) fn error(&self, id: &HubId, how: Hint) -> Error {
+        let (why, how) = match self {
+            Absent::Spelling(why) | Absent::Choice(why) => (why, None),
+            Absent::Unknown(why) | Absent::Broken(why) => (why, Some(how)),
         };
-        Error::NotFound { what: "model", name: format!("hub:{id}"), hint: format!("; {why}") }
+        let (name, hint) = (format!("hub:{id}"), format!("; {why}"));
+        Error::NotFound { what: "model", name, hint, how }
     }
 
     /// What the attempt to download gave, with what is wrong with the cache.
@@ -54,8 +56,10 @@ impl Absent {
         match (self, error) {
             (
                 Absent::Broken(why) | Absent::Spelling(why) | Absent::Unknown(why),
-                Error::NotFound { what, name, hint },
-            ) if !why.is_empty() => Error::NotFound { what, name, hint: format!("{hint}; {why}") },
+                Error::NotFound { what, name, hint, how },
+            ) if !why.is_empty() => {
+                Error::NotFound { what, name, hint: format!("{hint}; {why}"), how }
+            }
             (_, other) => other,
         }
     }
@@ -64,7 +68,7 @@ impl Absent {
 /// What a folder lacks to be a model or an adapter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Lack {
-    /// These files, as messages say them.
+    /// These files, as messages name them.
     Files(Vec<String>),
     /// A choice: it has several files of weights.
     Choice(Vec<String>),
@@ -164,7 +168,7 @@ fn unnamed(
     }
     if let ([commit], "main") = (&all[..], &*id.revision) {
         let snapshot = snapshots.join(commit);
-        // What its only snapshot lacks says more.
+        // The lack of the only snapshot is the more precise reason.
         if let Err(lack) = within(&snapshot) {
             return Err(lack.of(id, &snapshot));
         }
@@ -251,7 +255,7 @@ fn file_in(snapshot: &Path, file: &str) -> Result<PathBuf, Lack> {
     Err(Lack::Files(vec![format!("{}{near}", said(snapshot, file))]))
 }
 
-/// A missing file as messages say it: links may be there whose blobs are not.
+/// A missing file as messages name it: links may be there whose blobs are not.
 fn said(snapshot: &Path, file: &str) -> String {
     let path = snapshot.join(file);
     match fs::read_link(&path) {

@@ -35,7 +35,7 @@ impl BlockTensor {
     /// The numbers, in the order in which plain layers read them: `[O, I]` or `[O, kh, kw, I]`.
     ///
     /// # Errors
-    /// What the device says.
+    /// Errors of the device.
     pub fn unpacked(&self, dtype: DType) -> Result<Tensor> {
         let device = self.0.device();
         Ok(match dtype {
@@ -54,7 +54,7 @@ impl BlockTensor {
     }
 }
 
-/// Where a weight in blocks is, as long as somebody uses it.
+/// A weak reference to a weight in blocks, valid as long as the weight is in use.
 #[derive(Debug)]
 pub(super) struct BlockNote(Weak<QTensor>);
 

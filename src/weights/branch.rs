@@ -1,4 +1,4 @@
-//! What stands beside a weight: low-rank branches that are added at run time.
+//! Low-rank branches beside a weight, which are added at run time.
 
 use crate::error::Result;
 use candle_core::{DType, Device, Tensor};
@@ -26,7 +26,7 @@ pub trait Factors: std::fmt::Debug + Send + Sync {
     /// A factor that there is, in f32 on the CPU.
     ///
     /// # Errors
-    /// What reading the file gives.
+    /// Errors of reading the file.
     fn read(&self, kind: FactorKind) -> Result<Tensor>;
 }
 
@@ -42,11 +42,11 @@ pub struct Branch {
 /// A [`Branch`] as layers that multiply plain tensors hold it.
 #[derive(Debug, Clone)]
 pub struct DenseBranch {
-    /// As [`FactorKind::Down`] says.
+    /// The factor [`FactorKind::Down`].
     pub down: Tensor,
-    /// As [`FactorKind::Mid`] says.
+    /// The factor [`FactorKind::Mid`], if there is one.
     pub mid: Option<Tensor>,
-    /// As [`FactorKind::Up`] says.
+    /// The factor [`FactorKind::Up`].
     pub up: Tensor,
     /// Effective scale: strength · alpha / rank.
     pub scale: f32,
@@ -61,7 +61,7 @@ impl Branch {
     /// The factors as tensors.
     ///
     /// # Errors
-    /// What reading them gives.
+    /// Errors of reading them.
     pub fn dense(&self, dtype: DType, device: &Device) -> Result<DenseBranch> {
         let read = |kind| -> Result<Tensor> {
             Ok(self.factors.read(kind)?.to_dtype(dtype)?.to_device(device)?)

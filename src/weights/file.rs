@@ -59,7 +59,7 @@ struct Inner {
     path: PathBuf,
     bytes: Bytes,
     contents: Contents,
-    /// Of a file whose times can be trusted.
+    /// The times of the file, if they can be trusted.
     stamp: Option<Stamp>,
     sum: OnceLock<Arc<str>>,
 }
@@ -173,8 +173,8 @@ impl CheckpointFile {
         Ok(sum)
     }
 
-    /// Whether somebody wrote to the file since it was opened, and not another file over it. `false` where that
-    /// cannot be told.
+    /// Whether the file itself was written to since it was opened, and not replaced by another. `false` where that
+    /// cannot be found out.
     pub(crate) fn was_rewritten(&self) -> bool {
         let mapped = matches!(self.0.bytes, Bytes::Mapped(_));
         mapped && self.0.stamp.as_ref().is_some_and(Stamp::was_rewritten)

@@ -13,12 +13,12 @@ pub struct MemorySource {
 }
 
 impl MemorySource {
-    /// An empty source that keeps its tensors where and as `placement` says.
+    /// An empty source whose tensors have the device and type of `placement`.
     pub fn new(placement: Placement) -> Self {
         Self { placement, tensors: BTreeMap::new() }
     }
 
-    /// Adds (or replaces) the weight `site`, moved and converted as the placement says.
+    /// Adds (or replaces) the weight `site`, moved and converted to the placement.
     ///
     /// # Errors
     /// [`Error::Tensor`] when moving or converting fails.

@@ -1,8 +1,8 @@
 //! Where weights come from: the seam between files, adapters and networks.
 //!
 //! A network asks a [`WeightSource`] for each of its [`Site`]s and gets a [`Weight`], a value that
-//! may be dense or carry low-rank branches. It never learns whether a file, a memory map or an
-//! overlay of adapters answered. This module knows no layer.
+//! may be dense or carry low-rank branches. The interface is the same for a file, a memory map and an
+//! overlay of adapters. This module depends on no layer.
 //!
 //! Floor 2.
 
@@ -33,6 +33,7 @@ pub use resident::Resident;
 
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use crate::kernels::WeightShape;
 use crate::room;
 use candle_core::{DType, Device, Tensor};
@@ -146,7 +147,7 @@ pub trait WeightSource: Send + Sync + std::fmt::Debug {
     /// Branches beside a weight do not change its plain numbers.
     fn beneath(&self, site: &Site) -> Option<&dyn WeightSource>;
 
-    /// As [`get`](Self::get), of a weight that is read only to be changed.
+    /// Reads a weight that is read only to be changed, else as [`get`](Self::get) does.
     ///
     /// # Errors
     /// As [`get`](Self::get).
@@ -208,11 +209,11 @@ pub trait WeightSource: Send + Sync + std::fmt::Debug {
         }
     }
 
-    /// A packed weight that stands for the one at `site`, made by `make` unless somebody still uses one of
-    /// the same `variant`: a text that says everything that made it.
+    /// A packed weight that stands for the one at `site`, made by `make` unless one of the same `variant` is
+    /// still in use: a text that identifies everything that made it.
     ///
     /// # Errors
-    /// What `make` gives.
+    /// Errors of `make`.
     fn shared(
         &self,
         site: &Site,
@@ -246,7 +247,7 @@ pub trait WeightSource: Send + Sync + std::fmt::Debug {
         }
     }
 
-    /// The same for a weight that takes the place of the one at `site`: only what somebody asked for, as
+    /// The block type for a weight that replaces the one at `site`: only the type that was asked for, because
     /// the blocks of a file are not made for other numbers.
     fn requantised(&self, site: &Site) -> Option<Quantisation> {
         let kind = self.placement().quantise?;
@@ -376,7 +377,7 @@ impl<'a> Scope<'a> {
         Scope { source, component: Component::of(&prefix), prefix, cancel: None }
     }
 
-    /// The same scope, which gives [`Error::Cancelled`] instead of weights once `cancel` is set.
+    /// Returns the scope, which gives [`Error::Cancelled`] instead of weights once `cancel` is set.
     #[must_use]
     pub fn until(self, cancel: &'a Cancel) -> Self {
         Self { cancel: Some(cancel), ..self }
@@ -418,7 +419,7 @@ impl<'a> Scope<'a> {
             Weight::Dense(tensor) => Ok(tensor),
             Weight::Factored { .. } => Err(Error::unsupported(
                 format!("a low-rank branch on `{}`", self.site(name)),
-                "merge the adapter (--apply merge)",
+                Hint::set("apply", "merge"),
             )),
         }
     }

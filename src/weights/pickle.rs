@@ -1,6 +1,6 @@
 //! Torch files: pickles, read by an interpreter that can build tensors and nothing else.
 //!
-//! A pickle is a program. This interpreter knows containers, numbers and strings, and the few names
+//! A pickle is a program. This interpreter supports containers, numbers and strings, and the few names
 //! by which torch describes tensors; a name that is not on its list ends the reading with
 //! [`Error::UnsafePickle`]. Nothing is ever imported or called. Names of harmless objects that
 //! training frameworks leave beside the weights are on the list too: they become placeholders
@@ -46,7 +46,7 @@ pub(super) fn read_zip(bytes: &[u8], path: &Path) -> Result<Contents> {
 /// `_legacy_load` in `torch/serialization.py` of torch 2.15.
 pub(super) fn read_legacy(bytes: &[u8], path: &Path) -> Result<Contents> {
     let Some(rest) = bytes.strip_prefix(MAGIC) else {
-        // Whatever it is, say so if it is dangerous.
+        // It is run in any case, so that a dangerous one is refused as such.
         Machine::new(bytes, path).run_torch()?;
         return Err(Error::corrupt(path, "this is a pickle, but torch did not write it"));
     };

@@ -6,10 +6,10 @@ use candle_core::{DType, Device};
 /// How layers multiply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Products {
-    /// As candle does, on whatever device the tensors are.
+    /// Layers multiply with candle, on whatever device the tensors are.
     #[default]
     Plain,
-    /// On the CPU, with weights packed in this precision.
+    /// Layers multiply on the CPU, with weights packed in this precision.
     Packed(Precision),
 }
 

@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Metadata key that tells the own format.
+/// Metadata key of colora's own format.
 pub(crate) const FORMAT: &str = "colora.format";
 /// Metadata key of its version.
 pub(crate) const VERSION: &str = "colora.format_version";
@@ -66,7 +66,7 @@ pub(crate) struct Row {
 /// Whether `metadata` is that of an own quantised file.
 ///
 /// # Errors
-/// [`Error::Unsupported`] for a format or version that this program does not know.
+/// [`Error::Unsupported`] for a format or version that this program does not support.
 pub(crate) fn is_own(metadata: &BTreeMap<String, String>, path: &Path) -> Result<bool> {
     let Some(format) = metadata.get(FORMAT) else { return Ok(false) };
     let version = metadata.get(VERSION).map_or("none", String::as_str);

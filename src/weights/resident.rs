@@ -22,7 +22,7 @@ pub struct Resident {
     given: Mutex<HashMap<Site, Tensor>>,
     /// Packed weights belong to the networks; here is only where they are, by site and variant.
     packed: Mutex<HashMap<Key, WeakPacked>>,
-    /// The same of weights in blocks.
+    /// References to weights in blocks, by site.
     blocks: Mutex<HashMap<Site, BlockNote>>,
 }
 
@@ -33,7 +33,7 @@ impl Resident {
         Self { inner, keeps: false, given, packed, blocks }
     }
 
-    /// The same, which also remembers what is only read to be changed, for the next change, or does not.
+    /// Returns the source; if `keeps`, it also remembers weights that are only read to be changed.
     #[must_use]
     pub fn keeping_pristine(self, keeps: bool) -> Self {
         Self { keeps, ..self }

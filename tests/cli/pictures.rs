@@ -47,6 +47,27 @@ fn batches_are_the_same_pictures() {
 }
 
 #[test]
+fn numbers_of_the_sampler_change_the_picture_and_come_back() {
+    let world = World::new();
+    world.run(&["-s3", "-S5", "--sampler=euler", "--schedule=karras", "-o", "euler", "a fox"]);
+    let noisy = ["-s3", "-S5", "--sampler=euler-a", "--schedule=karras"];
+    world.run(&[&noisy[..], &["-o", "noisy", "a fox"]].concat());
+    // Without noise the ancestral sampler is Euler's method.
+    world.run(&[&noisy[..], &["--sampler-options", "eta=0", "-o", "quiet", "a fox"]].concat());
+    assert_ne!(world.pixels("noisy.png"), world.pixels("euler.png"));
+    assert_eq!(world.pixels("quiet.png"), world.pixels("euler.png"));
+    world.run(&["--from", "quiet.png", "-o", "again"]);
+    assert_eq!(world.pixels("again.png"), world.pixels("quiet.png"));
+    assert!(
+        world.run(&["inspect", "--as-command", "quiet.png"]).contains("--sampler-options=eta=0")
+    );
+    let text = world.fail(2, &["--sampler=ddim", "--sampler-options", "eta=0.5", "x"]);
+    assert!(text.contains("eta"), "{text}");
+    let text = world.fail(2, &["--sampler=euler-a", "--sampler-options", "etta=0.5", "x"]);
+    assert!(text.contains("did you mean `eta`"), "{text}");
+}
+
+#[test]
 fn templates_stay_in_their_folder_and_make_it() {
     let world = World::new();
     let name = "new/{model}/{prompt}.png";

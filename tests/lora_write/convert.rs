@@ -180,10 +180,10 @@ fn precision_and_components_are_chosen() {
     convert(&lora, &base.dictionary, &out, &half).unwrap();
     assert!(contents(&out).iter().all(|(_, dtype, ..)| dtype.is_empty() || dtype == "F32"));
     let again = convert(&lora, &base.dictionary, &out, &half).unwrap_err();
-    assert!(again.to_string().contains("--force"), "{again}");
+    assert!(again.to_string().contains("`force`"), "{again}");
     let peft = folder.path().join("peft");
     let error = convert(&lora, &base.dictionary, &peft, &options(Format::Peft)).unwrap_err();
-    assert!(error.to_string().contains("--component"), "{error}");
+    assert!(error.to_string().contains("`component`"), "{error}");
     assert!(!peft.exists());
     let component = Some("vae".to_owned());
     let wrong = ConvertOptions { component, ..options(Format::Peft) };

@@ -97,7 +97,7 @@ fn kinds_that_cannot_lie_side_by_side_are_refused_by_name() {
         for law in [Law::Cat, Law::Linear] {
             let made = merge(&*base.source, &base.dictionary, &stack, &out, &options(law));
             let error = made.unwrap_err().to_string();
-            assert!(error.contains(word) && error.contains("--method svd"), "{error}");
+            assert!(error.contains(word) && error.contains("`law` to svd"), "{error}");
             assert!(!out.exists());
         }
     }

@@ -77,7 +77,7 @@ fn generate(pipeline: &Pipeline, plan: &Plan, change: Option<Change>, path: &Pat
 
 #[test]
 fn a_plan_is_generated_with_the_files_that_it_began_with() {
-    for memory in [Memory::Keep, Memory::Save, Memory::Low] {
+    for memory in [Memory::Resident, Memory::OneShot, Memory::Low] {
         let open = || options().memory(memory).open_starter().unwrap();
         let fixture = Fixture::new();
         let pipeline = open();
@@ -110,7 +110,7 @@ fn by_steps(pipeline: &Pipeline, plan: &Plan, change: Option<Change>, path: &Pat
 #[test]
 fn a_run_steps_with_the_files_that_it_began_with() {
     // Nothing is kept between images: all networks are put together anew from what the run holds.
-    for memory in [Memory::Keep, Memory::Low] {
+    for memory in [Memory::Resident, Memory::Low] {
         let open = || options().memory(memory).open_starter().unwrap();
         let fixture = Fixture::new();
         let pipeline = open();

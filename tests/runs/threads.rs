@@ -16,7 +16,7 @@ fn what_may_move() {
 
 #[test]
 fn steps_go_on_in_another_thread() {
-    for memory in [Memory::Keep, Memory::Save, Memory::Low] {
+    for memory in [Memory::Resident, Memory::OneShot, Memory::Low] {
         let pipeline = options().memory(memory).open_starter().unwrap();
         let request = Request { loras: vec![lora("flat", "1")], count: 1, ..request() };
         let plan = pipeline.plan(&request, 0).unwrap();

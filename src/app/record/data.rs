@@ -1,6 +1,4 @@
 //! How a picture was made, as far as it says.
-//!
-//! Floor 6.
 
 use crate::app::choice::ModelChoice;
 use crate::picture::Parameters;

@@ -1,6 +1,4 @@
 //! The request behind the settings of another program.
-//!
-//! Floor 6.
 
 use super::data::ImageRecord;
 use super::labels::{Layout, ours, unfollowed};
@@ -9,6 +7,7 @@ use crate::pipeline::Request;
 use crate::pipeline::fields;
 use crate::prompt::{extract_tags, foreign_syntax};
 use crate::sampling::{Sampler, Schedule};
+use crate::size::SD_VAE_FACTOR;
 use serde_json::{Map, Value};
 
 /// The request behind the settings of another program, and what of them it does not follow.
@@ -25,7 +24,7 @@ pub(super) fn record(parameters: Parameters, layout: Layout) -> ImageRecord {
         let read = field.value(text.trim()).map(|value| field.put(value, &mut put));
         // A seed of -1, which a picture cannot have been made with, is no seed.
         let usable = read.is_ok() && put.values().all(|value| !value.is_null());
-        let usable = usable && (!label.own || in_range(&put));
+        let usable = usable && (!label.own || in_range(&put)) && (ours || is_size(&put));
         if usable {
             values.extend(put);
         } else {
@@ -49,6 +48,12 @@ pub(super) fn record(parameters: Parameters, layout: Layout) -> ImageRecord {
     }
     let model = parameters.get("Model").map(str::to_owned);
     ImageRecord { model, request, parameters, unknown_sampler, ignored, made_with: None }
+}
+
+/// Whether sides among the values are such that other programs draw: multiples of 8, whatever the model.
+fn is_size(values: &Map<String, Value>) -> bool {
+    let mut sides = ["width", "height"].into_iter().filter_map(|key| values.get(key)?.as_u64());
+    sides.all(|side| side.is_multiple_of(SD_VAE_FACTOR as u64))
 }
 
 /// Whether the values are in the ranges of their fields.
@@ -90,6 +95,7 @@ fn integrator(parameters: &Parameters) -> (Option<Sampler>, Option<Schedule>, Op
 mod tests {
     use super::*;
     use crate::family::Defaults;
+    use crate::sampling::SamplerOptions;
 
     fn lines(text: &str) -> ImageRecord {
         record(Parameters::parse(text), Layout::Lines)
@@ -134,14 +140,22 @@ mod tests {
         for (sampler, schedule) in
             Sampler::ALL.iter().flat_map(|a| Schedule::ALL.iter().map(|b| (*a, *b)))
         {
-            let request =
-                Request { sampler: Some(sampler), schedule: Some(schedule), ..request.clone() };
+            let tuned = sampler.spec().options.first();
+            let request = Request {
+                sampler: Some(sampler),
+                schedule: Some(schedule),
+                sampler_options: tuned
+                    .map(|option| SamplerOptions::default().with(option.name, option.default))
+                    .unwrap_or_default(),
+                ..request.clone()
+            };
             let plan = request.plan(&Defaults::default(), 7).unwrap();
             let found = lines(&plan.parameters(0, "m").render());
             assert_eq!(found.ignored, [""; 0]);
             for (field, label) in fields::labelled() {
                 let written = field.labelled(label, &plan.request_for(0));
-                assert!(written.is_some(), "{} needs a value in this test", label.name);
+                let none = field.key == "sampler_options" && tuned.is_none();
+                assert!(written.is_some() || none, "{} needs a value in this test", label.name);
                 assert_eq!(field.labelled(label, &found.request), written, "{}", label.name);
             }
         }

@@ -1,6 +1,4 @@
 //! Settings that other programs write as JSON under the name `parameters`: Fooocus, SwarmUI.
-//!
-//! Floor 6.
 
 use crate::picture::Parameters;
 use crate::sampling::{Sampler, Schedule};

@@ -1,8 +1,6 @@
 //! Which settings of other programs are followed, and which change nothing.
 //!
 //! Every other one is named: what is not known is not taken as harmless.
-//!
-//! Floor 6.
 
 use crate::picture::Parameters;
 use crate::pipeline::fields;

@@ -1,6 +1,4 @@
 //! The record in a picture: colora's own as JSON, everyone's as "parameters".
-//!
-//! Floor 6.
 
 mod data;
 mod foreign;

@@ -1,6 +1,4 @@
 //! `colora lora merge --checkpoint`: a whole model with adapters in it.
-//!
-//! Floor 7.
 
 use super::merge::Args;
 use super::open;

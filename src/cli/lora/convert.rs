@@ -1,6 +1,4 @@
 //! `colora lora convert`.
-//!
-//! Floor 7.
 
 use super::open;
 use crate::app::SCHEMA;

@@ -1,6 +1,4 @@
 //! `colora lora extract`.
-//!
-//! Floor 7.
 
 use super::open;
 use crate::app::SCHEMA;
@@ -69,6 +67,7 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
             path: args.tuned.clone().into(),
             expected: format!("{} as {}", family, args.base),
             found: found.to_string(),
+            hint: None,
         }
         .into());
     }
@@ -86,7 +85,7 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
         if cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
-        // A thread that speaks already speaks for all.
+        // One thread that prints is enough.
         let Ok(mut said) = said.try_lock() else { return Ok(()) };
         if !talk.quiet && said.elapsed() >= OFTEN {
             *said = Instant::now();
@@ -97,7 +96,7 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
     let (from, to) = (&*base.source, &*tuned.source);
     let done = extract(from, to, &base.names, &args.output, &options, &tell);
     let done = done.map_err(|error| match error {
-        // The library does not know how the user named the model.
+        // The library does not get the name by which the user chose the model.
         Error::BadRequest { field: "tuned", why, .. } => {
             Error::bad_request("tuned", &args.tuned, why)
         }

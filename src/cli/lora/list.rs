@@ -2,7 +2,7 @@
 
 use crate::cli::model::listed;
 use crate::cli::style::{Talk, bytes, result_json, result_line, value};
-use crate::cli::{interrupt, setup};
+use crate::cli::{hints, interrupt, setup};
 use crate::error::Error;
 use crate::pipeline::Cancel;
 use crate::store::{Card, LoraEntry};
@@ -56,7 +56,7 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
 fn verify(entry: &LoraEntry, cancel: &Cancel, talk: Talk) -> Result<Option<bool>> {
     match entry.verify(cancel) {
         Err(error @ Error::Io { .. }) => {
-            talk.say(&format!("warning: {error}"));
+            talk.say(&format!("warning: {}", hints::of_error(&error)));
             Ok(None)
         }
         other => Ok(other?),

@@ -1,6 +1,4 @@
 //! The model and the LoRAs that a verb works on.
-//!
-//! Floor 7.
 
 use crate::app::Setup;
 use crate::app::base::{self, Base};
@@ -37,7 +35,7 @@ pub(super) fn base(setup: &Setup, name: Option<&str>, talk: Talk, cancel: &Cance
     base
 }
 
-/// Opens the LoRA `name` for `base`, and says what is worth saying.
+/// Opens the LoRA `name` for `base`, and prints its warnings.
 ///
 /// # Errors
 /// [`Error::NotFound`](crate::Error::NotFound) without such a file; as [`Lora::resolve`].

@@ -1,17 +1,18 @@
 //! Several adapters on one weight: the sum, the sequence, and the operators of task arithmetic.
 
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use crate::kernels::{LowRankProduct, add_product, largest, zeros};
 use crate::lora::apply::method::Method;
 use crate::lora::apply::spectrum::{LowRankFactors, Spectrum};
-use crate::lora::delta::{Matrices, add_difference};
+use crate::lora::delta::{Amount, Matrices, add_difference};
 use crate::lora::factor::broken;
 use crate::lora::read::module::{Module, WeightChange};
 use crate::room;
 use crate::weights::{Site, WeightSource};
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// One adapter's change of one module, with its final multiplier.
 #[derive(Debug, Clone, Copy)]
@@ -143,12 +144,13 @@ fn finite(site: &str, active: &[Active<'_>], values: &[f32]) -> Result<()> {
         }
     }
     let mut files = files.into_iter();
-    let Some((path, stems)) = files.next() else { return Err(Error::corrupt(site, why)) };
+    let corrupt = |path: &Path, why| Err(Error::corrupt(path, why).with_hint(Hint::AllowNan));
+    let Some((path, stems)) = files.next() else { return corrupt(Path::new(site), why) };
     let also = |(path, stems): (PathBuf, Vec<String>)| {
         format!(", with that of {} of {}", stems.join(", "), path.display())
     };
     let also: String = files.map(also).collect();
-    Err(Error::corrupt(path, format!("the product of {}{also} {why}", stems.join(", "))))
+    corrupt(&path, format!("the product of {}{also} {why}", stems.join(", ")))
 }
 
 /// Whether the product of an adapter's factors may be too large for a number by itself.
@@ -255,11 +257,12 @@ pub(in crate::lora) fn one(
     target: &mut [f32],
 ) -> Result<()> {
     let Some(dora) = &change.dora else {
-        return change.delta.change(base, shape, (change.scale, m), target);
+        return change.delta.change(base, shape, Amount { scale: change.scale, m }, target);
     };
     let mut direction = base.to_vec();
     // The magnitude belongs to the change at full strength; the multiplier comes afterwards.
-    change.delta.change(base, shape, (change.scale, 1.0), &mut direction)?;
+    let amount = Amount { scale: change.scale, m: 1.0 };
+    change.delta.change(base, shape, amount, &mut direction)?;
     dora.normalise(&mut direction, base, shape)?;
     add_difference(target, &direction, base, m);
     Ok(())

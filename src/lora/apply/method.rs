@@ -55,9 +55,9 @@ pub enum Method {
     Composite,
 }
 
-/// Share of the entries kept where nothing else is said, as in the TIES paper's and PEFT's examples.
+/// Share of the entries that are kept by default, as in the TIES paper's and PEFT's examples.
 const DENSITY: f32 = 0.5;
-/// Rank of `svd` where nothing else is said.
+/// Default rank of `svd`.
 const RANK: usize = 32;
 
 impl Method {

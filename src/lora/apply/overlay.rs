@@ -162,7 +162,7 @@ impl Overlay {
         self.changed.keys()
     }
 
-    /// Things that a user should know.
+    /// Warnings for the user.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
@@ -172,7 +172,7 @@ impl Overlay {
 struct Done {
     site: Site,
     change: Change,
-    /// Size of the change beside the weight's; 0 where nobody looked.
+    /// Size of the change beside the weight's; 0 where it was not measured.
     ratio: f64,
 }
 

@@ -34,7 +34,7 @@ pub(in crate::lora) struct Spectrum {
 }
 
 impl Spectrum {
-    /// Of up · down; `up`: `[rows, rank]`, `down`: `[rank, columns]`.
+    /// Decomposes the product up · down; `up`: `[rows, rank]`, `down`: `[rank, columns]`.
     pub(in crate::lora) fn of_product(up: &[f32], down: &[f32], rank: usize) -> Result<Self> {
         let rows = up.len().checked_div(rank).unwrap_or(0);
         let columns = down.len().checked_div(rank).unwrap_or(0);
@@ -52,7 +52,7 @@ impl Spectrum {
         })
     }
 
-    /// Of a whole matrix with `rows` rows; at least its `rank` largest values.
+    /// Decomposes a whole matrix with `rows` rows; at least its `rank` largest values are found.
     pub(in crate::lora) fn of_matrix(matrix: &[f32], rows: usize, rank: usize) -> Result<Self> {
         let columns = matrix.len().checked_div(rows).unwrap_or(0);
         let smaller = rows.min(columns);

@@ -147,7 +147,7 @@ impl LoraStack {
         order
     }
 
-    /// What is said of every adapter by component and block, checked against the base.
+    /// The multipliers of every adapter by component and block, checked against the base.
     ///
     /// # Errors
     /// [`Error::BadRequest`](crate::Error::BadRequest) for block weights of another layout.
@@ -174,7 +174,7 @@ pub struct Words<'a> {
 }
 
 impl Words<'_> {
-    /// What to say of the words that are not used.
+    /// A warning for each of the words that are not used.
     pub fn warnings(&self) -> impl Iterator<Item = String> {
         self.lost.iter().map(|(lora, word)| {
             format!("{lora}: another LoRA brings the word `{word}` too; this one's is not used")

@@ -32,7 +32,7 @@ pub(crate) enum Norms {
 }
 
 impl Dora {
-    /// Reads the axis off the magnitude's shape; an error says why none fits.
+    /// Reads the axis off the magnitude's shape; the error explains why none fits.
     ///
     /// `always_output`: PEFT's vectors have one number an output whatever their shape.
     pub(crate) fn new(

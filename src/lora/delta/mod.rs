@@ -1,4 +1,4 @@
-//! What an adapter does to one weight: a file a kind of adapter.
+//! The change that an adapter makes to one weight: one file for each kind of adapter.
 //!
 //! All algebra is f32 whatever the file or the model holds. Kinds differ in two ways: *additive* ones
 //! change a weight by the same matrix whatever the weight is, in proportion to the multiplier; the
@@ -24,7 +24,16 @@ use super::factor::Factor;
 use crate::error::Result;
 use std::sync::Arc;
 
-/// One kind of change, with the tensors that say how much.
+/// How strongly a change acts.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::lora) struct Amount {
+    /// Alpha / rank, where the kind has one; else 1.
+    pub(in crate::lora) scale: f32,
+    /// The multiplier of the adapter for the module.
+    pub(in crate::lora) m: f32,
+}
+
+/// One kind of change, with the tensors that hold it.
 #[derive(Debug, Clone)]
 pub(super) enum Delta {
     /// LoRA, LoCon, DyLoRA: up · down, perhaps with a core between them.
@@ -137,16 +146,15 @@ impl Delta {
         }
     }
 
-    /// target ← target + (W' − W) at multiplier `m`, for a kind that depends on the weight.
-    ///
-    /// `scale`: alpha / rank, where the kind has one.
+    /// target ← target + (W' − W), for a kind that depends on the weight.
     pub(super) fn change(
         &self,
         base: &[f32],
         shape: &[usize],
-        (scale, m): (f32, f32),
+        amount: Amount,
         target: &mut [f32],
     ) -> Result<()> {
+        let Amount { scale, m } = amount;
         match self {
             Delta::Glora(glora) => glora.add_to(base, shape, target, scale * m),
             Delta::Ia3(ia3) => ia3.change(base, shape, m, target),
@@ -156,7 +164,7 @@ impl Delta {
                 Ok(())
             }
             Delta::Set(factor) => {
-                // A base that takes more inputs than the new weight knows keeps its own for these.
+                // A base that takes more inputs than the new weight has keeps its own for these.
                 let (new, theirs) = (factor.columns().max(1), base.len() / factor.dim(0).max(1));
                 let rows = target.chunks_mut(theirs.max(1)).zip(base.chunks(theirs.max(1)));
                 for ((target, base), to) in rows.zip(factor.read()?.chunks(new)) {

@@ -1,4 +1,4 @@
-//! What a file holds, in numbers: for people who want to know before they use it.
+//! What a file holds, in numbers, for people who inspect it before they use it.
 
 use crate::error::Result;
 use crate::lora::Lora;
@@ -33,7 +33,7 @@ impl Lora {
     /// `base`: for shapes; its weights are not read.
     ///
     /// # Errors
-    /// What reading the file gives.
+    /// Errors of reading the file.
     pub fn describe(&self, base: &dyn WeightSource) -> Result<Vec<ModuleInfo>> {
         let modules: Vec<_> = self.modules.iter().collect();
         let described = modules.par_iter().flat_map_iter(|(name, changes)| {

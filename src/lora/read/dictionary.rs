@@ -1,4 +1,4 @@
-//! What a base model calls its modules, in every spelling that adapter files use.
+//! The names of a base model's modules, in every spelling that adapter files use.
 //!
 //! Names are never converted back from underscores to dots. The dictionary generates all spellings
 //! of every module that the base has, and looks keys up in them.
@@ -24,7 +24,7 @@ pub(in crate::lora) enum Unknown {
     Module,
     /// The base has no such component (a second text encoder).
     Component,
-    /// Several components have such a module, and the key does not say which.
+    /// Several components have such a module, and the key does not name which.
     Ambiguous,
 }
 
@@ -243,7 +243,7 @@ impl Dictionary {
 
     fn find(&self, component: Component, name: &str) -> Option<Vec<Target>> {
         if let Some(targets) = self.spellings.get(&(component, compact(name))) {
-            // Two whole modules under one spelling cannot be told apart.
+            // Two whole modules under one spelling cannot be distinguished.
             let unique = targets.len() == 1 || targets.iter().all(|t| t.rows.is_some());
             return unique.then(|| targets.clone());
         }
@@ -265,7 +265,7 @@ impl Dictionary {
         &self.names
     }
 
-    /// What messages call the base.
+    /// The name of the base in messages.
     pub fn family(&self) -> &str {
         &self.family
     }

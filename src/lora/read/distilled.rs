@@ -16,11 +16,11 @@ pub struct Distilled {
 }
 
 impl AdapterFile {
-    /// The distillation that the file's name or its title tells of; `None` for ordinary adapters.
+    /// The distillation that the file's name or its title mentions; `None` for ordinary adapters.
     pub fn distilled(&self) -> Option<Distilled> {
         let titles = ["modelspec.title", "ss_output_name"];
         let titles = titles.iter().filter_map(|key| self.metadata().get(*key).cloned());
-        // Downloaded files often have a standard name in a folder that says more.
+        // Downloaded files often have a standard name, in a folder with a more precise one.
         let folder = self.path().parent().and_then(|parent| parent.file_name());
         let folder = folder.map(|name| name.to_string_lossy().into_owned());
         [self.name()].into_iter().chain(folder).chain(titles).find_map(|name| by_name(&name))
@@ -36,12 +36,12 @@ impl Distilled {
     /// Trajectory consistency: Zheng et al. (2024).
     pub(crate) const TCD: Self = Self { method: "TCD", steps: (4, 8), guidance: (1.0, 1.0) };
 
-    /// The distillation that the name of an adapter or a model tells of; `None` for ordinary names.
+    /// The distillation that the name of an adapter or a model mentions; `None` for ordinary names.
     pub(crate) fn by_name(name: &str) -> Option<Self> {
         by_name(name)
     }
 
-    /// What the name of a model says without a number of steps. `trailing`: its timesteps start at the last,
+    /// The distillation by the name of a model without a number of steps. `trailing`: its timesteps start at the last,
     /// which ordinary models seldom ask for; without it only the names of the first such models count.
     pub(crate) fn by_model(name: &str, trailing: bool) -> Option<Self> {
         let name = name.to_lowercase();
@@ -69,7 +69,7 @@ impl Distilled {
     /// What is amiss with these settings; `None` when they are as the adapter wants them.
     pub fn advice(&self, steps: usize, guidance: f64) -> Option<String> {
         let Self { method, steps: (few, many), guidance: (least, most) } = *self;
-        // More steps do no harm to speak of, far more undo what was learnt.
+        // More steps do hardly any harm; far more undo what was learnt.
         let fits = (few..=many * 2).contains(&steps) && (least..=most).contains(&guidance);
         (!fits).then(|| {
             format!(

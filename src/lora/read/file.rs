@@ -41,7 +41,7 @@ pub struct AdapterFile {
     hashes: Arc<OnceLock<Hashes>>,
 }
 
-/// The hashes by which communities know a file.
+/// The hashes by which model sites identify a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hashes {
     /// SHA-256 of the whole file; its first ten letters are called AutoV2.
@@ -137,7 +137,7 @@ impl AdapterFile {
     }
 
     /// Takes a key apart; `None` for a key that no adapter has. Plain weights and biases are whole tensors where a
-    /// configuration of PEFT speaks of their component.
+    /// configuration of PEFT names their component.
     pub(in crate::lora) fn key(&self, name: &str) -> Option<Key> {
         let whole = || whole::split(name).filter(|key| self.tunings.of(&key.stem).is_some());
         whole().or_else(|| keys::split(name))
@@ -193,8 +193,8 @@ impl AdapterFile {
         self.main.sha256()
     }
 
-    /// The identity of the contents: a hash of every byte of every file, and of what configurations beside them
-    /// say. What is cached or ordered by it can never be taken for another adapter.
+    /// The identity of the contents: a hash of every byte of every file, and of the
+    /// configurations beside them. What is cached or ordered by it can never be taken for another adapter.
     ///
     /// # Errors
     /// As [`sha256`](Self::sha256).

@@ -1,6 +1,7 @@
 //! Files that are no adapters for Stable Diffusion, recognised by their keys.
 
 use crate::error::Error;
+use crate::hint::Hint;
 use crate::lora::read::keys::{self, Role};
 use crate::weights::CheckpointFile;
 
@@ -66,13 +67,14 @@ const BARE: [(&str, &str, &str); 5] = [
 
 /// The error for a file that is something else; `None` for what may be an adapter.
 ///
-/// `configured`: whether a configuration of PEFT says that it is one; weights may then replace the base's.
+/// `configured`: whether a configuration of PEFT describes it as one; weights may then replace the base's.
 pub(in crate::lora) fn refusal(file: &CheckpointFile, configured: bool) -> Option<Error> {
     let wrong = |found: &str| {
         Some(Error::WrongFamily {
             path: file.path().to_path_buf(),
             expected: "an adapter for SD 1.x, SD 2.x or SDXL".into(),
             found: found.to_owned(),
+            hint: None,
         })
     };
     if let Some(found) = family(file) {
@@ -83,7 +85,8 @@ pub(in crate::lora) fn refusal(file: &CheckpointFile, configured: bool) -> Optio
         return wrong(found);
     }
     if !configured && is_checkpoint(file) {
-        return wrong("a full checkpoint, not an adapter; load it with --model");
+        let error = wrong("a full checkpoint, not an adapter");
+        return error.map(|error| error.with_hint(Hint::UseAsModel));
     }
     None
 }
@@ -131,7 +134,7 @@ fn is_inversion(file: &CheckpointFile) -> bool {
 const FIRST_LAYERS: [&str; 3] = ["conv_in", "input_blocks.0.0", "token_embedding"];
 
 /// Whether the file holds a model's own weights: plain ones from the first layer on, with no word of an adapter.
-/// A few plain weights under names of the model are an adapter of a kind that nobody knows.
+/// A few plain weights under names of the model are an adapter of an unknown kind.
 fn is_checkpoint(file: &CheckpointFile) -> bool {
     let mut plain = false;
     for name in file.names() {

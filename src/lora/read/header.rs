@@ -14,7 +14,7 @@ const ALPHAS: [&str; 2] = ["lora_alpha", "network_alpha"];
 const ALPHA: &str = "alpha";
 /// Entries that hold the rank that an alpha belongs to.
 const RANKS: [&str; 5] = ["r", "rank", "lora_rank", "network_dim", "network_rank"];
-/// The entry that says that alpha is divided by the root of the rank.
+/// The entry that is true when alpha is divided by the root of the rank.
 const STABILISED: &str = "use_rslora";
 /// Names of components before an entry, and the component that they mean.
 const COMPONENTS: [(&str, Component); 6] = [
@@ -26,14 +26,14 @@ const COMPONENTS: [(&str, Component); 6] = [
     ("te2", Component::TextEncoder2),
 ];
 
-/// What the header says of the alphas of a file.
+/// The alphas in the header of a file.
 #[derive(Debug, Default)]
 pub(in crate::lora) struct Header {
-    /// For one component each; the one of `None` is for all.
+    /// One note for each component; the one of `None` holds for all.
     notes: BTreeMap<Option<Component>, Note>,
     /// Whether a module asked for its alpha.
     asked: bool,
-    /// What is wrong with entries; of no interest while nobody asks.
+    /// What is wrong with entries; only reported if a module uses them.
     warnings: Vec<String>,
     /// Entries that PEFT's settings overrule.
     overruled: Vec<String>,
@@ -41,7 +41,7 @@ pub(in crate::lora) struct Header {
     met: BTreeMap<Option<Component>, BTreeSet<(usize, Scale)>>,
 }
 
-/// What is said of one component.
+/// The entries for one component.
 #[derive(Debug, Clone)]
 struct Note {
     /// Name of the entry that holds the alpha.
@@ -79,7 +79,7 @@ impl Header {
         header
     }
 
-    /// The alpha and the rank that `told` knows of.
+    /// The alpha and the rank among the entries that `told` finds.
     fn note<'m>(&mut self, told: &dyn Fn(&str) -> Option<(String, &'m String)>) -> Option<Note> {
         let ranks = self.numbers(RANKS.iter().filter_map(|entry| told(entry)).collect());
         let mut alphas: Vec<_> = ALPHAS.iter().filter_map(|entry| told(entry)).collect();
@@ -208,8 +208,8 @@ impl Note {
     }
 }
 
-/// Whether an entry of a header is one that says an alpha or what belongs to it: it is wrong in a file that is
-/// made of this one.
+/// Whether an entry of a header holds an alpha or what belongs to it: it would be wrong in a file that is
+/// made from this one.
 pub(in crate::lora) fn is_entry(key: &str) -> bool {
     let entry = match key.rsplit_once('.') {
         Some((prefix, entry)) => {
@@ -224,7 +224,7 @@ pub(in crate::lora) fn is_entry(key: &str) -> bool {
     entry.is_some_and(is)
 }
 
-/// Whether an entry says yes.
+/// Whether the value of an entry means true.
 fn is_true(value: &str) -> bool {
     ["true", "1", "yes"].contains(&value.trim().trim_matches('"').to_ascii_lowercase().as_str())
 }
@@ -280,7 +280,7 @@ mod tests {
         let mut unread = header(&[("lora_alpha", "Dynamic")]);
         assert_eq!(unread.scale(Component::UNet, 4), None);
         assert!(unread.report().join("\n").contains("`Dynamic`, which is no number"));
-        // Nothing is said of entries that nothing needed.
+        // Entries that no module needed give no warning.
         assert!(header(&[("lora_alpha", "2"), ("network_alpha", "3")]).report().is_empty());
     }
 

@@ -12,7 +12,7 @@ pub(in crate::lora) enum Role {
     UpBias,
     Alpha,
     Scale,
-    /// LyCORIS' and kohya's DoRA magnitude; its shape says along which axis.
+    /// LyCORIS' and kohya's DoRA magnitude; its shape determines along which axis.
     DoraScale,
     /// The norms of the weights that the magnitudes beside rotations belong to.
     InitialNorm,
@@ -67,7 +67,7 @@ pub(in crate::lora) enum Role {
     Weight,
 }
 
-/// Words that say a role, with that role and whether an adapter's name may follow (PEFT).
+/// The words for a role, with that role and whether an adapter's name may follow (PEFT).
 const WORDS: [(&str, Role, bool); 54] = [
     ("lora_down", Role::Down, false),
     ("lora_up", Role::Up, false),

@@ -20,7 +20,7 @@ const LARGE_ALPHA: f32 = 1e6;
 /// Terms of the rotation's series in files without a configuration, as their trainers and PEFT have it.
 const OFT_TERMS: usize = 5;
 
-/// What an adapter does to one module.
+/// The changes that an adapter makes to one module.
 #[derive(Debug, Clone)]
 pub(in crate::lora) struct Module {
     /// How the file spells the module.
@@ -56,7 +56,7 @@ pub(in crate::lora) struct Group {
     pub(in crate::lora) roles: BTreeMap<Role, Factor>,
 }
 
-/// What building a module needs to know beside its tensors.
+/// What building a module needs beside its tensors.
 pub(in crate::lora) struct Context<'a> {
     pub(in crate::lora) path: &'a Path,
     /// Shape of the module's weight.
@@ -65,7 +65,7 @@ pub(in crate::lora) struct Context<'a> {
     pub(in crate::lora) outputs: usize,
     /// Whether the base has that bias.
     pub(in crate::lora) has_bias: bool,
-    /// Whether the base may take more inputs than the adapter knows (an inpainting UNet's first layer).
+    /// Whether the base may take more inputs than the adapter has (an inpainting UNet's first layer).
     pub(in crate::lora) pads: bool,
     /// The rows of the adapter's product that belong to this module.
     pub(in crate::lora) rows: Option<Range<usize>>,
@@ -77,11 +77,11 @@ pub(in crate::lora) struct Context<'a> {
     pub(in crate::lora) warnings: &'a mut Vec<String>,
 }
 
-/// Inputs of the first layer of a UNet that is told nothing but latents.
+/// Inputs of the first layer of a UNet whose only input is latents.
 const LATENTS: usize = 4;
 
 impl Context<'_> {
-    /// Whether `group` would change the same layer of a model that is told nothing but latents.
+    /// Whether `group` would change the same layer of a model whose UNet takes nothing but latents.
     pub(in crate::lora) fn fits_narrower(&self, group: &Group) -> bool {
         let (true, &[outputs, inputs, height, width]) = (self.pads, self.shape) else {
             return false;
@@ -224,7 +224,7 @@ impl RoleParser<'_, '_, '_> {
 
     /// Kinds that cannot be applied rightly are named and refused.
     fn refuse(&self) -> Result<()> {
-        let refuse = |what: &str, how: &str| {
+        let refuse = |what: &str, how: &'static str| {
             Err(Error::unsupported(format!("`{}`: {what}", self.group.stem), how))
         };
         if self.has(Role::OftDiag) {
@@ -615,7 +615,7 @@ impl RoleParser<'_, '_, '_> {
         Ok(Some(WeightChange { delta: Delta::Rotation(rotation), scale: 1.0, dora: None }))
     }
 
-    /// How the vectors of `oft_R` become rotations: as PEFT's configuration says, or as the trainers do that write
+    /// How the vectors of `oft_R` become rotations: as PEFT's configuration sets it, or as the trainers do that write
     /// a file without one.
     fn input_law(&mut self, packed: &Factor) -> Result<InputLaw> {
         let mark = self.take(Role::OftScaled);
@@ -639,7 +639,7 @@ impl RoleParser<'_, '_, '_> {
         Ok(InputLaw { series: Some(OFT_TERMS), scaled, kernels_back: true, reach: None })
     }
 
-    /// What the mark of scaled vectors says; there it is, unless it holds a zero.
+    /// Whether vectors are scaled: they are where the mark exists, unless it holds a zero.
     fn is_scaled(&mut self, mark: &Factor) -> Result<bool> {
         if mark.whole_numbers() == Some(Dtype::BOOL) {
             let text = "scaled_oft is stored as BOOL, as by trainers that divide oft_R by 2·sqrt(n-1); divided by sqrt(n(n-1)/2), as most do";
@@ -657,7 +657,7 @@ impl RoleParser<'_, '_, '_> {
         } else if let Some(vector) = self.take(Role::Ia3) {
             let (outputs, inputs) = (self.shape().first(), self.shape().get(1));
             let fits = |n: Option<&usize>| n == Some(&vector.elements());
-            // The shape says which side is scaled, unless both have the same size.
+            // The shape determines which side is scaled, unless both have the same size.
             let on_input = match (fits(outputs), fits(inputs)) {
                 (true, false) => false,
                 (false, _) => true,
@@ -700,7 +700,7 @@ impl RoleParser<'_, '_, '_> {
             let Some(mut factor) = self.take(role) else { continue };
             factor = self.third(factor, role)?;
             let expected = self.shape().to_vec();
-            // A difference says nothing of further inputs, so that it is zero there; a weight keeps the base's.
+            // A difference does not cover further inputs, so that it is zero there; a weight keeps the base's.
             let narrow = role == Role::SetWeight && {
                 let found = factor.shape();
                 let same = |at: usize| found.get(at) == expected.get(at);

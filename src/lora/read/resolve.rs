@@ -2,6 +2,7 @@
 //! refused, never forgotten.
 
 use crate::error::{Error, InFile, Result};
+use crate::hint::Hint;
 use crate::lora::AdapterFile;
 use crate::lora::Inversion;
 use crate::lora::Lora;
@@ -28,7 +29,7 @@ pub struct ReadOptions {
     pub allow_nan: bool,
 }
 
-/// What reading a file found.
+/// The findings of reading a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// Keys in the file.
@@ -37,15 +38,15 @@ pub struct Report {
     pub used: usize,
     /// Keys that fit nothing, sorted.
     pub unmatched: Vec<String>,
-    /// The same keys by the reason why they fit nothing.
+    /// The unmatched keys, by the reason why they fit nothing.
     pub reasons: BTreeMap<&'static str, Vec<String>>,
-    /// What of those keys is unknown, where that can be said.
+    /// Why those keys are unknown, where that can be found out.
     pub diagnosis: Option<String>,
     /// Modules of rank 0.
     pub empty: usize,
     /// Modules and words that were left out because their numbers are not finite.
     pub skipped: Vec<String>,
-    /// Things that a user should know.
+    /// Warnings for the user.
     pub warnings: Vec<String>,
 }
 
@@ -309,7 +310,7 @@ impl<'a> LoraReader<'a> {
         }
     }
 
-    /// Warns of settings of PEFT that nobody knows, and of whole tensors that they promise and the file has not.
+    /// Warns of unknown settings of PEFT, and of whole tensors that they promise and the file has not.
     fn check_promises(&mut self) {
         let tunings = &self.file.tunings;
         let unknown = tunings.unknown();
@@ -338,7 +339,7 @@ impl<'a> LoraReader<'a> {
         }
     }
 
-    /// Refuses a rotation beside tensors that nobody knows: they may be marks that change its law.
+    /// Refuses a rotation beside unknown tensors: they may be marks that change its law.
     fn check_marks(&self, groups: &Groups) -> Result<()> {
         let turned = groups.resolved.values().filter(|group| group.roles.contains_key(&Role::OftR));
         let stems: BTreeSet<&str> = turned.map(|group| group.stem.as_str()).collect();
@@ -406,13 +407,14 @@ impl<'a> LoraReader<'a> {
             path: self.file.path().to_path_buf(),
             expected: format!("an adapter for {}{width}", self.base.family()),
             found,
+            hint: None,
         }
     }
 
     fn build(&mut self, target: &Target, group: &Group, file: &AdapterFile) -> Result<Vec<Module>> {
         let base = self.base;
         let shape = base.shape(&format!("{}.weight", target.module)).unwrap_or_default();
-        // PEFT's patterns know no wrappers.
+        // PEFT's patterns do not contain wrappers.
         let stem = bare(&group.stem);
         let mut context = Context {
             path: file.path(),
@@ -486,7 +488,7 @@ impl<'a> LoraReader<'a> {
         let names = listed(&self.report.unmatched);
         let text = format!("{count} unmatched keys of {total}: {names}{why}");
         if options.strict {
-            return Err(self.corrupt(format!("{text} (not allowed with --strict)")));
+            return Err(self.corrupt(text).with_hint(Hint::LeaveOut("strict")));
         }
         self.report.warnings.push(text);
         Ok(())

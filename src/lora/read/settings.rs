@@ -5,6 +5,7 @@
 //! PEFT 0.21: the configurations of its tuners, and what their layers do with each field.
 
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use regex::Regex;
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -13,15 +14,19 @@ use std::path::Path;
 const COMPUTED: [&str; 9] =
     ["LORA", "ADALORA", "LOHA", "LOKR", "OFT", "BOFT", "IA3", "LN_TUNING", "TRAINABLE_TOKENS"];
 
-/// What to do with an adapter that is not computed.
-const MERGE: &str = "merge it into its model with PEFT (merge_and_unload), and use that, or make a LoRA of it: colora lora extract";
-/// What to do with an adapter whose base was changed before training.
+/// The advice for an adapter that is not computed.
+fn merge() -> Hint {
+    let merged = "merge it into its model with PEFT (merge_and_unload), and use that";
+    Hint::any_of([merged.into(), Hint::ExtractLora])
+}
+
+/// The advice for an adapter whose base was changed before training.
 const CONVERT: &str = "it was trained beside a changed base and is wrong on the plain one; save it again with PEFT's path_initial_model_for_weight_conversion, which makes a plain LoRA of it";
 
-/// What a setting means for the tensors beside it.
+/// The meaning of a setting for the tensors beside it.
 #[derive(Debug, Clone, Copy)]
 enum Rule {
-    /// It tells of training or of bookkeeping, or the tensors themselves show it.
+    /// It concerns training or bookkeeping, or the tensors themselves show it.
     Silent,
     /// A number that the law reads.
     Number,
@@ -37,6 +42,8 @@ enum Rule {
     Start,
     /// A law that is not computed, unless the value is empty; and what to do instead.
     Refused(&'static str),
+    /// A law that is not computed, unless the value is empty; the model with it can be used merged.
+    Merged,
 }
 
 /// Every setting of the tuners that are computed.
@@ -59,7 +66,7 @@ const SETTINGS: [(&str, Rule); 75] = [
     ("bias", Rule::Silent),
     // Transformers tie weights that CLIP has not.
     ("ensure_weight_tying", Rule::Silent),
-    // PEFT leaves it out for linear layers and convolutions, whatever it says.
+    // PEFT leaves it out for linear layers and convolutions, whatever its value.
     ("fan_in_fan_out", Rule::Silent),
     // Numbers and switches of the laws.
     ("r", Rule::Number),
@@ -121,12 +128,12 @@ const SETTINGS: [(&str, Rule); 75] = [
     ("use_qalora", Rule::Refused("it needs the quantised model that it was trained with")),
     ("alora_invocation_tokens", Rule::Refused("it works on texts that are written word by word")),
     ("arrow_config", Rule::Refused("it chooses among several LoRAs for each token; use these")),
-    ("kasa_config", Rule::Refused(MERGE)),
+    ("kasa_config", Rule::Merged),
     ("layer_replication", Rule::Refused("it needs a model of more layers")),
     ("megatron_config", Rule::Refused("it needs a model of Megatron")),
-    ("target_parameters", Rule::Refused(MERGE)),
+    ("target_parameters", Rule::Merged),
     // Switches that older versions had.
-    ("enable_lora", Rule::Refused(MERGE)),
+    ("enable_lora", Rule::Merged),
     ("merge_weights", Rule::Silent),
 ];
 
@@ -147,7 +154,7 @@ pub(in crate::lora) fn check(path: &Path, fields: &Map<String, Value>) -> Result
             Some(rule) => rule.check(path, name, value)?,
             None if is_empty(value) => {}
             None if name.starts_with("use_") || name.ends_with("_config") => {
-                return Err(refused(path, name, value, MERGE));
+                return Err(refused(path, name, value, merge()));
             }
             None => unknown.push(name.clone()),
         }
@@ -165,8 +172,9 @@ fn tuner(path: &Path, fields: &Map<String, Value>) -> Result<String> {
     if COMPUTED.contains(&tuner.as_str()) {
         return Ok(tuner);
     }
-    let how = format!("computed are {}; {MERGE}", COMPUTED.join(", "));
-    Err(refused(path, "peft_type", &Value::String(tuner), &how))
+    let computed = format!("computed are {}", COMPUTED.join(", "));
+    let how = Hint::AllOf(vec![computed.into(), merge()]);
+    Err(refused(path, "peft_type", &Value::String(tuner), how))
 }
 
 impl Rule {
@@ -189,7 +197,8 @@ impl Rule {
                 expect(is_empty(value) || value.is_object() && count, "an object with `nblocks`")
             }
             Rule::Start => start(path, name, value),
-            Rule::Refused(_) if is_empty(value) => Ok(()),
+            Rule::Refused(_) | Rule::Merged if is_empty(value) => Ok(()),
+            Rule::Merged => Err(refused(path, name, value, merge())),
             Rule::Refused(how) => Err(refused(path, name, value, how)),
         }
     }
@@ -210,7 +219,7 @@ fn pattern(path: &Path, name: &str, value: &Value) -> Result<()> {
     Ok(())
 }
 
-/// An expression of python's `re`, of which the engine here knows the regular part.
+/// An expression of python's `re`, of which the engine here supports the regular part.
 fn expression(path: &Path, name: &str, text: &str) -> Result<()> {
     if Regex::new(&format!("(?:{text})")).is_ok() {
         return Ok(());
@@ -233,12 +242,12 @@ fn start(path: &Path, name: &str, value: &Value) -> Result<()> {
     match word.as_str() {
         // None of these changes the base.
         "gaussian" | "eva" | "orthogonal" | "mica" | "true" | "false" => Ok(()),
-        "loftq" => Err(refused(path, name, value, MERGE)),
+        "loftq" => Err(refused(path, name, value, merge())),
         "olora" | "lora_ga" => Err(refused(path, name, value, CONVERT)),
         _ if word.starts_with("pissa") || word.starts_with("corda") => {
             Err(refused(path, name, value, CONVERT))
         }
-        _ => Err(refused(path, name, value, MERGE)),
+        _ => Err(refused(path, name, value, merge())),
     }
 }
 
@@ -254,7 +263,7 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-fn refused(path: &Path, name: &str, value: &Value, how: &str) -> Error {
+fn refused(path: &Path, name: &str, value: &Value, how: impl Into<Hint>) -> Error {
     let value = brief(value);
     Error::unsupported(format!("PEFT's `{name}: {value}`"), how).at(path)
 }

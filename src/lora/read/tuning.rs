@@ -1,4 +1,4 @@
-//! What PEFT writes beside its tensors: ranks and alphas by pattern, and switches of the laws.
+//! The settings that PEFT writes beside its tensors: ranks and alphas by pattern, and switches of the laws.
 
 use crate::error::{Error, Result};
 use crate::input;
@@ -40,7 +40,7 @@ const FIRST_RANK: f32 = 12.0;
 /// How far blocks of constrained OFT turn where a configuration leaves it out.
 const REACH: f32 = 6e-5;
 
-/// What the configuration says of one module.
+/// The configuration's settings for one module.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::lora) struct Tuning<'a> {
     fields: &'a Map<String, Value>,
@@ -49,7 +49,7 @@ pub(in crate::lora) struct Tuning<'a> {
 }
 
 impl Tunings {
-    /// From the text of an `adapter_config.json`.
+    /// Reads the text of an `adapter_config.json`.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for what is not computed; [`Error::Corrupt`] when it cannot be read.
@@ -69,7 +69,7 @@ impl Tunings {
         Ok(Self { parts, unknown })
     }
 
-    /// From the metadata of a safetensors file; nothing when there is none of that name.
+    /// Reads the metadata of a safetensors file; empty when there is none of that name.
     ///
     /// # Errors
     /// [`Error::Corrupt`] when it cannot be read: without it the scales would be wrong;
@@ -84,7 +84,7 @@ impl Tunings {
         })?;
         let mut parts: Vec<(String, Map<String, Value>)> = Vec::new();
         for (key, value) in flat {
-            // A component that was saved by itself does not say which it is.
+            // A component that was saved by itself does not carry its name.
             let (component, field) = key.split_once('.').unwrap_or(("", &key));
             let at = parts.iter().position(|(name, _)| name == component).unwrap_or_else(|| {
                 parts.push((component.to_owned(), Map::new()));
@@ -135,7 +135,7 @@ impl Tunings {
         CLASSES.iter().find(|(_, known, _)| *known == class).map(|(component, ..)| *component)
     }
 
-    /// What is said of the module behind `stem`.
+    /// The settings for the module behind `stem`.
     pub(in crate::lora) fn of<'a>(&'a self, stem: &'a str) -> Option<Tuning<'a>> {
         self.parts.iter().find_map(|(component, fields)| {
             let path = if component.is_empty() {
@@ -158,13 +158,13 @@ impl Tuning<'_> {
         alpha.map_or(ALPHA, |alpha| alpha as f32)
     }
 
-    /// The rank of the module, by its own pattern or for all; `None` where nothing is said.
+    /// The rank of the module, by its own pattern or for all; `None` where there is none.
     pub(in crate::lora) fn rank(&self) -> Option<f32> {
         let pattern = self.pattern("rank_pattern");
         Some(pattern.or_else(|| self.fields.get("r"))?.as_f64()? as f32)
     }
 
-    /// What AdaLoRA's factors of `rank` are multiplied by; an error says what contradicts it.
+    /// The number by which AdaLoRA's factors of `rank` are multiplied; the error names what contradicts it.
     ///
     /// PEFT divides by the rank at the beginning, however few were left at the end.
     pub(in crate::lora) fn allotted(&self, rank: usize) -> Result<f32, String> {
@@ -190,12 +190,12 @@ impl Tuning<'_> {
         self.flag("use_dora", false)
     }
 
-    /// Whether the configuration says that no module has a magnitude.
+    /// Whether the configuration excludes magnitudes for all modules.
     pub(in crate::lora) fn forbids_magnitudes(&self) -> bool {
         !self.flag("use_dora", true)
     }
 
-    /// The rows of a table of tokens that were trained; an error says what is wrong with them.
+    /// The rows of a table of tokens that were trained; the error names what is wrong with them.
     pub(in crate::lora) fn tokens(&self) -> Result<Vec<usize>, String> {
         let setting = ["trainable_token_indices", "token_indices"]
             .iter()
@@ -279,7 +279,7 @@ fn is_plain(pattern: &str) -> bool {
     pattern.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.')
 }
 
-/// Whether the last elements of `path` are `pattern`: what the expression says, without compiling it
+/// Whether the last elements of `path` are `pattern`: what the expression matches, without compiling it
 /// for every module.
 fn ends(path: &str, pattern: &str) -> bool {
     let Some(start) = path.len().checked_sub(pattern.len()) else { return false };

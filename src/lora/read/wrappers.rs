@@ -114,7 +114,7 @@ impl Dictionary {
         }
     }
 
-    /// What of these keys, which fit nothing, is unknown; `None` when their reasons say it all.
+    /// What of these keys, which fit nothing, is unknown; `None` when their reasons are enough.
     pub(in crate::lora) fn unknown_of<'k>(
         &self,
         keys: impl Iterator<Item = &'k str>,
@@ -197,7 +197,7 @@ impl Dictionary {
     }
 }
 
-/// Whether a stem speaks of a second text encoder.
+/// Whether a stem names a second text encoder.
 pub(in crate::lora) fn is_second_encoder(stem: &str) -> bool {
     let stem = &bare(stem);
     PREFIXES

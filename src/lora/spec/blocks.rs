@@ -147,12 +147,12 @@ pub struct BlockWeights(Form);
 enum Form {
     /// A name in [`PRESETS`].
     Preset(&'static str),
-    /// As long as one of the lists.
+    /// Factors in the order of one of the lists, and as many.
     List(Vec<f32>),
 }
 
 impl BlockWeights {
-    /// From a list of 26, 20, 17 or 12 factors.
+    /// Reads a list of 26, 20, 17 or 12 factors.
     ///
     /// # Errors
     /// [`Error::BadRequest`] for another length or a factor that is no weight.
@@ -220,7 +220,7 @@ fn preset(name: &str, layout: Layout) -> BlockFactors {
 #[derive(Debug, Clone, PartialEq)]
 pub struct BlockFactors {
     listed: Vec<(Block, f32)>,
-    /// Of blocks that are not listed.
+    /// The factor of blocks that are not listed.
     rest: f32,
 }
 

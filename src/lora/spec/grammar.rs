@@ -7,7 +7,7 @@ use crate::suggest::did_you_mean;
 /// Where a reference stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
-    /// Behind `--lora`.
+    /// A value of its own, as of a flag or field.
     Flag,
     /// In `<lora:…>`.
     Tag,
@@ -16,7 +16,7 @@ pub(super) enum Place {
 impl Place {
     fn example(self) -> &'static str {
         match self {
-            Place::Flag => "e.g. --lora ink:0.8 or --lora ink:unet=0.8,text=0.5:steps=0..0.6",
+            Place::Flag => "e.g. ink:0.8 or ink:unet=0.8,text=0.5:steps=0..0.6",
             Place::Tag => "e.g. <lora:ink:0.8> or <lora:ink:0.8:steps=0..0.6>",
         }
     }
@@ -46,7 +46,7 @@ pub(super) fn parse(text: &str, place: Place) -> Result<LoraRef> {
     };
     read().map_err(|error| {
         let why = match error {
-            // The innermost value says more than the whole text does.
+            // The innermost value is more precise than the whole text.
             Error::BadRequest { value, why, .. } if value == text => why,
             Error::BadRequest { value, why, .. } => format!("`{value}`: {why}"),
             other => return other,
@@ -110,7 +110,7 @@ fn is_spec(piece: &str) -> bool {
         || first.split_once('=').is_some_and(|(key, _)| is_word(key))
 }
 
-/// What was said so far.
+/// The specifications that were read so far.
 #[derive(Debug, Default)]
 struct Parts<'a> {
     /// Numbers without a key.

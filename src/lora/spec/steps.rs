@@ -16,17 +16,17 @@ const WHY: &str = "expected A..B: fractions of the run (0..0.6) or steps counted
 #[serde(try_from = "String", into = "String")]
 pub struct StepWindow(Ends);
 
-/// Never empty: start < stop.
+/// The ends of a window, which is never empty: start < stop.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Ends {
-    /// Of the run, 0 to 1.
+    /// Fractions of the run, 0 to 1.
     Fractions { start: f64, stop: f64 },
     /// Steps counted from 0; `None` = to the end.
     Steps { start: usize, stop: Option<usize> },
 }
 
 impl StepWindow {
-    /// From `start` to before `stop`, both fractions of the run.
+    /// The window from `start` to before `stop`, both fractions of the run.
     ///
     /// # Errors
     /// [`Error::BadRequest`] unless 0 ≤ start < stop ≤ 1.
@@ -39,7 +39,7 @@ impl StepWindow {
         if start < stop { Ok(Self(Ends::Fractions { start, stop })) } else { Err(empty(shown())) }
     }
 
-    /// From step `start` to before step `stop`, counted from 0; `None` = to the end.
+    /// The window from step `start` to before step `stop`, counted from 0; `None` = to the end.
     ///
     /// # Errors
     /// [`Error::BadRequest`] when no step can be between them.

@@ -103,7 +103,7 @@ fn mistakes_are_explained() {
         }
     }
     let message = LoraRef::parse_flag("x:0.5:0.8").unwrap_err().to_string();
-    assert!(message.contains("unet=X,text=X") && message.contains("--lora"), "{message}");
+    assert!(message.contains("unet=X,text=X") && message.contains("e.g. ink:0.8"), "{message}");
     let message = LoraRef::parse_tag("x:1:1:4").unwrap_err().to_string();
     assert!(message.contains("dynamic rank") && message.contains("<lora:"), "{message}");
 }

@@ -4,6 +4,7 @@ use super::file::{Entry, FileDtype, Metadata, save, save_among};
 use crate::atomic_file::Together;
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use crate::weights::names::{Part, TowerLocation, UNetNames, VaeNames, open_clip_name, prefix};
 use crate::weights::{Component, Site, WeightSource};
 use std::collections::BTreeMap;
@@ -67,19 +68,15 @@ fn tensors<'a>(
     let inner = |component: Component| {
         sites.iter().filter(move |site| site.component() == component).map(Site::path)
     };
-    let layout = UNetNames::from_diffusers(inner(Component::UNet)).ok_or_else(|| {
-        Error::unsupported("a model without UNet blocks", "choose another --model")
-    })?;
+    let layout = UNetNames::from_diffusers(inner(Component::UNet))
+        .ok_or_else(|| Error::unsupported("a model without UNet blocks", "choose another model"))?;
     let levels = inner(Component::Vae).filter_map(level).max().unwrap_or(0) + 1;
     let names = Names { layout, vae: VaeNames::new(levels), towers: &options.towers };
     let mut rows: BTreeMap<String, Vec<Piece>> = BTreeMap::new();
     for site in &sites {
         let shape = source.shape(site).unwrap_or_default();
         let (name, part) = names.of(site, &shape).ok_or_else(|| {
-            Error::unsupported(
-                format!("`{site}` in a file of the original code"),
-                "write a LoRA instead: leave --checkpoint out",
-            )
+            Error::unsupported(format!("`{site}` in a file of the original code"), Hint::WriteLora)
         })?;
         rows.entry(name).or_default().push(Piece { site: site.clone(), shape, part });
     }
@@ -145,7 +142,7 @@ fn entry<'a>(
     let fused = pieces.iter().any(|piece| matches!(piece.part, Part::Rows { .. }));
     if fused != (pieces.len() > 1) || fused && pieces.len() != 3 {
         let why = format!("`{name}` would be made of {} weights", pieces.len());
-        return Err(Error::unsupported(why, "write a LoRA instead: leave --checkpoint out"));
+        return Err(Error::unsupported(why, Hint::WriteLora));
     }
     if let (true, Some(rows)) = (fused, shape.first_mut()) {
         *rows *= pieces.len();

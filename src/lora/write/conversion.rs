@@ -3,6 +3,7 @@
 use super::file::{Entry, FileDtype, Metadata};
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use crate::lora::delta::{Delta, Rotation};
 use crate::lora::read::keys::{self, Role};
 use crate::lora::read::module::{Module, WeightChange};
@@ -84,7 +85,7 @@ impl<'a> Plan<'a> {
         if self.tensors.contains_key(&name) {
             return Err(Error::unsupported(
                 format!("`{name}` twice: the file changes a module by several factors"),
-                "make one LoRA of it: colora lora merge --method svd",
+                Hint::MakeLora,
             ));
         }
         self.tensors.insert(name, entry);
@@ -142,7 +143,7 @@ pub(super) fn fitted(delta: &Delta, word: &str, weight: &[usize], stored: &[usiz
     if same { fitted } else { stored.to_vec() }
 }
 
-/// Words that travel in the file, under the names that every tool knows.
+/// The textual inversions of the file, under the names that every tool reads.
 pub(super) fn words<'a>(
     inversions: impl IntoIterator<Item = &'a Inversion>,
     wanted: Option<FileDtype>,
@@ -176,7 +177,7 @@ pub(super) fn alpha(lora: &Lora, change: &Module, rank: usize, scale: f32) -> f3
     candidates.find(|alpha| alpha / rank == scale).unwrap_or(product)
 }
 
-/// What a change is called in refusals.
+/// The name of a change in error messages.
 pub(super) fn kind(weight: &WeightChange) -> &'static str {
     match &weight.delta {
         Delta::LowRank(low) if low.mid.is_some() => "LoCon with a core (lora_mid)",
@@ -200,7 +201,7 @@ pub(super) fn kind(weight: &WeightChange) -> &'static str {
 }
 
 /// The refusal of a kind that the target's grammar has no words for.
-pub(super) fn refused(module: &str, kind: &str, format: Format, how: &str) -> Error {
+pub(super) fn refused(module: &str, kind: &str, format: Format, how: Hint) -> Error {
     Error::unsupported(format!("`{module}`: a {kind} in the format {}", format.name()), how)
 }
 

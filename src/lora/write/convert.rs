@@ -1,4 +1,4 @@
-//! The same tensors under other names.
+//! Writing the tensors of an adapter under the names of another format.
 
 use super::conversion::{
     ConvertOptions, Format, Plan, alpha, components, fitted, kind, refused, words,
@@ -7,6 +7,7 @@ use super::file::{Entry, FileDtype, check_free, passed_on, save};
 use super::parts::parts;
 use super::{peft, spelling};
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use crate::lora::delta::{Delta, Dora, Rotation};
 use crate::lora::read::module::{BiasChange, Module};
 use crate::lora::{Dictionary, Lora};
@@ -15,7 +16,7 @@ use safetensors::Dtype;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// What a conversion made.
+/// The result of a conversion.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Converted {
     /// The file, or PEFT's folder.
@@ -24,7 +25,7 @@ pub struct Converted {
     pub tensors: usize,
     /// Modules in it.
     pub modules: usize,
-    /// Things that a user should know.
+    /// Warnings for the user.
     pub warnings: Vec<String>,
 }
 
@@ -119,7 +120,7 @@ impl<'a> Plan<'a> {
         let shape = self.shape(module);
         let parts = parts(&weight.delta).ok_or_else(|| {
             let kind = kind(weight);
-            refused(module, kind, Format::Kohya, "merge it: colora lora merge --method svd")
+            refused(module, kind, Format::Kohya, Hint::MakeLora)
         })?;
         if let Delta::Full(factor) = &weight.delta {
             let word = if shape.len() == 1 { "w_norm" } else { "diff" };
@@ -152,7 +153,7 @@ impl<'a> Plan<'a> {
                     module,
                     "scaled LoKr of two whole factors",
                     Format::Kohya,
-                    "merge it: colora lora merge --method svd",
+                    Hint::MakeLora,
                 ));
             }
             delta => delta.rank().map(|rank| alpha(self.lora, change, rank, weight.scale)),

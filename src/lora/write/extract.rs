@@ -1,7 +1,7 @@
 //! A LoRA out of the difference of two models.
 
 use super::file::{FileDtype, Metadata, check_free, passed_on, save};
-use super::made::{Kept, Made, Tally, describe};
+use super::made::{Kept, Made, Squares, Tally, describe};
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::lora::Dictionary;
@@ -32,10 +32,10 @@ pub struct ExtractOptions {
     pub cancel: Cancel,
 }
 
-/// What an extraction made.
+/// The result of an extraction.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Extracted {
-    /// What the factors hold, by component.
+    /// How much of the changes the factors hold, by component.
     pub components: Vec<Kept>,
     /// Modules that do not differ, or by no more than the threshold.
     pub equal: usize,
@@ -96,7 +96,7 @@ pub fn extract(
         let Difference { made, held, energy, left_out, equal } = difference;
         made.write(module, names, options.precision, &mut tensors)?;
         if let Some(low) = &made.low {
-            tally.add(module, low.rank, (held, energy));
+            tally.add(module, low.rank, Squares { held, all: energy });
             ranks.push(low.rank);
         }
         extracted.whole += usize::from(made.full.is_some()) + usize::from(made.bias.is_some());
@@ -169,7 +169,7 @@ fn difference(
     Ok((largest > threshold).then_some(after))
 }
 
-/// The note by which other tools know the family; nothing for a model of unusual width.
+/// The metadata entry from which other tools read the family; nothing for a model of unusual width.
 fn family(names: &Dictionary) -> Metadata {
     let version = match (names.has_component(Component::TextEncoder2), names.context()) {
         (true, _) => "sdxl_base_v1-0",

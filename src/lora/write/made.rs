@@ -66,13 +66,22 @@ pub struct Kept {
     pub energy: f64,
 }
 
+/// Sums of the squares of a module's change.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Squares {
+    /// The sum over the part that the new factors hold.
+    pub(super) held: f64,
+    /// The sum over the whole change.
+    pub(super) all: f64,
+}
+
 /// Sums up what modules keep.
 #[derive(Debug, Default)]
 pub(super) struct Tally(BTreeMap<Component, (Kept, f64, f64)>);
 
 impl Tally {
-    /// Counts a module: its rank, and the squares held of those that there are.
-    pub(super) fn add(&mut self, module: &str, rank: usize, (held, energy): (f64, f64)) {
+    /// Counts a module: its new rank, and how much of its change is held.
+    pub(super) fn add(&mut self, module: &str, rank: usize, squares: Squares) {
         let component = Component::of(module);
         let (kept, sum, total) = self.0.entry(component).or_default();
         kept.ranks = match kept.modules {
@@ -80,8 +89,8 @@ impl Tally {
             _ => (kept.ranks.0.min(rank), kept.ranks.1.max(rank)),
         };
         kept.modules += 1;
-        *sum += held;
-        *total += energy;
+        *sum += squares.held;
+        *total += squares.all;
     }
 
     /// The components.
@@ -94,7 +103,7 @@ impl Tally {
     }
 }
 
-/// What all of `sources` say, and the rank in kohya's words.
+/// The metadata that all of `sources` share, and the rank in kohya's entries.
 pub(super) fn shared(sources: &[&Metadata], ranks: &[usize]) -> Metadata {
     let Some((first, others)) = sources.split_first() else { return Metadata::new() };
     let mut metadata = (*first).clone();
@@ -103,7 +112,7 @@ pub(super) fn shared(sources: &[&Metadata], ranks: &[usize]) -> Metadata {
     metadata
 }
 
-/// The notes by which kohya's and other tools know a LoRA of these ranks; alpha is the rank.
+/// The metadata from which kohya's and other tools read these ranks; alpha is the rank.
 pub(super) fn describe(ranks: &[usize]) -> Metadata {
     let (low, high) = (ranks.iter().min(), ranks.iter().max());
     let dim = match (low, high) {

@@ -6,9 +6,10 @@
 
 use super::conversion::{kind, words};
 use super::file::{Entry, FileDtype, Metadata, check_free, passed_on, save};
-use super::made::{Kept, Made, Tally, shared};
+use super::made::{Kept, Made, Squares, Tally, shared};
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use crate::lora::apply::merge::{self, Active};
 use crate::lora::apply::spectrum::{LowRankFactors, Spectrum};
 use crate::lora::delta::{Delta, Matrices};
@@ -50,7 +51,7 @@ pub struct MergeOptions {
     pub cancel: Cancel,
 }
 
-/// What of the changes the new file holds, by component.
+/// How much of the changes the new file holds, by component.
 pub type Merged = Vec<Kept>;
 
 /// One module: its changes by all adapters.
@@ -84,7 +85,7 @@ pub fn merge(
     for ((module, _), (made, held, energy)) in jobs.iter().zip(&made) {
         made.write(module, names, options.precision, &mut tensors)?;
         if let Some(low) = &made.low {
-            tally.add(module, low.rank, (*held, *energy));
+            tally.add(module, low.rank, Squares { held: *held, all: *energy });
             ranks.push(low.rank);
         }
     }
@@ -189,7 +190,7 @@ impl Weight<'_> {
         let kind = if change.dora.is_some() { "DoRA" } else { kind(change) };
         Error::unsupported(
             format!("`{}`: a {kind} in a merge by {law}", self.site),
-            "choose --method svd, which takes every kind",
+            Hint::set_because("law", "svd", "it takes every kind"),
         )
     }
 
@@ -315,7 +316,7 @@ fn bias(base: &dyn WeightSource, module: &str, active: &[Active<'_>]) -> Result<
     Ok(Some(change))
 }
 
-/// What all sources say of themselves, and who they are.
+/// The metadata that all sources share, and the names of the sources.
 fn notes(stack: &LoraStack, ranks: &[usize]) -> Metadata {
     let sources: Vec<&Metadata> =
         stack.entries.iter().map(|entry| entry.lora.file.metadata()).collect();

@@ -1,7 +1,7 @@
 //! Making adapter files: under other names, several as one, of lower rank, out of two models.
 //!
 //! Everything new is written in kohya's grammar, which every tool reads; only a conversion writes
-//! others. Files are written whole or not at all, and never over another without being told to.
+//! others. Files are written whole or not at all, and replace another file only when the caller asks for it.
 
 mod checkpoint;
 mod conversion;

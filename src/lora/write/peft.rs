@@ -5,6 +5,7 @@ use super::file::{Entry, Metadata, save, save_among};
 use super::spelling;
 use crate::atomic_file::{self, Place, Together};
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use crate::lora::delta::{Delta, Dora, LowRank};
 use crate::lora::read::keys::Role;
 use crate::lora::read::module::{BiasChange, Module};
@@ -15,11 +16,11 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
-/// The tensors of a PEFT folder, and what is said of them.
+/// The file names of a PEFT folder: the tensors, and their configuration.
 const TENSORS: &str = "adapter_model.safetensors";
 const CONFIG: &str = "adapter_config.json";
 
-/// What PEFT's configuration says of a component.
+/// The contents of PEFT's configuration for one component.
 #[derive(Debug, Default)]
 struct Config {
     /// Path, rank and alpha of every module.
@@ -67,10 +68,11 @@ pub(super) fn write_folder<'a>(
         let (of, path) = Component::split(module);
         if component.is_some_and(|other| other != of) {
             let why = format!(
-                "a folder of PEFT holds one component, the file touches {}; choose one with --component",
+                "a folder of PEFT holds one component, the file touches {}",
                 components(plan.lora)
             );
-            return Err(Error::bad_request("component", "all", why));
+            let hint = Hint::Choose(&["component"]);
+            return Err(Error::bad_request("component", "all", why).with_hint(hint));
         }
         component = Some(of);
         let name = spelling::peft(module);
@@ -186,7 +188,7 @@ fn add_bias<'a>(
 }
 
 fn cannot(plan: &Plan<'_>, module: &str, kind: &str) -> Error {
-    let how = "choose --to kohya, or make a LoRA of it: colora lora merge --method svd";
+    let how = Hint::any_of([Hint::set("format", "kohya"), Hint::MakeLora]);
     refused(module, kind, plan.options.format, how)
 }
 
@@ -196,7 +198,7 @@ fn magnitude_word(plan: &Plan<'_>, module: &str) -> &'static str {
     if text { "lora_magnitude_vector.weight" } else { "lora_magnitude_vector" }
 }
 
-/// PEFT's shape of a magnitude; `None` for one along the inputs, which PEFT does not know.
+/// PEFT's shape of a magnitude; `None` for one along the inputs, which PEFT does not have.
 fn magnitude(dora: &Dora, weight: &[usize]) -> Option<Vec<usize>> {
     let count = dora.magnitude.elements();
     if dora.on_input {
@@ -213,7 +215,11 @@ impl Config {
                 component.name(),
                 "mixture of LoRA and DoRA modules",
                 format,
-                "choose --to kohya: PEFT's use_dora holds for all modules of a component",
+                Hint::set_because(
+                    "format",
+                    "kohya",
+                    "PEFT's use_dora holds for all modules of a component",
+                ),
             ));
         }
         let rank = most_frequent(self.modules.iter().map(|(_, rank, _)| *rank as f64));

@@ -2,9 +2,10 @@
 
 use super::conversion::{kind, words};
 use super::file::{Entry, FileDtype, check_free, passed_on, save};
-use super::made::{Kept, Made, Tally, shared};
+use super::made::{Kept, Made, Squares, Tally, shared};
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
+use crate::hint::Hint;
 use crate::lora::apply::spectrum::Spectrum;
 use crate::lora::delta::{Delta, Matrices};
 use crate::lora::read::module::{BiasChange, Module};
@@ -30,7 +31,7 @@ pub struct ResizeOptions {
     pub cancel: Cancel,
 }
 
-/// What became of one module.
+/// The result for one module.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ResizedModule {
     /// Canonical name.
@@ -43,12 +44,12 @@ pub struct ResizedModule {
     pub energy: f64,
 }
 
-/// What a resize made.
+/// The result of a resize.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Resized {
     /// Every module with factors.
     pub modules: Vec<ResizedModule>,
-    /// The same by component.
+    /// The ranks and kept shares of each component.
     pub components: Vec<Kept>,
 }
 
@@ -82,7 +83,8 @@ pub fn resize(
     for ((module, _), (made, row, energy)) in changes.iter().zip(made) {
         made.write(module, names, precision, &mut tensors)?;
         if let Some(row) = row {
-            tally.add(module, row.new, (row.energy * energy, energy));
+            let squares = Squares { held: row.energy * energy, all: energy };
+            tally.add(module, row.new, squares);
             ranks.push(row.new);
             modules.push(row);
         }
@@ -94,7 +96,11 @@ pub fn resize(
 
 fn check(options: &ResizeOptions) -> Result<()> {
     match (options.rank, options.energy) {
-        (None, None) => Err(Error::bad_request("rank", "none", "expected --rank or --energy")),
+        (None, None) => {
+            let why = "expected a rank or a share of the energy";
+            let hint = Hint::Choose(&["rank", "energy"]);
+            Err(Error::bad_request("rank", "none", why).with_hint(hint))
+        }
         (Some(0), _) => Err(Error::bad_request("rank", 0, "expected at least 1")),
         (_, Some(share)) if !(share > 0.0 && share <= 1.0) => {
             Err(Error::bad_request("energy", share, "expected more than 0, at most 1, e.g. 0.95"))
@@ -124,10 +130,7 @@ fn one(
             continue;
         }
         let refuse = |kind: &str| {
-            Err(Error::unsupported(
-                format!("`{module}`: resizing a {kind}"),
-                "make a LoRA of it first: colora lora merge --method svd",
-            ))
+            Err(Error::unsupported(format!("`{module}`: resizing a {kind}"), Hint::MakeLora))
         };
         if let Some(BiasChange::Set(_)) = &change.bias {
             return refuse("whole bias");

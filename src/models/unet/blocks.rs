@@ -177,12 +177,12 @@ impl Up {
         self.resnets.len()
     }
 
-    /// Of the finest level: the layers that are evaluated at every step.
+    /// The number of layers of the finest level that are evaluated at every step.
     pub(super) fn shallow(&self) -> usize {
         SHALLOW.min(self.count()).max(1)
     }
 
-    /// Of the finest level: the layers before those.
+    /// The number of layers of the finest level before those.
     pub(super) fn deep(&self) -> usize {
         self.count().saturating_sub(self.shallow())
     }

@@ -1,4 +1,4 @@
-//! What every layer of the UNet sees beside the sample.
+//! The inputs of every layer of the UNet beside the sample.
 
 use crate::cancel::Cancel;
 use crate::error::Result;
@@ -13,7 +13,7 @@ pub(super) struct Context<'a> {
     pub text: &'a Feature,
     /// Which part of the tokens of the finest self-attention is merged.
     pub merge: f64,
-    /// What stops the pass between two layers.
+    /// The flag that stops the pass between two layers.
     pub cancel: Option<&'a Cancel>,
 }
 

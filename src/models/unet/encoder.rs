@@ -37,11 +37,11 @@ struct NumberEmbedding {
     shift: f64,
 }
 
-/// What the way down gives to the way up.
+/// The outputs of the encoder half for the decoder half.
 pub(super) struct Encoded {
-    /// Behind the middle block.
+    /// The output of the middle block.
     pub(super) x: Feature,
-    /// Behind the first convolution and every layer, the coarsest last.
+    /// The outputs of the first convolution and of every layer, the coarsest last.
     pub(super) skips: Vec<Feature>,
 }
 
@@ -97,7 +97,7 @@ impl Encoder {
         Ok(Encoded { x, skips })
     }
 
-    /// What the first `layers` layers of the finest level give to the way up.
+    /// The outputs of the first `layers` layers of the finest level, for the decoder half.
     pub(super) fn shallow(
         &self,
         latents: &Tensor,

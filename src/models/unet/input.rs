@@ -1,6 +1,4 @@
-//! What a forward pass of a UNet needs, and the one list of its tensors.
-//!
-//! Floor 4.
+//! The input of a forward pass of a UNet, and the one list of its tensors.
 
 use crate::cancel::Cancel;
 use candle_core::{DType, Shape, Tensor};
@@ -14,7 +12,7 @@ pub struct AddedCondition {
     pub micro: Tensor,
 }
 
-/// What a forward pass needs.
+/// The input of a forward pass.
 #[derive(Debug, Clone, Copy)]
 pub struct UNetInput<'a> {
     /// Latents in variance-preserving scale, `[B, Cin, h, w]`.
@@ -29,7 +27,7 @@ pub struct UNetInput<'a> {
     pub guidance: Option<&'a Tensor>,
     /// Which part of the tokens of the finest self-attention is merged with others like them; 0 = none.
     pub merge_tokens: f64,
-    /// What stops the evaluation between two layers with [`Error::Cancelled`](crate::Error::Cancelled).
+    /// The flag that stops the evaluation between two layers with [`Error::Cancelled`](crate::Error::Cancelled).
     pub cancel: Option<&'a Cancel>,
 }
 
@@ -116,7 +114,7 @@ impl OwnedInput {
         tensors
     }
 
-    /// The same input with other tensors, in the order of [`tensors`](Self::tensors); `None` when there are not as
+    /// Returns the input with other tensors, in the order of [`tensors`](Self::tensors); `None` when there are not as
     /// many.
     pub(crate) fn with_tensors(&self, tensors: &[Tensor]) -> Option<Self> {
         let mut left = tensors.iter();

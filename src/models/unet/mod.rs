@@ -23,7 +23,7 @@ use decoder::Decoder;
 use encoder::Encoder;
 use std::sync::Arc;
 
-/// What the deeper layers of a full evaluation gave, for evaluations of the finest layers alone. Cloning
+/// The outputs of the deeper layers of a full evaluation, for evaluations of the finest layers alone. Cloning
 /// shares.
 #[derive(Debug, Clone)]
 pub struct DeepFeatures(Feature);

@@ -17,7 +17,7 @@ pub(crate) struct Resnet {
     divisor: f64,
 }
 
-/// What all residual blocks of a network share.
+/// The settings that all residual blocks of a network share.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ResnetShape {
     /// Groups of each norm.

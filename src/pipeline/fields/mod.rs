@@ -3,8 +3,6 @@
 //!
 //! A new field is a field of [`Request`] and [`Plan`](super::Plan), a row of [`FIELDS`], and the code that acts on it:
 //! `docs/how-to/add-a-request-field.md` names the places.
-//!
-//! Floor 5.
 
 mod row;
 mod table;
@@ -68,6 +66,7 @@ mod tests {
             reuse: 3,
             merge_tokens: 0.25,
             sampler: Some(Sampler::Ddim),
+            sampler_options: "eta=0.5,s_noise=1.01".parse().unwrap(),
             schedule: Some(Schedule::Exponential),
             seed: Some(u64::MAX),
             count: 2,

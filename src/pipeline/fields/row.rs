@@ -1,6 +1,4 @@
 //! What the table of fields holds of each: flag, label, setting, range, and how its value is read and written.
-//!
-//! Floor 5.
 
 use crate::error::{Error, Result};
 use crate::pipeline::Request;

@@ -1,9 +1,9 @@
 //! The rows of the table of fields.
-//!
-//! Floor 5.
 
 use super::row::{Field, Flag, Label, Range, Setting};
-use super::values::{count, lora, number, parsed, seed, size, some, switch, text, tile, window};
+use super::values::{
+    count, lora, number, options, parsed, seed, size, some, switch, text, tile, window,
+};
 use crate::lora::{Apply, Method};
 use crate::pipeline::MAX_COUNT;
 use crate::sampling::{Sampler, Schedule};
@@ -230,6 +230,21 @@ pub const FIELDS: &[Field] = &[
         names: || Sampler::ALL.iter().map(|sampler| sampler.name()).collect(),
         read: parsed::<Sampler>,
         write: |r| some(r.sampler),
+        ..ROW
+    },
+    Field {
+        key: "sampler_options",
+        sets: &["sampler_options"],
+        flag: Some(Flag {
+            long: "sampler-options",
+            value: "NAME=X",
+            place: 10,
+            help: "Numbers of the sampler, such as eta=0.5; several with commas [default: the sampler's own]",
+            ..PICTURE
+        }),
+        label: Some(Label { name: "Sampler options", own: true, ..LABEL }),
+        read: options,
+        write: |r| some(Some(&r.sampler_options).filter(|options| !options.is_empty())),
         ..ROW
     },
     Field {

@@ -1,10 +1,9 @@
 //! How values of fields are read from text and written as text.
-//!
-//! Floor 5.
 
 use crate::error::{Error, Result};
 use crate::lora::{LoraRef, StepWindow};
 use crate::pipeline::Request;
+use crate::sampling::SamplerOptions;
 use crate::size::ImageSize;
 use serde_json::Value;
 use std::str::FromStr;
@@ -32,6 +31,7 @@ pub(super) fn json(value: impl serde::Serialize) -> Result<Value> {
     serde_json::to_value(value).map_err(|error| Error::Internal(format!("a request: {error}")))
 }
 
+#[allow(clippy::unnecessary_wraps)] // as the other readers
 pub(super) fn text(text: &str) -> Result<Value> {
     Ok(text.into())
 }
@@ -48,6 +48,10 @@ pub(super) fn number(text: &str) -> Result<Value> {
     } else {
         Err(unread(text, "expected a finite number"))
     }
+}
+
+pub(super) fn options(text: &str) -> Result<Value> {
+    json(text.parse::<SamplerOptions>()?)
 }
 
 pub(super) fn switch(text: &str) -> Result<Value> {

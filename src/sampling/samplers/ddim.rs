@@ -1,6 +1,4 @@
 //! DDIM.
-//!
-//! Floor 2.
 
 use crate::error::Result;
 use crate::sampling::bounds::Bounds;

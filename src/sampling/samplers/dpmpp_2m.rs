@@ -1,8 +1,7 @@
 //! DPM-Solver++(2M).
-//!
-//! Floor 2.
 
 use crate::error::Result;
+use crate::hint::Hint;
 use crate::sampling::bounds::Bounds;
 use crate::sampling::config::{SchedulerConfig, Spacing, other};
 use crate::sampling::formulas::pull;
@@ -56,7 +55,10 @@ fn refuse_unbuilt(config: &SchedulerConfig) -> Result<()> {
     let order = config.solver_order;
     SchedulerConfig::refuse_for(
         SPEC.name,
-        "pass --sampler euler or ddim, which do not use it, or change it in the config",
+        Hint::any_of([
+            Hint::set_because("sampler", "euler or ddim", "they do not use it"),
+            "change it in the config".into(),
+        ]),
         &[
             ("algorithm_type", other(config.algorithm_type.as_deref(), &["dpmsolver++", "deis"])),
             ("solver_type", other(config.solver_type.as_deref(), &solvers)),

@@ -1,6 +1,4 @@
 //! Euler's method.
-//!
-//! Floor 2.
 
 use crate::error::Result;
 use crate::sampling::config::Spacing;

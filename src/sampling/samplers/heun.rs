@@ -1,6 +1,4 @@
 //! Heun's method.
-//!
-//! Floor 2.
 
 use crate::error::Result;
 use crate::sampling::bounds::Bounds;

@@ -1,6 +1,4 @@
 //! Sampling of latent consistency models.
-//!
-//! Floor 2.
 
 use crate::error::{Error, Result};
 use crate::sampling::bounds::Bounds;

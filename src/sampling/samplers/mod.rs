@@ -1,8 +1,6 @@
 //! The samplers, one file each: a `SPEC` that says everything about it, and one function for a step.
 //!
 //! A new one is a file, and its two lines here: `docs/how-to/add-a-sampler.md`.
-//!
-//! Floor 2.
 
 mod ddim;
 mod dpmpp_2m;

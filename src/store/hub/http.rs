@@ -35,7 +35,7 @@ impl Failure {
     }
 }
 
-/// What the hub says of a file before sending it.
+/// The hub's description of a file before it sends it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Meta {
     /// SHA-256 of a large file, git's hash of a small one: its name in the cache.

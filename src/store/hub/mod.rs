@@ -32,7 +32,7 @@ const PAUSE: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 500 });
 /// Bytes read between two looks at the cancel flag.
 const BLOCK: usize = 1 << 18;
 
-/// Chooses what to download among the files of a repository; the error says what is wrong with them.
+/// Chooses what to download among the files of a repository; the error names what is wrong with them.
 pub(super) type Choose = fn(&[String]) -> Result<Vec<String>, String>;
 
 /// Brings `id` into the cache and returns its file or folder; `choose` decides which files are
@@ -118,7 +118,7 @@ impl Pull<'_> {
         link(&blob, &folder.join("snapshots").join(commit), file)
     }
 
-    /// `alone`: whether nobody else can write to the same unfinished file, so that it can be gone on with.
+    /// `alone`: whether no other process can write to the unfinished file, so that it can be continued.
     fn download(&self, url: &str, file: &str, blob: &Path, meta: &Meta, alone: bool) -> Result<()> {
         let part = blob.with_file_name(unfinished(&meta.etag, alone));
         let done = self
@@ -207,7 +207,7 @@ impl Pull<'_> {
         }
     }
 
-    /// Waits until no other process downloads the same file; `None` in a folder that knows no locks.
+    /// Waits until no other process downloads the same file; `None` in a folder without file locks.
     fn lock(&self, path: &Path) -> Result<Option<File>> {
         make_parent(path)?;
         let file = File::options().create(true).append(true).open(path);
@@ -215,7 +215,7 @@ impl Pull<'_> {
         loop {
             match file.try_lock() {
                 Ok(()) => return Ok(Some(file)),
-                // Some network folders know no locks; two downloads then do the work twice.
+                // Some network folders have no file locks; two downloads then do the work twice.
                 Err(TryLockError::Error(_)) => return Ok(None),
                 Err(TryLockError::WouldBlock) => {
                     self.cancel.check()?;
@@ -226,8 +226,7 @@ impl Pull<'_> {
     }
 }
 
-/// What a file is called until all of it is there: the name that other tools use too, or one that nobody else
-/// has.
+/// The name of a file until all of it is there: the name that other tools use too, or a unique one.
 fn unfinished(etag: &str, alone: bool) -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     if alone {
@@ -240,7 +239,7 @@ fn unfinished(etag: &str, alone: bool) -> String {
 }
 
 fn missing(id: &HubId, hint: String) -> Error {
-    Error::NotFound { what: "model", name: format!("hub:{id}"), hint }
+    Error::NotFound { what: "model", name: format!("hub:{id}"), hint, how: None }
 }
 
 fn make_parent(path: &Path) -> Result<()> {

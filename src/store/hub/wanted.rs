@@ -15,7 +15,7 @@ pub(in super::super) fn model(all: &[String]) -> Result<Vec<String>, String> {
     Ok(wanted)
 }
 
-/// The files of an adapter: under a name that everybody knows, or the only file of weights.
+/// The files of an adapter: under a standard name, or the only file of weights.
 pub(in super::super) fn adapter(all: &[String]) -> Result<Vec<String>, String> {
     let has = |name: &str| all.iter().any(|f| f == name);
     if let Some(name) = STANDARD.iter().find(|name| has(name)) {
@@ -23,7 +23,7 @@ pub(in super::super) fn adapter(all: &[String]) -> Result<Vec<String>, String> {
         return Ok([*name].into_iter().chain(config).map(str::to_owned).collect());
     }
     if has("model_index.json") {
-        return Err("the repository holds a model, not a LoRA; pass it as --model".to_owned());
+        return Err("the repository holds a model, not a LoRA; use it as the model".to_owned());
     }
     single(all)
 }
@@ -166,6 +166,6 @@ mod tests {
         assert_eq!(pick(&pickled).unwrap(), [pickled[0]]);
         assert_eq!(pick(&["ink.safetensors", "x.png"]).unwrap(), ["ink.safetensors"]);
         assert!(pick(&["a.safetensors", "b.safetensors"]).unwrap_err().contains("{a.safetens"));
-        assert!(pick(&["model_index.json"]).unwrap_err().contains("--model"));
+        assert!(pick(&["model_index.json"]).unwrap_err().contains("as the model"));
     }
 }

@@ -101,7 +101,7 @@ fn area(view: &View, blocks: Blocks) -> usize {
     if blocks.taps_first { view.shape.iter().skip(2).product() } else { 1 }
 }
 
-/// From the order taps, inputs to the order inputs, taps.
+/// Reorders elements from the order taps, inputs to the order inputs, taps.
 fn taps_last(filter: &[f32], area: usize, out: &mut [f32]) {
     let inputs = filter.len() / area;
     for (tap, channels) in filter.chunks_exact(inputs.max(1)).enumerate() {

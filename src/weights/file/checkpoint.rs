@@ -41,7 +41,7 @@ struct Piece {
     name: Box<str>,
     part: Part,
     shape: Vec<usize>,
-    /// What the stored numbers are multiplied by, where that is not 1.
+    /// The factor of the stored numbers, where it is not 1.
     scale: Option<f32>,
 }
 
@@ -107,7 +107,7 @@ impl Checkpoint {
         Self { name: name.into(), placement, pieces: BTreeMap::new() }
     }
 
-    /// The same files with the weights of text encoders and UNet read as `dtype`.
+    /// Returns the checkpoint with the weights of text encoders and UNet read as `dtype`.
     #[must_use]
     pub fn read_as(&self, dtype: candle_core::DType) -> Self {
         let placement = Placement { dtype, ..self.placement.clone() };

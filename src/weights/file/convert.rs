@@ -1,4 +1,4 @@
-//! From stored bytes to the float type that is asked for, in parallel for large tensors.
+//! Converts stored bytes to a float type, in parallel for large tensors.
 
 use crate::error::Result;
 use candle_core::{DType, Device, Tensor, WithDType};

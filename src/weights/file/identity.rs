@@ -1,7 +1,7 @@
 //! Which contents a file has: a SHA-256 of all its bytes, computed once.
 //!
 //! Sums are kept by device, inode, size and times, and so are the contents of files that were copied to
-//! memory, while somebody uses them. Times are trusted once they are old: a file that was written a moment
+//! memory, while they are in use. Times are trusted once they are old: a file that was written a moment
 //! ago may be written again without another time.
 
 use super::Inner;
@@ -85,7 +85,7 @@ fn known<T>(look: impl FnOnce(&mut Known) -> T) -> T {
     look(&mut KNOWN.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// The copy of a file in memory that somebody uses.
+/// The copy of a file in memory, if one is in use.
 pub(super) fn copy(stamp: &Stamp) -> Option<Arc<Inner>> {
     known(|known| known.copies.get(stamp).and_then(Weak::upgrade))
 }

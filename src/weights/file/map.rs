@@ -2,7 +2,7 @@
 //!
 //! A page of a map that its file no longer has cannot be read: Unix sends SIGBUS, whose default is the end
 //! of the process, and with it of every other request. The first map installs a handler that puts zeros in
-//! the place of such pages and notes the map as broken; whoever reads asks [`Map::is_broken`] afterwards.
+//! the place of such pages and notes the map as broken; readers check [`Map::is_broken`] afterwards.
 //! Bus errors at other addresses go to the handler that was there before. A program that replaces the
 //! handler later has the default back.
 
@@ -80,7 +80,7 @@ mod guard {
     pub(super) struct Region {
         /// 0 for a region that is free, 1 for one that is being filled.
         start: AtomicUsize,
-        /// Behind the last address; 0 while nothing is watched.
+        /// The address behind the last one; 0 while nothing is watched.
         end: AtomicUsize,
         broken: AtomicBool,
         next: *const Region,
@@ -208,7 +208,7 @@ mod guard {
     fn pass_on(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
         let handler = BEFORE.get().map_or(SIG_DFL, |before| before.sa_sigaction);
         let with_info = BEFORE.get().is_some_and(|b| b.sa_flags & libc::SA_SIGINFO != 0);
-        // SAFETY: the handler was installed by somebody with these flags, which say how it is called. With
+        // SAFETY: the handler was installed with these flags, which determine how it is called. With
         // the default restored the instruction is tried again and ends the process as it always did.
         unsafe {
             match handler {

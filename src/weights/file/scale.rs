@@ -23,7 +23,7 @@ pub(super) enum Scaled {
     Plain,
     /// Its numbers are to be multiplied by this.
     By(f32),
-    /// It says something about another tensor.
+    /// It describes another tensor.
     Note,
 }
 

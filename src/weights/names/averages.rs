@@ -35,7 +35,7 @@ const STEPS: [&str; 31] = [
     "ff",
 ];
 
-/// The name with its dots: `input_blocks110op…` cannot be told by itself, but places within a block, and in
+/// The name with its dots: `input_blocks110op…` is ambiguous by itself, but places within a block, and in
 /// the embedding of labels, have one digit. `None` for what is no weight of a UNet.
 pub(super) fn dotted(flat: &str) -> Option<String> {
     let mut steps: Vec<&str> = Vec::new();

@@ -8,7 +8,7 @@ const WRAPPERS: [&str; 4] =
     ["_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
 /// What may stand before all names of a model: a trainer's own module, and its whole state.
 const OUTER: [&str; 3] = ["", "model.", "state_dict."];
-/// What trainers call the averages of a model's weights.
+/// The names that trainers give to the averages of a model's weights.
 const AVERAGES: [&str; 4] = ["model_ema.", "ema_model.", "ema.", "state_dict.model_ema."];
 /// The UNet inside of a model.
 const NETWORK: &str = "diffusion_model.";
@@ -27,7 +27,7 @@ pub enum Place {
     Under(String),
     /// The averages that training keeps beside the model, under this prefix, and no other UNet.
     Averages(String),
-    /// Under prefixes that say nothing; it is not read.
+    /// It lies under unknown prefixes; it is not read.
     Unknown(Vec<String>),
     /// Nowhere.
     Nowhere,
@@ -56,7 +56,7 @@ impl std::fmt::Display for Place {
 /// The tensors of a file by the names that the original code gives them.
 #[derive(Debug, Clone)]
 pub struct OriginalNames {
-    /// From the original code's names to the file's.
+    /// Maps the original code's names to the file's.
     names: BTreeMap<String, String>,
     place: Place,
 }

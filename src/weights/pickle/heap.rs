@@ -1,4 +1,4 @@
-//! What a pickle builds.
+//! The objects that a pickle builds.
 //!
 //! All objects lie in one list and refer to each other by index, so that neither cycles nor deep
 //! nesting in a hostile file can exhaust the stack.

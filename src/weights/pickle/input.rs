@@ -13,7 +13,7 @@ pub(super) struct Input<'a> {
     bytes: &'a [u8],
     /// Offset of the next byte.
     pub(super) position: usize,
-    /// For messages.
+    /// The path of the file, for messages.
     pub(super) path: &'a Path,
 }
 

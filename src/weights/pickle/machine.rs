@@ -46,7 +46,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// Where the run stands: after it, behind the pickle.
+    /// The position of the next byte; after the run it lies behind the pickle.
     pub(super) fn position(&self) -> usize {
         self.input.position
     }

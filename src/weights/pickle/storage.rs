@@ -1,4 +1,4 @@
-//! What a pickle says of storages and of the tensors that are windows onto them.
+//! The storages in a pickle, and the tensors that are windows onto them.
 
 use safetensors::Dtype;
 

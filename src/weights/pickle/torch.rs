@@ -44,7 +44,7 @@ impl<'a> Key<'a> {
 }
 
 impl<'a> Storage<'a> {
-    /// From the persistent id `("storage", type, key, device, length[, view])`.
+    /// Reads the persistent id `("storage", type, key, device, length[, view])`.
     pub(super) fn from_id(heap: &Heap<'a>, id: &[Value<'a>]) -> Result<Self, &'static str> {
         let (kind, key, len, view) = match id {
             [Value::Str("storage"), kind, key, _, len] => (kind, key, len, Value::None),
@@ -70,7 +70,7 @@ impl<'a> Storage<'a> {
 }
 
 impl<'a> TensorData<'a> {
-    /// From the arguments of torch's `_rebuild_tensor…`.
+    /// Reads the arguments of torch's `_rebuild_tensor…`.
     pub(super) fn from_arguments(
         heap: &Heap<'a>,
         symbol: Symbol,
@@ -225,7 +225,7 @@ fn tensors<'h, 'a>(
     Ok(found)
 }
 
-/// What has been looked at on the way to all tensors.
+/// The objects that were visited on the way to all tensors.
 #[derive(Debug, Default)]
 struct Budget {
     visits: usize,
@@ -252,7 +252,7 @@ fn limit(what: &'static str, allowed: usize, asked: usize) -> Result<()> {
 /// Where the storages of an older torch file lie: each a count of elements, then the elements.
 ///
 /// `at`: where they begin. `list`: their keys in order, a value of `keys`. `heap`: the main
-/// pickle's objects, which know the element types.
+/// pickle's objects, which hold the element types.
 pub(super) fn legacy_regions(
     bytes: &[u8],
     mut at: usize,

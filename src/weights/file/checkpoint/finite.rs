@@ -49,7 +49,7 @@ impl Checkpoint {
         }))
     }
 
-    /// A file of `component` that somebody wrote to since it was opened: what was read of it may be parts of two.
+    /// A file of `component` that was written to since it was opened: what was read may be parts of two files.
     pub fn rewritten(&self, component: Component) -> Option<&Path> {
         let pieces = self.pieces.iter().filter(|(site, _)| site.component() == component);
         let mut last = None;

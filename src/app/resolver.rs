@@ -1,10 +1,8 @@
 //! The LoRAs of the store, as a pipeline asks for them.
-//!
-//! Floor 6.
 
 use crate::error::Result;
 use crate::lora::{AdapterFile, LoraRef, Method};
-use crate::pipeline::{Cancel, Found, Request, Shelf};
+use crate::pipeline::{Cancel, LoraResolver, Request, ResolvedLora};
 use crate::store::{Card, FoundLora, Progress, Store};
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
@@ -36,8 +34,8 @@ impl StoreResolver {
     }
 }
 
-impl Shelf for StoreResolver {
-    fn adapter(&self, name: &str) -> Result<Found> {
+impl LoraResolver for StoreResolver {
+    fn resolve(&self, name: &str) -> Result<ResolvedLora> {
         let found = self.store.lora(name, &self.cancel, &|_| ())?;
         let file = AdapterFile::open(&found.path)?;
         if let Some(other) = other_card(&found, &file)? {
@@ -49,7 +47,7 @@ impl Shelf for StoreResolver {
             }
         }
         let weight = found.card.and_then(|card| card.weight);
-        Ok(Found { file, weight })
+        Ok(ResolvedLora { file, weight })
     }
 }
 
