@@ -117,7 +117,7 @@ fn formats_and_printed_lines_name_the_same_pictures() {
     let stdin = world.command(&quick(&["-", "--dry-run"])).write_stdin(printed).output().unwrap();
     assert!(String::from_utf8(stdin.stdout).unwrap().contains(&expected[0]));
     let error = world.fail(2, &quick(&["-"]));
-    assert!(error.contains("--format"), "{error}");
+    assert!(error.contains("tells the format"), "{error}");
 }
 
 #[test]
@@ -323,7 +323,8 @@ fn a_signal_ends_a_batch_after_the_present_picture() {
         let world = World::new();
         world.write("list.txt", many(200));
         let out = world.path("out");
-        let arguments = ["batch", "-m", "starter", "-s", "12", "list.txt", "-o", "out"];
+        let base = ["batch", "-m", "starter", "--size", "64x64"];
+        let arguments = [&base[..], &["-s", "12", "list.txt", "-o", "out"]].concat();
         let mut child = start(&world, &arguments);
         wait_for(&out, 1, &mut child);
         let second = world.command(&quick(&["list.txt", "-o", "out"])).output().unwrap();

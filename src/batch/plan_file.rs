@@ -73,7 +73,7 @@ impl Head {
             Some(there) if there.plan != self.plan && !replan => {
                 let why = format!(
                     "this folder holds the pictures of another list ({} jobs of {}, plan {}; this one has {} jobs, plan \
-                     {}); --replan goes over to this one and keeps what both have, or choose another folder",
+                     {}); to replan goes over to this one and keeps what both have; or choose another folder",
                     there.jobs,
                     there.source,
                     short(&there.plan),

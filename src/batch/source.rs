@@ -89,7 +89,7 @@ impl Source {
     /// # Errors
     /// [`Error::BadRequest`] for stdin without a format.
     pub fn parse(path: &Path, text: &str, format: Option<Format>, comments: bool) -> Result<Self> {
-        let why = "stdin has no name to tell by; pass --format text, csv, jsonl or toml";
+        let why = "stdin has no name that tells the format; expected text, csv, jsonl or toml";
         let format = format.or_else(|| Format::of(path, text));
         let format = format.ok_or_else(|| Error::bad_request("format", "", why))?;
         let Read { drafts, mistakes, mut remarks } = match format {

@@ -53,7 +53,7 @@ fn switches(line: &str, number: usize) -> Result<Draft> {
     let mut words = words.into_iter().peekable();
     while let Some(word) = words.next() {
         let Some(name) = word.strip_prefix("--") else {
-            let why = "expected a switch; a prompt of several words stands after --prompt";
+            let why = "expected a switch; a prompt stands after the switch of this name";
             return Err(Error::bad_request("line", &word, why));
         };
         if let Some((name, value)) = name.split_once('=') {

@@ -14,7 +14,7 @@ use crate::batch::{self, Format, Options, Ready, Seeding, Seeds, Source, Work};
 use crate::error::{Error, LineError};
 use crate::pipeline::{Cancel, DTypeChoice, DeviceChoice, Memory};
 use crate::weights::Quantisation;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{ValueEnum, ValueHint};
 use serde_json::{Map, Value};
 use speak::Speaker;
@@ -214,7 +214,8 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
         return dry_run::print(&list.jobs, of_file, &options.folder, args);
     }
     let mut work = Work::open(options.clone(), list.jobs.len())?;
-    head.check(&options.folder, args.replan)?;
+    head.check(&options.folder, args.replan)
+        .context("another list is in this folder; --replan goes over to this one")?;
     let lines = list.jobs.clone();
     if args.order == Order::Cost {
         batch::order(&mut list.jobs);
