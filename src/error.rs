@@ -168,6 +168,24 @@ pub enum Error {
         path: PathBuf,
     },
 
+    /// Lines of a file of jobs cannot work.
+    #[error("{}: {}", plain::path(path), listed(mistakes))]
+    Lines {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, in the order of the file; at least one.
+        mistakes: Vec<LineError>,
+    },
+
+    /// Some jobs of a batch failed; the others are done.
+    #[error("{failed} of {of} jobs failed")]
+    Jobs {
+        /// How many failed.
+        failed: usize,
+        /// Of how many.
+        of: usize,
+    },
+
     /// The caller asked to stop.
     #[error("cancelled")]
     Cancelled,
@@ -226,6 +244,34 @@ pub enum Error {
     Internal(String),
 }
 
+/// What is wrong in a line of a file.
+#[derive(Debug)]
+pub struct LineError {
+    /// The number of the line, from 1.
+    pub line: usize,
+    /// What is wrong there.
+    pub error: Box<Error>,
+}
+
+impl LineError {
+    /// An error in line `line`.
+    pub fn new(line: usize, error: Error) -> Self {
+        Self { line, error: Box::new(error) }
+    }
+}
+
+/// The first mistakes as text, one a line.
+fn listed(mistakes: &[LineError]) -> String {
+    const MOST: usize = 20;
+    let shown = mistakes.iter().take(MOST);
+    let mut lines: Vec<String> =
+        shown.map(|LineError { line, error }| format!("line {line}: {error}")).collect();
+    if mistakes.len() > MOST {
+        lines.push(format!("and {} more mistakes", mistakes.len() - MOST));
+    }
+    lines.join("\n")
+}
+
 /// An error without a path of its own, and the file in which it occurred.
 ///
 /// The caller that opened the file adds its path with [`Error::at`]; the message begins with the path.
@@ -278,6 +324,8 @@ pub enum Fault {
     Resource,
     /// The caller cancelled.
     Cancelled,
+    /// Some jobs of a batch failed for reasons of their own.
+    Partial,
     /// colora is wrong.
     Internal,
 }
@@ -292,6 +340,7 @@ impl Fault {
             Fault::NotFound => 4,
             Fault::Unsupported => 5,
             Fault::Resource => 6,
+            Fault::Partial => 7,
             Fault::Cancelled => 130,
         }
     }
@@ -329,6 +378,10 @@ impl Error {
             | Error::Memory { .. }
             | Error::NoRoom { .. }
             | Error::DeviceMemory { .. } => Fault::Resource,
+            Error::Lines { mistakes, .. } => {
+                mistakes.first().map_or(Fault::File, |mistake| mistake.error.fault())
+            }
+            Error::Jobs { .. } => Fault::Partial,
             Error::Cancelled => Fault::Cancelled,
             Error::Tensor { .. } | Error::Internal(_) => Fault::Internal,
         }

@@ -16,7 +16,7 @@
 //!
 //! | floor | modules |
 //! |---|---|
-//! | 7 | `cli` |
+//! | 7 | `cli`, `batch` |
 //! | 6 | `store`, `config`, `app` |
 //! | 5 | `pipeline`, `starter`, `family`, `conditioning` |
 //! | 4 | `models` |
@@ -29,6 +29,7 @@
 
 pub mod app;
 mod atomic_file;
+pub mod batch;
 mod cancel;
 #[cfg(feature = "cli")]
 pub mod cli;
@@ -57,7 +58,7 @@ pub mod weights;
 
 pub use candle_core;
 #[doc(inline)]
-pub use error::{At, Error, Fault, InFile, Result};
+pub use error::{At, Error, Fault, InFile, LineError, Result};
 #[doc(inline)]
 pub use hint::{Hint, Saving, SavingWay, Setting};
 #[doc(inline)]

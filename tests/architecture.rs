@@ -21,7 +21,7 @@ const FLOORS: &[(u8, &[&str])] = &[
     (4, &["models"]),
     (5, &["conditioning", "family", "pipeline", "starter"]),
     (6, &["store", "config", "app"]),
-    (7, &["cli"]),
+    (7, &["cli", "batch"]),
 ];
 
 /// Peers that must not know each other although they share a floor or lie below.
@@ -36,6 +36,7 @@ const FORBIDDEN: &[(&str, &str)] = &[
     ("lora", "sampling"),
     ("store", "app"),
     ("config", "app"),
+    ("batch", "cli"),
 ];
 
 /// Lines of a file, its unit tests included.

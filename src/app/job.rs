@@ -33,7 +33,7 @@ pub struct Job {
 }
 
 /// The keys of a job beside those of its request.
-pub(super) const MODEL_KEYS: [&str; 5] = ["model", "vae", "dtype", "quantize", "device"];
+pub(crate) const MODEL_KEYS: [&str; 5] = ["model", "vae", "dtype", "quantize", "device"];
 
 /// What records and printed lines hold beside the job; it changes nothing in it.
 const REMARKS: [&str; 9] =
@@ -120,7 +120,10 @@ impl<'de> Deserialize<'de> for Job {
 }
 
 /// A record of a picture or a printed line with the keys of its parts in one map; other maps as they are.
-fn flat(mut map: Map<String, Value>) -> Result<Map<String, Value>> {
+///
+/// # Errors
+/// [`Error::BadRequest`] when `request` is no object.
+pub(crate) fn flat(mut map: Map<String, Value>) -> Result<Map<String, Value>> {
     let Some(request) = map.remove("request") else { return Ok(map) };
     let (Value::Object(mut keys), made_with) = (request, map.remove("made_with")) else {
         return Err(Error::bad_request("request", "", "expected a JSON object"));

@@ -42,6 +42,7 @@ pub use choice::ModelChoice;
 pub use clock::Moment;
 pub use event::{Event, Observer, Saved, Unobserved};
 pub use job::Job;
+pub(crate) use job::{MODEL_KEYS, flat};
 pub use open::{ModelKey, Pool, open_found};
 pub use reach::{Way, What};
 pub use run::{Prepared, Work, check, prepare, run};

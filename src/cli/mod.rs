@@ -3,6 +3,7 @@
 //! Floor 7.
 
 mod as_command;
+mod batch;
 mod bench;
 mod completions;
 mod config;
@@ -50,7 +51,8 @@ Examples:
 const CODES: &str = "\
 Exit codes:
   0 ok   1 internal   2 usage   3 bad input file   4 not found   5 unsupported here
-  6 resources: memory, disk, what cannot be written   130 interrupted
+  6 resources: memory, disk, what cannot be written
+  7 some jobs of a batch failed   130 interrupted
 
 Environment:
   COLORA_MODEL, COLORA_MODELS (folders), COLORA_LORA_PATH (folders), COLORA_DEVICE, COLORA_DTYPE,
@@ -83,6 +85,8 @@ enum Command {
     /// Make pictures (the default)
     #[command(visible_alias = "g")]
     Generate(Box<flags::Flags>),
+    /// Make the pictures of a file of prompts; go on where a run before ended
+    Batch(Box<batch::Args>),
     /// List, look into and download models
     Model(model::Args),
     /// List, look into, check, convert, merge and make LoRAs
@@ -175,6 +179,7 @@ fn flags_of(arguments: &[OsString]) -> Vec<String> {
 fn dispatch(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Generate(flags) => generate::run(&flags, cli.talk),
+        Command::Batch(args) => batch::run(&args, cli.talk),
         Command::Model(args) => {
             threads::limit(None, cli.talk)?;
             model::run(args, cli.talk)

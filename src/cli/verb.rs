@@ -61,8 +61,8 @@ fn help(arguments: &[OsString], at: usize) -> Vec<OsString> {
 
 /// Whether `word` is a lower-case word one slip away from `verb`, two for long verbs.
 fn is_slip(word: &str, verb: &str) -> bool {
-    // Short verbs are near too many words that someone may want to see drawn; beaches are near `bench`.
-    let long_enough = verb.len() > 4 && word.len() > 3 && verb != "bench";
+    // Short verbs are near too many words that someone may want to see drawn; beaches are near `bench`, patches near `batch`.
+    let long_enough = verb.len() > 4 && word.len() > 3 && !["bench", "batch"].contains(&verb);
     let allowed = if verb.len() > 6 { 2 } else { 1 };
     long_enough && word.bytes().all(|b| b.is_ascii_lowercase()) && distance(word, verb) <= allowed
 }

@@ -1,0 +1,239 @@
+//! From drafts to jobs: laid over the settings, repeated, each with its seed. The same file gives the same list on every
+//! machine.
+
+use super::draft::Draft;
+use crate::app::{Job, Layers, resolver};
+use crate::error::{Error, LineError, Result};
+use crate::family::Defaults;
+use crate::store::Store;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+/// Most jobs of a file.
+const MOST: usize = 1_000_000;
+
+/// Where the seeds of jobs come from that have none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Seeds {
+    /// Each one's own, from the seed of the batch, the place of the job in the file and the repeat.
+    #[default]
+    Own,
+    /// The seed of the batch, then one more for every job of the file.
+    Iterate,
+    /// The seed of the batch for all.
+    Same,
+}
+
+impl FromStr for Seeds {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "own" => Ok(Self::Own),
+            "iterate" => Ok(Self::Iterate),
+            "same" => Ok(Self::Same),
+            _ => Err(Error::bad_request("seeds", name, "expected own, iterate or same")),
+        }
+    }
+}
+
+/// How seeds are given.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Seeding {
+    /// The seed of the batch.
+    pub seed: u64,
+    /// What is made of it.
+    pub seeds: Seeds,
+}
+
+/// A job of a file: one picture, whose seed is decided.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listed {
+    /// The line that asks for it.
+    pub line: usize,
+    /// The name that the user gave to the picture.
+    pub id: Option<String>,
+    /// Model and request; its count is 1.
+    pub job: Job,
+    /// Words that are kept beside the picture.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// The jobs of `drafts` over the settings `base`, and what is wrong with others.
+pub fn list(
+    drafts: &[Draft],
+    base: &Layers,
+    store: &Store,
+    seeding: Seeding,
+) -> (Vec<Listed>, Vec<LineError>) {
+    let (mut jobs, mut mistakes) = (Vec::new(), Vec::new());
+    for (place, draft) in drafts.iter().enumerate() {
+        let made = one(draft, base, store).and_then(|job| {
+            let times = job.request.count.saturating_mul(draft.repeat.unwrap_or(1));
+            let asked = jobs.len().saturating_add(times);
+            if asked > MOST {
+                let (what, allowed) = ("jobs of a file", MOST as u64);
+                return Err(Error::Limit { what, allowed, asked: asked as u64 });
+            }
+            Ok((job, times))
+        });
+        match made {
+            Ok((job, times)) => {
+                for repeat in 0..times {
+                    let before = jobs.len();
+                    jobs.push(repeated(
+                        draft,
+                        &job,
+                        seeding,
+                        &Place { place, repeat, times, before },
+                    ));
+                }
+            }
+            Err(error @ Error::Limit { .. }) => {
+                mistakes.push(LineError::new(draft.line, error));
+                break;
+            }
+            Err(error) => mistakes.push(LineError::new(draft.line, error)),
+        }
+    }
+    (jobs, mistakes)
+}
+
+/// The job of a draft, checked as far as that needs no model.
+fn one(draft: &Draft, base: &Layers, store: &Store) -> Result<Job> {
+    let mut layers = base.clone();
+    layers.caller(draft.values.clone());
+    let mut job = layers.job()?;
+    if let Some(name) = &draft.stack {
+        resolver::stack(store, name, draft.values.contains_key("lora_method"), &mut job.request)?;
+    }
+    for strength in &draft.strengths {
+        let loras = &mut job.request.loras;
+        match loras.iter_mut().find(|lora| lora.name == strength.name) {
+            Some(lora) => *lora = strength.clone(),
+            None => loras.push(strength.clone()),
+        }
+    }
+    // A rough look that goes away again is nothing for a list.
+    job.request.preview = 0;
+    job.request.plan(&Defaults::default(), 0)?;
+    Ok(job)
+}
+
+/// The place of a job in the list.
+struct Place {
+    /// The draft's number.
+    place: usize,
+    /// Which repeat of it.
+    repeat: usize,
+    /// How many repeats there are.
+    times: usize,
+    /// How many jobs stand before it.
+    before: usize,
+}
+
+fn repeated(draft: &Draft, job: &Job, seeding: Seeding, at: &Place) -> Listed {
+    let mut job = job.clone();
+    let seed = match (job.request.seed, seeding.seeds) {
+        (Some(seed), _) => seed.wrapping_add(at.repeat as u64),
+        (None, Seeds::Own) => own_seed(seeding.seed, at),
+        (None, Seeds::Iterate) => seeding.seed.wrapping_add(at.before as u64),
+        (None, Seeds::Same) => seeding.seed.wrapping_add(at.repeat as u64),
+    };
+    job.request.seed = Some(seed);
+    job.request.count = 1;
+    let numbered = |id: &String| match at.times {
+        1 => id.clone(),
+        _ => format!("{id}-{}", at.repeat + 1),
+    };
+    let id = draft.id.as_ref().map(numbered);
+    Listed { line: draft.line, id, job, labels: draft.labels.clone() }
+}
+
+/// 32 bits that depend on nothing but the seed of the batch and the place.
+fn own_seed(batch: u64, at: &Place) -> u64 {
+    let text = format!("colora seed 1\n{batch}\n{}\n{}", at.place, at.repeat);
+    let hash = Sha256::digest(text.as_bytes());
+    hash.iter().take(4).fold(0, |seed, byte| seed << 8 | u64::from(*byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::source::{Format, Source};
+    use super::*;
+    use std::path::Path;
+
+    fn listed(text: &str, format: Format, seeding: Seeding) -> (Vec<Listed>, Vec<LineError>) {
+        let source = Source::parse(Path::new("x"), text, Some(format), true).unwrap();
+        assert!(source.mistakes.is_empty(), "{:?}", source.mistakes);
+        let folder = tempfile::tempdir().unwrap();
+        let home = folder.path().to_path_buf();
+        let store = Store::new(&[], folder.path(), &move |_| Some(home.clone().into_os_string()));
+        list(&source.drafts, &Layers::default(), &store, seeding)
+    }
+
+    /// The same jobs in every format are the same list.
+    #[test]
+    fn formats_agree() {
+        let formats = [
+            (
+                Format::Text,
+                "# x\n--prompt a red apple --steps 2 --lora flat:0.8\n--prompt a cat --seed 5 --repeat 2\n",
+            ),
+            (
+                Format::Csv,
+                "prompt,steps,loras,seed,repeat\na red apple,2,flat:0.8,,\na cat,,,5,2\n",
+            ),
+            (
+                Format::Jsonl,
+                "{\"prompt\":\"a red apple\",\"steps\":2,\"loras\":[\"flat:0.8\"]}\n{\"prompt\":\"a cat\",\"seed\":5,\"repeat\":2}\n",
+            ),
+            (
+                Format::Toml,
+                "[[job]]\nprompt = \"a red apple\"\nsteps = 2\nloras = [\"flat:0.8\"]\n[[job]]\nprompt = \"a cat\"\n[matrix]\nseed = [5, 6]\n",
+            ),
+        ];
+        let jobs = formats.map(|(format, text)| {
+            let (jobs, mistakes) = listed(text, format, Seeding::default());
+            assert!(mistakes.is_empty(), "{mistakes:?}");
+            jobs.into_iter().map(|listed| listed.job).collect::<Vec<_>>()
+        });
+        assert_eq!(jobs[0].len(), 3);
+        assert_eq!((jobs[0][1].request.seed, jobs[0][2].request.seed), (Some(5), Some(6)));
+        assert!(jobs[0][0].request.seed.is_some_and(|seed| seed > 6));
+        assert_eq!((&jobs[1], &jobs[2]), (&jobs[0], &jobs[0]));
+        // The matrix holds for all jobs of its file: its first job comes twice.
+        assert_eq!(jobs[3][2..], jobs[0][1..]);
+    }
+
+    #[test]
+    fn seeds_are_decided_when_the_list_is_made() {
+        let seeds = |seeds, seed| {
+            let (jobs, _) =
+                listed("a\nb\n--prompt c --repeat 2", Format::Text, Seeding { seed, seeds });
+            jobs.iter().map(|listed| listed.job.request.seed.unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(seeds(Seeds::Iterate, 7), [7, 8, 9, 10]);
+        assert_eq!(seeds(Seeds::Same, 7), [7, 7, 7, 8]);
+        let own = seeds(Seeds::Own, 0);
+        assert_eq!(own, seeds(Seeds::Own, 0));
+        assert_ne!(own, seeds(Seeds::Own, 1));
+        let mut distinct = own.clone();
+        distinct.dedup();
+        assert_eq!(distinct, own);
+    }
+
+    #[test]
+    fn mistakes_name_their_line() {
+        let text = "a\n--prompt b --width 7\n--prompt c --repeat 9999999\nd";
+        let (jobs, mistakes) = listed(text, Format::Text, Seeding::default());
+        assert_eq!(jobs.len(), 1, "nothing after a limit is looked at");
+        assert_eq!((mistakes[0].line, mistakes[1].line), (2, 3));
+        assert!(mistakes[0].error.to_string().starts_with("width = 7"));
+        let (jobs, _) = listed("--prompt a --id x --repeat 2", Format::Text, Seeding::default());
+        let ids: Vec<_> = jobs.iter().map(|listed| listed.id.as_deref().unwrap()).collect();
+        assert_eq!(ids, ["x-1", "x-2"]);
+    }
+}

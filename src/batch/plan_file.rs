@@ -1,0 +1,132 @@
+//! The list of a folder's jobs: `plan.jsonl`, a line each, and `plan.json`, which is written when all lines are there.
+
+use super::check::Ready;
+use super::digest::hex;
+use crate::atomic_file::{self, Care};
+use crate::error::{Error, Result};
+use crate::input;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+use std::io::Write;
+use std::path::Path;
+
+/// The head of the list.
+const HEAD: &str = "plan.json";
+/// The list.
+const LINES: &str = "plan.jsonl";
+/// Most bytes of a head.
+const LIMIT: u64 = 1 << 20;
+
+/// What a folder's list is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// The version of this format.
+    pub v: u32,
+    /// The version of colora that made the list.
+    pub version: String,
+    /// The name of the file of jobs.
+    pub source: String,
+    /// The SHA-256 of its text.
+    pub source_sha256: String,
+    /// How many jobs there are.
+    pub jobs: usize,
+    /// The SHA-256 of their names and contents in the order of the file.
+    pub plan: String,
+}
+
+impl Head {
+    /// The head of the list `jobs`, which are in the order of the file `source`.
+    pub fn of(jobs: &[Ready], source: &Path, source_sha256: &str) -> Self {
+        let mut hash = Sha256::new();
+        for job in jobs {
+            hash.update(format!("{} {}\n", job.id, job.content).as_bytes());
+        }
+        Self {
+            v: 1,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            source: source.to_string_lossy().into_owned(),
+            source_sha256: source_sha256.to_owned(),
+            jobs: jobs.len(),
+            plan: hex(&hash.finalize()),
+        }
+    }
+
+    /// The head in `folder`, if there is one.
+    ///
+    /// # Errors
+    /// What reading it gives, [`Error::Corrupt`] when it is none.
+    pub fn read(folder: &Path) -> Result<Option<Self>> {
+        let path = folder.join(HEAD);
+        let Some(text) = input::text_if_there(&path, LIMIT, "the head of a plan")? else {
+            return Ok(None);
+        };
+        serde_json::from_str(&text).map(Some).map_err(|e| Error::corrupt(&path, e.to_string()))
+    }
+
+    /// Refuses a folder that holds another list, unless `replan` says that this one takes its place.
+    ///
+    /// # Errors
+    /// [`Error::BadRequest`] for another list, what reading it gives.
+    pub fn check(&self, folder: &Path, replan: bool) -> Result<()> {
+        match Self::read(folder)? {
+            Some(there) if there.plan != self.plan && !replan => {
+                let why = format!(
+                    "this folder holds the pictures of another list ({} jobs of {}, plan {}; this one has {} jobs, plan \
+                     {}); to replan goes over to this one and keeps what both have; or choose another folder",
+                    there.jobs,
+                    there.source,
+                    short(&there.plan),
+                    self.jobs,
+                    short(&self.plan)
+                );
+                Err(Error::bad_request("out", folder.display(), why))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes `jobs`, which this is the head of, the list of `folder`, unless it is.
+    ///
+    /// # Errors
+    /// What reading and writing give.
+    pub fn write(&self, jobs: &[Ready], folder: &Path) -> Result<()> {
+        if Self::read(folder)?.is_some_and(|there| there.plan == self.plan) {
+            return Ok(());
+        }
+        let mut lines = String::new();
+        for job in jobs {
+            lines += &line(job)?;
+            lines.push('\n');
+        }
+        let head = serde_json::to_string_pretty(self).map_err(internal)?;
+        write(&folder.join(LINES), lines.as_bytes())?;
+        write(&folder.join(HEAD), (head + "\n").as_bytes())
+    }
+}
+
+/// A job as a line that `colora batch` reads again.
+fn line(job: &Ready) -> Result<String> {
+    let mut map = Map::new();
+    map.insert("id".into(), job.id.as_str().into());
+    map.extend(job.job.to_map()?);
+    if !job.labels.is_empty() {
+        map.insert("labels".into(), serde_json::to_value(&job.labels).map_err(internal)?);
+    }
+    Ok(Value::Object(map).to_string())
+}
+
+fn short(hash: &str) -> &str {
+    hash.get(..12).unwrap_or(hash)
+}
+
+#[allow(clippy::needless_pass_by_value)] // as `map_err` gives it
+fn internal(error: serde_json::Error) -> Error {
+    Error::Internal(format!("a plan: {error}"))
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    atomic_file::write(path, true, Care::Lasting, |file| {
+        file.write_all(bytes).map_err(|error| Error::write(path, error))
+    })
+}

@@ -1,0 +1,102 @@
+//! `colora batch --dry-run`: the jobs, their order, what changes between them, and what they take.
+
+use super::speak::time;
+use super::{Args, Order};
+use crate::app::SCHEMA;
+use crate::batch::{Changes, Ready, changes};
+use crate::cli::style::{block, bytes, excerpt, result_json, result_line};
+use anyhow::Result;
+use std::path::Path;
+
+/// Jobs that are shown at the beginning and at the end.
+const SHOWN: usize = 10;
+/// Bytes of a PNG for each pixel, and of the record in it: what pictures of SDXL and SD 1.5 take.
+const PER_PIXEL: f64 = 1.6;
+const RECORD: f64 = 2000.0;
+
+/// Prints what would be made; `of_file`: the changes in the order of the file.
+pub(super) fn print(jobs: &[Ready], of_file: Changes, folder: &Path, args: &Args) -> Result<()> {
+    let here = changes(jobs);
+    let space: f64 = jobs
+        .iter()
+        .map(|job| job.plan.width as f64 * job.plan.height as f64 * PER_PIXEL + RECORD)
+        .sum();
+    let seconds = args.seconds_per_picture.map(|each| each * jobs.len() as f64);
+    let doomed = jobs.iter().filter(|job| job.doomed.is_some()).count();
+    if args.json {
+        for (place, job) in jobs.iter().enumerate() {
+            result_json(&line(place, job).to_string())?;
+        }
+        let summary = serde_json::json!({
+            "schema": SCHEMA, "event": "batch", "jobs": jobs.len(), "folder": folder.to_string_lossy(),
+            "changes": counts(here), "changes_of_file": counts(of_file), "bytes": space as u64,
+            "seconds": seconds, "doomed": doomed,
+        });
+        return result_json(&summary.to_string());
+    }
+    let order = if args.order == Order::File {
+        "in the order of the file"
+    } else {
+        "in the cheapest order"
+    };
+    let mut text = format!(
+        "# {} jobs into {}, {order}; nothing was made\n# changes of model {}, of LoRAs {}, of size {} (in the file's \
+         order {}, {}, {})\n# about {} of disk",
+        jobs.len(),
+        folder.display(),
+        here.models,
+        here.stacks,
+        here.shapes,
+        of_file.models,
+        of_file.stacks,
+        of_file.shapes,
+        bytes(space as u64),
+    );
+    if let Some(seconds) = seconds {
+        text += &format!(", {}", time(seconds));
+    }
+    if doomed > 0 {
+        text += &format!("\n# {doomed} jobs will fail: their LoRA files cannot be read");
+    }
+    for (place, job) in jobs.iter().enumerate() {
+        if place == SHOWN && jobs.len() > 2 * SHOWN {
+            text += &format!("\n  … {} more", jobs.len() - 2 * SHOWN);
+        }
+        if place < SHOWN || place + SHOWN >= jobs.len() {
+            text += &format!("\n{}", row(job));
+        }
+    }
+    result_line(block(&text).trim_end())
+}
+
+/// A job as a line for people.
+fn row(job: &Ready) -> String {
+    let plan = &job.plan;
+    let loras: String = plan.loras.iter().map(|lora| format!("  {lora}")).collect();
+    format!(
+        "{}  line {}  {}  {}x{}  {} steps  seed {}{}  {}",
+        job.id,
+        job.line,
+        job.job.model_name(),
+        plan.width,
+        plan.height,
+        plan.steps,
+        plan.seed,
+        loras,
+        excerpt(&plan.prompt)
+    )
+}
+
+/// A job as JSON.
+fn line(place: usize, job: &Ready) -> serde_json::Value {
+    serde_json::json!({
+        "schema": SCHEMA, "event": "job", "place": place, "id": job.id, "line": job.line,
+        "model": job.job.model_name(), "labels": job.labels, "plan": job.plan,
+        "doomed": job.doomed.as_ref().map(|reason| &reason.message),
+    })
+}
+
+fn counts(changes: Changes) -> serde_json::Value {
+    let Changes { models, stacks, shapes } = changes;
+    serde_json::json!({"models": models, "stacks": stacks, "shapes": shapes})
+}
