@@ -51,15 +51,19 @@ fn leftovers(folder: &Path) -> Vec<String> {
     let known = ["plan.json", "plan.jsonl", "manifest-0.jsonl"];
     let names = fs::read_dir(folder).unwrap();
     let names = names.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
-    names.filter(|name| !name.ends_with(".png") && !known.contains(&name.as_str())).collect()
+    names
+        .filter(|name| {
+            !Path::new(name).extension().is_some_and(|e| e == "png")
+                && !known.contains(&name.as_str())
+        })
+        .collect()
 }
 
 /// A list of jobs in which LoRAs change from line to line.
 fn many(count: usize) -> String {
     let loras = ["", " --lora flat:0.8", " --lora gold:0.5"];
-    (0..count)
-        .map(|n| format!("--prompt a red apple number {n}{}\n", loras[n % loras.len()]))
-        .collect()
+    let line = |n: usize| format!("--prompt a red apple number {n}{}\n", loras[n % loras.len()]);
+    (0..count).fold(String::new(), |text, n| text + &line(n))
 }
 
 #[test]
@@ -390,7 +394,7 @@ fn damaged_files_are_refused_line_by_line() {
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
         match format {
             Format::Text => {
-                assert_eq!(said, lines.filter(|line| !line.starts_with('#')).count(), "{text}")
+                assert_eq!(said, lines.filter(|line| !line.starts_with('#')).count(), "{text}");
             }
             Format::Jsonl => assert_eq!(said, lines.count(), "{text}"),
             _ => {}

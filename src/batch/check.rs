@@ -187,7 +187,7 @@ impl<'a> Checker<'a> {
 
     /// Plans a job; `None` when a LoRA is missing of which an earlier line has told.
     fn job(&mut self, listed: Listed, identity: &Value) -> Result<Option<Ready>> {
-        let rough = listed.job.request.plan(&Defaults::default(), 0)?;
+        let rough = listed.job.request.plan(&Defaults::of_unknown_model(), 0)?;
         let (mut files, mut prints, mut doomed) = (Vec::new(), Vec::new(), None);
         for lora in &rough.loras {
             match self.lora(&lora.name)? {
@@ -204,19 +204,19 @@ impl<'a> Checker<'a> {
         }
         self.hold(&files);
         // A pipeline would refuse it for the file that is bad.
-        let plan = match &doomed {
-            Some(_) => rough,
-            None => {
-                let save = SaveOptions { hand_over: true, ..SaveOptions::default() };
-                app::prepare(self.pool, &listed.job, &save, self.observer, self.cancel)?.plan
-            }
+        let plan = if doomed.is_some() {
+            rough
+        } else {
+            let save = SaveOptions { hand_over: true, ..SaveOptions::default() };
+            app::prepare(self.pool, &listed.job, &save, self.observer, self.cancel)?.plan
         };
         let content = json!({"v": 1, "model": identity, "plan": plan, "loras": prints});
         let mut content = hex(&Sha256::digest(canonical(&content).as_bytes()));
         content.truncate(DIGITS);
-        let stack = match plan.loras.is_empty() {
-            true => String::new(),
-            false => json!([plan.loras, plan.lora_method, plan.apply]).to_string(),
+        let stack = if plan.loras.is_empty() {
+            String::new()
+        } else {
+            json!([plan.loras, plan.lora_method, plan.apply]).to_string()
         };
         Ok(Some(Ready {
             named: listed.id.is_some(),

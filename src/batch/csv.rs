@@ -73,7 +73,6 @@ fn records(text: &str, separator: char) -> Result<Vec<Record>, LineError> {
         match (quoted_at, c) {
             (Some(_), '"') if letters.peek() == Some(&'"') => cell.extend(letters.next()),
             (Some(_), '"') => quoted_at = None,
-            (Some(_), c) => cell.push(c),
             (None, '"') if cell.trim().is_empty() => {
                 cell.clear();
                 quoted_at = Some(line);
@@ -85,7 +84,7 @@ fn records(text: &str, separator: char) -> Result<Vec<Record>, LineError> {
                 let next = Record { line, cells: Vec::new() };
                 keep(std::mem::replace(&mut record, next), &mut records);
             }
-            (None, c) => cell.push(c),
+            (_, c) => cell.push(c),
         }
     }
     if let Some(line) = quoted_at {

@@ -15,7 +15,13 @@ const DEPTH: usize = 3;
 
 /// `bytes` in small hexadecimal digits.
 pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    use std::fmt::Write;
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
 }
 
 /// JSON with sorted keys and no white space.
@@ -134,7 +140,9 @@ mod tests {
         std::fs::write(&path, &bytes).unwrap();
         let (file, all) = (fingerprint(&path).unwrap(), fingerprint(folder.path()).unwrap());
         assert_eq!(fingerprint(&path).unwrap(), file);
-        bytes.iter_mut().for_each(|byte| *byte = byte.wrapping_add(1));
+        for byte in &mut bytes {
+            *byte = byte.wrapping_add(1);
+        }
         std::fs::write(&path, &bytes).unwrap();
         assert_ne!(fingerprint(&path).unwrap(), file);
         assert_ne!(fingerprint(folder.path()).unwrap(), all);

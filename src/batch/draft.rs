@@ -127,12 +127,11 @@ impl Draft {
             // Seeds that are too large for numbers, windows, sizes: as a flag writes them.
             Value::String(text) if is_read(field, &text) => {
                 self.values.remove(field.key);
-                match field.key {
-                    "loras" => self.set_text("loras", &text),
-                    _ => {
-                        field.put(read(field, &text)?, &mut self.values);
-                        Ok(())
-                    }
+                if field.key == "loras" {
+                    self.set_text("loras", &text)
+                } else {
+                    field.put(read(field, &text)?, &mut self.values);
+                    Ok(())
                 }
             }
             value if field.sets.len() > 1 => {

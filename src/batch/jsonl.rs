@@ -39,12 +39,14 @@ fn draft(line: &str, number: usize) -> Result<Draft> {
     Ok(draft)
 }
 
+/// The keys of a printed line that belong to the job.
+const OF_JOB: [&str; 4] = ["schema", "model", "made_with", "request"];
+
 /// The keys of the job behind a line that was printed, or a record of a picture.
 fn printed(mut map: Map<String, Value>) -> Result<Map<String, Value>> {
     if let Some(event) = map.get("event").filter(|event| *event != "saved") {
         return Err(Error::bad_request("event", event, "expected a line about a saved picture"));
     }
-    const OF_JOB: [&str; 4] = ["schema", "model", "made_with", "request"];
     if map.contains_key("schema") {
         map.retain(|key, _| OF_JOB.contains(&key.as_str()));
     }

@@ -87,7 +87,7 @@ pub fn list(
                         draft,
                         &job,
                         seeding,
-                        &Place { place, repeat, times, before },
+                        &Place { index: place, repeat, times, before },
                     ));
                 }
             }
@@ -118,14 +118,14 @@ fn one(draft: &Draft, base: &Layers, store: &Store) -> Result<Job> {
     }
     // A rough look that goes away again is nothing for a list.
     job.request.preview = 0;
-    job.request.plan(&Defaults::default(), 0)?;
+    job.request.plan(&Defaults::of_unknown_model(), 0)?;
     Ok(job)
 }
 
 /// The place of a job in the list.
 struct Place {
     /// The draft's number.
-    place: usize,
+    index: usize,
     /// Which repeat of it.
     repeat: usize,
     /// How many repeats there are.
@@ -154,7 +154,7 @@ fn repeated(draft: &Draft, job: &Job, seeding: Seeding, at: &Place) -> Listed {
 
 /// 32 bits that depend on nothing but the seed of the batch and the place.
 fn own_seed(batch: u64, at: &Place) -> u64 {
-    let text = format!("colora seed 1\n{batch}\n{}\n{}", at.place, at.repeat);
+    let text = format!("colora seed 1\n{batch}\n{}\n{}", at.index, at.repeat);
     let hash = Sha256::digest(text.as_bytes());
     hash.iter().take(4).fold(0, |seed, byte| seed << 8 | u64::from(*byte))
 }

@@ -40,7 +40,7 @@ pub fn changes(jobs: &[Ready]) -> Changes {
         changes.models += usize::from(!same_model);
         let stack = same_model && before.is_some_and(|other| other.stack == job.stack);
         changes.stacks += usize::from(!stack);
-        changes.shapes += usize::from(!before.is_some_and(|other| shape(other) == shape(job)));
+        changes.shapes += usize::from(before.is_none_or(|other| shape(other) != shape(job)));
         before = Some(job);
     }
     changes
@@ -85,7 +85,7 @@ mod tests {
             named: false,
             content: line.to_string(),
             line,
-            plan: request.plan(&Defaults::default(), 0).unwrap(),
+            plan: request.plan(&Defaults::of_unknown_model(), 0).unwrap(),
             job: Job { request, ..Job::default() },
             labels: BTreeMap::new(),
             model: model.into(),

@@ -77,9 +77,10 @@ impl Source {
     /// # Errors
     /// What reading it gives; [`Error::BadRequest`] for stdin without a format.
     pub fn read(path: &Path, format: Option<Format>, comments: bool) -> Result<Self> {
-        let bytes = match path == Path::new("-") {
-            true => input::from(std::io::stdin().lock(), LIMIT, "a file of jobs", path)?,
-            false => input::bytes(path, LIMIT, "a file of jobs")?,
+        let bytes = if path == Path::new("-") {
+            input::from(std::io::stdin().lock(), LIMIT, "a file of jobs", path)?
+        } else {
+            input::bytes(path, LIMIT, "a file of jobs")?
         };
         Self::parse(path, &input::decode(bytes, path)?, format, comments)
     }

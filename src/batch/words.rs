@@ -23,7 +23,6 @@ pub(super) fn split(line: &str) -> Result<Vec<String>, Unclosed> {
             (Some('"'), '\\') if matches!(letters.peek(), Some('"' | '\\')) => {
                 word.get_or_insert_default().extend(letters.next());
             }
-            (Some(_), c) => word.get_or_insert_default().push(c),
             (None, '\\') => word.get_or_insert_default().extend(letters.next()),
             (None, '\'') if before.is_alphanumeric() && is_letter(letters.peek()) => {
                 word.get_or_insert_default().push(c);
@@ -33,16 +32,15 @@ pub(super) fn split(line: &str) -> Result<Vec<String>, Unclosed> {
                 word.get_or_insert_default();
             }
             (None, c) if c.is_whitespace() => words.extend(word.take()),
-            (None, c) => word.get_or_insert_default().push(c),
+            (_, c) => word.get_or_insert_default().push(c),
         }
         before = c;
     }
-    match quote {
-        Some(mark) => Err(Unclosed(mark)),
-        None => {
-            words.extend(word);
-            Ok(words)
-        }
+    if let Some(mark) = quote {
+        Err(Unclosed(mark))
+    } else {
+        words.extend(word);
+        Ok(words)
     }
 }
 

@@ -171,9 +171,10 @@ impl Work {
             };
             todo.tasks.push(task);
         }
-        match mistakes.is_empty() {
-            true => Ok(todo),
-            false => Err(Error::Lines { path: source.to_path_buf(), mistakes }),
+        if mistakes.is_empty() {
+            Ok(todo)
+        } else {
+            Err(Error::Lines { path: source.to_path_buf(), mistakes })
         }
     }
 

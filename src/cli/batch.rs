@@ -245,7 +245,9 @@ fn read(args: &Args, setup: &Setup, pool: &Pool, cancel: &Cancel, talk: Talk) ->
     base.caller(args.values());
     let seeding = args.seeding()?;
     // What is wrong in flags and settings is not a line's fault.
-    let fine = base.job().and_then(|job| job.request.plan(&crate::family::Defaults::default(), 0));
+    let fine = base
+        .job()
+        .and_then(|job| job.request.plan(&crate::family::Defaults::of_unknown_model(), 0));
     fine.map_err(|error| with_origin(error.into(), &base))?;
     let source = Source::read(&args.file, args.format, !args.no_comments)?;
     let mut mistakes = source.mistakes;

@@ -72,7 +72,7 @@ pub(super) fn print(jobs: &[Ready], of_file: Changes, folder: &Path, args: &Args
 /// A job as a line for people.
 fn row(job: &Ready) -> String {
     let plan = &job.plan;
-    let loras: String = plan.loras.iter().map(|lora| format!("  {lora}")).collect();
+    let loras = plan.loras.iter().fold(String::new(), |text, lora| format!("{text}  {lora}"));
     format!(
         "{}  line {}  {}  {}x{}  {} steps  seed {}{}  {}",
         job.id,
