@@ -227,11 +227,11 @@ mod tests {
 
     #[test]
     fn mistakes_name_their_line() {
-        let text = "a\n--prompt b --width 7\n--prompt c --repeat 9999999\nd";
+        let text = "a\n--prompt b --steps 0\n--prompt c --repeat 9999999\nd";
         let (jobs, mistakes) = listed(text, Format::Text, Seeding::default());
         assert_eq!(jobs.len(), 1, "nothing after a limit is looked at");
         assert_eq!((mistakes[0].line, mistakes[1].line), (2, 3));
-        assert!(mistakes[0].error.to_string().starts_with("width = 7"));
+        assert!(mistakes[0].error.to_string().starts_with("steps = 0"));
         let (jobs, _) = listed("--prompt a --id x --repeat 2", Format::Text, Seeding::default());
         let ids: Vec<_> = jobs.iter().map(|listed| listed.id.as_deref().unwrap()).collect();
         assert_eq!(ids, ["x-1", "x-2"]);
