@@ -12,6 +12,7 @@ mod support;
 mod world;
 
 use colora::pipeline::{Memory, Options};
+use colora::prompt::PromptSyntax;
 use colora::{Cancel, DeviceChoice, Error, Event, Generated, Pipeline, Request};
 use faults::{Fault, Outcome, Random, run};
 use std::sync::Mutex;
@@ -175,7 +176,9 @@ fn warnings_come_to_whoever_asked_for_the_picture() {
     let world = World::tiny();
     let pipeline = world.open(options());
     let prompt = "cat ".repeat(200);
-    let request = Request { prompt, count: 2, ..world.requests[0].clone() };
+    // Without syntax the text encoder sees one window of tokens.
+    let prompt_syntax = Some(PromptSyntax::Plain);
+    let request = Request { prompt, prompt_syntax, count: 2, ..world.requests[0].clone() };
     // The second one finds everything made, and is told all the same.
     for _ in 0..2 {
         let warnings = Mutex::new(Vec::new());
