@@ -77,6 +77,8 @@ impl Case {
         Request {
             prompt: prompt.as_str().unwrap().into(),
             negative_prompt: negative.as_str().unwrap_or_default().into(),
+            // diffusers reads no syntax and cuts a prompt after its window.
+            prompt_syntax: Some(colora::prompt::PromptSyntax::Plain),
             width: Some(self.width),
             height: Some(self.height),
             steps: Some(self.steps),
