@@ -148,9 +148,13 @@ fn prompts_from_windows_are_read() {
 fn syntax_of_other_programs_is_named_once() {
     let world = World::new();
     let talk = |arguments: &[&str]| said(&world, &[&["--dry-run"], arguments].concat());
-    let text = talk(&["-N", "[bad] <lora:x:1>", "((red)) AND __colour__"]);
+    let prompts = ["-N", "[bad] <lora:x:1>", "((red)) AND __colour__"];
+    let text = talk(&[&["--prompt-syntax", "plain"], &prompts[..]].concat());
     assert!(text.contains("`((red))`, `AND`, `__colour__`, `[bad]`, `<lora:x:1>` are"), "{text}");
     assert_eq!(text.matches("warning").count(), 1, "{text}");
+    // Brackets are read unless the syntax is plain.
+    let text = talk(&prompts);
+    assert!(text.contains("`AND`, `__colour__`, `<lora:x:1>` are"), "{text}");
     assert_eq!(talk(&[r"a photo (1990) of \(red\) at 10:30"]), "");
 }
 
