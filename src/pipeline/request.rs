@@ -24,7 +24,7 @@ pub struct Request {
     /// Which program's syntax both prompts are written in; `None` is A1111's. What earlier versions drew is `plain`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_syntax: Option<PromptSyntax>,
-    /// Pixels across, a multiple of the model's [`vae_factor`](Defaults::vae_factor): 8 in Stable Diffusion.
+    /// Pixels across, a multiple of the model's [`vae_factor`](crate::family::Defaults::vae_factor): 8 in Stable Diffusion.
     pub width: Option<usize>,
     /// Pixels down, a multiple of the same.
     pub height: Option<usize>,

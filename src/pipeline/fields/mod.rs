@@ -30,7 +30,7 @@ pub fn labelled() -> Vec<(&'static Field, Label)> {
 /// Refuses the first value of a request that is out of its range.
 ///
 /// # Errors
-/// [`Error::BadRequest`] naming the field.
+/// [`Error::BadRequest`](crate::Error::BadRequest) naming the field.
 pub fn check(request: &Request) -> Result<()> {
     FIELDS.iter().try_for_each(|field| field.check(request))
 }
