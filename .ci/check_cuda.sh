@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Type-checks and lints the code for NVIDIA GPUs on a machine without a CUDA toolkit and without a GPU.
+# Type-checks the code for NVIDIA GPUs on a machine without a CUDA toolkit and without a GPU.
 # Crates of the CUDA family ask a compiler for its version and for their kernels; a stand-in answers and writes
 # empty kernels. Nothing that is made here can run: benches/gpu/build.sh makes a program that does.
 set -euo pipefail
@@ -30,4 +30,4 @@ if [ -n "$folder" ]; then for source in $sources; do : > "$folder/$(basename "$s
 EOF
 chmod +x "$home/bin/nvcc"
 export PATH="$home/bin:$PATH" CUDA_HOME="$home" CUDA_PATH="$home" CUDA_ROOT="$home" CUDA_COMPUTE_CAP=90
-cargo clippy --release --features cuda,cudnn --all-targets -- -D warnings
+cargo check --release --features cuda,cudnn --all-targets
