@@ -53,7 +53,7 @@ fn leftovers(folder: &Path) -> Vec<String> {
     let names = names.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
     names
         .filter(|name| {
-            !Path::new(name).extension().is_some_and(|e| e == "png")
+            Path::new(name).extension().is_none_or(|e| e != "png")
                 && !known.contains(&name.as_str())
         })
         .collect()
