@@ -166,13 +166,10 @@ impl Grid {
             let why = "expected two noise levels or more, above zero but for the last";
             return Err(Error::bad_request("sigmas", format!("{sigmas:?}"), why));
         }
-        let rule = TimestepRule::Interpolated;
-        let level = |pair: &[f64]| {
-            let (sigma, next) = (pair[0], pair[1]);
-            Level { sigma, timestep: process.timestep(sigma, rule), next, target: next }
-        };
-        let levels = sigmas.windows(2).map(level).collect();
-        Ok(Self { levels, start_scale: sigmas[0].hypot(1.0), process, rule })
+        let pairs: Vec<Pair> =
+            sigmas.windows(2).map(|pair| Pair { sigma: pair[0], next: pair[1] }).collect();
+        let start_scale = sigmas[0].hypot(1.0);
+        Ok(Self::of_pairs(&pairs, start_scale, process, TimestepRule::Interpolated))
     }
 
     /// The run of `steps` steps on a model trained as `config` says, by the rules of a sampler.
@@ -204,18 +201,16 @@ impl Grid {
         let input = ScheduleInput { timesteps: &timesteps, low, high, process };
         let sigmas = schedule.levels(steps, &input)?;
         let rule = rules.rule(schedule, config);
+        let end = rules.end(rule, &sigmas, config, table);
+        let start_scale = rules.start_scale(sigmas[0], config);
         if let Some(pairs) = rules.pairs {
-            let end = rules.end(rule, &sigmas, config, table);
-            let start_scale = rules.start_scale(sigmas[0], config);
             let pairs = pairs(&[sigmas, vec![end]].concat());
-            return Ok(Self::of_pairs(&pairs, start_scale, process, rule));
+            return Ok(Self::of_pairs(&pairs, start_scale, process.clone(), rule));
         }
         let timesteps = match rule {
             TimestepRule::OfTable => timesteps,
             _ => sigmas.iter().map(|sigma| process.timestep(*sigma, rule)).collect(),
         };
-        let end = rules.end(rule, &sigmas, config, table);
-        let first = sigmas[0];
         let targets = rules.targets(rule, &timesteps, end, table);
         let nexts = sigmas.iter().skip(1).copied().chain([end]);
         let levels = sigmas.iter().zip(timesteps).zip(nexts).enumerate();
@@ -225,19 +220,14 @@ impl Grid {
             next,
             target: targets.as_ref().map_or(next, |targets| targets[i]),
         });
-        Ok(Self {
-            levels: levels.collect(),
-            start_scale: rules.start_scale(first, config),
-            process: process.clone(),
-            rule,
-        })
+        Ok(Self { levels: levels.collect(), start_scale, process: process.clone(), rule })
     }
 
     /// A run over steps that need not begin where the one before ended.
     fn of_pairs(
         pairs: &[Pair],
         start_scale: f64,
-        process: &NoiseProcess,
+        process: NoiseProcess,
         rule: TimestepRule,
     ) -> Self {
         let level = |&Pair { sigma, next }: &Pair| Level {
@@ -247,7 +237,7 @@ impl Grid {
             target: next,
         };
         let levels = pairs.iter().map(level).collect();
-        Self { levels, start_scale, process: process.clone(), rule }
+        Self { levels, start_scale, process, rule }
     }
 
     /// N, the number of steps.

@@ -20,6 +20,7 @@ pub mod guidance;
 mod history;
 mod integrator;
 mod linear;
+mod multistep;
 mod names;
 mod noise;
 mod options;

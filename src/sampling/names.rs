@@ -35,6 +35,32 @@ pub(super) fn find<T: Copy>(field: &'static str, name: &str, all: &[Named<T>]) -
     Err(Error::bad_request(field, name, format!("expected one of {}{near}", names.join(", "))))
 }
 
+/// Writes a type by its `name()` and reads it as [`FromStr`](std::str::FromStr) does, in serde too.
+macro_rules! by_name {
+    ($type:ty) => {
+        impl std::fmt::Display for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.name())
+            }
+        }
+
+        impl serde::Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.name())
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let name = <String as serde::Deserialize>::deserialize(deserializer)?;
+                name.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+pub(super) use by_name;
+
 #[cfg(test)]
 mod tests {
     use super::*;

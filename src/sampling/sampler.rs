@@ -2,11 +2,10 @@
 
 use super::config::SchedulerConfig;
 use super::integrator::Integrator;
-use super::names::{Named, find};
+use super::names::{Named, by_name, find};
 use super::options::SamplerOptions;
 use super::samplers::Sampler;
 use crate::error::{Error, Result};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 impl Sampler {
     /// The name in requests, flags and files.
@@ -43,11 +42,7 @@ impl Sampler {
     }
 }
 
-impl std::fmt::Display for Sampler {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
-    }
-}
+by_name!(Sampler);
 
 impl std::str::FromStr for Sampler {
     type Err = Error;
@@ -60,19 +55,6 @@ impl std::str::FromStr for Sampler {
             Named { item, name: spec.name, others: spec.other_names().collect() }
         };
         find("sampler", name, &Sampler::ALL.map(named))
-    }
-}
-
-impl Serialize for Sampler {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.name())
-    }
-}
-
-impl<'de> Deserialize<'de> for Sampler {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let name = String::deserialize(deserializer)?;
-        name.parse().map_err(serde::de::Error::custom)
     }
 }
 

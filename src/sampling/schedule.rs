@@ -1,10 +1,9 @@
 //! Schedules by name: how the noise levels of a run are spread.
 
-use super::names::{Named, find};
+use super::names::{Named, by_name, find};
 use super::schedule_spec::{ScheduleInput, ScheduleSpec};
 use super::schedules as of;
 use crate::error::{Error, Result};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// How the noise levels of a run are spread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -132,11 +131,7 @@ impl Schedule {
     }
 }
 
-impl std::fmt::Display for Schedule {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
-    }
-}
+by_name!(Schedule);
 
 impl std::str::FromStr for Schedule {
     type Err = Error;
@@ -149,19 +144,6 @@ impl std::str::FromStr for Schedule {
             Named { item, name: spec.name, others }
         };
         find("schedule", name, &Schedule::ALL.map(named))
-    }
-}
-
-impl Serialize for Schedule {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.name())
-    }
-}
-
-impl<'de> Deserialize<'de> for Schedule {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let name = String::deserialize(deserializer)?;
-        name.parse().map_err(serde::de::Error::custom)
     }
 }
 

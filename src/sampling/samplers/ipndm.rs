@@ -2,11 +2,10 @@
 
 use crate::error::Result;
 use crate::sampling::adams::adams;
-use crate::sampling::formulas::{combined, plus, slope};
-use crate::sampling::grid::{Conventions, Grid, GridRules};
+use crate::sampling::formulas::combined;
+use crate::sampling::grid::{Conventions, GridRules};
 use crate::sampling::history::History;
-use crate::sampling::integrator::{Denoiser, Integrator, Step};
-use crate::sampling::noise::NoiseSource;
+use crate::sampling::multistep::Multistep;
 use crate::sampling::options::ORDER;
 use crate::sampling::schedule::Schedule;
 use crate::sampling::spec::{NoiseUse, OtherNames, SamplerSpec};
@@ -24,36 +23,10 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     schedule: None,
     automatic: Schedule::Discrete,
     grids: Conventions { diffusers: GridRules::K_DIFFUSION },
-    begin: |options, _| {
-        Ok(Box::new(Ipndm { order: options.whole(&ORDER), history: History::default() }))
-    },
+    begin: |options, _| Ok(Box::new(Multistep::new(options.whole(&ORDER), change).to_estimate())),
 };
 
 /// Adams and Bashforth's coefficients of even steps, whatever the steps.
-#[derive(Debug)]
-struct Ipndm {
-    order: usize,
-    /// Slopes.
-    history: History,
-}
-
-impl Integrator for Ipndm {
-    fn step(
-        &mut self,
-        model: &dyn Denoiser,
-        x: &Tensor,
-        grid: &Grid,
-        i: usize,
-        _: &mut dyn NoiseSource,
-    ) -> Result<Step> {
-        let (sigma, next) = (grid.levels[i].sigma, grid.levels[i].next);
-        let denoised = model.denoise(x, sigma)?;
-        if next == 0.0 {
-            return Ok(Step { x: denoised.clone(), denoised });
-        }
-        self.history.push(slope(x, &denoised, sigma)?, sigma, self.order);
-        let weights = adams(self.history.len());
-        let x = plus(x, next - sigma, &combined(&self.history.tensors, weights)?)?;
-        Ok(Step { x, denoised })
-    }
+fn change(slopes: &History, sigma: f64, next: f64) -> Result<Tensor> {
+    Ok((combined(&slopes.tensors, adams(slopes.len()))? * (next - sigma))?)
 }

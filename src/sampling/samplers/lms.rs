@@ -1,11 +1,10 @@
 //! A linear multistep method: the polynomial through the last slopes, k-diffusion's `sample_lms`.
 
 use crate::error::Result;
-use crate::sampling::formulas::{combined, slope};
-use crate::sampling::grid::{Conventions, Grid, GridRules};
+use crate::sampling::formulas::combined;
+use crate::sampling::grid::{Conventions, GridRules};
 use crate::sampling::history::History;
-use crate::sampling::integrator::{Denoiser, Integrator, Step};
-use crate::sampling::noise::NoiseSource;
+use crate::sampling::multistep::Multistep;
 use crate::sampling::options::ORDER;
 use crate::sampling::quadrature::{integral, lagrange};
 use crate::sampling::schedule::Schedule;
@@ -29,36 +28,13 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     schedule: None,
     automatic: Schedule::Discrete,
     grids: Conventions { diffusers: GridRules::K_DIFFUSION },
-    begin: |options, _| {
-        Ok(Box::new(Lms { order: options.whole(&ORDER), history: History::default() }))
-    },
+    begin: |options, _| Ok(Box::new(Multistep::new(options.whole(&ORDER), change))),
 };
 
 /// The integral of the polynomial through the last slopes. The step to σ = 0 goes on with it, as k-diffusion and
 /// diffusers do; ComfyUI returns the estimate there.
-#[derive(Debug)]
-struct Lms {
-    order: usize,
-    /// Slopes.
-    history: History,
-}
-
-impl Integrator for Lms {
-    fn step(
-        &mut self,
-        model: &dyn Denoiser,
-        x: &Tensor,
-        grid: &Grid,
-        i: usize,
-        _: &mut dyn NoiseSource,
-    ) -> Result<Step> {
-        let (sigma, next) = (grid.levels[i].sigma, grid.levels[i].next);
-        let denoised = model.denoise(x, sigma)?;
-        self.history.push(slope(x, &denoised, sigma)?, sigma, self.order);
-        let sigmas = &self.history.sigmas;
-        let weight = |j: usize| integral(sigma, next, |s| lagrange(sigmas, j, s));
-        let weights: Vec<f64> = (0..self.history.len()).map(weight).collect();
-        let x = (x + combined(&self.history.tensors, &weights)?)?;
-        Ok(Step { x, denoised })
-    }
+fn change(slopes: &History, sigma: f64, next: f64) -> Result<Tensor> {
+    let weight = |j: usize| integral(sigma, next, |s| lagrange(&slopes.sigmas, j, s));
+    let weights: Vec<f64> = (0..slopes.len()).map(weight).collect();
+    combined(&slopes.tensors, &weights)
 }
