@@ -30,7 +30,7 @@ impl Multistep {
     }
 
     /// The same, whose step to σ = 0 ends at the estimate of x₀.
-    pub(super) fn to_estimate(self) -> Self {
+    pub(super) fn ending_at_estimate(self) -> Self {
         Self { to_estimate: true, ..self }
     }
 }

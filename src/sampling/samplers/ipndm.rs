@@ -23,7 +23,9 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     schedule: None,
     automatic: Schedule::Discrete,
     grids: Conventions { diffusers: GridRules::K_DIFFUSION },
-    begin: |options, _| Ok(Box::new(Multistep::new(options.whole(&ORDER), change).to_estimate())),
+    begin: |options, _| {
+        Ok(Box::new(Multistep::new(options.whole(&ORDER), change).ending_at_estimate()))
+    },
 };
 
 /// Adams and Bashforth's coefficients of even steps, whatever the steps.
