@@ -87,6 +87,12 @@ pub(crate) fn bytes(count: u64) -> String {
     format!("{size:.1} GB")
 }
 
+/// Bytes, such as those of a digest, in small hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    let digit = |half: u8| char::from_digit(half.into(), 16).unwrap_or_default();
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

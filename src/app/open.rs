@@ -3,8 +3,8 @@
 use super::job::Job;
 use super::resolver::StoreResolver;
 use crate::error::{Error, Result};
-use crate::lora::{LoraRef, ReadOptions};
-use crate::pipeline::{Cancel, DTypeChoice, DeviceChoice, Memory, Options, Pipeline};
+use crate::lora::LoraRef;
+use crate::pipeline::{Cancel, DTypeChoice, DeviceChoice, Options, Pipeline};
 use crate::store::{Model, Progress, Store, actual};
 use crate::weights::Quantisation;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -42,9 +42,7 @@ pub struct Pool {
     store: Store,
     resolver: Arc<StoreResolver>,
     limit: usize,
-    memory: Memory,
-    batch: usize,
-    reading: ReadOptions,
+    base: Options,
     /// The last used one at the end.
     slots: Mutex<Vec<(ModelKey, Slot)>>,
 }
@@ -61,9 +59,7 @@ impl Pool {
             resolver: Arc::new(StoreResolver::new(store.clone(), cancel)),
             store,
             limit: 1,
-            memory: Memory::default(),
-            batch: 1,
-            reading: ReadOptions::default(),
+            base: Options::default(),
             slots: Mutex::default(),
         }
     }
@@ -75,24 +71,10 @@ impl Pool {
         self
     }
 
-    /// What each pipeline keeps in memory for the next request.
+    /// The options of every pipeline, but for those that a job decides: model, VAE, number types, device and LoRAs.
     #[must_use]
-    pub fn memory(mut self, memory: Memory) -> Self {
-        self.memory = memory;
-        self
-    }
-
-    /// How many images of a plan are evaluated at once; as [`Options::batch`].
-    #[must_use]
-    pub fn batch(mut self, images: usize) -> Self {
-        self.batch = images;
-        self
-    }
-
-    /// How strictly LoRA files are read.
-    #[must_use]
-    pub fn reading(mut self, reading: ReadOptions) -> Self {
-        self.reading = reading;
+    pub fn opened_with(mut self, options: Options) -> Self {
+        self.base = options;
         self
     }
 
@@ -128,9 +110,8 @@ impl Pool {
 
     /// The options by which pipelines of `key` are opened.
     pub fn options(&self, key: &ModelKey) -> Options {
-        let options = Pipeline::options().device(key.device.unwrap_or_default()).dtype(key.dtype);
+        let options = self.base.clone().device(key.device.unwrap_or_default()).dtype(key.dtype);
         let options = options.quantize(key.quantize).vae(key.vae.as_ref().map(actual));
-        let options = options.memory(self.memory).batch(self.batch).reading(self.reading);
         options.lora_resolver(self.resolver.clone())
     }
 

@@ -1,12 +1,13 @@
 //! Looks at models and LoRAs before the first picture, plans every job, and names it by its contents.
 
-use super::digest::{canonical, fingerprint, hex};
+use super::digest::{canonical, fingerprint};
 use super::list::Listed;
 use crate::app::{self, Job, ModelKey, Observer, Pool, SaveOptions};
 use crate::error::{Error, Fault, LineError, Result};
 use crate::family::Defaults;
 use crate::lora::AdapterFile;
 use crate::pipeline::{Cancel, Plan};
+use crate::plain::hex;
 use crate::store::Model;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};

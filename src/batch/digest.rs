@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::input;
+use crate::plain::hex;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::io::{Read, Seek, SeekFrom};
@@ -12,17 +13,6 @@ const SAMPLE: u64 = 1 << 16;
 const SAMPLES: u64 = 64;
 /// How deep a model's folder is looked into.
 const DEPTH: usize = 3;
-
-/// `bytes` in small hexadecimal digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    let mut text = String::with_capacity(2 * bytes.len());
-    for byte in bytes {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
-}
 
 /// JSON with sorted keys and no white space.
 ///
@@ -104,22 +94,6 @@ fn sample(path: &Path, hash: &mut Sha256) -> Result<()> {
     Ok(())
 }
 
-/// The SHA-256 of a whole file.
-///
-/// # Errors
-/// What reading gives.
-pub(super) fn sha256(path: &Path) -> Result<String> {
-    let mut hash = Sha256::new();
-    let mut file = input::open(path)?;
-    let mut block = vec![0; SAMPLE as usize];
-    loop {
-        match file.read(&mut block).map_err(|error| Error::io(path, error))? {
-            0 => return Ok(hex(&hash.finalize())),
-            read => hash.update(&block[..read]),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,7 +103,6 @@ mod tests {
         let value = |text: &str| serde_json::from_str::<Value>(text).unwrap();
         let a = canonical(&value(r#"{"b": [1, 2.5], "a": {"d": "x\"y", "c": null}}"#));
         assert_eq!(a, r#"{"a":{"c":null,"d":"x\"y"},"b":[1,2.5]}"#);
-        assert_eq!(hex(&[0, 171]), "00ab");
     }
 
     #[test]

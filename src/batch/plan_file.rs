@@ -1,10 +1,10 @@
 //! The list of a folder's jobs: `plan.jsonl`, a line each, and `plan.json`, which is written when all lines are there.
 
 use super::check::Ready;
-use super::digest::hex;
 use crate::atomic_file::{self, Care};
 use crate::error::{Error, Result};
 use crate::input;
+use crate::plain::hex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};

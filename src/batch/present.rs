@@ -1,11 +1,12 @@
 //! Which pictures of a list are there already. One listing of the folder tells it, not a question for every job.
 
 use super::check::Ready;
-use super::digest::sha256;
 use super::manifest::{Entry, Status};
 use crate::app::record;
 use crate::error::{Error, Result};
 use crate::input;
+use crate::pipeline::Cancel;
+use crate::store::sha256;
 use std::collections::HashMap;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -91,10 +92,14 @@ impl Pictures {
         }
         let entry = entry.filter(|entry| entry.status == Status::Done && entry.sha256.is_some());
         let Some(entry) = entry else {
-            return Ok(Presence::Unlogged { sha256: sha256(&path)?, bytes: length });
+            return Ok(Presence::Unlogged {
+                sha256: sha256(&path, &Cancel::new())?,
+                bytes: length,
+            });
         };
         let same_length = entry.bytes.is_none_or(|bytes| bytes == length);
-        if !same_length || verify && entry.sha256.as_ref() != Some(&sha256(&path)?) {
+        if !same_length || verify && entry.sha256.as_ref() != Some(&sha256(&path, &Cancel::new())?)
+        {
             return Ok(Presence::Damaged);
         }
         Ok(Presence::Done)

@@ -106,7 +106,7 @@ impl Source {
         if !ignored.is_empty() {
             remarks.push(format!("these change nothing here: {}", ignored.join(", ")));
         }
-        let sha256 = super::digest::hex(&Sha256::digest(text.as_bytes()));
+        let sha256 = crate::plain::hex(&Sha256::digest(text.as_bytes()));
         Ok(Self { path: path.to_path_buf(), sha256, drafts, mistakes, remarks })
     }
 }

@@ -1,7 +1,6 @@
 //! Makes the pictures of a list that are not there yet. A failure costs its job, a crash at most the picture at work.
 
 use super::check::{Ready, Reason, is_of_file};
-use super::digest::hex;
 use super::grace::Grace;
 use super::manifest::{Entry, Manifest, Seconds, Status};
 use super::present::{Pictures, Presence};
@@ -9,7 +8,7 @@ use crate::app::{self, Moment, Observer, Pool, SaveOptions, Saved};
 use crate::atomic_file::{self, Care};
 use crate::error::{At, Error, Fault, LineError, Result};
 use crate::pipeline::{Cancel, Timings};
-use candle_core::DeviceLocation;
+use crate::plain::hex;
 use sha2::{Digest, Sha256};
 use std::cell::RefCell;
 use std::io::{ErrorKind, Write};
@@ -394,11 +393,7 @@ impl Runner<'_> {
         };
         let observer: &dyn Observer = &observer;
         let prepared = app::prepare(&self.pool, &job.job, &save, observer, self.grace.work())?;
-        *device.borrow_mut() = match prepared.pipeline.device().location() {
-            DeviceLocation::Cpu => "cpu".to_owned(),
-            DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
-            DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
-        };
+        *device.borrow_mut() = prepared.pipeline.device_name();
         let done = prepared.run(observer, self.grace.work());
         let none = || Err(Error::Internal("a job made no picture".into()));
         match (written.take(), done) {

@@ -12,7 +12,7 @@ use super::{interrupt, setup, threads};
 use crate::app::{Layers, Pool, Setup, Unobserved};
 use crate::batch::{self, Format, Options, Ready, Seeding, Seeds, Source, Work};
 use crate::error::{Error, LineError};
-use crate::pipeline::{Cancel, DTypeChoice, DeviceChoice, Memory};
+use crate::pipeline::{Cancel, DTypeChoice, DeviceChoice, Memory, Pipeline};
 use crate::weights::Quantisation;
 use anyhow::{Context, Result};
 use clap::{ValueEnum, ValueHint};
@@ -203,7 +203,8 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
     let cancel = Cancel::new();
     interrupt::install(&cancel)?;
     let memory = if args.low_memory { Memory::Low } else { Memory::Resident };
-    let pools = || Pool::cancelled_by(setup.store.clone(), &cancel).memory(memory);
+    let opened = Pipeline::options().memory(memory);
+    let pools = || Pool::cancelled_by(setup.store.clone(), &cancel).opened_with(opened.clone());
     let mut list = read(args, &setup, &pools(), &cancel, talk)?;
     let head = batch::Head::of(&list.jobs, &args.file, &list.sha256);
     if args.dry_run {

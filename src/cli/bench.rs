@@ -17,7 +17,6 @@ use crate::size::ImageSize;
 use crate::store::Model;
 use crate::weights::{Instructions, Precision};
 use anyhow::Result;
-use candle_core::DeviceLocation;
 use clap::ValueHint;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -107,7 +106,8 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
     // What is measured is the same whatever is usual here.
     let job = Job { request, vae: None, ..job };
     let memory = if args.low_memory { Memory::Low } else { Memory::OneShot };
-    let pool = Pool::cancelled_by(setup.store, &cancel).memory(memory);
+    let pool =
+        Pool::cancelled_by(setup.store, &cancel).opened_with(Pipeline::options().memory(memory));
     let bench = Bench { job: &job, pool: &pool, cancel: &cancel, progress: &progress };
     let report = bench.run(args.repeat);
     progress.finish();
@@ -188,11 +188,7 @@ impl Place {
             (None, Some(DTypeChoice::Tf32)) => "tf32",
             (None, _) => "f16",
         };
-        let device = match pipeline.device().location() {
-            DeviceLocation::Cpu => "cpu".to_owned(),
-            DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
-            DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
-        };
+        let device = pipeline.device_name();
         Self { device, precision, dtype }
     }
 }

@@ -4,7 +4,6 @@ use super::style::{block, bytes, result_json, result_line};
 use crate::app::{NamedByPicture, Prepared, SCHEMA};
 use crate::pipeline::Plan;
 use anyhow::Result;
-use candle_core::DeviceLocation;
 
 /// Prints what would run.
 pub(super) fn print(
@@ -14,11 +13,7 @@ pub(super) fn print(
 ) -> Result<()> {
     let Prepared { pipeline, plan, names, .. } = prepared;
     let outputs: Vec<String> = names.iter().map(|n| n.to_string_lossy().into_owned()).collect();
-    let device = match pipeline.device().location() {
-        DeviceLocation::Cpu => "cpu".to_owned(),
-        DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
-        DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
-    };
+    let device = pipeline.device_name();
     let model = pipeline.model_name();
     let budget = pipeline.budget(plan);
     if json {

@@ -10,7 +10,7 @@ use crate::app::{self, Event, Job, Layers, Origin, Pool, Setup, resolver};
 use crate::error::Error;
 use crate::input;
 use crate::lora::ReadOptions;
-use crate::pipeline::{Cancel, Memory};
+use crate::pipeline::{Cancel, Memory, Pipeline};
 use crate::plain;
 use crate::prompt::PromptSyntax;
 use anyhow::Result;
@@ -93,8 +93,9 @@ fn draw(
     let reading = ReadOptions { strict: flags.strict, allow_nan: flags.allow_nan_modules };
     // One request is all that this process serves.
     let memory = if flags.low_memory { Memory::Low } else { Memory::OneShot };
-    let pool = Pool::cancelled_by(setup.store.clone(), &cancel).reading(reading).memory(memory);
-    let pool = pool.batch(flags.batch_size.unwrap_or(1));
+    let options = Pipeline::options().reading(reading).memory(memory);
+    let options = options.batch(flags.batch_size.unwrap_or(1));
+    let pool = Pool::cancelled_by(setup.store.clone(), &cancel).opened_with(options);
     let progress = Progress::new(flags.progress, talk, flags.json);
     let speaker =
         Speaker { progress: &progress, form: Form::of(flags), talk, failure: RefCell::default() };

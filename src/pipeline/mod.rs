@@ -54,7 +54,7 @@ use crate::error::{Error, Result};
 use crate::family::Summary;
 use crate::sampling::Sampling;
 use crate::weights::WeightSource;
-use candle_core::Device;
+use candle_core::{Device, DeviceLocation};
 use event::{Once, Watch};
 use model::Model;
 use std::cell::RefCell;
@@ -104,6 +104,15 @@ impl Pipeline {
     /// Where the model runs.
     pub fn device(&self) -> &Device {
         self.model.device()
+    }
+
+    /// The name of the device, as [`DeviceChoice`] reads it: `cpu`, `cuda:0`.
+    pub fn device_name(&self) -> String {
+        match self.device().location() {
+            DeviceLocation::Cpu => "cpu".to_owned(),
+            DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+            DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+        }
     }
 
     /// Makes the pictures of a request; with a random seed unless the request has one.

@@ -224,7 +224,7 @@ impl Model {
     fn previewer(&self, watch: Watch<'_>) -> Result<Arc<Previewer>> {
         self.residency.previewer.get(watch.cancel, || {
             if let Some(tiny) = &self.tiny_vae {
-                let scope = Scope::new(&tiny.source, "vae");
+                let scope = Scope::new(&tiny.source, Component::Vae);
                 let vae = TinyVae::decoder(&scope, &tiny.config)?;
                 return Ok(Previewer::Tiny(Box::new(vae)));
             }

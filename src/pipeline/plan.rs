@@ -180,6 +180,9 @@ impl Plan {
     /// once: the picture is the same, and programs that have no other syntax can make it again.
     pub(super) fn simplify(&mut self, fits: impl Fn(&str) -> bool) {
         let syntax = self.prompt_syntax;
+        if syntax == PromptSyntax::Plain {
+            return;
+        }
         let is_plain = |text: &String| syntax.is_literal(text) && fits(text);
         if is_plain(&self.prompt) && is_plain(&self.negative_prompt) {
             self.prompt_syntax = PromptSyntax::Plain;

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::input;
 use crate::pipeline::Cancel;
+use crate::plain::hex;
 use sha2::{Digest, Sha256};
 use std::io::{Read, Write};
 use std::path::Path;
@@ -11,7 +12,7 @@ use std::path::Path;
 const BLOCK: usize = 1 << 18;
 
 /// The SHA-256 of a file, in small hexadecimal digits.
-pub(super) fn sha256(path: &Path, cancel: &Cancel) -> Result<String> {
+pub(crate) fn sha256(path: &Path, cancel: &Cancel) -> Result<String> {
     copy(path, &mut std::io::sink(), path, cancel)
 }
 
@@ -39,10 +40,4 @@ pub(super) fn copy(
             }
         }
     }
-}
-
-/// `bytes` in small hexadecimal digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    let digit = |half: u8| char::from_digit(half.into(), 16).unwrap_or_default();
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }

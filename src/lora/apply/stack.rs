@@ -108,7 +108,7 @@ impl LoraStack {
             lines.sort();
         }
         let text = format!("{:?}\n{}", self.method, lines.join("\n"));
-        crate::lora::read::file::letters(&Sha256::digest(text.as_bytes()))
+        crate::plain::hex(&Sha256::digest(text.as_bytes()))
     }
 
     /// The new words of all adapters.

@@ -6,7 +6,7 @@ use crate::lora::read::keys::{self, Key, Role};
 use crate::lora::read::ordered;
 use crate::lora::read::tuning::Tunings;
 use crate::lora::read::whole;
-use crate::plain;
+use crate::plain::{self, hex};
 use crate::weights::CheckpointFile;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
@@ -175,7 +175,7 @@ impl AdapterFile {
         let bytes = self.main.bytes();
         let tensors = self.main.data_start().and_then(|start| bytes.get(start..));
         let sha256 = self.main.sha256()?.to_owned();
-        let hashes = Hashes { sha256, tensors: tensors.map(hex) };
+        let hashes = Hashes { sha256, tensors: tensors.map(digest) };
         Ok(self.hashes.get_or_init(|| hashes))
     }
 
@@ -206,17 +206,13 @@ impl AdapterFile {
         }
         // Configurations beside the file change what it means.
         hash.update(format!("{:?}", self.tunings).as_bytes());
-        Ok(letters(&hash.finalize()))
+        Ok(hex(&hash.finalize()))
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    letters(&Sha256::digest(bytes))
-}
-
-/// A digest in hexadecimal letters.
-pub(in crate::lora) fn letters(digest: &[u8]) -> String {
-    digest.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+/// The SHA-256 of `bytes` in hexadecimal digits.
+fn digest(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
 }
 
 /// The tensor file inside a folder.
@@ -318,7 +314,7 @@ mod tests {
         assert_eq!(a.auto_v3(), b.auto_v3());
         let bytes = plain.main.bytes();
         let start = 8 + u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize;
-        assert_eq!(a.auto_v2(), &letters(&Sha256::digest(bytes))[..10]);
-        assert_eq!(a.auto_v3(), Some(&letters(&Sha256::digest(&bytes[start..]))[..12]));
+        assert_eq!(a.auto_v2(), &hex(&Sha256::digest(bytes))[..10]);
+        assert_eq!(a.auto_v3(), Some(&hex(&Sha256::digest(&bytes[start..]))[..12]));
     }
 }

@@ -1,7 +1,7 @@
 //! A hub on this machine's loopback that breaks off, lies, redirects and refuses.
 
-use super::super::digest::hex;
 use super::*;
+use crate::plain::hex;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::ffi::OsString;

@@ -5,6 +5,7 @@
 //! ago may be written again without another time.
 
 use super::Inner;
+use crate::plain::hex;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::fs::Metadata;
@@ -105,9 +106,7 @@ pub(super) fn sum(stamp: Option<&Stamp>, bytes: &[u8]) -> Arc<str> {
     if let Some(sum) = stamp.and_then(|stamp| known(|known| known.sums.get(stamp).cloned())) {
         return sum;
     }
-    let digest = Sha256::digest(bytes);
-    let letters = digest.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
-    let sum: Arc<str> = letters.into();
+    let sum: Arc<str> = hex(&Sha256::digest(bytes)).into();
     if let Some(stamp) = stamp {
         known(|known| {
             // Sums are cheap beside what was read for them: none is worth choosing.
