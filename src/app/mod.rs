@@ -27,6 +27,8 @@ mod choice;
 mod clock;
 mod event;
 mod job;
+mod locate;
+mod named_hash;
 mod open;
 mod reach;
 pub mod record;
@@ -36,6 +38,8 @@ mod save;
 pub mod settings;
 mod setup;
 mod template;
+mod used_files;
+mod verify;
 
 pub use checked::{Beyond, CheckedRecord, NamedByPicture, UncheckedRecord, Used};
 pub use choice::ModelChoice;
@@ -43,12 +47,15 @@ pub use clock::Moment;
 pub use event::{Event, Observer, Saved, Unobserved};
 pub use job::Job;
 pub(crate) use job::{MODEL_KEYS, flat};
+pub use locate::Missing;
 pub use open::{ModelKey, Pool, open_found};
 pub use reach::{Way, What};
 pub use run::{Prepared, Work, check, prepare, run};
 pub use save::{SaveOptions, Target};
 pub use settings::{Layers, Origin};
 pub use setup::Setup;
+pub use used_files::UsedFiles;
+pub use verify::{Difference, Verdict, job_of, verify};
 
 /// Version of the JSON objects that colora prints and of the records in its pictures.
 pub const SCHEMA: u32 = 1;

@@ -5,13 +5,15 @@ use super::event::{Event, Observer};
 use super::job::Job;
 use super::open::Pool;
 use super::save::{Made, SaveOptions, make_folders};
+use super::used_files::UsedFiles;
 use crate::atomic_file::TemporaryFile;
 use crate::error::Result;
 use crate::family::Defaults;
 use crate::picture::{Picture, png};
 use crate::pipeline::{self, Cancel, Generated, Pipeline, Plan, random_seed};
+use crate::store::Store;
 use std::cell::RefCell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What a job made.
 #[derive(Debug, Clone)]
@@ -68,7 +70,8 @@ pub fn prepare<'a>(
     };
     let plan = pipeline.plan_observed(&job.request, random_seed(), &below)?;
     let names = save.names(&plan, pipeline.model_name())?;
-    Ok(Prepared { pipeline, plan, choice: job.choice(), names, save })
+    let store = pool.store().clone();
+    Ok(Prepared { pipeline, plan, choice: job.choice(), names, store, save })
 }
 
 /// A job whose pipeline is open.
@@ -82,6 +85,7 @@ pub struct Prepared<'a> {
     pub choice: ModelChoice,
     /// The names of the pictures; empty when the caller takes them.
     pub names: Vec<PathBuf>,
+    store: Store,
     save: &'a SaveOptions,
 }
 
@@ -94,6 +98,7 @@ impl Prepared<'_> {
     pub fn run(self, observer: &dyn Observer, cancel: &Cancel) -> Result<Work> {
         self.pipeline.check_memory(&self.plan)?;
         make_folders(&self.names, observer)?;
+        let files = self.files(observer, cancel)?;
         let preview = RefCell::new(None);
         let below = |event: &pipeline::Event| {
             let _ = observer.event(&Event::Pipeline(event));
@@ -104,17 +109,35 @@ impl Prepared<'_> {
         let mut saved = Vec::new();
         let mut sink = |image: Generated| {
             preview.take();
-            saved.extend(self.save(&image, observer)?);
+            saved.extend(self.save(&image, &files, observer)?);
             Ok(())
         };
         self.pipeline.generate(&self.plan, &below, cancel, &mut sink)?;
         Ok(Work { saved, plan: self.plan })
     }
 
-    fn save(&self, image: &Generated, observer: &dyn Observer) -> Result<Option<PathBuf>> {
+    /// The files that the pictures are made with, when their records are wanted.
+    fn files(&self, observer: &dyn Observer, cancel: &Cancel) -> Result<UsedFiles> {
+        if !self.save.metadata {
+            return Ok(UsedFiles::default());
+        }
+        let progress = |file: &Path, done: u64, total: u64| {
+            let _ = observer.event(&Event::Hashing { file, done, total });
+        };
+        let found =
+            UsedFiles::find(&self.store, &self.choice, &self.plan.loras, cancel, &progress)?;
+        Ok(UsedFiles { device: Some(self.pipeline.device_name()), ..found })
+    }
+
+    fn save(
+        &self,
+        image: &Generated,
+        files: &UsedFiles,
+        observer: &dyn Observer,
+    ) -> Result<Option<PathBuf>> {
         let name = self.names.get(image.index).map(PathBuf::as_path);
         let model = self.pipeline.model_name();
-        let made = Made { plan: &self.plan, model, choice: &self.choice };
+        let made = Made { plan: &self.plan, model, choice: &self.choice, files };
         let path = self.save.save(image, name, &made, observer)?;
         let time = image.timings;
         tracing::info!(

@@ -5,9 +5,10 @@ use super::clock::Moment;
 use super::event::{Event, Observer, Saved};
 use super::record;
 use super::template::{DEFAULT, Facts, Template};
+use super::used_files::UsedFiles;
 use crate::atomic_file::{self, Place, is_stdout};
 use crate::error::{Error, Result};
-use crate::picture::png;
+use crate::picture::{Format, Texts, png};
 use crate::pipeline::{Generated, Plan};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -63,7 +64,8 @@ impl SaveOptions {
     /// not there yet may be named after the model; [`make_folders`] looks at them.
     ///
     /// # Errors
-    /// [`Error::Write`], and as [`target`](Self::target).
+    /// [`Error::Write`], [`Error::Limit`] for a record that the format does not hold, and as
+    /// [`target`](Self::target).
     pub(super) fn check(&self, plan: &Plan) -> Result<()> {
         let template = match self.target(plan.count)? {
             Target::Caller => return Ok(()),
@@ -71,6 +73,10 @@ impl SaveOptions {
             Target::Files(Files(template)) => template,
         };
         let name = template.name(&self.facts(plan, ""), 0);
+        if self.metadata {
+            let (choice, files) = (ModelChoice::default(), UsedFiles::default());
+            format(Some(&name)).check(&record::texts(plan, 0, "", &choice, &files)?)?;
+        }
         let there = name.parent().is_some_and(|p| p.as_os_str().is_empty() || p.exists());
         if there { atomic_file::prepare(&name).map(drop) } else { Ok(()) }
     }
@@ -111,13 +117,13 @@ impl SaveOptions {
         made: &Made<'_>,
         observer: &dyn Observer,
     ) -> Result<Option<PathBuf>> {
-        let Made { plan, model, choice } = *made;
+        let Made { plan, model, choice, files } = *made;
         let texts = if self.metadata {
-            record::texts(plan, image.index, model, choice)?
+            record::texts(plan, image.index, model, choice, files)?
         } else {
-            png::Texts::default()
+            Texts::default()
         };
-        let bytes = png::encode(&image.picture, &texts)?;
+        let bytes = format(name).encode(&image.picture, &texts)?;
         let path = name.map(|name| self.write(&bytes, name)).transpose()?;
         let path = path.as_deref();
         let taken = name.filter(|name| self.name.is_some() && path != Some(*name));
@@ -156,6 +162,7 @@ pub(super) struct Made<'a> {
     /// The model's name.
     pub(super) model: &'a str,
     pub(super) choice: &'a ModelChoice,
+    pub(super) files: &'a UsedFiles,
 }
 
 /// What pictures are written to.
@@ -201,11 +208,17 @@ pub(super) fn make_folders(names: &[PathBuf], observer: &dyn Observer) -> Result
     Ok(())
 }
 
+/// The format of a file by its name; without one, or for a stream of another name, PNG.
+fn format(name: Option<&Path>) -> Format {
+    name.and_then(Format::of).unwrap_or_default()
+}
+
 /// The first of `x.png`, `x-2.png`, `x-3.png`, … that does not exist.
 fn free(path: &Path) -> PathBuf {
+    let end = path.extension().map_or("png".into(), |end| end.to_string_lossy());
     let numbered = |number: u64| {
         let mut name = path.file_stem().unwrap_or_default().to_owned();
-        name.push(format!("-{number}.png"));
+        name.push(format!("-{number}.{end}"));
         path.with_file_name(name)
     };
     let is_free = |path: &PathBuf| matches!(Place::of(path), Ok(Place::Free) | Err(_));

@@ -126,6 +126,7 @@ impl Speaker<'_> {
         match event {
             Event::Transfer(transfer) => self.progress.transfer(transfer),
             Event::Pipeline(event) => crate::pipeline::Observer::event(self.progress, event),
+            Event::Hashing { file, done, total } => hashing(file, *done, *total, self.talk),
             Event::FolderCreated(folder) => {
                 self.talk.say(&format!("created the folder {}", folder.display()));
             }
@@ -148,6 +149,14 @@ impl Speaker<'_> {
             }
         }
         ControlFlow::Continue(())
+    }
+}
+
+/// Says of a large file that its hash is computed.
+pub(super) fn hashing(file: &Path, done: u64, total: u64, talk: Talk) {
+    const LARGE: u64 = 256 << 20;
+    if done == 0 && total > LARGE {
+        talk.say(&format!("computing the hash of {}, once", file.display()));
     }
 }
 

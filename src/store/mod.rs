@@ -8,6 +8,8 @@ mod add;
 mod cache;
 mod card;
 mod digest;
+mod find;
+mod hashes;
 #[cfg(feature = "hub")]
 mod hub;
 mod list;
@@ -22,6 +24,8 @@ pub use add::NewLora;
 pub use cache::{DEFAULT_ENDPOINT, HubCache, HubId};
 pub use card::Card;
 pub(crate) use digest::sha256;
+pub use find::Wanted;
+pub use hashes::Hashing;
 pub use list::{Entry, Kind};
 pub use lora::{FoundLora, LoraEntry};
 pub use stack::Stack;
@@ -70,6 +74,7 @@ pub struct Store {
     folders: Vec<PathBuf>,
     lora_folders: Vec<PathBuf>,
     cache: HubCache,
+    hashes: hashes::HashCache,
 }
 
 impl Store {
@@ -83,7 +88,8 @@ impl Store {
         folders.extend(data.iter().map(|data| data.join("models")));
         let lora_folders =
             [folder.join("loras")].into_iter().chain(data.map(|data| data.join("loras"))).collect();
-        Self { folders, lora_folders, cache: HubCache::new(env) }
+        let hashes = hashes::HashCache::new(env);
+        Self { folders, lora_folders, cache: HubCache::new(env), hashes }
     }
 
     /// The folders that are searched by name, in order, whether they exist or not.

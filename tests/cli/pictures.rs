@@ -78,7 +78,7 @@ fn templates_stay_in_their_folder_and_make_it() {
     assert_eq!(String::from_utf8(output.stdout).unwrap(), names.map(|n| format!("{n}\n")).concat());
     assert!(names.iter().all(|name| world.path(name).is_file()));
     assert!(world.fail(2, &["-o", "{sed}.png", "x"]).contains("did you mean `seed`"));
-    assert!(world.fail(2, &["-o", "x.jpg", "x"]).contains("only .png"));
+    assert!(world.fail(2, &["-o", "x.gif", "x"]).contains(".png, .jpg and .webp"));
 }
 
 #[test]

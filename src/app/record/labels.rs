@@ -6,11 +6,12 @@ use crate::picture::Parameters;
 use crate::pipeline::fields;
 
 /// Fields that say something about a picture and change nothing in it.
-const HARMLESS: [&str; 24] = [
+const HARMLESS: [&str; 25] = [
     "Version",
     "Model hash",
     "VAE hash",
     "Lora hashes",
+    "TI hashes",
     "Hashes",
     "Batch size",
     "Batch pos",
