@@ -1,6 +1,7 @@
 //! `colora generate`: from flags to a job, and from its events to lines.
 
 use super::flags::Flags;
+use super::from_picture::Ask;
 use super::origin::with_origin;
 use super::output::{self, Form};
 use super::progress::Progress;
@@ -26,7 +27,7 @@ pub(super) fn run(flags: &Flags, talk: Talk) -> Result<()> {
     let setup = setup()?;
     threads::limit(flags.threads.or(setup.settings.config.threads), talk)?;
     let picture = flags.from.as_deref();
-    let record = picture.map(|path| from_picture::record(path, flags, &setup, talk)).transpose()?;
+    let record = picture.map(|path| from_picture::record(path, Ask::of(flags), &setup, talk)).transpose()?;
     let mut layers = Layers::of(&setup.settings)?;
     if let Some((record, path)) = record.as_ref().zip(picture) {
         layers.picture(record, path)?;
@@ -126,7 +127,7 @@ impl Speaker<'_> {
         match event {
             Event::Transfer(transfer) => self.progress.transfer(transfer),
             Event::Pipeline(event) => crate::pipeline::Observer::event(self.progress, event),
-            Event::Hashing { file, done, total } => hashing(file, *done, *total, self.talk),
+            Event::Hashing { file, done, total } => from_picture::hashing(file, *done, *total, self.talk),
             Event::FolderCreated(folder) => {
                 self.talk.say(&format!("created the folder {}", folder.display()));
             }
@@ -149,14 +150,6 @@ impl Speaker<'_> {
             }
         }
         ControlFlow::Continue(())
-    }
-}
-
-/// Says of a large file that its hash is computed.
-pub(super) fn hashing(file: &Path, done: u64, total: u64, talk: Talk) {
-    const LARGE: u64 = 256 << 20;
-    if done == 0 && total > LARGE {
-        talk.say(&format!("computing the hash of {}, once", file.display()));
     }
 }
 

@@ -18,7 +18,7 @@ Examples:
   colora inspect --as-command fox.png      the command that makes it again
   colora inspect --json fox.png | jq .request.seed")]
 pub(super) struct Args {
-    /// A PNG picture, of colora or of another program
+    /// A PNG, JPEG or WebP picture, of colora or of another program
     #[arg(value_name = "IMAGE", value_hint = ValueHint::FilePath)]
     image: PathBuf,
     /// Print one JSON object

@@ -27,6 +27,7 @@ mod samplers;
 mod style;
 mod threads;
 mod verb;
+mod verify;
 mod warnings;
 
 pub use last_resort::LastResort;
@@ -52,7 +53,7 @@ const CODES: &str = "\
 Exit codes:
   0 ok   1 internal   2 usage   3 bad input file   4 not found   5 unsupported here
   6 resources: memory, disk, what cannot be written
-  7 some jobs of a batch failed   130 interrupted
+  7 some jobs of a batch failed, some pictures are not equal   130 interrupted
 
 Environment:
   COLORA_MODEL, COLORA_MODELS (folders), COLORA_LORA_PATH (folders), COLORA_DEVICE, COLORA_DTYPE,
@@ -93,6 +94,8 @@ enum Command {
     Lora(lora::Args),
     /// Show the settings stored in a picture
     Inspect(inspect::Args),
+    /// Draw pictures again and compare
+    Verify(verify::Args),
     /// List samplers and schedules
     Samplers(samplers::Args),
     /// Show or write settings files
@@ -189,6 +192,7 @@ fn dispatch(cli: Cli) -> Result<()> {
             lora::run(args, cli.talk)
         }
         Command::Inspect(args) => inspect::run(&args, cli.talk),
+        Command::Verify(args) => verify::run(&args, cli.talk),
         Command::Samplers(args) => samplers::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Bench(args) => bench::run(&args, cli.talk),

@@ -70,6 +70,7 @@ fn help_is_as_recorded() {
         ("model", &["help", "model"]),
         ("bench", &["bench", "-h"]),
         ("inspect", &["inspect", "--help"]),
+        ("verify", &["verify", "--help"]),
         ("config", &["config", "--help"]),
     ];
     for (name, arguments) in pages {

@@ -163,6 +163,32 @@ mod tests {
         assert_eq!(through.unknown_sampler, None);
     }
 
+    /// Every field of the table, through every format: a new field that is lost here is lost in pictures.
+    #[test]
+    fn every_field_survives_in_every_format() {
+        use crate::picture::Format;
+        use crate::pipeline::fields::{FIELDS, tests::full};
+        let defaults = Defaults::default();
+        let plan = full().plan(&defaults, 7).unwrap();
+        let made_with = named("sub/m.safetensors");
+        let texts = texts(&plan, 1, "m", &made_with, &UsedFiles::default()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let pixels = Picture::new(8, 8, vec![9; 192]).unwrap();
+        for format in Format::ALL {
+            let path = folder.path().join("x");
+            std::fs::write(&path, format.encode(&pixels, &texts).unwrap()).unwrap();
+            let found = read(&path).unwrap().request;
+            let expected = plan.request_for(1);
+            for field in FIELDS {
+                assert_eq!(field.texts(&found), field.texts(&expected), "{}", field.key);
+                // What says how many and how often they are looked at is not of one picture.
+                let of_one = !["count", "preview", "width", "height"].contains(&field.key);
+                assert_eq!(of_one, !field.texts(&expected).is_empty(), "{}", field.key);
+            }
+            assert_eq!(found, expected);
+        }
+    }
+
     /// The JSON of Fooocus and SwarmUI was drawn as words.
     #[test]
     fn settings_in_json_are_read() {

@@ -45,7 +45,7 @@ pub fn check_type(key: &str, value: &Value) -> Result<(), String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::values::{number, seed};
     use super::*;
     use crate::lora::Apply;
@@ -55,7 +55,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     /// A request in which every field has a value that is worth writing.
-    fn full() -> Request {
+    pub(crate) fn full() -> Request {
         Request {
             prompt: "a fox".into(),
             negative_prompt: "fog".into(),

@@ -17,8 +17,6 @@ mod settings;
 mod swarmui;
 mod told;
 
-#[cfg(test)]
-pub(super) use a1111::read as read_lines;
 pub(super) use told::{Refusal, Told};
 
 use crate::picture::{Embedded, Place};
@@ -43,6 +41,12 @@ pub(super) fn read(texts: &Embedded) -> Option<Result<Told, Refusal>> {
         draw_things::read,
     ];
     readers.into_iter().find_map(|read| read(texts))
+}
+
+/// What a text in lines says.
+#[cfg(test)]
+pub(super) fn read_lines(text: &str) -> Told {
+    a1111::read(text)
 }
 
 /// What a text that was hidden in pixels says: the texts of a PNG as JSON, or one text.
