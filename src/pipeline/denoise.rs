@@ -118,7 +118,9 @@ impl Bound {
             let prompts = 0..conditioning.weights.len();
             Texts::Apart {
                 negative: listener(&conditioning.negative()?)?,
-                prompts: prompts.map(|i| listener(&conditioning.prompt(i)?)).collect::<Result<_>>()?,
+                prompts: prompts
+                    .map(|i| listener(&conditioning.prompt(i)?))
+                    .collect::<Result<_>>()?,
                 prompt,
             }
         } else {
@@ -165,9 +167,10 @@ impl AtStep<'_> {
         let inputs = vec![x; 1 + weights.len()];
         let found = self.evaluation(all, number).denoise(&Tensor::cat(&inputs, 0)?, sigma)?;
         let part = |place: usize| found.narrow(0, place * batch, batch);
-        let conditions = weights.iter().zip(1..).map(|(weight, place)| {
-            Ok(Condition { x0: part(place)?, weight: *weight })
-        });
+        let conditions = weights
+            .iter()
+            .zip(1..)
+            .map(|(weight, place)| Ok(Condition { x0: part(place)?, weight: *weight }));
         Ok(Branches { negative: part(0)?, conditions: conditions.collect::<Result<_>>()? })
     }
 
