@@ -7,7 +7,7 @@ mod support;
 use candle_core::{DType, Device, Tensor};
 use colora::Cancel;
 use colora::conditioning::{
-    ClipKind, Conditioning, Schedules, TextRules, TextTowers, Texts, Tokenizer, Tower,
+    ClipKind, Conditioning, InversionVectors, Schedules, TextRules, TextTowers, Texts, Tokenizer, Tower,
 };
 use colora::models::{ClipConfig, ClipTower};
 use colora::prompt::{PromptSyntax, a1111};
@@ -305,4 +305,95 @@ fn contexts_become_equally_long() {
     );
     assert_eq!(five.dims3().unwrap(), (2, 6 * 77, 32));
     assert_eq!(numbers(&five, 1, 5 * 77, 77), numbers(&encode("", None), 0, 0, 77));
+}
+
+/// The words of the vectors, each with so many vectors that follow from its name.
+fn with_words(words: &serde_json::Map<String, serde_json::Value>) -> (TextTowers, Vec<(String, usize)>) {
+    let mut counts = Vec::new();
+    let vectors = words.iter().map(|(word, count)| {
+        let count = count.as_u64().unwrap() as usize;
+        counts.push((word.clone(), count));
+        let values = formula("ti", word, count * 32);
+        let tensor = Tensor::from_vec(values, (count, 32), &Device::Cpu).unwrap();
+        InversionVectors { token: word.clone(), vectors: vec![Some(tensor)], own_file: true }
+    });
+    let vectors: Vec<InversionVectors> = vectors.collect();
+    (TextTowers::new(vec![tower("l")], SD1).with_inversions(&vectors).unwrap(), counts)
+}
+
+/// Where A1111 and ComfyUI put the vectors of textual inversions. A1111 breaks words of more than 75 vectors (19, 20),
+/// and leaves the vectors of a word behind when it moves the word to the next chunk (26): ours stay with it.
+#[test]
+fn new_words_stand_where_theirs_do() {
+    let text = std::fs::read_to_string(golden("embeddings/vectors.json")).unwrap();
+    let vectors: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let (towers, words) = with_words(vectors["words"].as_object().unwrap());
+    let mut starts = std::collections::HashMap::new();
+    let mut next = 49_408;
+    for (word, count) in &words {
+        starts.insert(word.as_str(), next);
+        next += *count as u32;
+    }
+    for row in vectors["prompts"].as_array().unwrap() {
+        let (id, text) = (row["id"].as_u64().unwrap(), row["text"].as_str().unwrap());
+        let chunks = |syntax: PromptSyntax| {
+            towers.chunks(0, &syntax.segments(text).unwrap(), syntax)
+        };
+        if ![19, 20, 26].contains(&id) {
+            let mut theirs: Vec<Vec<u32>> = Vec::new();
+            for chunk in row["a1111"]["chunks"].as_array().unwrap() {
+                let mut ids: Vec<u32> =
+                    chunk["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
+                for place in chunk["words"].as_array().unwrap() {
+                    let (at, word) = (place[0].as_u64().unwrap() as usize, place[1].as_str().unwrap());
+                    let count = words.iter().find(|(known, _)| known == word).unwrap().1;
+                    for k in 0..count {
+                        ids[at + k] = starts[word] + k as u32;
+                    }
+                }
+                theirs.push(ids);
+            }
+            let ours = chunks(PromptSyntax::A1111);
+            let ours: Vec<Vec<u32>> = ours.into_iter().map(|chunk| chunk.ids).collect();
+            assert_eq!(ours, theirs, "{id}: {text}");
+        }
+        let mut theirs: Vec<Vec<u32>> = Vec::new();
+        for chunk in row["comfy"].as_array().unwrap() {
+            let id = |id: &serde_json::Value| match id.as_str() {
+                Some(name) => {
+                    let (word, k) = name.strip_suffix(']').unwrap().rsplit_once('[').unwrap();
+                    starts[word] + k.parse::<u32>().unwrap()
+                }
+                None => id.as_u64().unwrap() as u32,
+            };
+            theirs.push(chunk.as_array().unwrap().iter().map(id).collect());
+        }
+        // Ideographs are read apart there, and together here.
+        if id != 21 {
+            let ours = chunks(PromptSyntax::Comfy);
+            let ours: Vec<Vec<u32>> = ours.into_iter().map(|chunk| chunk.ids).collect();
+            assert_eq!(ours, theirs, "comfy {id}: {text}");
+        }
+    }
+}
+
+#[test]
+fn features_of_new_words_are_theirs() {
+    let text = std::fs::read_to_string(golden("embeddings/vectors.json")).unwrap();
+    let vectors: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let (towers, _) = with_words(vectors["words"].as_object().unwrap());
+    let goldens = tensors("embeddings/features.safetensors");
+    let size = ImageSize::new(64, 64).unwrap();
+    for (name, theirs) in &goldens {
+        let (id, tool) = name.strip_prefix("ti").unwrap().split_once('.').unwrap();
+        // See above: A1111 leaves these vectors behind.
+        if id == "26" {
+            continue;
+        }
+        let syntax = if tool.starts_with("comfy") { PromptSyntax::Comfy } else { PromptSyntax::A1111 };
+        let prompt = vectors["prompts"][id.parse::<usize>().unwrap()]["text"].as_str().unwrap();
+        let texts = Texts { prompt, negative: None, syntax, clip_skip: 1, size };
+        let ours = towers.encode(&texts).unwrap();
+        assert_close(name, &ours.context.squeeze(0).unwrap(), theirs, TOLERANCE);
+    }
 }

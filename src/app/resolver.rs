@@ -5,6 +5,7 @@ use crate::lora::{AdapterFile, LoraRef, Method};
 use crate::pipeline::{Cancel, LoraResolver, Request, ResolvedLora};
 use crate::store::{Card, FoundLora, Progress, Store};
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 /// Finds the LoRAs that requests name in a store.
@@ -35,6 +36,10 @@ impl StoreResolver {
 }
 
 impl LoraResolver for StoreResolver {
+    fn embeddings(&self) -> Vec<(String, PathBuf)> {
+        self.store.embeddings().into_iter().map(|entry| (entry.name, entry.path)).collect()
+    }
+
     fn resolve(&self, name: &str) -> Result<ResolvedLora> {
         let found = self.store.lora(name, &self.cancel, &|_| ())?;
         let file = AdapterFile::open(&found.path)?;

@@ -125,7 +125,7 @@ impl Prepared<'_> {
             let _ = observer.event(&Event::Hashing { file, done, total });
         };
         let found =
-            UsedFiles::find(&self.store, &self.choice, &self.plan.loras, cancel, &progress)?;
+            UsedFiles::find(&self.store, &self.choice, &self.plan, cancel, &progress)?;
         Ok(UsedFiles { device: Some(self.pipeline.device_name()), ..found })
     }
 

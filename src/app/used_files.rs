@@ -3,8 +3,8 @@
 use super::choice::ModelChoice;
 use super::named_hash::{NamedHash, Subject};
 use crate::error::{Error, Result};
-use crate::lora::{AdapterFile, Hashes, LoraRef};
-use crate::pipeline::Cancel;
+use crate::lora::{AdapterFile, Embedding, Hashes};
+use crate::pipeline::{Cancel, Plan};
 use crate::store::{Hashing, Model, STARTER, Store};
 use std::path::Path;
 
@@ -37,7 +37,7 @@ pub(super) struct UsedFile {
 }
 
 impl UsedFiles {
-    /// Finds and hashes the model of `choice` and `loras`. A file that cannot be read has no hash: the pictures are
+    /// Finds and hashes the model of `choice`, and the LoRAs and embeddings of `plan`. A file that cannot be read has no hash: the pictures are
     /// made without.
     ///
     /// # Errors
@@ -45,7 +45,7 @@ impl UsedFiles {
     pub(super) fn find(
         store: &Store,
         choice: &ModelChoice,
-        loras: &[LoraRef],
+        plan: &Plan,
         cancel: &Cancel,
         progress: Hashing<'_>,
     ) -> Result<Self> {
@@ -60,12 +60,22 @@ impl UsedFiles {
         {
             found.model = hashed(&path)?.map(|hashes| UsedFile::new(&path, hashes, None));
         }
-        for lora in loras {
+        for lora in &plan.loras {
             let Ok(lora) = store.lora(&lora.name, cancel, &|_| ()) else { continue };
             let noted = AdapterFile::open(&lora.path).ok();
             let noted = noted.and_then(|file| file.metadata().get("sshs_model_hash").cloned());
             let hashes = hashed(&lora.path)?;
             found.loras.extend(hashes.map(|hashes| UsedFile::new(&lora.path, hashes, noted)));
+        }
+        let prompts = [&plan.prompt, &plan.negative_prompt].map(|text| text.to_lowercase());
+        for entry in store.embeddings() {
+            if !prompts.iter().any(|text| calls(text, &entry.name.to_lowercase())) {
+                continue;
+            }
+            if let Some(hashes) = hashed(&entry.path)?.filter(|_| Embedding::open(&entry.path).is_ok()) {
+                let file = UsedFile::new(&entry.path, hashes.clone(), Some(hashes.sha256));
+                found.embeddings.push(UsedFile { name: entry.name, ..file });
+            }
         }
         Ok(found)
     }
@@ -82,6 +92,16 @@ impl UsedFiles {
         let words = self.embeddings.iter().map(|file| named(Subject::Embedding, file));
         model.chain(loras).chain(words).collect()
     }
+}
+
+/// Whether `word` stands in `text`, not as a part of a longer one.
+fn calls(text: &str, word: &str) -> bool {
+    let letter = |c: Option<char>| c.is_some_and(char::is_alphabetic);
+    text.match_indices(word).any(|(at, _)| {
+        let ends = [word.chars().next(), word.chars().next_back()].map(letter);
+        !(ends[0] && letter(text[..at].chars().next_back()))
+            && !(ends[1] && letter(text[at + word.len()..].chars().next()))
+    })
 }
 
 impl UsedFile {

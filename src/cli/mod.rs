@@ -9,6 +9,7 @@ mod completions;
 mod config;
 mod doctor;
 mod dry_run;
+mod embedding;
 mod flags;
 mod from_picture;
 mod generate;
@@ -92,6 +93,8 @@ enum Command {
     Model(model::Args),
     /// List, look into, check, convert, merge and make LoRAs
     Lora(lora::Args),
+    /// List, look into and add textual inversions
+    Embedding(embedding::Args),
     /// Show the settings stored in a picture
     Inspect(inspect::Args),
     /// Draw pictures again and compare
@@ -191,6 +194,7 @@ fn dispatch(cli: Cli) -> Result<()> {
             threads::limit(None, cli.talk)?;
             lora::run(args, cli.talk)
         }
+        Command::Embedding(args) => embedding::run(args, cli.talk),
         Command::Inspect(args) => inspect::run(&args, cli.talk),
         Command::Verify(args) => verify::run(&args, cli.talk),
         Command::Samplers(args) => samplers::run(&args),

@@ -11,6 +11,7 @@ mod adapters;
 mod budget;
 mod cache;
 mod denoise;
+mod embeddings;
 mod device;
 mod event;
 pub mod fields;
@@ -188,7 +189,7 @@ impl Pipeline {
                 format!("the text encoder has {depth} layers"),
             ));
         }
-        plan.simplify(|text| model.fits(text));
+        plan.simplify(|text| model.fits(text) && model.called(&[text]).is_empty());
         plan.warnings = found.take();
         Ok(plan)
     }

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::lora::AdapterFile;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// An adapter that a resolver found.
 #[derive(Debug, Clone)]
@@ -20,6 +20,11 @@ pub trait LoraResolver: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// [`Error::NotFound`], or what opening the file gives.
     fn resolve(&self, name: &str) -> Result<ResolvedLora>;
+
+    /// The words of textual inversions that prompts may call, with their files.
+    fn embeddings(&self) -> Vec<(String, PathBuf)> {
+        Vec::new()
+    }
 }
 
 /// A resolver for which every name is a path.

@@ -266,5 +266,5 @@ fn part(stack: &LoraStack, acting: &Acting) -> LoraStack {
     for entry in &mut entries {
         entry.strength.steps = None;
     }
-    LoraStack { entries, method: acting.method }
+    LoraStack { entries, method: acting.method, ..stack.clone() }
 }

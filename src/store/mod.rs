@@ -8,6 +8,7 @@ mod add;
 mod cache;
 mod card;
 mod digest;
+mod embedding;
 mod find;
 mod hashes;
 #[cfg(feature = "hub")]
@@ -24,6 +25,7 @@ pub use add::NewLora;
 pub use cache::{DEFAULT_ENDPOINT, HubCache, HubId};
 pub use card::Card;
 pub(crate) use digest::sha256;
+pub use embedding::EmbeddingEntry;
 pub use find::Wanted;
 pub use hashes::Hashing;
 pub use list::{Entry, Kind};

@@ -109,3 +109,30 @@ fn graphs_of_strangers_open_nothing() {
         }
     }
 }
+
+/// A word of a file draws another picture, in either prompt and syntax; without it nothing changes.
+#[test]
+fn embeddings_are_called_by_their_words() {
+    let world = World::new();
+    let draw = |name: &str, more: &[&str]| {
+        world.run(&[&drawn(&["-g", "3", "-o", name])[..], more].concat());
+        world.pixels(name)
+    };
+    let plain = draw("a.png", &["a wug"]);
+    let width = 32; // of the tiny model
+    let values: Vec<u8> = (0..2 * width).flat_map(|i| ((i % 7) as f32 / 3.0 - 1.0).to_le_bytes()).collect();
+    let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![2, width], &values);
+    let bytes = safetensors::serialize([("emb_params", view.unwrap())], None).unwrap();
+    world.write("wug.safetensors", &bytes);
+    assert_eq!(draw("b.png", &["a wug"]), plain, "a file in no folder of embeddings");
+    world.run(&["embedding", "add", "wug.safetensors"]);
+    assert!(world.run(&["embedding", "list"]).starts_with("wug  2 vectors of 32"));
+    let called = draw("c.png", &["a WUG"]);
+    assert_ne!(called, plain);
+    assert_eq!(draw("d.png", &["--prompt-syntax", "comfy", "a embedding:wug"]), called);
+    assert_ne!(draw("e.png", &["-N", "wug", "a cat"]), draw("f.png", &["a cat"]));
+    let shown = world.run(&["inspect", "c.png"]);
+    assert!(shown.lines().any(|line| line.starts_with("TI hashes") && line.contains("wug: ")), "{shown}");
+    assert!(world.run(&["verify", "c.png", "d.png", "e.png"]).lines().all(|l| l.ends_with(": equal")));
+    world.fail(2, &["embedding", "add", "wug.safetensors"]);
+}

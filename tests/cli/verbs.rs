@@ -71,6 +71,7 @@ fn help_is_as_recorded() {
         ("bench", &["bench", "-h"]),
         ("inspect", &["inspect", "--help"]),
         ("verify", &["verify", "--help"]),
+        ("embedding", &["embedding", "--help"]),
         ("config", &["config", "--help"]),
     ];
     for (name, arguments) in pages {

@@ -66,6 +66,14 @@ pub fn read(path: &Path) -> Result<ImageRecord> {
     hidden.unwrap_or_else(|| Err(Error::corrupt(path, "this picture holds no settings")))
 }
 
+/// The record in the texts of a picture file; `None` when they say nothing of it. Words are a stranger's, as in [`read`].
+///
+/// # Errors
+/// As [`read`].
+pub fn read_texts(texts: &Embedded) -> Option<Result<ImageRecord>> {
+    of_texts(texts, Path::new("a picture"))
+}
+
 /// The record in the texts of the picture `path`; `None` when they say nothing of it.
 fn of_texts(texts: &Embedded, path: &Path) -> Option<Result<ImageRecord>> {
     if let Some(json) = texts.get(&Place::Colora) {

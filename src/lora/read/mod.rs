@@ -9,6 +9,8 @@ pub(in crate::lora) mod distilled;
 pub(in crate::lora) mod file;
 pub(in crate::lora) mod foreign;
 pub(in crate::lora) mod header;
+pub(in crate::lora) mod embedding;
+mod embedding_picture;
 pub(in crate::lora) mod inversion;
 pub(in crate::lora) mod keys;
 pub(in crate::lora) mod module;
