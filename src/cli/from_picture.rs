@@ -65,7 +65,7 @@ pub(super) fn record(path: &Path, ask: Ask, setup: &Setup, talk: Talk) -> Result
             "choose with --sampler and --schedule",
         ));
     }
-    warnings::of_record(unchecked.shown(), talk);
+    warnings::of_record(unchecked.shown(), Some(&setup.store), talk);
     let progress = |file: &Path, done: u64, total: u64| hashing(file, done, total, talk);
     let missing = unchecked.locate(&setup.store, ask.used, &Cancel::new(), &progress)?;
     if ask.trusts {

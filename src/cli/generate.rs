@@ -47,7 +47,8 @@ pub(super) fn run(flags: &Flags, talk: Talk) -> Result<()> {
             *syntax = syntax.filter(|syntax| *syntax != PromptSyntax::Plain);
         }
         let syntax = job.request.prompt_syntax.unwrap_or_default();
-        warnings::of_syntax(text("prompt"), text("negative_prompt"), syntax, talk);
+        let (prompt, negative) = (text("prompt"), text("negative_prompt"));
+        warnings::of_syntax(prompt, negative, syntax, &setup.store, talk);
         if let Some(name) = &flags.stack {
             let chosen = flags.request.sets("lora_method");
             resolver::stack(&setup.store, name, chosen, &mut job.request)?;

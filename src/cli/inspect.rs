@@ -33,14 +33,14 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
     let unchecked = UncheckedRecord::read(&args.image)?;
     if args.as_command {
-        warnings::of_record(unchecked.shown(), talk);
+        warnings::of_record(unchecked.shown(), None, talk);
         return result_line(&as_command(&unchecked.into_command(&setup()?.store)));
     }
     let record = unchecked.shown();
     if args.json {
         return result_json(&json(record, &args.image)?);
     }
-    warnings::of_record(record, talk);
+    warnings::of_record(record, None, talk);
     result_line(&text(record))
 }
 

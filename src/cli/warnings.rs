@@ -3,16 +3,32 @@
 use super::style::{Talk, excerpt};
 use crate::app::record::ImageRecord;
 use crate::prompt::{PromptSyntax, extract_tags, foreign_syntax};
+use crate::store::Store;
 
 /// Most parts of a prompt that a warning names.
 const MOST_PARTS: usize = 8;
 
+/// Whether `part` calls a textual inversion that is there.
+fn is_call(part: &str, store: &Store) -> bool {
+    let Some((_, name)) = part.split_once("embedding:") else { return false };
+    let name = name.split([':', ')', '`']).next().unwrap_or_default();
+    let bare = [".safetensors", ".pt", ".bin"].iter().find_map(|end| name.strip_suffix(end));
+    store.embeddings().iter().any(|entry| entry.name == bare.unwrap_or(name))
+}
+
 /// Names the parts of the prompts that are syntax elsewhere and are drawn as they are written.
-pub(super) fn of_syntax(prompt: &str, negative: &str, syntax: PromptSyntax, talk: Talk) {
+pub(super) fn of_syntax(
+    prompt: &str,
+    negative: &str,
+    syntax: PromptSyntax,
+    store: &Store,
+    talk: Talk,
+) {
     let tags = extract_tags(prompt).map(|found| found.tags).unwrap_or_default();
     let tags: Vec<_> = tags.into_iter().map(|tag| tag.span).collect();
     let mut parts = foreign_syntax(prompt, &tags, syntax);
     parts.extend(foreign_syntax(negative, &[], syntax));
+    parts.retain(|part| syntax != PromptSyntax::Comfy || !is_call(part, store));
     let more = parts.len().saturating_sub(MOST_PARTS);
     let named = parts.iter().take(MOST_PARTS).map(|part| format!("`{}`", excerpt(part)));
     let named = named.collect::<Vec<_>>().join(", ");
@@ -29,8 +45,11 @@ pub(super) fn of_syntax(prompt: &str, negative: &str, syntax: PromptSyntax, talk
 }
 
 /// Names the settings of a record that are not followed.
-pub(super) fn of_record(record: &ImageRecord, talk: Talk) {
-    let names: Vec<String> = record.ignored.iter().map(|name| excerpt(name)).collect();
+pub(super) fn of_record(record: &ImageRecord, store: Option<&Store>, talk: Talk) {
+    let comfy = record.request.prompt_syntax == Some(PromptSyntax::Comfy);
+    let called = |name: &&String| comfy && store.is_some_and(|store| is_call(name, store));
+    let names = record.ignored.iter().filter(|name| !called(name));
+    let names: Vec<String> = names.map(|name| excerpt(name)).collect();
     if !names.is_empty() {
         let names = names.join(", ");
         talk.say(&format!("warning: the picture will differ; not followed: {names}"));
