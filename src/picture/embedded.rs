@@ -1,5 +1,8 @@
 //! The texts in picture files, of this program and of others.
 
+/// Texts of one file that are looked at.
+const MOST_TEXTS: usize = 256;
+
 /// Where in a picture file a text stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -69,7 +72,8 @@ impl Embedded {
 
     /// Puts a text in its place; the first one counts, and empty ones do not.
     pub(super) fn put(&mut self, place: Place, text: String) {
-        if !text.is_empty() && self.get(&place).is_none() {
+        let room = self.texts.len() < MOST_TEXTS;
+        if room && !text.is_empty() && self.get(&place).is_none() {
             self.texts.push((place, text));
         }
     }

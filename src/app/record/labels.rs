@@ -37,6 +37,8 @@ const HARMLESS: [&str; 25] = [
     "SDCPP",
     "metadata_scheme",
 ];
+/// Settings that are named at most; whoever has more has read the first.
+const MOST_NAMED: usize = 64;
 /// Fields that change nothing with these values.
 const HARMLESS_AS: [(&str, &[&str]); 16] = [
     ("RNG", &["CPU", "cpu"]),
@@ -80,7 +82,7 @@ pub(super) fn unfollowed(parameters: &Parameters, layout: Layout) -> Vec<String>
     let mut named: Vec<String> = Vec::new();
     for (name, value) in &parameters.fields {
         let shown = if name == "RNG" { format!("RNG: {value}") } else { name.clone() };
-        if !harmless(name, value) && !named.contains(&shown) {
+        if named.len() < MOST_NAMED && !harmless(name, value) && !named.contains(&shown) {
             named.push(shown);
         }
     }

@@ -9,6 +9,8 @@ use serde_json::Value;
 
 /// What a pair of brackets multiplies or divides by.
 const STEP: f64 = 1.05;
+/// Characters of a number before `::`.
+const LONGEST: usize = 8;
 /// Keys that change nothing, or only where others say so.
 const HARMLESS: [&str; 14] = [
     "request_type",
@@ -104,9 +106,11 @@ fn weight(text: &str, before: &str) -> Option<(f64, usize)> {
     if before.ends_with(|c: char| c.is_alphanumeric() || c == '.') {
         return None;
     }
-    let (number, _) = text.split_once("::")?;
-    let plain = number.len() <= 8 && number.chars().all(|c| c.is_ascii_digit() || "-.".contains(c));
-    Some((number.parse().ok().filter(|_| plain)?, number.len() + 2))
+    let is_part = |byte: &u8| byte.is_ascii_digit() || b"-.".contains(byte);
+    let length = text.bytes().take(LONGEST + 1).take_while(is_part).count();
+    let number = text.get(..length).filter(|_| length <= LONGEST)?;
+    text[length..].starts_with("::").then_some(())?;
+    Some((number.parse().ok()?, length + 2))
 }
 
 fn add(pieces: &mut Vec<(String, f64)>, c: char, weight: f64) {
