@@ -9,6 +9,9 @@ use sha2::{Digest, Sha256};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
+/// Receives how many bytes of how many are hashed.
+pub type Hashing<'a> = &'a dyn Fn(&Path, u64, u64);
+
 /// Bytes read between two looks at the cancel flag.
 const BLOCK: usize = 1 << 18;
 
@@ -55,7 +58,7 @@ const MAX_HEADER: u64 = 100 << 20;
 pub(super) fn hashes(
     path: &Path,
     cancel: &Cancel,
-    progress: super::hashes::Hashing<'_>,
+    progress: Hashing<'_>,
 ) -> Result<Hashes> {
     let io = |e| Error::io(path, e);
     let mut file = input::open(path)?;

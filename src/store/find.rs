@@ -1,6 +1,6 @@
 //! Files by their hashes, whatever they are called here.
 
-use super::hashes::Hashing;
+use super::digest::Hashing;
 use super::lora::weights;
 use super::{Card, Store, digest};
 use crate::error::Result;

@@ -1,5 +1,6 @@
 //! The hashes of model files: computed once, and kept as long as a file is the same.
 
+use super::digest::Hashing;
 use super::{Env, digest};
 use crate::atomic_file::{self, Care};
 use crate::error::{Error, Result};
@@ -37,9 +38,6 @@ struct Entry {
     changed: u64,
     hashes: Hashes,
 }
-
-/// Receives how many bytes of how many are hashed.
-pub type Hashing<'a> = &'a dyn Fn(&Path, u64, u64);
 
 impl HashCache {
     /// The cache of the user.
