@@ -1,6 +1,7 @@
 //! Records as they are written and read: formats, hashes, files under other names, `verify`.
 
-use super::world::World;
+use super::support::copy_folder;
+use super::world::{MODEL, World};
 use serde_json::Value;
 use std::fs;
 
@@ -38,6 +39,9 @@ fn files_are_found_by_their_hashes() {
     let world = World::new();
     fs::create_dir_all(world.path("models")).unwrap();
     fs::copy(SINGLE, world.path("models/one.safetensors")).unwrap();
+    let config = |name: &str| copy_folder(MODEL.as_ref(), &world.path(&format!("models/{name}.config")));
+    config("one");
+    config("other");
     world.run(&drawn(&["-m", "one", "-o", "x.png", "a fox"]));
     let shown = world.run(&["inspect", "x.png"]);
     let line = |name: &str| shown.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
