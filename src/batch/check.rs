@@ -2,6 +2,7 @@
 
 use super::digest::{canonical, fingerprint};
 use super::list::Listed;
+use super::ready::{Networks, Ready, Reason};
 use crate::app::{self, Job, ModelKey, Observer, Pool, SaveOptions};
 use crate::error::{Error, Fault, LineError, Result};
 use crate::family::Defaults;
@@ -11,56 +12,12 @@ use crate::plain::hex;
 use crate::store::Model;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Hexadecimal digits of the name of a job: 80 bits.
 const DIGITS: usize = 20;
-
-/// Why a job will not be made, in words; the code is that of its [`Fault`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reason {
-    /// The exit code of its fault.
-    pub code: u8,
-    /// What went wrong.
-    pub message: String,
-}
-
-impl Reason {
-    /// The reason that an error gives.
-    pub(super) fn of(error: &Error) -> Self {
-        let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
-        let message = format!("{error}{}", cause.unwrap_or_default());
-        Self { code: error.fault().exit_code(), message }
-    }
-}
-
-/// A job that is ready to be made.
-#[derive(Debug, Clone)]
-pub struct Ready {
-    /// Its name: the user's, else from its contents.
-    pub id: String,
-    /// Whether the user gave the name.
-    pub named: bool,
-    /// The name that its contents give.
-    pub content: String,
-    /// The line that asks for it.
-    pub line: usize,
-    /// Model and request.
-    pub job: Job,
-    /// What the pipeline will do.
-    pub plan: Plan,
-    /// Words that are kept beside the picture.
-    pub labels: BTreeMap<String, String>,
-    /// The model, its VAE, number types and device as one text.
-    pub model: String,
-    /// The LoRAs, their strengths and how they are put together as one text; empty without any.
-    pub stack: String,
-    /// The files of its LoRAs.
-    pub files: Vec<PathBuf>,
-    /// Why it cannot be made: one of its LoRA files cannot be read.
-    pub doomed: Option<Reason>,
-}
 
 /// What came of a list.
 #[derive(Debug, Default)]
@@ -126,13 +83,15 @@ struct Checker<'a> {
     loras: HashMap<String, Known>,
     /// The LoRA files of the job that was looked at last: the next one with the same shares their contents.
     held: (Vec<PathBuf>, Vec<AdapterFile>),
+    /// Models with their LoRAs, by both as texts.
+    shared: HashMap<(String, String), Arc<Networks>>,
     done: Checked,
 }
 
 impl<'a> Checker<'a> {
     fn new(pool: &'a Pool, observer: &'a dyn Observer, cancel: &'a Cancel) -> Self {
-        let (loras, held) = (HashMap::new(), Default::default());
-        Self { pool, observer, cancel, loras, held, done: Checked::default() }
+        let (loras, held, shared) = Default::default();
+        Self { pool, observer, cancel, loras, held, shared, done: Checked::default() }
     }
 
     /// Plans the jobs of one model.
@@ -214,24 +173,41 @@ impl<'a> Checker<'a> {
         let content = json!({"v": 1, "model": identity, "plan": plan, "loras": prints});
         let mut content = hex(&Sha256::digest(canonical(&content).as_bytes()));
         content.truncate(DIGITS);
-        let stack = if plan.loras.is_empty() {
-            String::new()
-        } else {
-            json!([plan.loras, plan.lora_method, plan.apply]).to_string()
-        };
+        let networks = self.networks(&listed.job, &plan, files, doomed);
+        let ready = Ready::pack(listed.job, &plan, networks)?;
         Ok(Some(Ready {
-            named: listed.id.is_some(),
             id: listed.id.unwrap_or_else(|| content.clone()),
             content,
             line: listed.line,
-            model: format!("{:?}", ModelKey::from(&listed.job)),
-            job: listed.job,
-            plan,
+            repeat: listed.repeat,
             labels: listed.labels,
-            stack,
-            files,
-            doomed,
+            ..ready
         }))
+    }
+
+    /// The model and the LoRAs of a plan, which jobs with the same ones share.
+    fn networks(
+        &mut self,
+        job: &Job,
+        plan: &Plan,
+        files: Vec<PathBuf>,
+        doomed: Option<Reason>,
+    ) -> Arc<Networks> {
+        let stack = match plan.loras.is_empty() {
+            true => String::new(),
+            false => json!([plan.loras, plan.lora_method, plan.apply]).to_string(),
+        };
+        let key = (format!("{:?}", ModelKey::from(job)), stack);
+        let found = self.shared.entry(key).or_insert_with_key(|(model, stack)| {
+            Arc::new(Networks {
+                model: model.clone(),
+                stack: stack.clone(),
+                loras: plan.loras.iter().map(ToString::to_string).collect(),
+                files,
+                doomed,
+            })
+        });
+        found.clone()
     }
 
     /// Keeps `files` open until there are others.
@@ -284,7 +260,7 @@ fn unique(jobs: impl Iterator<Item = Ready>, done: &mut Checked) {
     let mut lines: HashMap<String, usize> = HashMap::new();
     for job in jobs {
         match lines.get(&job.id) {
-            Some(line) if job.named => {
+            Some(line) if job.is_named() => {
                 let why = format!("line {line} has the same; names are unique");
                 done.mistakes
                     .push(LineError::new(job.line, Error::bad_request("id", &job.id, why)));

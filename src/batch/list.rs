@@ -48,11 +48,13 @@ pub struct Seeding {
     pub seeds: Seeds,
 }
 
-/// A job of a file: one picture, whose seed is decided.
-#[derive(Debug, Clone, PartialEq)]
+/// A job of a file, or of a list that a program makes: one picture, whose seed is decided.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Listed {
-    /// The line that asks for it.
+    /// The line that asks for it, from 1.
     pub line: usize,
+    /// Which of the jobs of that line it is, from 0.
+    pub repeat: usize,
     /// The name that the user gave to the picture.
     pub id: Option<String>,
     /// Model and request; its count is 1.
@@ -149,7 +151,7 @@ fn repeated(draft: &Draft, job: &Job, seeding: Seeding, at: &Place) -> Listed {
         _ => format!("{id}-{}", at.repeat + 1),
     };
     let id = draft.id.as_ref().map(numbered);
-    Listed { line: draft.line, id, job, labels: draft.labels.clone() }
+    Listed { line: draft.line, repeat: at.repeat, id, job, labels: draft.labels.clone() }
 }
 
 /// 32 bits that depend on nothing but the seed of the batch and the place.

@@ -1,8 +1,21 @@
 //! The order of jobs: model, LoRAs, size and prompt change as seldom as they can, in this precedence. Among jobs that
 //! are equal in all of these, and among groups, the order of the file stays.
 
-use super::check::Ready;
+use super::ready::Ready;
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
+use std::hash::Hash;
+
+/// In which order jobs are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Order {
+    /// The cheapest.
+    #[default]
+    Cost,
+    /// That of the file.
+    File,
+}
 
 /// How often something changes from one job to the next, the first one included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -17,18 +30,38 @@ pub struct Changes {
 
 /// Puts jobs into the cheapest order.
 pub fn order(jobs: &mut [Ready]) {
-    let (mut models, mut stacks, mut shapes, mut prompts) =
+    let (mut models, mut stacks, mut shapes, mut texts) =
         (Ranks::default(), Ranks::default(), Ranks::default(), Ranks::default());
     for job in jobs.iter() {
-        models.meet(&job.model);
-        stacks.meet(&job.stack);
-        shapes.meet(&shape(job));
-        prompts.meet(&prompt(job));
+        models.meet(job.networks.model.as_str());
+        stacks.meet(job.networks.stack.as_str());
+        shapes.meet(shape(job));
+        texts.meet(job.texts);
     }
-    jobs.sort_by_cached_key(|job| {
-        let stack = (models.of(&job.model), stacks.of(&job.stack));
-        (stack, shapes.of(&shape(job)), prompts.of(&prompt(job)))
-    });
+    let ranks: Vec<_> = jobs
+        .iter()
+        .map(|job| {
+            let networks = &job.networks;
+            let stack = (models.of(&networks.model.as_str()), stacks.of(&networks.stack.as_str()));
+            (stack, shapes.of(&shape(job)), texts.of(&job.texts))
+        })
+        .collect();
+    let mut places: Vec<usize> = (0..jobs.len()).collect();
+    places.sort_by_key(|place| ranks[*place]);
+    arrange(jobs, places);
+}
+
+/// Moves the job at `places[n]` to place n.
+fn arrange(jobs: &mut [Ready], mut places: Vec<usize>) {
+    for start in 0..jobs.len() {
+        let mut at = start;
+        while places[at] != start {
+            let from = std::mem::replace(&mut places[at], at);
+            jobs.swap(at, from);
+            at = from;
+        }
+        places[at] = at;
+    }
 }
 
 /// How often things change in this order.
@@ -36,9 +69,10 @@ pub fn changes(jobs: &[Ready]) -> Changes {
     let mut changes = Changes::default();
     let mut before: Option<&Ready> = None;
     for job in jobs {
-        let same_model = before.is_some_and(|other| other.model == job.model);
+        let same_model = before.is_some_and(|other| other.networks.model == job.networks.model);
         changes.models += usize::from(!same_model);
-        let stack = same_model && before.is_some_and(|other| other.stack == job.stack);
+        let same = |other: &Ready| other.networks.stack == job.networks.stack;
+        let stack = same_model && before.is_some_and(same);
         changes.stacks += usize::from(!stack);
         changes.shapes += usize::from(before.is_none_or(|other| shape(other) != shape(job)));
         before = Some(job);
@@ -46,65 +80,46 @@ pub fn changes(jobs: &[Ready]) -> Changes {
     changes
 }
 
-fn shape(job: &Ready) -> String {
-    format!("{}x{}", job.plan.width, job.plan.height)
-}
-
-fn prompt(job: &Ready) -> String {
-    format!("{}\n{}", job.plan.prompt, job.plan.negative_prompt)
+fn shape(job: &Ready) -> (usize, usize) {
+    (job.width, job.height)
 }
 
 /// Things by the place at which they are first met.
-#[derive(Default)]
-struct Ranks(HashMap<String, usize>);
+struct Ranks<T>(HashMap<T, usize>);
 
-impl Ranks {
-    fn meet(&mut self, name: &str) {
-        if !self.0.contains_key(name) {
-            self.0.insert(name.to_owned(), self.0.len());
-        }
+impl<T> Default for Ranks<T> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<T: Hash + Eq> Ranks<T> {
+    fn meet(&mut self, thing: T) {
+        let next = self.0.len();
+        self.0.entry(thing).or_insert(next);
     }
 
-    fn of(&self, name: &str) -> usize {
-        self.0.get(name).copied().unwrap_or(usize::MAX)
+    fn of(&self, thing: &T) -> usize {
+        self.0.get(thing).copied().unwrap_or(usize::MAX)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::app::Job;
-    use crate::family::Defaults;
-    use crate::pipeline::Request;
-    use std::collections::BTreeMap;
-
-    fn job(line: usize, model: &str, stack: &str, width: usize) -> Ready {
-        let request = Request { width: Some(width), ..Request::default() };
-        Ready {
-            id: line.to_string(),
-            named: false,
-            content: line.to_string(),
-            line,
-            plan: request.plan(&Defaults::of_unknown_model(), 0).unwrap(),
-            job: Job { request, ..Job::default() },
-            labels: BTreeMap::new(),
-            model: model.into(),
-            stack: stack.into(),
-            files: Vec::new(),
-            doomed: None,
-        }
-    }
 
     #[test]
     fn what_is_dear_changes_least() {
         let mut jobs: Vec<Ready> = (0..24)
-            .map(|n| job(n, ["b", "a"][n % 2], ["", "x", "y"][n % 3], [64, 128][n / 2 % 2]))
+            .map(|n| {
+                Ready::sample(n, ["b", "a"][n % 2], ["", "x", "y"][n % 3], [64, 128][n / 2 % 2])
+            })
             .collect();
         assert_eq!(changes(&jobs).stacks, 24);
         order(&mut jobs);
         assert_eq!(changes(&jobs), Changes { models: 2, stacks: 6, shapes: 12 });
         assert_eq!(jobs[0].line, 0, "the first job stays the first");
-        let mut same: Vec<Ready> = (0..9).map(|n| job(n, "a", "", 64)).collect();
+        let mut same: Vec<Ready> = (0..9).map(|n| Ready::sample(n, "a", "", 64)).collect();
         order(&mut same);
         assert!(
             same.iter().enumerate().all(|(at, job)| job.line == at),

@@ -1,15 +1,15 @@
 //! The list of a folder's jobs: `plan.jsonl`, a line each, and `plan.json`, which is written when all lines are there.
 
-use super::check::Ready;
+use super::order::Order;
+use super::ready::Ready;
 use crate::atomic_file::{self, Care};
 use crate::error::{Error, Result};
 use crate::input;
 use crate::plain::hex;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
-use std::io::Write;
-use std::path::Path;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
 
 /// The head of the list.
 const HEAD: &str = "plan.json";
@@ -29,15 +29,32 @@ pub struct Head {
     pub source: String,
     /// The SHA-256 of its text.
     pub source_sha256: String,
+    /// The seed of the batch.
+    #[serde(default)]
+    pub seed: u64,
+    /// In which order the jobs are made.
+    #[serde(default)]
+    pub order: Order,
     /// How many jobs there are.
     pub jobs: usize,
     /// The SHA-256 of their names and contents in the order of the file.
     pub plan: String,
 }
 
+/// Where a list comes from.
+#[derive(Debug, Clone, Default)]
+pub struct Origin {
+    /// The name of the file of jobs, or of what made the list.
+    pub source: PathBuf,
+    /// The SHA-256 of its text.
+    pub sha256: String,
+    /// The seed of the batch.
+    pub seed: u64,
+}
+
 impl Head {
-    /// The head of the list `jobs`, which are in the order of the file `source`.
-    pub fn of(jobs: &[Ready], source: &Path, source_sha256: &str) -> Self {
+    /// The head of the list `jobs`, which are in the order of the file.
+    pub fn of(jobs: &[Ready], origin: Origin, order: Order) -> Self {
         let mut hash = Sha256::new();
         for job in jobs {
             hash.update(format!("{} {}\n", job.id, job.content).as_bytes());
@@ -45,8 +62,10 @@ impl Head {
         Self {
             v: 1,
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            source: source.to_string_lossy().into_owned(),
-            source_sha256: source_sha256.to_owned(),
+            source: origin.source.to_string_lossy().into_owned(),
+            source_sha256: origin.sha256,
+            seed: origin.seed,
+            order,
             jobs: jobs.len(),
             plan: hex(&hash.finalize()),
         }
@@ -94,26 +113,39 @@ impl Head {
         if Self::read(folder)?.is_some_and(|there| there.plan == self.plan) {
             return Ok(());
         }
-        let mut lines = String::new();
-        for job in jobs {
-            lines += &line(job)?;
-            lines.push('\n');
-        }
-        let head = serde_json::to_string_pretty(self).map_err(internal)?;
-        write(&folder.join(LINES), lines.as_bytes())?;
-        write(&folder.join(HEAD), (head + "\n").as_bytes())
+        let path = folder.join(LINES);
+        atomic_file::write(&path, true, Care::Lasting, |file| {
+            let mut file = BufWriter::new(file);
+            let wrong = |error| Error::write(&path, error);
+            for job in jobs {
+                file.write_all(line(job)?.as_bytes()).map_err(wrong)?;
+            }
+            file.flush().map_err(wrong)
+        })?;
+        let (path, head) = (folder.join(HEAD), self.json()?);
+        atomic_file::write(&path, true, Care::Lasting, |file| {
+            file.write_all(head.as_bytes()).map_err(|error| Error::write(&path, error))
+        })
+    }
+
+    /// The head as the text of `plan.json`.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] when it is no JSON, which does not happen.
+    pub fn json(&self) -> Result<String> {
+        serde_json::to_string_pretty(self).map(|text| text + "\n").map_err(internal)
     }
 }
 
 /// A job as a line that `colora batch` reads again.
 fn line(job: &Ready) -> Result<String> {
-    let mut map = Map::new();
-    map.insert("id".into(), job.id.as_str().into());
-    map.extend(job.job.to_map()?);
-    if !job.labels.is_empty() {
-        map.insert("labels".into(), serde_json::to_value(&job.labels).map_err(internal)?);
-    }
-    Ok(Value::Object(map).to_string())
+    let id = serde_json::to_string(&job.id).map_err(internal)?;
+    let rest = job.json().strip_prefix('{').unwrap_or("}");
+    let labels = match job.labels.is_empty() {
+        true => String::new(),
+        false => format!(r#""labels":{},"#, serde_json::to_string(&job.labels).map_err(internal)?),
+    };
+    Ok(format!("{{\"id\":{id},{labels}{rest}\n"))
 }
 
 fn short(hash: &str) -> &str {
@@ -123,10 +155,4 @@ fn short(hash: &str) -> &str {
 #[allow(clippy::needless_pass_by_value)] // as `map_err` gives it
 fn internal(error: serde_json::Error) -> Error {
     Error::Internal(format!("a plan: {error}"))
-}
-
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    atomic_file::write(path, true, Care::Lasting, |file| {
-        file.write_all(bytes).map_err(|error| Error::write(path, error))
-    })
 }

@@ -10,15 +10,18 @@ use super::request_flags::RequestFlags;
 use super::style::Talk;
 use super::{interrupt, setup, threads};
 use crate::app::{Layers, Pool, Setup, Unobserved};
-use crate::batch::{self, Format, Options, Ready, Seeding, Seeds, Source, Work};
+use crate::batch::{
+    self, Folder, Format, JobList, Manifest, Names, Options, Pictures, Seeding, Seeds, Source, Work,
+};
 use crate::error::{Error, LineError};
 use crate::pipeline::{Cancel, DTypeChoice, DeviceChoice, Memory, Pipeline};
 use crate::weights::Quantisation;
 use anyhow::{Context, Result};
 use clap::{ValueEnum, ValueHint};
 use serde_json::{Map, Value};
-use speak::Speaker;
+use speak::Report;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 const EXAMPLES: &str = "\
@@ -181,16 +184,22 @@ impl Args {
             return Err(Error::bad_request("preview", "", why));
         }
         let (verify, retry_failed) = (self.verify, self.retry_failed);
-        Ok(Options { folder: self.folder(), verify, retry_failed, metadata, grace })
+        Ok(Options { verify, retry_failed, metadata, grace, ..Options::default() })
+    }
+}
+
+impl From<Order> for batch::Order {
+    fn from(order: Order) -> Self {
+        match order {
+            Order::Cost => Self::Cost,
+            Order::File => Self::File,
+        }
     }
 }
 
 /// The list of a file, checked.
 struct List {
-    /// In the order of the file.
-    jobs: Vec<Ready>,
-    /// The file's SHA-256.
-    sha256: String,
+    list: JobList,
     /// Lines that are wrong and left out.
     left_out: usize,
 }
@@ -205,38 +214,34 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
     let memory = if args.low_memory { Memory::Low } else { Memory::Resident };
     let opened = Pipeline::options().memory(memory);
     let pools = || Pool::cancelled_by(setup.store.clone(), &cancel).opened_with(opened.clone());
-    let mut list = read(args, &setup, &pools(), &cancel, talk)?;
-    let head = batch::Head::of(&list.jobs, &args.file, &list.sha256);
+    let List { list, left_out } = read(args, &setup, &pools(), &cancel, talk)?;
+    let folder = args.folder();
     if args.dry_run {
-        let of_file = batch::changes(&list.jobs);
-        if args.order == Order::Cost {
-            batch::order(&mut list.jobs);
-        }
-        return dry_run::print(&list.jobs, of_file, &options.folder, args);
+        return dry_run::print(&list, &folder, args);
     }
-    let mut work = Work::open(options.clone(), list.jobs.len())?;
-    head.check(&options.folder, args.replan)
+    let storage = Arc::new(Folder::open(&folder)?);
+    let manifest = Manifest::open(&folder, batch::WHOLE)?;
+    let unreadable = manifest.unreadable;
+    let pictures = Pictures::list(storage, Names::of_ids(list.jobs.len()))?;
+    let mut work = Work::new(options, pictures, manifest, &pools);
+    list.head
+        .check(&folder, args.replan)
         .context("another list is in this folder; --replan goes over to this one")?;
-    let lines = list.jobs.clone();
-    if args.order == Order::Cost {
-        batch::order(&mut list.jobs);
-    }
     let todo = work.todo(&list.jobs, &args.file)?;
-    head.write(&lines, &options.folder)?;
-    drop(lines);
-    speak::before(&todo, work.unreadable(), talk);
+    list.write(&folder, args.replan)?;
+    speak::before(&todo, unreadable, talk);
     let progress = Progress::new(args.progress, talk, args.json);
-    let speaker = Speaker::new(&progress, talk, args.json, &todo);
-    let done = work.run(&list.jobs, &todo, &pools, &|happening| speaker.hear(happening), &cancel);
+    let report = Report::new(&progress, talk, args.json, &todo);
+    let done = work.run(&list.jobs, &todo, &|event| report.event(event), &cancel);
     progress.finish();
-    speaker.summary(&todo, list.left_out, &options.folder);
-    if let Some(error) = speaker.failure() {
+    report.summary(&todo, left_out, &folder);
+    if let Some(error) = report.failure() {
         return Err(error);
     }
-    let failed = done?.failed + todo.failed_before + list.left_out;
+    let failed = done?.failed + todo.failed_before + left_out;
     match failed {
         0 => Ok(()),
-        failed => Err(Error::Jobs { failed, of: list.jobs.len() + list.left_out }.into()),
+        failed => Err(Error::Jobs { failed, of: list.jobs.len() + left_out }.into()),
     }
 }
 
@@ -265,7 +270,9 @@ fn read(args: &Args, setup: &Setup, pool: &Pool, cancel: &Cancel, talk: Talk) ->
     if checked.ready.is_empty() && left_out == 0 {
         return Err(Error::corrupt(&args.file, "there is no job in it").into());
     }
-    Ok(List { jobs: checked.ready, sha256: source.sha256, left_out })
+    let (source, sha256) = (args.file.clone(), source.sha256);
+    let origin = batch::Origin { source, sha256, seed: seeding.seed };
+    Ok(List { list: JobList::new(checked.ready, origin, args.order.into()), left_out })
 }
 
 /// Refuses a file with mistakes, or names them and goes on.
