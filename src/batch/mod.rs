@@ -1,7 +1,7 @@
 //! Many jobs from one file: nothing is lost, nothing is made twice.
 //!
 //! # The way of a file
-//! A file of jobs is text, CSV, JSON lines or TOML. [`Source`] reads it into [`Draft`]s, which name the line that they
+//! A file of jobs is text, CSV, JSON lines, TOML or YAML. [`Source`] reads it into [`Draft`]s, which name the line that they
 //! come from; [`list`] lays them over the settings and decides every seed ([`Listed`]); [`check`] looks at models and
 //! LoRAs, plans every job and names it by its contents ([`Ready`]); [`JobList`] puts the jobs into the order in which
 //! model, LoRAs, size and prompt change as seldom as they can. All of that happens before the first picture, and the
