@@ -49,6 +49,7 @@ pub use run::{Prepared, Work, check, prepare, run};
 pub use save::{SaveOptions, Target};
 pub use settings::{Layers, Origin};
 pub use setup::Setup;
+pub(crate) use template::safe;
 
 /// Version of the JSON objects that colora prints and of the records in its pictures.
 pub const SCHEMA: u32 = 1;

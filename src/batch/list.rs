@@ -2,6 +2,7 @@
 //! machine.
 
 use super::draft::Draft;
+use super::pictures;
 use crate::app::{Job, Layers, resolver};
 use crate::error::{Error, LineError, Result};
 use crate::family::Defaults;
@@ -106,6 +107,9 @@ pub fn list(
 /// The job of a draft, checked as far as that needs no model.
 fn one(draft: &Draft, base: &Layers, store: &Store) -> Result<Job> {
     let mut layers = base.clone();
+    if let Some(path) = &draft.from {
+        layers.picture_beneath(&pictures::record(path, draft, base, store)?, path)?;
+    }
     layers.caller(draft.values.clone());
     let mut job = layers.job()?;
     if let Some(name) = &draft.stack {

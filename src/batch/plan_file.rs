@@ -8,7 +8,7 @@ use crate::input;
 use crate::plain::hex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::io::{BufWriter, Write};
+use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 /// The head of the list.
@@ -134,6 +134,30 @@ impl Head {
     /// [`Error::Internal`] when it is no JSON, which does not happen.
     pub fn json(&self) -> Result<String> {
         serde_json::to_string_pretty(self).map(|text| text + "\n").map_err(internal)
+    }
+}
+
+/// Hands the name of every job of the list in `folder` to `sink`, in the order of the list.
+///
+/// # Errors
+/// What reading gives, [`Error::Corrupt`] for a line that is none, what `sink` returns.
+pub fn ids(folder: &Path, sink: &mut dyn FnMut(String) -> Result<()>) -> Result<()> {
+    #[derive(Deserialize)]
+    struct Line {
+        id: String,
+    }
+    let path = folder.join(LINES);
+    let mut reader = BufReader::new(input::open(&path)?);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let read = reader.by_ref().take(LIMIT).read_until(b'\n', &mut line);
+        if read.map_err(|error| Error::io(&path, error))? == 0 {
+            return Ok(());
+        }
+        let Line { id } =
+            serde_json::from_slice(&line).map_err(|e| Error::corrupt(&path, e.to_string()))?;
+        sink(id)?;
     }
 }
 
