@@ -64,6 +64,7 @@
 //! Floor 7.
 
 mod check;
+pub mod cluster;
 mod csv;
 mod digest;
 mod draft;
@@ -79,6 +80,7 @@ mod order;
 mod plan_file;
 mod present;
 mod ready;
+mod shard;
 mod source;
 mod storage;
 mod text;
@@ -96,6 +98,7 @@ pub use order::{Changes, Order, changes, order};
 pub use plan_file::{Head, Origin};
 pub use present::{Pictures, Presence};
 pub use ready::{Networks, Ready, Reason};
+pub use shard::{Environment, Part, Shard, Sharding};
 pub use source::{Format, Source};
 pub use storage::{Folder, Storage};
 pub use work::{Event, Observer, Options, Tally, Task, Todo, Work};
