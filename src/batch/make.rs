@@ -214,7 +214,7 @@ fn path_of(error: &Error) -> Option<&Path> {
 }
 
 /// This moment, UTC: `2026-11-28T12:00:00Z`.
-fn moment() -> String {
+pub(super) fn moment() -> String {
     let Moment { date, time } = Moment::utc();
     let part = |range: std::ops::Range<usize>| time.get(range).unwrap_or("00").to_owned();
     format!("{date}T{}:{}:{}Z", part(0..2), part(2..4), part(4..6))

@@ -64,6 +64,7 @@
 //! Floor 7.
 
 mod check;
+pub mod cluster;
 mod csv;
 mod digest;
 mod draft;
@@ -80,6 +81,7 @@ mod pictures;
 mod plan_file;
 mod present;
 mod ready;
+mod shard;
 mod source;
 mod status;
 mod storage;
@@ -99,6 +101,7 @@ pub use pictures::is_picture;
 pub use plan_file::{Head, Origin};
 pub use present::{Pictures, Presence};
 pub use ready::{Networks, Ready, Reason};
+pub use shard::{Environment, Part, Shard, Sharding};
 pub use source::{Format, Source};
 pub use status::{Failed, Row, State, status};
 pub use storage::{Folder, Storage};

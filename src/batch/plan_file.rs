@@ -12,9 +12,9 @@ use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 /// The head of the list.
-const HEAD: &str = "plan.json";
+pub(super) const HEAD: &str = "plan.json";
 /// The list.
-const LINES: &str = "plan.jsonl";
+pub(super) const LINES: &str = "plan.jsonl";
 /// Most bytes of a head.
 const LIMIT: u64 = 1 << 20;
 
@@ -89,20 +89,29 @@ impl Head {
     /// [`Error::BadRequest`] for another list, what reading it gives.
     pub fn check(&self, folder: &Path, replan: bool) -> Result<()> {
         match Self::read(folder)? {
-            Some(there) if there.plan != self.plan && !replan => {
-                let why = format!(
-                    "this folder holds the pictures of another list ({} jobs of {}, plan {}; this one has {} jobs, plan \
-                     {}); to replan goes over to this one and keeps what both have; or choose another folder",
-                    there.jobs,
-                    there.source,
-                    short(&there.plan),
-                    self.jobs,
-                    short(&self.plan)
-                );
-                Err(Error::bad_request("out", folder.display(), why))
-            }
+            Some(there) if !replan => self.compare(&there, &folder.display().to_string()),
             _ => Ok(()),
         }
+    }
+
+    /// Refuses the list `there` of a place unless it is this one.
+    ///
+    /// # Errors
+    /// [`Error::BadRequest`] for another list.
+    pub(super) fn compare(&self, there: &Self, place: &str) -> Result<()> {
+        if there.plan == self.plan {
+            return Ok(());
+        }
+        let why = format!(
+            "this folder holds the pictures of another list ({} jobs of {}, plan {}; this one has {} jobs, plan {}); to \
+             replan goes over to this one and keeps what both have; or choose another folder",
+            there.jobs,
+            there.source,
+            short(&there.plan),
+            self.jobs,
+            short(&self.plan)
+        );
+        Err(Error::bad_request("out", place, why))
     }
 
     /// Makes `jobs`, which this is the head of, the list of `folder`, unless it is.
@@ -162,7 +171,7 @@ pub fn ids(folder: &Path, sink: &mut dyn FnMut(String) -> Result<()>) -> Result<
 }
 
 /// A job as a line that `colora batch` reads again.
-fn line(job: &Ready) -> Result<String> {
+pub(super) fn line(job: &Ready) -> Result<String> {
     let id = serde_json::to_string(&job.id).map_err(internal)?;
     let rest = job.json().strip_prefix('{').unwrap_or("}");
     let labels = match job.labels.is_empty() {

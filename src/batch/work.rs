@@ -240,7 +240,9 @@ impl<'a> Work<'a> {
         if task == Task::Make && self.is_found(job)? {
             return self.found(job, around, tally);
         }
-        let _ = (around.observer)(&Event::Begin { job });
+        if (around.observer)(&Event::Begin { job }).is_break() {
+            return Err(Error::Cancelled);
+        }
         let (name, path) = (self.pictures.name(job), self.pictures.path(job));
         let to = Destination {
             storage: self.pictures.storage(),

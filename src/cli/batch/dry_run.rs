@@ -1,7 +1,7 @@
 //! `colora batch --dry-run`: the jobs, their order, what changes between them, and what they take.
 
 use super::speak::time;
-use super::{Args, Order};
+use super::{Order, RunArgs};
 use crate::app::SCHEMA;
 use crate::batch::{Changes, JobList, Ready};
 use crate::cli::style::{block, bytes, excerpt, result_json, result_line};
@@ -15,7 +15,7 @@ const PER_PIXEL: f64 = 1.6;
 const RECORD: f64 = 2000.0;
 
 /// Prints what would be made.
-pub(super) fn print(list: &JobList, folder: &Path, args: &Args) -> Result<()> {
+pub(super) fn print(list: &JobList, folder: &Path, args: &RunArgs) -> Result<()> {
     let JobList { jobs, of_file, .. } = list;
     let (here, of_file) = (list.changes(), *of_file);
     let space: f64 =
@@ -33,7 +33,7 @@ pub(super) fn print(list: &JobList, folder: &Path, args: &Args) -> Result<()> {
         });
         return result_json(&summary.to_string());
     }
-    let order = if args.order == Order::File {
+    let order = if args.list.order == Order::File {
         "in the order of the file"
     } else {
         "in the cheapest order"
