@@ -25,6 +25,8 @@ pub enum Seeds {
     Iterate,
     /// The seed of the batch for all.
     Same,
+    /// As [`Own`](Self::Own), from a seed of the batch that is drawn once.
+    Random,
 }
 
 impl FromStr for Seeds {
@@ -35,7 +37,8 @@ impl FromStr for Seeds {
             "own" => Ok(Self::Own),
             "iterate" => Ok(Self::Iterate),
             "same" => Ok(Self::Same),
-            _ => Err(Error::bad_request("seeds", name, "expected own, iterate or same")),
+            "random" => Ok(Self::Random),
+            _ => Err(Error::bad_request("seeds", name, "expected own, iterate, same or random")),
         }
     }
 }
@@ -47,6 +50,8 @@ pub struct Seeding {
     pub seed: u64,
     /// What is made of it.
     pub seeds: Seeds,
+    /// Most jobs of the list; a million unless it says otherwise.
+    pub most: Option<usize>,
 }
 
 /// A job of a file, or of a list that a program makes: one picture, whose seed is decided.
@@ -72,12 +77,13 @@ pub fn list(
     seeding: Seeding,
 ) -> (Vec<Listed>, Vec<LineError>) {
     let (mut jobs, mut mistakes) = (Vec::new(), Vec::new());
+    let most = seeding.most.unwrap_or(MOST);
     for (place, draft) in drafts.iter().enumerate() {
         let made = one(draft, base, store).and_then(|job| {
             let times = job.request.count.saturating_mul(draft.repeat.unwrap_or(1));
             let asked = jobs.len().saturating_add(times);
-            if asked > MOST {
-                let (what, allowed) = ("jobs of a file", MOST as u64);
+            if asked > most {
+                let (what, allowed) = ("jobs of a file", most as u64);
                 return Err(Error::Limit { what, allowed, asked: asked as u64 });
             }
             Ok((job, times))
@@ -144,7 +150,7 @@ fn repeated(draft: &Draft, job: &Job, seeding: Seeding, at: &Place) -> Listed {
     let mut job = job.clone();
     let seed = match (job.request.seed, seeding.seeds) {
         (Some(seed), _) => seed.wrapping_add(at.repeat as u64),
-        (None, Seeds::Own) => own_seed(seeding.seed, at),
+        (None, Seeds::Own | Seeds::Random) => own_seed(seeding.seed, at),
         (None, Seeds::Iterate) => seeding.seed.wrapping_add(at.before as u64),
         (None, Seeds::Same) => seeding.seed.wrapping_add(at.repeat as u64),
     };
@@ -218,7 +224,7 @@ mod tests {
     fn seeds_are_decided_when_the_list_is_made() {
         let seeds = |seeds, seed| {
             let (jobs, _) =
-                listed("a\nb\n--prompt c --repeat 2", Format::Text, Seeding { seed, seeds });
+                listed("a\nb\n--prompt c --repeat 2", Format::Text, Seeding { seed, seeds, ..Seeding::default() });
             jobs.iter().map(|listed| listed.job.request.seed.unwrap()).collect::<Vec<_>>()
         };
         assert_eq!(seeds(Seeds::Iterate, 7), [7, 8, 9, 10]);

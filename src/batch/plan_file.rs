@@ -35,6 +35,9 @@ pub struct Head {
     /// In which order the jobs are made.
     #[serde(default)]
     pub order: Order,
+    /// The template of the pictures' names; `None` = their ids.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub names: Option<String>,
     /// How many jobs there are.
     pub jobs: usize,
     /// The SHA-256 of their names and contents in the order of the file.
@@ -50,6 +53,8 @@ pub struct Origin {
     pub sha256: String,
     /// The seed of the batch.
     pub seed: u64,
+    /// The template of the pictures' names; `None` = their ids.
+    pub names: Option<String>,
 }
 
 impl Head {
@@ -66,6 +71,7 @@ impl Head {
             source_sha256: origin.sha256,
             seed: origin.seed,
             order,
+            names: origin.names,
             jobs: jobs.len(),
             plan: hex(&hash.finalize()),
         }
@@ -99,8 +105,13 @@ impl Head {
     /// # Errors
     /// [`Error::BadRequest`] for another list.
     pub(super) fn compare(&self, there: &Self, place: &str) -> Result<()> {
-        if there.plan == self.plan {
+        if there.plan == self.plan && there.names == self.names {
             return Ok(());
+        }
+        if there.plan == self.plan {
+            let of = |head: &Self| head.names.clone().unwrap_or_else(|| "{id}".into());
+            let why = format!("the pictures that are there are called {}", of(there));
+            return Err(Error::bad_request("name", of(self), why));
         }
         let why = format!(
             "this folder holds the pictures of another list ({} jobs of {}, plan {}; this one has {} jobs, plan {}); to \
@@ -119,7 +130,7 @@ impl Head {
     /// # Errors
     /// What reading and writing give.
     pub fn write(&self, jobs: &[Ready], folder: &Path) -> Result<()> {
-        if Self::read(folder)?.is_some_and(|there| there.plan == self.plan) {
+        if Self::read(folder)?.is_some_and(|there| there == *self) {
             return Ok(());
         }
         let path = folder.join(LINES);
