@@ -103,6 +103,9 @@ pub struct Entry {
     /// Pixels down.
     #[serde(default)]
     pub height: usize,
+    /// Sampling steps.
+    #[serde(default)]
+    pub steps: usize,
     /// When it began, UTC.
     #[serde(default)]
     pub started: Option<String>,
@@ -147,6 +150,7 @@ impl Entry {
             stack: job.networks.loras.clone(),
             width: job.width,
             height: job.height,
+            steps: job.steps,
             started: None,
             seconds: None,
             attempt: 1,

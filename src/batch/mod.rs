@@ -103,6 +103,6 @@ pub use present::{Pictures, Presence};
 pub use ready::{Networks, Ready, Reason};
 pub use shard::{Environment, Part, Shard, Sharding};
 pub use source::{Format, Source};
-pub use status::{Failed, Row, State, status};
+pub use status::{Failed, Pace, Row, State, status};
 pub use storage::{Folder, Storage};
 pub use work::{Event, Observer, Options, Tally, Task, Todo, Work};

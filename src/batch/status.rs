@@ -2,6 +2,7 @@
 
 use super::manifest::{Entry, Failure, Status, entries};
 use super::plan_file::{Head, ids};
+use super::ready::Ready;
 use crate::error::{Error, Result};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
@@ -162,6 +163,46 @@ impl State {
     }
 }
 
+/// What pictures of a folder took, for an estimate of others.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Pace {
+    /// How many pictures were looked at.
+    pub pictures: usize,
+    /// Seconds of sampling for each pixel of each step.
+    sampling: f64,
+    /// Seconds of everything else for each picture.
+    rest: f64,
+}
+
+impl Pace {
+    /// The pace of the pictures that the logs in `folder` tell of; `None` without any.
+    ///
+    /// # Errors
+    /// What reading gives.
+    pub fn of(folder: &Path) -> Result<Option<Self>> {
+        let (mut pictures, mut sampled, mut work, mut all) = (0_usize, 0.0, 0.0, 0.0);
+        entries(folder, &mut |entry| {
+            let pixels = entry.width as f64 * entry.height as f64 * entry.steps as f64;
+            if let (Some(seconds), Some(took)) = (entry.seconds, took(&entry))
+                && pixels > 0.0
+            {
+                pictures += 1;
+                sampled += seconds.sample;
+                all += took;
+                work += pixels;
+            }
+        })?;
+        let sampling = sampled / work;
+        let rest = (all - sampled) / pictures as f64;
+        Ok((pictures > 0).then_some(Self { pictures, sampling, rest }))
+    }
+
+    /// Seconds that `job` takes at this pace.
+    pub fn seconds(&self, job: &Ready) -> f64 {
+        job.width as f64 * job.height as f64 * job.steps as f64 * self.sampling + self.rest
+    }
+}
+
 /// When a worker made its last pictures.
 #[derive(Debug, Default)]
 struct Speed {
@@ -243,7 +284,6 @@ mod tests {
     use super::super::manifest::{Manifest, Seconds};
     use super::super::order::Order;
     use super::super::plan_file::Origin;
-    use super::super::ready::Ready;
     use super::*;
 
     #[test]
@@ -295,6 +335,8 @@ mod tests {
         let states: Vec<&str> = rows.iter().map(|row| row.state).collect();
         assert_eq!(states, ["done", "failed", "failed", "done", "open", "open"]);
         assert_eq!((rows[0].seconds, rows[1].code), (Some(2.0), Some(3)));
+        let pace = Pace::of(folder.path()).unwrap().unwrap();
+        assert_eq!((pace.pictures, pace.seconds(&jobs[0])), (2, 2.0));
         // Long after, one worker alone stands for the speed.
         let (state, _) = read(1e6).unwrap();
         assert_eq!((state.workers, state.rate), (0, Some(0.5)));

@@ -270,6 +270,10 @@ impl<'a> Work<'a> {
             Err(End::Taken) => {
                 return self.fail(job, &Reason::of(&Error::Exists { path }), around, tally);
             }
+            // A storage that did what it was asked, and lost the answer.
+            Err(End::Failed(_)) if self.is_found(job).unwrap_or(false) => {
+                return self.found(job, around, tally);
+            }
             Err(End::Failed(reason)) => return self.fail(job, &reason, around, tally),
         };
         if flow.is_break() { Err(Error::Cancelled) } else { Ok(()) }

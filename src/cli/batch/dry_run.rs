@@ -3,7 +3,7 @@
 use super::speak::time;
 use super::{Order, RunArgs};
 use crate::app::SCHEMA;
-use crate::batch::{Changes, JobList, Ready};
+use crate::batch::{Changes, JobList, Pace, Ready};
 use crate::cli::style::{block, bytes, excerpt, result_json, result_line};
 use anyhow::Result;
 use std::path::Path;
@@ -20,7 +20,10 @@ pub(super) fn print(list: &JobList, folder: &Path, args: &RunArgs) -> Result<()>
     let (here, of_file) = (list.changes(), *of_file);
     let space: f64 =
         jobs.iter().map(|job| job.width as f64 * job.height as f64 * PER_PIXEL + RECORD).sum();
-    let seconds = args.seconds_per_picture.map(|each| each * jobs.len() as f64);
+    let pace = if folder.is_dir() { Pace::of(folder)? } else { None };
+    let each = args.seconds_per_picture.map(|each| each * jobs.len() as f64);
+    let measured = pace.map(|pace| jobs.iter().map(|job| pace.seconds(job)).sum::<f64>());
+    let seconds = each.or(measured);
     let doomed = jobs.iter().filter(|job| job.networks.doomed.is_some()).count();
     if args.json {
         for (place, job) in jobs.iter().enumerate() {
@@ -52,7 +55,8 @@ pub(super) fn print(list: &JobList, folder: &Path, args: &RunArgs) -> Result<()>
         bytes(space as u64),
     );
     if let Some(seconds) = seconds {
-        text += &format!(", {}", time(seconds));
+        let how = if each.is_none() { " at the pace of the pictures that are there" } else { "" };
+        text += &format!(", {}{how}", time(seconds));
     }
     if doomed > 0 {
         text += &format!("\n# {doomed} jobs will fail: their LoRA files cannot be read");
