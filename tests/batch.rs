@@ -180,6 +180,20 @@ fn pictures_are_made_again_with_what_flags_change() {
     assert!(error.contains("line 2") && error.contains("none.png"), "{error}");
 }
 
+/// Three pictures in one evaluation are the three made alone, to the byte.
+#[test]
+fn several_at_once_are_the_same_pictures() {
+    let world = World::new();
+    let list = "--prompt a red apple --repeat 4 --lora flat:0.8\n--prompt a cat\n--prompt a red apple --lora flat:0.8 --seed 9\n";
+    world.write("list.txt", list);
+    world.run(&quick(&["list.txt", "-o", "alone"]));
+    let lines = world.run(&quick(&["list.txt", "-o", "together", "--batch-size", "3"]));
+    assert_eq!(lines.lines().count(), 6);
+    assert_eq!(pictures(&world.path("together")), pictures(&world.path("alone")));
+    let logged = done(&world.path("together"));
+    assert_eq!((logged.len(), logged.iter().collect::<BTreeSet<_>>().len()), (6, 6));
+}
+
 #[test]
 fn status_counts_what_is_done_failed_and_open() {
     let world = World::new();

@@ -98,6 +98,10 @@ struct RunArgs {
     /// {label.NAME} [default: {id}]
     #[arg(long, value_name = "TEMPLATE", help_heading = "Output")]
     name: Option<String>,
+    /// Pictures that differ in nothing but their seeds and are evaluated at once: the same pictures on a CPU; on a GPU it may
+    /// be faster and takes more memory
+    #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Machine")]
+    batch_size: usize,
     /// How long the picture at work may still take after Ctrl-C or SIGTERM, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 20.0, help_heading = "Output")]
     grace: f64,
@@ -199,7 +203,7 @@ impl RunArgs {
             return Err(Error::bad_request("preview", "", why));
         }
         let (verify, retry_failed) = (self.verify, self.retry_failed);
-        Ok(Options { verify, retry_failed, metadata, grace, ..Options::default() })
+        Ok(Options { verify, retry_failed, metadata, grace, batch: self.batch_size, ..Options::default() })
     }
 }
 
@@ -245,7 +249,7 @@ fn make(args: &RunArgs, talk: Talk) -> Result<()> {
     let cancel = Cancel::new();
     interrupt::install(&cancel)?;
     let memory = if args.list.low_memory { Memory::Low } else { Memory::Resident };
-    let opened = Pipeline::options().memory(memory);
+    let opened = Pipeline::options().memory(memory).batch(args.batch_size);
     let pools = || Pool::cancelled_by(setup.store.clone(), &cancel).opened_with(opened.clone());
     let folder = args.folder();
     args.check_fresh(&folder)?;
