@@ -332,9 +332,11 @@ fn read(
         .job()
         .and_then(|job| job.request.plan(&crate::family::Defaults::of_unknown_model(), 0));
     fine.map_err(|error| with_origin(error.into(), &base))?;
-    let source = source(args)?;
-    let mut mistakes = source.mistakes;
+    let mut source = source(args)?;
+    let mut mistakes = std::mem::take(&mut source.mistakes);
     let (listed, more) = batch::list(&source.drafts, &base, &setup.store, seeding);
+    // A large file takes its memory once, not twice.
+    drop(std::mem::take(&mut source.drafts));
     mistakes.extend(more);
     let checked = batch::check(listed, pool, &Unobserved, cancel)?;
     mistakes.extend(checked.mistakes);

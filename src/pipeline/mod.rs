@@ -270,7 +270,7 @@ impl Pipeline {
         let watch = Watch { observer: &Once::new(&Silent), cancel: &Cancel::new() };
         let whole = index + 1 >= plan.count;
         let run = Run::prepare(&self.model, plan, whole, watch)?;
-        run.steps_watched(&[index], sampling, watch)
+        run.steps_watched(run.images([index]), sampling, watch)
     }
 }
 

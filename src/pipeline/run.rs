@@ -141,13 +141,13 @@ impl Run {
     }
 
     /// The images at these places of the plan.
-    fn images(&self, places: impl IntoIterator<Item = usize>) -> Vec<Image> {
+    pub(super) fn images(&self, places: impl IntoIterator<Item = usize>) -> Vec<Image> {
         let image = |index| Image { index, seed: self.plan.seed.wrapping_add(index as u64) };
         places.into_iter().map(image).collect()
     }
 
     /// `sampling`: the caller's own; `None`: the plan's.
-    fn steps_watched(
+    pub(super) fn steps_watched(
         &self,
         images: Vec<Image>,
         sampling: Option<Sampling>,
