@@ -163,13 +163,15 @@ fn golden_files_of_every_format_are_the_same_jobs() {
 #[test]
 fn pictures_are_made_again_with_what_flags_change() {
     let world = World::new();
-    world.write("a.txt", "--prompt a red apple --seed 1\n--prompt a cat --seed 2 --lora flat:0.8\n");
+    world
+        .write("a.txt", "--prompt a red apple --seed 1\n--prompt a cat --seed 2 --lora flat:0.8\n");
     world.run(&quick(&["a.txt", "-o", "first"]));
     world.run(&["batch", "first", "-o", "second", "-q"]);
     let bytes = |name: &str| pictures(&world.path(name)).into_values().collect::<BTreeSet<_>>();
     assert_eq!(bytes("first"), bytes("second"));
     world.run(&["batch", "first", "-s", "3", "-o", "third", "-q"]);
-    let steps: Vec<Value> = log(&world.path("third")).iter().map(|line| line["steps"].clone()).collect();
+    let steps: Vec<Value> =
+        log(&world.path("third")).iter().map(|line| line["steps"].clone()).collect();
     assert_eq!(steps, [3, 3]);
     let names: Vec<String> = pictures(&world.path("first")).into_keys().collect();
     let (one, two) = (format!("first/{}", names[0]), format!("first/{}", names[1]));
@@ -252,7 +254,8 @@ fn names_seeds_and_fresh_folders() {
     assert_eq!(run(&["-o", "drawn", "--seeds", "random"]), "");
     run(&["-o", "other", "--seed", "random"]);
     assert_ne!(pictures(&world.path("other")).keys().next(), first.keys().next());
-    let error = world.fail(6, &[&quick(&["list.csv"])[..], &["-o", "new", "--max-jobs", "1"]].concat());
+    let error =
+        world.fail(6, &[&quick(&["list.csv"])[..], &["-o", "new", "--max-jobs", "1"]].concat());
     assert!(error.contains("at most 1"), "{error}");
 }
 

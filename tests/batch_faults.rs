@@ -3,8 +3,8 @@
 
 use colora::app::{Pool, Unobserved};
 use colora::batch::{
-    self, Event, Folder, JobList, Listed, Manifest, Names, Options, Order, Origin, Pictures, Status,
-    Storage, Tally, Work,
+    self, Event, Folder, JobList, Listed, Manifest, Names, Options, Order, Origin, Pictures,
+    Status, Storage, Tally, Work,
 };
 use colora::store::Store;
 use colora::{Cancel, Error, Result};

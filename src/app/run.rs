@@ -142,7 +142,8 @@ impl Prepared<'_> {
             let save = SaveOptions { job, hand_over: true, ..self.save.clone() };
             let plan = Plan { seed: image.seed, count: 1, ..self.plan.clone() };
             let image = Generated { index: 0, ..image };
-            let made = Made { plan: &plan, model: self.pipeline.model_name(), choice: &self.choice };
+            let made =
+                Made { plan: &plan, model: self.pipeline.model_name(), choice: &self.choice };
             save.save(&image, None, &made, observer).map(drop)
         };
         self.pipeline.generate_seeds(&self.plan, &seeds, &below, cancel, &mut sink)

@@ -77,7 +77,12 @@ impl Layers {
     /// As [`picture`](Self::picture).
     pub(crate) fn picture_beneath(&mut self, checked: &CheckedRecord, path: &Path) -> Result<()> {
         let is_callers = |(_, (_, origin)): &(&String, &(Value, Origin))| *origin == Origin::Caller;
-        let own: Vec<_> = self.0.iter().filter(is_callers).map(|(key, value)| (key.clone(), value.clone())).collect();
+        let own: Vec<_> = self
+            .0
+            .iter()
+            .filter(is_callers)
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
         self.picture(checked, path)?;
         self.0.extend(own);
         Ok(())

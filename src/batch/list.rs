@@ -223,8 +223,11 @@ mod tests {
     #[test]
     fn seeds_are_decided_when_the_list_is_made() {
         let seeds = |seeds, seed| {
-            let (jobs, _) =
-                listed("a\nb\n--prompt c --repeat 2", Format::Text, Seeding { seed, seeds, ..Seeding::default() });
+            let (jobs, _) = listed(
+                "a\nb\n--prompt c --repeat 2",
+                Format::Text,
+                Seeding { seed, seeds, ..Seeding::default() },
+            );
             jobs.iter().map(|listed| listed.job.request.seed.unwrap()).collect::<Vec<_>>()
         };
         assert_eq!(seeds(Seeds::Iterate, 7), [7, 8, 9, 10]);

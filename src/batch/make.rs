@@ -151,7 +151,8 @@ impl<'a> Maker<'a> {
         let cancel = around.grace.work();
         let prepared = app::prepare(&self.pool, &first.job()?, &save, observer, cancel)?;
         *device.borrow_mut() = prepared.pipeline.device_name();
-        let sibling = |job: &&Ready| app::Sibling { seed: job.seed, job: Some(job.content.clone()) };
+        let sibling =
+            |job: &&Ready| app::Sibling { seed: job.seed, job: Some(job.content.clone()) };
         let siblings: Vec<app::Sibling> = jobs.iter().map(sibling).collect();
         prepared.run_siblings(&siblings, observer, cancel)
     }

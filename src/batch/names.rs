@@ -62,9 +62,12 @@ impl Names {
     pub fn by(template: &str) -> Result<Self> {
         let bad = |why: String| Error::bad_request("name", template, why);
         let stem = template.strip_suffix(".png").unwrap_or(template);
-        let leads_out = |part: &str| part.is_empty() || part.starts_with('.') || part.contains('\\');
+        let leads_out =
+            |part: &str| part.is_empty() || part.starts_with('.') || part.contains('\\');
         if stem.split('/').any(leads_out) || stem.contains('\0') {
-            return Err(bad("expected names below the folder, none of which begins with `.`".into()));
+            return Err(bad(
+                "expected names below the folder, none of which begins with `.`".into()
+            ));
         }
         Ok(Self { template: Some(parse(stem).map_err(bad)?), nested: false })
     }
@@ -83,7 +86,9 @@ impl Names {
             let (name, _) = self.of(job);
             match lines.get(&name) {
                 Some(line) => {
-                    let why = format!("line {line} has the same; {{id}} in the template tells them apart");
+                    let why = format!(
+                        "line {line} has the same; {{id}} in the template tells them apart"
+                    );
                     mistakes.push(LineError::new(job.line, Error::bad_request("name", name, why)));
                 }
                 None => drop(lines.insert(name, job.line)),
@@ -137,7 +142,8 @@ fn parse(text: &str) -> Result<Vec<Piece>, String> {
     let mut rest = text;
     while let Some(at) = rest.find(['{', '}']) {
         pieces.push(Piece::Text(rest[..at].to_owned()));
-        let Some((name, after)) = rest[at..].strip_prefix('{').and_then(|r| r.split_once('}')) else {
+        let Some((name, after)) = rest[at..].strip_prefix('{').and_then(|r| r.split_once('}'))
+        else {
             return Err("a brace stands alone; expected {FIELD}".into());
         };
         pieces.push(Piece::Field(field(name)?));

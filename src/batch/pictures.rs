@@ -75,7 +75,10 @@ pub(super) fn look(
     });
     if !ignored.is_empty() {
         let ignored: Vec<String> = ignored.into_iter().collect();
-        remarks.push(format!("the pictures have settings that change nothing here: {}", ignored.join(", ")));
+        remarks.push(format!(
+            "the pictures have settings that change nothing here: {}",
+            ignored.join(", ")
+        ));
     }
 }
 
@@ -90,9 +93,8 @@ pub(super) fn record(
     base: &Layers,
     store: &Store,
 ) -> Result<CheckedRecord> {
-    let sets = |key: &str| {
-        draft.values.contains_key(key) || base.origin(key) == Some(&Origin::Caller)
-    };
+    let sets =
+        |key: &str| draft.values.contains_key(key) || base.origin(key) == Some(&Origin::Caller);
     let unchecked = UncheckedRecord::read(path)?;
     let sampler = unchecked.shown().unknown_sampler.clone();
     if let Some(sampler) = sampler.filter(|_| !(sets("sampler") && sets("schedule"))) {
@@ -141,7 +143,10 @@ mod tests {
     fn pictures_are_jobs() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
-        picture(&at("p/b.png"), "a fox\nSteps: 7, Sampler: Euler, CFG scale: 3, Seed: 5, Size: 64x128");
+        picture(
+            &at("p/b.png"),
+            "a fox\nSteps: 7, Sampler: Euler, CFG scale: 3, Seed: 5, Size: 64x128",
+        );
         picture(&at("p/a/c.png"), "a cat\nSteps: 8, Sampler: Euler, Seed: 6");
         std::fs::write(at("p/notes.txt"), "no picture").unwrap();
         assert!(is_picture(&at("p")) && is_picture(&at("x.WebP")) && !is_picture(&at("x.csv")));
@@ -160,8 +165,12 @@ mod tests {
         let prompts: Vec<&str> = found.iter().map(|request| &*request.prompt).collect();
         assert_eq!(prompts, ["a cat", "a fox"]);
         let fox = &found[1];
-        assert_eq!((fox.steps, fox.seed, fox.width, fox.height), (Some(7), Some(5), Some(72), Some(128)));
-        let line = format!("{}\n", serde_json::json!({"from": at("p/b.png"), "steps": 3, "width": 80}));
+        assert_eq!(
+            (fox.steps, fox.seed, fox.width, fox.height),
+            (Some(7), Some(5), Some(72), Some(128))
+        );
+        let line =
+            format!("{}\n", serde_json::json!({"from": at("p/b.png"), "steps": 3, "width": 80}));
         let source = Source::parse(Path::new("x"), &line, Some(Format::Jsonl), true).unwrap();
         let found = jobs(&source);
         assert_eq!((found[0].steps, found[0].width, found[0].seed), (Some(3), Some(80), Some(5)));

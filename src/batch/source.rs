@@ -99,7 +99,8 @@ impl Source {
     /// What listing a folder gives; what is wrong with a picture is among the mistakes.
     pub fn pictures(paths: &[PathBuf]) -> Result<Self> {
         let found = pictures::list(paths)?;
-        let text = found.iter().fold(String::new(), |text, path| text + &path.to_string_lossy() + "\n");
+        let text =
+            found.iter().fold(String::new(), |text, path| text + &path.to_string_lossy() + "\n");
         let drafts = found.into_iter().enumerate();
         let draft = |(at, path)| Draft { from: Some(path), ..Draft::new(at + 1) };
         let read = Read { drafts: drafts.map(draft).collect(), ..Read::default() };

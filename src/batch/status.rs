@@ -90,7 +90,9 @@ pub fn status(folder: &Path, now: f64, rows: &mut dyn FnMut(Row) -> Result<()>) 
     let mut last: HashMap<String, Entry> = HashMap::new();
     let mut speeds: BTreeMap<String, Speed> = BTreeMap::new();
     let unreadable = entries(folder, &mut |entry| {
-        if let (Some(began), Some(took)) = (entry.started.as_deref().and_then(seconds), took(&entry)) {
+        if let (Some(began), Some(took)) =
+            (entry.started.as_deref().and_then(seconds), took(&entry))
+        {
             speeds.entry(entry.worker.clone()).or_default().note(began, took);
         }
         last.insert(entry.id.clone(), entry);

@@ -174,8 +174,16 @@ impl RunArgs {
             (self.fresh, "fresh", "workers that share a place join what is there"),
             (self.name.is_some(), "name", "pictures that workers share are called by their ids"),
             (self.replan, "replan", "a list that workers share stays; choose another place"),
-            (self.retry_failed, "retry_failed", "the same command without claims, in the same folder, does that"),
-            (self.verify, "verify", "the same command without claims, in the same folder, does that"),
+            (
+                self.retry_failed,
+                "retry_failed",
+                "the same command without claims, in the same folder, does that",
+            ),
+            (
+                self.verify,
+                "verify",
+                "the same command without claims, in the same folder, does that",
+            ),
             (self.shared.shard.is_some(), "shard", "workers that share a bucket claim chunks"),
         ];
         match refused.into_iter().find(|(is_set, ..)| is_claimed && *is_set) {
@@ -190,7 +198,8 @@ impl RunArgs {
     /// [`Error::BadRequest`]; what reading gives.
     fn check_fresh(&self, folder: &Path) -> Result<(), Error> {
         if self.fresh && !shared::is_url(folder) && batch::Head::read(folder)?.is_some() {
-            let why = "there is a batch already; choose another folder, or go on with it without --fresh";
+            let why =
+                "there is a batch already; choose another folder, or go on with it without --fresh";
             return Err(Error::bad_request("out", folder.display(), why));
         }
         Ok(())
@@ -203,7 +212,14 @@ impl RunArgs {
             return Err(Error::bad_request("preview", "", why));
         }
         let (verify, retry_failed) = (self.verify, self.retry_failed);
-        Ok(Options { verify, retry_failed, metadata, grace, batch: self.batch_size, ..Options::default() })
+        Ok(Options {
+            verify,
+            retry_failed,
+            metadata,
+            grace,
+            batch: self.batch_size,
+            ..Options::default()
+        })
     }
 }
 
@@ -303,7 +319,8 @@ fn ended(failed: usize, of: usize) -> Result<()> {
 fn part(args: &RunArgs, list: &JobList, talk: Talk) -> Result<(Range<usize>, String), Error> {
     let sharding = args.shared.shard.unwrap_or(Sharding::Auto { count: None });
     let whole = (0..list.jobs.len(), batch::WHOLE.to_owned());
-    let Some(Part { shard, engine, others }) = sharding.part(&|name| std::env::var(name).ok())? else {
+    let Some(Part { shard, engine, others }) = sharding.part(&|name| std::env::var(name).ok())?
+    else {
         return Ok(whole);
     };
     let block = shard.block(&list.jobs);

@@ -147,7 +147,8 @@ impl Worker<'_, '_> {
         let Tally { made, found, failed } = done?;
         // That the place is out of reach is no fault of the job, which stays open.
         if failed > 0 && self.pictures.is_out_of_reach() {
-            let source = std::io::Error::new(ErrorKind::NotConnected, "the shared place is out of reach");
+            let source =
+                std::io::Error::new(ErrorKind::NotConnected, "the shared place is out of reach");
             return Err(Error::write(self.work.path(job), source));
         }
         share.tally.made += made;
@@ -158,8 +159,7 @@ impl Worker<'_, '_> {
 
     /// Logs that a job is not tried again.
     fn give_up(&mut self, job: &Ready, times: u32) -> Result<()> {
-        let message =
-            format!("{times} workers began this job and gave no sign of life afterwards");
+        let message = format!("{times} workers began this job and gave no sign of life afterwards");
         let error = Some(Failure { code: Fault::Internal.exit_code(), message });
         let entry = Entry { error, ..Entry::of(job, Status::Failed, self.name) };
         self.work.manifest().push(entry)

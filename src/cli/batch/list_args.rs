@@ -104,7 +104,8 @@ impl ListArgs {
                 return Err(Error::bad_request("seeds", "random", format!("--seed is {seed}")));
             }
             (None, true) => {
-                let why = "a seed that is drawn is kept in a folder, so that the batch can go on later";
+                let why =
+                    "a seed that is drawn is kept in a folder, so that the batch can go on later";
                 let folder = place.filter(|place| !super::shared::is_url(place));
                 let folder = folder.ok_or_else(|| Error::bad_request("seed", "random", why))?;
                 Head::read(folder)?.map_or_else(|| random_seed() >> 32, |there| there.seed)

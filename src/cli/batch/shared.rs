@@ -83,7 +83,10 @@ pub(super) fn run(
     let mut claims = Claims::open(objects.clone(), jobs, settings)?;
     let (chunks, _) = claims.counts();
     let count = list.jobs.len();
-    hands.talk.say(&format!("worker {name}: {count} jobs in {chunks} chunks, shared in {}", place.display()));
+    hands.talk.say(&format!(
+        "worker {name}: {count} jobs in {chunks} chunks, shared in {}",
+        place.display()
+    ));
     let source = Path::new(&list.head.source);
     work(&mut claims, &objects, count, &name, source, hands)
 }

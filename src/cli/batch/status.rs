@@ -48,7 +48,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
     match (&args.folder, &args.queue) {
         (Some(folder), _) => of_folder(folder, args),
         (None, Some(queue)) => queue::status(queue, args.batch.as_deref(), args.json),
-        (None, None) => Err(Error::bad_request("folder", "", "expected the folder of a batch").into()),
+        (None, None) => {
+            Err(Error::bad_request("folder", "", "expected the folder of a batch").into())
+        }
     }
 }
 
