@@ -248,8 +248,8 @@ impl<'a> Work<'a> {
         around: &Around<'_>,
         tally: &mut Tally,
     ) -> Result<()> {
-        if task == Task::Make && self.is_found(job)? {
-            return self.found(job, around, tally);
+        if task == Task::Make && self.has_ended(job, around, tally)? {
+            return Ok(());
         }
         if (around.observer)(&Event::Begin { job }).is_break() {
             return Err(Error::Cancelled);
@@ -263,7 +263,7 @@ impl<'a> Work<'a> {
         match self.maker.make(job, &to, around) {
             Ok(made) => self.made(job, made, around, tally),
             Err(End::Stop(error)) => Err(error),
-            Err(End::Taken) if self.is_found(job)? => self.found(job, around, tally),
+            Err(End::Taken) if self.has_ended(job, around, tally)? => Ok(()),
             Err(End::Taken) => {
                 let path = self.pictures.path(job);
                 self.fail(job, &Reason::of(&Error::Exists { path }), around, tally)
@@ -288,13 +288,13 @@ impl<'a> Work<'a> {
     ) -> Result<()> {
         let mut jobs = Vec::new();
         for (job, _) in open {
-            if self.is_found(job)? {
-                self.found(job, around, tally)?;
-            } else if (around.observer)(&Event::Begin { job }).is_break() {
-                return Err(Error::Cancelled);
-            } else {
-                jobs.push(*job);
+            if self.has_ended(job, around, tally)? {
+                continue;
             }
+            if (around.observer)(&Event::Begin { job }).is_break() {
+                return Err(Error::Cancelled);
+            }
+            jobs.push(*job);
         }
         let to = jobs.iter().map(|job| Destination {
             storage: self.pictures.storage(),
@@ -353,6 +353,19 @@ impl<'a> Work<'a> {
         tally.failed += 1;
         let flow = (around.observer)(&Event::Failed { job, reason });
         if flow.is_break() { Err(Error::Cancelled) } else { Ok(()) }
+    }
+
+    /// Whether nothing is left to do: another worker has made the picture since the listing, or has put another one in
+    /// its place, which is a failure of this job alone.
+    fn has_ended(&mut self, job: &Ready, around: &Around<'_>, tally: &mut Tally) -> Result<bool> {
+        match self.is_found(job) {
+            Ok(false) => Ok(false),
+            Ok(true) => self.found(job, around, tally).map(|()| true),
+            Err(error @ Error::BadRequest { .. }) => {
+                self.fail(job, &Reason::of(&error), around, tally).map(|()| true)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Whether another worker has made the picture since the listing; the log then has it.

@@ -93,7 +93,9 @@ impl Connection {
                 // A deadlock, or a server that shuts down: SQLSTATE classes 40 and 57.
                 Some(Err(error)) if is_last || is_lasting(&error) => return Err(self.wrong(&error)),
                 None if is_last => {
-                    return self.connect().and_then(|mut c| act(&mut c).map_err(|e| self.wrong(&e)));
+                    return self
+                        .connect()
+                        .and_then(|mut c| act(&mut c).map_err(|e| self.wrong(&e)));
                 }
                 Some(Err(_)) | None => {}
             }
