@@ -381,6 +381,8 @@ fn loras_change_as_seldom_as_they_can() {
         text.contains("12 jobs") && text.contains("of LoRAs 3") && text.contains("36 s"),
         "{text}"
     );
+    let measured = summary(&["--measure"])["seconds"].as_f64().unwrap();
+    assert!(measured > 0.0, "{measured}");
     assert!(!world.path("list-pictures").exists());
 }
 

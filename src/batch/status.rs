@@ -2,7 +2,6 @@
 
 use super::manifest::{Entry, Failure, Status, entries};
 use super::plan_file::{Head, ids};
-use super::ready::Ready;
 use crate::error::{Error, Result};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
@@ -165,46 +164,6 @@ impl State {
     }
 }
 
-/// What pictures of a folder took, for an estimate of others.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Pace {
-    /// How many pictures were looked at.
-    pub pictures: usize,
-    /// Seconds of sampling for each pixel of each step.
-    sampling: f64,
-    /// Seconds of everything else for each picture.
-    rest: f64,
-}
-
-impl Pace {
-    /// The pace of the pictures that the logs in `folder` tell of; `None` without any.
-    ///
-    /// # Errors
-    /// What reading gives.
-    pub fn of(folder: &Path) -> Result<Option<Self>> {
-        let (mut pictures, mut sampled, mut work, mut all) = (0_usize, 0.0, 0.0, 0.0);
-        entries(folder, &mut |entry| {
-            let pixels = entry.width as f64 * entry.height as f64 * entry.steps as f64;
-            if let (Some(seconds), Some(took)) = (entry.seconds, took(&entry))
-                && pixels > 0.0
-            {
-                pictures += 1;
-                sampled += seconds.sample;
-                all += took;
-                work += pixels;
-            }
-        })?;
-        let sampling = sampled / work;
-        let rest = (all - sampled) / pictures as f64;
-        Ok((pictures > 0).then_some(Self { pictures, sampling, rest }))
-    }
-
-    /// Seconds that `job` takes at this pace.
-    pub fn seconds(&self, job: &Ready) -> f64 {
-        job.width as f64 * job.height as f64 * job.steps as f64 * self.sampling + self.rest
-    }
-}
-
 /// When a worker made its last pictures.
 #[derive(Debug, Default)]
 struct Speed {
@@ -285,7 +244,9 @@ fn seconds(text: &str) -> Option<f64> {
 mod tests {
     use super::super::manifest::{Manifest, Seconds};
     use super::super::order::Order;
+    use super::super::pace::Pace;
     use super::super::plan_file::Origin;
+    use super::super::ready::Ready;
     use super::*;
 
     #[test]

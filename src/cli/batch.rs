@@ -111,6 +111,14 @@ struct RunArgs {
     /// For --dry-run: the time of a picture, to estimate that of all
     #[arg(long, value_name = "SECONDS", requires = "dry_run", help_heading = "Output")]
     seconds_per_picture: Option<f64>,
+    /// For --dry-run: make one picture with few steps to estimate the time of all; nothing is written
+    #[arg(
+        long,
+        requires = "dry_run",
+        conflicts_with = "seconds_per_picture",
+        help_heading = "Output"
+    )]
+    measure: bool,
     /// One JSON object a picture on stdout
     #[arg(long, help_heading = "Output")]
     json: bool,
@@ -276,7 +284,7 @@ fn make(args: &RunArgs, talk: Talk) -> Result<()> {
     let names = names.unwrap_or_else(|| Names::of_ids(list.jobs.len()));
     refuse(names.check(&list.jobs), &args.list, false, talk)?;
     if args.dry_run {
-        return dry_run::print(&list, &folder, args);
+        return dry_run::print(&list, &folder, args, &pools(), &cancel);
     }
     let progress = Progress::new(args.progress, talk, args.json);
     if args.is_claimed(&folder)? {
