@@ -13,7 +13,7 @@ use super::chance;
 use super::objects::{Objects, Owner, Patient};
 use super::queue::{Begin, Hold, Next, Portion, Queue, loaded};
 use crate::batch::make::moment;
-use crate::batch::manifest::Entry;
+use crate::batch::manifest::{Entry, Status};
 use crate::batch::ready::Ready;
 use crate::error::{Error, Result};
 use crate::plain::hex;
@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 /// The object that says how the list is cut.
 const CUT: &str = "claims.json";
 /// The log of the whole list, written when all chunks are done.
-const MERGED: &str = "manifest.jsonl";
+const MERGED: &str = "manifest-claims.jsonl";
 /// Most jobs of a chunk where the user gives no number, and how many chunks there are of a short list.
 const CHUNK: usize = 200;
 const CHUNKS: usize = 100;
@@ -165,6 +165,17 @@ impl Claims {
     pub fn counts(&self) -> (usize, usize) {
         let done = self.chunks.iter().filter(|chunk| chunk.state == State::Done).count();
         (self.chunks.len(), done)
+    }
+
+    /// How many jobs of the list failed, when all have ended.
+    ///
+    /// # Errors
+    /// What the store gives.
+    pub fn failed(&self) -> Result<usize> {
+        let log = self.objects.get(MERGED)?.unwrap_or_default();
+        let lines = log.split(|byte| *byte == b'\n');
+        let entries = lines.filter_map(|line| serde_json::from_slice::<Entry>(line).ok());
+        Ok(entries.filter(|entry| entry.status == Status::Failed).count())
     }
 
     /// Reads which chunks are claimed and which are done.

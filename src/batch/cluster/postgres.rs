@@ -25,6 +25,8 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+/// Most letters of a batch's name.
+const LONGEST: usize = 100;
 /// Rows of one statement that adds jobs.
 const ROWS: usize = 1000;
 /// Jobs that are taken at a time.
@@ -159,6 +161,11 @@ impl fmt::Debug for Postgres<'_> {
 /// # Errors
 /// [`Error::BadRequest`] when another list has the name; what the database gives.
 pub fn submit(url: &str, name: &str, head: &Head, jobs: &[Ready]) -> Result<u64> {
+    let is_fine = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if name.is_empty() || name.len() > LONGEST || !name.chars().all(is_fine) {
+        let why = format!("expected 1 to {LONGEST} letters, digits, dots, underscores and hyphens");
+        return Err(Error::bad_request("batch", name, why));
+    }
     let connection = Connection::open(url)?;
     connection.tables(TABLES)?;
     let text = head.json()?;

@@ -176,7 +176,7 @@ fn survives(place: &Arc<dyn Objects>, every: usize) {
             });
         }
     });
-    let log = String::from_utf8(place.get("manifest.jsonl").unwrap().unwrap()).unwrap();
+    let log = String::from_utf8(place.get("manifest-claims.jsonl").unwrap().unwrap()).unwrap();
     let mut done: BTreeMap<String, usize> = BTreeMap::new();
     for line in log.lines() {
         let entry: Entry = serde_json::from_str(line).unwrap();

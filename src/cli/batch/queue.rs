@@ -184,8 +184,12 @@ mod imp {
             };
             let mut queue = Postgres::open(place, &planner)?;
             let source = Path::new(&batch.name);
-            failed += shared::work(&mut queue, &objects, jobs, &name, source, &hands)?;
-            of += jobs;
+            shared::work(&mut queue, &objects, jobs, &name, source, &hands)?;
+            let log = format!("manifest-{}.jsonl", batch.name);
+            objects.put(&log, queue.log()?.as_bytes())?;
+            let lost = queue.counts()?.failed as usize;
+            shared::say_end(jobs, lost, talk);
+            (failed, of) = (failed + lost, of + jobs);
         }
         match failed {
             0 => Ok(()),

@@ -67,7 +67,7 @@ pub(super) struct Hands<'a> {
     pub(super) json: bool,
 }
 
-/// Works on a list with all others that do; returns how many jobs of this worker failed.
+/// Works on a list with all others that do; returns how many of its jobs failed.
 pub(super) fn run(
     list: &JobList,
     place: &Path,
@@ -88,7 +88,16 @@ pub(super) fn run(
         place.display()
     ));
     let source = Path::new(&list.head.source);
-    work(&mut claims, &objects, count, &name, source, hands)
+    work(&mut claims, &objects, count, &name, source, hands)?;
+    let failed = claims.failed()?;
+    say_end(count, failed, hands.talk);
+    Ok(failed)
+}
+
+/// Says that a list has ended.
+pub(super) fn say_end(jobs: usize, failed: usize, talk: Talk) {
+    let failed = if failed == 0 { String::new() } else { format!(", {failed} of them have failed") };
+    talk.say(&format!("all {jobs} jobs of the list have ended{failed}"));
 }
 
 /// Works on what a queue hands out.
@@ -99,7 +108,7 @@ pub(super) fn work(
     name: &str,
     source: &Path,
     hands: &Hands<'_>,
-) -> Result<usize> {
+) -> Result<()> {
     let began = Instant::now();
     let pictures = SharedPictures::new(objects.clone());
     let listed = Pictures::list(Arc::new(pictures.clone()), Names::of_ids(jobs))?;
@@ -122,6 +131,6 @@ pub(super) fn work(
     for (count, what) in parts.into_iter().filter(|(count, _)| *count > 0) {
         text += &format!(", {count} {what}");
     }
-    hands.talk.say(&format!("{text}; all {jobs} jobs of the list have ended"));
-    Ok(tally.failed)
+    hands.talk.say(&text);
+    Ok(())
 }
