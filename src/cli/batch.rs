@@ -369,6 +369,10 @@ fn read(
     for remark in source.remarks.iter().chain(&checked.remarks) {
         talk.say(&format!("warning: {remark}"));
     }
+    let is_limit = |mistake: &LineError| matches!(*mistake.error, Error::Limit { .. });
+    if mistakes.iter().any(is_limit) {
+        talk.say("hint: --max-jobs N allows more jobs");
+    }
     let left_out = mistakes.len();
     refuse(mistakes, args, args.keep_going, talk)?;
     if checked.ready.is_empty() && left_out == 0 {
