@@ -2,11 +2,11 @@
 //! and how often in a row something failed that no job is to blame for.
 
 use super::check::is_of_file;
+use super::event::{Event, Observer};
 use super::grace::Grace;
 use super::manifest::Seconds;
 use super::ready::{Ready, Reason};
 use super::storage::Storage;
-use super::work::{Event, Observer};
 use crate::app::{self, Moment, Pool, SaveOptions, Saved};
 use crate::error::{At, Error, Fault, Result};
 use crate::pipeline::Timings;

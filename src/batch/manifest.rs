@@ -163,6 +163,14 @@ impl Entry {
     }
 }
 
+impl Entry {
+    /// Seconds that all stages took.
+    pub(super) fn took(&self) -> Option<f64> {
+        let Seconds { load, compose, encode, sample, decode, save } = self.seconds?;
+        Some(load + compose + encode + sample + decode + save)
+    }
+}
+
 /// What the last line about a job says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Logged {

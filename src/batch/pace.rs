@@ -2,7 +2,6 @@
 
 use super::manifest::entries;
 use super::ready::Ready;
-use super::status::took;
 use crate::app::{self, Pool, SaveOptions};
 use crate::error::Result;
 use crate::pipeline::{Cancel, Timings};
@@ -33,7 +32,7 @@ impl Pace {
         let (mut pictures, mut sampled, mut work, mut all) = (0_usize, 0.0, 0.0, 0.0);
         entries(folder, &mut |entry| {
             let pixels = entry.width as f64 * entry.height as f64 * entry.steps as f64;
-            if let (Some(seconds), Some(took)) = (entry.seconds, took(&entry))
+            if let (Some(seconds), Some(took)) = (entry.seconds, entry.took())
                 && pixels > 0.0
             {
                 pictures += 1;

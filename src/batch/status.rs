@@ -90,7 +90,7 @@ pub fn status(folder: &Path, now: f64, rows: &mut dyn FnMut(Row) -> Result<()>) 
     let mut speeds: BTreeMap<String, Speed> = BTreeMap::new();
     let unreadable = entries(folder, &mut |entry| {
         if let (Some(began), Some(took)) =
-            (entry.started.as_deref().and_then(seconds), took(&entry))
+            (entry.started.as_deref().and_then(seconds), entry.took())
         {
             speeds.entry(entry.worker.clone()).or_default().note(began, took);
         }
@@ -191,25 +191,12 @@ impl Speed {
     }
 }
 
-/// Seconds that all stages of a job took.
-pub(super) fn took(entry: &Entry) -> Option<f64> {
-    let seconds = entry.seconds?;
-    Some(
-        seconds.load
-            + seconds.compose
-            + seconds.encode
-            + seconds.sample
-            + seconds.decode
-            + seconds.save,
-    )
-}
-
 fn row(id: String, entry: Option<Entry>) -> Row {
     let Some(entry) = entry else {
         let (file, seed, seconds, code, error) = Default::default();
         return Row { id, line: 0, state: "open", file, seed, seconds, attempt: 0, code, error };
     };
-    let seconds = took(&entry);
+    let seconds = entry.took();
     let (code, error) = entry.error.map(|error| (error.code, error.message)).unzip();
     Row {
         id,

@@ -1,15 +1,15 @@
 //! Makes the pictures of a list, or of a part of it, that are not there yet. A failure costs its job, a crash at most the
 //! picture at work.
 
+use super::event::{Event, Observer};
 use super::grace::Grace;
 use super::make::{Around, Destination, End, Made, Maker};
 use super::manifest::{Entry, Manifest, Status};
 use super::present::{Pictures, Presence};
 use super::ready::{Ready, Reason};
-use crate::app::{self, Pool};
+use crate::app::Pool;
 use crate::error::{Error, LineError, Result};
 use crate::pipeline::Cancel;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -68,43 +68,6 @@ pub enum Task {
     /// Make it in the place of a file that is damaged.
     Replace,
 }
-
-/// What happens during the work.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Event<'a> {
-    /// A job begins.
-    Begin {
-        /// The job.
-        job: &'a Ready,
-    },
-    /// The job at work.
-    App(&'a app::Event<'a>),
-    /// A picture is there and in the log.
-    Made {
-        /// The job.
-        job: &'a Ready,
-        /// The picture's file.
-        path: &'a Path,
-        /// The line in the log.
-        entry: &'a Entry,
-    },
-    /// The picture of a job is there: another worker was faster.
-    Found {
-        /// The job.
-        job: &'a Ready,
-    },
-    /// A job failed, and the log says so.
-    Failed {
-        /// The job.
-        job: &'a Ready,
-        /// Why.
-        reason: &'a Reason,
-    },
-}
-
-/// Receives events; breaking stops the work after the job.
-pub type Observer<'a> = &'a dyn Fn(&Event<'_>) -> ControlFlow<()>;
 
 /// What the work came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

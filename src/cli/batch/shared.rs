@@ -96,7 +96,8 @@ pub(super) fn run(
 
 /// Says that a list has ended.
 pub(super) fn say_end(jobs: usize, failed: usize, talk: Talk) {
-    let failed = if failed == 0 { String::new() } else { format!(", {failed} of them have failed") };
+    let failed =
+        if failed == 0 { String::new() } else { format!(", {failed} of them have failed") };
     talk.say(&format!("all {jobs} jobs of the list have ended{failed}"));
 }
 
