@@ -72,10 +72,7 @@ impl Names {
         Ok(Self { template: Some(parse(stem).map_err(bad)?), nested: false })
     }
 
-    /// Finds jobs that would have the same name.
-    ///
-    /// # Errors
-    /// [`LineError`]s naming both lines.
+    /// Jobs that would have the same name, as mistakes that name both lines.
     pub fn check(&self, jobs: &[Ready]) -> Vec<LineError> {
         let mut lines: HashMap<String, usize> = HashMap::new();
         let mut mistakes = Vec::new();

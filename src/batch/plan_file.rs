@@ -161,7 +161,7 @@ impl Head {
 ///
 /// # Errors
 /// What reading gives, [`Error::Corrupt`] for a line that is none, what `sink` returns.
-pub fn ids(folder: &Path, sink: &mut dyn FnMut(String) -> Result<()>) -> Result<()> {
+pub(super) fn ids(folder: &Path, sink: &mut dyn FnMut(String) -> Result<()>) -> Result<()> {
     #[derive(Deserialize)]
     struct Line {
         id: String,
