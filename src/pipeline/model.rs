@@ -73,6 +73,7 @@ impl Model {
             syntax: plan.prompt_syntax,
             clip_skip: plan.clip_skip,
             size: plan.size()?,
+            micro: plan.micro(),
         };
         text.encode_until(&texts, cancel)
     }

@@ -1,8 +1,11 @@
 //! What the user asks for.
 
-use crate::lora::{Apply, LoraRef, Method, StepWindow};
+use super::guidance::{GuidanceInterval, Pag, Sag};
+use crate::conditioning::{Crop, ToldSize};
+use crate::lora::{Apply, LoraRef, Method};
+use crate::models::FreeU;
 use crate::prompt::PromptSyntax;
-use crate::sampling::{Sampler, SamplerOptions, Schedule};
+use crate::sampling::{DynamicThreshold, MinUncond, Rescale, Sampler, SamplerOptions, Schedule};
 use serde::{Deserialize, Serialize};
 
 /// Most images of one request.
@@ -32,9 +35,54 @@ pub struct Request {
     pub steps: Option<usize>,
     /// Classifier-free guidance, at least 1; 1 = off.
     pub guidance_scale: Option<f64>,
-    /// The steps at which guidance acts; at others the prompt alone is evaluated. `None` = at all.
+    /// The part of the run in which guidance acts; in the rest the prompt alone is evaluated. `None` = all.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub guidance_interval: Option<StepWindow>,
+    pub guidance_interval: Option<GuidanceInterval>,
+    /// How far the guided prediction is scaled back to the deviation of the prompt's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guidance_rescale: Option<Rescale>,
+    /// The guidance whose range the guided estimate keeps, channel by channel.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dynamic_threshold: Option<DynamicThreshold>,
+    /// Below which noise level every other evaluation leaves out the negative prompt (A1111).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub s_min_uncond: Option<MinUncond>,
+    /// The first part of the run that leaves out the negative prompt (A1111); 0 = none.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub skip_early_cfg: f64,
+    /// Perturbed attention guidance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pag: Option<Pag>,
+    /// Self-attention guidance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sag: Option<Sag>,
+    /// The change of the first levels on the way up of the UNet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub freeu: Option<FreeU>,
+    /// The size of the picture that this one is said to be cut from (SDXL); `None` = the picture's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub original_size: Option<ToldSize>,
+    /// Where it is said to be cut (SDXL); `None` = at no side.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub crop: Option<Crop>,
+    /// The size that it is said to have (SDXL); `None` = its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_size: Option<ToldSize>,
+    /// As `original_size`, for the negative prompt; `None` = the prompt's. So are the next two.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub negative_original_size: Option<ToldSize>,
+    /// As `crop`, for the negative prompt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub negative_crop: Option<Crop>,
+    /// As `target_size`, for the negative prompt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub negative_target_size: Option<ToldSize>,
+    /// How beautiful the picture is said to be (SDXL's refiner); `None` = 6.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aesthetic_score: Option<f64>,
+    /// The same for the negative prompt; `None` = 2.5.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub negative_aesthetic_score: Option<f64>,
     /// Evaluate the whole network every so many steps, and its finest layers alone between; 1 = always
     /// the whole.
     #[serde(skip_serializing_if = "is_one")]
@@ -78,6 +126,21 @@ impl Default for Request {
             steps: None,
             guidance_scale: None,
             guidance_interval: None,
+            guidance_rescale: None,
+            dynamic_threshold: None,
+            s_min_uncond: None,
+            skip_early_cfg: 0.0,
+            pag: None,
+            sag: None,
+            freeu: None,
+            original_size: None,
+            crop: None,
+            target_size: None,
+            negative_original_size: None,
+            negative_crop: None,
+            negative_target_size: None,
+            aesthetic_score: None,
+            negative_aesthetic_score: None,
             reuse: 1,
             merge_tokens: 0.0,
             sampler: None,

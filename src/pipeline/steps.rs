@@ -278,7 +278,8 @@ impl Steps {
         }
         let _working = working();
         let phases = self.timeline.at(self.done).iter();
-        let acting: Vec<_> = phases.map(|phase| self.networks[phase.estimate].at(phase)).collect();
+        let acting: Vec<_> =
+            phases.map(|phase| self.networks[phase.estimate].at(phase, self.done)).collect();
         let (x, grid, noise) = (&self.x, &self.grid, &mut self.noise);
         let step = match &acting[..] {
             [only] => self.integrator.step(only, x, grid, self.done, noise)?,

@@ -43,7 +43,9 @@ pub use grid::{
     Aim, Convention, Conventions, End, Grid, GridRules, Level, Pair, PairRule, Span, Start,
     Timesteps, Told,
 };
-pub use guidance::{Condition, Guidance, Mean};
+pub use guidance::{
+    At, Condition, DynamicThreshold, Guidance, Mean, MinUncond, Rescale, RescaleOn, SkipRules,
+};
 pub use integrator::{Denoiser, Estimates, Integrator, Step};
 pub use noise::{ListedNoise, NoNoise, NoiseSource, SeededNoise};
 pub use options::{OptionSpec, SamplerOptions};

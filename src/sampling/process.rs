@@ -72,6 +72,24 @@ impl NoiseProcess {
         })
     }
 
+    /// The output of kind `kind` that a network gives for `x` at noise level `sigma` when its estimate of x₀ is `x0`:
+    /// the inverse of [`x0`](Self::x0).
+    pub fn output(
+        &self,
+        kind: PredictionKind,
+        x: &Tensor,
+        x0: &Tensor,
+        sigma: f64,
+    ) -> Result<Tensor> {
+        let Self::VariancePreserving(_) = self;
+        let norm = sigma.hypot(1.0);
+        Ok(match kind {
+            PredictionKind::Epsilon => ((x - x0)? / sigma)?,
+            PredictionKind::V => (((x / (norm * norm))? - x0)? * (norm / sigma))?,
+            PredictionKind::Sample => x0.clone(),
+        })
+    }
+
     /// Clean latents `x0` with noise of level `sigma`: x₀ + σ·n. `noise` has unit deviation.
     pub fn add_noise(&self, x0: &Tensor, noise: &Tensor, sigma: f64) -> Result<Tensor> {
         let Self::VariancePreserving(_) = self;
@@ -93,6 +111,12 @@ impl NoiseProcess {
             TimestepRule::Rounded => table.timestep(sigma).round_ties_even(),
             TimestepRule::Truncated => (table.timestep(sigma) - 1e-4).trunc(),
         }
+    }
+
+    /// The noise level at a part of the training timesteps, 0 to 1 from the noisy end: ComfyUI's `percent_to_sigma`.
+    pub fn part(&self, part: f64) -> f64 {
+        let table = self.table();
+        table.sigma_in_log((1.0 - part) * (table.len() - 1) as f64)
     }
 
     /// The levels of the training timesteps.
@@ -126,6 +150,9 @@ mod tests {
             let found = process.x0(kind, &x, output, sigma).unwrap().to_vec1::<f64>().unwrap();
             let gap = (found[0] - 0.5).abs() + (found[1] + 2.0).abs();
             assert!(gap < 1e-12, "{kind:?}: {found:?}");
+            let back = process.output(kind, &x, &x0, sigma).unwrap().to_vec1::<f64>().unwrap();
+            let given = output.to_vec1::<f64>().unwrap();
+            assert!(back.iter().zip(&given).all(|(a, b)| (a - b).abs() < 1e-12), "{kind:?}");
         }
         let seen = process.scale_input(&x, sigma).unwrap().to_vec1::<f64>().unwrap();
         assert!((seen[0] - (0.5 + 3.0 * 1.5) / 10f64.sqrt()).abs() < 1e-12);

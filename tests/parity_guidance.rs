@@ -1,0 +1,105 @@
+//! Guidance beside plain CFG against diffusers' pipelines: same weights, same seed, same pixels.
+//! The goldens are made by `goldens/make_guidance.py`.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+mod support;
+
+use candle_core::Tensor;
+use colora::family::ModelParts;
+use colora::sampling::{Sampler, Schedule, SchedulerConfig};
+use colora::weights::Placement;
+use colora::{Generated, Memory, Pipeline, Request, Steps};
+use serde_json::{Map, Value, json};
+use std::collections::HashMap;
+use support::{assert_close, golden, tensors};
+
+/// Largest difference of a pixel's colour.
+const PIXEL: i32 = 2;
+/// Largest difference of the final latents, relative to their largest value.
+const LATENTS: f32 = 1e-3;
+
+fn goldens() -> Value {
+    serde_json::from_str(&std::fs::read_to_string(golden("guidance.json")).unwrap()).unwrap()
+}
+
+fn parts(case: &Value) -> ModelParts {
+    let model = case["model"].as_str().unwrap();
+    let mut parts = ModelParts::open(&golden(model), Placement::default(), None).unwrap();
+    parts.scheduler =
+        serde_json::from_value::<SchedulerConfig>(case["scheduler_config"].clone()).unwrap();
+    parts
+}
+
+fn request(case: &Value) -> Request {
+    let sampler = match case["scheduler"].as_str().unwrap() {
+        "EulerDiscreteScheduler" => Sampler::Euler,
+        "DDIMScheduler" => Sampler::Ddim,
+        other => panic!("no sampler for {other}"),
+    };
+    let mut request: Map<String, Value> = case["request"].as_object().unwrap().clone();
+    for key in ["prompt", "negative_prompt", "guidance_scale", "seed", "width", "height", "steps"] {
+        request.insert(key.into(), case[key].clone());
+    }
+    request.insert("sampler".into(), json!(sampler));
+    request.insert("schedule".into(), json!(Schedule::Discrete));
+    request.insert("prompt_syntax".into(), json!("plain"));
+    serde_json::from_value(Value::Object(request)).unwrap()
+}
+
+fn finished(mut steps: Steps) -> (Tensor, Generated) {
+    steps.by_ref().for_each(|step| drop(step.unwrap()));
+    (steps.latents().unwrap().squeeze(0).unwrap(), steps.finish().unwrap())
+}
+
+fn compare(name: &str, latents: &Tensor, made: &Generated, arrays: &HashMap<String, Tensor>) {
+    assert_close(name, latents, &arrays[&format!("{name}.latents")], LATENTS);
+    let Some(golden) = arrays.get(&format!("{name}.picture")) else { return };
+    let golden = golden.flatten_all().unwrap().to_vec1::<u8>().unwrap();
+    let pairs = made.picture.bytes().iter().zip(&golden);
+    let worst = pairs.map(|(a, b)| (i32::from(*a) - i32::from(*b)).abs()).max().unwrap();
+    println!("{name}: largest difference {worst}/255");
+    assert!(worst <= PIXEL, "{name}: a pixel differs by {worst}/255");
+}
+
+#[test]
+fn guided_pictures_equal_diffusers() {
+    let (goldens, arrays) = (goldens(), tensors("guidance.safetensors"));
+    let cases = goldens["cases"].as_array().unwrap();
+    for case in cases {
+        let pipeline = Pipeline::options().over(parts(case)).unwrap();
+        let plan = pipeline.plan(&request(case), 0).unwrap();
+        let (latents, made) = finished(pipeline.steps(&plan, 0).unwrap());
+        compare(case["name"].as_str().unwrap(), &latents, &made, &arrays);
+    }
+    assert!(cases.len() >= 16, "only {} pictures were compared", cases.len());
+}
+
+/// What little memory evaluates one after the other, and what a batch evaluates at once, is the same.
+#[test]
+fn guidance_is_the_same_in_every_mode() {
+    let (goldens, arrays) = (goldens(), tensors("guidance.safetensors"));
+    for case in goldens["cases"].as_array().unwrap() {
+        let name = case["name"].as_str().unwrap();
+        if !["sd15.pag", "sd15.sag", "sdxl.freeu", "sdxl.negative_sizes"].contains(&name) {
+            continue;
+        }
+        let request = Request { count: 2, ..request(case) };
+        let low = Pipeline::options().memory(Memory::Low).over(parts(case)).unwrap();
+        let plan = low.plan(&request, 0).unwrap();
+        let (latents, made) = finished(low.steps(&plan, 0).unwrap());
+        compare(name, &latents, &made, &arrays);
+        let batch = Pipeline::options().over(parts(case)).unwrap();
+        let run = batch.prepare(&plan).unwrap();
+        let mut pictures = Vec::new();
+        run.steps(0..2)
+            .unwrap()
+            .finish_each(&mut |image| {
+                pictures.push(image.picture);
+                Ok(())
+            })
+            .unwrap();
+        let (_, alone) = finished(run.steps([1]).unwrap());
+        assert_eq!(pictures[0].bytes(), made.picture.bytes(), "{name}");
+        assert_eq!(pictures[1].bytes(), alone.picture.bytes(), "{name}");
+    }
+}
