@@ -11,6 +11,7 @@ use colora::weights::Placement;
 use colora::{Generated, Memory, Pipeline, Request, Steps};
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
+use std::path::PathBuf;
 use support::{assert_close, golden, tensors};
 
 /// Largest difference of a pixel's colour.
@@ -101,5 +102,70 @@ fn guidance_is_the_same_in_every_mode() {
         let (_, alone) = finished(run.steps([1]).unwrap());
         assert_eq!(pictures[0].bytes(), made.picture.bytes(), "{name}");
         assert_eq!(pictures[1].bytes(), alone.picture.bytes(), "{name}");
+    }
+}
+
+/// A folder of the refiner with the parts that it shares with the base.
+fn refiner() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let copied = |from: PathBuf, name: &str| {
+        let to = folder.path().join(name);
+        std::fs::create_dir(&to).unwrap();
+        for file in std::fs::read_dir(from.join(name)).unwrap().map(Result::unwrap) {
+            std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+        }
+    };
+    ["text_encoder_2", "tokenizer_2", "vae"].map(|part| copied(golden("sdxl"), part));
+    ["unet", "scheduler"].map(|part| copied(golden("sdxl-refiner"), part));
+    let index = golden("sdxl-refiner").join("model_index.json");
+    std::fs::copy(index, folder.path().join("model_index.json")).unwrap();
+    folder
+}
+
+/// diffusers' `denoising_end` and `denoising_start`: the refiner takes the last steps of one run.
+#[test]
+fn a_refiner_takes_over_as_in_diffusers() {
+    let (goldens, arrays) = (goldens(), tensors("guidance.safetensors"));
+    let folder = refiner();
+    for case in goldens["refined"].as_array().unwrap() {
+        let name = case["name"].as_str().unwrap();
+        let text = |key: &str| case[key].as_str().unwrap().to_owned();
+        let request = Request {
+            prompt: text("prompt"),
+            negative_prompt: text("negative_prompt"),
+            prompt_syntax: Some(colora::prompt::PromptSyntax::Plain),
+            guidance_scale: case["guidance_scale"].as_f64(),
+            seed: case["seed"].as_u64(),
+            steps: case["steps"].as_u64().map(|steps| steps as usize),
+            width: Some(64),
+            height: Some(64),
+            sampler: Some(Sampler::Euler),
+            schedule: Some(Schedule::Discrete),
+            refiner: Some(folder.path().to_str().unwrap().into()),
+            refiner_at: case["at"].as_f64().unwrap(),
+            ..Request::default()
+        };
+        for memory in [Memory::Resident, Memory::OneShot, Memory::Low] {
+            let pipeline = Pipeline::options().memory(memory).open(golden("sdxl")).unwrap();
+            let plan = pipeline.plan(&request, 0).unwrap();
+            assert_eq!(pipeline.plan(&plan.request_for(0), 0).unwrap(), plan);
+            // The second image finds the first model's networks gone, or still there.
+            for _ in 0..2 {
+                let (latents, made) = finished(pipeline.steps(&plan, 0).unwrap());
+                compare(name, &latents, &made, &arrays);
+            }
+        }
+    }
+}
+
+#[test]
+fn other_refiners_are_refused() {
+    let pipeline = Pipeline::open(golden("sd15")).unwrap();
+    for (name, expected) in [("nowhere", "nowhere"), ("sdxl", "draws in other latents")] {
+        let path = golden(name);
+        let request =
+            Request { refiner: Some(path.to_str().unwrap().into()), ..Request::default() };
+        let error = pipeline.plan(&request, 0).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
     }
 }

@@ -2,8 +2,8 @@
 //! refiner's training called beautiful.
 
 use crate::error::{Error, Result};
-use crate::sampling::guidance::settings::as_text;
 use crate::size::ImageSize;
+use crate::written::as_text;
 use serde::{Deserialize, Serialize};
 
 /// A size that a network is told, in pixels; written `1024x768`.

@@ -2,7 +2,7 @@
 //! step to step.
 
 use super::Plan;
-use super::guidance::Guiding;
+use super::guiding::Guiding;
 use super::model::Model;
 use super::networks::Estimator;
 use super::replay::Replays;

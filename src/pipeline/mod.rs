@@ -17,6 +17,8 @@ pub mod fields;
 mod finite;
 mod generated;
 mod guidance;
+mod guiding;
+mod handover;
 mod measure;
 mod model;
 mod networks;
@@ -181,6 +183,9 @@ impl Pipeline {
         };
         let watch = Watch { observer: &Once::new(&noted), cancel: &Cancel::new() };
         plan.loras = model.resolve_loras(&plan.loras, watch)?;
+        if let Some(name) = &plan.refiner {
+            model.refiner(name, watch)?;
+        }
         model.notes(&plan).into_iter().for_each(|note| watch.warn(note));
         let depth = model.parts.text.iter().map(|c| c.num_hidden_layers).min().unwrap_or(1);
         if plan.clip_skip > depth.saturating_sub(model.parts.text_rules().base_skip).max(1) {

@@ -6,7 +6,7 @@ use super::event::{Event, Watch};
 use super::preview::{LatentColours, Previewer};
 use super::replay;
 use super::residency::{Memory, Residency, Stage};
-use super::resolver::LoraResolver;
+use super::resolver::{LoraResolver, Opener};
 use super::script::Script;
 use super::warning::Warning;
 use crate::cancel::Cancel;
@@ -39,6 +39,8 @@ pub(super) struct Model {
     /// A small autoencoder for previews.
     pub(super) tiny_vae: Option<TinyVaeParts>,
     pub(super) residency: Arc<Residency>,
+    /// How it was opened; a refiner is opened so too.
+    pub(super) opener: Opener,
 }
 
 impl Model {

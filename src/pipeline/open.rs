@@ -5,7 +5,7 @@ use super::cache::{Lazy, Recent};
 use super::device::{DTypeChoice, DeviceChoice};
 use super::model::Model;
 use super::residency::{Memory, Residency};
-use super::resolver::{LoraResolver, PathResolver};
+use super::resolver::{LoraResolver, Opener, PathResolver};
 use crate::error::{Error, InFile, Result};
 use crate::family::ModelParts;
 use crate::hint::Hint;
@@ -179,6 +179,8 @@ impl Options {
         let tiny_vae = self.preview.as_deref().map(|path| parts.open_tiny_vae(path)).transpose()?;
         let base = Resident::new(parts.source.clone());
         let residency = Residency::new(base, self.memory, self.stacks, self.spare);
+        // Another model has an autoencoder of its own.
+        let opening = Self { vae: None, preview: None, ..self.clone() };
         Ok(Pipeline::of(Model {
             parts,
             process: NoiseProcess::VariancePreserving(table),
@@ -190,6 +192,7 @@ impl Options {
             batch: self.batch,
             tiny_vae,
             residency: Arc::new(residency),
+            opener: Opener(Arc::new(move |path| opening.clone().open(path))),
         }))
     }
 

@@ -2,7 +2,7 @@
 
 use super::fields::{self, Field, Label};
 use super::guidance::{GuidanceInterval, Pag, Sag};
-use super::request::{Request, is_one, is_zero, one};
+use super::request::{Request, is_one, is_refiner_at, is_zero, one, refiner_at};
 use super::warning::Warning;
 use crate::conditioning::{Crop, Micro, Told, ToldSize};
 use crate::error::{Error, Result};
@@ -58,6 +58,12 @@ pub struct Plan {
     /// The change of the first levels on the way up of the UNet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub freeu: Option<FreeU>,
+    /// The model that takes over within the run: SDXL's refiner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refiner: Option<String>,
+    /// Where it takes over: the part of the training timesteps that is behind, 0 to 1.
+    #[serde(default = "refiner_at", skip_serializing_if = "is_refiner_at")]
+    pub refiner_at: f64,
     /// The size of the picture that this one is said to be cut from (SDXL); `None` = the picture's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub original_size: Option<ToldSize>,
@@ -145,6 +151,8 @@ macro_rules! with_same {
             pag: $from.pag.clone(),
             sag: $from.sag,
             freeu: $from.freeu,
+            refiner: $from.refiner.clone(),
+            refiner_at: $from.refiner_at,
             original_size: $from.original_size,
             crop: $from.crop,
             target_size: $from.target_size,

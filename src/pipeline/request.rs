@@ -59,6 +59,12 @@ pub struct Request {
     /// The change of the first levels on the way up of the UNet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub freeu: Option<FreeU>,
+    /// The model that takes over within the run: SDXL's refiner.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refiner: Option<String>,
+    /// Where it takes over: the part of the training timesteps that is behind, 0 to 1.
+    #[serde(skip_serializing_if = "is_refiner_at")]
+    pub refiner_at: f64,
     /// The size of the picture that this one is said to be cut from (SDXL); `None` = the picture's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub original_size: Option<ToldSize>,
@@ -133,6 +139,8 @@ impl Default for Request {
             pag: None,
             sag: None,
             freeu: None,
+            refiner: None,
+            refiner_at: REFINER_AT,
             original_size: None,
             crop: None,
             target_size: None,
@@ -156,6 +164,18 @@ impl Default for Request {
             apply: Apply::default(),
         }
     }
+}
+
+/// Where a refiner usually takes over.
+const REFINER_AT: f64 = 0.8;
+
+pub(super) fn refiner_at() -> f64 {
+    REFINER_AT
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, clippy::float_cmp)] // serde asks for it, and that is what is meant
+pub(super) fn is_refiner_at(number: &f64) -> bool {
+    *number == REFINER_AT
 }
 
 /// Settings that save nothing are not written, so that older programs read the rest.

@@ -72,6 +72,13 @@ pub enum Warning {
         /// The sampler that is used.
         sampler: Sampler,
     },
+    /// No step of the run lies behind the place where the refiner takes over.
+    RefinerWithoutStep {
+        /// The place, as a part of the training timesteps.
+        at: f64,
+        /// Steps of the plan.
+        steps: usize,
+    },
     /// The negative prompt does not act.
     NegativePromptWithoutEffect {
         /// The model.
@@ -108,6 +115,12 @@ impl std::fmt::Display for Warning {
                 f,
                 "{model}: made for the sampler of {own}, which is not built; {sampler} takes its place"
             ),
+            Warning::RefinerWithoutStep { at, steps } => {
+                write!(
+                    f,
+                    "the refiner has nothing to do: none of {steps} steps lies behind {at} of the run"
+                )
+            }
             Warning::NegativePromptWithoutEffect { model, embedded } => {
                 let why = if *embedded {
                     "the negative prompt does not act: the network takes the guidance as a number (time_cond_proj_dim)"

@@ -150,7 +150,7 @@ impl std::str::FromStr for FreeU {
 
     fn from_str(text: &str) -> Result<Self> {
         let names = ["b1", "b2", "s1", "s2"];
-        let settings = crate::sampling::guidance::settings::Settings::read(FIELD, text, &names)?;
+        let settings = crate::written::Settings::read(FIELD, text, &names)?;
         let known = Version::ALL.iter().find(|(_, name)| *name == settings.head);
         let Some((version, _)) = known else {
             let why = "expected v2, v1 or diffusers; with numbers: v2:b1=1.3,b2=1.4,s1=0.9,s2=0.2";
@@ -170,7 +170,7 @@ impl std::fmt::Display for FreeU {
     }
 }
 
-crate::sampling::guidance::settings::as_text!(FreeU);
+crate::written::as_text!(FreeU);
 
 #[cfg(test)]
 mod tests {

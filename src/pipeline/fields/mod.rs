@@ -72,6 +72,8 @@ mod tests {
             pag: "3:adaptive=0.5,layers=up.1".parse().ok(),
             sag: "0.5:blur=2".parse().ok(),
             freeu: "v1:b1=1.25".parse().ok(),
+            refiner: Some("sdxl-refiner".into()),
+            refiner_at: 0.75,
             original_size: "512x640".parse().ok(),
             crop: "3,4".parse().ok(),
             target_size: "1024x768".parse().ok(),

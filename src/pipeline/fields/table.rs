@@ -310,12 +310,44 @@ pub const FIELDS: &[Field] = &[
         ..ROW
     },
     Field {
+        key: "refiner",
+        sets: &["refiner"],
+        flag: Some(Flag {
+            long: "refiner",
+            value: "MODEL",
+            place: 9,
+            help: "A second model that takes the last steps, such as SDXL's refiner [default: none]",
+            ..SDXL
+        }),
+        label: Some(Label { name: "Refiner", own: true, ..LABEL }),
+        write: |r| some(r.refiner.clone()),
+        ..ROW
+    },
+    Field {
+        key: "refiner_at",
+        sets: &["refiner_at"],
+        flag: Some(Flag {
+            long: "refiner-at",
+            alias: Some("refiner-switch-at"),
+            value: "F",
+            place: 10,
+            help: "Where it takes over, 0 to 1 of the noise's way [default: 0.8]",
+            ..SDXL
+        }),
+        label: Some(Label { name: "Refiner switch at", own: true, ..LABEL }),
+        range: Some(Range { low: 0.0, high: 1.0, why: "expected a part of the run, 0 to 1" }),
+        read: number,
+        write: |r| some(Some(r.refiner_at)),
+        neutral: "0.8",
+        ..ROW
+    },
+    Field {
         key: "original_size",
         sets: &["original_size"],
         flag: Some(Flag {
             long: "original-size",
             place: 1,
-            help: "Say that the picture was cut from one of this size [default: its own]",
+            help: "Say to the prompt that the picture was cut from one of this size [default: its own]",
             ..SDXL
         }),
         label: Some(Label { name: "Original size", own: true, ..LABEL }),
@@ -330,7 +362,7 @@ pub const FIELDS: &[Field] = &[
             long: "crop",
             value: "TOP,LEFT",
             place: 2,
-            help: "Say where it was cut [default: 0,0]",
+            help: "Say to the prompt where it was cut [default: 0,0]",
             ..SDXL
         }),
         label: Some(Label { name: "Crop", own: true, ..LABEL }),
@@ -344,7 +376,7 @@ pub const FIELDS: &[Field] = &[
         flag: Some(Flag {
             long: "target-size",
             place: 3,
-            help: "Say that it has this size [default: its own]",
+            help: "Say to the prompt that it has this size [default: its own]",
             ..SDXL
         }),
         label: Some(Label { name: "Target size", own: true, ..LABEL }),
@@ -358,7 +390,7 @@ pub const FIELDS: &[Field] = &[
         flag: Some(Flag {
             long: "negative-original-size",
             place: 4,
-            help: "As --original-size, to the negative prompt [default: the same]",
+            help: "The same, said to the negative prompt [default: as to the prompt]",
             ..SDXL
         }),
         label: Some(Label { name: "Negative original size", own: true, ..LABEL }),
@@ -373,7 +405,7 @@ pub const FIELDS: &[Field] = &[
             long: "negative-crop",
             value: "TOP,LEFT",
             place: 5,
-            help: "As --crop, to the negative prompt [default: the same]",
+            help: "The same, said to the negative prompt [default: as to the prompt]",
             ..SDXL
         }),
         label: Some(Label { name: "Negative crop", own: true, ..LABEL }),
@@ -387,7 +419,7 @@ pub const FIELDS: &[Field] = &[
         flag: Some(Flag {
             long: "negative-target-size",
             place: 6,
-            help: "As --target-size, to the negative prompt [default: the same]",
+            help: "The same, said to the negative prompt [default: as to the prompt]",
             ..SDXL
         }),
         label: Some(Label { name: "Negative target size", own: true, ..LABEL }),
@@ -422,7 +454,7 @@ pub const FIELDS: &[Field] = &[
             long: "negative-aesthetic-score",
             value: "X",
             place: 8,
-            help: "The same, to the negative prompt [default: 2.5]",
+            help: "The same, said to the negative prompt [default: 2.5]",
             ..SDXL
         }),
         label: Some(Label { name: "Negative aesthetic score", own: true, ..LABEL }),

@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::lora::StepWindow;
 use crate::sampling::NoiseProcess;
-use crate::sampling::guidance::settings::as_text;
+use crate::written::as_text;
 use serde::{Deserialize, Serialize};
 
 /// The part of a run in which guidance acts.
@@ -41,7 +41,7 @@ impl GuidanceInterval {
     }
 
     /// Whether an evaluation at noise level `sigma` may lie in it.
-    pub(super) fn holds(&self, sigma: f64, process: &NoiseProcess) -> bool {
+    pub(in crate::pipeline) fn holds(&self, sigma: f64, process: &NoiseProcess) -> bool {
         match *self {
             Self::Steps(_) => true,
             Self::Percent { start, end } => {

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::models::Layers;
-use crate::sampling::guidance::settings::{Settings, as_text};
+use crate::written::{Settings, as_text};
 use serde::{Deserialize, Serialize};
 
 /// Perturbed attention guidance: away from an estimate in whose middle block every token sees itself alone, Ahn et al.

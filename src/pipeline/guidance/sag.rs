@@ -1,7 +1,7 @@
 //! Self-attention guidance.
 
 use crate::error::{Error, Result};
-use crate::sampling::guidance::settings::{Settings, as_text};
+use crate::written::{Settings, as_text};
 use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 

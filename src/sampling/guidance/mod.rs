@@ -2,7 +2,6 @@
 
 mod mean;
 mod rescale;
-pub(crate) mod settings;
 mod skip;
 mod threshold;
 

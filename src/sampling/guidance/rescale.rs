@@ -1,9 +1,9 @@
 //! Guidance rescale: the guided prediction gets the deviation that the prompt's alone has.
 
-use super::settings::{Settings, as_text};
 use crate::error::{Error, Result};
 use crate::sampling::config::PredictionKind;
 use crate::sampling::process::NoiseProcess;
+use crate::written::{Settings, as_text};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 

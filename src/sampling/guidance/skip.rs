@@ -1,7 +1,7 @@
 //! A1111's rules by which evaluations leave out the negative prompt.
 
-use super::settings::{Settings, as_text};
 use crate::error::{Error, Result};
+use crate::written::{Settings, as_text};
 use serde::{Deserialize, Serialize};
 
 /// Below which noise level every other evaluation leaves out the negative prompt: A1111's "Negative Guidance minimum

@@ -1,7 +1,7 @@
 //! Dynamic thresholding of high guidance: each channel keeps the range that a lower guidance would give it.
 
-use super::settings::{Settings, as_text};
 use crate::error::{Error, Result};
+use crate::written::{Settings, as_text};
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 

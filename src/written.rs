@@ -1,4 +1,6 @@
-//! How settings of guidance are written: a value, and numbers by name behind a colon: `3:adaptive=0.1`.
+//! How settings with numbers are written: a value, and numbers by name behind a colon: `3:adaptive=0.1`.
+//!
+//! Floor 0.
 
 use crate::error::{Error, Result};
 use crate::suggest::did_you_mean;
