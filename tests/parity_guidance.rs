@@ -20,7 +20,11 @@ const PIXEL: i32 = 2;
 const LATENTS: f32 = 1e-3;
 
 fn goldens() -> Value {
-    serde_json::from_str(&std::fs::read_to_string(golden("guidance.json")).unwrap()).unwrap()
+    listed("guidance.json")
+}
+
+fn listed(name: &str) -> Value {
+    serde_json::from_str(&std::fs::read_to_string(golden(name)).unwrap()).unwrap()
 }
 
 fn parts(case: &Value) -> ModelParts {
@@ -103,6 +107,28 @@ fn guidance_is_the_same_in_every_mode() {
         assert_eq!(pictures[0].bytes(), made.picture.bytes(), "{name}");
         assert_eq!(pictures[1].bytes(), alone.picture.bytes(), "{name}");
     }
+}
+
+/// EDM, rectified flow and zero terminal SNR on a model that says nothing of it, by `goldens/make_noise.py`.
+#[test]
+fn other_noise_equals_diffusers() {
+    let (goldens, arrays) = (listed("noise.json"), tensors("noise.safetensors"));
+    let cases = goldens["cases"].as_array().unwrap();
+    for case in cases {
+        let pipeline = Pipeline::open(golden("sdxl")).unwrap();
+        let mut asked: Map<String, Value> = case["request"].as_object().unwrap().clone();
+        for key in
+            ["prompt", "negative_prompt", "guidance_scale", "seed", "width", "height", "steps"]
+        {
+            asked.insert(key.into(), case[key].clone());
+        }
+        asked.insert("prompt_syntax".into(), json!("plain"));
+        let request: Request = serde_json::from_value(Value::Object(asked)).unwrap();
+        let plan = pipeline.plan(&request, 0).unwrap();
+        let (latents, made) = finished(pipeline.steps(&plan, 0).unwrap());
+        compare(case["name"].as_str().unwrap(), &latents, &made, &arrays);
+    }
+    assert!(cases.len() >= 8);
 }
 
 /// A folder of the refiner with the parts that it shares with the base.

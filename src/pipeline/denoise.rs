@@ -131,7 +131,7 @@ impl Bound {
             None => None,
         };
         let listener = |conditioning: &Conditioning| Listener::new(conditioning, dtype, images);
-        let kind = model.parts.scheduler.prediction_type;
+        let kind = model.scheduler(plan).prediction_type;
         let guiding = Guiding::new(plan, kind, &grid.process);
         let prompt = listener(&conditioning.positive()?)?;
         let texts = if !plan.guided() || guidance.is_some() {
@@ -247,7 +247,7 @@ impl<'a> AtStep<'a> {
         let (Some(pag), Some(listener)) = (&guiding.pag, &beside.perturbed) else {
             return Ok(None);
         };
-        let timestep = grid.process.timestep(at.sigma, grid.rule);
+        let timestep = grid.process.training_timestep(at.sigma, grid.rule);
         let scale = pag.at(timestep, grid.process.table().len());
         if scale <= 0.0 {
             return Ok(None);

@@ -45,7 +45,12 @@ impl Handover {
         let timeline = Timeline::new(plan, &[], refiner.parts.unet.time_cond_proj_dim.is_none());
         Ok(Some(Self {
             at,
-            plan: Arc::new(Plan { refiner: None, loras: Vec::new(), ..plan.clone() }),
+            plan: Arc::new(Plan {
+                refiner: None,
+                prediction: None,
+                loras: Vec::new(),
+                ..plan.clone()
+            }),
             timeline: Arc::new(timeline),
             _running: Arc::new(refiner.residency.running(Vec::new(), true)),
             model: refiner,

@@ -172,7 +172,8 @@ impl Pipeline {
         observer: &dyn Observer,
     ) -> Result<Plan> {
         let model = &self.model;
-        let mut plan = request.plan(&model.parts.defaults, random_seed)?;
+        let defaults = model.parts.defaults_for(request.prediction);
+        let mut plan = request.plan(&defaults, random_seed)?;
         model.grid(&plan)?;
         let found = RefCell::new(Vec::new());
         let noted = |event: &Event| {
@@ -182,7 +183,14 @@ impl Pipeline {
             observer.event(event);
         };
         let watch = Watch { observer: &Once::new(&noted), cancel: &Cancel::new() };
-        plan.loras = model.resolve_loras(&plan.loras, watch)?;
+        let resolved = model.resolve_loras(&plan, watch)?;
+        if let Some(distilled) = resolved.distilled {
+            // What the request leaves open suits the LoRA.
+            let defaults = model.parts.defaults_with(distilled, defaults);
+            plan = request.plan(&defaults, random_seed)?;
+            model.grid(&plan)?;
+        }
+        plan.loras = resolved.loras;
         if let Some(name) = &plan.refiner {
             model.refiner(name, watch)?;
         }

@@ -10,7 +10,7 @@ use crate::error::{Error, InFile, Result};
 use crate::family::ModelParts;
 use crate::hint::Hint;
 use crate::lora::ReadOptions;
-use crate::sampling::{NoiseProcess, NoiseTable};
+use crate::sampling::NoiseProcess;
 use crate::weights::{Placement, Precision, Products, Quantisation, Resident};
 use candle_core::DType;
 use std::path::{Path, PathBuf};
@@ -175,7 +175,7 @@ impl Options {
     /// # Errors
     /// [`Error::Unsupported`] for a scheduler config that makes no sense.
     pub fn over(self, parts: ModelParts) -> Result<Pipeline> {
-        let table = NoiseTable::new(&parts.scheduler).in_file(&parts.scheduler_file)?;
+        let process = NoiseProcess::new(&parts.scheduler).in_file(&parts.scheduler_file)?;
         let tiny_vae = self.preview.as_deref().map(|path| parts.open_tiny_vae(path)).transpose()?;
         let base = Resident::new(parts.source.clone());
         let residency = Residency::new(base, self.memory, self.stacks, self.spare);
@@ -183,7 +183,7 @@ impl Options {
         let opening = Self { vae: None, preview: None, ..self.clone() };
         Ok(Pipeline::of(Model {
             parts,
-            process: NoiseProcess::VariancePreserving(table),
+            process,
             names: Lazy::new(),
             resolver: self.resolver,
             reading: self.reading,

@@ -3,7 +3,7 @@
 use super::fields::{self, Field, Label};
 use super::guidance::{GuidanceInterval, Pag, Sag};
 use super::request::{Request, is_one, is_refiner_at, is_zero, one, refiner_at};
-use super::warning::Warning;
+use super::warning::{Chosen, Warning};
 use crate::conditioning::{Crop, Micro, Told, ToldSize};
 use crate::error::{Error, Result};
 use crate::family::Defaults;
@@ -11,7 +11,9 @@ use crate::lora::{Apply, LoraRef, Method};
 use crate::models::FreeU;
 use crate::picture::Parameters;
 use crate::prompt::{PromptSyntax, extract_tags, underlined};
-use crate::sampling::{DynamicThreshold, MinUncond, Rescale, Sampler, SamplerOptions, Schedule};
+use crate::sampling::{
+    DynamicThreshold, MinUncond, Rescale, Sampler, SamplerOptions, Schedule, Training,
+};
 use crate::size::ImageSize;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -58,6 +60,9 @@ pub struct Plan {
     /// The change of the first levels on the way up of the UNet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub freeu: Option<FreeU>,
+    /// What the network predicts, for files that do not say so; `None` = what they say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prediction: Option<Training>,
     /// The model that takes over within the run: SDXL's refiner.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refiner: Option<String>,
@@ -151,6 +156,7 @@ macro_rules! with_same {
             pag: $from.pag.clone(),
             sag: $from.sag,
             freeu: $from.freeu,
+            prediction: $from.prediction,
             refiner: $from.refiner.clone(),
             refiner_at: $from.refiner_at,
             original_size: $from.original_size,
@@ -179,9 +185,14 @@ impl Request {
     /// # Errors
     /// [`Error::BadRequest`] naming the field, [`Error::Limit`] for sizes that are too large.
     pub fn plan(&self, defaults: &Defaults, random_seed: u64) -> Result<Plan> {
-        let width = self.width.unwrap_or(defaults.size.width());
-        let height = self.height.unwrap_or(defaults.size.height());
-        let size = ImageSize::new(width, height)?;
+        let size = match self.aspect {
+            Some(aspect) => aspect.of(defaults.size)?,
+            None => ImageSize::new(
+                self.width.unwrap_or(defaults.size.width()),
+                self.height.unwrap_or(defaults.size.height()),
+            )?,
+        };
+        let (width, height) = (size.width(), size.height());
         size.latent(defaults.vae_factor)?;
         let steps = self.steps.unwrap_or(defaults.steps);
         let guidance_scale = self.guidance_scale.unwrap_or(defaults.guidance_scale);
@@ -273,6 +284,12 @@ impl Plan {
         self.guidance_scale > 1.0
     }
 
+    /// What decides whether something that was made for few steps is drawn well.
+    pub(super) fn chosen(&self) -> Chosen {
+        let Self { steps, guidance_scale, sampler, .. } = *self;
+        Chosen { steps, guidance_scale, sampler }
+    }
+
     /// What SDXL is told of sizes.
     pub(super) fn micro(&self) -> Micro {
         Micro {
@@ -301,6 +318,7 @@ impl Plan {
                 prompt_syntax: Some(self.prompt_syntax),
                 width: Some(self.width),
                 height: Some(self.height),
+                aspect: None,
                 steps: Some(self.steps),
                 guidance_scale: Some(self.guidance_scale),
                 sampler: Some(self.sampler),

@@ -5,7 +5,10 @@ use crate::conditioning::{Crop, ToldSize};
 use crate::lora::{Apply, LoraRef, Method};
 use crate::models::FreeU;
 use crate::prompt::PromptSyntax;
-use crate::sampling::{DynamicThreshold, MinUncond, Rescale, Sampler, SamplerOptions, Schedule};
+use crate::sampling::{
+    DynamicThreshold, MinUncond, Rescale, Sampler, SamplerOptions, Schedule, Training,
+};
+use crate::size::Aspect;
 use serde::{Deserialize, Serialize};
 
 /// Most images of one request.
@@ -31,6 +34,9 @@ pub struct Request {
     pub width: Option<usize>,
     /// Pixels down, a multiple of the same.
     pub height: Option<usize>,
+    /// The shape of the picture instead of its sides: the sizes that the model was trained at and that come nearest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aspect: Option<Aspect>,
     /// Sampling steps, at least 1.
     pub steps: Option<usize>,
     /// Classifier-free guidance, at least 1; 1 = off.
@@ -59,6 +65,9 @@ pub struct Request {
     /// The change of the first levels on the way up of the UNet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub freeu: Option<FreeU>,
+    /// What the network predicts, for files that do not say so; `None` = what they say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prediction: Option<Training>,
     /// The model that takes over within the run: SDXL's refiner.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refiner: Option<String>,
@@ -129,6 +138,7 @@ impl Default for Request {
             prompt_syntax: None,
             width: None,
             height: None,
+            aspect: None,
             steps: None,
             guidance_scale: None,
             guidance_interval: None,
@@ -139,6 +149,7 @@ impl Default for Request {
             pag: None,
             sag: None,
             freeu: None,
+            prediction: None,
             refiner: None,
             refiner_at: REFINER_AT,
             original_size: None,

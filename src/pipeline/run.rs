@@ -76,7 +76,7 @@ impl Run {
         let entries = stacks.iter().flat_map(|stacks| &stacks.unet.entries);
         let advice = entries.filter_map(|entry| {
             let made = entry.lora.file().distilled()?;
-            Warning::few_steps(entry.lora.name(), made, plan.steps, plan.guidance_scale)
+            Warning::few_steps(entry.lora.name(), made, plan.chosen(), model.parts.sampler_of(made))
         });
         advice.for_each(|warning| watch.warn(warning));
         let apply = match plan.apply {

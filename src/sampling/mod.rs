@@ -36,6 +36,7 @@ mod schedules;
 mod spacing;
 mod spec;
 mod table;
+mod training;
 
 pub use bounds::Bounds;
 pub use config::{PredictionKind, SchedulerConfig, Spacing};
@@ -58,3 +59,4 @@ pub use schedule_spec::{ScheduleInput, ScheduleSpec};
 pub use spacing::SpacingRules;
 pub use spec::{NoiseUse, OtherNames, SamplerSpec};
 pub use table::NoiseTable;
+pub use training::Training;

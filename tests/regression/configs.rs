@@ -247,10 +247,11 @@ fn models_made_for_few_steps_say_so() {
     };
     let said = draw(&[]);
     assert!(!said.contains("LCM") && !said.contains("negative"), "{said}");
-    // The sampler of TCD is not built.
-    change(folder.path(), SCHEDULER, &json!({"_class_name": "TCDScheduler"}));
+    // The sampler of consistency models is not built.
+    let class = "CMStochasticIterativeScheduler";
+    change(folder.path(), SCHEDULER, &json!({ "_class_name": class }));
     let said = draw(&[]);
-    assert!(said.contains("TCDScheduler, which is not built; euler takes its place"), "{said}");
+    assert!(said.contains(&format!("{class}, which is not built; lcm takes its place")), "{said}");
     let said = draw(&["-s", "25", "--guidance", "1", "-N", "blurry"]);
     assert!(said.contains("made by LCM for 4 to 8 steps and a guidance of 3 to 13"), "{said}");
     assert!(said.contains("the negative prompt does not act: the network"), "{said}");

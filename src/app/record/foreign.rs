@@ -153,6 +153,7 @@ mod tests {
             pag: "3".parse().ok(),
             sag: "0.75".parse().ok(),
             freeu: "v2".parse().ok(),
+            prediction: "v:zsnr".parse().ok(),
             refiner: Some("other".into()),
             refiner_at: 0.75,
             original_size: "512x640".parse().ok(),

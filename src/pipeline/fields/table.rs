@@ -10,7 +10,8 @@ use crate::lora::{Apply, Method};
 use crate::models::FreeU;
 use crate::pipeline::{MAX_COUNT, Pag, Sag};
 use crate::prompt::PromptSyntax;
-use crate::sampling::{DynamicThreshold, MinUncond, Rescale, Sampler, Schedule};
+use crate::sampling::{DynamicThreshold, MinUncond, Rescale, Sampler, Schedule, Training};
+use crate::size::Aspect;
 
 /// The largest part of the tokens that may be merged: one of every 2×2 stays.
 const MOST_MERGED: f64 = 0.75;
@@ -136,6 +137,21 @@ pub const FIELDS: &[Field] = &[
         label: Some(Label { name: "Size", place: 6, ..LABEL }),
         read: size,
         write: |r| some(r.width.zip(r.height).map(|(width, height)| format!("{width}x{height}"))),
+        ..ROW
+    },
+    Field {
+        key: "aspect",
+        sets: &["aspect"],
+        flag: Some(Flag {
+            long: "aspect",
+            value: "W:H",
+            place: 12,
+            help: "The shape alone, such as 2:3: the nearest size that the model was trained at",
+            ..PICTURE
+        }),
+        title: Some("Aspect"),
+        read: parsed::<Aspect>,
+        write: |r| some(r.aspect),
         ..ROW
     },
     Field {
@@ -307,6 +323,22 @@ pub const FIELDS: &[Field] = &[
         label: Some(Label { name: "FreeU", own: true, ..LABEL }),
         read: parsed::<FreeU>,
         write: |r| some(r.freeu),
+        ..ROW
+    },
+    Field {
+        key: "prediction",
+        sets: &["prediction"],
+        flag: Some(Flag {
+            long: "prediction",
+            value: "KIND",
+            place: 11,
+            help: "What the network predicts, for files without a mark: epsilon, v, v:zsnr, edm (Playground 2.5), edm-v \
+                 (CosXL), flow:shift=2.5 [default: by model]",
+            ..SDXL
+        }),
+        label: Some(Label { name: "Prediction", own: true, ..LABEL }),
+        read: parsed::<Training>,
+        write: |r| some(r.prediction),
         ..ROW
     },
     Field {
