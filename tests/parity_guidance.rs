@@ -141,8 +141,12 @@ fn refiner() -> tempfile::TempDir {
             std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
         }
     };
-    ["text_encoder_2", "tokenizer_2", "vae"].map(|part| copied(golden("sdxl"), part));
-    ["unet", "scheduler"].map(|part| copied(golden("sdxl-refiner"), part));
+    for part in ["text_encoder_2", "tokenizer_2", "vae"] {
+        copied(golden("sdxl"), part);
+    }
+    for part in ["unet", "scheduler"] {
+        copied(golden("sdxl-refiner"), part);
+    }
     let index = golden("sdxl-refiner").join("model_index.json");
     std::fs::copy(index, folder.path().join("model_index.json")).unwrap();
     folder

@@ -97,7 +97,14 @@ impl std::str::FromStr for Training {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let settings = Settings::read(FIELD, text, &["zsnr", "min", "max", "data", "shift"])?;
+        let head = text.split(':').next().unwrap_or_default().trim().to_lowercase();
+        let known: &[&'static str] = match head.as_str() {
+            "flow" => &["shift"],
+            other if other.starts_with("edm") => &["min", "max", "data"],
+            "playground" | "cosxl" => &["min", "max", "data"],
+            _ => &["zsnr"],
+        };
+        let settings = Settings::read(FIELD, text, known)?;
         let flag = |name| settings.text(name).is_some();
         let edm = |usual| {
             let Self::Edm { v, low, high, data } = usual else {
@@ -110,7 +117,7 @@ impl std::str::FromStr for Training {
             }
             Ok(Self::Edm { v, low, high, data: settings.number("data", data, 1e-3, 1e3)? })
         };
-        match settings.head.to_lowercase().as_str() {
+        match head.as_str() {
             "epsilon" | "eps" => Ok(Self::Discrete { v: false, zero_snr: flag("zsnr") }),
             "v" | "v_prediction" | "v-prediction" => {
                 Ok(Self::Discrete { v: true, zero_snr: flag("zsnr") })
