@@ -278,7 +278,7 @@ fn a_turbo_model_is_drawn_as_one() {
     fs::write(folder.path().join("README.md"), "---\ntags: [sdxl]\n---\n# My Turbo XL\n").unwrap();
     let parts = open(folder.path()).unwrap();
     assert_eq!((parts.distilled.unwrap().method, parts.defaults.steps), ("Turbo", 4));
-    assert_eq!(parts.defaults.sampler, Sampler::Euler);
+    assert_eq!(parts.defaults.sampler, Sampler::EulerA);
     assert_eq!(parts.defaults.schedule, Schedule::Discrete);
     assert!((parts.defaults.guidance_scale - 1.0).abs() < 1e-12);
     // What its author recommends goes before.
