@@ -2,9 +2,9 @@
 
 use super::pictures::SharedPictures;
 use super::queue::{Begin, Hold, Next, Portion, Queue, loaded};
+use crate::batch::event::{Event, Observer};
 use crate::batch::manifest::{Entry, Failure, Status};
 use crate::batch::ready::Ready;
-use crate::batch::event::{Event, Observer};
 use crate::batch::work::{Tally, Work};
 use crate::error::{Error, Fault, Result};
 use crate::pipeline::Cancel;
