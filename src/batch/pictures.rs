@@ -103,6 +103,7 @@ pub(super) fn record(
     }
     let used = Used {
         model: !sets("model"),
+        refiner: !sets("refiner"),
         vae: !sets("vae"),
         loras: !sets("loras"),
         tags: !sets("prompt"),
@@ -110,7 +111,7 @@ pub(super) fn record(
     let is_own = |what: What, word: &str| match what {
         What::Model => base.text("model") == Some(word),
         What::Vae => base.text("vae") == Some(word),
-        What::Lora | What::Tag => false,
+        What::Refiner | What::Lora | What::Tag => false,
     };
     let (record, beyond) = unchecked.check(store, used, &is_own);
     let Some(first) = beyond.first() else { return Ok(record) };
