@@ -50,10 +50,11 @@ pub(crate) use job::{MODEL_KEYS, flat};
 pub use locate::Missing;
 pub use open::{ModelKey, Pool, open_found};
 pub use reach::{Way, What};
-pub use run::{Prepared, Work, check, prepare, run};
+pub use run::{Prepared, Sibling, Work, check, prepare, run};
 pub use save::{SaveOptions, Target};
 pub use settings::{Layers, Origin};
 pub use setup::Setup;
+pub(crate) use template::safe;
 pub use used_files::UsedFiles;
 pub use verify::{Difference, Verdict, job_of, verify};
 

@@ -25,13 +25,22 @@ pub struct SaveOptions {
     pub force: bool,
     /// Whether the record is written into the pictures.
     pub metadata: bool,
+    /// The name of the job by its contents, which the record keeps beside the settings.
+    pub job: Option<String>,
     /// The date and time of day that names hold.
     pub now: Moment,
 }
 
 impl Default for SaveOptions {
     fn default() -> Self {
-        Self { name: None, hand_over: false, force: false, metadata: true, now: Moment::utc() }
+        Self {
+            name: None,
+            hand_over: false,
+            force: false,
+            metadata: true,
+            job: None,
+            now: Moment::utc(),
+        }
     }
 }
 
@@ -119,7 +128,8 @@ impl SaveOptions {
     ) -> Result<Option<PathBuf>> {
         let Made { plan, model, choice, files } = *made;
         let texts = if self.metadata {
-            record::texts(plan, image.index, model, choice, files)?
+            let texts = record::texts(plan, image.index, model, choice, files)?;
+            record::of_job(texts, self.job.as_deref())
         } else {
             Texts::default()
         };

@@ -41,6 +41,7 @@ impl Ask {
         Self {
             used: Used {
                 model: flags.model.is_none(),
+                refiner: !flags.request.sets("refiner"),
                 vae: flags.vae.is_none(),
                 loras: !flags.request.sets("loras"),
                 tags: flags.prompt.is_none(),
@@ -80,7 +81,7 @@ pub(super) fn record(path: &Path, ask: Ask, setup: &Setup, talk: Talk) -> Result
     let is_own = |what: What, word: &str| match what {
         What::Model => config.model.as_deref() == Some(word),
         What::Vae => config.vae.as_deref() == Some(Path::new(word)),
-        What::Lora | What::Tag => false,
+        What::Refiner | What::Lora | What::Tag => false,
     };
     let (record, beyond) = unchecked.check(&setup.store, ask.used, &is_own);
     if beyond.is_empty() || ask.asks && is_trusted(path, &beyond, talk) {
@@ -131,6 +132,7 @@ fn not_here(path: &Path, missing: &[Missing]) -> Error {
 fn other(what: What) -> &'static str {
     match what {
         What::Model => "-m",
+        What::Refiner => "--refiner",
         What::Vae => "--vae",
         What::Lora => "-l",
         What::Tag => "a prompt of your own",

@@ -70,10 +70,10 @@ impl Embedded {
         Some(self.size).filter(|(width, height)| *width > 0 && *height > 0)
     }
 
-    /// Puts a text in its place; the first one counts, and empty ones do not.
+    /// Puts a text in its place; the first one counts.
     pub(super) fn put(&mut self, place: Place, text: String) {
         let room = self.texts.len() < MOST_TEXTS;
-        if room && !text.is_empty() && self.get(&place).is_none() {
+        if room && self.get(&place).is_none() {
             self.texts.push((place, text));
         }
     }

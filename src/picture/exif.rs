@@ -45,7 +45,10 @@ pub(super) fn read(bytes: Vec<u8>, found: &mut Embedded) {
             SOFTWARE => (Place::Software, lossy(&bytes)),
             _ => continue,
         };
-        found.put(place, text);
+        // Cameras leave comments empty.
+        if !text.trim().is_empty() {
+            found.put(place, text);
+        }
     }
 }
 

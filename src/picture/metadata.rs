@@ -106,7 +106,8 @@ impl Parameters {
         let lines: Vec<&str> = text.split('\n').map(|line| line.trim_end_matches('\r')).collect();
         let start = lines.iter().position(|line| line.trim_start().starts_with(NEGATIVE));
         let (prompt, negative) = lines.split_at(start.unwrap_or(lines.len()));
-        let negative: Vec<&str> = negative.iter().map(|line| without_label(line)).collect();
+        let negative: Vec<&str> = 
+            negative.iter().enumerate().map(|(i, line)| without_label(line, i == 0)).collect();
         Self {
             prompt: prompt.join("\n").trim().to_owned(),
             negative_prompt: negative.join("\n").trim().to_owned(),
@@ -121,11 +122,16 @@ impl std::fmt::Display for Parameters {
     }
 }
 
-/// A line of a negative prompt without the label, which A1111 takes off each of its lines.
-fn without_label(line: &str) -> &str {
+/// A line of a negative prompt, the `first` or a later one, without the label, which A1111 takes off each of them; a
+/// later line that would be read as settings keeps it.
+fn without_label(line: &str, first: bool) -> &str {
     let mut line = line;
     while let Some(rest) = line.trim_start().strip_prefix(NEGATIVE) {
-        line = rest.trim();
+        let rest = rest.trim_start();
+        if !first && (rest.starts_with(STEPS) || settings(rest).is_some()) {
+            break;
+        }
+        line = rest;
     }
     line
 }

@@ -9,7 +9,7 @@ use crate::error::{Error, InFile, Result};
 use crate::input;
 use png::DecodingError;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Seek, Write};
+use std::io::{BufRead, BufReader, Cursor, Seek, Write};
 use std::path::Path;
 
 /// Longest text that is written, in bytes of UTF-8.
@@ -97,6 +97,15 @@ fn ours(found: &Embedded) -> Result<Texts> {
     let text = |place: &Place| found.get(place).map(str::to_owned);
     let parameters = text(&Place::Keyword(PARAMETERS.into()));
     Ok(Texts { parameters, colora: text(&Place::Colora) })
+}
+
+/// As [`read_texts`] for the bytes of a file, which `path` names in errors.
+///
+/// # Errors
+/// As [`read_texts`].
+pub fn texts_in(bytes: &[u8], path: impl AsRef<Path>) -> Result<Texts> {
+    let path = path.as_ref();
+    ours(&texts_of(Cursor::new(bytes), path, &[PARAMETERS, COLORA]).in_file(path)?)
 }
 
 /// Every text inside the PNG file `path`.
@@ -227,7 +236,6 @@ fn unreadable(path: &Path, error: DecodingError) -> Error {
 mod tests {
     use super::*;
     use png::text_metadata::{ITXtChunk, ZTXtChunk};
-    use std::io::Cursor;
 
     fn picture() -> Picture {
         Picture::new(5, 3, (0..45).collect()).unwrap()

@@ -16,7 +16,7 @@ pub type Hashing<'a> = &'a dyn Fn(&Path, u64, u64);
 const BLOCK: usize = 1 << 18;
 
 /// The SHA-256 of a file, in small hexadecimal digits.
-pub(crate) fn sha256(path: &Path, cancel: &Cancel) -> Result<String> {
+pub(super) fn sha256(path: &Path, cancel: &Cancel) -> Result<String> {
     copy(path, &mut std::io::sink(), path, cancel)
 }
 

@@ -25,7 +25,6 @@ pub use add::NewLora;
 pub use cache::{DEFAULT_ENDPOINT, HubCache, HubId};
 pub use card::Card;
 pub use digest::Hashing;
-pub(crate) use digest::sha256;
 pub use embedding::EmbeddingEntry;
 pub use find::Wanted;
 pub use list::{Entry, Kind};

@@ -50,6 +50,24 @@ pub fn texts(
     Ok(Texts { parameters: Some(parameters), colora: Some(json) })
 }
 
+/// `texts` with the name that a job has by its contents in colora's JSON.
+pub(super) fn of_job(mut texts: Texts, job: Option<&str>) -> Texts {
+    if let (Some(json), Some(job)) = (&mut texts.colora, job)
+        && json.ends_with('}')
+    {
+        json.truncate(json.len() - 1);
+        json.push_str(&format!(r#","job":{}}}"#, serde_json::Value::from(job)));
+    }
+    texts
+}
+
+/// The name of the job that made a picture, when its record has one.
+pub(crate) fn job_in(bytes: &[u8]) -> Option<String> {
+    let json = picture::png::texts_in(bytes, Path::new("picture")).ok()?.colora?;
+    let value: serde_json::Value = serde_json::from_str(&json).ok()?;
+    value["job"].as_str().map(str::to_owned)
+}
+
 /// Reads how the picture `path` was made. The words of its record are a stranger's: an
 /// [`UncheckedRecord`](super::UncheckedRecord) checks where they lead before anything is opened.
 ///
@@ -177,7 +195,8 @@ mod tests {
         use crate::picture::Format;
         use crate::pipeline::fields::{FIELDS, tests::full};
         let defaults = Defaults::default();
-        let plan = full().plan(&defaults, 7).unwrap();
+        let request = Request { sampler: Some(Sampler::EulerA), ..full() };
+        let plan = request.plan(&defaults, 7).unwrap();
         let made_with = named("sub/m.safetensors");
         let texts = texts(&plan, 1, "m", &made_with, &UsedFiles::default()).unwrap();
         let folder = tempfile::tempdir().unwrap();
