@@ -10,14 +10,14 @@ use crate::weights::Quantisation;
 use anyhow::Result;
 use clap::ValueHint;
 use serde_json::{Map, Value};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The flags of a list of jobs.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ListArgs {
     /// The file of jobs, or `-` for stdin
-    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub(super) file: PathBuf,
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath, required = true)]
+    file: Option<PathBuf>,
     /// text, csv, jsonl, toml or yaml [default: by the file's name]
     #[arg(long, value_name = "FORMAT")]
     pub(super) format: Option<Format>,
@@ -67,6 +67,11 @@ pub(crate) struct ListArgs {
 }
 
 impl ListArgs {
+    /// The file of jobs. It is missing only where a verb stands in its place.
+    pub(super) fn file(&self) -> &Path {
+        self.file.as_deref().unwrap_or(Path::new("-"))
+    }
+
     /// The values that flags give to what lines leave open.
     pub(super) fn values(&self) -> Map<String, Value> {
         let words = [
