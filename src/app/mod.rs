@@ -26,6 +26,7 @@ mod checked;
 mod choice;
 mod clock;
 mod event;
+pub mod expand;
 mod job;
 mod open;
 mod reach;
@@ -46,7 +47,7 @@ pub(crate) use job::{MODEL_KEYS, flat};
 pub use open::{ModelKey, Pool, open_found};
 pub use reach::{Way, What};
 pub use run::{Prepared, Work, check, prepare, run};
-pub use save::{SaveOptions, Target};
+pub use save::{Part, SaveOptions, Target};
 pub use settings::{Layers, Origin};
 pub use setup::Setup;
 

@@ -9,6 +9,7 @@ use super::progress::Progress;
 use super::request_flags::RequestFlags;
 use super::style::Talk;
 use super::{interrupt, setup, threads};
+use crate::app::expand::Expand;
 use crate::app::{Layers, Pool, Setup, Unobserved};
 use crate::batch::{self, Format, Options, Ready, Seeding, Seeds, Source, Work};
 use crate::error::{Error, LineError};
@@ -65,6 +66,10 @@ pub(crate) struct Args {
         display_order = 6
     )]
     seeds: Seeds,
+    /// What `{a|b}` and `__name__` (prompts/wildcards/name.txt) are: off (text), all (every combination is a job) or
+    /// random (one is drawn for each picture, by --seed and its place in the file)
+    #[arg(long, value_name = "HOW", default_value = "off", help_heading = "Picture")]
+    expand: Expand,
     /// Lines of text that begin with # are prompts, too
     #[arg(long)]
     no_comments: bool,
@@ -160,7 +165,7 @@ impl Args {
                 Error::bad_request("seed", "random", why)
             })?,
         };
-        Ok(Seeding { seed, seeds: self.seeds })
+        Ok(Seeding { seed, seeds: self.seeds, expand: self.expand })
     }
 
     fn folder(&self) -> PathBuf {

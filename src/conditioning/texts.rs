@@ -6,7 +6,7 @@ use super::{AESTHETIC_SCORE, Conditioning, NEGATIVE_AESTHETIC_SCORE, TextTowers,
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::models::AddedCondition;
-use crate::prompt::PromptSyntax;
+use crate::prompt::{PromptSyntax, pointed};
 use crate::size::ImageSize;
 use candle_core::Tensor;
 
@@ -230,7 +230,8 @@ impl TextTowers {
         let mut wordings = Vec::with_capacity(different.len());
         for (index, text) in different.iter().enumerate() {
             let segments = syntax.segments(text);
-            let segments = segments.map_err(|error| Error::bad_request(field, text, error.why))?;
+            let segments =
+                segments.map_err(|error| pointed(field, text, &error.span, error.why))?;
             let chunks =
                 self.towers.iter().map(|tower| tower.reader().chunks(&segments, syntax)).collect();
             let count = entries.iter().filter(|entry| **entry == index).count();

@@ -3,11 +3,11 @@
 use super::fields::{self, Field, Label};
 use super::request::{Request, is_one, is_zero, one};
 use super::warning::Warning;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::family::Defaults;
 use crate::lora::{Apply, LoraRef, Method, StepWindow};
 use crate::picture::Parameters;
-use crate::prompt::{PromptSyntax, extract_tags, underlined};
+use crate::prompt::{PromptSyntax, extract_tags, pointed};
 use crate::sampling::{Sampler, SamplerOptions, Schedule};
 use crate::size::ImageSize;
 use serde::{Deserialize, Serialize};
@@ -154,11 +154,8 @@ impl Request {
 
 /// The prompt without its `<lora:…>` tags, and what they say.
 fn tags(prompt: &str) -> Result<(String, Vec<LoraRef>)> {
-    let found = extract_tags(prompt).map_err(|error| {
-        let tag = prompt.get(error.span.clone()).unwrap_or_default();
-        let place = underlined(prompt, &error.span);
-        Error::bad_request("prompt", tag, format!("{}\n{place}", error.why))
-    })?;
+    let found =
+        extract_tags(prompt).map_err(|error| pointed("prompt", prompt, &error.span, error.why))?;
     let loras = found.tags.iter().map(|tag| LoraRef::parse_tag(&tag.body));
     Ok((found.text, loras.collect::<Result<_>>()?))
 }
@@ -167,11 +164,8 @@ fn tags(prompt: &str) -> Result<(String, Vec<LoraRef>)> {
 fn readable(field: &'static str, text: &str, syntax: PromptSyntax, steps: usize) -> Result<()> {
     let texts: BTreeSet<String> = syntax.schedule(text, steps).into_iter().map(|e| e.1).collect();
     texts.iter().try_for_each(|text| {
-        syntax.segments(text).map(drop).map_err(|error| {
-            let part = text.get(error.span.clone()).unwrap_or_default();
-            let place = underlined(text, &error.span);
-            Error::bad_request(field, part, format!("{}\n{place}", error.why))
-        })
+        let read = syntax.segments(text).map(drop);
+        read.map_err(|error| pointed(field, text, &error.span, error.why))
     })
 }
 
