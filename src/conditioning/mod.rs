@@ -10,7 +10,7 @@ mod weighting;
 
 pub use chunks::Chunk;
 pub use inversions::InversionVectors;
-pub use texts::{Schedules, Texts};
+pub use texts::{Schedules, Text, Texts, Wording};
 pub use tokenizer::{ClipKind, Tokenizer, TokenizerFiles, TokenizerOptions};
 
 use crate::error::{Error, Result};

@@ -188,6 +188,10 @@ impl Pipeline {
                 format!("the text encoder has {depth} layers"),
             ));
         }
+        if let Some((field, text)) = plan.second_prompt().filter(|_| model.parts.text.len() < 2) {
+            let why = "this model has one text encoder; a second prompt needs SDXL";
+            return Err(Error::bad_request(field, text, why));
+        }
         plan.simplify(|text| model.fits(text));
         plan.warnings = found.take();
         Ok(plan)

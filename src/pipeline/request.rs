@@ -1,7 +1,7 @@
 //! What the user asks for.
 
 use crate::lora::{Apply, LoraRef, Method, StepWindow};
-use crate::prompt::PromptSyntax;
+use crate::prompt::{Emphasis, PromptSyntax};
 use crate::sampling::{Sampler, SamplerOptions, Schedule};
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +24,15 @@ pub struct Request {
     /// Which program's syntax both prompts are written in; `None` is A1111's. What earlier versions drew is `plain`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_syntax: Option<PromptSyntax>,
+    /// What A1111's weights do.
+    #[serde(skip_serializing_if = "Emphasis::is_original")]
+    pub emphasis: Emphasis,
+    /// What the second text encoder of SDXL reads instead of the prompt, in the same syntax.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_2: Option<String>,
+    /// What the second text encoder of SDXL reads instead of the negative prompt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub negative_prompt_2: Option<String>,
     /// Pixels across, a multiple of the model's [`vae_factor`](crate::family::Defaults::vae_factor): 8 in Stable Diffusion.
     pub width: Option<usize>,
     /// Pixels down, a multiple of the same.
@@ -73,6 +82,9 @@ impl Default for Request {
             prompt: String::new(),
             negative_prompt: String::new(),
             prompt_syntax: None,
+            emphasis: Emphasis::Original,
+            prompt_2: None,
+            negative_prompt_2: None,
             width: None,
             height: None,
             steps: None,

@@ -6,15 +6,21 @@
 
 pub mod a1111;
 pub mod comfy;
+mod comments;
 mod dialect;
 mod editing;
+mod emphasis;
 pub mod expand;
 mod numbers;
+pub mod parts;
 mod segment;
 mod syntax;
 
+pub use comments::without_comments;
 pub use dialect::PromptSyntax;
 pub use editing::Edited;
+pub use emphasis::Emphasis;
+pub use parts::Part;
 pub use segment::{Segment, SyntaxError};
 pub use syntax::foreign_syntax;
 

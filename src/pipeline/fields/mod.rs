@@ -50,7 +50,7 @@ mod tests {
     use super::*;
     use crate::lora::Apply;
     use crate::pipeline::MAX_COUNT;
-    use crate::prompt::PromptSyntax;
+    use crate::prompt::{Emphasis, PromptSyntax};
     use crate::sampling::{Sampler, Schedule};
     use std::collections::BTreeSet;
 
@@ -60,6 +60,9 @@ mod tests {
             prompt: "a fox".into(),
             negative_prompt: "fog".into(),
             prompt_syntax: Some(PromptSyntax::Comfy),
+            emphasis: Emphasis::NoNorm,
+            prompt_2: Some("a fox in snow".into()),
+            negative_prompt_2: Some("rain".into()),
             width: Some(1152),
             height: Some(1024),
             steps: Some(9),

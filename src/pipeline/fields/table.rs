@@ -7,7 +7,7 @@ use super::values::{
 };
 use crate::lora::{Apply, Method};
 use crate::pipeline::MAX_COUNT;
-use crate::prompt::PromptSyntax;
+use crate::prompt::{Emphasis, PromptSyntax};
 use crate::sampling::{Sampler, Schedule};
 
 /// The largest part of the tokens that may be merged: one of every 2×2 stays.
@@ -84,6 +84,63 @@ pub const FIELDS: &[Field] = &[
         names: || PromptSyntax::ALL.iter().map(|syntax| syntax.name()).collect(),
         read: parsed::<PromptSyntax>,
         write: prompt_syntax,
+        ..ROW
+    },
+    Field {
+        key: "emphasis",
+        sets: &["emphasis"],
+        flag: Some(Flag {
+            long: "emphasis",
+            value: "MODE",
+            place: 12,
+            help: "What the weights of A1111's syntax do: original (features are multiplied, their mean stays), no-norm \
+                 (multiplied), ignore (brackets are read, weights left out) or none (brackets are text) [default: original]",
+            ..PICTURE
+        }),
+        label: Some(Label {
+            name: "Emphasis",
+            place: 10,
+            write: Some(|r| {
+                Some(r.emphasis).filter(|e| *e != Emphasis::Original).map(|e| e.label().into())
+            }),
+            ..LABEL
+        }),
+        setting: Some(Setting { example: "\"no-norm\"", remark: "" }),
+        names: || Emphasis::ALL.iter().map(|mode| mode.name()).collect(),
+        read: parsed::<Emphasis>,
+        write: |r| vec![r.emphasis.to_string()],
+        neutral: "original",
+        ..ROW
+    },
+    Field {
+        key: "prompt_2",
+        sets: &["prompt_2"],
+        flag: Some(Flag {
+            long: "prompt-2",
+            value: "TEXT",
+            place: 13,
+            help: "What the second text encoder of SDXL reads instead of the prompt",
+            ..PICTURE
+        }),
+        label: Some(Label { name: "Prompt 2", place: 11, own: true, ..LABEL }),
+        read: text,
+        write: |r| some(r.prompt_2.clone()),
+        ..ROW
+    },
+    Field {
+        key: "negative_prompt_2",
+        sets: &["negative_prompt_2"],
+        flag: Some(Flag {
+            long: "negative-2",
+            alias: Some("negative-prompt-2"),
+            value: "TEXT",
+            place: 14,
+            help: "What the second text encoder of SDXL reads instead of the negative prompt",
+            ..PICTURE
+        }),
+        label: Some(Label { name: "Negative prompt 2", place: 12, own: true, ..LABEL }),
+        read: text,
+        write: |r| some(r.negative_prompt_2.clone()),
         ..ROW
     },
     Field {
