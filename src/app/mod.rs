@@ -37,6 +37,7 @@ mod save;
 pub mod settings;
 mod setup;
 mod template;
+pub mod words;
 
 pub use checked::{Beyond, CheckedRecord, NamedByPicture, UncheckedRecord, Used};
 pub use choice::ModelChoice;

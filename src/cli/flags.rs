@@ -47,6 +47,9 @@ pub(crate) struct Flags {
     /// by its seed)
     #[arg(long, value_name = "HOW", default_value = "off", value_parser = expand())]
     pub(crate) expand: Expand,
+    /// Words from prompts/*.toml ([style.NAME]) or A1111's prompts/styles.csv around the prompt; may be given again
+    #[arg(long = "style", value_name = "NAME")]
+    pub(crate) styles: Vec<String>,
     /// LoRAs that belong together, from a file in loras/stacks
     #[arg(long, value_name = "NAME", value_parser = lossy(), help_heading = "LoRA", display_order = 2)]
     pub(crate) stack: Option<String>,

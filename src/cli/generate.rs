@@ -7,7 +7,9 @@ use super::progress::Progress;
 use super::style::Talk;
 use super::{dry_run, from_picture, hints, interrupt, setup, threads, warnings};
 use crate::app::expand::{self, Expand};
-use crate::app::{self, Event, Job, Layers, Origin, Part, Pool, SaveOptions, Setup, resolver};
+use crate::app::{
+    self, Event, Job, Layers, Origin, Part, Pool, SaveOptions, Setup, resolver, words,
+};
 use crate::error::Error;
 use crate::input;
 use crate::lora::ReadOptions;
@@ -51,6 +53,10 @@ pub(super) fn run(flags: &Flags, talk: Talk) -> Result<()> {
             let chosen = flags.request.sets("lora_method");
             resolver::stack(&setup.store, name, chosen, &mut job.request)?;
         }
+        words::add_styles(&mut job, &flags.styles, &setup.store)?;
+        if !text("prompt").is_empty() {
+            words::add_triggers(&mut job, &setup.store)?;
+        }
         let jobs = match flags.expand {
             Expand::Off => vec![job],
             _ => expand::for_each_picture(&job, &setup.store, random_seed())?,
@@ -61,6 +67,9 @@ pub(super) fn run(flags: &Flags, talk: Talk) -> Result<()> {
             let prompt = if of_user("prompt") { prompt } else { "" };
             let negative = if of_user("negative_prompt") { negative_prompt } else { "" };
             warnings::of_syntax(prompt, negative, syntax, talk);
+            if of_user("prompt") {
+                warnings::of_loras(&words::uncalled(job, &setup.store), talk);
+            }
         }
         draw(flags, &setup, &jobs, named.as_ref(), talk)
     });

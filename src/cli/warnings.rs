@@ -31,6 +31,19 @@ pub(super) fn of_syntax(prompt: &str, negative: &str, syntax: PromptSyntax, talk
     talk.say(&format!("warning: {named}{more} {are} written: {why}"));
 }
 
+/// Names LoRAs that are called by words, of which none stands in the prompt.
+pub(super) fn of_loras(uncalled: &[(String, Vec<String>)], talk: Talk) {
+    for (name, words) in uncalled {
+        let words: Vec<String> = words.iter().map(|word| format!("`{}`", excerpt(word))).collect();
+        talk.say(&format!(
+            "hint: the LoRA {} is called by {}, which the prompt lacks; <trigger:{}> puts it there",
+            excerpt(name),
+            words.join(" or "),
+            excerpt(name)
+        ));
+    }
+}
+
 /// Names the settings of a record that are not followed.
 pub(super) fn of_record(record: &ImageRecord, talk: Talk) {
     let names: Vec<String> = record.ignored.iter().map(|name| excerpt(name)).collect();

@@ -31,6 +31,7 @@ mod script;
 mod start;
 mod steps;
 mod timeline;
+mod tokens;
 mod warning;
 
 pub use crate::kernels::{Ceilings, KernelKind, Work};
@@ -48,6 +49,7 @@ pub use run::Run;
 pub use start::Start;
 pub use steps::{StepView, Steps};
 pub use timeline::{Acting, Depth, Estimate, Phase, Role, Timeline};
+pub use tokens::TokenCount;
 pub use warning::Warning;
 
 use crate::error::{Error, Result};

@@ -14,6 +14,7 @@ pub mod expand;
 mod numbers;
 pub mod parts;
 mod segment;
+mod style;
 mod syntax;
 
 pub use comments::without_comments;
@@ -22,6 +23,7 @@ pub use editing::Edited;
 pub use emphasis::Emphasis;
 pub use parts::Part;
 pub use segment::{Segment, SyntaxError};
+pub use style::{Style, styled};
 pub use syntax::foreign_syntax;
 
 use crate::error::Error;

@@ -16,6 +16,7 @@ mod place;
 mod prompts;
 mod snapshot;
 mod stack;
+mod styles;
 mod table;
 
 pub use actual::actual;
