@@ -282,6 +282,7 @@ fn schedules_are_weighted_together() {
             wordings: &wordings,
             syntax: PromptSyntax::A1111,
             emphasis: Emphasis::Original,
+            encode_empty: false,
             clip_skip: 1,
             size: ImageSize::new(64, 64).unwrap(),
         };
@@ -337,6 +338,7 @@ fn schedules(
         wordings: &[Wording { prompts: vec![0; prompts.len()], negative: 0 }],
         syntax: PromptSyntax::A1111,
         emphasis,
+        encode_empty: false,
         clip_skip: 1,
         size: ImageSize::new(64, 64).unwrap(),
     };
@@ -400,6 +402,7 @@ fn the_second_tower_reads_its_own_text() {
             wordings: &[Wording { prompts: vec![0], negative: 0 }],
             syntax: PromptSyntax::A1111,
             emphasis: Emphasis::Original,
+            encode_empty: false,
             clip_skip: 1,
             size: ImageSize::new(64, 64).unwrap(),
         };
@@ -415,4 +418,29 @@ fn the_second_tower_reads_its_own_text() {
     let pooled =
         |x: Conditioning| x.added.unwrap().pooled.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     assert_eq!(pooled(both), pooled(b));
+}
+
+/// An empty negative prompt is zeros for SDXL, unless it is to be encoded.
+#[test]
+fn an_empty_negative_prompt_is_zeros_or_a_text() {
+    let rules = TextRules { zero_empty_negative: true, ..XL };
+    let towers = TextTowers::new(vec![tower("l"), tower("g")], rules);
+    let negative = |encode_empty| -> Vec<f32> {
+        let schedules = Schedules {
+            prompts: &[vec![Text::from("a cat")]],
+            weights: &[1.0],
+            negatives: Some(&[Text::from("")]),
+            wordings: &[Wording { prompts: vec![0], negative: 0 }],
+            syntax: PromptSyntax::A1111,
+            emphasis: Emphasis::Original,
+            encode_empty,
+            clip_skip: 1,
+            size: ImageSize::new(64, 64).unwrap(),
+        };
+        let found = towers.encode_until(&schedules, &Cancel::new()).unwrap().remove(0);
+        found.context.get(0).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    };
+    assert!(negative(false).iter().all(|x| *x == 0.0));
+    let empty = encoded(&["l", "g"], XL, "", PromptSyntax::A1111).context;
+    assert_eq!(negative(true), empty.flatten_all().unwrap().to_vec1::<f32>().unwrap());
 }

@@ -166,7 +166,13 @@ impl Flags {
         ];
         let words =
             words.into_iter().filter_map(|(key, word)| Some((key.to_owned(), word?.into())));
-        self.request.values().clone().into_iter().chain(words).collect()
+        let mut values: Map<String, Value> =
+            self.request.values().clone().into_iter().chain(words).collect();
+        // An empty negative prompt that is given is a text; one that is left out is none.
+        if values.get("negative_prompt").and_then(Value::as_str) == Some("") {
+            values.entry("encode_empty").or_insert(true.into());
+        }
+        values
     }
 
     /// Lays the values of these flags over `layers`.

@@ -47,6 +47,8 @@ pub struct Schedules<'a> {
     pub syntax: PromptSyntax,
     /// What A1111's weights do.
     pub emphasis: Emphasis,
+    /// Whether an empty negative prompt is encoded where the model has zeros for one that is left out.
+    pub encode_empty: bool,
     /// 1 = the last layer that the family uses; acts on the prompt alone.
     pub clip_skip: usize,
     /// Picture size, for SDXL.
@@ -167,6 +169,7 @@ impl TextTowers {
             wordings: &[Wording { prompts: vec![0], negative: 0 }],
             syntax,
             emphasis: Emphasis::Original,
+            encode_empty: false,
             clip_skip,
             size,
         };
@@ -194,7 +197,9 @@ impl TextTowers {
         // diffusers reads negative prompts at the last layer whatever the prompt's skip is.
         let (positives, negatives) = match texts.negatives {
             None => (encode(&groups, texts.clip_skip)?, None),
-            Some([Text { first: "", second: None }]) if self.rules.zero_empty_negative => {
+            Some([Text { first: "", second: None }])
+                if self.rules.zero_empty_negative && !texts.encode_empty =>
+            {
                 (encode(&groups, texts.clip_skip)?, None)
             }
             Some(negatives) => {

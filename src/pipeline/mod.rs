@@ -194,6 +194,9 @@ impl Pipeline {
             let why = "this model has one text encoder; a second prompt needs SDXL";
             return Err(Error::bad_request(field, text, why));
         }
+        // Elsewhere an empty negative prompt is encoded anyway.
+        plan.encode_empty &=
+            plan.negative_prompt.is_empty() && model.parts.text_rules().zero_empty_negative;
         plan.simplify(|text| model.fits(text));
         plan.warnings = found.take();
         Ok(plan)

@@ -73,6 +73,7 @@ impl Model {
             wordings: script.wordings(),
             syntax: plan.prompt_syntax,
             emphasis: plan.emphasis,
+            encode_empty: plan.encode_empty,
             clip_skip: plan.clip_skip,
             size: plan.size()?,
         };

@@ -1,7 +1,7 @@
 //! The fully resolved plan of a request: what the pipeline runs and what is written into pictures.
 
 use super::fields::{self, Field, Label};
-use super::request::{Request, is_one, is_zero, one};
+use super::request::{Request, is_false, is_one, is_zero, one};
 use super::warning::Warning;
 use crate::error::Result;
 use crate::family::Defaults;
@@ -23,6 +23,9 @@ pub struct Plan {
     /// Which program's syntax both prompts are written in; plain where they hold none of it and fit the text encoder.
     #[serde(default = "plain", skip_serializing_if = "is_plain")]
     pub prompt_syntax: PromptSyntax,
+    /// Whether an empty negative prompt is encoded where the model has zeros for one that is left out.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub encode_empty: bool,
     /// What A1111's weights do.
     #[serde(default, skip_serializing_if = "Emphasis::is_original")]
     pub emphasis: Emphasis,
@@ -99,6 +102,7 @@ macro_rules! with_same {
         $type {
             prompt_2: $from.prompt_2.clone(),
             emphasis: $from.emphasis,
+            encode_empty: $from.encode_empty,
             negative_prompt_2: $from.negative_prompt_2.clone(),
             guidance_interval: $from.guidance_interval,
             reuse: $from.reuse,

@@ -24,6 +24,10 @@ pub struct Request {
     /// Which program's syntax both prompts are written in; `None` is A1111's. What earlier versions drew is `plain`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_syntax: Option<PromptSyntax>,
+    /// Whether an empty negative prompt is encoded, as diffusers does with one that is given, where a model (SDXL) has zeros
+    /// for one that is left out.
+    #[serde(skip_serializing_if = "is_false")]
+    pub encode_empty: bool,
     /// What A1111's weights do.
     #[serde(skip_serializing_if = "Emphasis::is_original")]
     pub emphasis: Emphasis,
@@ -82,6 +86,7 @@ impl Default for Request {
             prompt: String::new(),
             negative_prompt: String::new(),
             prompt_syntax: None,
+            encode_empty: false,
             emphasis: Emphasis::Original,
             prompt_2: None,
             negative_prompt_2: None,
@@ -116,6 +121,11 @@ pub(super) fn is_one(number: &usize) -> bool {
 #[allow(clippy::trivially_copy_pass_by_ref)] // serde asks for it
 pub(super) fn is_zero(number: &f64) -> bool {
     *number == 0.0
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde asks for it
+pub(super) fn is_false(switch: &bool) -> bool {
+    !*switch
 }
 
 pub(super) fn one() -> usize {

@@ -60,6 +60,7 @@ mod tests {
             prompt: "a fox".into(),
             negative_prompt: "fog".into(),
             prompt_syntax: Some(PromptSyntax::Comfy),
+            encode_empty: true,
             emphasis: Emphasis::NoNorm,
             prompt_2: Some("a fox in snow".into()),
             negative_prompt_2: Some("rain".into()),

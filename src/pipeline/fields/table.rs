@@ -113,6 +113,27 @@ pub const FIELDS: &[Field] = &[
         ..ROW
     },
     Field {
+        key: "encode_empty",
+        sets: &["encode_empty"],
+        flag: Some(Flag {
+            long: "encode-empty",
+            value: "",
+            place: 15,
+            help: "Encode an empty negative prompt where SDXL has zeros for one that is left out (-N '' does, too)",
+            ..PICTURE
+        }),
+        label: Some(Label {
+            name: "Empty negative prompt",
+            place: 13,
+            own: true,
+            write: Some(|r| r.encode_empty.then(|| "true".into())),
+        }),
+        read: switch,
+        write: |r| some(Some(r.encode_empty)),
+        neutral: "false",
+        ..ROW
+    },
+    Field {
         key: "prompt_2",
         sets: &["prompt_2"],
         flag: Some(Flag {
