@@ -38,7 +38,7 @@ impl Store {
     /// Every collection of wildcards in the folders `wildcards` of the folders of prompts. Of two files with one name the
     /// first one counts.
     ///
-    /// `NAME.txt` holds a value a line; `NAME.json` a list, or lists by names. Hidden files and folders are passed over, and
+    /// `NAME.txt` holds a value a line; `NAME.json` a list, or lists by names, and so does `NAME.yaml` (feature `yaml`). Hidden files and folders are passed over, and
     /// so are links that lead out of the folder.
     ///
     /// # Errors
@@ -121,6 +121,12 @@ impl Walk<'_> {
                     let place = Place { prefix, stem };
                     place.read(&json, all).in_file(&path)?;
                 }
+                "yaml" => {
+                    left.take(&path)?;
+                    let text = input::text(&path, LONGEST, "a file of wildcards")?;
+                    let place = Place { prefix, stem };
+                    place.read_yaml(&text, all).in_file(&path)?;
+                }
                 _ => {}
             }
         }
@@ -143,6 +149,24 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
+    #[cfg(feature = "yaml")]
+    fn read_yaml(&self, text: &str, all: &mut Collections) -> Result<()> {
+        let json: Json = serde_saphyr::from_str(text).map_err(|error| {
+            let why = error.to_string();
+            Error::bad_request("wildcards", "YAML", why.lines().next().unwrap_or_default())
+        })?;
+        self.read(&json, all)
+    }
+
+    /// Notes that there are wildcards which this build does not read.
+    #[cfg(not(feature = "yaml"))]
+    #[allow(clippy::unnecessary_wraps)] // as with the feature
+    fn read_yaml(&self, _: &str, all: &mut Collections) -> Result<()> {
+        let name = format!("{}{}.yaml", self.prefix, self.stem);
+        all.note(format!("{name} was not read, which takes a build with the feature yaml"));
+        Ok(())
+    }
+
     fn read(&self, json: &Json, all: &mut Collections) -> Result<()> {
         match json {
             Json::Array(list) => {
@@ -255,6 +279,22 @@ mod tests {
         let all = store.with_prompts(&[other]).wildcards().unwrap();
         assert_eq!(texts(&all, "colours"), ["black"]);
         assert_eq!(all.len(), 5);
+    }
+
+    #[test]
+    fn yaml_is_read_or_named() {
+        let pantry = "clothes:\n  hats:\n    - cap\n    - top hat\n  shoes: boots\nmood:\n  - 3::calm\n  - wild\n  - text: odd\n    weight: 2\n";
+        let (_folder, store) = store(&[("pantry.yaml", pantry)]);
+        let all = store.wildcards().unwrap();
+        if cfg!(feature = "yaml") {
+            assert_eq!(texts(&all, "clothes/*"), ["boots", "cap", "top hat"]);
+            let weights: Vec<f64> = all.matching("mood").iter().map(|v| v.weight).collect();
+            assert_eq!(weights, [3.0, 2.0, 1.0]);
+        } else {
+            use crate::prompt::expand::Template;
+            let error = Template::parse("__mood__").unwrap().all(&all).next().unwrap().unwrap_err();
+            assert!(error.why.contains("pantry.yaml was not read"), "{error}");
+        }
     }
 
     #[test]

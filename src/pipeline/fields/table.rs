@@ -97,19 +97,12 @@ pub const FIELDS: &[Field] = &[
                  (multiplied), ignore (brackets are read, weights left out) or none (brackets are text) [default: original]",
             ..PICTURE
         }),
-        label: Some(Label {
-            name: "Emphasis",
-            place: 10,
-            write: Some(|r| {
-                Some(r.emphasis).filter(|e| *e != Emphasis::Original).map(|e| e.label().into())
-            }),
-            ..LABEL
-        }),
+        label: Some(Label { name: "Emphasis", place: 10, ..LABEL }),
         setting: Some(Setting { example: "\"no-norm\"", remark: "" }),
         names: || Emphasis::ALL.iter().map(|mode| mode.name()).collect(),
         read: parsed::<Emphasis>,
-        write: |r| vec![r.emphasis.to_string()],
-        neutral: "original",
+        write: |r| vec![r.emphasis.label().to_owned()],
+        neutral: "Original",
         ..ROW
     },
     Field {
@@ -122,12 +115,7 @@ pub const FIELDS: &[Field] = &[
             help: "Encode an empty negative prompt where SDXL has zeros for one that is left out (-N '' does, too)",
             ..PICTURE
         }),
-        label: Some(Label {
-            name: "Empty negative prompt",
-            place: 13,
-            own: true,
-            write: Some(|r| r.encode_empty.then(|| "true".into())),
-        }),
+        label: Some(Label { name: "Empty negative prompt", place: 13, own: true, ..LABEL }),
         read: switch,
         write: |r| some(Some(r.encode_empty)),
         neutral: "false",
