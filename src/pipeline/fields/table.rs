@@ -112,7 +112,7 @@ pub const FIELDS: &[Field] = &[
             long: "encode-empty",
             value: "",
             place: 15,
-            help: "Encode an empty negative prompt where SDXL has zeros for one that is left out (-N '' does, too)",
+            help: "Encode an empty negative prompt where SDXL has zeros for one that is left out (one that is given empty is)",
             ..PICTURE
         }),
         label: Some(Label { name: "Empty negative prompt", place: 13, own: true, ..LABEL }),
