@@ -23,7 +23,7 @@
 //! | 3 | `nn`, `lora` |
 //! | 2 | `weights`, `sampling` |
 //! | 1 | `rng`, `picture`, `kernels`, `prompt` |
-//! | 0 | `error`, `hint`, `input`, `cancel`, `atomic_file`, `size`, `suggest`, `plain`, `room`, `csv` |
+//! | 0 | `error`, `hint`, `input`, `cancel`, `atomic_file`, `size`, `suggest`, `plain`, `room`, `csv`, `written` |
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
@@ -56,6 +56,7 @@ pub mod starter;
 pub mod store;
 mod suggest;
 pub mod weights;
+mod written;
 
 pub use candle_core;
 #[doc(inline)]

@@ -27,6 +27,7 @@ const FLOORS: &[(u8, &[&str])] = &[
             "plain",
             "room",
             "csv",
+            "written",
         ],
     ),
     (1, &["rng", "picture", "kernels", "prompt"]),

@@ -7,7 +7,7 @@ mod support;
 use candle_core::{DType, Device, Tensor};
 use colora::Cancel;
 use colora::conditioning::{
-    ClipKind, Conditioning, Schedules, Text, TextRules, TextTowers, Texts, Tokenizer, Tower,
+    ClipKind, Conditioning, Micro, Schedules, Text, TextRules, TextTowers, Texts, Tokenizer, Tower,
     Wording,
 };
 use colora::models::{ClipConfig, ClipTower};
@@ -284,6 +284,7 @@ fn schedules_are_weighted_together() {
             emphasis: Emphasis::Original,
             encode_empty: false,
             clip_skip: 1,
+            micro: Micro::default(),
             size: ImageSize::new(64, 64).unwrap(),
         };
         let found = towers.encode_until(&schedules, &Cancel::new()).unwrap();
@@ -341,6 +342,7 @@ fn schedules(
         encode_empty: false,
         clip_skip: 1,
         size: ImageSize::new(64, 64).unwrap(),
+        micro: Micro::default(),
     };
     towers.encode_until(&schedules, &Cancel::new()).unwrap().remove(0)
 }
@@ -405,6 +407,7 @@ fn the_second_tower_reads_its_own_text() {
             encode_empty: false,
             clip_skip: 1,
             size: ImageSize::new(64, 64).unwrap(),
+            micro: Micro::default(),
         };
         towers.encode_until(&schedules, &Cancel::new()).unwrap().remove(0)
     };
@@ -436,6 +439,7 @@ fn an_empty_negative_prompt_is_zeros_or_a_text() {
             encode_empty,
             clip_skip: 1,
             size: ImageSize::new(64, 64).unwrap(),
+            micro: Micro::default(),
         };
         let found = towers.encode_until(&schedules, &Cancel::new()).unwrap().remove(0);
         found.context.get(0).unwrap().flatten_all().unwrap().to_vec1().unwrap()

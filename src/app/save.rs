@@ -24,6 +24,8 @@ pub struct SaveOptions {
     pub force: bool,
     /// Whether the record is written into the pictures.
     pub metadata: bool,
+    /// The name of the job by its contents, which the record keeps beside the settings.
+    pub job: Option<String>,
     /// The date and time of day that names hold.
     pub now: Moment,
     /// The place of the job among others whose pictures belong together: they are named as those of one job.
@@ -46,6 +48,7 @@ impl Default for SaveOptions {
             hand_over: false,
             force: false,
             metadata: true,
+            job: None,
             now: Moment::utc(),
             part: None,
         }
@@ -132,7 +135,7 @@ impl SaveOptions {
     ) -> Result<Option<PathBuf>> {
         let Made { plan, model, choice } = *made;
         let texts = if self.metadata {
-            record::texts(plan, image.index, model, choice)?
+            record::of_job(record::texts(plan, image.index, model, choice)?, self.job.as_deref())
         } else {
             png::Texts::default()
         };

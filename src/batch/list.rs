@@ -2,6 +2,7 @@
 //! machine.
 
 use super::draft::Draft;
+use super::pictures;
 use crate::app::expand::{Expand, Templates};
 use crate::app::{Job, Layers, resolver};
 use crate::error::{Error, LineError, Result};
@@ -27,6 +28,8 @@ pub enum Seeds {
     Iterate,
     /// The seed of the batch for all.
     Same,
+    /// As [`Own`](Self::Own), from a seed of the batch that is drawn once.
+    Random,
 }
 
 impl FromStr for Seeds {
@@ -37,7 +40,8 @@ impl FromStr for Seeds {
             "own" => Ok(Self::Own),
             "iterate" => Ok(Self::Iterate),
             "same" => Ok(Self::Same),
-            _ => Err(Error::bad_request("seeds", name, "expected own, iterate or same")),
+            "random" => Ok(Self::Random),
+            _ => Err(Error::bad_request("seeds", name, "expected own, iterate, same or random")),
         }
     }
 }
@@ -51,13 +55,17 @@ pub struct Seeding {
     pub seeds: Seeds,
     /// What becomes of alternatives and wildcards in prompts.
     pub expand: Expand,
+    /// Most jobs of the list; a million unless it says otherwise.
+    pub most: Option<usize>,
 }
 
-/// A job of a file: one picture, whose seed is decided.
-#[derive(Debug, Clone, PartialEq)]
+/// A job of a file, or of a list that a program makes: one picture, whose seed is decided.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Listed {
-    /// The line that asks for it.
+    /// The line that asks for it, from 1.
     pub line: usize,
+    /// Which of the jobs of that line it is, from 0.
+    pub repeat: usize,
     /// The name that the user gave to the picture.
     pub id: Option<String>,
     /// Model and request; its count is 1.
@@ -75,14 +83,15 @@ pub fn list(
 ) -> (Vec<Listed>, Vec<LineError>) {
     let (mut jobs, mut mistakes) = (Vec::new(), Vec::new());
     let words = Words::new(store, seeding);
+    let most = seeding.most.unwrap_or(MOST);
     for (place, draft) in drafts.iter().enumerate() {
         let made = one(draft, base, store).and_then(|job| {
-            let wordings = words.of(&job, MOST - jobs.len().min(MOST))?;
+            let wordings = words.of(&job, most - jobs.len().min(most))?;
             let times = job.request.count.saturating_mul(draft.repeat.unwrap_or(1));
             let times = times.saturating_mul(wordings.len());
             let asked = jobs.len().saturating_add(times);
-            if asked > MOST {
-                let (what, allowed) = ("jobs of a file", MOST as u64);
+            if asked > most {
+                let (what, allowed) = ("jobs of a file", most as u64);
                 return Err(Error::Limit { what, allowed, asked: asked as u64 });
             }
             Ok((wordings, times))
@@ -157,6 +166,9 @@ impl<'a> Words<'a> {
 /// The job of a draft, checked as far as that needs no model.
 fn one(draft: &Draft, base: &Layers, store: &Store) -> Result<Job> {
     let mut layers = base.clone();
+    if let Some(path) = &draft.from {
+        layers.picture_beneath(&pictures::record(path, draft, base, store)?, path)?;
+    }
     layers.caller(draft.values.clone());
     let mut job = layers.job()?;
     if let Some(name) = &draft.stack {
@@ -191,7 +203,7 @@ fn repeated(draft: &Draft, job: &Job, seeding: Seeding, at: &Place) -> Listed {
     let mut job = job.clone();
     let seed = match (job.request.seed, seeding.seeds) {
         (Some(seed), _) => seed.wrapping_add(at.repeat as u64),
-        (None, Seeds::Own) => own_seed(seeding.seed, at),
+        (None, Seeds::Own | Seeds::Random) => own_seed(seeding.seed, at),
         (None, Seeds::Iterate) => seeding.seed.wrapping_add(at.before as u64),
         (None, Seeds::Same) => seeding.seed.wrapping_add(at.repeat as u64),
     };
@@ -202,7 +214,7 @@ fn repeated(draft: &Draft, job: &Job, seeding: Seeding, at: &Place) -> Listed {
         _ => format!("{id}-{}", at.repeat + 1),
     };
     let id = draft.id.as_ref().map(numbered);
-    Listed { line: draft.line, id, job, labels: draft.labels.clone() }
+    Listed { line: draft.line, repeat: at.repeat, id, job, labels: draft.labels.clone() }
 }
 
 /// 32 bits that depend on nothing but the seed of the batch and the place.

@@ -2,7 +2,7 @@
 
 use super::chunks::Chunk;
 use super::weighting::{Weighted, apply, is_one};
-use super::{AESTHETIC_SCORE, Conditioning, NEGATIVE_AESTHETIC_SCORE, TextTowers, Tower};
+use super::{Conditioning, Micro, TextTowers, Tower};
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::models::AddedCondition;
@@ -53,6 +53,8 @@ pub struct Schedules<'a> {
     pub clip_skip: usize,
     /// Picture size, for SDXL.
     pub size: ImageSize,
+    /// What SDXL is told of sizes beside it.
+    pub micro: Micro,
 }
 
 /// A text, which towers may read differently.
@@ -172,6 +174,7 @@ impl TextTowers {
             encode_empty: false,
             clip_skip,
             size,
+            micro: Micro::default(),
         };
         let found = self.encode_until(&schedules, &Cancel::new())?.pop();
         found.ok_or_else(|| Error::Internal("a text without features".into()))
@@ -240,17 +243,14 @@ impl TextTowers {
         reading: Reading,
         cancel: &Cancel,
     ) -> Result<Conditioning> {
-        let mut scores = vec![AESTHETIC_SCORE; positives.len()];
-        if negative.is_some() {
-            scores.insert(0, NEGATIVE_AESTHETIC_SCORE);
-        }
+        let rows = (negative.is_some(), positives.len());
         let all: Vec<Encoded> = negative.into_iter().chain(positives).collect();
         let all = self.equally_long(all, reading, cancel)?;
         let contexts: Vec<&Tensor> = all.iter().map(|part| &part.context).collect();
         let context = Tensor::cat(&contexts, 0)?;
         let added = if self.rules.added {
             let pooled: Vec<&Tensor> = all.iter().map(|part| &part.pooled).collect();
-            let micro = self.micro(texts.size, &scores, context.device())?;
+            let micro = self.told(&texts.micro, texts.size, rows, context.device())?;
             Some(AddedCondition { pooled: Tensor::cat(&pooled, 0)?, micro })
         } else {
             None
