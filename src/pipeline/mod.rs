@@ -35,6 +35,7 @@ mod script;
 mod start;
 mod steps;
 mod timeline;
+mod tokens;
 mod warning;
 
 pub use crate::kernels::{Ceilings, KernelKind, Work};
@@ -53,6 +54,7 @@ pub use run::Run;
 pub use start::Start;
 pub use steps::{StepView, Steps};
 pub use timeline::{Acting, Depth, Estimate, Phase, Role, Timeline};
+pub use tokens::TokenCount;
 pub use warning::Warning;
 
 use crate::error::{Error, Result};
@@ -204,6 +206,13 @@ impl Pipeline {
                 format!("the text encoder has {depth} layers"),
             ));
         }
+        if let Some((field, text)) = plan.second_prompt().filter(|_| model.parts.text.len() < 2) {
+            let why = "this model has one text encoder; a second prompt needs SDXL";
+            return Err(Error::bad_request(field, text, why));
+        }
+        // Elsewhere an empty negative prompt is encoded anyway.
+        plan.encode_empty &=
+            plan.negative_prompt.is_empty() && model.parts.text_rules().zero_empty_negative;
         plan.simplify(|text| model.fits(text) && model.called(&[text]).is_empty());
         plan.warnings = found.take();
         Ok(plan)

@@ -16,8 +16,10 @@ mod hub;
 mod list;
 mod lora;
 mod place;
+mod prompts;
 mod snapshot;
 mod stack;
+mod styles;
 mod table;
 
 pub use actual::actual;
@@ -74,6 +76,7 @@ pub type Progress<'a> = &'a dyn Fn(&Transfer);
 pub struct Store {
     folders: Vec<PathBuf>,
     lora_folders: Vec<PathBuf>,
+    prompt_folders: Vec<PathBuf>,
     cache: HubCache,
     hashes: hashes::HashCache,
 }
@@ -87,10 +90,16 @@ impl Store {
         folders.push(folder.join("models"));
         let data = data_dir(env).map(|data| data.join("colora"));
         folders.extend(data.iter().map(|data| data.join("models")));
-        let lora_folders =
-            [folder.join("loras")].into_iter().chain(data.map(|data| data.join("loras"))).collect();
+        let lora_folders = [folder.join("loras")]
+            .into_iter()
+            .chain(data.iter().map(|data| data.join("loras")))
+            .collect();
+        let prompt_folders = [folder.join("prompts")]
+            .into_iter()
+            .chain(data.map(|data| data.join("prompts")))
+            .collect();
         let hashes = hashes::HashCache::new(env);
-        Self { folders, lora_folders, cache: HubCache::new(env), hashes }
+        Self { folders, lora_folders, prompt_folders, cache: HubCache::new(env), hashes }
     }
 
     /// The folders that are searched by name, in order, whether they exist or not.
