@@ -25,6 +25,7 @@ mod report;
 mod request_flags;
 mod samplers;
 mod style;
+mod sweep;
 mod threads;
 mod verb;
 mod warnings;
@@ -87,6 +88,8 @@ enum Command {
     Generate(Box<flags::Flags>),
     /// Make the pictures of a file of prompts; go on where a run before ended
     Batch(Box<batch::Args>),
+    /// Make pictures that differ along axes, side by side (an X/Y/Z plot)
+    Sweep(Box<sweep::Args>),
     /// List, look into and download models
     Model(model::Args),
     /// List, look into, check, convert, merge and make LoRAs
@@ -180,6 +183,7 @@ fn dispatch(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Generate(flags) => generate::run(&flags, cli.talk),
         Command::Batch(args) => batch::run(&args, cli.talk),
+        Command::Sweep(args) => sweep::run(&args, cli.talk),
         Command::Model(args) => {
             threads::limit(None, cli.talk)?;
             model::run(args, cli.talk)

@@ -7,6 +7,7 @@
 
 mod metadata;
 pub mod png;
+pub mod sheet;
 
 pub use metadata::Parameters;
 
