@@ -24,6 +24,7 @@ mod progress;
 mod report;
 mod request_flags;
 mod samplers;
+mod sheet;
 mod style;
 mod sweep;
 mod threads;
@@ -90,6 +91,8 @@ enum Command {
     Batch(Box<batch::Args>),
     /// Make pictures that differ along axes, side by side (an X/Y/Z plot)
     Sweep(Box<sweep::Args>),
+    /// Put the pictures of a folder on one sheet and on a page to look through
+    Sheet(sheet::Args),
     /// List, look into and download models
     Model(model::Args),
     /// List, look into, check, convert, merge and make LoRAs
@@ -184,6 +187,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         Command::Generate(flags) => generate::run(&flags, cli.talk),
         Command::Batch(args) => batch::run(&args, cli.talk),
         Command::Sweep(args) => sweep::run(&args, cli.talk),
+        Command::Sheet(args) => sheet::run(&args, cli.talk),
         Command::Model(args) => {
             threads::limit(None, cli.talk)?;
             model::run(args, cli.talk)

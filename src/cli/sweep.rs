@@ -14,7 +14,7 @@ use crate::app::{Layers, Pool, SCHEMA, Setup, Unobserved, resolver};
 use crate::batch::{self, Checked, Head, Options, Ready, Work};
 use crate::error::{Error, Fault, LineError};
 use crate::pipeline::{Cancel, DTypeChoice, DeviceChoice, Memory, Pipeline, random_seed};
-use crate::sweep::{Axis, Cells, Gallery, GridOptions, Sweep};
+use crate::sweep::{Axis, Cells, Gallery, GridOptions, Sharing, Sweep};
 use crate::weights::Quantisation;
 use anyhow::{Context, Result};
 use cells::Table;
@@ -42,6 +42,9 @@ Values: 1,2,3 with quotes for commas; 0..1:0.25 (a step), 0..1/5 (so many), 1..4
 
 The folder holds sweep.png (the grid), sweep.html (to look through), sweep.json and the cells. The same
 command with more values draws only the new cells.";
+
+/// Bytes of the estimates of steps that cells may have in common: 2000 steps of 512x512 pictures.
+const SHARED: u64 = 256 << 20;
 
 /// What `colora sweep` accepts.
 #[allow(clippy::struct_excessive_bools)] // each is a switch of its own
@@ -165,14 +168,17 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
     let cancel = Cancel::new();
     interrupt::install(&cancel)?;
     let memory = if args.low_memory { Memory::Low } else { Memory::Resident };
-    let opened = Pipeline::options().memory(memory);
+    let opened = Pipeline::options().memory(memory).shared_steps(SHARED);
     let pools = || Pool::cancelled_by(setup.store.clone(), &cancel).opened_with(opened.clone());
     let (sweep, folder) = sweep(args, &setup)?;
     let cells = sweep.cells(&setup.store)?;
-    let mut table = check(&sweep, cells, &pools(), &cancel, talk)?;
+    let first = pools();
+    let mut table = check(&sweep, cells, &first, &cancel, talk)?;
     batch::order(&mut table.jobs);
+    let sharing = Sharing::of(&table.jobs, &first, &cancel)?;
+    drop(first);
     if args.dry_run {
-        return dry_run::print(&sweep, &table, &folder, args.json);
+        return dry_run::print(&sweep, &table, &sharing, &folder, args.json);
     }
     let options = Options {
         folder: folder.join(cells::FOLDER),
@@ -190,7 +196,7 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
     let todo = work.todo(&table.jobs, &folder)?;
     head.write(&table.jobs, &options.folder)?;
     table.gallery(&sweep).write(&folder)?;
-    dry_run::say(&sweep, &table, &todo, talk);
+    dry_run::say(&sweep, &sharing, &todo, talk);
     let progress = Progress::new(args.progress, talk, args.json);
     let speaker = Speaker::new(&progress, talk, args.json, &todo);
     let done = work.run(&table.jobs, &todo, &pools, &|what| speaker.hear(what), &cancel);
@@ -259,7 +265,7 @@ fn finish(args: &Args, sweep: &Sweep, table: &Table, folder: &Path, talk: Talk) 
     gallery.write(folder)?;
     let first = table.jobs.iter().min_by_key(|job| job.line);
     let parameters = first.map(|Ready { plan, job, .. }| plan.parameters(0, job.model_name()));
-    let options = GridOptions { webp: args.webp, columns: None, parameters };
+    let options = GridOptions { webp: args.webp, parameters, ..GridOptions::default() };
     let written = gallery.draw(folder, "sweep", &options)?;
     for grid in &written {
         if grid.scale < 1.0 {
@@ -273,6 +279,7 @@ fn finish(args: &Args, sweep: &Sweep, table: &Table, folder: &Path, talk: Talk) 
     for path in written.iter().map(|grid| &grid.path) {
         print(args, "grid", path)?;
     }
+    print(args, "page", &gallery.write_page(folder, "sweep", args.inline)?)?;
     let failed = table.failed.len() + table.impossible.len();
     match failed {
         0 => Ok(()),

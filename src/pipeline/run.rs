@@ -7,6 +7,7 @@ use super::networks::{Stacks, network_key};
 use super::replay::{Session, working};
 use super::residency::Running;
 use super::start::Start;
+use super::shared::{Naming, Shares};
 use super::steps::{Image, Prepared, Steps};
 use super::timeline::{Acting, Role, Timeline};
 use super::warning::Warning;
@@ -152,6 +153,7 @@ impl Run {
             return Err(Error::bad_request("images", "none", "expected at least one image"));
         }
         let Self { model, plan, timeline, start, running, .. } = self;
+        let own = sampling.is_none();
         let (integrator, grid) = match sampling {
             Some(Sampling { integrator, grid }) => (integrator, Arc::new(grid)),
             None => (model.integrator(plan)?, self.grid.clone()),
@@ -176,7 +178,14 @@ impl Run {
             let index = *index;
             Image { index, seed: plan.seed.wrapping_add(index as u64) }
         };
-        let images = images.iter().map(image).collect();
+        let images: Vec<Image> = images.iter().map(image).collect();
+        let names = match &model.residency.steps {
+            Some(_) if own => {
+                let seeds: Vec<u64> = images.iter().map(|image| image.seed).collect();
+                self.naming().by_features(&seeds, &estimators)?
+            }
+            _ => None,
+        };
         let prepared = Prepared {
             model: model.clone(),
             plan,
@@ -185,6 +194,7 @@ impl Run {
             grid,
             start,
             estimators: &estimators,
+            names: names.unwrap_or_default(),
             spent,
             running: running.clone(),
             cancel: watch.cancel.clone(),
@@ -192,6 +202,21 @@ impl Run {
             at_work,
         };
         Steps::new(prepared, images)
+    }
+
+    /// What this run takes of what other runs of the pipeline take, too. Nothing is computed for it.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] for a plan that is no JSON, which no plan is.
+    pub fn shares(&self) -> Result<Shares> {
+        self.naming().shares()
+    }
+
+    /// What the names of its steps are made of.
+    fn naming(&self) -> Naming<'_> {
+        let Self { plan, timeline, grid, stacks, apply, model, .. } = self;
+        let embedded = model.parts.unet.time_cond_proj_dim.is_some();
+        Naming { plan, timeline, grid, stacks, apply: *apply, embedded }
     }
 
     /// Makes every image of the plan, in order, and hands each over as soon as it is done. As many are evaluated at

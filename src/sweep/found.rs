@@ -61,7 +61,7 @@ fn fitting(glob: &str, store: &Store) -> Result<Vec<String>> {
 }
 
 /// Compares names as people do: digits that follow each other are one number.
-fn natural(a: &str, b: &str) -> Ordering {
+pub(super) fn natural(a: &str, b: &str) -> Ordering {
     let (mut a, mut b) = (a, b);
     while let (Some(x), Some(y)) = (a.chars().next(), b.chars().next()) {
         if x.is_ascii_digit() && y.is_ascii_digit() {

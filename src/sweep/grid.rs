@@ -14,6 +14,8 @@ pub struct GridOptions {
     pub webp: bool,
     /// Pictures beside each other in a gallery without axes; `None`: about as many as below each other.
     pub columns: Option<usize>,
+    /// Longest side that a cell is made smaller to, in pixels.
+    pub cell: Option<usize>,
     /// The settings of the first picture, as programs exchange them; `None`: none are written.
     pub parameters: Option<Parameters>,
 }
@@ -39,7 +41,7 @@ impl Gallery {
         let mut written = Vec::new();
         for page in 0..pages {
             let cells = self.cells_of(page, options.columns);
-            let sheet = self.sheet(page, &cells);
+            let sheet = self.sheet(page, &cells, options.cell);
             let scale = sheet.scale()?;
             let grid = sheet.draw(&mut |number| {
                 Ok(cells.1.get(number).copied().flatten().map_or(Cell::Empty, |cell| self.cell(folder, cell)))
@@ -72,14 +74,17 @@ impl Gallery {
         (columns, (first..first + rows * columns).map(|number| self.cells.get(number)).collect())
     }
 
-    fn sheet(&self, page: usize, (columns, cells): &(usize, Vec<Option<&Shown>>)) -> Sheet {
+    fn sheet(&self, page: usize, (columns, cells): &(usize, Vec<Option<&Shown>>), most: Option<usize>) -> Sheet {
         let labels = |axis: usize| self.axes.get(axis).map_or(&[][..], |axis| &axis.labels);
         // What cannot be made is as large as the others.
         let usual = cells.iter().flatten().map(|cell| (cell.width, cell.height));
         let usual = usual.filter(|size| size.0 > 0).max().unwrap_or((128, 128));
-        let size = |cell: &Option<&Shown>| match cell {
-            Some(cell) if cell.width > 0 && cell.height > 0 => (cell.width, cell.height),
-            _ => usual,
+        let size = |cell: &Option<&Shown>| {
+            let whole = match cell {
+                Some(cell) if cell.width > 0 && cell.height > 0 => (cell.width, cell.height),
+                _ => usual,
+            };
+            most.map_or(whole, |most| within(whole, most))
         };
         let columns = match labels(0) {
             [] => vec![String::new(); *columns],
@@ -133,6 +138,16 @@ impl Gallery {
         }
         Some(parameters.render())
     }
+}
+
+/// A size whose longer side is at most `most`.
+fn within((width, height): (usize, usize), most: usize) -> (usize, usize) {
+    let longest = width.max(height);
+    if longest <= most {
+        return (width, height);
+    }
+    let small = |side: usize| (side * most).div_ceil(longest).max(1);
+    (small(width), small(height))
 }
 
 /// The name that AUTOMATIC1111 has for an axis, ours where it has none.
@@ -193,7 +208,7 @@ mod tests {
         parameters.push("Steps", 2);
         parameters.push("Seed", 9);
         parameters.push("Size", "32x32");
-        let options = GridOptions { webp: true, columns: None, parameters: Some(parameters) };
+        let options = GridOptions { webp: true, parameters: Some(parameters), ..GridOptions::default() };
         let written = gallery.draw(folder.path(), "sweep", &options).unwrap();
         let names: Vec<_> = written.iter().map(|w| w.path.file_name().unwrap().to_str().unwrap()).collect();
         assert_eq!(names, ["sweep-1.png", "sweep-1.webp", "sweep-2.png", "sweep-2.webp"]);
@@ -231,7 +246,7 @@ mod tests {
         gallery.cells.truncate(7);
         gallery.cells.iter_mut().for_each(|cell| cell.caption = "a fox in the snow".into());
         for (columns, expected) in [(None, 3), (Some(7), 7), (Some(99), 7)] {
-            let options = GridOptions { columns, ..GridOptions::default() };
+            let options = GridOptions { columns, cell: Some(16), ..GridOptions::default() };
             let (found, cells) = gallery.cells_of(0, options.columns);
             assert_eq!((found, cells.len() % found), (expected, 0));
             let written = gallery.draw(folder.path(), "sheet", &options).unwrap();

@@ -13,14 +13,19 @@
 
 mod axis;
 mod edit;
+mod folder;
 mod found;
 mod gallery;
 mod grid;
 mod kind;
+mod page;
+mod sharing;
 mod table;
 mod values;
 
 pub use axis::{Axis, AxisValue};
+pub use folder::Command;
 pub use gallery::{FILE, Gallery, Legend, Shown};
 pub use grid::{GridOptions, Written};
+pub use sharing::Sharing;
 pub use table::{Cells, LETTERS, MOST_AXES, Place, Sweep};

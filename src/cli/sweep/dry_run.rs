@@ -4,7 +4,7 @@ use super::cells::Table;
 use crate::app::SCHEMA;
 use crate::batch::Todo;
 use crate::cli::style::{Talk, block, result_json, result_line};
-use crate::sweep::Sweep;
+use crate::sweep::{Sharing, Sweep};
 use anyhow::Result;
 use std::path::Path;
 
@@ -18,14 +18,14 @@ fn axes(sweep: &Sweep) -> String {
 }
 
 /// Says before the work how much of it there is.
-pub(super) fn say(sweep: &Sweep, table: &Table, todo: &Todo, talk: Talk) {
+pub(super) fn say(sweep: &Sweep, sharing: &Sharing, todo: &Todo, talk: Talk) {
     let there = if todo.present == 0 { String::new() } else { format!(", {} are there", todo.present) };
     talk.say(&format!("{}: {} cells{there}", axes(sweep), sweep.len()));
-    let _ = table;
+    talk.say(&sharing.to_string());
 }
 
 /// Prints the cells.
-pub(super) fn print(sweep: &Sweep, table: &Table, folder: &Path, json: bool) -> Result<()> {
+pub(super) fn print(sweep: &Sweep, table: &Table, sharing: &Sharing, folder: &Path, json: bool) -> Result<()> {
     if json {
         for job in &table.jobs {
             let line = serde_json::json!({
@@ -33,9 +33,14 @@ pub(super) fn print(sweep: &Sweep, table: &Table, folder: &Path, json: bool) -> 
             });
             result_json(&line.to_string())?;
         }
-        return Ok(());
+        let line = serde_json::json!({
+            "schema": SCHEMA, "event": "sweep", "cells": sweep.len(), "folder": folder.to_string_lossy(),
+            "models": sharing.models, "texts": sharing.texts, "networks": sharing.networks,
+            "noises": sharing.noises, "steps": sharing.steps, "steps_that_run": sharing.taken,
+        });
+        return result_json(&line.to_string());
     }
-    let mut text = format!("# {}: {} cells into {}; nothing was made", axes(sweep), sweep.len(), folder.display());
+    let mut text = format!("# {}: {} cells into {}; nothing was made\n# {sharing}", axes(sweep), sweep.len(), folder.display());
     for number in 0..sweep.len().min(SHOWN) {
         let line = number + 1;
         let id = table.jobs.iter().find(|job| job.line == *table.same.get(&line).unwrap_or(&line));
