@@ -36,7 +36,9 @@ fn cells_are_single_pictures(world: &World, expected: usize) {
         let single = world.process(&[]);
         let name = format!("{number}.png");
         let mut shell = Command::new("sh");
-        shell.arg("-c").arg(format!("'{}' -q {line} -o {name}", single.get_program().to_str().unwrap()));
+        shell
+            .arg("-c")
+            .arg(format!("'{}' -q {line} -o {name}", single.get_program().to_str().unwrap()));
         shell.current_dir(world.path("")).env_clear();
         for (key, value) in single.get_envs() {
             shell.env(key, value.unwrap_or_default());
@@ -52,7 +54,15 @@ fn cells_are_single_pictures(world: &World, expected: usize) {
 #[test]
 fn twenty_cells_are_twenty_single_pictures() {
     let world = World::new();
-    let axes = ["a red apple", "-S5", "-s2", "-x", "lora.flat=0..1:0.25", "-y", "lora.gold=none,0.3,0.6,1"];
+    let axes = [
+        "a red apple",
+        "-S5",
+        "-s2",
+        "-x",
+        "lora.flat=0..1:0.25",
+        "-y",
+        "lora.gold=none,0.3,0.6,1",
+    ];
     let lines = world.run(&quick(&axes));
     assert_eq!(lines.lines().collect::<Vec<_>>(), ["out/sweep.png", "out/sweep.html"]);
     cells_are_single_pictures(&world, 20);
@@ -71,18 +81,43 @@ fn twenty_cells_are_twenty_single_pictures() {
 fn cells_that_begin_alike_share_their_first_steps() {
     for (axes, shared, pictures) in [
         (
-            &["a fox", "-s8", "-x", "lora.flat.stop=0.25,0.5,0.75", "-y", "sampler=euler-a,dpmpp-2m,unipc"][..],
+            &[
+                "a fox",
+                "-s8",
+                "-x",
+                "lora.flat.stop=0.25,0.5,0.75",
+                "-y",
+                "sampler=euler-a,dpmpp-2m,unipc",
+            ][..],
             3 * 3 * 8 - 3 * (8 + 6 + 4),
             9,
         ),
         (&["a [cat:dog:0.5]", "-s8", "-x", "prompt:0.5=0.25,0.5,0.75"], 2 + 4, 3),
-        (&["a fox", "-s8", "-x", "guidance-interval=0..0.5,0..0.75,none", "--sampler", "heun"], 4 + 6, 3),
-        (&["a fox", "-s4", "--lora-method", "composite", "-l", "gold", "-x", "lora.flat.stop=0.5,none"], 2, 2),
+        (
+            &["a fox", "-s8", "-x", "guidance-interval=0..0.5,0..0.75,none", "--sampler", "heun"],
+            4 + 6,
+            3,
+        ),
+        (
+            &[
+                "a fox",
+                "-s4",
+                "--lora-method",
+                "composite",
+                "-l",
+                "gold",
+                "-x",
+                "lora.flat.stop=0.5,none",
+            ],
+            2,
+            2,
+        ),
     ] {
         let world = World::new();
         let plan = world.run(&quick(&[axes, &["-S3", "--dry-run", "--json"]].concat()));
         let plan = json(plan.lines().last().unwrap());
-        let (steps, run) = (plan["steps"].as_u64().unwrap(), plan["steps_that_run"].as_u64().unwrap());
+        let (steps, run) =
+            (plan["steps"].as_u64().unwrap(), plan["steps_that_run"].as_u64().unwrap());
         assert_eq!(steps - run, shared, "{axes:?}");
         world.run(&quick(&[axes, &["-S3"]].concat()));
         cells_are_single_pictures(&world, pictures);
@@ -153,7 +188,10 @@ fn a_folder_of_loras_and_a_file_of_prompts() {
     let x = format!("lora={loras}/*.safetensors,none");
     let axes = ["-s1", "-S1", "-x", &x, "-y", "prompt=@prompts.txt", "--webp", "--inline"];
     let lines = world.run(&quick(&axes));
-    assert_eq!(lines.lines().collect::<Vec<_>>(), ["out/sweep.png", "out/sweep.webp", "out/sweep.html"]);
+    assert_eq!(
+        lines.lines().collect::<Vec<_>>(),
+        ["out/sweep.png", "out/sweep.webp", "out/sweep.html"]
+    );
     let record = record(&world);
     let labels: Vec<&str> =
         record["axes"][0]["labels"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
@@ -171,10 +209,16 @@ fn a_folder_of_loras_and_a_file_of_prompts() {
 
     world.run(&["batch", "-m", "starter", "--size", "64", "-s1", "-q", "prompts.txt"]);
     let lines = world.run(&["sheet", "prompts-pictures", "--columns", "2"]);
-    assert_eq!(lines.lines().collect::<Vec<_>>(), ["prompts-pictures/sheet.png", "prompts-pictures/sheet.html"]);
+    assert_eq!(
+        lines.lines().collect::<Vec<_>>(),
+        ["prompts-pictures/sheet.png", "prompts-pictures/sheet.html"]
+    );
     let page = fs::read_to_string(world.path("prompts-pictures/sheet.html")).unwrap();
     let first = page.find("aria-label=\"a red apple\"").unwrap();
-    assert!(first < page.find("aria-label=\"a cat, sitting\"").unwrap(), "in the order of the file");
+    assert!(
+        first < page.find("aria-label=\"a cat, sitting\"").unwrap(),
+        "in the order of the file"
+    );
     assert!(page.contains("colora generate"));
     let again = world.run(&["sheet", "prompts-pictures", "--json"]);
     assert_eq!(again.lines().map(json).count(), 2, "the sheet is not a picture of the sheet");

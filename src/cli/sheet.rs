@@ -69,7 +69,8 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
 
 fn print(args: &Args, event: &str, path: &Path) -> Result<()> {
     if args.json {
-        let line = serde_json::json!({"schema": SCHEMA, "event": event, "path": path.to_string_lossy()});
+        let line =
+            serde_json::json!({"schema": SCHEMA, "event": event, "path": path.to_string_lossy()});
         return result_json(&line.to_string());
     }
     result_path(path)

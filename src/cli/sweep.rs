@@ -129,7 +129,8 @@ impl Args {
             ("quantize", self.quantize.map(|kind| kind.to_string())),
             ("device", self.device.map(|device| device.to_string())),
         ];
-        let words = words.into_iter().filter_map(|(key, word)| Some((key.to_owned(), word?.into())));
+        let words =
+            words.into_iter().filter_map(|(key, word)| Some((key.to_owned(), word?.into())));
         self.request.values().clone().into_iter().chain(words).collect()
     }
 

@@ -5,9 +5,9 @@
 //! steps before it are made of. Where an earlier request took the step of that name, the sampler is given the estimates
 //! of then: it computes the same numbers from them, whatever it remembers, and no network is run.
 
+use super::Plan;
 use super::networks::{Estimator, Stacks, network_key};
 use super::timeline::{Depth, Phase, Timeline};
-use super::Plan;
 use crate::conditioning::Conditioning;
 use crate::error::{Error, Result};
 use crate::lora::Apply;
@@ -273,8 +273,11 @@ impl Naming<'_> {
         let prompt = script.prompts().get(prompt).copied().unwrap_or_default();
         let negative = script.negatives().get(negative).copied().filter(|_| guided);
         let Plan { prompt_syntax, clip_skip, width, height, .. } = self.plan;
-        let stack =
-            if stacks.text.is_empty() { String::new() } else { network_key(&stacks.text, self.apply) };
+        let stack = if stacks.text.is_empty() {
+            String::new()
+        } else {
+            network_key(&stacks.text, self.apply)
+        };
         format!("{stack}\n{prompt:?} {negative:?} {prompt_syntax} {clip_skip} {width}x{height}")
     }
 

@@ -37,7 +37,8 @@ pub(super) fn apply(axis: &Axis, value: &AxisValue, job: &mut Job, store: &Store
         }
         Kind::Model(key) => put(job, read(key, text)?),
         Kind::Option(name) => {
-            let mut options = serde_json::to_value(&job.request.sampler_options).unwrap_or_default();
+            let mut options =
+                serde_json::to_value(&job.request.sampler_options).unwrap_or_default();
             if let Value::Object(options) = &mut options {
                 options.remove(*name);
                 if !value.nothing {
@@ -255,7 +256,10 @@ mod tests {
             ("lora.ink=1,none", vec![gold]),
             ("lora.new=0.75", vec![gold, "ink:0.5", "new:0.75"]),
             ("lora=new:0.5", vec![gold, "ink:0.5", "new:0.5"]),
-            ("lora.gold.blocks=MIDD", vec!["gold:unet=1,text=0.5:blocks=MIDD:steps=0..0.5", "ink:0.5"]),
+            (
+                "lora.gold.blocks=MIDD",
+                vec!["gold:unet=1,text=0.5:blocks=MIDD:steps=0..0.5", "ink:0.5"],
+            ),
         ] {
             let edited = edited(&job, spec).unwrap();
             assert_eq!(loras(&edited), expected, "{spec}");

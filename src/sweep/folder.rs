@@ -44,7 +44,11 @@ impl Gallery {
             place(a).cmp(&place(b)).then(names)
         });
         let name = folder.canonicalize().ok();
-        let name = name.as_deref().unwrap_or(folder).file_name().map(|name| name.to_string_lossy().into_owned());
+        let name = name
+            .as_deref()
+            .unwrap_or(folder)
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned());
         let mut gallery = Self::new(name.unwrap_or_else(|| "Pictures".into()));
         gallery.cells = files.iter().map(|file| shown(folder, file, command)).collect();
         Ok(gallery)

@@ -144,10 +144,16 @@ mod tests {
         gallery.seed = Some(u64::MAX);
         gallery.base = Some(Job::from_json(r#"{"prompt":"a fox","steps":2}"#).unwrap());
         gallery.axes.push(Legend { labels: vec!["1".into()], ..Legend::default() });
-        gallery.cells.push(Shown { at: vec![0], file: Some("cells/a.png".into()), ..Shown::default() });
+        gallery.cells.push(Shown {
+            at: vec![0],
+            file: Some("cells/a.png".into()),
+            ..Shown::default()
+        });
         gallery.write(folder.path()).unwrap();
         assert_eq!(Gallery::read(folder.path()).unwrap(), Some(gallery.clone()));
-        for (file, inside) in [("a.png", true), ("../a.png", false), ("/etc/x", false), ("a/../../b", false)] {
+        for (file, inside) in
+            [("a.png", true), ("../a.png", false), ("/etc/x", false), ("a/../../b", false)]
+        {
             let cell = Shown { file: Some(file.into()), ..Shown::default() };
             assert_eq!(gallery.path(folder.path(), &cell).is_some(), inside, "{file}");
         }

@@ -44,7 +44,12 @@ impl Gallery {
             let sheet = self.sheet(page, &cells, options.cell);
             let scale = sheet.scale()?;
             let grid = sheet.draw(&mut |number| {
-                Ok(cells.1.get(number).copied().flatten().map_or(Cell::Empty, |cell| self.cell(folder, cell)))
+                Ok(cells
+                    .1
+                    .get(number)
+                    .copied()
+                    .flatten()
+                    .map_or(Cell::Empty, |cell| self.cell(folder, cell)))
             })?;
             let stem = if pages == 1 { name.to_owned() } else { format!("{name}-{}", page + 1) };
             let texts = png::Texts { parameters: self.parameters(options), colora: None };
@@ -74,7 +79,12 @@ impl Gallery {
         (columns, (first..first + rows * columns).map(|number| self.cells.get(number)).collect())
     }
 
-    fn sheet(&self, page: usize, (columns, cells): &(usize, Vec<Option<&Shown>>), most: Option<usize>) -> Sheet {
+    fn sheet(
+        &self,
+        page: usize,
+        (columns, cells): &(usize, Vec<Option<&Shown>>),
+        most: Option<usize>,
+    ) -> Sheet {
         let labels = |axis: usize| self.axes.get(axis).map_or(&[][..], |axis| &axis.labels);
         // What cannot be made is as large as the others.
         let usual = cells.iter().flatten().map(|cell| (cell.width, cell.height));
@@ -90,13 +100,20 @@ impl Gallery {
             [] => vec![String::new(); *columns],
             labels => labels.to_vec(),
         };
-        let caption = |cell: &Option<&Shown>| cell.map_or_else(String::new, |cell| cell.caption.clone());
+        let caption =
+            |cell: &Option<&Shown>| cell.map_or_else(String::new, |cell| cell.caption.clone());
         let title = labels(2).get(page).cloned();
         Sheet {
-            title: title.unwrap_or_else(|| if self.axes.is_empty() { self.title.clone() } else { String::new() }),
+            title: title.unwrap_or_else(|| {
+                if self.axes.is_empty() { self.title.clone() } else { String::new() }
+            }),
             columns,
             rows: labels(1).to_vec(),
-            captions: if self.axes.is_empty() { cells.iter().map(caption).collect() } else { Vec::new() },
+            captions: if self.axes.is_empty() {
+                cells.iter().map(caption).collect()
+            } else {
+                Vec::new()
+            },
             sizes: cells.iter().map(size).collect(),
         }
     }
@@ -154,8 +171,8 @@ fn within((width, height): (usize, usize), most: usize) -> (usize, usize) {
 fn theirs(axis: &Legend) -> &str {
     match axis.title.as_str() {
         "CFG scale" => "CFG Scale",
-        "Seed" | "Steps" | "Sampler" | "Schedule type" | "Size" | "Clip skip" | "Prompt S/R" | "Prompt order"
-        | "Checkpoint name" | "VAE" | "Nothing" | "Eta" => &axis.title,
+        "Seed" | "Steps" | "Sampler" | "Schedule type" | "Size" | "Clip skip" | "Prompt S/R"
+        | "Prompt order" | "Checkpoint name" | "VAE" | "Nothing" | "Eta" => &axis.title,
         _ => &axis.name,
     }
 }
@@ -186,14 +203,23 @@ mod tests {
     fn gallery(folder: &Path) -> Gallery {
         let mut gallery = Gallery::new("a fox");
         gallery.seed = Some(9);
-        gallery.axes =
-            vec![legend("Steps", &["2", "3"]), legend("Seed", &["-1", "1", "2"]), legend("LoRA", &["a, b", "c"])];
+        gallery.axes = vec![
+            legend("Steps", &["2", "3"]),
+            legend("Seed", &["-1", "1", "2"]),
+            legend("LoRA", &["a, b", "c"]),
+        ];
         for number in 0..12 {
             let file = format!("{number}.png");
             let colour = [number as u8, 77, 5].repeat(32 * 32);
             Picture::new(32, 32, colour).unwrap().save(folder.join(&file), false).unwrap();
             let at = vec![number % 2, number / 2 % 3, number / 6];
-            gallery.cells.push(Shown { at, file: Some(file), width: 32, height: 32, ..Shown::default() });
+            gallery.cells.push(Shown {
+                at,
+                file: Some(file),
+                width: 32,
+                height: 32,
+                ..Shown::default()
+            });
         }
         gallery.cells[0].error = Some("steps = 0".into());
         gallery.cells[1].file = Some("../1.png".into());
@@ -208,9 +234,11 @@ mod tests {
         parameters.push("Steps", 2);
         parameters.push("Seed", 9);
         parameters.push("Size", "32x32");
-        let options = GridOptions { webp: true, parameters: Some(parameters), ..GridOptions::default() };
+        let options =
+            GridOptions { webp: true, parameters: Some(parameters), ..GridOptions::default() };
         let written = gallery.draw(folder.path(), "sweep", &options).unwrap();
-        let names: Vec<_> = written.iter().map(|w| w.path.file_name().unwrap().to_str().unwrap()).collect();
+        let names: Vec<_> =
+            written.iter().map(|w| w.path.file_name().unwrap().to_str().unwrap()).collect();
         assert_eq!(names, ["sweep-1.png", "sweep-1.webp", "sweep-2.png", "sweep-2.webp"]);
         let count = |path: &Path, colour: [u8; 3]| {
             let grid = Picture::open(path).unwrap();
@@ -235,7 +263,10 @@ mod tests {
         ] {
             assert_eq!(read.get(name), Some(value), "{name}");
         }
-        assert!(gallery.draw(folder.path(), "sweep", &GridOptions::default()).is_ok(), "it is replaced");
+        assert!(
+            gallery.draw(folder.path(), "sweep", &GridOptions::default()).is_ok(),
+            "it is replaced"
+        );
     }
 
     #[test]

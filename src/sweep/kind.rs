@@ -154,7 +154,8 @@ impl Kind {
             let (_, part) = PARTS.iter().find(|(known, _)| *known == word)?;
             Some((name, *part))
         });
-        let (name, part) = part.filter(|(name, _)| !name.is_empty()).unwrap_or((lora, Part::Weight));
+        let (name, part) =
+            part.filter(|(name, _)| !name.is_empty()).unwrap_or((lora, Part::Weight));
         Self::Lora { name: name.to_owned(), part }
     }
 
@@ -276,7 +277,9 @@ fn options() -> impl Iterator<Item = (&'static str, &'static str)> {
 
 fn option(wanted: &str) -> Option<&'static str> {
     let bare = wanted.strip_prefix("sampler options.").unwrap_or(wanted);
-    options().find(|(name, label)| plain(name) == bare || plain(label) == bare).map(|(name, _)| name)
+    options()
+        .find(|(name, label)| plain(name) == bare || plain(label) == bare)
+        .map(|(name, _)| name)
 }
 
 fn option_label(name: &str) -> Option<&'static str> {

@@ -27,7 +27,12 @@ impl Gallery {
     ///
     /// # Errors
     /// [`Error::Limit`] for pictures that are too large to be put into the page; what reading and writing give.
-    pub fn write_page(&self, folder: &Path, name: &str, inline: bool) -> Result<std::path::PathBuf> {
+    pub fn write_page(
+        &self,
+        folder: &Path,
+        name: &str,
+        inline: bool,
+    ) -> Result<std::path::PathBuf> {
         let path = folder.join(format!("{name}.html"));
         replace(&path, self.page(folder, inline)?.as_bytes())?;
         Ok(path)
@@ -63,7 +68,13 @@ impl Gallery {
     }
 
     /// Where the page finds a picture; `None` where there is none.
-    fn source(&self, folder: &Path, cell: &Shown, inline: bool, left: &mut u64) -> Result<Option<String>> {
+    fn source(
+        &self,
+        folder: &Path,
+        cell: &Shown,
+        inline: bool,
+        left: &mut u64,
+    ) -> Result<Option<String>> {
         let Some(path) = self.path(folder, cell).filter(|_| cell.error.is_none()) else {
             return Ok(None);
         };
@@ -320,7 +331,8 @@ mod tests {
     fn gallery(axes: usize) -> Gallery {
         let mut gallery = Gallery::new(HOSTILE);
         let labels = vec![HOSTILE.to_owned(), "b".to_owned()];
-        let legend = Legend { name: "x".into(), title: HOSTILE.into(), labels, ..Legend::default() };
+        let legend =
+            Legend { name: "x".into(), title: HOSTILE.into(), labels, ..Legend::default() };
         gallery.axes = vec![legend; axes];
         for number in 0..1 << axes.max(1) {
             gallery.cells.push(Shown {

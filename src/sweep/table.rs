@@ -62,9 +62,14 @@ impl Sweep {
             let why = "a cell is one picture; several seeds are an axis: seed=1..4";
             return Err(Error::bad_request("count", base.request.count, why));
         }
-        let cells = axes.iter().fold(1_u64, |all, axis| all.saturating_mul(axis.values.len() as u64));
+        let cells =
+            axes.iter().fold(1_u64, |all, axis| all.saturating_mul(axis.values.len() as u64));
         if cells > MOST as u64 {
-            return Err(Error::Limit { what: "cells of a sweep", allowed: MOST as u64, asked: cells });
+            return Err(Error::Limit {
+                what: "cells of a sweep",
+                allowed: MOST as u64,
+                asked: cells,
+            });
         }
         let request = &mut base.request;
         request.seed.get_or_insert(seed);
@@ -170,7 +175,8 @@ impl Sweep {
         edits.sort_by_key(|(axis, _)| axis.kind.turn());
         for (axis, at) in edits {
             let Some(value) = axis.values.get(at) else { continue };
-            edit::apply(axis, value, &mut job, store).map_err(|error| of_axis(&axis.name, error))?;
+            edit::apply(axis, value, &mut job, store)
+                .map_err(|error| of_axis(&axis.name, error))?;
         }
         // A random seed is one and the same for all cells.
         job.request.seed = job.request.seed.or(self.base.request.seed);

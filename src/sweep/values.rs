@@ -77,9 +77,8 @@ fn list(text: &str) -> Result<Vec<Written>> {
     loop {
         let begin = rest.trim_start();
         let (value, after) = match begin.strip_prefix('"') {
-            Some(inner) => quoted(inner).ok_or_else(|| {
-                Error::bad_request("values", text, "a quote `\"` is not closed")
-            })?,
+            Some(inner) => quoted(inner)
+                .ok_or_else(|| Error::bad_request("values", text, "a quote `\"` is not closed"))?,
             None => {
                 let end = begin.find(',').unwrap_or(begin.len());
                 (Written::plain(begin[..end].trim_end()), &begin[end..])

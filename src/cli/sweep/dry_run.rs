@@ -19,13 +19,20 @@ fn axes(sweep: &Sweep) -> String {
 
 /// Says before the work how much of it there is.
 pub(super) fn say(sweep: &Sweep, sharing: &Sharing, todo: &Todo, talk: Talk) {
-    let there = if todo.present == 0 { String::new() } else { format!(", {} are there", todo.present) };
+    let there =
+        if todo.present == 0 { String::new() } else { format!(", {} are there", todo.present) };
     talk.say(&format!("{}: {} cells{there}", axes(sweep), sweep.len()));
     talk.say(&sharing.to_string());
 }
 
 /// Prints the cells.
-pub(super) fn print(sweep: &Sweep, table: &Table, sharing: &Sharing, folder: &Path, json: bool) -> Result<()> {
+pub(super) fn print(
+    sweep: &Sweep,
+    table: &Table,
+    sharing: &Sharing,
+    folder: &Path,
+    json: bool,
+) -> Result<()> {
     if json {
         for job in &table.jobs {
             let line = serde_json::json!({
@@ -40,7 +47,12 @@ pub(super) fn print(sweep: &Sweep, table: &Table, sharing: &Sharing, folder: &Pa
         });
         return result_json(&line.to_string());
     }
-    let mut text = format!("# {}: {} cells into {}; nothing was made\n# {sharing}", axes(sweep), sweep.len(), folder.display());
+    let mut text = format!(
+        "# {}: {} cells into {}; nothing was made\n# {sharing}",
+        axes(sweep),
+        sweep.len(),
+        folder.display()
+    );
     for number in 0..sweep.len().min(SHOWN) {
         let line = number + 1;
         let id = table.jobs.iter().find(|job| job.line == *table.same.get(&line).unwrap_or(&line));

@@ -65,7 +65,11 @@ impl<'a> Speaker<'a> {
             Happening::App(app::Event::Pipeline(event)) => self.progress.event(event),
             Happening::Made { job, path, entry } => {
                 if let Some(seconds) = entry.seconds {
-                    let seconds = seconds.load + seconds.compose + seconds.encode + seconds.sample + seconds.decode;
+                    let seconds = seconds.load
+                        + seconds.compose
+                        + seconds.encode
+                        + seconds.sample
+                        + seconds.decode;
                     self.seconds.borrow_mut().insert(job.id.clone(), seconds);
                 }
                 if let Err(error) = self.progress.aside(|| self.print(job, path, entry)) {

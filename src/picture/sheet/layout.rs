@@ -94,7 +94,8 @@ impl Layout {
         let side = beside(sheet, &writer, letters, cell);
         let left = if side == 0 { gap } else { side + 2 * gap };
         let width = left + widths.iter().map(|width| width + gap).sum::<usize>();
-        let mut layout = Self { width, height: gap, letters, scale, cells: Vec::new(), words: Vec::new() };
+        let mut layout =
+            Self { width, height: gap, letters, scale, cells: Vec::new(), words: Vec::new() };
         layout.title(sheet, &writer, gap);
         layout.heads(sheet, &writer, &widths, left, gap);
         for (row, sizes) in sizes.chunks(columns).enumerate() {

@@ -130,12 +130,10 @@ pub fn webp(picture: &Picture) -> Result<Vec<u8>> {
 impl Picture {
     /// The picture at another size, which need not be one that models make.
     fn stretched(&self, width: usize, height: usize) -> Result<Self> {
-        let pixels = image::RgbImage::from_raw(
-            self.width as u32,
-            self.height as u32,
-            self.bytes.clone(),
-        );
-        let pixels = pixels.ok_or_else(|| Error::Internal("a picture with too few bytes".into()))?;
+        let pixels =
+            image::RgbImage::from_raw(self.width as u32, self.height as u32, self.bytes.clone());
+        let pixels =
+            pixels.ok_or_else(|| Error::Internal("a picture with too few bytes".into()))?;
         let filter = image::imageops::FilterType::Triangle;
         let pixels = image::imageops::resize(&pixels, width as u32, height as u32, filter);
         Ok(Self { width, height, bytes: pixels.into_raw() })
@@ -155,7 +153,11 @@ impl Canvas {
     fn words(&mut self, words: &layout::Words) {
         for (number, line) in words.lines.iter().enumerate() {
             let wide = self.writer.width(line);
-            let x = if words.centred { words.x + words.width.saturating_sub(wide) / 2 } else { words.x };
+            let x = if words.centred {
+                words.x + words.width.saturating_sub(wide) / 2
+            } else {
+                words.x
+            };
             let y = words.y + number * self.writer.line();
             let spot = Spot { x: x as f32, y: y as f32, colour: INK };
             self.writer.write(line, &spot, &mut self.pixels, self.width);
@@ -196,7 +198,9 @@ mod tests {
         Sheet {
             title: "Seed: 7".into(),
             columns: (0..columns).map(|n| format!("Steps: {n}")).collect(),
-            rows: (0..rows).map(|n| format!("a very long prompt about a fox, number {n}")).collect(),
+            rows: (0..rows)
+                .map(|n| format!("a very long prompt about a fox, number {n}"))
+                .collect(),
             captions: Vec::new(),
             sizes: vec![(side, side); columns * rows],
         }
@@ -238,7 +242,11 @@ mod tests {
             .unwrap();
         let grey = count(&grid, GREY);
         assert!((128 * 100..128 * 128).contains(&grey), "{grey}");
-        assert_eq!(count(&grid, [1, 2, 3]), 2 * 128 * 128, "pictures of another size are stretched");
+        assert_eq!(
+            count(&grid, [1, 2, 3]),
+            2 * 128 * 128,
+            "pictures of another size are stretched"
+        );
     }
 
     #[test]
@@ -258,9 +266,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let sheet = sheet(2, 2, 32);
         let grid = sheet.draw(&mut |_| Ok(Cell::Picture(flat(32, [9, 9, 9])))).unwrap();
-        for (name, bytes) in
-            [("a.png", png::encode(&grid, &png::Texts::default()).unwrap()), ("a.webp", webp(&grid).unwrap())]
-        {
+        for (name, bytes) in [
+            ("a.png", png::encode(&grid, &png::Texts::default()).unwrap()),
+            ("a.webp", webp(&grid).unwrap()),
+        ] {
             let path = folder.path().join(name);
             std::fs::write(&path, bytes).unwrap();
             assert_eq!(Picture::open(&path).unwrap(), grid, "{name}");

@@ -79,7 +79,9 @@ impl Writer {
             }
             // A piece that fits no line is broken between letters.
             for c in piece.chars() {
-                if !line.is_empty() && c != ' ' && self.width(&(line.clone() + c.encode_utf8(&mut [0; 4]))) > width
+                if !line.is_empty()
+                    && c != ' '
+                    && self.width(&(line.clone() + c.encode_utf8(&mut [0; 4]))) > width
                 {
                     lines.push(std::mem::take(&mut line));
                 }
@@ -114,7 +116,12 @@ impl Writer {
             let id = self.font.glyph_id(c);
             x += before.map_or(0.0, |before| font.kern(before, id));
             let position = point(x, spot.y + font.ascent());
-            self.glyph(id.with_scale_and_position(self.scale(), position), spot.colour, pixels, across);
+            self.glyph(
+                id.with_scale_and_position(self.scale(), position),
+                spot.colour,
+                pixels,
+                across,
+            );
             x += font.h_advance(id);
             before = Some(id);
         }
@@ -151,7 +158,8 @@ mod tests {
     #[test]
     fn lines_are_no_wider_than_they_may_be() {
         let writer = Writer::new(14).unwrap();
-        let text = "a red fox in the snow, masterpiece, averyveryverylongwordwithoutanyspace, Ж Ω é";
+        let text =
+            "a red fox in the snow, masterpiece, averyveryverylongwordwithoutanyspace, Ж Ω é";
         for width in [40, 80, 200, 2000] {
             let lines = writer.lines(text, width, 100);
             assert!(lines.iter().all(|line| writer.width(line) <= width), "{width}: {lines:?}");
