@@ -199,7 +199,7 @@ impl Gallery {
     /// A cell: a picture, or why there is none.
     fn button(&self, number: usize, sources: &[Option<String>]) -> String {
         let Some(cell) = self.cells.get(number) else { return String::new() };
-        let name = escaped(&self.name(cell));
+        let mut name = escaped(&self.name(cell));
         let inner = match sources.get(number).and_then(Option::as_deref) {
             Some(source) => format!(
                 "<img src=\"{}\" alt=\"\" width=\"{}\" height=\"{}\" loading=\"lazy\" decoding=\"async\">",
@@ -208,8 +208,10 @@ impl Gallery {
                 cell.height
             ),
             None => {
-                let why = cell.error.as_deref().unwrap_or("There is no picture.");
-                format!("<span class=\"why\">{}</span>", escaped(why))
+                let why = escaped(cell.error.as_deref().unwrap_or("There is no picture."));
+                // What is seen is what is read aloud.
+                name += &format!(": {why}");
+                format!("<span class=\"why\">{why}</span>")
             }
         };
         format!(

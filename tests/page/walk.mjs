@@ -1,4 +1,4 @@
-// Walks through a page of `colora sweep` with the keyboard, in light and dark, wide and narrow, and looks for what
+// Walks through a page (whose first cells have pictures) of `colora sweep` with the keyboard, in light and dark, wide and narrow, and looks for what
 // axe-core calls barriers. Not a part of `cargo test`, because it needs a browser:
 //   npm install playwright-core axe-core          (in some folder; NODE_PATH leads to its node_modules)
 //   node tests/page/walk.mjs FOLDER/sweep.html SHOTS [CHROMIUM]
@@ -41,6 +41,7 @@ for (const [name, width, height, scheme] of [
   }
   await context.close();
 }
+if (process.env.AXE_ONLY) { await browser.close(); process.exit(failures.length > 0 ? 1 : 0); }
 
 // With the page's own policy.
 const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, acceptDownloads: true });

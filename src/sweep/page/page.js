@@ -18,6 +18,7 @@
   try { best = new Set(JSON.parse(localStorage.getItem(memory) || "[]")); } catch { best = new Set(); }
   const keep = () => { try { localStorage.setItem(memory, JSON.stringify([...best])); } catch { /* nothing is kept */ } };
   const key = (cell) => cell.id || cell.file || JSON.stringify(cell.at);
+  const spoken = (n) => cells[n].name + (cells[n].src ? "" : ": " + (cells[n].error || "There is no picture."));
   const isBest = (n) => best.has(key(cells[n]));
 
   const say = (text) => { byId("said").textContent = text; };
@@ -30,10 +31,10 @@
       button.classList.toggle("best", isBest(n));
       button.classList.toggle("marked", marked.includes(n));
       const state = (isBest(n) ? ", chosen" : "") + (marked.includes(n) ? ", to compare" : "");
-      button.setAttribute("aria-label", cells[n].name + state);
+      button.setAttribute("aria-label", spoken(n) + state);
     }
     const count = cells.filter((_, n) => isBest(n)).length;
-    byId("count").textContent = count + (count === 1 ? " chosen" : " chosen");
+    byId("count").textContent = count + " chosen";
     byId("commands").disabled = count === 0;
     byId("save").disabled = count === 0;
   }
