@@ -223,5 +223,6 @@ fn a_folder_of_loras_and_a_file_of_prompts() {
     let again = world.run(&["sheet", "prompts-pictures", "--json"]);
     assert_eq!(again.lines().map(json).count(), 2, "the sheet is not a picture of the sheet");
     assert!(world.run(&["sheet", "out"]).contains("out/sweep.html"));
-    world.fail(3, &["sheet", ".home"]);
+    world.write("empty/words.txt", "");
+    world.fail(3, &["sheet", "empty"]);
 }

@@ -55,13 +55,13 @@ pub(crate) struct Args {
     #[arg(value_name = "PROMPT", value_hint = ValueHint::Other)]
     prompt: Option<String>,
     /// Columns: NAME=VALUES
-    #[arg(short, long, value_name = "AXIS", required = true, value_parser = lossy())]
+    #[arg(short, long, value_name = "AXIS", required = true, value_parser = lossy(), display_order = 1)]
     x: String,
     /// Rows
-    #[arg(short, long, value_name = "AXIS", value_parser = lossy())]
+    #[arg(short, long, value_name = "AXIS", value_parser = lossy(), display_order = 1)]
     y: Option<String>,
     /// Pages, a grid each
-    #[arg(short, long, value_name = "AXIS", requires = "y", value_parser = lossy())]
+    #[arg(short, long, value_name = "AXIS", requires = "y", value_parser = lossy(), display_order = 1)]
     z: Option<String>,
     /// Model: a name, a file, a folder or hub:owner/name [env: COLORA_MODEL] [default: starter]
     #[arg(short, long, value_name = "MODEL", value_parser = lossy(), value_hint = ValueHint::AnyPath)]

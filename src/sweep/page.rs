@@ -47,7 +47,7 @@ impl Gallery {
         }
         let title = escaped(&self.title);
         let tables = self.tables(&sources);
-        let data = self.data(&sources).to_string().replace('<', "\\u003c");
+        let data = plain::json(&self.data(&sources).to_string()).replace('<', "\\u003c");
         let policy = format!(
             "default-src 'none'; img-src 'self' file: data:; style-src {}; script-src {}; base-uri 'none'; form-action \
              'none'",
