@@ -5,7 +5,6 @@
 //! steps before it are made of. Where an earlier request took the step of that name, the sampler is given the estimates
 //! of then: it computes the same numbers from them, whatever it remembers, and no network is run.
 
-use super::Plan;
 use crate::error::{Error, Result};
 use crate::sampling::{Denoiser, Estimates};
 use candle_core::Tensor;

@@ -26,7 +26,6 @@ pub(super) fn apply(axis: &Axis, value: &AxisValue, job: &mut Job, store: &Store
             let keys = field(key).map_or(&[][..], |row| row.sets);
             put(job, keys.iter().map(|key| ((*key).to_owned(), empty.clone())).collect())
         }
-        Kind::Field(key) => put(job, read(key, text)?),
         Kind::Sampler if value.nothing => {
             let keys = ["sampler", "schedule"].map(|key| (key.to_owned(), Value::Null));
             put(job, keys.into_iter().collect())
@@ -35,7 +34,7 @@ pub(super) fn apply(axis: &Axis, value: &AxisValue, job: &mut Job, store: &Store
         Kind::Model(key) if value.nothing => {
             put(job, Map::from_iter([((*key).to_owned(), Value::Null)]))
         }
-        Kind::Model(key) => put(job, read(key, text)?),
+        Kind::Field(key) | Kind::Model(key) => put(job, read(key, text)?),
         Kind::Option(name) => {
             let mut options =
                 serde_json::to_value(&job.request.sampler_options).unwrap_or_default();
@@ -50,9 +49,8 @@ pub(super) fn apply(axis: &Axis, value: &AxisValue, job: &mut Job, store: &Store
             }
             put(job, Map::from_iter([("sampler_options".to_owned(), options)]))
         }
-        Kind::Stack if value.nothing => Ok(()),
+        Kind::Stack | Kind::Loras if value.nothing => Ok(()),
         Kind::Stack => resolver::stack(store, text, false, &mut job.request),
-        Kind::Loras if value.nothing => Ok(()),
         Kind::Loras => {
             let lora = LoraRef::parse_flag(text)?;
             untagged(job)?;

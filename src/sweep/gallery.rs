@@ -116,10 +116,12 @@ impl Gallery {
     pub(super) fn side(&self, axis: usize) -> usize {
         self.axes.get(axis).map_or(1, |axis| axis.labels.len().max(1))
     }
+}
 
-    /// The path of a picture; `None` where it would leave the folder.
-    pub(super) fn path(&self, folder: &Path, cell: &Shown) -> Option<PathBuf> {
-        let file = Path::new(cell.file.as_deref()?);
+impl Shown {
+    /// The path of the picture; `None` where there is none, or where it would leave the folder.
+    pub(super) fn path(&self, folder: &Path) -> Option<PathBuf> {
+        let file = Path::new(self.file.as_deref()?);
         let inside = file.components().all(|part| matches!(part, std::path::Component::Normal(_)));
         inside.then(|| folder.join(file))
     }
@@ -155,7 +157,7 @@ mod tests {
             [("a.png", true), ("../a.png", false), ("/etc/x", false), ("a/../../b", false)]
         {
             let cell = Shown { file: Some(file.into()), ..Shown::default() };
-            assert_eq!(gallery.path(folder.path(), &cell).is_some(), inside, "{file}");
+            assert_eq!(cell.path(folder.path()).is_some(), inside, "{file}");
         }
         std::fs::write(folder.path().join(FILE), "{").unwrap();
         assert!(matches!(Gallery::read(folder.path()), Err(Error::Corrupt { .. })));

@@ -89,7 +89,7 @@ impl Gallery {
         // What cannot be made is as large as the others.
         let usual = cells.iter().flatten().map(|cell| (cell.width, cell.height));
         let usual = usual.filter(|size| size.0 > 0).max().unwrap_or((128, 128));
-        let size = |cell: &Option<&Shown>| {
+        let size = |cell: Option<&Shown>| {
             let whole = match cell {
                 Some(cell) if cell.width > 0 && cell.height > 0 => (cell.width, cell.height),
                 _ => usual,
@@ -101,7 +101,7 @@ impl Gallery {
             labels => labels.to_vec(),
         };
         let caption =
-            |cell: &Option<&Shown>| cell.map_or_else(String::new, |cell| cell.caption.clone());
+            |cell: Option<&Shown>| cell.map_or_else(String::new, |cell| cell.caption.clone());
         let title = labels(2).get(page).cloned();
         Sheet {
             title: title.unwrap_or_else(|| {
@@ -110,11 +110,11 @@ impl Gallery {
             columns,
             rows: labels(1).to_vec(),
             captions: if self.axes.is_empty() {
-                cells.iter().map(caption).collect()
+                cells.iter().copied().map(caption).collect()
             } else {
                 Vec::new()
             },
-            sizes: cells.iter().map(size).collect(),
+            sizes: cells.iter().copied().map(size).collect(),
         }
     }
 
@@ -122,7 +122,7 @@ impl Gallery {
         if let Some(error) = &cell.error {
             return Cell::Missing(error.clone());
         }
-        match self.path(folder, cell).map(Picture::open) {
+        match cell.path(folder).map(Picture::open) {
             Some(Ok(picture)) => Cell::Picture(picture),
             Some(Err(error)) => Cell::Missing(error.to_string()),
             None => Cell::Missing("not made yet".into()),

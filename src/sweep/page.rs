@@ -75,7 +75,7 @@ impl Gallery {
         inline: bool,
         left: &mut u64,
     ) -> Result<Option<String>> {
-        let Some(path) = self.path(folder, cell).filter(|_| cell.error.is_none()) else {
+        let Some(path) = cell.path(folder).filter(|_| cell.error.is_none()) else {
             return Ok(None);
         };
         if !inline {
@@ -167,9 +167,9 @@ impl Gallery {
             let head = self.axes.get(2).and_then(|axis| axis.labels.get(page));
             let head = head.map(|label| escaped(label));
             let label = head.clone().unwrap_or_else(|| "Pictures".into());
-            let _ = write!(html, "<section aria-label=\"{label}\">\n");
+            let _ = writeln!(html, "<section aria-label=\"{label}\">");
             if let Some(head) = &head {
-                let _ = write!(html, "<h2>{head}</h2>\n");
+                let _ = writeln!(html, "<h2>{head}</h2>");
             }
             let titles: Vec<String> = self.axes.iter().map(|axis| escaped(&axis.title)).collect();
             let caption = titles.iter().take(2).cloned().collect::<Vec<_>>().join(" by ");
@@ -200,19 +200,19 @@ impl Gallery {
     fn button(&self, number: usize, sources: &[Option<String>]) -> String {
         let Some(cell) = self.cells.get(number) else { return String::new() };
         let mut name = escaped(&self.name(cell));
-        let inner = match sources.get(number).and_then(Option::as_deref) {
-            Some(source) => format!(
+        let source = sources.get(number).and_then(Option::as_deref);
+        let inner = if let Some(source) = source {
+            format!(
                 "<img src=\"{}\" alt=\"\" width=\"{}\" height=\"{}\" loading=\"lazy\" decoding=\"async\">",
                 escaped(source),
                 cell.width,
                 cell.height
-            ),
-            None => {
-                let why = escaped(cell.error.as_deref().unwrap_or("There is no picture."));
-                // What is seen is what is read aloud.
-                name += &format!(": {why}");
-                format!("<span class=\"why\">{why}</span>")
-            }
+            )
+        } else {
+            let why = escaped(cell.error.as_deref().unwrap_or("There is no picture."));
+            // What is seen is what is read aloud.
+            name += &format!(": {why}");
+            format!("<span class=\"why\">{why}</span>")
         };
         format!(
             "<button type=\"button\" class=\"cell\" data-cell=\"{number}\" aria-label=\"{name}\">{inner}<span \

@@ -76,13 +76,12 @@ fn list(text: &str) -> Result<Vec<Written>> {
     let mut rest = text;
     loop {
         let begin = rest.trim_start();
-        let (value, after) = match begin.strip_prefix('"') {
-            Some(inner) => quoted(inner)
-                .ok_or_else(|| Error::bad_request("values", text, "a quote `\"` is not closed"))?,
-            None => {
-                let end = begin.find(',').unwrap_or(begin.len());
-                (Written::plain(begin[..end].trim_end()), &begin[end..])
-            }
+        let (value, after) = if let Some(inner) = begin.strip_prefix('"') {
+            let open = || Error::bad_request("values", text, "a quote `\"` is not closed");
+            quoted(inner).ok_or_else(open)?
+        } else {
+            let end = begin.find(',').unwrap_or(begin.len());
+            (Written::plain(begin[..end].trim_end()), &begin[end..])
         };
         let after = after.trim_start();
         values.push(value);

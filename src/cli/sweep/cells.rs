@@ -45,14 +45,12 @@ impl Table {
             .map(|number| {
                 let line = number + 1;
                 let at = sweep.place(number);
-                match jobs.get(self.same.get(&line).unwrap_or(&line)) {
-                    Some(job) => self.shown(job, at),
-                    None => {
-                        let why = self.impossible.get(&line).cloned();
-                        let error = Some(why.unwrap_or_else(|| "cannot be made".into()));
-                        Shown { at, error, ..Shown::default() }
-                    }
+                if let Some(job) = jobs.get(self.same.get(&line).unwrap_or(&line)) {
+                    return self.shown(job, at);
                 }
+                let why = self.impossible.get(&line).cloned();
+                let error = Some(why.unwrap_or_else(|| "cannot be made".into()));
+                Shown { at, error, ..Shown::default() }
             })
             .collect();
         gallery
