@@ -44,12 +44,8 @@ impl Gallery {
             let sheet = self.sheet(page, &cells, options.cell);
             let scale = sheet.scale()?;
             let grid = sheet.draw(&mut |number| {
-                Ok(cells
-                    .1
-                    .get(number)
-                    .copied()
-                    .flatten()
-                    .map_or(Cell::Empty, |cell| self.cell(folder, cell)))
+                let shown = cells.1.get(number).copied().flatten();
+                Ok(shown.map_or(Cell::Empty, |shown| cell(folder, shown)))
             })?;
             let stem = if pages == 1 { name.to_owned() } else { format!("{name}-{}", page + 1) };
             let texts = png::Texts { parameters: self.parameters(options), colora: None };
@@ -118,17 +114,6 @@ impl Gallery {
         }
     }
 
-    fn cell(&self, folder: &Path, cell: &Shown) -> Cell {
-        if let Some(error) = &cell.error {
-            return Cell::Missing(error.clone());
-        }
-        match cell.path(folder).map(Picture::open) {
-            Some(Ok(picture)) => Cell::Picture(picture),
-            Some(Err(error)) => Cell::Missing(error.to_string()),
-            None => Cell::Missing("not made yet".into()),
-        }
-    }
-
     /// The settings of the first picture and the axes, as AUTOMATIC1111 writes them into its grids.
     ///
     /// # Source
@@ -154,6 +139,18 @@ impl Gallery {
             }
         }
         Some(parameters.render())
+    }
+}
+
+/// The picture of a cell, or why there is none.
+fn cell(folder: &Path, cell: &Shown) -> Cell {
+    if let Some(error) = &cell.error {
+        return Cell::Missing(error.clone());
+    }
+    match cell.path(folder).map(Picture::open) {
+        Some(Ok(picture)) => Cell::Picture(picture),
+        Some(Err(error)) => Cell::Missing(error.to_string()),
+        None => Cell::Missing("not made yet".into()),
     }
 }
 
