@@ -29,6 +29,13 @@ pub struct Written {
     pub scale: f64,
 }
 
+/// The cells of one grid.
+struct Page<'a> {
+    columns: usize,
+    /// By rows, full rows of them.
+    cells: Vec<Option<&'a Shown>>,
+}
+
 impl Gallery {
     /// Draws the gallery into `NAME.png`, one file for each value of the third axis (`NAME-1.png`, …); files that are
     /// there are replaced.
@@ -40,11 +47,11 @@ impl Gallery {
         let pages = self.side(2);
         let mut written = Vec::new();
         for page in 0..pages {
-            let cells = self.cells_of(page, options.columns);
-            let sheet = self.sheet(page, &cells, options.cell);
+            let of_page = self.cells_of(page, options.columns);
+            let sheet = self.sheet(page, &of_page, options.cell);
             let scale = sheet.scale()?;
             let grid = sheet.draw(&mut |number| {
-                let shown = cells.1.get(number).copied().flatten();
+                let shown = of_page.cells.get(number).copied().flatten();
                 Ok(shown.map_or(Cell::Empty, |shown| cell(folder, shown)))
             })?;
             let stem = if pages == 1 { name.to_owned() } else { format!("{name}-{}", page + 1) };
@@ -61,26 +68,25 @@ impl Gallery {
         Ok(written)
     }
 
-    /// How many columns a page has, and its cells by rows, full rows of them.
-    fn cells_of(&self, page: usize, columns: Option<usize>) -> (usize, Vec<Option<&Shown>>) {
+    /// The cells of the page `page`; `columns` for a gallery without axes.
+    fn cells_of(&self, page: usize, columns: Option<usize>) -> Page<'_> {
         if self.axes.is_empty() {
             let count = self.cells.len();
             let columns = columns.unwrap_or_else(|| (count as f64).sqrt().ceil() as usize);
             let columns = columns.clamp(1, count.max(1));
             let full = count.div_ceil(columns) * columns;
-            return (columns, (0..full).map(|number| self.cells.get(number)).collect());
+            let cells = (0..full).map(|number| self.cells.get(number)).collect();
+            return Page { columns, cells };
         }
         let (columns, rows) = (self.side(0), self.side(1));
         let first = page * rows * columns;
-        (columns, (first..first + rows * columns).map(|number| self.cells.get(number)).collect())
+        let cells = (first..first + rows * columns).map(|number| self.cells.get(number)).collect();
+        Page { columns, cells }
     }
 
-    fn sheet(
-        &self,
-        page: usize,
-        (columns, cells): &(usize, Vec<Option<&Shown>>),
-        most: Option<usize>,
-    ) -> Sheet {
+    /// The words and sizes of a page; `most`: the longest side of a picture.
+    fn sheet(&self, page: usize, of_page: &Page<'_>, most: Option<usize>) -> Sheet {
+        let Page { columns, cells } = of_page;
         let labels = |axis: usize| self.axes.get(axis).map_or(&[][..], |axis| &axis.labels);
         // What cannot be made is as large as the others.
         let usual = cells.iter().flatten().map(|cell| (cell.width, cell.height));
@@ -90,7 +96,7 @@ impl Gallery {
                 Some(cell) if cell.width > 0 && cell.height > 0 => (cell.width, cell.height),
                 _ => usual,
             };
-            most.map_or(whole, |most| within(whole, most))
+            most.map_or(whole, |most| within(whole.0, whole.1, most))
         };
         let columns = match labels(0) {
             [] => vec![String::new(); *columns],
@@ -155,7 +161,7 @@ fn cell(folder: &Path, cell: &Shown) -> Cell {
 }
 
 /// A size whose longer side is at most `most`.
-fn within((width, height): (usize, usize), most: usize) -> (usize, usize) {
+fn within(width: usize, height: usize, most: usize) -> (usize, usize) {
     let longest = width.max(height);
     if longest <= most {
         return (width, height);
@@ -275,7 +281,7 @@ mod tests {
         gallery.cells.iter_mut().for_each(|cell| cell.caption = "a fox in the snow".into());
         for (columns, expected) in [(None, 3), (Some(7), 7), (Some(99), 7)] {
             let options = GridOptions { columns, cell: Some(16), ..GridOptions::default() };
-            let (found, cells) = gallery.cells_of(0, options.columns);
+            let Page { columns: found, cells } = gallery.cells_of(0, options.columns);
             assert_eq!((found, cells.len() % found), (expected, 0));
             let written = gallery.draw(folder.path(), "sheet", &options).unwrap();
             assert_eq!(written.len(), 1);
