@@ -11,8 +11,12 @@ use super::request_flags::RequestFlags;
 use super::style::{Talk, result_json, result_path};
 use super::{interrupt, setup, threads};
 use crate::app::{Layers, Pool, SCHEMA, Setup, Unobserved, resolver};
-use crate::batch::{self, Checked, Head, Options, Ready, Work};
+use crate::batch::{
+    self, Checked, Folder, JobList, Manifest, Names, Options, Order, Origin, Pictures, Ready, Work,
+};
 use crate::error::{Error, Fault, LineError};
+use crate::family::Defaults;
+use crate::picture::Parameters;
 use crate::pipeline::{Cancel, DTypeChoice, DeviceChoice, Memory, Pipeline, random_seed};
 use crate::sweep::{Axis, Cells, Gallery, GridOptions, Sharing, Sweep};
 use crate::weights::Quantisation;
@@ -22,6 +26,7 @@ use clap::ValueHint;
 use serde_json::{Map, Value};
 use speak::Speaker;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 const EXAMPLES: &str = "\
@@ -175,14 +180,15 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
     let cells = sweep.cells(&setup.store)?;
     let first = pools();
     let mut table = check(&sweep, cells, &first, &cancel, talk)?;
-    batch::order(&mut table.jobs);
+    let origin = Origin { source: "sweep".into(), ..Origin::default() };
+    let list = JobList::new(std::mem::take(&mut table.jobs), origin, Order::Cost);
+    table.jobs.clone_from(&list.jobs);
     let sharing = Sharing::of(&table.jobs, &first, &cancel)?;
     drop(first);
     if args.dry_run {
         return dry_run::print(&sweep, &table, &sharing, &folder, args.json);
     }
     let options = Options {
-        folder: folder.join(cells::FOLDER),
         verify: args.verify,
         // Whoever asks again wants the picture.
         retry_failed: true,
@@ -190,17 +196,22 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
         grace: Duration::try_from_secs_f64(args.grace).map_err(|_| {
             Error::bad_request("grace", args.grace, "expected a number of seconds, at least 0")
         })?,
+        ..Options::default()
     };
     refuse_others(&folder)?;
-    let mut work = Work::open(options.clone(), table.jobs.len())?;
-    let head = Head::of(&table.jobs, Path::new("sweep"), "");
+    let place = folder.join(cells::FOLDER);
+    let storage = Arc::new(Folder::open(&place)?);
+    let manifest = Manifest::open(&place, batch::WHOLE)?;
+    let pictures = Pictures::list(storage, Names::of_ids(table.jobs.len()))?;
+    let mut work = Work::new(options, pictures, manifest, &pools);
     let todo = work.todo(&table.jobs, &folder)?;
-    head.write(&table.jobs, &options.folder)?;
+    // A sweep with other values goes on in the same folder.
+    list.write(&place, true)?;
     table.gallery(&sweep).write(&folder)?;
     dry_run::say(&sweep, &sharing, &todo, talk);
     let progress = Progress::new(args.progress, talk, args.json);
     let speaker = Speaker::new(&progress, talk, args.json, &todo);
-    let done = work.run(&table.jobs, &todo, &pools, &|what| speaker.hear(what), &cancel);
+    let done = work.run(&table.jobs, &todo, &|event| speaker.hear(event), &cancel);
     progress.finish();
     if let Some(error) = speaker.failure() {
         return Err(error);
@@ -265,7 +276,7 @@ fn finish(args: &Args, sweep: &Sweep, table: &Table, folder: &Path, talk: Talk) 
     let gallery = table.gallery(sweep);
     gallery.write(folder)?;
     let first = table.jobs.iter().min_by_key(|job| job.line);
-    let parameters = first.map(|Ready { plan, job, .. }| plan.parameters(0, job.model_name()));
+    let parameters = first.map(parameters).transpose()?;
     let options = GridOptions { webp: args.webp, parameters, ..GridOptions::default() };
     let written = gallery.draw(folder, "sweep", &options)?;
     for grid in &written {
@@ -286,6 +297,13 @@ fn finish(args: &Args, sweep: &Sweep, table: &Table, folder: &Path, talk: Talk) 
         0 => Ok(()),
         failed => Err(Error::Jobs { failed, of: sweep.len() }.into()),
     }
+}
+
+/// The settings of a cell as programs exchange them.
+fn parameters(ready: &Ready) -> Result<Parameters, Error> {
+    let job = ready.job()?;
+    let plan = job.request.plan(&Defaults::of_unknown_model(), ready.seed)?;
+    Ok(plan.parameters(0, job.model_name()))
 }
 
 fn print(args: &Args, event: &str, path: &Path) -> Result<()> {

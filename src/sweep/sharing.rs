@@ -42,27 +42,21 @@ impl Sharing {
         for job in jobs {
             cancel.check()?;
             // What cannot be prepared fails when it is made, and is told then.
-            let shares = if sharing.jobs < MOST && job.doomed.is_none() {
-                pool.open(&job.job, cancel, &|_| ())
-                    .and_then(|pipeline| pipeline.prepare_observed(&job.plan, &Silent, cancel))
-                    .and_then(|run| run.shares())
-                    .ok()
-            } else {
-                None
-            };
+            let countable = sharing.jobs < MOST && job.networks.doomed.is_none();
+            let shares = if countable { shares(job, pool, cancel).ok() } else { None };
             let Some(Shares { networks, texts, steps, .. }) = shares else {
                 sharing.uncounted += 1;
                 continue;
             };
-            let seen = models.entry(&job.model).or_default();
+            let seen = models.entry(&job.networks.model).or_default();
             sharing.jobs += 1;
-            sharing.steps += job.plan.steps;
-            let unnamed = job.plan.steps - steps.len().min(job.plan.steps);
+            sharing.steps += job.steps;
+            let unnamed = job.steps - steps.len().min(job.steps);
             let new = steps.into_iter().filter(|name| seen.steps.insert(name.clone())).count();
             sharing.taken += new + unnamed;
             seen.networks.extend(networks);
             seen.texts.extend(texts);
-            seen.noises.insert((job.plan.seed, job.plan.width, job.plan.height));
+            seen.noises.insert((job.seed, job.width, job.height));
         }
         sharing.models = models.len();
         for seen in models.values() {
@@ -72,6 +66,14 @@ impl Sharing {
         }
         Ok(sharing)
     }
+}
+
+/// What a job takes of what others take, too.
+fn shares(ready: &Ready, pool: &Pool, cancel: &Cancel) -> Result<Shares> {
+    let job = ready.job()?;
+    let pipeline = pool.open(&job, cancel, &|_| ())?;
+    let plan = pipeline.plan(&job.request, ready.seed)?;
+    pipeline.prepare_observed(&plan, &Silent, cancel)?.shares()
 }
 
 /// What the jobs of one model take.

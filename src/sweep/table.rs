@@ -126,9 +126,9 @@ impl Sweep {
             match self.cell(number, store) {
                 Ok(job) => cells.listed.push(Listed {
                     line: number + 1,
-                    id: None,
                     job,
                     labels: self.names(number),
+                    ..Listed::default()
                 }),
                 Err(error) => drop(cells.impossible.insert(number + 1, error)),
             }

@@ -57,20 +57,26 @@ impl Table {
     }
 
     fn shown(&self, job: &Ready, at: Vec<usize>) -> Shown {
-        let Ready { id, plan, .. } = job;
-        let error = self.failed.get(id).cloned();
+        let id = &job.id;
+        let mut error = self.failed.get(id).cloned();
         let mut record = ImageRecord::default();
-        (record.request, record.made_with) = (plan.request_for(0), Some(job.job.choice()));
+        match job.job() {
+            Ok(made) => {
+                let choice = made.choice();
+                (record.request, record.made_with) = (made.request, Some(choice));
+            }
+            Err(wrong) => error = Some(wrong.to_string()),
+        }
         Shown {
             at,
             id: Some(id.clone()),
             file: error.is_none().then(|| format!("{FOLDER}/{id}.png")),
             error,
             caption: String::new(),
-            width: plan.width,
-            height: plan.height,
-            prompt: plan.prompt.clone(),
-            seed: Some(plan.seed.to_string()),
+            width: job.width,
+            height: job.height,
+            prompt: record.request.prompt.clone(),
+            seed: Some(job.seed.to_string()),
             command: Some(as_command(&record)),
             seconds: self.seconds.get(id).copied(),
         }

@@ -36,7 +36,7 @@ pub(super) fn print(
     if json {
         for job in &table.jobs {
             let line = serde_json::json!({
-                "schema": SCHEMA, "event": "cell", "id": job.id, "labels": job.labels, "plan": job.plan,
+                "schema": SCHEMA, "event": "cell", "id": job.id, "labels": job.labels, "job": job.job()?,
             });
             result_json(&line.to_string())?;
         }

@@ -1,10 +1,10 @@
 //! What is said while cells are made.
 
 use crate::app::{self, SCHEMA};
-use crate::batch::{Entry, Happening, Ready, Task, Todo};
+use crate::batch::{Entry, Event, Ready, Task, Todo};
 use crate::cli::progress::Progress;
 use crate::cli::style::{Talk, result_json};
-use crate::pipeline::Observer;
+use crate::pipeline::Observer as _;
 use anyhow::Result;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -59,11 +59,11 @@ impl<'a> Speaker<'a> {
         self.seconds.take()
     }
 
-    pub(super) fn hear(&self, happening: &Happening<'_>) -> ControlFlow<()> {
-        match happening {
-            Happening::App(app::Event::Transfer(transfer)) => self.progress.transfer(transfer),
-            Happening::App(app::Event::Pipeline(event)) => self.progress.event(event),
-            Happening::Made { job, path, entry } => {
+    pub(super) fn hear(&self, event: &Event<'_>) -> ControlFlow<()> {
+        match event {
+            Event::App(app::Event::Transfer(transfer)) => self.progress.transfer(transfer),
+            Event::App(app::Event::Pipeline(event)) => self.progress.event(event),
+            Event::Made { job, path, entry } => {
                 if let Some(seconds) = entry.seconds {
                     let seconds = seconds.load
                         + seconds.compose
@@ -78,7 +78,8 @@ impl<'a> Speaker<'a> {
                 }
                 self.ended();
             }
-            Happening::Failed { job, reason } => {
+            Event::Found { .. } => self.ended(),
+            Event::Failed { job, reason } => {
                 let message = reason.message.clone();
                 let text = format!("a cell failed: {message}");
                 self.progress.aside(|| self.talk.say(&text));
@@ -95,11 +96,11 @@ impl<'a> Speaker<'a> {
         if !self.json {
             return Ok(());
         }
+        let made = job.job()?;
         let line = serde_json::json!({
             "schema": SCHEMA, "event": "saved", "path": path.to_string_lossy(), "id": job.id, "index": 0,
-            "seed": job.plan.seed, "width": job.plan.width, "height": job.plan.height,
-            "model": job.job.model_name(), "made_with": job.job.choice(), "timings": entry.seconds,
-            "labels": job.labels, "request": job.plan.request_for(0),
+            "seed": job.seed, "width": job.width, "height": job.height, "model": made.model_name(),
+            "made_with": made.choice(), "timings": entry.seconds, "labels": job.labels, "request": made.request,
         });
         result_json(&line.to_string())
     }
