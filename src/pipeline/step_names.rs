@@ -4,6 +4,7 @@
 //! two lists below makes a plan's steps nameless, so that a new field is never overlooked.
 
 use super::Plan;
+use super::guidance::GuidanceInterval;
 use super::networks::{Estimator, Stacks, network_key};
 use super::timeline::{Depth, Phase, Timeline};
 use crate::conditioning::Conditioning;
@@ -93,7 +94,10 @@ impl Naming<'_> {
                 let network = stack.map(|stack| self.network(stack)).unwrap_or_default();
                 let scale = (guided || self.embedded).then_some(self.plan.guidance_scale);
                 let text = text(estimate, guided)?;
-                hash.update(format!("{network}\n{text}\n{guided} {scale:?}\n"));
+                // Whether a step lies in an interval of noise levels is known when it is taken.
+                let interval = self.plan.guidance_interval.as_ref();
+                let interval = interval.filter(|i| !matches!(i, GuidanceInterval::Steps(_)));
+                hash.update(format!("{network}\n{text}\n{guided} {scale:?} {interval:?}\n"));
             }
             name = hex(&hash.finalize());
             names.push(name.clone());
