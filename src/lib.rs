@@ -23,7 +23,7 @@
 //! | 3 | `nn`, `lora` |
 //! | 2 | `weights`, `sampling` |
 //! | 1 | `rng`, `picture`, `kernels`, `prompt` |
-//! | 0 | `error`, `hint`, `input`, `cancel`, `atomic_file`, `size`, `suggest`, `plain`, `room`, `written` |
+//! | 0 | `error`, `hint`, `input`, `cancel`, `atomic_file`, `size`, `suggest`, `plain`, `room`, `csv`, `written` |
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
@@ -35,6 +35,7 @@ mod cancel;
 pub mod cli;
 pub mod conditioning;
 pub mod config;
+mod csv;
 mod error;
 pub mod family;
 mod hint;

@@ -26,6 +26,7 @@ const FLOORS: &[(u8, &[&str])] = &[
             "suggest",
             "plain",
             "room",
+            "csv",
             "written",
         ],
     ),

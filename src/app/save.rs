@@ -28,6 +28,17 @@ pub struct SaveOptions {
     pub job: Option<String>,
     /// The date and time of day that names hold.
     pub now: Moment,
+    /// The place of the job among others whose pictures belong together: they are named as those of one job.
+    pub part: Option<Part>,
+}
+
+/// The place of a job in a series: jobs of one picture each, the seed of each one more than that of the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// The number of the job, from 0.
+    pub index: usize,
+    /// How many there are.
+    pub count: usize,
 }
 
 impl Default for SaveOptions {
@@ -39,6 +50,7 @@ impl Default for SaveOptions {
             metadata: true,
             job: None,
             now: Moment::utc(),
+            part: None,
         }
     }
 }
@@ -54,6 +66,7 @@ impl SaveOptions {
     /// # Errors
     /// [`Error::BadRequest`] for a bad template.
     pub fn target(&self, count: usize) -> Result<Target> {
+        let count = self.part.map_or(count, |part| part.count);
         let Some(name) = self.name.as_deref().filter(|_| !self.hand_over) else {
             let files = || Template::new(DEFAULT, count).map(Files).map(Target::Files);
             return if self.hand_over { Ok(Target::Caller) } else { files() };
@@ -79,7 +92,7 @@ impl SaveOptions {
             Target::Stream { path, .. } => return atomic_file::prepare(&path).map(drop),
             Target::Files(Files(template)) => template,
         };
-        let name = template.name(&self.facts(plan, ""), 0);
+        let name = template.name(&self.facts(plan, ""), self.before());
         let there = name.parent().is_some_and(|p| p.as_os_str().is_empty() || p.exists());
         if there { atomic_file::prepare(&name).map(drop) } else { Ok(()) }
     }
@@ -98,7 +111,7 @@ impl SaveOptions {
         };
         let facts = self.facts(plan, model);
         let name = |index| {
-            let path = template.name(&facts, index);
+            let path = template.name(&facts, self.before() + index);
             match (Place::of(&path)?, self.name.is_some(), self.force) {
                 (Place::Free, ..) | (Place::Taken | Place::Stream { .. }, true, true) => Ok(path),
                 (_, false, _) => Ok(free(&path)),
@@ -148,10 +161,15 @@ impl SaveOptions {
         }
     }
 
+    /// How many pictures come before those of the job.
+    fn before(&self) -> usize {
+        self.part.map_or(0, |part| part.index)
+    }
+
     fn facts(&self, plan: &Plan, model: &str) -> Facts {
         Facts {
             now: self.now.clone(),
-            seed: plan.seed,
+            seed: plan.seed.wrapping_sub(self.before() as u64),
             model: model.to_owned(),
             prompt: plan.prompt.clone(),
         }

@@ -57,8 +57,8 @@ Exit codes:
   7 some jobs of a batch failed   130 interrupted
 
 Environment:
-  COLORA_MODEL, COLORA_MODELS (folders), COLORA_LORA_PATH (folders), COLORA_DEVICE, COLORA_DTYPE,
-  COLORA_LOG (log filter), NO_COLOR, HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE
+  COLORA_MODEL, COLORA_MODELS (folders), COLORA_LORA_PATH (folders), COLORA_PROMPTS (folders),
+  COLORA_DEVICE, COLORA_DTYPE, COLORA_LOG (log filter), NO_COLOR, HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE
 
 Files:
   ./colora.toml and the user's own; see `colora config`. Both are trusted: in a folder of someone

@@ -17,14 +17,30 @@ pub(super) fn of_syntax(prompt: &str, negative: &str, syntax: PromptSyntax, talk
     let named = parts.iter().take(MOST_PARTS).map(|part| format!("`{}`", excerpt(part)));
     let named = named.collect::<Vec<_>>().join(", ");
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    match parts.len() {
-        0 => {}
-        1 => talk.say(&format!(
-            "warning: {named} is drawn as it is written: this syntax of other programs is not supported"
-        )),
-        _ => talk.say(&format!(
-            "warning: {named}{more} are drawn as they are written: this syntax of other programs is not supported"
-        )),
+    let are = match parts.len() {
+        0 => return,
+        1 => "is drawn as it is",
+        _ => "are drawn as they are",
+    };
+    let dynamic = |part: &&str| part.starts_with('{') || part.starts_with("__");
+    let why = if parts.iter().all(|part| dynamic(&part)) {
+        "--expand random draws one of the options"
+    } else {
+        "this syntax of other programs is not supported"
+    };
+    talk.say(&format!("warning: {named}{more} {are} written: {why}"));
+}
+
+/// Names LoRAs that are called by words, of which none stands in the prompt.
+pub(super) fn of_loras(uncalled: &[(String, Vec<String>)], talk: Talk) {
+    for (name, words) in uncalled {
+        let words: Vec<String> = words.iter().map(|word| format!("`{}`", excerpt(word))).collect();
+        talk.say(&format!(
+            "hint: the LoRA {} is called by {}, which the prompt lacks; <trigger:{}> puts it there",
+            excerpt(name),
+            words.join(" or "),
+            excerpt(name)
+        ));
     }
 }
 

@@ -12,7 +12,7 @@ mod weighting;
 pub use chunks::Chunk;
 pub use inversions::InversionVectors;
 pub use micro::{Crop, Micro, Told, ToldSize};
-pub use texts::{Schedules, Texts};
+pub use texts::{Schedules, Text, Texts, Wording};
 pub use tokenizer::{ClipKind, Tokenizer, TokenizerFiles, TokenizerOptions};
 
 use crate::error::{Error, Result};

@@ -36,6 +36,7 @@ mod start;
 mod step_names;
 mod steps;
 mod timeline;
+mod tokens;
 mod warning;
 
 pub use crate::kernels::{Ceilings, KernelKind, Work};
@@ -55,6 +56,7 @@ pub use start::Start;
 pub use step_names::Shares;
 pub use steps::{StepView, Steps};
 pub use timeline::{Acting, Depth, Estimate, Phase, Role, Timeline};
+pub use tokens::TokenCount;
 pub use warning::Warning;
 
 use crate::error::{Error, Result};
@@ -206,6 +208,13 @@ impl Pipeline {
                 format!("the text encoder has {depth} layers"),
             ));
         }
+        if let Some((field, text)) = plan.second_prompt().filter(|_| model.parts.text.len() < 2) {
+            let why = "this model has one text encoder; a second prompt needs SDXL";
+            return Err(Error::bad_request(field, text, why));
+        }
+        // Elsewhere an empty negative prompt is encoded anyway.
+        plan.encode_empty &=
+            plan.negative_prompt.is_empty() && model.parts.text_rules().zero_empty_negative;
         plan.simplify(|text| model.fits(text));
         plan.warnings = found.take();
         Ok(plan)

@@ -84,7 +84,7 @@ impl Model {
         spent: &mut Timings,
     ) -> Result<Arc<Vec<Conditioning>>> {
         let settings = (plan.guided(), plan.clip_skip, plan.width, plan.height, plan.micro());
-        let texts = (script, plan.prompt_syntax);
+        let texts = (script, plan.prompt_syntax, plan.emphasis, plan.encode_empty);
         let key = format!("{texts:?} {settings:?} {apply:?} {}", stack.fingerprint());
         let found = self.residency.conditions.get(&key, watch.cancel, || {
             let begin = Instant::now();

@@ -13,8 +13,10 @@ mod hub;
 mod list;
 mod lora;
 mod place;
+mod prompts;
 mod snapshot;
 mod stack;
+mod styles;
 mod table;
 
 pub use actual::actual;
@@ -68,6 +70,7 @@ pub type Progress<'a> = &'a dyn Fn(&Transfer);
 pub struct Store {
     folders: Vec<PathBuf>,
     lora_folders: Vec<PathBuf>,
+    prompt_folders: Vec<PathBuf>,
     cache: HubCache,
 }
 
@@ -80,9 +83,15 @@ impl Store {
         folders.push(folder.join("models"));
         let data = data_dir(env).map(|data| data.join("colora"));
         folders.extend(data.iter().map(|data| data.join("models")));
-        let lora_folders =
-            [folder.join("loras")].into_iter().chain(data.map(|data| data.join("loras"))).collect();
-        Self { folders, lora_folders, cache: HubCache::new(env) }
+        let lora_folders = [folder.join("loras")]
+            .into_iter()
+            .chain(data.iter().map(|data| data.join("loras")))
+            .collect();
+        let prompt_folders = [folder.join("prompts")]
+            .into_iter()
+            .chain(data.map(|data| data.join("prompts")))
+            .collect();
+        Self { folders, lora_folders, prompt_folders, cache: HubCache::new(env) }
     }
 
     /// The folders that are searched by name, in order, whether they exist or not.

@@ -108,6 +108,7 @@ fn integrator(parameters: &Parameters) -> (Option<Sampler>, Option<Schedule>, Op
 mod tests {
     use super::*;
     use crate::family::Defaults;
+    use crate::prompt::Emphasis;
     use crate::sampling::SamplerOptions;
 
     fn lines(text: &str) -> ImageRecord {
@@ -167,6 +168,10 @@ mod tests {
             reuse: 3,
             merge_tokens: 0.25,
             clip_skip: Some(2),
+            encode_empty: true,
+            emphasis: Emphasis::NoNorm,
+            prompt_2: Some("y, z".into()),
+            negative_prompt_2: Some("w".into()),
             ..Request::default()
         };
         for (sampler, schedule) in

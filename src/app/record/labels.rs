@@ -6,7 +6,7 @@ use crate::picture::Parameters;
 use crate::pipeline::fields;
 
 /// Fields that say something about a picture and change nothing in it.
-const HARMLESS: [&str; 24] = [
+const HARMLESS: [&str; 23] = [
     "Version",
     "Model hash",
     "VAE hash",
@@ -28,8 +28,6 @@ const HARMLESS: [&str; 24] = [
     // What was typed before styles and wildcards; the prompt is what was drawn.
     "Raw prompt",
     "Raw negative prompt",
-    // Without emphasis it does nothing, and emphasis is named by itself.
-    "Emphasis",
     // The guidance of models that were distilled with one, which colora does not have.
     "Guidance",
     // sd.cpp repeats everything as JSON.

@@ -50,7 +50,7 @@ mod tests {
     use super::*;
     use crate::lora::Apply;
     use crate::pipeline::MAX_COUNT;
-    use crate::prompt::PromptSyntax;
+    use crate::prompt::{Emphasis, PromptSyntax};
     use crate::sampling::{Sampler, Schedule};
     use std::collections::BTreeSet;
 
@@ -60,6 +60,10 @@ mod tests {
             prompt: "a fox".into(),
             negative_prompt: "fog".into(),
             prompt_syntax: Some(PromptSyntax::Comfy),
+            encode_empty: true,
+            emphasis: Emphasis::NoNorm,
+            prompt_2: Some("a fox in snow".into()),
+            negative_prompt_2: Some("rain".into()),
             width: Some(1152),
             height: Some(1024),
             aspect: "2:3".parse().ok(),
