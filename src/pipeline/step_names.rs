@@ -155,16 +155,21 @@ impl Naming<'_> {
     fn words(&self, estimate: usize, guided: bool) -> String {
         let Some(stacks) = self.stacks.get(estimate) else { return String::new() };
         let script = self.timeline.script();
-        let (prompt, negative) = script.pairs().get(stacks.wording).copied().unwrap_or_default();
-        let prompt = script.prompts().get(prompt).copied().unwrap_or_default();
-        let negative = script.negatives().get(negative).copied().filter(|_| guided);
+        let Some(wording) = script.wordings().get(stacks.wording) else { return String::new() };
+        let (parts, negatives) = (script.prompts(), script.negatives());
+        let prompts = parts.iter().zip(&wording.prompts).map(|(texts, place)| texts.get(*place));
+        let prompt: Vec<_> = prompts.collect();
+        let negative = negatives.get(wording.negative).filter(|_| guided);
+        let weights = script.weights();
         let Plan { prompt_syntax, clip_skip, width, height, .. } = self.plan;
         let stack = if stacks.text.is_empty() {
             String::new()
         } else {
             network_key(&stacks.text, self.apply)
         };
-        format!("{stack}\n{prompt:?} {negative:?} {prompt_syntax} {clip_skip} {width}x{height}")
+        format!(
+            "{stack}\n{prompt:?} {weights:?} {negative:?} {prompt_syntax} {clip_skip} {width}x{height}"
+        )
     }
 
     /// What a run has in common with others.
