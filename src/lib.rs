@@ -16,7 +16,7 @@
 //!
 //! | floor | modules |
 //! |---|---|
-//! | 7 | `cli`, `batch` |
+//! | 7 | `cli`, `batch`, `sweep` |
 //! | 6 | `store`, `config`, `app` |
 //! | 5 | `pipeline`, `starter`, `family`, `conditioning` |
 //! | 4 | `models` |
@@ -55,6 +55,7 @@ pub mod size;
 pub mod starter;
 pub mod store;
 mod suggest;
+pub mod sweep;
 pub mod weights;
 mod written;
 

@@ -25,7 +25,9 @@ mod progress;
 mod report;
 mod request_flags;
 mod samplers;
+mod sheet;
 mod style;
+mod sweep;
 mod threads;
 mod verb;
 mod verify;
@@ -89,6 +91,10 @@ enum Command {
     Generate(Box<flags::Flags>),
     /// Make the pictures of a file of prompts; go on where a run before ended
     Batch(Box<batch::Args>),
+    /// Make pictures that differ along axes, side by side (an X/Y/Z plot)
+    Sweep(Box<sweep::Args>),
+    /// Put the pictures of a folder on one sheet and on a page to look through
+    Sheet(sheet::Args),
     /// List, look into and download models
     Model(model::Args),
     /// List, look into, check, convert, merge and make LoRAs
@@ -186,6 +192,8 @@ fn dispatch(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Generate(flags) => generate::run(&flags, cli.talk),
         Command::Batch(args) => batch::run(&args, cli.talk),
+        Command::Sweep(args) => sweep::run(&args, cli.talk),
+        Command::Sheet(args) => sheet::run(&args, cli.talk),
         Command::Model(args) => {
             threads::limit(None, cli.talk)?;
             model::run(args, cli.talk)

@@ -67,6 +67,8 @@ fn help_is_as_recorded() {
         ("long", &["--help"]),
         ("generate", &["generate", "-h"]),
         ("batch", &["batch", "-h"]),
+        ("sweep", &["sweep", "-h"]),
+        ("sheet", &["sheet", "-h"]),
         ("model", &["help", "model"]),
         ("bench", &["bench", "-h"]),
         ("inspect", &["inspect", "--help"]),
