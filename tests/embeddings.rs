@@ -48,7 +48,13 @@ fn files_of_every_kind_are_read() {
             let half = ["webui_half.pt", "bf16.safetensors"].contains(&name);
             for (ours, exact) in values.iter().zip(table(seed, rows * width)) {
                 let theirs = if rounded { (exact * 64.0).round() / 64.0 } else { exact };
-                let tolerance = if half { 2e-3 } else if rounded { 1.0 / 128.0 } else { 0.0 };
+                let tolerance = if half {
+                    2e-3
+                } else if rounded {
+                    1.0 / 128.0
+                } else {
+                    0.0
+                };
                 assert!((ours - theirs).abs() <= tolerance, "{name}: {ours} {theirs}");
             }
         }

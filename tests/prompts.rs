@@ -450,7 +450,9 @@ fn an_empty_negative_prompt_is_zeros_or_a_text() {
 }
 
 /// The words of the vectors, each with so many vectors that follow from its name.
-fn with_words(words: &serde_json::Map<String, serde_json::Value>) -> (TextTowers, Vec<(String, usize)>) {
+fn with_words(
+    words: &serde_json::Map<String, serde_json::Value>,
+) -> (TextTowers, Vec<(String, usize)>) {
     let mut counts = Vec::new();
     let vectors = words.iter().map(|(word, count)| {
         let count = count.as_u64().unwrap() as usize;
@@ -478,16 +480,20 @@ fn new_words_stand_where_theirs_do() {
     }
     for row in vectors["prompts"].as_array().unwrap() {
         let (id, text) = (row["id"].as_u64().unwrap(), row["text"].as_str().unwrap());
-        let chunks = |syntax: PromptSyntax| {
-            towers.chunks_of(0, &syntax.segments(text).unwrap(), syntax)
-        };
+        let chunks =
+            |syntax: PromptSyntax| towers.chunks_of(0, &syntax.segments(text).unwrap(), syntax);
         if ![19, 20, 26].contains(&id) {
             let mut theirs: Vec<Vec<u32>> = Vec::new();
             for chunk in row["a1111"]["chunks"].as_array().unwrap() {
-                let mut ids: Vec<u32> =
-                    chunk["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
+                let mut ids: Vec<u32> = chunk["ids"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .map(|id| id.as_u64().unwrap() as u32)
+                    .collect();
                 for place in chunk["words"].as_array().unwrap() {
-                    let (at, word) = (place[0].as_u64().unwrap() as usize, place[1].as_str().unwrap());
+                    let (at, word) =
+                        (place[0].as_u64().unwrap() as usize, place[1].as_str().unwrap());
                     let count = words.iter().find(|(known, _)| known == word).unwrap().1;
                     for k in 0..count {
                         ids[at + k] = starts[word] + k as u32;
@@ -532,7 +538,8 @@ fn features_of_new_words_are_theirs() {
         if id == "26" {
             continue;
         }
-        let syntax = if tool.starts_with("comfy") { PromptSyntax::Comfy } else { PromptSyntax::A1111 };
+        let syntax =
+            if tool.starts_with("comfy") { PromptSyntax::Comfy } else { PromptSyntax::A1111 };
         let prompt = vectors["prompts"][id.parse::<usize>().unwrap()]["text"].as_str().unwrap();
         let texts = Texts { prompt, negative: None, syntax, clip_skip: 1, size };
         let ours = towers.encode(&texts).unwrap();

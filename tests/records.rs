@@ -36,9 +36,7 @@ fn loras(record: &ImageRecord) -> Vec<Value> {
     let tags = extract_tags(&record.request.prompt).unwrap().tags;
     let tags = tags.iter().map(|tag| LoraRef::parse_tag(&tag.body).unwrap());
     let number = |weight: Option<f32>| (f64::from(weight.unwrap()) * 1e4).round() / 1e4;
-    let row = |lora: LoraRef| {
-        serde_json::json!([lora.name, number(lora.unet), number(lora.text)])
-    };
+    let row = |lora: LoraRef| serde_json::json!([lora.name, number(lora.unet), number(lora.text)]);
     tags.chain(record.request.loras.clone()).map(row).collect()
 }
 
@@ -80,7 +78,8 @@ fn compare(kind: &str, found: &ImageRecord, expected: &Value) {
     assert_eq!(found.model.as_deref(), expected.get("model").and_then(Value::as_str), "{kind}");
     let float = |value: &Value| value.as_f64().map_or(value.clone(), Value::from);
     let row = |row: &Value| row.as_array().unwrap().iter().map(float).collect::<Value>();
-    let expected_loras: Vec<Value> = expected["loras"].as_array().unwrap().iter().map(row).collect();
+    let expected_loras: Vec<Value> =
+        expected["loras"].as_array().unwrap().iter().map(row).collect();
     assert_eq!(loras(found), expected_loras, "{kind}");
     if let Some(skip) = expected.get("clip_skip") {
         assert_eq!(request.clip_skip.map(|n| n as u64), skip.as_u64(), "{kind}");

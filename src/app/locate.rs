@@ -52,7 +52,8 @@ impl Search<'_> {
             What::Lora | What::Tag => Subject::Lora,
             _ => return Ok(Found::Word),
         };
-        let near = matches!(self.reach.way(what, word), Way::Open(found) if Path::new(&found).exists());
+        let near =
+            matches!(self.reach.way(what, word), Way::Open(found) if Path::new(&found).exists());
         if near || word.starts_with("hub:") {
             return Ok(Found::Word);
         }
@@ -93,7 +94,11 @@ impl Search<'_> {
             }
         }
         let lack = Missing::new(subject, word);
-        Ok(Found::Missing(Missing { hash: Some(first.hash.clone()), other: named.is_some(), ..lack }))
+        Ok(Found::Missing(Missing {
+            hash: Some(first.hash.clone()),
+            other: named.is_some(),
+            ..lack
+        }))
     }
 
     /// The file of this name in the user's folders.

@@ -133,8 +133,7 @@ impl Prepared<'_> {
         let progress = |file: &Path, done: u64, total: u64| {
             let _ = observer.event(&Event::Hashing { file, done, total });
         };
-        let found =
-            UsedFiles::find(&self.store, &self.choice, &self.plan, cancel, &progress)?;
+        let found = UsedFiles::find(&self.store, &self.choice, &self.plan, cancel, &progress)?;
         Ok(UsedFiles { device: Some(self.pipeline.device_name()), ..found })
     }
 

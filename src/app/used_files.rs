@@ -72,7 +72,9 @@ impl UsedFiles {
             if !prompts.iter().any(|text| calls(text, &entry.name.to_lowercase())) {
                 continue;
             }
-            if let Some(hashes) = hashed(&entry.path)?.filter(|_| Embedding::open(&entry.path).is_ok()) {
+            if let Some(hashes) =
+                hashed(&entry.path)?.filter(|_| Embedding::open(&entry.path).is_ok())
+            {
                 let file = UsedFile::new(&entry.path, hashes.clone(), Some(hashes.sha256));
                 found.embeddings.push(UsedFile { name: entry.name, ..file });
             }
@@ -109,7 +111,8 @@ impl UsedFile {
     pub(super) fn new(path: &Path, hashes: Hashes, noted: Option<String>) -> Self {
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let is_hash = |hash: &String| {
-            hash.len() >= SHOWN && hash.bytes().all(|b| b.is_ascii_hexdigit())
+            hash.len() >= SHOWN
+                && hash.bytes().all(|b| b.is_ascii_hexdigit())
                 && !hash.starts_with(OF_NOTHING)
         };
         let own = || hashes.tensors.clone().unwrap_or_else(|| hashes.sha256.clone());

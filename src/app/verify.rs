@@ -139,7 +139,9 @@ mod tests {
         let verdict = Verdict::of(&grey, &Picture::new(4, 2, bytes).unwrap());
         let Verdict::Differs(difference) = &verdict else { panic!("{verdict:?}") };
         assert_eq!((difference.largest, difference.at), (3, Some([1, 1])));
-        assert!((difference.part - 0.25).abs() < 1e-9 && (difference.mean - 4.0 / 24.0).abs() < 1e-9);
+        assert!(
+            (difference.part - 0.25).abs() < 1e-9 && (difference.mean - 4.0 / 24.0).abs() < 1e-9
+        );
         assert!(verdict.is_within(3) && !verdict.is_within(2));
         let wide = Picture::new(5, 2, vec![100; 30]).unwrap();
         let sizes = Verdict::Sizes { stored: [4, 2], drawn: [5, 2] };

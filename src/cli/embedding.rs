@@ -128,7 +128,8 @@ fn add(file: &Path, name: Option<String>, force: bool) -> Result<()> {
     let found = Embedding::open(file)?;
     found.check()?;
     let word = name.unwrap_or_else(|| found.word.clone());
-    let plain = !word.is_empty() && !word.starts_with('.') && !word.contains(['/', '\\', ':', '\0']);
+    let plain =
+        !word.is_empty() && !word.starts_with('.') && !word.contains(['/', '\\', ':', '\0']);
     if !plain || word.chars().any(char::is_control) {
         let why = "expected a word that can be the name of a file";
         return Err(Error::bad_request("name", word, why).into());

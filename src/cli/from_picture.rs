@@ -115,7 +115,8 @@ fn kind(subject: Subject) -> &'static str {
 /// The error for files that a picture was made with and that are not here.
 fn not_here(path: &Path, missing: &[Missing]) -> Error {
     let word = |file: &Missing| {
-        let hash = file.hash.as_ref().map_or(String::new(), |hash| format!(" with the hash {hash}"));
+        let hash =
+            file.hash.as_ref().map_or(String::new(), |hash| format!(" with the hash {hash}"));
         format!("the {} `{}`{hash}", kind(file.subject), value(&file.name))
     };
     let words: Vec<String> = missing.iter().map(word).collect();

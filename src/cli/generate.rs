@@ -30,7 +30,8 @@ pub(super) fn run(flags: &Flags, talk: Talk) -> Result<()> {
     let setup = setup()?;
     threads::limit(flags.threads.or(setup.settings.config.threads), talk)?;
     let picture = flags.from.as_deref();
-    let record = picture.map(|path| from_picture::record(path, Ask::of(flags), &setup, talk)).transpose()?;
+    let record =
+        picture.map(|path| from_picture::record(path, Ask::of(flags), &setup, talk)).transpose()?;
     let mut layers = Layers::of(&setup.settings)?;
     if let Some((record, path)) = record.as_ref().zip(picture) {
         layers.picture(record, path)?;
@@ -157,7 +158,9 @@ impl Speaker<'_> {
         match event {
             Event::Transfer(transfer) => self.progress.transfer(transfer),
             Event::Pipeline(event) => crate::pipeline::Observer::event(self.progress, event),
-            Event::Hashing { file, done, total } => from_picture::hashing(file, *done, *total, self.talk),
+            Event::Hashing { file, done, total } => {
+                from_picture::hashing(file, *done, *total, self.talk)
+            }
             Event::FolderCreated(folder) => {
                 self.talk.say(&format!("created the folder {}", folder.display()));
             }

@@ -101,7 +101,12 @@ impl TextTowers {
 
     /// The chunks of a text that was read as `segments`, with the ids of tower number `tower`; new words have ids behind
     /// its vocabulary. None when there is no such tower.
-    pub fn chunks_of(&self, tower: usize, segments: &[Segment], syntax: PromptSyntax) -> Vec<Chunk> {
+    pub fn chunks_of(
+        &self,
+        tower: usize,
+        segments: &[Segment],
+        syntax: PromptSyntax,
+    ) -> Vec<Chunk> {
         self.towers.get(tower).map(|t| t.reader().chunks(segments, syntax)).unwrap_or_default()
     }
 

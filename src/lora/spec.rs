@@ -144,7 +144,9 @@ impl LoraRef {
             (Some(text), Some(unet)) if text != unet => format!("{stem}:{text}:{unet}"),
             _ => return Self { name: stem.to_owned(), unet, text, blocks, steps }.to_string(),
         };
-        for (key, value) in [("blocks", blocks.map(|b| b.to_string())), ("steps", steps.map(|s| s.to_string()))] {
+        for (key, value) in
+            [("blocks", blocks.map(|b| b.to_string())), ("steps", steps.map(|s| s.to_string()))]
+        {
             tag.extend(value.map(|value| format!(":{key}={value}")));
         }
         tag

@@ -106,7 +106,7 @@ impl Parameters {
         let lines: Vec<&str> = text.split('\n').map(|line| line.trim_end_matches('\r')).collect();
         let start = lines.iter().position(|line| line.trim_start().starts_with(NEGATIVE));
         let (prompt, negative) = lines.split_at(start.unwrap_or(lines.len()));
-        let negative: Vec<&str> = 
+        let negative: Vec<&str> =
             negative.iter().enumerate().map(|(i, line)| without_label(line, i == 0)).collect();
         Self {
             prompt: prompt.join("\n").trim().to_owned(),

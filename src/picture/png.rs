@@ -114,16 +114,8 @@ pub fn texts_in(bytes: &[u8], path: impl AsRef<Path>) -> Result<Texts> {
 /// As [`read_texts`].
 pub(super) fn texts(path: &Path) -> Result<Embedded> {
     // What stands behind the pixels is looked for when nothing that says how the picture was made stands before.
-    const TELLING: [&str; 8] = [
-        COLORA,
-        PARAMETERS,
-        "prompt",
-        "invokeai_metadata",
-        "sd-metadata",
-        "Dream",
-        "Comment",
-        XMP,
-    ];
+    const TELLING: [&str; 8] =
+        [COLORA, PARAMETERS, "prompt", "invokeai_metadata", "sd-metadata", "Dream", "Comment", XMP];
     texts_of(BufReader::new(input::open(path)?), path, &TELLING)
 }
 
@@ -159,14 +151,12 @@ fn collect(info: &png::Info<'_>, path: &Path) -> Result<Embedded> {
     };
     for chunk in &info.utf8_text {
         let mut chunk = chunk.clone();
-        let text =
-            chunk.decompress_text_with_limit(MAX_READ).and_then(|()| chunk.get_text());
+        let text = chunk.decompress_text_with_limit(MAX_READ).and_then(|()| chunk.get_text());
         put(&mut found, &chunk.keyword, text.map_err(|e| why(&chunk.keyword, e))?);
     }
     for chunk in &info.compressed_latin1_text {
         let mut chunk = chunk.clone();
-        let text =
-            chunk.decompress_text_with_limit(MAX_READ).and_then(|()| chunk.get_text());
+        let text = chunk.decompress_text_with_limit(MAX_READ).and_then(|()| chunk.get_text());
         put(&mut found, &chunk.keyword, from_latin1(&text.map_err(|e| why(&chunk.keyword, e))?));
     }
     if let Some(block) = &info.exif_metadata {

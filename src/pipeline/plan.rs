@@ -399,8 +399,10 @@ impl Plan {
         fields.insert(after, (MODEL_PLACE, "Model", model.to_owned()));
         let version = format!("colora {}", env!("CARGO_PKG_VERSION"));
         fields.push((usize::MAX, "Version", version));
-        let tags =
-            self.loras.iter().fold(String::new(), |tags, lora| format!("{tags} <lora:{}>", lora.tag()));
+        let tags = self
+            .loras
+            .iter()
+            .fold(String::new(), |tags, lora| format!("{tags} <lora:{}>", lora.tag()));
         Parameters {
             prompt: self.prompt.clone() + &tags,
             negative_prompt: self.negative_prompt.clone(),

@@ -55,11 +55,7 @@ const MAX_HEADER: u64 = 100 << 20;
 ///
 /// # Errors
 /// [`Error::Io`] when it cannot be read, [`Error::Cancelled`].
-pub(super) fn hashes(
-    path: &Path,
-    cancel: &Cancel,
-    progress: Hashing<'_>,
-) -> Result<Hashes> {
+pub(super) fn hashes(path: &Path, cancel: &Cancel, progress: Hashing<'_>) -> Result<Hashes> {
     let io = |e| Error::io(path, e);
     let mut file = input::open(path)?;
     let length = file.metadata().map_err(io)?.len();

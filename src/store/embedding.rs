@@ -1,7 +1,7 @@
 //! Textual inversions in folders: each file is a word of its own.
 
-use super::list::walk;
 use super::Store;
+use super::list::walk;
 use crate::error::{Error, Result};
 use crate::lora::Embedding;
 use crate::picture::Format;
@@ -29,9 +29,10 @@ impl Store {
     pub fn embedding_folders(&self) -> Vec<PathBuf> {
         let beside = |folder: &PathBuf| folder.parent().map(|parent| parent.join(FOLDER));
         let loras = self.lora_folders().iter().filter_map(beside);
-        let models = self.folders().iter().flat_map(|folder| {
-            [beside(folder), Some(folder.join(FOLDER))].into_iter().flatten()
-        });
+        let models = self
+            .folders()
+            .iter()
+            .flat_map(|folder| [beside(folder), Some(folder.join(FOLDER))].into_iter().flatten());
         let mut folders: Vec<PathBuf> = Vec::new();
         for folder in loras.chain(models) {
             if !folders.contains(&folder) {

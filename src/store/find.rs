@@ -69,7 +69,8 @@ impl Store {
         let known = |path: &PathBuf| {
             let cached = self.hashes.known(&weights(path)).map(|hashes| hashes.has(wanted.hash));
             let noted = || Card::of(path).ok().flatten()?.sha256;
-            cached.or_else(|| Some(noted()?.to_lowercase().starts_with(wanted.hash)).filter(|is| *is))
+            cached
+                .or_else(|| Some(noted()?.to_lowercase().starts_with(wanted.hash)).filter(|is| *is))
         };
         if let Some(found) = files.iter().find(|path| known(path) == Some(true)) {
             return Ok(Some(found.clone()));
@@ -78,7 +79,8 @@ impl Store {
         files.sort_by_key(|path| !is_called(path, wanted.name));
         for path in files {
             let found = if wanted.hash.len() == OLDEST {
-                digest::window(&weights(&path)).map(|hash| hash.is_some_and(|h| h.starts_with(wanted.hash)))
+                digest::window(&weights(&path))
+                    .map(|hash| hash.is_some_and(|h| h.starts_with(wanted.hash)))
             } else {
                 self.hashes(&path, cancel, progress).map(|hashes| hashes.has(wanted.hash))
             };
@@ -110,13 +112,16 @@ mod tests {
         let at = |name: &str| folder.path().join(name);
         fs::create_dir_all(at("models/sub")).unwrap();
         fs::create_dir_all(at("loras")).unwrap();
-        for (name, byte) in [("models/a.safetensors", 1), ("models/sub/b.ckpt", 2), ("loras/c.pt", 3)] {
+        for (name, byte) in
+            [("models/a.safetensors", 1), ("models/sub/b.ckpt", 2), ("loras/c.pt", 3)]
+        {
             fs::write(at(name), vec![byte; 0x11_0000]).unwrap();
         }
         let home = at("home");
         let store = Store::new(&[], folder.path(), &|_| Some(OsString::from(home.clone())));
         let hashes = |name: &str| store.hashes(&at(name), &Cancel::new(), &|_, _, _| ()).unwrap();
-        let (a, b, c) = (hashes("models/a.safetensors"), hashes("models/sub/b.ckpt"), hashes("loras/c.pt"));
+        let (a, b, c) =
+            (hashes("models/a.safetensors"), hashes("models/sub/b.ckpt"), hashes("loras/c.pt"));
         let fresh = || {
             let other = at("other");
             Store::new(&[], folder.path(), &move |_| Some(OsString::from(other.clone())))

@@ -69,7 +69,8 @@ impl HashCache {
         }
         let before = identity(path);
         let hashes = digest::hashes(path, cancel, progress)?;
-        if let Some((name, bytes, changed)) = before.filter(|before| identity(path).as_ref() == Some(before))
+        if let Some((name, bytes, changed)) =
+            before.filter(|before| identity(path).as_ref() == Some(before))
         {
             self.keep(name, Entry { bytes, changed, hashes: hashes.clone() });
         }
@@ -126,9 +127,8 @@ mod tests {
     fn hashes_are_computed_once_and_for_each_change() {
         let folder = tempfile::tempdir().unwrap();
         let home = folder.path().to_path_buf();
-        let env = move |name: &str| {
-            (name == "XDG_CACHE_HOME").then(|| home.clone().into_os_string())
-        };
+        let env =
+            move |name: &str| (name == "XDG_CACHE_HOME").then(|| home.clone().into_os_string());
         let path = folder.path().join("x.bin");
         std::fs::write(&path, "one").unwrap();
         let read = std::cell::Cell::new(0);
@@ -143,7 +143,10 @@ mod tests {
         let cache = HashCache::new(&env);
         assert_eq!(cache.known(&path), None);
         let one = of(&cache);
-        assert_eq!((of(&cache), of(&HashCache::new(&env)), read.get()), (one.clone(), one.clone(), 1));
+        assert_eq!(
+            (of(&cache), of(&HashCache::new(&env)), read.get()),
+            (one.clone(), one.clone(), 1)
+        );
         std::fs::write(&path, "two!").unwrap();
         assert_ne!(of(&cache), one);
         assert_eq!(read.get(), 2);

@@ -39,7 +39,8 @@ fn files_are_found_by_their_hashes() {
     let world = World::new();
     fs::create_dir_all(world.path("models")).unwrap();
     fs::copy(SINGLE, world.path("models/one.safetensors")).unwrap();
-    let config = |name: &str| copy_folder(MODEL.as_ref(), &world.path(&format!("models/{name}.config")));
+    let config =
+        |name: &str| copy_folder(MODEL.as_ref(), &world.path(&format!("models/{name}.config")));
     config("one");
     config("other");
     world.run(&drawn(&["-m", "one", "-o", "x.png", "a fox"]));
@@ -47,7 +48,8 @@ fn files_are_found_by_their_hashes() {
     let line = |name: &str| shown.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
     assert!(line("Model hash").split_whitespace().last().unwrap().len() == 10, "{shown}");
     assert!(line("Hashes").contains("{\"model\":\""), "{shown}");
-    fs::rename(world.path("models/one.safetensors"), world.path("models/other.safetensors")).unwrap();
+    fs::rename(world.path("models/one.safetensors"), world.path("models/other.safetensors"))
+        .unwrap();
     world.run(&["--from", "x.png", "-o", "again.png"]);
     assert_eq!(world.pixels("x.png"), world.pixels("again.png"));
     assert!(world.run(&["verify", "x.png"]).contains(": equal"));
@@ -91,7 +93,13 @@ fn graphs_of_strangers_open_nothing() {
     world.write("secret/key.safetensors", "x");
     let secret = world.path("secret/key.safetensors");
     let secret = secret.to_str().unwrap();
-    for (model, lora) in [(secret, "ink"), ("hub:o/n", "ink"), ("x", secret), ("x", "hub:o/n"), ("../secret/key.safetensors", "ink")] {
+    for (model, lora) in [
+        (secret, "ink"),
+        ("hub:o/n", "ink"),
+        ("x", secret),
+        ("x", "hub:o/n"),
+        ("../secret/key.safetensors", "ink"),
+    ] {
         let graph = serde_json::json!({
             "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": model}},
             "2": {"class_type": "LoraLoader", "inputs": {"lora_name": lora, "strength_model": 1.0, "strength_clip": 1.0, "model": ["1", 0], "clip": ["1", 1]}},
@@ -124,8 +132,10 @@ fn embeddings_are_called_by_their_words() {
     };
     let plain = draw("a.png", &["a wug"]);
     let width = 32; // of the tiny model
-    let values: Vec<u8> = (0..2 * width).flat_map(|i| ((i % 7) as f32 / 3.0 - 1.0).to_le_bytes()).collect();
-    let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![2, width], &values);
+    let values: Vec<u8> =
+        (0..2 * width).flat_map(|i| ((i % 7) as f32 / 3.0 - 1.0).to_le_bytes()).collect();
+    let view =
+        safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![2, width], &values);
     let bytes = safetensors::serialize([("emb_params", view.unwrap())], None).unwrap();
     world.write("wug.safetensors", &bytes);
     assert_eq!(draw("b.png", &["a wug"]), plain, "a file in no folder of embeddings");
@@ -136,7 +146,12 @@ fn embeddings_are_called_by_their_words() {
     assert_eq!(draw("d.png", &["--prompt-syntax", "comfy", "a embedding:wug"]), called);
     assert_ne!(draw("e.png", &["-N", "wug", "a cat"]), draw("f.png", &["a cat"]));
     let shown = world.run(&["inspect", "c.png"]);
-    assert!(shown.lines().any(|line| line.starts_with("TI hashes") && line.contains("wug: ")), "{shown}");
-    assert!(world.run(&["verify", "c.png", "d.png", "e.png"]).lines().all(|l| l.ends_with(": equal")));
+    assert!(
+        shown.lines().any(|line| line.starts_with("TI hashes") && line.contains("wug: ")),
+        "{shown}"
+    );
+    assert!(
+        world.run(&["verify", "c.png", "d.png", "e.png"]).lines().all(|l| l.ends_with(": equal"))
+    );
     world.fail(2, &["embedding", "add", "wug.safetensors"]);
 }

@@ -32,7 +32,8 @@ fn circle(count: usize, inputs: &[&str]) -> String {
 
 #[test]
 fn graphs_without_end_are_left() {
-    let sampler = ["positive", "negative", "model", "latent_image", "steps", "seed", "cfg", "sampler_name"];
+    let sampler =
+        ["positive", "negative", "model", "latent_image", "steps", "seed", "cfg", "sampler_name"];
     for count in [1, 2, 3, 5000] {
         // Whatever is said of it, it is said soon.
         let _ = refused(vec![(keyword("prompt"), circle(count, &sampler))]);
@@ -47,7 +48,8 @@ fn deep_and_long_texts_are_refused() {
     for place in ["parameters", "prompt", "invokeai_metadata", "sd-metadata", "workflow"] {
         assert!(refused(vec![(keyword(place), deep.clone())]), "{place}");
     }
-    let novel = vec![(keyword("Software"), "NovelAI".to_owned()), (keyword("Comment"), deep.clone())];
+    let novel =
+        vec![(keyword("Software"), "NovelAI".to_owned()), (keyword("Comment"), deep.clone())];
     assert!(refused(novel));
     // Long lines are read in a time that grows with their length.
     let fields = "Steps: 1, ".repeat(200_000);

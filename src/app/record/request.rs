@@ -104,7 +104,9 @@ fn integrator(parameters: &Parameters) -> (Option<Sampler>, Option<Schedule>, Op
         (Some(suffix), ..) => Some(suffix),
         // What that program chooses by itself for this sampler.
         (None, "Automatic", Some(sampler)) if !ours(parameters) => Some(sampler.spec().automatic),
-        (None, written, _) => Schedule::from_label(written).or_else(|| Schedule::from_comfyui(written)),
+        (None, written, _) => {
+            Schedule::from_label(written).or_else(|| Schedule::from_comfyui(written))
+        }
     };
     let known = sampler.is_some() && schedule.is_some();
     let named = || format!("{name}, {}", written.unwrap_or("Uniform"));

@@ -84,7 +84,8 @@ impl Embedding {
             let fitting = part.or_else(|| encoders.into_iter().find(fits)).filter(fits);
             let Some(part) = fitting else { continue };
             if parts.insert(part, factor.clone()).is_some() {
-                let why = "two tables of this embedding fit one text encoder; expected one for each";
+                let why =
+                    "two tables of this embedding fit one text encoder; expected one for each";
                 return Err(Error::corrupt(&self.path, why));
             }
         }

@@ -195,7 +195,8 @@ impl AdapterFile {
         let bytes = self.main.bytes();
         let tensors = self.main.data_start().and_then(|start| bytes.get(start..));
         let sha256 = self.main.sha256()?.to_owned();
-        let window = bytes.get(WINDOW.start..).map(|rest| digest(&rest[..rest.len().min(WINDOW.len())]));
+        let window =
+            bytes.get(WINDOW.start..).map(|rest| digest(&rest[..rest.len().min(WINDOW.len())]));
         let hashes = Hashes { sha256, tensors: tensors.map(digest), window };
         Ok(self.hashes.get_or_init(|| hashes))
     }

@@ -6,11 +6,11 @@
 pub(in crate::lora) mod describe;
 pub(in crate::lora) mod dictionary;
 pub(in crate::lora) mod distilled;
+pub(in crate::lora) mod embedding;
+mod embedding_picture;
 pub(in crate::lora) mod file;
 pub(in crate::lora) mod foreign;
 pub(in crate::lora) mod header;
-pub(in crate::lora) mod embedding;
-mod embedding_picture;
 pub(in crate::lora) mod inversion;
 pub(in crate::lora) mod keys;
 pub(in crate::lora) mod module;

@@ -118,5 +118,7 @@ pub(super) fn read_lines(told: &mut Told) {
         }
     }
     // The sampler's name holds the schedule too.
-    told.parameters.fields.retain(|(name, _)| !["Lora weights", "Scheduler"].contains(&name.as_str()));
+    told.parameters
+        .fields
+        .retain(|(name, _)| !["Lora weights", "Scheduler"].contains(&name.as_str()));
 }

@@ -34,7 +34,8 @@ fn of_json(object: &Map<String, Value>) -> Option<Told> {
     let mut settings = Settings::of(image, Told::json("InvokeAI", compel()));
     let prompt = match settings.value("prompt") {
         Some(Value::Array(parts)) => {
-            let parts: Vec<String> = parts.iter().filter_map(|p| p.get("prompt")).map(text).collect();
+            let parts: Vec<String> =
+                parts.iter().filter_map(|p| p.get("prompt")).map(text).collect();
             if parts.len() > 1 {
                 settings.told.ignore("weights of several prompts");
             }

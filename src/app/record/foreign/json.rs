@@ -84,7 +84,8 @@ mod tests {
 
     #[test]
     fn numbers_that_are_none_are_null() {
-        let json = Json::parse(r#"{"a": [NaN, -Infinity, Infinity], "NaN \" NaN": "NaN"}"#).unwrap();
+        let json =
+            Json::parse(r#"{"a": [NaN, -Infinity, Infinity], "NaN \" NaN": "NaN"}"#).unwrap();
         let object = json.object().unwrap();
         assert_eq!(object["a"].to_string(), "[null,null,null]");
         assert_eq!(object["NaN \" NaN"], "NaN");

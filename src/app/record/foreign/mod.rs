@@ -73,8 +73,10 @@ fn parameters(texts: &Embedded) -> Option<&str> {
 fn of_parameters(text: &str) -> Result<Told, Refusal> {
     let Some(json) = Json::settings(text) else { return Ok(a1111::read(text)) };
     let json = json?;
-    let object = json.object().ok_or_else(|| Refusal::Program("a program that is not known".into()))?;
-    let known = [swarmui::read_json, fooocus::read_json, easy_diffusion::read_json, comfyui::read_json];
+    let object =
+        json.object().ok_or_else(|| Refusal::Program("a program that is not known".into()))?;
+    let known =
+        [swarmui::read_json, fooocus::read_json, easy_diffusion::read_json, comfyui::read_json];
     let known = known.into_iter().find_map(|read| read(object));
     known.or_else(|| invokeai::read_json(object)).unwrap_or_else(|| Err(stranger(object)))
 }
@@ -86,8 +88,5 @@ fn stranger(object: &serde_json::Map<String, serde_json::Value>) -> Refusal {
         return Refusal::Program(name.to_owned());
     }
     let keys: Vec<&str> = object.keys().take(5).map(String::as_str).collect();
-    Refusal::Program(format!(
-        "a program that is not known (it begins with {})",
-        keys.join(", ")
-    ))
+    Refusal::Program(format!("a program that is not known (it begins with {})", keys.join(", ")))
 }

@@ -15,7 +15,7 @@ pub(super) fn read(told: &mut Told) {
     }
     // Its other parsers read A1111's grammar.
     let harmless = ["native", "compel", "xhinker", "a1111", "fixed", "Full parser"];
-    told.parameters.fields.retain(|(name, value)| {
-        name != "Parser" || !harmless.contains(&value.as_str())
-    });
+    told.parameters
+        .fields
+        .retain(|(name, value)| name != "Parser" || !harmless.contains(&value.as_str()));
 }

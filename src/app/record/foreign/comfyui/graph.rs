@@ -11,11 +11,22 @@ const MOST_LINKS: usize = 10_000;
 const DEEPEST: usize = 64;
 /// Inputs of nodes that only pass a value on.
 const PASSED: [&str; 11] = [
-    "value", "Value", "seed", "noise_seed", "text", "string", "prompt", "int", "float", "number", "any",
+    "value",
+    "Value",
+    "seed",
+    "noise_seed",
+    "text",
+    "string",
+    "prompt",
+    "int",
+    "float",
+    "number",
+    "any",
 ];
 /// Inputs of nodes that join texts.
 const JOINED: [&str; 10] = [
-    "text_a", "text_b", "text_c", "text_d", "string_a", "string_b", "text1", "text2", "text3", "text4",
+    "text_a", "text_b", "text_c", "text_d", "string_a", "string_b", "text1", "text2", "text3",
+    "text4",
 ];
 
 /// A graph.

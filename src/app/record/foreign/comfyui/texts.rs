@@ -36,7 +36,8 @@ fn text(graph: &Graph<'_>, node: Node<'_>, input: &str, told: &mut Told) -> Foun
     if let Some(own) = node.own(input) {
         return Found { text: own.to_owned(), other: None };
     }
-    let Some(first) = graph.follow(node, input).or_else(|| graph.follow(node, "conditioning")) else {
+    let Some(first) = graph.follow(node, input).or_else(|| graph.follow(node, "conditioning"))
+    else {
         return nothing;
     };
     let mut chain = vec![first];
