@@ -1,14 +1,17 @@
 //! The fully resolved plan of a request: what the pipeline runs and what is written into pictures.
 
 use super::fields::{self, Field, Label};
-use super::request::{Request, is_one, is_zero, one};
+use super::request::{Request, is_none, is_one, is_zero, one};
 use super::warning::Warning;
 use crate::error::{Error, Result};
 use crate::family::Defaults;
 use crate::lora::{Apply, LoraRef, Method, StepWindow};
 use crate::picture::Parameters;
 use crate::prompt::{PromptSyntax, extract_tags, underlined};
-use crate::sampling::{Sampler, SamplerOptions, Schedule};
+use crate::rng::Rng;
+use crate::sampling::{
+    ImageSeeds, NoiseRules, Sampler, SamplerOptions, Schedule, StepStream,
+};
 use crate::size::ImageSize;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -49,6 +52,21 @@ pub struct Plan {
     pub schedule: Schedule,
     /// Seed of the first image.
     pub seed: u64,
+    /// Whose generator makes the noise of a seed.
+    #[serde(default, skip_serializing_if = "is_cpu")]
+    pub rng: Rng,
+    /// Seed of the first image's variation, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variation_seed: Option<u64>,
+    /// How far the noise goes from that of the seed to that of the variation's.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub variation_strength: f64,
+    /// The size whose noise of the seed is laid over the middle of the start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed_resize: Option<ImageSize>,
+    /// What is added to the seed for the noise of steps.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub ensd: i64,
     /// How many images.
     pub count: usize,
     /// Which layer of the text encoder; 1 = the last that the family uses.
@@ -78,6 +96,11 @@ fn is_plain(syntax: &PromptSyntax) -> bool {
     *syntax == PromptSyntax::Plain
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde asks for it
+fn is_cpu(rng: &Rng) -> bool {
+    *rng == Rng::Cpu
+}
+
 /// Where the model stands in the line of settings that programs exchange.
 const MODEL_PLACE: usize = 7;
 
@@ -93,6 +116,9 @@ macro_rules! with_same {
             reuse: $from.reuse,
             merge_tokens: $from.merge_tokens,
             sampler_options: $from.sampler_options.clone(),
+            variation_strength: $from.variation_strength,
+            seed_resize: $from.seed_resize,
+            ensd: $from.ensd,
             lora_method: $from.lora_method,
             apply: $from.apply,
             $($given)*
@@ -142,6 +168,8 @@ impl Request {
                 sampler,
                 schedule: self.schedule.or(own).unwrap_or(defaults.schedule),
                 seed: self.seed.unwrap_or(random_seed),
+                rng: self.rng.unwrap_or_default(),
+                variation_seed: self.variation_seed(random_seed),
                 count: self.count,
                 tile: self.tile.unwrap_or(size.width() * size.height() > TILE_ABOVE),
                 preview: self.preview,
@@ -151,6 +179,17 @@ impl Request {
         ))
     }
 }
+
+impl Request {
+    /// The seed of the variation, if there is one; a random one is another than that of the picture.
+    fn variation_seed(&self, random_seed: u64) -> Option<u64> {
+        let drawn = || random_seed.wrapping_add(OTHER) & u64::from(u32::MAX);
+        (self.variation_strength > 0.0).then(|| self.variation_seed.unwrap_or_else(drawn))
+    }
+}
+
+/// How far a variation's random seed is from the picture's.
+const OTHER: u64 = 0x9e37_79b9;
 
 /// The prompt without its `<lora:…>` tags, and what they say.
 fn tags(prompt: &str) -> Result<(String, Vec<LoraRef>)> {
@@ -202,6 +241,26 @@ impl Plan {
         self.guidance_scale > 1.0
     }
 
+    /// The seeds of image `index`: variations of a seed have that seed and one of their own.
+    pub fn seeds(&self, index: usize) -> ImageSeeds {
+        let index = index as u64;
+        let seed = if self.variation_strength > 0.0 { 0 } else { index };
+        ImageSeeds {
+            seed: self.seed.wrapping_add(seed),
+            variation: self.variation_seed.unwrap_or(self.seed).wrapping_add(index),
+        }
+    }
+
+    /// How the noise of its images is made, whose latents have cells of `factor` pixels.
+    pub(super) fn noise(&self, factor: usize) -> Result<NoiseRules> {
+        let resized_from = self.seed_resize.map(|size| size.latent(factor)).transpose()?;
+        let steps = match self.ensd {
+            0 => StepStream::GoesOn,
+            delta => StepStream::Fresh { rng: self.rng, delta },
+        };
+        Ok(NoiseRules { rng: self.rng, steps, variation: self.variation_strength, resized_from })
+    }
+
     /// The request that makes image `index` of this plan again.
     pub fn request_for(&self, index: usize) -> Request {
         with_same!(
@@ -216,7 +275,9 @@ impl Plan {
                 guidance_scale: Some(self.guidance_scale),
                 sampler: Some(self.sampler),
                 schedule: Some(self.schedule),
-                seed: Some(self.seed.wrapping_add(index as u64)),
+                seed: Some(self.seeds(index).seed),
+                rng: Some(self.rng),
+                variation_seed: self.variation_seed.map(|_| self.seeds(index).variation),
                 count: 1,
                 clip_skip: Some(self.clip_skip),
                 tile: Some(self.tile),

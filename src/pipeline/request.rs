@@ -2,7 +2,9 @@
 
 use crate::lora::{Apply, LoraRef, Method, StepWindow};
 use crate::prompt::PromptSyntax;
+use crate::rng::Rng;
 use crate::sampling::{Sampler, SamplerOptions, Schedule};
+use crate::size::ImageSize;
 use serde::{Deserialize, Serialize};
 
 /// Most images of one request.
@@ -51,6 +53,21 @@ pub struct Request {
     pub schedule: Option<Schedule>,
     /// Seed of the first image; image i uses seed + i. `None` draws one.
     pub seed: Option<u64>,
+    /// Whose generator makes the noise of a seed. `None` is PyTorch's on a CPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rng: Option<Rng>,
+    /// Seed of the first image's variation; image i uses this + i, and the same seed. `None` draws one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub variation_seed: Option<u64>,
+    /// How far the noise goes from that of the seed to that of the variation's, 0 to 1.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub variation_strength: f64,
+    /// The size whose noise of the seed is laid over the middle of the start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed_resize: Option<ImageSize>,
+    /// What is added to the seed for the noise of steps (A1111's ENSD); 0 = the stream of the start goes on.
+    #[serde(skip_serializing_if = "is_none")]
+    pub ensd: i64,
     /// How many images.
     pub count: usize,
     /// Which layer of the text encoder, counted from the last that the family uses: 1 = that one.
@@ -84,6 +101,11 @@ impl Default for Request {
             sampler_options: SamplerOptions::default(),
             schedule: None,
             seed: None,
+            rng: None,
+            variation_seed: None,
+            variation_strength: 0.0,
+            seed_resize: None,
+            ensd: 0,
             count: 1,
             clip_skip: None,
             tile: None,
@@ -104,6 +126,11 @@ pub(super) fn is_one(number: &usize) -> bool {
 #[allow(clippy::trivially_copy_pass_by_ref)] // serde asks for it
 pub(super) fn is_zero(number: &f64) -> bool {
     *number == 0.0
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde asks for it
+pub(super) fn is_none(number: &i64) -> bool {
+    *number == 0
 }
 
 pub(super) fn one() -> usize {

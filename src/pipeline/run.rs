@@ -174,7 +174,7 @@ impl Run {
         watch.check()?;
         let image = |index: &usize| {
             let index = *index;
-            Image { index, seed: plan.seed.wrapping_add(index as u64) }
+            Image { index, seeds: plan.seeds(index) }
         };
         let images = images.iter().map(image).collect();
         let prepared = Prepared {

@@ -5,9 +5,16 @@
 //!
 //! Floor 1.
 
+mod brownian;
 mod mt19937;
+mod philox;
+mod seed_sequence;
+mod source;
 
+pub use brownian::BrownianPath;
 pub use mt19937::TorchCpu;
+pub use philox::Philox;
+pub use source::{CudaLayout, Rng};
 
 /// A stream of standard normal values (mean 0, variance 1).
 ///

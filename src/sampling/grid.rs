@@ -245,6 +245,13 @@ impl Grid {
         self.levels.len()
     }
 
+    /// The least level above zero and the greatest.
+    pub fn span(&self) -> (f64, f64) {
+        let levels = self.levels.iter().flat_map(|level| [level.sigma, level.next]);
+        let above = levels.filter(|sigma| *sigma > 0.0);
+        above.fold((f64::INFINITY, 0.0), |(low, high), s| (low.min(s), high.max(s)))
+    }
+
     /// σ where the run ends.
     pub fn end(&self) -> f64 {
         self.levels.last().map_or(0.0, |level| level.next)

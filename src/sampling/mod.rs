@@ -18,6 +18,7 @@ mod formulas;
 mod grid;
 pub mod guidance;
 mod history;
+mod image_noise;
 mod integrator;
 mod linear;
 mod multistep;
@@ -44,8 +45,9 @@ pub use grid::{
     Timesteps, Told,
 };
 pub use guidance::{Guidance, GuidanceApart, Mean};
+pub use image_noise::{ImageSeeds, NoiseRules, StepStream};
 pub use integrator::{Denoiser, Integrator, Step};
-pub use noise::{ListedNoise, NoNoise, NoiseSource, SeededNoise};
+pub use noise::{ListedNoise, NoNoise, NoiseSource, PathRules, SeededNoise, Way};
 pub use options::{OptionSpec, SamplerOptions};
 pub use plan::{Sampling, SamplingRequest};
 pub use prediction::{NoiseModel, Predictor};

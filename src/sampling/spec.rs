@@ -25,6 +25,8 @@ pub struct SamplerSpec {
     pub evaluations: u8,
     /// What noise it draws.
     pub noise: NoiseUse,
+    /// Whether its noise follows a Brownian path over the levels: k-diffusion's and ComfyUI's SDE samplers.
+    pub brownian: bool,
     /// The numbers that it can be tuned with.
     pub options: &'static [OptionSpec],
     /// The schedule of requests that leave it open, where the sampler is of no use with the model's own.

@@ -1,7 +1,7 @@
 //! The request behind the settings of another program.
 
 use super::data::ImageRecord;
-use super::labels::{Layout, ours, unfollowed};
+use super::labels::{Layout, ours, says_nothing, unfollowed};
 use crate::picture::Parameters;
 use crate::pipeline::Request;
 use crate::pipeline::fields;
@@ -20,6 +20,9 @@ pub(super) fn record(parameters: Parameters, layout: Layout) -> ImageRecord {
         // What other programs call as we do is computed in other ways.
         let followed = label.write.is_none() && (ours || !label.own);
         let Some(text) = parameters.get(label.name).filter(|_| followed) else { continue };
+        if says_nothing(label.name, text.trim()) {
+            continue;
+        }
         let mut put = Map::new();
         let read = field.value(text.trim()).map(|value| field.put(value, &mut put));
         // A seed of -1, which a picture cannot have been made with, is no seed.

@@ -51,6 +51,7 @@ mod tests {
     use crate::lora::Apply;
     use crate::pipeline::MAX_COUNT;
     use crate::prompt::PromptSyntax;
+    use crate::rng::Rng;
     use crate::sampling::{Sampler, Schedule};
     use std::collections::BTreeSet;
 
@@ -71,6 +72,11 @@ mod tests {
             sampler_options: "eta=0.5,s_noise=1.01".parse().unwrap(),
             schedule: Some(Schedule::Exponential),
             seed: Some(u64::MAX),
+            rng: Some(Rng::Nv),
+            variation_seed: Some(3),
+            variation_strength: 0.25,
+            seed_resize: "512x768".parse().ok(),
+            ensd: 31337,
             count: 2,
             clip_skip: Some(2),
             tile: Some(false),

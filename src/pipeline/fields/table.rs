@@ -3,12 +3,14 @@
 use super::row::{Field, Flag, Label, Range, Setting};
 use super::values::{
     count, lora, number, options, parsed, prompt_syntax, seed, size, some, switch, text, tile,
-    window,
+    whole, window,
 };
 use crate::lora::{Apply, Method};
 use crate::pipeline::MAX_COUNT;
 use crate::prompt::PromptSyntax;
+use crate::rng::Rng;
 use crate::sampling::{Sampler, Schedule};
+use crate::size::ImageSize;
 
 /// The largest part of the tokens that may be merged: one of every 2×2 stays.
 const MOST_MERGED: f64 = 0.75;
@@ -329,6 +331,85 @@ pub const FIELDS: &[Field] = &[
         label: Some(Label { name: "Seed", place: 5, ..LABEL }),
         read: seed,
         write: |r| some(r.seed),
+        ..ROW
+    },
+    Field {
+        key: "rng",
+        sets: &["rng"],
+        flag: Some(Flag {
+            long: "rng",
+            value: "NAME",
+            place: 12,
+            help: "Whose noise a seed means: cpu (PyTorch's on a CPU: diffusers, ComfyUI), nv (its noise on an \
+                 NVIDIA card: A1111) or cuda:SMSxTHREADS, of a card whose threads are fewer than a picture's \
+                 latents [default: cpu]",
+            ..PICTURE
+        }),
+        label: Some(Label { name: "RNG", ..LABEL }),
+        setting: Some(Setting { example: "\"nv\"", remark: "cpu, nv or cuda:SMSxTHREADS" }),
+        read: parsed::<Rng>,
+        write: |r| some(r.rng.map(Rng::label)),
+        neutral: "CPU",
+        ..ROW
+    },
+    Field {
+        key: "variation_seed",
+        sets: &["variation_seed"],
+        flag: Some(Flag {
+            long: "variation-seed",
+            place: 13,
+            help: "Seed of a variation, or `random`; picture i uses it + i, and the same --seed",
+            ..PICTURE
+        }),
+        label: Some(Label { name: "Variation seed", ..LABEL }),
+        read: seed,
+        write: |r| some(r.variation_seed),
+        ..ROW
+    },
+    Field {
+        key: "variation_strength",
+        sets: &["variation_strength"],
+        flag: Some(Flag {
+            long: "variation-strength",
+            place: 14,
+            help: "How far to go from the picture of the seed to that of the variation's, 0 to 1 [default: 0]",
+            ..PICTURE
+        }),
+        label: Some(Label { name: "Variation seed strength", ..LABEL }),
+        range: Some(Range { low: 0.0, high: 1.0, why: "expected 0 to 1" }),
+        read: number,
+        write: |r| some(Some(r.variation_strength)),
+        neutral: "0",
+        ..ROW
+    },
+    Field {
+        key: "seed_resize",
+        sets: &["seed_resize"],
+        flag: Some(Flag {
+            long: "seed-resize",
+            value: "WxH",
+            place: 15,
+            help: "Keep what the seed shows at another size, for instance 512x512, in the middle of the picture",
+            ..PICTURE
+        }),
+        label: Some(Label { name: "Seed resize from", ..LABEL }),
+        read: parsed::<ImageSize>,
+        write: |r| some(r.seed_resize),
+        ..ROW
+    },
+    Field {
+        key: "ensd",
+        sets: &["ensd"],
+        flag: Some(Flag {
+            long: "ensd",
+            place: 16,
+            help: "Added to the seed for the noise that samplers draw (A1111's eta noise seed delta) [default: 0]",
+            ..PICTURE
+        }),
+        label: Some(Label { name: "ENSD", ..LABEL }),
+        read: whole,
+        write: |r| some(Some(r.ensd)),
+        neutral: "0",
         ..ROW
     },
     Field {

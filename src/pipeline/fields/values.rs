@@ -51,6 +51,10 @@ pub(super) fn count(text: &str) -> Result<Value> {
     text.parse::<usize>().map(Value::from).map_err(|error| unread(text, error.to_string()))
 }
 
+pub(super) fn whole(text: &str) -> Result<Value> {
+    text.parse::<i64>().map(Value::from).map_err(|error| unread(text, error.to_string()))
+}
+
 pub(super) fn number(text: &str) -> Result<Value> {
     let number = text.parse::<f64>().map_err(|error| unread(text, error.to_string()))?;
     // JSON has no such numbers, and no range here holds one.

@@ -25,6 +25,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     order: 1,
     evaluations: 1,
     noise: NoiseUse::Never,
+    brownian: false,
     options: &[],
     schedule: None,
     automatic: Schedule::Discrete,

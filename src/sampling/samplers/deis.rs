@@ -27,6 +27,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     order: 2,
     evaluations: 1,
     noise: NoiseUse::Never,
+    brownian: false,
     options: &[SOLVER_ORDER],
     schedule: None,
     automatic: Schedule::Discrete,

@@ -23,6 +23,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     order: 2,
     evaluations: 2,
     noise: NoiseUse::Churn,
+    brownian: false,
     options: &Churn::OPTIONS,
     schedule: None,
     automatic: Schedule::Karras,

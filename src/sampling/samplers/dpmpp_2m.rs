@@ -26,6 +26,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     order: 2,
     evaluations: 1,
     noise: NoiseUse::Never,
+    brownian: false,
     options: &[],
     schedule: None,
     automatic: Schedule::Karras,

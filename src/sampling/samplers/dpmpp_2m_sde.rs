@@ -23,6 +23,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     order: 2,
     evaluations: 1,
     noise: NoiseUse::EveryStep,
+    brownian: true,
     options: &[ETA, S_NOISE],
     schedule: None,
     automatic: Schedule::Exponential,

@@ -24,6 +24,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     order: 2,
     evaluations: 2,
     noise: NoiseUse::EveryStep,
+    brownian: false,
     options: &[ETA, S_NOISE],
     schedule: None,
     automatic: Schedule::Karras,

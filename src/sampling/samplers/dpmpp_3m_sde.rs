@@ -24,6 +24,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     order: 3,
     evaluations: 1,
     noise: NoiseUse::EveryStep,
+    brownian: true,
     options: &[ETA, S_NOISE],
     schedule: None,
     automatic: Schedule::Exponential,

@@ -18,6 +18,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     order: 3,
     evaluations: 1,
     noise: NoiseUse::EveryStep,
+    brownian: false,
     options: &[S_NOISE],
     schedule: None,
     automatic: Schedule::Discrete,

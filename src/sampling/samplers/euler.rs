@@ -25,6 +25,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     order: 1,
     evaluations: 1,
     noise: NoiseUse::Churn,
+    brownian: false,
     options: &Churn::OPTIONS,
     schedule: None,
     automatic: Schedule::Discrete,

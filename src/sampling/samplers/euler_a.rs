@@ -26,6 +26,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     order: 1,
     evaluations: 1,
     noise: NoiseUse::EveryStep,
+    brownian: false,
     options: &[ETA, S_NOISE],
     schedule: None,
     automatic: Schedule::Discrete,

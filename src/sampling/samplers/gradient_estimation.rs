@@ -23,6 +23,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     order: 1,
     evaluations: 1,
     noise: NoiseUse::Never,
+    brownian: false,
     options: &[GAMMA],
     schedule: None,
     automatic: Schedule::Discrete,

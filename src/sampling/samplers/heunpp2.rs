@@ -17,6 +17,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     order: 1,
     evaluations: 3,
     noise: NoiseUse::Never,
+    brownian: false,
     options: &[],
     schedule: None,
     automatic: Schedule::Discrete,

@@ -19,6 +19,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     order: 2,
     evaluations: 1,
     noise: NoiseUse::Never,
+    brownian: false,
     options: &[ORDER],
     schedule: None,
     automatic: Schedule::Discrete,

@@ -24,6 +24,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     order: 1,
     evaluations: 1,
     noise: NoiseUse::EveryStep,
+    brownian: false,
     options: &[],
     // Consistency models were distilled at some timesteps, and are of no use elsewhere.
     schedule: Some(Schedule::Discrete),

@@ -24,6 +24,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     order: 3,
     evaluations: 1,
     noise: NoiseUse::Never,
+    brownian: false,
     options: &[ORDER],
     schedule: None,
     automatic: Schedule::Discrete,

@@ -20,6 +20,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     order: 2,
     evaluations: 2,
     noise: NoiseUse::Restarts,
+    brownian: false,
     options: &[S_NOISE],
     schedule: Some(Schedule::Karras),
     automatic: Schedule::Karras,

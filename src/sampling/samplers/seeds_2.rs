@@ -18,6 +18,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     order: 2,
     evaluations: 2,
     noise: NoiseUse::EveryEvaluation,
+    brownian: false,
     options: &[S_NOISE],
     schedule: None,
     automatic: Schedule::Discrete,

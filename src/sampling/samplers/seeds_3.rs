@@ -14,6 +14,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     order: 3,
     evaluations: 3,
     noise: NoiseUse::EveryEvaluation,
+    brownian: false,
     options: &[S_NOISE],
     schedule: None,
     automatic: Schedule::Discrete,

@@ -25,6 +25,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     order: 1,
     evaluations: 1,
     noise: NoiseUse::EveryStep,
+    brownian: false,
     options: &[ETA],
     schedule: Some(Schedule::Discrete),
     automatic: Schedule::Discrete,

@@ -22,6 +22,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     order: 3,
     evaluations: 1,
     noise: NoiseUse::Never,
+    brownian: false,
     options: &[SOLVER_ORDER],
     schedule: None,
     automatic: Schedule::Discrete,
