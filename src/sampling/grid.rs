@@ -36,15 +36,21 @@ pub struct Grid {
     pub process: NoiseProcess,
     /// Which timestep the network gets for a level, of the grid or between its levels.
     pub rule: TimestepRule,
+    /// Whose formulas samplers follow where programs differ.
+    pub convention: Convention,
 }
 
-/// Whose way to choose noise levels is followed.
+/// Whose way to choose noise levels is followed, and whose formulas where programs differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Convention {
     /// The scheduler of diffusers 0.42 that goes with the sampler.
     #[default]
     Diffusers,
+    /// A1111 1.10 with its k-diffusion.
+    A1111,
+    /// ComfyUI 0.3.64.
+    Comfyui,
 }
 
 /// The rules of a sampler for each convention.
@@ -59,7 +65,8 @@ impl Conventions {
     /// The rules of one convention.
     pub fn of(&self, convention: Convention) -> &GridRules {
         match convention {
-            Convention::Diffusers => &self.diffusers,
+            // Those programs have lists of their own.
+            Convention::Diffusers | Convention::A1111 | Convention::Comfyui => &self.diffusers,
         }
     }
 }
@@ -220,7 +227,9 @@ impl Grid {
             next,
             target: targets.as_ref().map_or(next, |targets| targets[i]),
         });
-        Ok(Self { levels: levels.collect(), start_scale, process: process.clone(), rule })
+        let levels = levels.collect();
+        let convention = Convention::Diffusers;
+        Ok(Self { levels, start_scale, process: process.clone(), rule, convention })
     }
 
     /// A run over steps that need not begin where the one before ended.
@@ -237,7 +246,7 @@ impl Grid {
             target: next,
         };
         let levels = pairs.iter().map(level).collect();
-        Self { levels, start_scale, process, rule }
+        Self { levels, start_scale, process, rule, convention: Convention::Diffusers }
     }
 
     /// N, the number of steps.

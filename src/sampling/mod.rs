@@ -44,9 +44,9 @@ pub use grid::{
     Aim, Convention, Conventions, End, Grid, GridRules, Level, Pair, PairRule, Span, Start,
     Timesteps, Told,
 };
-pub use guidance::{Guidance, GuidanceApart, Mean};
+pub use guidance::{Condition, Guidance, Mean};
 pub use image_noise::{ImageSeeds, NoiseRules, StepStream};
-pub use integrator::{Denoiser, Integrator, Step};
+pub use integrator::{Denoiser, Estimates, Integrator, Step};
 pub use noise::{ListedNoise, NoNoise, NoiseSource, PathRules, SeededNoise, Way};
 pub use options::{OptionSpec, SamplerOptions};
 pub use plan::{Sampling, SamplingRequest};

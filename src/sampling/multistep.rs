@@ -1,7 +1,7 @@
 //! Multistep methods on slopes: what a step of theirs does, whatever their coefficients.
 
 use super::formulas::slope;
-use super::grid::Grid;
+use super::grid::{Convention, Grid};
 use super::history::History;
 use super::integrator::{Denoiser, Integrator, Step};
 use super::noise::NoiseSource;
@@ -17,7 +17,7 @@ pub(super) struct Multistep {
     /// Slopes that are kept.
     order: usize,
     change: Change,
-    /// Whether the step to σ = 0 ends at the estimate of x₀ instead.
+    /// Whether the step to σ = 0 ends at the estimate of x₀ instead, as it does in ComfyUI.
     to_estimate: bool,
     /// Slopes.
     history: History,
@@ -46,7 +46,8 @@ impl Integrator for Multistep {
     ) -> Result<Step> {
         let (sigma, next) = (grid.levels[i].sigma, grid.levels[i].next);
         let denoised = model.denoise(x, sigma)?;
-        if self.to_estimate && next == 0.0 {
+        let to_estimate = self.to_estimate || grid.convention == Convention::Comfyui;
+        if to_estimate && next == 0.0 {
             return Ok(Step { x: denoised.clone(), denoised });
         }
         self.history.push(slope(x, &denoised, sigma)?, sigma, self.order);
