@@ -257,7 +257,7 @@ fn steps_equal_k_diffusion() {
                 close(&what, x, theirs, 1e-9);
             }
             // k-diffusion's functions with churn draw where none is asked for, and do not use it.
-            if matches!(sampler.spec().noise, NoiseUse::Never | NoiseUse::Churn) {
+            if matches!(sampler.spec().noise, NoiseUse::Never | NoiseUse::Churn | NoiseUse::Eta) {
                 assert!(noise.asked.is_empty(), "{what}");
             } else {
                 let draws: Vec<_> = run.draws.iter().copied().flatten().collect();

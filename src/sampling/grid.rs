@@ -38,6 +38,9 @@ pub struct Grid {
     pub rule: TimestepRule,
     /// Whose formulas samplers follow where programs differ.
     pub convention: Convention,
+    /// By what latents at the end are divided for the autoencoder: those of runs that end above zero lie in a
+    /// variance-preserving scale in diffusers.
+    pub end_scale: f64,
 }
 
 /// Whose way to choose noise levels is followed, and whose formulas where programs differ.
@@ -176,7 +179,8 @@ impl Grid {
         let pairs: Vec<Pair> =
             sigmas.windows(2).map(|pair| Pair { sigma: pair[0], next: pair[1] }).collect();
         let start_scale = sigmas[0].hypot(1.0);
-        Ok(Self::of_pairs(&pairs, start_scale, process, TimestepRule::Interpolated))
+        let grid = Self::of_pairs(&pairs, start_scale, process, TimestepRule::Interpolated);
+        Ok(Self { end_scale: grid.end().hypot(1.0), ..grid })
     }
 
     /// The run of `steps` steps on a model trained as `config` says, by the rules of a sampler.
@@ -227,9 +231,9 @@ impl Grid {
             next,
             target: targets.as_ref().map_or(next, |targets| targets[i]),
         });
-        let levels = levels.collect();
-        let convention = Convention::Diffusers;
-        Ok(Self { levels, start_scale, process: process.clone(), rule, convention })
+        let (convention, end_scale) = (Convention::Diffusers, end.hypot(1.0));
+        let (levels, process) = (levels.collect(), process.clone());
+        Ok(Self { levels, start_scale, process, rule, convention, end_scale })
     }
 
     /// A run over steps that need not begin where the one before ended.
@@ -246,7 +250,8 @@ impl Grid {
             target: next,
         };
         let levels = pairs.iter().map(level).collect();
-        Self { levels, start_scale, process, rule, convention: Convention::Diffusers }
+        let convention = Convention::Diffusers;
+        Self { levels, start_scale, process, rule, convention, end_scale: 1.0 }
     }
 
     /// N, the number of steps.
@@ -273,7 +278,7 @@ impl Grid {
 
     /// Latents at the end of the run in the scale that the autoencoder expects.
     pub fn finish(&self, x: &Tensor) -> Result<Tensor> {
-        self.process.finish(x, self.end())
+        Ok(if self.end_scale == 1.0 { x.clone() } else { (x / self.end_scale)? })
     }
 }
 

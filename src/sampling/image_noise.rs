@@ -201,7 +201,7 @@ mod tests {
         assert_eq!(start(NoiseRules::default(), (4, 4, 5)), plain);
         let all = NoiseRules { variation: 1.0, ..NoiseRules::default() };
         let other = Rng::Cpu.stream(4).normal(80);
-        let far = start(all, (4, 4, 5)).iter().zip(&other).map(|(a, b)| (a - b).abs());
+        let far = start(all, (4, 4, 5)).into_iter().zip(&other).map(|(a, b)| (a - b).abs());
         assert!(far.fold(0.0, f32::max) < 1e-5);
         let same = LatentSize { width: 5, height: 4 };
         let resized = NoiseRules { resized_from: Some(same), ..NoiseRules::default() };

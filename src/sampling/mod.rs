@@ -14,6 +14,7 @@ mod beta;
 mod bounds;
 mod churn;
 mod config;
+mod dpm_solver;
 mod formulas;
 mod grid;
 pub mod guidance;

@@ -120,7 +120,10 @@ mod tests {
     #[test]
     fn samplers_converge_with_their_order() {
         let ode = |sampler: &Sampler| {
-            matches!(sampler.spec().noise, NoiseUse::Never | NoiseUse::Churn | NoiseUse::Restarts)
+            let noise = sampler.spec().noise;
+            // Its steps are as long as its tolerance allows, whatever the run's.
+            let adaptive = *sampler == Sampler::DpmAdaptive;
+            !adaptive && !matches!(noise, NoiseUse::EveryStep | NoiseUse::EveryEvaluation)
         };
         let mut wrong = Vec::new();
         for sampler in Sampler::ALL.into_iter().filter(ode) {
@@ -200,7 +203,7 @@ mod tests {
                     let grid = plan(sampler, schedule, steps, &config).unwrap();
                     assert_eq!(grid.steps(), steps, "{sampler} {schedule}");
                     let rules = sampler.spec().grids.diffusers;
-                    assert!(grid.end() == 0.0 || rules.end == End::Lowest, "{sampler} {schedule}");
+                    assert!(grid.end() == 0.0 || rules.end == End::Lowest || rules.pairs.is_some(), "{sampler} {schedule}");
                     let whole = rules.pairs.is_some() || falls(&grid);
                     assert!(whole, "{sampler} {schedule} {steps}");
                 }

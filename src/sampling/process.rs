@@ -78,12 +78,6 @@ impl NoiseProcess {
         Ok((x0 + (noise * sigma)?)?)
     }
 
-    /// Latents of noise level `sigma`, where a run ended, in the scale that the autoencoder expects.
-    pub fn finish(&self, x: &Tensor, sigma: f64) -> Result<Tensor> {
-        let Self::VariancePreserving(_) = self;
-        Ok(if sigma > 0.0 { (x / sigma.hypot(1.0))? } else { x.clone() })
-    }
-
     /// The timestep that the network gets for noise level `sigma`.
     pub fn timestep(&self, sigma: f64, rule: TimestepRule) -> f64 {
         let table = self.table();
@@ -129,8 +123,6 @@ mod tests {
         }
         let seen = process.scale_input(&x, sigma).unwrap().to_vec1::<f64>().unwrap();
         assert!((seen[0] - (0.5 + 3.0 * 1.5) / 10f64.sqrt()).abs() < 1e-12);
-        let end = process.finish(&x, 0.0).unwrap().to_vec1::<f64>().unwrap();
-        assert_eq!(end, x.to_vec1::<f64>().unwrap());
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub struct SamplerSpec {
     pub noise: NoiseUse,
     /// Whether its noise follows a Brownian path over the levels: k-diffusion's and ComfyUI's SDE samplers.
     pub brownian: bool,
+    /// Whether it steps along the unguided estimate, so that the negative prompt is evaluated at any guidance.
+    pub unguided: bool,
     /// The numbers that it can be tuned with.
     pub options: &'static [OptionSpec],
     /// The schedule of requests that leave it open, where the sampler is of no use with the model's own.
@@ -66,6 +68,8 @@ pub enum NoiseUse {
     Churn,
     /// One tensor for each restart.
     Restarts,
+    /// One tensor for each step of the solver, with the option `eta` above 0 alone.
+    Eta,
 }
 
 impl SamplerSpec {

@@ -26,6 +26,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     evaluations: 1,
     noise: NoiseUse::EveryStep,
     brownian: false,
+    unguided: false,
     options: &[],
     schedule: None,
     automatic: Schedule::Discrete,

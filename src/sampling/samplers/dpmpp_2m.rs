@@ -27,6 +27,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     evaluations: 1,
     noise: NoiseUse::Never,
     brownian: false,
+    unguided: false,
     options: &[],
     schedule: None,
     automatic: Schedule::Karras,

@@ -25,6 +25,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     evaluations: 2,
     noise: NoiseUse::EveryStep,
     brownian: false,
+    unguided: false,
     options: &[ETA, S_NOISE],
     schedule: None,
     automatic: Schedule::Karras,

@@ -25,6 +25,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     evaluations: 1,
     noise: NoiseUse::EveryStep,
     brownian: true,
+    unguided: false,
     options: &[ETA, S_NOISE],
     schedule: None,
     automatic: Schedule::Exponential,

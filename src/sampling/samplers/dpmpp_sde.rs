@@ -25,6 +25,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     evaluations: 2,
     noise: NoiseUse::EveryEvaluation,
     brownian: true,
+    unguided: false,
     options: &[ETA, S_NOISE],
     schedule: None,
     automatic: Schedule::Karras,

@@ -19,6 +19,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     evaluations: 1,
     noise: NoiseUse::EveryStep,
     brownian: false,
+    unguided: false,
     options: &[S_NOISE],
     schedule: None,
     automatic: Schedule::Discrete,

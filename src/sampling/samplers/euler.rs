@@ -26,6 +26,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     evaluations: 1,
     noise: NoiseUse::Churn,
     brownian: false,
+    unguided: false,
     options: &Churn::OPTIONS,
     schedule: None,
     automatic: Schedule::Discrete,

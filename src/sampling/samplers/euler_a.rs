@@ -27,6 +27,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     evaluations: 1,
     noise: NoiseUse::EveryStep,
     brownian: false,
+    unguided: false,
     options: &[ETA, S_NOISE],
     schedule: None,
     automatic: Schedule::Discrete,

@@ -27,6 +27,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     evaluations: 2,
     noise: NoiseUse::Churn,
     brownian: false,
+    unguided: false,
     options: &Churn::OPTIONS,
     schedule: None,
     automatic: Schedule::Discrete,

@@ -18,6 +18,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     evaluations: 3,
     noise: NoiseUse::Never,
     brownian: false,
+    unguided: false,
     options: &[],
     schedule: None,
     automatic: Schedule::Discrete,

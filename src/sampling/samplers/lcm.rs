@@ -25,6 +25,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     evaluations: 1,
     noise: NoiseUse::EveryStep,
     brownian: false,
+    unguided: false,
     options: &[],
     // Consistency models were distilled at some timesteps, and are of no use elsewhere.
     schedule: Some(Schedule::Discrete),

@@ -25,6 +25,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     evaluations: 1,
     noise: NoiseUse::Never,
     brownian: false,
+    unguided: false,
     options: &[ORDER],
     schedule: None,
     automatic: Schedule::Discrete,

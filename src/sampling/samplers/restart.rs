@@ -21,6 +21,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     evaluations: 2,
     noise: NoiseUse::Restarts,
     brownian: false,
+    unguided: false,
     options: &[S_NOISE],
     schedule: Some(Schedule::Karras),
     automatic: Schedule::Karras,

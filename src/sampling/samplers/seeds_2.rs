@@ -19,6 +19,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     evaluations: 2,
     noise: NoiseUse::EveryEvaluation,
     brownian: false,
+    unguided: false,
     options: &[S_NOISE],
     schedule: None,
     automatic: Schedule::Discrete,

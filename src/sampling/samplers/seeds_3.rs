@@ -15,6 +15,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     evaluations: 3,
     noise: NoiseUse::EveryEvaluation,
     brownian: false,
+    unguided: false,
     options: &[S_NOISE],
     schedule: None,
     automatic: Schedule::Discrete,

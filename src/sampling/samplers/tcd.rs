@@ -26,6 +26,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     evaluations: 1,
     noise: NoiseUse::EveryStep,
     brownian: false,
+    unguided: false,
     options: &[ETA],
     schedule: Some(Schedule::Discrete),
     automatic: Schedule::Discrete,

@@ -23,6 +23,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     evaluations: 1,
     noise: NoiseUse::Never,
     brownian: false,
+    unguided: false,
     options: &[SOLVER_ORDER],
     schedule: None,
     automatic: Schedule::Discrete,
