@@ -5,6 +5,7 @@
 
 mod support;
 mod vectors {
+    pub mod diffusers;
     pub mod noise;
     pub mod shared;
     pub mod streams;

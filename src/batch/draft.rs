@@ -4,7 +4,6 @@ use super::key::Key;
 use crate::error::{Error, Result};
 use crate::lora::LoraRef;
 use crate::pipeline::fields::{Field, check_type, field};
-use crate::sampling::{Sampler, Schedule};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
@@ -113,6 +112,10 @@ impl Draft {
 
     fn set_field(&mut self, field: &'static Field, value: Value) -> Result<()> {
         match value {
+            value if field.option => {
+                field.put(read(field, &words(&value))?, &mut self.values);
+                Ok(())
+            }
             Value::Array(values) if field.key == "loras" => {
                 self.values.remove("loras");
                 for value in values {
@@ -164,21 +167,8 @@ impl Draft {
 
     /// Sampler and schedule of a name that may hold both: `DPM++ 2M Karras`.
     fn set_sampler(&mut self, text: &str) -> Result<()> {
-        let (name, schedule) = Schedule::ALL
-            .into_iter()
-            .flat_map(|schedule| schedule.labels().map(move |label| (schedule, label)))
-            .find_map(|(schedule, label)| {
-                Some((text.strip_suffix(label)?.strip_suffix(' ')?, Some(schedule)))
-            })
-            .unwrap_or((text, None));
-        let sampler = match Sampler::from_label(name) {
-            Some(sampler) => sampler,
-            None => name.parse()?,
-        };
-        self.values.insert("sampler".into(), sampler.name().into());
-        if let Some(schedule) = schedule {
-            self.values.insert("schedule".into(), schedule.name().into());
-        }
+        let Some(field) = field("sampler") else { return Ok(()) };
+        field.put(read(field, text)?, &mut self.values);
         Ok(())
     }
 }

@@ -17,7 +17,7 @@ use crate::kernels;
 use crate::lora::{Dictionary, Lora, ReadOptions};
 use crate::models::{Tiling, TinyVae, UNet, Vae};
 use crate::picture::Picture;
-use crate::sampling::{Convention, Grid, Integrator, NoiseProcess};
+use crate::sampling::{Convention, Grid, Integrator, NoiseProcess, Wanted};
 use crate::size::ImageSize;
 use crate::weights::{Component, Precision, Products, Scope, WeightSource};
 use candle_core::{DType, Device, Tensor};
@@ -116,7 +116,8 @@ impl Model {
     pub(super) fn grid(&self, plan: &Plan) -> Result<Grid> {
         self.integrator(plan)?;
         let rules = plan.sampler.spec().grids.of(Convention::Diffusers);
-        Grid::plan(rules, plan.schedule, plan.steps, &self.parts.scheduler, &self.process)
+        let wanted = Wanted::new(plan.schedule, plan.steps, &plan.sampler_options);
+        Grid::plan(rules, &wanted, &self.parts.scheduler, &self.process)
     }
 
     /// The text towers without adapters.

@@ -4,9 +4,10 @@
 //! picture if the noise levels agree.
 
 use super::config::{SchedulerConfig, Spacing};
+use super::options::{OptionSpec, RHO, SIGMA_MAX, SIGMA_MIN, SamplerOptions};
 use super::process::{NoiseProcess, TimestepRule};
 use super::schedule::Schedule;
-use super::schedule_spec::ScheduleInput;
+use super::schedule_spec::{ScheduleInput, ScheduleSpec};
 use super::spacing::SpacingRules;
 use super::table::NoiseTable;
 use crate::error::{Error, Result};
@@ -164,6 +165,51 @@ pub enum Aim {
     Stride,
 }
 
+/// The levels that a request wants.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Wanted {
+    /// The spread of noise levels.
+    pub schedule: Schedule,
+    /// How many steps.
+    pub steps: usize,
+    /// The curve of the schedule, where it has one.
+    pub rho: Option<f64>,
+    /// The lowest level of schedules by formula.
+    pub low: Option<f64>,
+    /// The highest level of them.
+    pub high: Option<f64>,
+}
+
+impl Wanted {
+    /// So many steps of a schedule, with the numbers that `options` hold for it.
+    pub fn new(schedule: Schedule, steps: usize, options: &SamplerOptions) -> Self {
+        let of = |option: &OptionSpec| options.get(option.name);
+        Self { schedule, steps, rho: of(&RHO), low: of(&SIGMA_MIN), high: of(&SIGMA_MAX) }
+    }
+
+    /// Refuses numbers that the schedule does not have.
+    fn check(&self) -> Result<()> {
+        let spec = self.schedule.spec();
+        let having = |has: fn(&ScheduleSpec) -> bool| {
+            let names = Schedule::ALL.into_iter().filter(|schedule| has(schedule.spec()));
+            names.map(Schedule::name).collect::<Vec<_>>().join(", ")
+        };
+        let refused = |field: &'static str, value: f64, having: String| {
+            let why = format!("the schedule {} has none; {having} have", spec.name);
+            Err(Error::bad_request(field, value, why))
+        };
+        if let (Some(rho), None) = (self.rho, spec.rho) {
+            return refused("rho", rho, having(|spec| spec.rho.is_some()));
+        }
+        for (field, level) in [("sigma_min", self.low), ("sigma_max", self.high)] {
+            if let (Some(level), false) = (level, spec.spans) {
+                return refused(field, level, having(|spec| spec.spans));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Grid {
     /// A run over bare noise levels: N + 1 of them, the last is where it ends.
     ///
@@ -193,11 +239,12 @@ impl Grid {
     /// diffusers 0.42: `set_timesteps` of each sampler's scheduler.
     pub fn plan(
         rules: &GridRules,
-        schedule: Schedule,
-        steps: usize,
+        wanted: &Wanted,
         config: &SchedulerConfig,
         process: &NoiseProcess,
     ) -> Result<Self> {
+        let Wanted { schedule, steps, .. } = *wanted;
+        wanted.check()?;
         let table = process.table();
         config.validate_end(table.sigma(0.0))?;
         let most = table.len() - 1;
@@ -209,7 +256,9 @@ impl Grid {
             Timesteps::Own(place) => place(steps, config, table)?,
         };
         let (low, high) = rules.span(&timesteps, config, table);
-        let input = ScheduleInput { timesteps: &timesteps, low, high, process };
+        let (low, high) = (wanted.low.unwrap_or(low), wanted.high.unwrap_or(high));
+        let input =
+            ScheduleInput { timesteps: &timesteps, low, high, process, rho: wanted.rho };
         let sigmas = schedule.levels(steps, &input)?;
         let rule = rules.rule(schedule, config);
         let end = rules.end(rule, &sigmas, config, table);

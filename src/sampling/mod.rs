@@ -13,6 +13,7 @@ mod adams;
 mod beta;
 mod bounds;
 mod churn;
+mod combined;
 mod config;
 mod dpm_solver;
 mod formulas;
@@ -40,10 +41,11 @@ mod spec;
 mod table;
 
 pub use bounds::Bounds;
+pub use combined::NamedSampler;
 pub use config::{PredictionKind, SchedulerConfig, Spacing};
 pub use grid::{
     Aim, Convention, Conventions, End, Grid, GridRules, Level, Pair, PairRule, Span, Start,
-    Timesteps, Told,
+    Timesteps, Told, Wanted,
 };
 pub use guidance::{Condition, Guidance, Mean};
 pub use image_noise::{ImageSeeds, NoiseRules, StepStream};

@@ -1,7 +1,7 @@
 //! A sampler and its grid, ready to run.
 
 use super::config::SchedulerConfig;
-use super::grid::{Convention, Grid};
+use super::grid::{Convention, Grid, Wanted};
 use super::integrator::{Denoiser, Integrator};
 use super::noise::NoiseSource;
 use super::options::SamplerOptions;
@@ -55,7 +55,8 @@ impl Sampling {
     ) -> Result<Self> {
         let integrator = request.sampler.begin(&request.options, config)?;
         let rules = request.sampler.spec().grids.of(request.convention);
-        let grid = Grid::plan(rules, request.schedule, request.steps, config, process)?;
+        let wanted = Wanted::new(request.schedule, request.steps, &request.options);
+        let grid = Grid::plan(rules, &wanted, config, process)?;
         Ok(Self { integrator, grid })
     }
 

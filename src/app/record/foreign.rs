@@ -6,7 +6,7 @@ use crate::picture::Parameters;
 use crate::pipeline::Request;
 use crate::pipeline::fields;
 use crate::prompt::{PromptSyntax, extract_tags, foreign_syntax};
-use crate::sampling::{Sampler, Schedule};
+use crate::sampling::{NamedSampler, Sampler, Schedule};
 use crate::size::SD_VAE_FACTOR;
 use serde_json::{Map, Value};
 
@@ -88,16 +88,12 @@ fn syntax(text: &str, tagged: bool, syntax: PromptSyntax) -> Vec<String> {
 /// Sampler and schedule, which older programs wrote as one name (`DPM++ 2M Karras`).
 fn integrator(parameters: &Parameters) -> (Option<Sampler>, Option<Schedule>, Option<String>) {
     let Some(name) = parameters.get("Sampler") else { return (None, None, None) };
-    let joined = |schedule: Schedule| {
-        let label = schedule.spec().label;
-        Some((name.strip_suffix(label)?.strip_suffix(' ')?, label))
+    let named = name.parse::<NamedSampler>().ok();
+    let (sampler, suffix) = (named.map(|n| n.sampler), named.and_then(|n| n.schedule));
+    let written = match suffix {
+        Some(schedule) => schedule.spec().label,
+        None => parameters.get("Schedule type").unwrap_or("Uniform"),
     };
-    let (base, suffix) = match Schedule::ALL.into_iter().find_map(joined) {
-        Some((base, label)) => (base, Some(label)),
-        None => (name, None),
-    };
-    let sampler = Sampler::from_label(base);
-    let written = suffix.or(parameters.get("Schedule type")).unwrap_or("Uniform");
     let schedule = match (written, sampler) {
         // What that program chooses by itself for this sampler.
         ("Automatic", Some(sampler)) if !ours(parameters) => Some(sampler.spec().automatic),

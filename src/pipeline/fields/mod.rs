@@ -15,6 +15,24 @@ use super::Request;
 use crate::error::Result;
 use serde_json::{Map, Value};
 
+/// Puts choices that stand in another spelling, or hold two, as they stand in a request. What a text holds beside its
+/// own field gives way to what is said there.
+pub fn respell(map: &mut Map<String, Value>) {
+    for field in FIELDS {
+        let Some(value) = map.get(field.key).and_then(|value| field.respelled(value)) else {
+            continue;
+        };
+        let mut put = Map::new();
+        field.put(value, &mut put);
+        for (key, value) in put {
+            let said = map.get(&key).is_some_and(|value| !value.is_null());
+            if key == field.key || !said {
+                map.insert(key, value);
+            }
+        }
+    }
+}
+
 /// The row of `key`.
 pub fn field(key: &str) -> Option<&'static Field> {
     FIELDS.iter().find(|field| field.key == key)
@@ -104,7 +122,7 @@ mod tests {
         let mut map = Map::new();
         for field in FIELDS {
             let texts = field.texts(&full);
-            let by_parts = ["width", "height"].contains(&field.key);
+            let by_parts = field.option || ["width", "height"].contains(&field.key);
             assert_eq!(texts.is_empty(), by_parts, "{}", field.key);
             let mut values: Vec<Value> =
                 texts.iter().map(|text| (field.read)(text).unwrap()).collect();

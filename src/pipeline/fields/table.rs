@@ -2,7 +2,7 @@
 
 use super::row::{Field, Flag, Label, Range, Setting};
 use super::values::{
-    count, lora, number, options, parsed, prompt_syntax, seed, size, some, switch, text, tile,
+    count, lora, number, options, parsed, prompt_syntax, sampler, schedule, seed, size, some, switch, text, tile,
     whole, window,
 };
 use crate::lora::{Apply, Method};
@@ -28,6 +28,8 @@ const ROW: Field = Field {
     read: text,
     write: |_| Vec::new(),
     neutral: "",
+    brings: None,
+    option: false,
 };
 const FLAG: Flag = Flag {
     long: "",
@@ -40,6 +42,7 @@ const FLAG: Flag = Flag {
     opposite: None,
 };
 const PICTURE: Flag = Flag { heading: Some("Picture"), ..FLAG };
+const TUNING: Flag = Flag { heading: Some("Sampler"), ..FLAG };
 const SAVERS: Flag = Flag { heading: Some("Step savers"), ..FLAG };
 const LORA: Flag = Flag { heading: Some("LoRA"), ..FLAG };
 const LABEL: Label = Label { name: "", place: 100, own: false, write: None };
@@ -257,7 +260,8 @@ pub const FIELDS: &[Field] = &[
         }),
         setting: Some(Setting { example: "\"dpmpp-2m\"", remark: "" }),
         names: || Sampler::ALL.iter().map(|sampler| sampler.name()).collect(),
-        read: parsed::<Sampler>,
+        read: sampler,
+        brings: Some("schedule"),
         write: |r| some(r.sampler),
         ..ROW
     },
@@ -277,13 +281,139 @@ pub const FIELDS: &[Field] = &[
         ..ROW
     },
     Field {
+        key: "eta",
+        sets: &["sampler_options"],
+        flag: Some(Flag {
+            long: "eta",
+            value: "X",
+            place: 1,
+            help: "Share of fresh noise in each step of samplers that add some, 0 to 1",
+            ..TUNING
+        }),
+        read: number,
+        option: true,
+        ..ROW
+    },
+    Field {
+        key: "s_noise",
+        sets: &["sampler_options"],
+        flag: Some(Flag {
+            long: "s-noise",
+            value: "X",
+            place: 2,
+            help: "Factor of fresh noise",
+            ..TUNING
+        }),
+        read: number,
+        option: true,
+        ..ROW
+    },
+    Field {
+        key: "s_churn",
+        sets: &["sampler_options"],
+        flag: Some(Flag {
+            long: "s-churn",
+            value: "X",
+            place: 3,
+            help: "How far noise raises the levels, over the whole run (Euler, Heun, DPM2)",
+            ..TUNING
+        }),
+        read: number,
+        option: true,
+        ..ROW
+    },
+    Field {
+        key: "s_tmin",
+        sets: &["sampler_options"],
+        flag: Some(Flag {
+            long: "s-tmin",
+            value: "X",
+            place: 4,
+            help: "Least noise level with churn",
+            ..TUNING
+        }),
+        read: number,
+        option: true,
+        ..ROW
+    },
+    Field {
+        key: "s_tmax",
+        sets: &["sampler_options"],
+        flag: Some(Flag {
+            long: "s-tmax",
+            value: "X",
+            place: 5,
+            help: "Largest noise level with churn",
+            ..TUNING
+        }),
+        read: number,
+        option: true,
+        ..ROW
+    },
+    Field {
+        key: "order",
+        sets: &["sampler_options"],
+        flag: Some(Flag {
+            long: "order",
+            value: "X",
+            place: 6,
+            help: "Order of solvers that have several (LMS, UniPC, DEIS, iPNDM, DPM adaptive)",
+            ..TUNING
+        }),
+        read: number,
+        option: true,
+        ..ROW
+    },
+    Field {
+        key: "rho",
+        sets: &["sampler_options"],
+        flag: Some(Flag {
+            long: "rho",
+            value: "X",
+            place: 7,
+            help: "Curve of the schedules karras (7) and exponential (1)",
+            ..TUNING
+        }),
+        read: number,
+        option: true,
+        ..ROW
+    },
+    Field {
+        key: "sigma_min",
+        sets: &["sampler_options"],
+        flag: Some(Flag {
+            long: "sigma-min",
+            value: "X",
+            place: 8,
+            help: "Lowest noise level of schedules by formula",
+            ..TUNING
+        }),
+        read: number,
+        option: true,
+        ..ROW
+    },
+    Field {
+        key: "sigma_max",
+        sets: &["sampler_options"],
+        flag: Some(Flag {
+            long: "sigma-max",
+            value: "X",
+            place: 9,
+            help: "Highest noise level of schedules by formula",
+            ..TUNING
+        }),
+        read: number,
+        option: true,
+        ..ROW
+    },
+    Field {
         key: "schedule",
         sets: &["schedule"],
         flag: Some(Flag {
             long: "schedule",
             value: "NAME",
             place: 4,
-            help: "Spacing of noise levels",
+            help: "Spacing of noise levels, or auto: the sampler's own",
             ..PICTURE
         }),
         label: Some(Label {
@@ -294,7 +424,7 @@ pub const FIELDS: &[Field] = &[
         }),
         setting: Some(Setting { example: "\"karras\"", remark: "" }),
         names: || Schedule::ALL.iter().map(|schedule| schedule.name()).collect(),
-        read: parsed::<Schedule>,
+        read: schedule,
         write: |r| some(r.schedule),
         ..ROW
     },

@@ -17,7 +17,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
         diffusers: Some("KDPM2DiscreteScheduler"),
         k_diffusion: Some("sample_dpm_2"),
         comfyui: Some("dpm_2"),
-        also: &[],
+        also: &["kdpm_2"],
     },
     source: "Karras et al. (2022), Algorithm 2 with the midpoint in ln σ; k-diffusion's sample_dpm_2; diffusers' KDPM2DiscreteScheduler",
     order: 2,

@@ -18,7 +18,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
         diffusers: Some("KDPM2AncestralDiscreteScheduler"),
         k_diffusion: Some("sample_dpm_2_ancestral"),
         comfyui: Some("dpm_2_ancestral"),
-        also: &[],
+        also: &["dpm_2_a", "kdpm_2_a"],
     },
     source: "k-diffusion's sample_dpm_2_ancestral; diffusers' KDPM2AncestralDiscreteScheduler",
     order: 2,
