@@ -28,6 +28,8 @@ struct Recorded {
 struct Run {
     tool: String,
     sampler: String,
+    #[serde(default)]
+    guided: bool,
     list: String,
     #[serde(default)]
     options: BTreeMap<String, Value>,
