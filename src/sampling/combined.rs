@@ -95,7 +95,7 @@ mod tests {
             let found: NamedSampler = name.parse().unwrap();
             assert_eq!((found.sampler, found.schedule), (sampler, schedule), "{name}");
         }
-        for wrong in ["", "karras", "k_", "DPM++ 2N Karras", "euler__k"] {
+        for wrong in ["", "karras", "k_", "DPM++ 2N Karras"] {
             assert!(wrong.parse::<NamedSampler>().is_err(), "{wrong}");
         }
     }
@@ -107,7 +107,7 @@ mod tests {
             for schedule in Schedule::ALL {
                 let label = format!("{} {}", sampler.spec().label, schedule.spec().label);
                 let ours = format!("{sampler}-{schedule}");
-                for name in [label, ours].into_iter().filter(|name| !name.ends_with("Automatic")) {
+                for name in [label, ours].into_iter().filter(|_| schedule != Schedule::Discrete) {
                     let found: NamedSampler = name.parse().unwrap();
                     assert_eq!((found.sampler, found.schedule), (sampler, Some(schedule)), "{name}");
                 }

@@ -126,8 +126,8 @@ mod tests {
         );
         let automatic = parse("Steps: 9, Sampler: DPM++ 2M, Schedule type: Automatic");
         assert_eq!(automatic.request.schedule, Some(Schedule::Karras));
-        let other = parse("Steps: 9, Sampler: DPM fast, Refiner: r, Seed: -1, Size: 9x9");
-        assert_eq!(other.unknown_sampler.as_deref(), Some("DPM fast, Uniform"));
+        let other = parse("Steps: 9, Sampler: DPM slow, Refiner: r, Seed: -1, Size: 9x9");
+        assert_eq!(other.unknown_sampler.as_deref(), Some("DPM slow, Uniform"));
         assert_eq!(other.ignored, ["Refiner", "Seed: -1", "Size: 9x9"]);
         assert_eq!((other.request.seed, other.request.width), (None, None));
         let strong = lines("(red:1.3) \\(x:1) <lora:a:1>\nNegative prompt: <lora:b:1>\nSteps: 9");
@@ -148,6 +148,12 @@ mod tests {
             reuse: 3,
             merge_tokens: 0.25,
             clip_skip: Some(2),
+            rng: "nv".parse().ok(),
+            variation_seed: Some(3),
+            variation_strength: 0.25,
+            seed_resize: "512x768".parse().ok(),
+            ensd: 31337,
+            compat: crate::pipeline::Compat::Comfyui,
             ..Request::default()
         };
         for (sampler, schedule) in
@@ -194,7 +200,6 @@ mod tests {
             "Hypernet: some",
             "CFG Rescale phi: 0.7",
             "RP Active: True",
-            "Seed resize from: 512x512",
             "AddNet Enabled: True",
             "FreeU Stages: \"[]\"",
             "Whatever comes: next",
@@ -210,7 +215,8 @@ mod tests {
         ] {
             assert_eq!(said(field), [""; 0], "{field}");
         }
-        assert_eq!(lines("x\nSteps: 9, Seed: 1, RNG: NV").ignored, ["RNG: NV"]);
+        assert_eq!(lines("x\nSteps: 9, Seed: 1, RNG: NV").ignored, [""; 0]);
+        assert_eq!(lines("x\nSteps: 9, Seed: 1, RNG: GPU").ignored, ["RNG: GPU"]);
         let unsaid = lines("x\nSteps: 9, Seed: 1").ignored;
         assert!(unsaid.len() == 1 && unsaid[0].starts_with("RNG (none"), "{unsaid:?}");
         let merged = lines("x\nSteps: 9, Token merging ratio: 0.5").request.merge_tokens;
