@@ -8,12 +8,14 @@
 mod brownian;
 mod mt19937;
 mod philox;
+mod python;
 mod seed_sequence;
 mod source;
 
 pub use brownian::BrownianPath;
 pub use mt19937::TorchCpu;
 pub use philox::Philox;
+pub use python::PythonRandom;
 pub use source::{CudaLayout, Rng};
 
 /// A stream of standard normal values (mean 0, variance 1).
