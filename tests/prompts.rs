@@ -269,6 +269,8 @@ fn schedules_are_weighted_together() {
             pairs: &pairs,
             syntax: PromptSyntax::A1111,
             clip_skip: 1,
+            skip_both: false,
+            zero_empty: None,
             size: ImageSize::new(64, 64).unwrap(),
         };
         let found = towers.encode_until(&schedules, &Cancel::new()).unwrap();

@@ -5,7 +5,9 @@
 
 mod support;
 mod vectors {
+    pub mod a1111;
     pub mod diffusers;
+    pub mod edges;
     pub mod noise;
     pub mod shared;
     pub mod streams;

@@ -45,6 +45,10 @@ pub struct Schedules<'a> {
     pub syntax: PromptSyntax,
     /// 1 = the last layer that the family uses; acts on the prompt alone.
     pub clip_skip: usize,
+    /// Whether negative prompts are read at the same layer: A1111, ComfyUI.
+    pub skip_both: bool,
+    /// Whether an empty negative prompt is a zero tensor; `None`: as the rules of the towers say.
+    pub zero_empty: Option<bool>,
     /// Picture size, for SDXL.
     pub size: ImageSize,
 }
@@ -112,6 +116,8 @@ impl TextTowers {
             pairs: &[(0, 0)],
             syntax,
             clip_skip,
+            skip_both: false,
+            zero_empty: None,
             size,
         };
         let found = self.encode_until(&schedules, &Cancel::new())?.pop();
@@ -136,13 +142,13 @@ impl TextTowers {
         // diffusers reads negative prompts at the last layer whatever the prompt's skip is.
         let (positives, negatives) = match texts.negatives {
             None => (encode(&[&positive], texts.clip_skip)?, None),
-            Some([""]) if self.rules.zero_empty_negative => {
+            Some([""]) if texts.zero_empty.unwrap_or(self.rules.zero_empty_negative) => {
                 (encode(&[&positive], texts.clip_skip)?, None)
             }
             Some(negatives) => {
                 let negative = self.group("negative_prompt", negatives, texts.syntax)?;
-                let (negatives, positives) = if texts.clip_skip <= 1 {
-                    let mut all = encode(&[&negative, &positive], 1)?;
+                let (negatives, positives) = if texts.clip_skip <= 1 || texts.skip_both {
+                    let mut all = encode(&[&negative, &positive], texts.clip_skip.max(1))?;
                     let positives = all.split_off(negative.wordings.len());
                     (all, positives)
                 } else {

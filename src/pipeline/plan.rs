@@ -1,7 +1,8 @@
 //! The fully resolved plan of a request: what the pipeline runs and what is written into pictures.
 
 use super::fields::{self, Field, Label};
-use super::request::{Request, is_none, is_one, is_zero, one};
+use super::compat::Compat;
+use super::request::{Request, is_none, is_one, is_own, is_zero, one};
 use super::warning::Warning;
 use crate::error::{Error, Result};
 use crate::family::Defaults;
@@ -10,7 +11,7 @@ use crate::picture::Parameters;
 use crate::prompt::{PromptSyntax, extract_tags, underlined};
 use crate::rng::Rng;
 use crate::sampling::{
-    ImageSeeds, NoiseRules, Sampler, SamplerOptions, Schedule, StepStream,
+    ImageSeeds, NoiseRules, Sampler, SamplerOptions, Schedule,
 };
 use crate::size::ImageSize;
 use serde::{Deserialize, Serialize};
@@ -52,6 +53,9 @@ pub struct Plan {
     pub schedule: Schedule,
     /// Seed of the first image.
     pub seed: u64,
+    /// Which program's rules are followed where programs differ.
+    #[serde(default, skip_serializing_if = "is_own")]
+    pub compat: Compat,
     /// Whose generator makes the noise of a seed.
     #[serde(default, skip_serializing_if = "is_cpu")]
     pub rng: Rng,
@@ -115,9 +119,9 @@ macro_rules! with_same {
             guidance_interval: $from.guidance_interval,
             reuse: $from.reuse,
             merge_tokens: $from.merge_tokens,
-            sampler_options: $from.sampler_options.clone(),
             variation_strength: $from.variation_strength,
             seed_resize: $from.seed_resize,
+            compat: $from.compat,
             ensd: $from.ensd,
             lora_method: $from.lora_method,
             apply: $from.apply,
@@ -140,18 +144,19 @@ impl Request {
         size.latent(defaults.vae_factor)?;
         let steps = self.steps.unwrap_or(defaults.steps);
         let guidance_scale = self.guidance_scale.unwrap_or(defaults.guidance_scale);
-        let clip_skip = self.clip_skip.unwrap_or(1);
+        let rules = self.compat.rules();
+        let clip_skip = rules.layers(self.clip_skip);
         fields::check(&Request {
             steps: Some(steps),
             guidance_scale: Some(guidance_scale),
-            clip_skip: Some(clip_skip),
+            clip_skip: self.clip_skip.or(Some(1)),
             ..self.clone()
         })?;
         let (prompt, tagged) = tags(&self.prompt)?;
-        let prompt_syntax = self.prompt_syntax.unwrap_or_default();
+        let prompt_syntax = self.prompt_syntax.or(rules.syntax).unwrap_or_default();
         readable("prompt", &prompt, prompt_syntax, steps)?;
         readable("negative_prompt", &self.negative_prompt, prompt_syntax, steps)?;
-        let sampler = self.sampler.unwrap_or(defaults.sampler);
+        let sampler = self.sampler.or(rules.sampler).unwrap_or(defaults.sampler);
         sampler.spec().check(&self.sampler_options)?;
         // The model's schedule goes with its own sampler.
         let own = sampler.spec().schedule.filter(|_| sampler != defaults.sampler);
@@ -166,9 +171,12 @@ impl Request {
                 guidance_scale,
                 clip_skip,
                 sampler,
-                schedule: self.schedule.or(own).unwrap_or(defaults.schedule),
+                schedule: self.schedule.unwrap_or_else(|| {
+                    rules.schedule(sampler, own, defaults.schedule)
+                }),
                 seed: self.seed.unwrap_or(random_seed),
-                rng: self.rng.unwrap_or_default(),
+                rng: self.rng.unwrap_or(rules.rng),
+                sampler_options: rules.options(sampler, steps, &self.sampler_options),
                 variation_seed: self.variation_seed(random_seed),
                 count: self.count,
                 tile: self.tile.unwrap_or(size.width() * size.height() > TILE_ABOVE),
@@ -238,7 +246,7 @@ impl Plan {
 
     /// Whether the negative prompt is evaluated.
     pub fn guided(&self) -> bool {
-        self.guidance_scale > 1.0
+        self.guidance_scale > 1.0 || self.sampler.spec().unguided
     }
 
     /// The seeds of image `index`: variations of a seed have that seed and one of their own.
@@ -254,11 +262,8 @@ impl Plan {
     /// How the noise of its images is made, whose latents have cells of `factor` pixels.
     pub(super) fn noise(&self, factor: usize) -> Result<NoiseRules> {
         let resized_from = self.seed_resize.map(|size| size.latent(factor)).transpose()?;
-        let steps = match self.ensd {
-            0 => StepStream::GoesOn,
-            delta => StepStream::Fresh { rng: self.rng, delta },
-        };
-        Ok(NoiseRules { rng: self.rng, steps, variation: self.variation_strength, resized_from })
+        let noise = self.compat.rules().noise(self.rng, self.ensd);
+        Ok(NoiseRules { variation: self.variation_strength, resized_from, ..noise })
     }
 
     /// The request that makes image `index` of this plan again.
@@ -276,10 +281,11 @@ impl Plan {
                 sampler: Some(self.sampler),
                 schedule: Some(self.schedule),
                 seed: Some(self.seeds(index).seed),
-                rng: Some(self.rng).filter(|rng| *rng != Rng::Cpu),
+                rng: Some(self.rng).filter(|rng| *rng != self.compat.rules().rng),
+                sampler_options: self.sampler_options.clone(),
                 variation_seed: self.variation_seed.map(|_| self.seeds(index).variation),
                 count: 1,
-                clip_skip: Some(self.clip_skip),
+                clip_skip: self.compat.rules().asked_layers(self.clip_skip),
                 tile: Some(self.tile),
                 preview: 0,
                 loras: self.loras.clone(),

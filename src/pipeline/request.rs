@@ -1,5 +1,6 @@
 //! What the user asks for.
 
+use super::compat::Compat;
 use crate::lora::{Apply, LoraRef, Method, StepWindow};
 use crate::prompt::PromptSyntax;
 use crate::rng::Rng;
@@ -53,7 +54,10 @@ pub struct Request {
     pub schedule: Option<Schedule>,
     /// Seed of the first image; image i uses seed + i. `None` draws one.
     pub seed: Option<u64>,
-    /// Whose generator makes the noise of a seed. `None` is PyTorch's on a CPU.
+    /// Whose picture is meant: which program's rules are followed where programs differ.
+    #[serde(skip_serializing_if = "is_own")]
+    pub compat: Compat,
+    /// Whose generator makes the noise of a seed. `None` is PyTorch's on a CPU, but with [`compat`](Self::compat).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rng: Option<Rng>,
     /// Seed of the first image's variation; image i uses this + i, and the same seed. `None` draws one.
@@ -101,6 +105,7 @@ impl Default for Request {
             sampler_options: SamplerOptions::default(),
             schedule: None,
             seed: None,
+            compat: Compat::default(),
             rng: None,
             variation_seed: None,
             variation_strength: 0.0,
@@ -126,6 +131,11 @@ pub(super) fn is_one(number: &usize) -> bool {
 #[allow(clippy::trivially_copy_pass_by_ref)] // serde asks for it
 pub(super) fn is_zero(number: &f64) -> bool {
     *number == 0.0
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde asks for it
+pub(super) fn is_own(compat: &Compat) -> bool {
+    *compat == Compat::Colora
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref)] // serde asks for it

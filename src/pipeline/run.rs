@@ -61,7 +61,10 @@ impl Run {
         let stack = model.stack(plan, watch)?;
         let roles: Vec<Role> = stack.entries.iter().map(role).collect();
         let two_evaluations = model.parts.unet.time_cond_proj_dim.is_none();
-        let timeline = Timeline::new(plan, &roles, two_evaluations);
+        let grid = model.grid(plan)?;
+        // Lists of other programs may have more or fewer steps than were asked.
+        let taken = Plan { steps: grid.steps(), ..plan.clone() };
+        let timeline = Timeline::new(&taken, &roles, two_evaluations);
         let stacks: Vec<Stacks> = timeline
             .estimates()
             .iter()
@@ -86,7 +89,7 @@ impl Run {
         let keys: BTreeSet<String> = composed.map(|unet| network_key(unet, apply)).collect();
         let keys = keys.into_iter().collect();
         Ok(Self {
-            grid: Arc::new(model.grid(plan)?),
+            grid: Arc::new(grid),
             start: Start::Noise,
             running: Arc::new(model.residency.running(keys, whole)),
             plan: plan.clone(),
@@ -152,11 +155,15 @@ impl Run {
             return Err(Error::bad_request("images", "none", "expected at least one image"));
         }
         let Self { model, plan, timeline, start, running, .. } = self;
+        if images.len() > 1 && plan.sampler.spec().alone {
+            let why = format!("{} adapts its steps to one image at a time", plan.sampler);
+            return Err(Error::bad_request("images", images.len(), why));
+        }
         let (integrator, grid) = match sampling {
             Some(Sampling { integrator, grid }) => (integrator, Arc::new(grid)),
             None => (model.integrator(plan)?, self.grid.clone()),
         };
-        if grid.steps() != plan.steps {
+        if grid.steps() != self.grid.steps() {
             let why = format!("the noise levels are those of {} steps", grid.steps());
             return Err(Error::bad_request("steps", plan.steps, why));
         }
@@ -214,7 +221,8 @@ impl Run {
         sink: &mut dyn FnMut(Generated) -> Result<()>,
     ) -> Result<()> {
         let images: Vec<usize> = (0..self.plan.count).collect();
-        for images in images.chunks(self.model.batch) {
+        let together = if self.plan.sampler.spec().alone { 1 } else { self.model.batch };
+        for images in images.chunks(together) {
             self.generate_batch(images, watch, sink)?;
         }
         Ok(())

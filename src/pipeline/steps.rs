@@ -4,7 +4,7 @@ use super::denoise::Bound;
 use super::event::Watch;
 use super::finite::Suspects;
 use super::generated::{Generated, Timings};
-use super::model::Model;
+use super::model::{Decoding, Model};
 use super::networks::Estimator;
 use super::replay::{Mark, Session, working};
 use super::residency::{Running, Stage};
@@ -67,7 +67,7 @@ pub struct Steps {
     images: Vec<Image>,
     /// Whether the plan's last image is among them.
     last: bool,
-    tile: bool,
+    decoding: Decoding,
     cancel: Cancel,
     timings: Timings,
     /// Where to look when the picture is none.
@@ -127,11 +127,10 @@ impl std::fmt::Debug for Steps {
 fn noise(plan: &Plan, grid: &Grid, images: &[Image], factor: usize) -> Result<SeededNoise> {
     let seeds: Vec<ImageSeeds> = images.iter().map(|image| image.seeds).collect();
     let noise = SeededNoise::by_rules(plan.noise(factor)?, &seeds);
-    if !plan.sampler.spec().brownian {
-        return Ok(noise);
-    }
+    let rules = plan.compat.rules();
+    let Some(rng) = rules.path(plan.sampler, plan.rng) else { return Ok(noise) };
     let (low, high) = grid.span();
-    let rules = PathRules { rng: plan.rng, low, high, through_logs: true };
+    let rules = PathRules { rng, low, high, through_logs: rules.through_logs };
     Ok(noise.along_paths(rules, seeds.iter().map(|seeds| seeds.seed).collect()))
 }
 
@@ -156,7 +155,7 @@ impl Steps {
             failed: false,
             last: images.iter().any(|image| image.index + 1 >= plan.count),
             images,
-            tile: plan.tile,
+            decoding: Decoding { tile: plan.tile, truncated: plan.compat.rules().truncated },
             cancel,
             timings: prepared.spent,
             suspects: Suspects::new(estimators, plan),
@@ -271,7 +270,7 @@ impl Steps {
         timings.load += begin.elapsed();
         let begin = Instant::now();
         let Image { index: image, seeds } = self.images[place];
-        let picture = self.model.decode(latents, self.tile, watch, |tile, tiles| {
+        let picture = self.model.decode(latents, self.decoding, watch, |tile, tiles| {
             watch.tell(&Event::Decoding { image, tile, tiles });
         });
         let picture =

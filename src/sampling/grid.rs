@@ -4,6 +4,7 @@
 //! picture if the noise levels agree.
 
 use super::config::{SchedulerConfig, Spacing};
+use super::convention::Convention;
 use super::options::{OptionSpec, RHO, SIGMA_MAX, SIGMA_MIN, SamplerOptions};
 use super::process::{NoiseProcess, TimestepRule};
 use super::schedule::Schedule;
@@ -42,19 +43,6 @@ pub struct Grid {
     /// By what latents at the end are divided for the autoencoder: those of runs that end above zero lie in a
     /// variance-preserving scale in diffusers.
     pub end_scale: f64,
-}
-
-/// Whose way to choose noise levels is followed, and whose formulas where programs differ.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[non_exhaustive]
-pub enum Convention {
-    /// The scheduler of diffusers 0.42 that goes with the sampler.
-    #[default]
-    Diffusers,
-    /// A1111 1.10 with its k-diffusion.
-    A1111,
-    /// ComfyUI 0.3.64.
-    Comfyui,
 }
 
 /// The rules of a sampler for each convention.
@@ -286,7 +274,7 @@ impl Grid {
     }
 
     /// A run over steps that need not begin where the one before ended.
-    fn of_pairs(
+    pub(super) fn of_pairs(
         pairs: &[Pair],
         start_scale: f64,
         process: NoiseProcess,

@@ -15,6 +15,7 @@ mod bounds;
 mod churn;
 mod combined;
 mod config;
+mod convention;
 mod dpm_solver;
 mod formulas;
 mod grid;
@@ -39,12 +40,14 @@ mod schedules;
 mod spacing;
 mod spec;
 mod table;
+mod tools;
 
 pub use bounds::Bounds;
 pub use combined::NamedSampler;
 pub use config::{PredictionKind, SchedulerConfig, Spacing};
+pub use convention::Convention;
 pub use grid::{
-    Aim, Convention, Conventions, End, Grid, GridRules, Level, Pair, PairRule, Span, Start,
+    Aim, Conventions, End, Grid, GridRules, Level, Pair, PairRule, Span, Start,
     Timesteps, Told, Wanted,
 };
 pub use guidance::{Condition, Guidance, Mean};

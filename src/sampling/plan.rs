@@ -1,7 +1,9 @@
 //! A sampler and its grid, ready to run.
 
 use super::config::SchedulerConfig;
-use super::grid::{Convention, Grid, Wanted};
+use super::convention::Convention;
+use super::grid::{Grid, GridRules, Wanted};
+use super::tools;
 use super::integrator::{Denoiser, Integrator};
 use super::noise::NoiseSource;
 use super::options::SamplerOptions;
@@ -12,7 +14,7 @@ use crate::error::Result;
 use candle_core::Tensor;
 
 /// What a request says about sampling.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct SamplingRequest {
     /// The sampler.
     pub sampler: Sampler,
@@ -24,13 +26,30 @@ pub struct SamplingRequest {
     pub options: SamplerOptions,
     /// Whose way to choose noise levels is followed.
     pub convention: Convention,
+    /// The rules of diffusers for them.
+    pub rules: GridRules,
 }
 
 impl SamplingRequest {
     /// So many steps of a sampler with its defaults.
     pub fn new(sampler: Sampler, schedule: Schedule, steps: usize) -> Self {
         let (options, convention) = (SamplerOptions::default(), Convention::default());
-        Self { sampler, schedule, steps, options, convention }
+        let rules = sampler.spec().grids.diffusers;
+        Self { sampler, schedule, steps, options, convention, rules }
+    }
+}
+
+impl SamplingRequest {
+    /// The noise levels, on a model trained as `config` says.
+    ///
+    /// # Errors
+    /// As [`Grid::plan`].
+    pub fn grid(&self, config: &SchedulerConfig, process: &NoiseProcess) -> Result<Grid> {
+        let wanted = Wanted::new(self.schedule, self.steps, &self.options);
+        match self.convention {
+            Convention::Diffusers => Grid::plan(&self.rules, &wanted, config, process),
+            tool => tools::plan(tool, self.sampler, &wanted, config),
+        }
     }
 }
 
@@ -54,10 +73,7 @@ impl Sampling {
         process: &NoiseProcess,
     ) -> Result<Self> {
         let integrator = request.sampler.begin(&request.options, config)?;
-        let rules = request.sampler.spec().grids.of(request.convention);
-        let wanted = Wanted::new(request.schedule, request.steps, &request.options);
-        let grid = Grid::plan(rules, &wanted, config, process)?;
-        Ok(Self { integrator, grid })
+        Ok(Self { integrator, grid: request.grid(config, process)? })
     }
 
     /// Runs every step from `x`, latents of the first level; the simple loop that tests and small programs need.

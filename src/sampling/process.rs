@@ -28,6 +28,10 @@ pub enum TimestepRule {
     /// The whole timestep below, in ln σ. diffusers casts to an integer here; its f32 logarithms put the top
     /// level just below its own timestep.
     Truncated,
+    /// Interpolated in ln ᾱ, with a fraction: A1111's UniPC.
+    InAlpha,
+    /// The nearest of the fifty timesteps that a model was distilled at: A1111's LCM.
+    Distilled,
 }
 
 /// A step that goes below the next level and comes back up with fresh noise.
@@ -85,6 +89,8 @@ impl NoiseProcess {
             TimestepRule::OfTable => table.timestep_linear(sigma),
             TimestepRule::Interpolated => table.timestep(sigma),
             TimestepRule::Rounded => table.timestep(sigma).round_ties_even(),
+            TimestepRule::InAlpha => table.timestep_in_alpha(sigma),
+            TimestepRule::Distilled => table.nearest_every(50, sigma),
             TimestepRule::Truncated => (table.timestep(sigma) - 1e-4).trunc(),
         }
     }

@@ -29,6 +29,8 @@ pub struct SamplerSpec {
     pub brownian: bool,
     /// Whether it steps along the unguided estimate, so that the negative prompt is evaluated at any guidance.
     pub unguided: bool,
+    /// Whether images that are evaluated at once would change each other: steps of adapted length.
+    pub alone: bool,
     /// The numbers that it can be tuned with.
     pub options: &'static [OptionSpec],
     /// The schedule of requests that leave it open, where the sampler is of no use with the model's own.

@@ -67,7 +67,7 @@ mod tests {
     use super::values::{number, seed};
     use super::*;
     use crate::lora::Apply;
-    use crate::pipeline::MAX_COUNT;
+    use crate::pipeline::{Compat, MAX_COUNT};
     use crate::prompt::PromptSyntax;
     use crate::rng::Rng;
     use crate::sampling::{Sampler, Schedule};
@@ -90,6 +90,7 @@ mod tests {
             sampler_options: "eta=0.5,s_noise=1.01".parse().unwrap(),
             schedule: Some(Schedule::Exponential),
             seed: Some(u64::MAX),
+            compat: Compat::A1111,
             rng: Some(Rng::Nv),
             variation_seed: Some(3),
             variation_strength: 0.25,

@@ -6,7 +6,7 @@ use super::values::{
     whole, window,
 };
 use crate::lora::{Apply, Method};
-use crate::pipeline::MAX_COUNT;
+use crate::pipeline::{Compat, MAX_COUNT};
 use crate::prompt::PromptSyntax;
 use crate::rng::Rng;
 use crate::sampling::{Sampler, Schedule};
@@ -461,6 +461,25 @@ pub const FIELDS: &[Field] = &[
         label: Some(Label { name: "Seed", place: 5, ..LABEL }),
         read: seed,
         write: |r| some(r.seed),
+        ..ROW
+    },
+    Field {
+        key: "compat",
+        sets: &["compat"],
+        flag: Some(Flag {
+            long: "compat",
+            value: "NAME",
+            place: 17,
+            help: "Whose picture is meant, where programs differ in noise, levels, clip skip, bytes and more: colora, \
+                 diffusers, a1111 or comfyui [default: colora]",
+            ..PICTURE
+        }),
+        label: Some(Label { name: "Compat", own: true, ..LABEL }),
+        setting: Some(Setting { example: "\"a1111\"", remark: "" }),
+        names: || Compat::ALL.iter().map(|compat| compat.name()).collect(),
+        read: parsed::<Compat>,
+        write: |r| some(Some(r.compat)),
+        neutral: "colora",
         ..ROW
     },
     Field {

@@ -29,6 +29,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     noise: NoiseUse::Eta,
     brownian: false,
     unguided: false,
+    alone: false,
     options: &[ETA_OFF],
     schedule: None,
     automatic: Schedule::Discrete,

@@ -4,7 +4,8 @@ use crate::error::Result;
 use crate::sampling::bounds::Bounds;
 use crate::sampling::config::SchedulerConfig;
 use crate::sampling::formulas::{combined, pull, slope};
-use crate::sampling::grid::{Convention, Conventions, Grid, GridRules};
+use crate::sampling::convention::Convention;
+use crate::sampling::grid::{Conventions, Grid, GridRules};
 use crate::sampling::history::History;
 use crate::sampling::integrator::{Denoiser, Integrator, Step};
 use crate::sampling::noise::NoiseSource;
@@ -29,6 +30,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     noise: NoiseUse::Never,
     brownian: false,
     unguided: false,
+    alone: false,
     options: &[SOLVER_ORDER],
     schedule: None,
     automatic: Schedule::Discrete,

@@ -25,6 +25,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     noise: NoiseUse::Churn,
     brownian: false,
     unguided: false,
+    alone: false,
     options: &Churn::OPTIONS,
     schedule: None,
     automatic: Schedule::Karras,

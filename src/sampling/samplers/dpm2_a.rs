@@ -26,6 +26,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     noise: NoiseUse::EveryStep,
     brownian: false,
     unguided: false,
+    alone: false,
     options: &[ETA, S_NOISE],
     schedule: None,
     automatic: Schedule::Karras,

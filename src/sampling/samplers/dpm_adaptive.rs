@@ -27,6 +27,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     noise: NoiseUse::Eta,
     brownian: false,
     unguided: false,
+    alone: true,
     options: &[ETA_OFF, S_NOISE, ORDER, RTOL, ATOL],
     schedule: None,
     automatic: Schedule::Normal,

@@ -26,6 +26,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     noise: NoiseUse::Eta,
     brownian: false,
     unguided: false,
+    alone: false,
     options: &[ETA_OFF, S_NOISE],
     schedule: None,
     automatic: Schedule::Normal,

@@ -21,6 +21,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     noise: NoiseUse::EveryStep,
     brownian: true,
     unguided: false,
+    alone: false,
     options: &[ETA, S_NOISE],
     schedule: None,
     automatic: Schedule::Exponential,

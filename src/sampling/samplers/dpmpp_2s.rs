@@ -30,6 +30,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     noise: NoiseUse::Never,
     brownian: false,
     unguided: false,
+    alone: false,
     options: &[SOLVER_ORDER],
     schedule: None,
     automatic: Schedule::Karras,

@@ -21,6 +21,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     noise: NoiseUse::EveryStep,
     brownian: false,
     unguided: true,
+    alone: false,
     options: &[ETA, S_NOISE],
     schedule: None,
     automatic: Schedule::Normal,

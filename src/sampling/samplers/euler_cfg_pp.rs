@@ -24,6 +24,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     noise: NoiseUse::Never,
     brownian: false,
     unguided: true,
+    alone: false,
     options: &[],
     schedule: None,
     automatic: Schedule::Normal,

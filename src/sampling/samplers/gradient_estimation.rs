@@ -25,6 +25,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     noise: NoiseUse::Never,
     brownian: false,
     unguided: false,
+    alone: false,
     options: &[GAMMA],
     schedule: None,
     automatic: Schedule::Discrete,

@@ -21,6 +21,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     noise: NoiseUse::Never,
     brownian: false,
     unguided: true,
+    alone: false,
     options: &[GAMMA],
     schedule: None,
     automatic: Schedule::Discrete,

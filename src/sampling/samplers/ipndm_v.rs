@@ -21,6 +21,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     noise: NoiseUse::Never,
     brownian: false,
     unguided: false,
+    alone: false,
     options: &[ORDER],
     schedule: None,
     automatic: Schedule::Discrete,

@@ -3,7 +3,8 @@
 use crate::error::{Error, Result};
 use crate::sampling::bounds::Bounds;
 use crate::sampling::config::SchedulerConfig;
-use crate::sampling::grid::{Aim, Convention, Conventions, End, Grid, GridRules, Span, Start, Timesteps, Told};
+use crate::sampling::convention::Convention;
+use crate::sampling::grid::{Aim, Conventions, End, Grid, GridRules, Span, Start, Timesteps, Told};
 use crate::sampling::integrator::{Denoiser, Integrator, Step};
 use crate::sampling::noise::NoiseSource;
 use crate::sampling::schedule::Schedule;
@@ -26,6 +27,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     noise: NoiseUse::EveryStep,
     brownian: false,
     unguided: false,
+    alone: false,
     options: &[],
     // Consistency models were distilled at some timesteps, and are of no use elsewhere.
     schedule: Some(Schedule::Discrete),

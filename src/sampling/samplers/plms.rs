@@ -26,6 +26,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     noise: NoiseUse::Never,
     brownian: false,
     unguided: false,
+    alone: false,
     options: &[],
     schedule: None,
     automatic: Schedule::Discrete,

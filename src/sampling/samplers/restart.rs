@@ -22,6 +22,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     noise: NoiseUse::Restarts,
     brownian: false,
     unguided: false,
+    alone: false,
     options: &[S_NOISE],
     schedule: Some(Schedule::Karras),
     automatic: Schedule::Karras,

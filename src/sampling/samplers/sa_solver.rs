@@ -2,7 +2,8 @@
 
 use crate::error::Result;
 use crate::sampling::formulas::{combined, plus};
-use crate::sampling::grid::{Convention, Conventions, Grid, GridRules};
+use crate::sampling::convention::Convention;
+use crate::sampling::grid::{Conventions, Grid, GridRules};
 use crate::sampling::history::History;
 use crate::sampling::integrator::{Denoiser, Integrator, Step};
 use crate::sampling::noise::NoiseSource;
@@ -27,6 +28,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     noise: NoiseUse::EveryStep,
     brownian: false,
     unguided: false,
+    alone: false,
     options: &[ETA, S_NOISE],
     schedule: None,
     automatic: Schedule::Discrete,

@@ -20,6 +20,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     noise: NoiseUse::EveryEvaluation,
     brownian: false,
     unguided: false,
+    alone: false,
     options: &[S_NOISE],
     schedule: None,
     automatic: Schedule::Discrete,

@@ -27,6 +27,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     noise: NoiseUse::EveryStep,
     brownian: false,
     unguided: false,
+    alone: false,
     options: &[ETA],
     schedule: Some(Schedule::Discrete),
     automatic: Schedule::Discrete,
