@@ -271,6 +271,7 @@ fn schedules_are_weighted_together() {
             clip_skip: 1,
             skip_both: false,
             zero_empty: None,
+            micro: colora::conditioning::Micro::default(),
             size: ImageSize::new(64, 64).unwrap(),
         };
         let found = towers.encode_until(&schedules, &Cancel::new()).unwrap();

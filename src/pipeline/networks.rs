@@ -83,7 +83,8 @@ impl Model {
         watch: Watch<'_>,
         spent: &mut Timings,
     ) -> Result<Arc<Vec<Conditioning>>> {
-        let settings = (plan.guided(), plan.compat.name(), plan.clip_skip, plan.width, plan.height);
+        let texts = (plan.guided(), plan.compat.name(), plan.clip_skip);
+        let settings = (texts, plan.width, plan.height, plan.micro());
         let texts = (script, plan.prompt_syntax);
         let key = format!("{texts:?} {settings:?} {apply:?} {}", stack.fingerprint());
         let found = self.residency.conditions.get(&key, watch.cancel, || {

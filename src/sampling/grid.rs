@@ -214,7 +214,7 @@ impl Grid {
             sigmas.windows(2).map(|pair| Pair { sigma: pair[0], next: pair[1] }).collect();
         let start_scale = sigmas[0].hypot(1.0);
         let grid = Self::of_pairs(&pairs, start_scale, process, TimestepRule::Interpolated);
-        Ok(Self { end_scale: grid.end().hypot(1.0), ..grid })
+        Ok(Self { end_scale: grid.process.end_scale(grid.end()), ..grid })
     }
 
     /// The run of `steps` steps on a model trained as `config` says, by the rules of a sampler.
@@ -268,7 +268,7 @@ impl Grid {
             next,
             target: targets.as_ref().map_or(next, |targets| targets[i]),
         });
-        let (convention, end_scale) = (Convention::Diffusers, end.hypot(1.0));
+        let (convention, end_scale) = (Convention::Diffusers, process.end_scale(end));
         let (levels, process) = (levels.collect(), process.clone());
         Ok(Self { levels, start_scale, process, rule, convention, end_scale })
     }
@@ -427,7 +427,8 @@ impl GridRules {
         };
         let leading = config.timestep_spacing.unwrap_or(default) == Spacing::Leading;
         match self.start {
-            Start::FirstLevel if !leading => first,
+            // diffusers' schedulers for EDM start like those for leading timesteps.
+            Start::FirstLevel if !leading && !config.is_edm() => first,
             Start::FirstLevel | Start::UnitNoise => first.hypot(1.0),
         }
     }

@@ -41,6 +41,7 @@ mod spacing;
 mod spec;
 mod table;
 mod tools;
+mod training;
 
 pub use bounds::Bounds;
 pub use combined::NamedSampler;
@@ -50,7 +51,9 @@ pub use grid::{
     Aim, Conventions, End, Grid, GridRules, Level, Pair, PairRule, Span, Start,
     Timesteps, Told, Wanted,
 };
-pub use guidance::{Condition, Guidance, Mean};
+pub use guidance::{
+    At, Condition, DynamicThreshold, Guidance, Mean, MinUncond, Rescale, RescaleOn, SkipRules,
+};
 pub use image_noise::{ImageSeeds, NoiseRules, StepStream};
 pub use integrator::{Denoiser, Estimates, Integrator, Step};
 pub use noise::{ListedNoise, NoNoise, NoiseSource, PathRules, SeededNoise, Way};
@@ -64,3 +67,4 @@ pub use schedule_spec::{ScheduleInput, ScheduleSpec};
 pub use spacing::SpacingRules;
 pub use spec::{NoiseUse, OtherNames, SamplerSpec};
 pub use table::NoiseTable;
+pub use training::Training;

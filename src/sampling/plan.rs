@@ -46,8 +46,11 @@ impl SamplingRequest {
     /// As [`Grid::plan`].
     pub fn grid(&self, config: &SchedulerConfig, process: &NoiseProcess) -> Result<Grid> {
         let wanted = Wanted::new(self.schedule, self.steps, &self.options);
+        // Networks of other processes have lists of their own.
+        let listed = matches!(process, NoiseProcess::VariancePreserving(_));
         match self.convention {
             Convention::Diffusers => Grid::plan(&self.rules, &wanted, config, process),
+            _ if !listed => Grid::plan(&self.rules, &wanted, config, process),
             tool => tools::plan(tool, self.sampler, &wanted, config),
         }
     }
