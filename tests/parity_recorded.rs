@@ -6,8 +6,8 @@ mod support;
 
 use candle_core::{Device, Tensor};
 use colora::sampling::{
-    Convention, Denoiser, Estimates, Grid, ListedNoise, NoiseProcess, NoiseTable, NoiseUse, Sampler, SamplerOptions,
-    Sampling, SamplingRequest, Schedule, SchedulerConfig,
+    Convention, Denoiser, Estimates, Grid, ListedNoise, NoiseProcess, NoiseTable, NoiseUse,
+    Sampler, SamplerOptions, Sampling, SamplingRequest, Schedule, SchedulerConfig,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -261,7 +261,8 @@ fn every_sampler_is_proven() {
         let golden = golden(&format!("samplers/{sampler}.json")).exists();
         let proven = golden
             || vectors.contains(&sampler)
-            || first.contains(&sampler) || known.contains(sampler.name());
+            || first.contains(&sampler)
+            || known.contains(sampler.name());
         assert!(proven, "{sampler} is compared with nothing");
     }
 }

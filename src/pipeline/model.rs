@@ -18,9 +18,7 @@ use crate::kernels;
 use crate::lora::{Dictionary, Lora, ReadOptions};
 use crate::models::{Tiling, TinyVae, UNet, Vae};
 use crate::picture::Picture;
-use crate::sampling::{
-    Grid, Integrator, NoiseProcess, SamplingRequest, Schedule, SchedulerConfig,
-};
+use crate::sampling::{Grid, Integrator, NoiseProcess, SamplingRequest, Schedule, SchedulerConfig};
 use crate::size::ImageSize;
 use crate::weights::{Component, Precision, Products, Scope, WeightSource};
 use candle_core::{DType, Device, Tensor};

@@ -1,7 +1,7 @@
 //! The fully resolved plan of a request: what the pipeline runs and what is written into pictures.
 
-use super::fields::{self, Field, Label};
 use super::compat::Compat;
+use super::fields::{self, Field, Label};
 use super::guidance::{GuidanceInterval, Pag, Sag};
 use super::request::{Request, is_none, is_one, is_own, is_refiner_at, is_zero, one, refiner_at};
 use super::warning::{Chosen, Warning};
@@ -252,9 +252,9 @@ impl Request {
                 guidance_scale,
                 clip_skip,
                 sampler,
-                schedule: self.schedule.unwrap_or_else(|| {
-                    rules.schedule(sampler, own, defaults.schedule)
-                }),
+                schedule: self
+                    .schedule
+                    .unwrap_or_else(|| { rules.schedule(sampler, own, defaults.schedule) }),
                 seed: self.seed.unwrap_or(random_seed),
                 rng: self.rng.unwrap_or(rules.rng),
                 sampler_options: rules.options(sampler, steps, &self.sampler_options),

@@ -59,10 +59,8 @@ impl BrownianPath {
     /// How far the path goes from point `a` to point `b` above it: W(b) − W(a). Points outside of its ends are moved
     /// there.
     pub fn increment(&mut self, a: f64, b: f64) -> Vec<f32> {
-        let wanted = Span {
-            low: rounded(a).max(self.span.low),
-            high: rounded(b).min(self.span.high),
-        };
+        let wanted =
+            Span { low: rounded(a).max(self.span.low), high: rounded(b).min(self.span.high) };
         let mut sum = vec![0.0; self.count];
         if wanted.low < wanted.high {
             let whole = self.whole.clone();
@@ -94,8 +92,11 @@ impl BrownianPath {
         let noise = self.noise(node);
         let (part, length) = ((middle - low) as f32, (high - low) as f32);
         let spread = ((middle - low) * (high - middle) / (high - low)).sqrt() as f32;
-        let left: Vec<f32> =
-            way.iter().zip(noise).map(|(way, noise)| part * way / length + spread * noise).collect();
+        let left: Vec<f32> = way
+            .iter()
+            .zip(noise)
+            .map(|(way, noise)| part * way / length + spread * noise)
+            .collect();
         let right = way.iter().zip(&left).map(|(way, left)| way - left).collect();
         let child = |key| Node { key, depth: node.depth + 1 };
         if wanted.low < middle {
@@ -171,6 +172,9 @@ mod tests {
 
     #[test]
     fn rounding_is_that_of_decimals() {
-        assert_eq!((rounded(14.614_641_6), rounded(0.5e-6), rounded(1.5e-6)), (14.614_642, 0.0, 2e-6));
+        assert_eq!(
+            (rounded(14.614_641_6), rounded(0.5e-6), rounded(1.5e-6)),
+            (14.614_642, 0.0, 2e-6)
+        );
     }
 }

@@ -81,7 +81,8 @@ impl Noise for Philox {
 
 /// Ten rounds over a counter: four words.
 fn words(seed: u64, offset: u64, subsequence: u64) -> [u32; 4] {
-    let mut c = [offset as u32, (offset >> 32) as u32, subsequence as u32, (subsequence >> 32) as u32];
+    let mut c =
+        [offset as u32, (offset >> 32) as u32, subsequence as u32, (subsequence >> 32) as u32];
     let mut key = [seed as u32, (seed >> 32) as u32];
     for _ in 0..10 {
         let a = u64::from(c[0]) * 0xd251_1f53;

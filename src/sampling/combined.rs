@@ -109,7 +109,11 @@ mod tests {
                 let ours = format!("{sampler}-{schedule}");
                 for name in [label, ours].into_iter().filter(|_| schedule != Schedule::Discrete) {
                     let found: NamedSampler = name.parse().unwrap();
-                    assert_eq!((found.sampler, found.schedule), (sampler, Some(schedule)), "{name}");
+                    assert_eq!(
+                        (found.sampler, found.schedule),
+                        (sampler, Some(schedule)),
+                        "{name}"
+                    );
                 }
             }
         }

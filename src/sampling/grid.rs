@@ -245,8 +245,7 @@ impl Grid {
         };
         let (low, high) = rules.span(&timesteps, config, table);
         let (low, high) = (wanted.low.unwrap_or(low), wanted.high.unwrap_or(high));
-        let input =
-            ScheduleInput { timesteps: &timesteps, low, high, process, rho: wanted.rho };
+        let input = ScheduleInput { timesteps: &timesteps, low, high, process, rho: wanted.rho };
         let sigmas = schedule.levels(steps, &input)?;
         let rule = rules.rule(schedule, config);
         let end = rules.end(rule, &sigmas, config, table);

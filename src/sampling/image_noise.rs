@@ -131,7 +131,9 @@ impl Mix {
         let share = f64::from(self.share);
         if dots.iter().sum::<f64>() / columns.max(1) as f64 > 0.9995 {
             // That program mixes equal noise the other way round.
-            let mixed = |(a, b): (&f32, &f32)| (f64::from(*a) * share + f64::from(*b) * (1.0 - share)) as f32;
+            let mixed = |(a, b): (&f32, &f32)| {
+                (f64::from(*a) * share + f64::from(*b) * (1.0 - share)) as f32
+            };
             return low.iter().zip(high).map(mixed).collect();
         }
         let mut mixed = vec![0.0; low.len()];
@@ -159,7 +161,8 @@ fn paste(field: Field<'_>, whole: &mut [f32], size: LatentSize, channels: usize)
     let down = Overlap::new(field.size.height, size.height);
     for channel in 0..channels {
         for y in 0..down.length {
-            let from = (channel * field.size.height + down.from + y) * field.size.width + across.from;
+            let from =
+                (channel * field.size.height + down.from + y) * field.size.width + across.from;
             let to = (channel * size.height + down.to + y) * size.width + across.to;
             let row = &field.values[from..from + across.length];
             whole[to..to + across.length].copy_from_slice(row);

@@ -48,8 +48,8 @@ pub use combined::NamedSampler;
 pub use config::{PredictionKind, SchedulerConfig, Spacing};
 pub use convention::Convention;
 pub use grid::{
-    Aim, Conventions, End, Grid, GridRules, Level, Pair, PairRule, Span, Start,
-    Timesteps, Told, Wanted,
+    Aim, Conventions, End, Grid, GridRules, Level, Pair, PairRule, Span, Start, Timesteps, Told,
+    Wanted,
 };
 pub use guidance::{
     At, Condition, DynamicThreshold, Guidance, Mean, MinUncond, Rescale, RescaleOn, SkipRules,

@@ -1,8 +1,8 @@
 //! Multistep methods on slopes: what a step of theirs does, whatever their coefficients.
 
-use super::formulas::slope;
 use super::convention::Convention;
-use super::grid::{Grid};
+use super::formulas::slope;
+use super::grid::Grid;
 use super::history::History;
 use super::integrator::{Denoiser, Integrator, Step};
 use super::noise::NoiseSource;

@@ -19,8 +19,7 @@ pub trait NoiseSource {
     /// references compute its points in f32, which a Brownian path follows.
     fn partway(&mut self, way: Way, share: f64, like: &Tensor) -> Result<Tensor> {
         let Way { sigma, next } = way;
-        let there =
-            if share < 1.0 { sigma.powf(1.0 - share) * next.powf(share) } else { next };
+        let there = if share < 1.0 { sigma.powf(1.0 - share) * next.powf(share) } else { next };
         self.between(sigma, there, like)
     }
 }

@@ -3,13 +3,13 @@
 use super::config::SchedulerConfig;
 use super::convention::Convention;
 use super::grid::{Grid, GridRules, Wanted};
-use super::tools;
 use super::integrator::{Denoiser, Integrator};
 use super::noise::NoiseSource;
 use super::options::SamplerOptions;
 use super::process::NoiseProcess;
 use super::samplers::Sampler;
 use super::schedule::Schedule;
+use super::tools;
 use crate::error::Result;
 use candle_core::Tensor;
 
@@ -170,8 +170,7 @@ mod tests {
         for sampler in Sampler::ALL {
             // Distilled models' samplers jump to the estimate, which has less spread here.
             // So has ComfyUI's 2S a CFG++, which mixes the estimates of two levels.
-            let jumps =
-                matches!(sampler, Sampler::Lcm | Sampler::Tcd | Sampler::DpmPp2sACfgPp);
+            let jumps = matches!(sampler, Sampler::Lcm | Sampler::Tcd | Sampler::DpmPp2sACfgPp);
             let drawn = [NoiseUse::EveryStep, NoiseUse::EveryEvaluation];
             if jumps || !drawn.contains(&sampler.spec().noise) {
                 continue;
@@ -227,7 +226,10 @@ mod tests {
                     let grid = plan(sampler, schedule, steps, &config).unwrap();
                     assert_eq!(grid.steps(), steps, "{sampler} {schedule}");
                     let rules = sampler.spec().grids.diffusers;
-                    assert!(grid.end() == 0.0 || rules.end == End::Lowest || rules.pairs.is_some(), "{sampler} {schedule}");
+                    assert!(
+                        grid.end() == 0.0 || rules.end == End::Lowest || rules.pairs.is_some(),
+                        "{sampler} {schedule}"
+                    );
                     let whole = rules.pairs.is_some() || falls(&grid);
                     assert!(whole, "{sampler} {schedule} {steps}");
                 }

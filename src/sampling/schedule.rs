@@ -192,14 +192,13 @@ mod tests {
     fn levels_that_do_not_fall_are_refused() {
         let table = NoiseTable::new(&SchedulerConfig::default()).unwrap();
         let process = NoiseProcess::VariancePreserving(table);
-        let input =
-            ScheduleInput {
-                timesteps: &[5.0, 5.0],
-                low: 2.0,
-                high: 1.0,
-                process: &process,
-                rho: None,
-            };
+        let input = ScheduleInput {
+            timesteps: &[5.0, 5.0],
+            low: 2.0,
+            high: 1.0,
+            process: &process,
+            rho: None,
+        };
         for schedule in [Schedule::Discrete, Schedule::Karras, Schedule::Exponential] {
             assert!(schedule.levels(2, &input).is_err(), "{schedule}");
         }

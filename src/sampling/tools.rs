@@ -59,8 +59,11 @@ fn sigma_run(
 ) -> Result<Grid> {
     let a1111 = tool == Convention::A1111;
     let distilled = a1111 && sampler == Sampler::Lcm;
-    let of_list =
-        if distilled { NoiseProcess::VariancePreserving(process.table().every(LCM_STEPS)?) } else { process.clone() };
+    let of_list = if distilled {
+        NoiseProcess::VariancePreserving(process.table().every(LCM_STEPS)?)
+    } else {
+        process.clone()
+    };
     let discards = DISCARDING.iter().any(|(of, all)| *of == tool && all.contains(&sampler));
     let steps = wanted.steps + usize::from(discards);
     let mut sigmas = list(tool, sampler, &Wanted { steps, ..*wanted }, &of_list)?;
@@ -164,8 +167,7 @@ fn unipc_run(steps: usize, process: NoiseProcess) -> Grid {
         let time = 1.0 - i as f64 / steps as f64 * 0.999;
         table.sigma_in_alpha(time * table.len() as f64 - 1.0)
     };
-    let pairs: Vec<Pair> =
-        (0..steps).map(|i| Pair { sigma: at(i), next: at(i + 1) }).collect();
+    let pairs: Vec<Pair> = (0..steps).map(|i| Pair { sigma: at(i), next: at(i + 1) }).collect();
     in_preserving_scale(&pairs, process, TimestepRule::InAlpha)
 }
 

@@ -142,7 +142,8 @@ fn whole_runs_equal_a1111() {
             let (told, end) = if adaptive { (0.05, 1e-2) } else { (2e-3, 1e-3) };
             let fine = found[0] <= 4e-6 && found[1] <= told && found[2] <= end;
             if !fine {
-                let what = format!("{} {} {}", record["sampler"], record["schedule"], record["options"]);
+                let what =
+                    format!("{} {} {}", record["sampler"], record["schedule"], record["options"]);
                 wrong.push(format!("{what} {}: {found:?}", record["source"]));
             }
             if !adaptive {

@@ -2,11 +2,11 @@
 
 use super::shared::{Records, Toy, gap, list, number, numbers, records, text, values};
 use candle_core::{DType, Device};
+use colora::rng::Rng;
 use colora::sampling::{
     NoiseProcess, NoiseTable, PathRules, Sampler, SamplerOptions, Sampling, SamplingRequest,
     Schedule, SchedulerConfig, SeededNoise,
 };
-use colora::rng::Rng;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -37,7 +37,14 @@ fn config(record: &Value) -> SchedulerConfig {
         "num_train_timesteps": 1000, "steps_offset": 1, "timestep_spacing": text(record, "spacing"),
     });
     let options = record["options"].as_object().unwrap();
-    let ours = ["eta", "noise_sampler_seed", "skip_prk_steps", "variance_type", "use_beta_sigmas", "use_lu_lambdas"];
+    let ours = [
+        "eta",
+        "noise_sampler_seed",
+        "skip_prk_steps",
+        "variance_type",
+        "use_beta_sigmas",
+        "use_lu_lambdas",
+    ];
     let kept = options.iter().filter(|(key, _)| !ours.contains(&key.as_str()));
     let kept: Vec<_> = kept.map(|(key, value)| (key.clone(), value.clone())).collect();
     config.as_object_mut().unwrap().extend(kept);

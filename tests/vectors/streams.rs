@@ -65,8 +65,7 @@ fn source(record: &Value, grid: &Grid, brownian: bool) -> (Box<dyn NoiseSource>,
     }
     let rng: Rng = text(record, "source").parse().unwrap();
     let delta = number(record, "eta_noise_seed_delta") as i64;
-    let steps =
-        if delta == 0 { StepStream::GoesOn } else { StepStream::Fresh { rng, delta } };
+    let steps = if delta == 0 { StepStream::GoesOn } else { StepStream::Fresh { rng, delta } };
     let images: Vec<ImageSeeds> =
         seeds(record).into_iter().map(|seed| ImageSeeds { seed, variation: 0 }).collect();
     let rules = NoiseRules { rng, steps, ..NoiseRules::default() };

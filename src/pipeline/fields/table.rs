@@ -2,8 +2,8 @@
 
 use super::row::{Field, Flag, Label, Range, Setting};
 use super::values::{
-    count, lora, number, options, parsed, prompt_syntax, sampler, schedule, seed, size, some, switch, text, tile,
-    whole, window,
+    count, lora, number, options, parsed, prompt_syntax, sampler, schedule, seed, size, some,
+    switch, text, tile, whole, window,
 };
 use crate::conditioning::{Crop, ToldSize};
 use crate::lora::{Apply, Method};

@@ -1,12 +1,12 @@
 //! DDIM.
 
+use super::dpm_fast::ETA_OFF;
 use crate::error::Result;
 use crate::sampling::bounds::Bounds;
 use crate::sampling::config::Spacing;
 use crate::sampling::formulas::pull;
 use crate::sampling::grid::{Aim, Conventions, End, Grid, GridRules, Span, Start, Timesteps, Told};
 use crate::sampling::integrator::{Denoiser, Integrator, Step};
-use super::dpm_fast::ETA_OFF;
 use crate::sampling::noise::NoiseSource;
 use crate::sampling::process::Ancestral;
 use crate::sampling::schedule::Schedule;

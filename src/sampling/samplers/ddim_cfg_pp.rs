@@ -1,10 +1,10 @@
 //! DDIM along the unguided estimate: A1111's "DDIM CFG++".
 
+use super::euler_cfg_pp::renoised;
 use crate::error::Result;
 use crate::sampling::grid::{Conventions, Grid, GridRules};
 use crate::sampling::integrator::{Denoiser, Estimates, Integrator, Step};
 use crate::sampling::noise::NoiseSource;
-use super::euler_cfg_pp::renoised;
 use crate::sampling::schedule::Schedule;
 use crate::sampling::spec::{NoiseUse, OtherNames, SamplerSpec};
 use candle_core::Tensor;
@@ -12,12 +12,7 @@ use candle_core::Tensor;
 pub(super) const SPEC: SamplerSpec = SamplerSpec {
     name: "ddim-cfg-pp",
     label: "DDIM CFG++",
-    names: OtherNames {
-        diffusers: None,
-        k_diffusion: None,
-        comfyui: None,
-        also: &[],
-    },
+    names: OtherNames { diffusers: None, k_diffusion: None, comfyui: None, also: &[] },
     source: "Chung et al. (2024), CFG++: Manifold-constrained Classifier Free Guidance for Diffusion Models; A1111's ddim_cfgpp, which divides the guidance by 12.5",
     order: 1,
     evaluations: 1,

@@ -3,8 +3,8 @@
 use crate::error::Result;
 use crate::sampling::bounds::Bounds;
 use crate::sampling::config::SchedulerConfig;
-use crate::sampling::formulas::{combined, pull, slope};
 use crate::sampling::convention::Convention;
+use crate::sampling::formulas::{combined, pull, slope};
 use crate::sampling::grid::{Conventions, Grid, GridRules};
 use crate::sampling::history::History;
 use crate::sampling::integrator::{Denoiser, Integrator, Step};

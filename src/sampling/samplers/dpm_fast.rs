@@ -144,8 +144,7 @@ impl Integrator for DpmFast {
             return Ok(Step { x: denoised.clone(), denoised });
         }
         let begun = self.group.take().or_else(|| self.begin(x, grid, i));
-        let mut group =
-            begun.ok_or_else(|| Error::Internal("DPM-Solver beyond its run".into()))?;
+        let mut group = begun.ok_or_else(|| Error::Internal("DPM-Solver beyond its run".into()))?;
         let stage = group.noises.len() as f64 / group.order as f64;
         let level = sigma(group.raising.span.at(stage));
         let denoised = model.denoise(x, level)?;
@@ -173,7 +172,8 @@ mod tests {
     fn every_step_asked_is_an_evaluation() {
         for n in 2..=40 {
             assert_eq!(orders(n).iter().sum::<usize>(), n);
-            let sigmas: Vec<f64> = (0..n).map(|i| 10.0 - 9.0 * i as f64 / n as f64).chain([0.0]).collect();
+            let sigmas: Vec<f64> =
+                (0..n).map(|i| 10.0 - 9.0 * i as f64 / n as f64).chain([0.0]).collect();
             let pairs = pairs(&sigmas);
             assert_eq!(pairs.len(), n);
             assert!((pairs[0].sigma - 10.0).abs() < 1e-12 && pairs[n - 1].next > 0.0);

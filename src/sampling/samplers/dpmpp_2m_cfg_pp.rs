@@ -1,11 +1,11 @@
 //! DPM-Solver++(2M) along the unguided estimate: ComfyUI's `dpmpp_2m_cfg_pp`.
 
+use super::euler_cfg_pp::renoised;
 use crate::error::Result;
+use crate::sampling::formulas::plus;
 use crate::sampling::grid::{Conventions, Grid, GridRules};
 use crate::sampling::integrator::{Denoiser, Estimates, Integrator, Step};
 use crate::sampling::noise::NoiseSource;
-use super::euler_cfg_pp::renoised;
-use crate::sampling::formulas::plus;
 use crate::sampling::schedule::Schedule;
 use crate::sampling::spec::{NoiseUse, OtherNames, SamplerSpec};
 use candle_core::Tensor;

@@ -42,14 +42,9 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
 
 /// Evenly from the last to the first timestep, whatever the config's spacing.
 fn timesteps(steps: usize, config: &SchedulerConfig, table: &NoiseTable) -> Result<Vec<f64>> {
-    let rules = SpacingRules {
-        default: Spacing::Linspace,
-        one_more: true,
-        whole: true,
-        clipped: true,
-    };
-    let config =
-        SchedulerConfig { timestep_spacing: Some(Spacing::Linspace), ..config.clone() };
+    let rules =
+        SpacingRules { default: Spacing::Linspace, one_more: true, whole: true, clipped: true };
+    let config = SchedulerConfig { timestep_spacing: Some(Spacing::Linspace), ..config.clone() };
     rules.timesteps(steps, &config, table)
 }
 
@@ -106,9 +101,7 @@ impl DpmPp2s {
         let h = (sigmas[oldest] / next).ln();
         let share = -(-h).exp_m1();
         let ratio = |j: usize| (sigmas[oldest] / sigmas[j]).ln() / h;
-        let rate = |j: usize| -> Result<Tensor> {
-            Ok(((&found[j] - &found[oldest])? / ratio(j))?)
-        };
+        let rate = |j: usize| -> Result<Tensor> { Ok(((&found[j] - &found[oldest])? / ratio(j))?) };
         let linear = 1.0 - share / h;
         if order == 2 {
             return plus(&x, if self.heun { linear } else { share / 2.0 }, &rate(0)?);

@@ -1,10 +1,10 @@
 //! DPM-Solver++(2S) along the unguided estimate, with ancestral noise: ComfyUI's `dpmpp_2s_ancestral_cfg_pp`.
 
 use crate::error::Result;
+use crate::sampling::formulas::pull;
 use crate::sampling::grid::{Conventions, Grid, GridRules};
 use crate::sampling::integrator::{Denoiser, Estimates, Integrator, Step};
 use crate::sampling::noise::NoiseSource;
-use crate::sampling::formulas::pull;
 use crate::sampling::options::{ETA, S_NOISE};
 use crate::sampling::process::Ancestral;
 use crate::sampling::schedule::Schedule;
@@ -59,9 +59,8 @@ impl Integrator for DpmPp2sACfgPp {
         if next == 0.0 {
             return Ok(Step { x: guided.clone(), denoised: guided });
         }
-        let moved = |x: &Tensor, unguided: &Tensor| -> Result<Tensor> {
-            Ok((x + (&guided - unguided)?)?)
-        };
+        let moved =
+            |x: &Tensor, unguided: &Tensor| -> Result<Tensor> { Ok((x + (&guided - unguided)?)?) };
         let middle = (sigma * down).sqrt();
         let there = pull(&moved(x, &unguided)?, &guided, sigma, middle)?;
         // The tool takes the unguided estimate of this evaluation for the whole step.

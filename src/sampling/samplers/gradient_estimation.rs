@@ -30,9 +30,7 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     schedule: None,
     automatic: Schedule::Discrete,
     grids: Conventions { diffusers: GridRules::K_DIFFUSION },
-    begin: |options, _| {
-        Ok(Box::new(GradientEstimation::new(options)))
-    },
+    begin: |options, _| Ok(Box::new(GradientEstimation::new(options))),
 };
 
 pub(super) const GAMMA: OptionSpec = OptionSpec {

@@ -1,8 +1,8 @@
 //! SA-Solver: Xue et al. (2023), "SA-Solver: Stochastic Adams Solver for Fast Sampling of Diffusion Models".
 
 use crate::error::Result;
-use crate::sampling::formulas::{combined, plus};
 use crate::sampling::convention::Convention;
+use crate::sampling::formulas::{combined, plus};
 use crate::sampling::grid::{Conventions, Grid, GridRules};
 use crate::sampling::history::History;
 use crate::sampling::integrator::{Denoiser, Integrator, Step};
