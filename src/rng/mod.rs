@@ -14,9 +14,9 @@ mod source;
 
 pub use brownian::BrownianPath;
 pub use mt19937::TorchCpu;
-pub use philox::Philox;
+pub use philox::{CudaLayout, Philox};
 pub use python::PythonRandom;
-pub use source::{CudaLayout, Rng};
+pub use source::Rng;
 
 /// A stream of standard normal values (mean 0, variance 1).
 ///

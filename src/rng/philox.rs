@@ -1,6 +1,6 @@
 //! The streams of PyTorch's CUDA generators: Philox4x32-10.
 
-use super::{CudaLayout, Noise};
+use super::Noise;
 
 /// The factor that makes a uniform value of a word, 2⁻³² as cuRAND writes it.
 const UNIFORM: f32 = 2.328_306_4e-10;
@@ -10,6 +10,15 @@ const ANGLE: f32 = 2.328_306_4e-10 * 6.283_185_5;
 const BLOCK: usize = 256;
 /// Values that a thread makes of one counter.
 const EACH: usize = 4;
+
+/// How many threads an NVIDIA card runs at once, which decides what becomes of large latents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CudaLayout {
+    /// Streaming multiprocessors.
+    pub processors: usize,
+    /// Most threads of one of them.
+    pub threads: usize,
+}
 
 /// The noise of a generator on an NVIDIA card; also what A1111 calls "NV".
 ///

@@ -1,6 +1,7 @@
 //! Whose generator makes the noise.
 
-use super::{Noise, Philox, TorchCpu};
+use super::philox::{CudaLayout, Philox};
+use super::{Noise, TorchCpu};
 use crate::error::{Error, Result};
 
 /// Whose generator makes the noise of a seed.
@@ -14,15 +15,6 @@ pub enum Rng {
     Nv,
     /// PyTorch's on an NVIDIA card of this layout.
     Cuda(CudaLayout),
-}
-
-/// How many threads an NVIDIA card runs at once, which decides what becomes of large latents.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct CudaLayout {
-    /// Streaming multiprocessors.
-    pub processors: usize,
-    /// Most threads of one of them.
-    pub threads: usize,
 }
 
 impl Rng {

@@ -83,14 +83,15 @@ impl NoiseTable {
     }
 
     /// The timestep of the nearest of the levels that [`every`](Self::every) holds, in f32 logarithms: halves between
-    /// two occur, and their last bit decides.
+    /// two occur, and the lower one counts.
     pub(super) fn nearest_every(&self, parts: usize, sigma: f64) -> f64 {
         let stride = (self.len() / parts).max(1);
         let last = self.len() - 1;
         let log = |sigma: f64| f64::from(sigma as f32).ln() as f32;
         let place = |part: usize| last - (parts - 1 - part).min(last / stride) * stride;
         let far = |part: &usize| (log(self.sigmas[place(*part)]) - log(sigma)).abs();
-        let nearest = (0..parts).min_by(|a, b| far(a).total_cmp(&far(b)));
+        let least = (0..parts).map(|part| far(&part)).fold(f32::INFINITY, f32::min);
+        let nearest = (0..parts).find(|part| far(part) <= least + HALF);
         nearest.map_or(0.0, |part| place(part) as f64)
     }
 
@@ -192,6 +193,9 @@ impl NoiseTable {
 
 /// The last ᾱ of A1111 and ComfyUI with zero terminal signal-to-noise ratio.
 const ZERO_SNR_END: f64 = 4.897_345_189_085_343_5e-8;
+
+/// How far the last bits of f32 logarithms put two equal distances apart.
+const HALF: f32 = 2e-6;
 
 /// ln ᾱ of a noise level.
 fn log_alpha(sigma: f64) -> f64 {

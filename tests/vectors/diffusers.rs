@@ -104,7 +104,7 @@ fn runs_equal_diffusers() {
                 _ if record["options"]["final_sigmas_type"] == "sigma_min" => 1e-3,
                 "UniPCMultistepScheduler" | "SASolverScheduler" => 2e-3,
                 // Its Brownian path is asked at points whose last bits count.
-                "DPMSolverSDEScheduler" => 5e-3,
+                "DPMSolverSDEScheduler" => 1e-2,
                 _ => 1e-4,
             };
             let what = format!("{} {}", text(record, "scheduler"), record["options"]);

@@ -4,6 +4,8 @@
 //! A new field is a field of [`Request`] and [`Plan`](super::Plan), a row of [`FIELDS`], and the code that acts on it:
 //! `docs/how-to/add-a-request-field.md` names the places.
 
+mod blank;
+mod noise;
 mod row;
 mod table;
 mod values;

@@ -1,55 +1,22 @@
 //! The rows of the table of fields.
 
+use super::blank::{FLAG, GUIDANCE, LABEL, LORA, PICTURE, ROW, SAVERS, SDXL};
+use super::noise;
 use super::row::{Field, Flag, Label, Range, Setting};
 use super::values::{
     count, lora, number, options, parsed, prompt_syntax, sampler, schedule, seed, size, some,
-    switch, text, tile, whole, window,
+    switch, tile, window,
 };
 use crate::conditioning::{Crop, ToldSize};
 use crate::lora::{Apply, Method};
 use crate::models::FreeU;
-use crate::pipeline::{Compat, MAX_COUNT, Pag, Sag};
+use crate::pipeline::{MAX_COUNT, Pag, Sag};
 use crate::prompt::PromptSyntax;
-use crate::rng::Rng;
 use crate::sampling::{DynamicThreshold, MinUncond, Rescale, Sampler, Schedule, Training};
-use crate::size::{Aspect, ImageSize};
+use crate::size::Aspect;
 
 /// The largest part of the tokens that may be merged: one of every 2×2 stays.
 const MOST_MERGED: f64 = 0.75;
-
-/// A row in which nothing is said.
-const ROW: Field = Field {
-    key: "",
-    sets: &[],
-    flag: None,
-    label: None,
-    title: None,
-    setting: None,
-    range: None,
-    names: Vec::new,
-    read: text,
-    write: |_| Vec::new(),
-    neutral: "",
-    brings: None,
-    option: false,
-};
-const FLAG: Flag = Flag {
-    long: "",
-    short: None,
-    alias: None,
-    value: "N",
-    heading: None,
-    place: 0,
-    help: "",
-    opposite: None,
-};
-const PICTURE: Flag = Flag { heading: Some("Picture"), ..FLAG };
-const TUNING: Flag = Flag { heading: Some("Sampler"), ..FLAG };
-const GUIDANCE: Flag = Flag { heading: Some("Guidance"), value: "X", ..FLAG };
-const SDXL: Flag = Flag { heading: Some("SDXL"), value: "WxH", ..FLAG };
-const SAVERS: Flag = Flag { heading: Some("Step savers"), ..FLAG };
-const LORA: Flag = Flag { heading: Some("LoRA"), ..FLAG };
-const LABEL: Label = Label { name: "", place: 100, own: false, write: None };
 
 /// Every field, in the order in which commands and settings files list them.
 pub const FIELDS: &[Field] = &[
@@ -585,132 +552,15 @@ pub const FIELDS: &[Field] = &[
         write: |r| some(Some(&r.sampler_options).filter(|options| !options.is_empty())),
         ..ROW
     },
-    Field {
-        key: "eta",
-        sets: &["sampler_options"],
-        flag: Some(Flag {
-            long: "eta",
-            value: "X",
-            place: 1,
-            help: "Share of fresh noise in each step of samplers that add some, 0 to 1",
-            ..TUNING
-        }),
-        read: number,
-        option: true,
-        ..ROW
-    },
-    Field {
-        key: "s_noise",
-        sets: &["sampler_options"],
-        flag: Some(Flag {
-            long: "s-noise",
-            value: "X",
-            place: 2,
-            help: "Factor of fresh noise",
-            ..TUNING
-        }),
-        read: number,
-        option: true,
-        ..ROW
-    },
-    Field {
-        key: "s_churn",
-        sets: &["sampler_options"],
-        flag: Some(Flag {
-            long: "s-churn",
-            value: "X",
-            place: 3,
-            help: "How far noise raises the levels, over the whole run (Euler, Heun, DPM2)",
-            ..TUNING
-        }),
-        read: number,
-        option: true,
-        ..ROW
-    },
-    Field {
-        key: "s_tmin",
-        sets: &["sampler_options"],
-        flag: Some(Flag {
-            long: "s-tmin",
-            value: "X",
-            place: 4,
-            help: "Least noise level with churn",
-            ..TUNING
-        }),
-        read: number,
-        option: true,
-        ..ROW
-    },
-    Field {
-        key: "s_tmax",
-        sets: &["sampler_options"],
-        flag: Some(Flag {
-            long: "s-tmax",
-            value: "X",
-            place: 5,
-            help: "Largest noise level with churn",
-            ..TUNING
-        }),
-        read: number,
-        option: true,
-        ..ROW
-    },
-    Field {
-        key: "order",
-        sets: &["sampler_options"],
-        flag: Some(Flag {
-            long: "order",
-            value: "X",
-            place: 6,
-            help: "Order of solvers that have several (LMS, UniPC, DEIS, iPNDM, DPM adaptive)",
-            ..TUNING
-        }),
-        read: number,
-        option: true,
-        ..ROW
-    },
-    Field {
-        key: "rho",
-        sets: &["sampler_options"],
-        flag: Some(Flag {
-            long: "rho",
-            value: "X",
-            place: 7,
-            help: "Curve of the schedules karras (7) and exponential (1)",
-            ..TUNING
-        }),
-        read: number,
-        option: true,
-        ..ROW
-    },
-    Field {
-        key: "sigma_min",
-        sets: &["sampler_options"],
-        flag: Some(Flag {
-            long: "sigma-min",
-            value: "X",
-            place: 8,
-            help: "Lowest noise level of schedules by formula",
-            ..TUNING
-        }),
-        read: number,
-        option: true,
-        ..ROW
-    },
-    Field {
-        key: "sigma_max",
-        sets: &["sampler_options"],
-        flag: Some(Flag {
-            long: "sigma-max",
-            value: "X",
-            place: 9,
-            help: "Highest noise level of schedules by formula",
-            ..TUNING
-        }),
-        read: number,
-        option: true,
-        ..ROW
-    },
+    noise::OPTIONS[0],
+    noise::OPTIONS[1],
+    noise::OPTIONS[2],
+    noise::OPTIONS[3],
+    noise::OPTIONS[4],
+    noise::OPTIONS[5],
+    noise::OPTIONS[6],
+    noise::OPTIONS[7],
+    noise::OPTIONS[8],
     Field {
         key: "schedule",
         sets: &["schedule"],
@@ -768,104 +618,12 @@ pub const FIELDS: &[Field] = &[
         write: |r| some(r.seed),
         ..ROW
     },
-    Field {
-        key: "compat",
-        sets: &["compat"],
-        flag: Some(Flag {
-            long: "compat",
-            value: "NAME",
-            place: 17,
-            help: "Whose picture is meant, where programs differ in noise, levels, clip skip, bytes and more: colora, \
-                 diffusers, a1111 or comfyui [default: colora]",
-            ..PICTURE
-        }),
-        label: Some(Label { name: "Compat", own: true, ..LABEL }),
-        setting: Some(Setting { example: "\"a1111\"", remark: "" }),
-        names: || Compat::ALL.iter().map(|compat| compat.name()).collect(),
-        read: parsed::<Compat>,
-        write: |r| some(Some(r.compat)),
-        neutral: "colora",
-        ..ROW
-    },
-    Field {
-        key: "rng",
-        sets: &["rng"],
-        flag: Some(Flag {
-            long: "rng",
-            value: "NAME",
-            place: 12,
-            help: "Whose noise a seed means: cpu (PyTorch's on a CPU: diffusers, ComfyUI), nv (its noise on an \
-                 NVIDIA card: A1111) or cuda:SMSxTHREADS, of a card whose threads are fewer than a picture's \
-                 latents [default: cpu]",
-            ..PICTURE
-        }),
-        label: Some(Label { name: "RNG", ..LABEL }),
-        setting: Some(Setting { example: "\"nv\"", remark: "cpu, nv or cuda:SMSxTHREADS" }),
-        read: parsed::<Rng>,
-        write: |r| some(r.rng.map(Rng::label)),
-        neutral: "CPU",
-        ..ROW
-    },
-    Field {
-        key: "variation_seed",
-        sets: &["variation_seed"],
-        flag: Some(Flag {
-            long: "variation-seed",
-            place: 13,
-            help: "Seed of a variation, or `random`; picture i uses it + i, and the same --seed",
-            ..PICTURE
-        }),
-        label: Some(Label { name: "Variation seed", ..LABEL }),
-        read: seed,
-        write: |r| some(r.variation_seed),
-        ..ROW
-    },
-    Field {
-        key: "variation_strength",
-        sets: &["variation_strength"],
-        flag: Some(Flag {
-            long: "variation-strength",
-            place: 14,
-            help: "How far to go from the picture of the seed to that of the variation's, 0 to 1 [default: 0]",
-            ..PICTURE
-        }),
-        label: Some(Label { name: "Variation seed strength", ..LABEL }),
-        range: Some(Range { low: 0.0, high: 1.0, why: "expected 0 to 1" }),
-        read: number,
-        write: |r| some(Some(r.variation_strength)),
-        neutral: "0",
-        ..ROW
-    },
-    Field {
-        key: "seed_resize",
-        sets: &["seed_resize"],
-        flag: Some(Flag {
-            long: "seed-resize",
-            value: "WxH",
-            place: 15,
-            help: "Keep what the seed shows at another size, for instance 512x512, in the middle of the picture",
-            ..PICTURE
-        }),
-        label: Some(Label { name: "Seed resize from", ..LABEL }),
-        read: parsed::<ImageSize>,
-        write: |r| some(r.seed_resize),
-        ..ROW
-    },
-    Field {
-        key: "ensd",
-        sets: &["ensd"],
-        flag: Some(Flag {
-            long: "ensd",
-            place: 16,
-            help: "Added to the seed for the noise that samplers draw (A1111's eta noise seed delta) [default: 0]",
-            ..PICTURE
-        }),
-        label: Some(Label { name: "ENSD", ..LABEL }),
-        read: whole,
-        write: |r| some(Some(r.ensd)),
-        neutral: "0",
-        ..ROW
-    },
+    noise::COMPAT,
+    noise::RNG,
+    noise::VARIATION_SEED,
+    noise::VARIATION_STRENGTH,
+    noise::SEED_RESIZE,
+    noise::ENSD,
     Field {
         key: "count",
         sets: &["count"],
