@@ -81,9 +81,12 @@ impl Model {
         let negatives = script.negatives();
         let texts = Schedules {
             prompts: &prompts,
+            weights: script.weights(),
             negatives: guided.then_some(&negatives),
-            pairs: script.pairs(),
+            wordings: script.wordings(),
             syntax: plan.prompt_syntax,
+            emphasis: plan.emphasis,
+            encode_empty: plan.encode_empty,
             clip_skip: self.layers(plan),
             skip_both: plan.compat.rules().skips_both(),
             zero_empty: plan.compat.rules().zero_empty_negative,
