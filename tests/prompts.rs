@@ -343,6 +343,8 @@ fn schedules(
         emphasis,
         encode_empty: false,
         clip_skip: 1,
+        skip_both: false,
+        zero_empty: None,
         size: ImageSize::new(64, 64).unwrap(),
         micro: Micro::default(),
     };
@@ -408,6 +410,8 @@ fn the_second_tower_reads_its_own_text() {
             emphasis: Emphasis::Original,
             encode_empty: false,
             clip_skip: 1,
+            skip_both: false,
+            zero_empty: None,
             size: ImageSize::new(64, 64).unwrap(),
             micro: Micro::default(),
         };
@@ -440,6 +444,8 @@ fn an_empty_negative_prompt_is_zeros_or_a_text() {
             emphasis: Emphasis::Original,
             encode_empty,
             clip_skip: 1,
+            skip_both: false,
+            zero_empty: None,
             size: ImageSize::new(64, 64).unwrap(),
             micro: Micro::default(),
         };

@@ -192,7 +192,7 @@ impl Run {
         watch.check()?;
         let names = match &model.residency.steps {
             Some(_) if own_sampler => {
-                let seeds: Vec<u64> = images.iter().map(|image| image.seed).collect();
+                let seeds: Vec<u64> = images.iter().map(|image| image.seeds.seed).collect();
                 self.naming().by_features(&seeds, &estimators)?
             }
             _ => None,

@@ -62,7 +62,7 @@ fn completions_and_manual_pages() {
 fn help_is_as_recorded() {
     let world = World::new();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cli_snapshots");
-    let pages: [(&str, &[&str]); 10] = [
+    let pages: [(&str, &[&str]); 12] = [
         ("help", &["-h"]),
         ("long", &["--help"]),
         ("generate", &["generate", "-h"]),

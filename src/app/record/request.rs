@@ -8,7 +8,7 @@ use crate::picture::Parameters;
 use crate::pipeline::Request;
 use crate::pipeline::fields;
 use crate::prompt::{PromptSyntax, extract_tags, foreign_syntax};
-use crate::sampling::{NamedSampler, Sampler, Schedule};
+use crate::sampling::{Sampler, Schedule};
 use crate::size::SD_VAE_FACTOR;
 use serde_json::{Map, Value};
 

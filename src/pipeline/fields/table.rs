@@ -5,7 +5,7 @@ use super::noise;
 use super::row::{Field, Flag, Label, Range, Setting};
 use super::values::{
     count, lora, number, options, parsed, prompt_syntax, sampler, schedule, seed, size, some,
-    switch, tile, window,
+    switch, text, tile, window,
 };
 use crate::conditioning::{Crop, ToldSize};
 use crate::lora::{Apply, Method};
