@@ -16,7 +16,7 @@
 //!
 //! | floor | modules |
 //! |---|---|
-//! | 7 | `cli`, `batch` |
+//! | 7 | `cli`, `batch`, `tune` |
 //! | 6 | `store`, `config`, `app` |
 //! | 5 | `pipeline`, `starter`, `family`, `conditioning` |
 //! | 4 | `models` |
@@ -54,6 +54,7 @@ pub mod size;
 pub mod starter;
 pub mod store;
 mod suggest;
+pub mod tune;
 pub mod weights;
 
 pub use candle_core;

@@ -21,7 +21,7 @@ const FLOORS: &[(u8, &[&str])] = &[
     (4, &["models"]),
     (5, &["conditioning", "family", "pipeline", "starter"]),
     (6, &["store", "config", "app"]),
-    (7, &["cli", "batch"]),
+    (7, &["cli", "batch", "tune"]),
 ];
 
 /// Peers that must not know each other although they share a floor or lie below.
@@ -37,6 +37,8 @@ const FORBIDDEN: &[(&str, &str)] = &[
     ("store", "app"),
     ("config", "app"),
     ("batch", "cli"),
+    ("tune", "cli"),
+    ("batch", "tune"),
 ];
 
 /// Lines of a file, its unit tests included.
