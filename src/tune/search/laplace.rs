@@ -124,8 +124,9 @@ impl Posterior {
     /// What is believed of the values at `points`.
     pub(super) fn at(&self, points: Vec<Point>) -> Beliefs {
         let n = self.observed.len();
-        let mut reduced =
-            Mat::from_fn(n, points.len(), |i, j| self.observed[i].with_point(&points[j], &self.kernel));
+        let mut reduced = Mat::from_fn(n, points.len(), |i, j| {
+            self.observed[i].with_point(&points[j], &self.kernel)
+        });
         let mean = (0..points.len())
             .map(|j| (0..n).map(|i| self.weights[i] * reduced[(i, j)]).sum())
             .collect();
@@ -170,21 +171,21 @@ impl State {
     fn step(&self, observations: &[Observation], covariance: &Mat<f64>) -> Result<Self> {
         let n = self.values.len();
         let (root, scales) = self.factor(covariance)?;
-        let aim: Vec<f64> =
-            (0..n).map(|i| self.local[i].curvature * self.values[i] + self.local[i].slope).collect();
-        let mut inner =
-            Mat::from_fn(n, 1, |i, _| scales[i] * (0..n).map(|j| covariance[(i, j)] * aim[j]).sum::<f64>());
+        let aim: Vec<f64> = (0..n)
+            .map(|i| self.local[i].curvature * self.values[i] + self.local[i].slope)
+            .collect();
+        let mut inner = Mat::from_fn(n, 1, |i, _| {
+            scales[i] * (0..n).map(|j| covariance[(i, j)] * aim[j]).sum::<f64>()
+        });
         solve_lower(&root, &mut inner);
         solve_upper_triangular_in_place(root.transpose(), inner.as_mut(), Par::Seq);
         let weights: Vec<f64> = (0..n).map(|i| aim[i] - scales[i] * inner[(i, 0)]).collect();
         let mut share = 1.0;
         loop {
-            let mixed: Vec<f64> = (0..n)
-                .map(|i| self.weights[i] + share * (weights[i] - self.weights[i]))
-                .collect();
-            let values = (0..n)
-                .map(|i| (0..n).map(|j| covariance[(i, j)] * mixed[j]).sum())
-                .collect();
+            let mixed: Vec<f64> =
+                (0..n).map(|i| self.weights[i] + share * (weights[i] - self.weights[i])).collect();
+            let values =
+                (0..n).map(|i| (0..n).map(|j| covariance[(i, j)] * mixed[j]).sum()).collect();
             let next = Self::new(observations, values, mixed);
             if next.objective >= self.objective || share < 1e-6 {
                 return Ok(next);

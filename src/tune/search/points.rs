@@ -52,7 +52,11 @@ pub(super) fn spread(shift: &[f64], first: usize, count: usize) -> Vec<Point> {
         value
     };
     let point = |number: usize| {
-        shift.iter().zip(PRIMES).map(|(shift, base)| (digit(number, base) + shift).fract()).collect()
+        shift
+            .iter()
+            .zip(PRIMES)
+            .map(|(shift, base)| (digit(number, base) + shift).fract())
+            .collect()
     };
     (first + 1..=first + count).map(point).collect()
 }

@@ -55,7 +55,8 @@ impl Scores {
         let asked = self.scored.len();
         if asked < self.first() {
             let shift = Random::new(self.cube.seed, 0).uniform(self.cube.axes());
-            let points = (asked..).take(64).map(|at| self.cube.snap(&spread(&shift, at, 1).concat()));
+            let points =
+                (asked..).take(64).map(|at| self.cube.snap(&spread(&shift, at, 1).concat()));
             let free = points.into_iter().find(|point| !self.is_known(point));
             return Ok(free.unwrap_or_else(|| self.cube.snap(&spread(&shift, asked, 1).concat())));
         }
@@ -63,7 +64,8 @@ impl Scores {
         let top = beliefs.mean[beliefs.top()];
         let gain = |i: usize| improvement(beliefs.mean[i] - top, beliefs.variance(i).sqrt());
         let free = (0..beliefs.mean.len()).filter(|i| !self.is_known(&beliefs.points[*i]));
-        let next = free.map(|i| (gain(i), i)).max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)));
+        let next =
+            free.map(|i| (gain(i), i)).max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)));
         // On coarse steps all points may be known: then the best one is scored again.
         Ok(beliefs.points[next.map_or(beliefs.top(), |(_, i)| i)].clone())
     }
