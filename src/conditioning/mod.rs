@@ -19,11 +19,14 @@ use crate::size::ImageSize;
 use candle_core::{DType, Device, Tensor};
 use std::sync::Arc;
 
-/// Everything that conditions the network on one or two texts.
+/// Everything that conditions the network on texts.
 #[derive(Debug, Clone)]
 pub struct Conditioning {
-    /// Text features, `[B, T, D]`: the prompt alone, or negative prompt first.
+    /// Text features, `[B, T, D]`: the prompts, one or several, behind the negative prompt where guidance is on.
     pub context: Tensor,
+    /// How much each of the prompts counts: one number for a row of `context`, none for the negative prompt. `[1]` for a
+    /// prompt alone.
+    pub weights: Vec<f64>,
     /// Pooled text and sizes, SDXL only.
     pub added: Option<AddedCondition>,
 }
@@ -140,9 +143,15 @@ impl TextTowers {
 }
 
 impl Conditioning {
-    /// The prompt's part alone.
+    /// The first prompt's part alone.
     pub fn positive(&self) -> Result<Self> {
-        self.one(self.context.dim(0)?.saturating_sub(1))
+        self.prompt(0)
+    }
+
+    /// The part of prompt `number`, from 0, alone.
+    pub fn prompt(&self, number: usize) -> Result<Self> {
+        let behind = self.weights.len().saturating_sub(number);
+        self.one(self.context.dim(0)?.saturating_sub(behind))
     }
 
     /// The negative prompt's part alone; the prompt's when there is no other.
@@ -163,19 +172,20 @@ impl Conditioning {
     }
 
     fn one(&self, index: usize) -> Result<Self> {
-        self.each(|x| Ok(x.narrow(0, index, 1)?))
+        let one = self.each(|x| Ok(x.narrow(0, index, 1)?))?;
+        Ok(Self { weights: vec![1.0], ..one })
     }
 
     /// The conditioning with `change` made to each of its tensors.
     fn each(&self, change: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Self> {
-        let Self { context, added } = self;
+        let Self { context, weights, added } = self;
         let added = match added {
             Some(AddedCondition { pooled, micro }) => {
                 Some(AddedCondition { pooled: change(pooled)?, micro: change(micro)? })
             }
             None => None,
         };
-        Ok(Self { context: change(context)?, added })
+        Ok(Self { context: change(context)?, weights: weights.clone(), added })
     }
 
     /// The conditioning in another float type; sizes stay f32 because they are embedded in it.
@@ -187,6 +197,7 @@ impl Conditioning {
             }),
             None => None,
         };
-        Ok(Self { context: self.context.to_dtype(dtype)?, added })
+        let weights = self.weights.clone();
+        Ok(Self { context: self.context.to_dtype(dtype)?, weights, added })
     }
 }

@@ -188,7 +188,7 @@ impl TextTowers {
         } else {
             None
         };
-        Ok(Conditioning { context, added })
+        Ok(Conditioning { context, weights: vec![1.0], added })
     }
 
     /// Both with contexts of one length. A1111 evaluates unequal ones one after the other; repeated contexts give the

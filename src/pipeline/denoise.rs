@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::models::{DeepFeatures, UNet, UNetInput};
 use crate::nn::sinusoid;
 use crate::sampling::{
-    Denoiser, Grid, Guidance, GuidanceApart, NoiseModel, PredictionKind, Predictor,
+    Condition, Denoiser, Estimates, Grid, Guidance, NoiseModel, PredictionKind, Predictor,
 };
 use crate::weights::{Component, WeightSource};
 use candle_core::{DType, Tensor};
@@ -24,8 +24,10 @@ use std::sync::Arc;
 pub(super) struct Bound {
     unet: Arc<UNet>,
     texts: Texts,
-    /// Strength of guidance, where the negative prompt is evaluated too.
-    scale: f64,
+    /// How much each of the prompts counts.
+    weights: Vec<f64>,
+    /// How the estimate away from the negative prompt is made, where it is evaluated too.
+    rule: Guidance,
     /// Embedded strength of guidance of networks that take it as a number, `[B, width]`.
     guidance: Option<Tensor>,
     /// Channels beside the latents, `[1, C, h, w]`.
@@ -40,12 +42,12 @@ pub(super) struct Bound {
 
 /// Which texts a network is evaluated on.
 enum Texts {
-    /// The prompt alone.
+    /// The first prompt alone.
     Prompt(Listener),
-    /// Both prompts in one evaluation, or the prompt alone.
-    Together { both: Listener, prompt: Listener },
-    /// One prompt after the other, or the prompt alone: half the feature maps at a time.
-    Apart { negative: Listener, positive: Listener, prompt: Listener },
+    /// The negative prompt and all prompts in one evaluation, or the first prompt alone.
+    Together { all: Listener, prompt: Listener },
+    /// One after the other, or the first prompt alone: fewer feature maps at a time.
+    Apart { negative: Listener, prompts: Vec<Listener>, prompt: Listener },
 }
 
 /// Text features, and the deep features of evaluations on them.
@@ -61,6 +63,12 @@ pub(super) struct AtStep<'a> {
     guided: bool,
     depth: Depth,
     evaluations: Cell<usize>,
+}
+
+/// The estimates that guidance combines.
+struct Branches {
+    negative: Tensor,
+    conditions: Vec<Condition>,
 }
 
 /// One evaluation of a network on some texts.
@@ -103,21 +111,27 @@ impl Bound {
             None => None,
         };
         let listener = |conditioning: &Conditioning| Listener::new(conditioning, dtype, images);
+        let prompt = listener(&conditioning.positive()?)?;
         let texts = if !plan.guided() || guidance.is_some() {
-            Texts::Prompt(listener(conditioning)?)
+            Texts::Prompt(prompt)
         } else if model.residency.memory() == Memory::Low && !model.streams() {
-            let (negative, positive) = (conditioning.negative()?, conditioning.positive()?);
-            let (negative, prompt) = (listener(&negative)?, listener(&positive)?);
-            Texts::Apart { negative, positive: listener(&positive)?, prompt }
+            let prompts = 0..conditioning.weights.len();
+            Texts::Apart {
+                negative: listener(&conditioning.negative()?)?,
+                prompts: prompts
+                    .map(|i| listener(&conditioning.prompt(i)?))
+                    .collect::<Result<_>>()?,
+                prompt,
+            }
         } else {
-            // Streamed blocks are built once for both.
-            let prompt = listener(&conditioning.positive()?)?;
-            Texts::Together { both: listener(conditioning)?, prompt }
+            // Streamed blocks are built once for all.
+            Texts::Together { all: listener(conditioning)?, prompt }
         };
         Ok(Self {
             unet: unet.clone(),
             texts,
-            scale: plan.guidance_scale,
+            weights: conditioning.weights.clone(),
+            rule: Guidance::new(plan.guidance_scale),
             guidance,
             extra: extra_channels(model, unet, x, cancel)?,
             dtype,
@@ -145,23 +159,59 @@ impl AtStep<'_> {
     }
 }
 
+impl AtStep<'_> {
+    /// The estimates on the negative prompt and on each prompt, from one evaluation.
+    fn together(&self, all: &Listener, x: &Tensor, sigma: f64, number: usize) -> Result<Branches> {
+        let weights = &self.bound.weights;
+        let batch = x.dim(0)?;
+        let inputs = vec![x; 1 + weights.len()];
+        let found = self.evaluation(all, number).denoise(&Tensor::cat(&inputs, 0)?, sigma)?;
+        let part = |place: usize| found.narrow(0, place * batch, batch);
+        let conditions = weights
+            .iter()
+            .zip(1..)
+            .map(|(weight, place)| Ok(Condition { x0: part(place)?, weight: *weight }));
+        Ok(Branches { negative: part(0)?, conditions: conditions.collect::<Result<_>>()? })
+    }
+
+    /// As [`together`](Self::together), from one evaluation after the other.
+    fn apart(
+        &self,
+        (negative, prompts): (&Listener, &[Listener]),
+        x: &Tensor,
+        sigma: f64,
+        number: usize,
+    ) -> Result<Branches> {
+        let negative = self.evaluation(negative, number).denoise(x, sigma)?;
+        let conditions = prompts.iter().zip(&self.bound.weights).map(|(prompt, weight)| {
+            let x0 = self.evaluation(prompt, number).denoise(x, sigma)?;
+            Ok(Condition { x0, weight: *weight })
+        });
+        Ok(Branches { negative, conditions: conditions.collect::<Result<_>>()? })
+    }
+}
+
 impl Denoiser for AtStep<'_> {
     fn denoise(&self, x: &Tensor, sigma: f64) -> Result<Tensor> {
+        Ok(self.estimates(x, sigma)?.guided)
+    }
+
+    fn estimates(&self, x: &Tensor, sigma: f64) -> Result<Estimates> {
         let number = self.evaluations.get();
         self.evaluations.set(number + 1);
-        let of = |listener| self.evaluation(listener, number);
-        let scale = self.bound.scale;
-        match &self.bound.texts {
-            Texts::Together { both, .. } if self.guided => {
-                Guidance::new(of(both), scale).denoise(x, sigma)
-            }
-            Texts::Apart { negative, positive, .. } if self.guided => {
-                GuidanceApart::new(of(negative), of(positive), scale).denoise(x, sigma)
+        let Branches { negative, conditions } = match &self.bound.texts {
+            Texts::Together { all, .. } if self.guided => self.together(all, x, sigma, number)?,
+            Texts::Apart { negative, prompts, .. } if self.guided => {
+                self.apart((negative, prompts), x, sigma, number)?
             }
             Texts::Prompt(prompt)
             | Texts::Together { prompt, .. }
-            | Texts::Apart { prompt, .. } => of(prompt).denoise(x, sigma),
-        }
+            | Texts::Apart { prompt, .. } => {
+                let guided = self.evaluation(prompt, number).denoise(x, sigma)?;
+                return Ok(Estimates { unguided: guided.clone(), guided });
+            }
+        };
+        self.bound.rule.combine(negative, &conditions)
     }
 }
 

@@ -8,6 +8,7 @@ pub mod a1111;
 pub mod comfy;
 mod dialect;
 mod editing;
+pub mod expand;
 mod numbers;
 mod segment;
 mod syntax;

@@ -6,8 +6,10 @@
 //! Floor 1.
 
 mod mt19937;
+mod python;
 
 pub use mt19937::TorchCpu;
+pub use python::PythonRandom;
 
 /// A stream of standard normal values (mean 0, variance 1).
 ///

@@ -98,7 +98,7 @@ fn box_muller(group: &mut [f32]) {
 /// Matsumoto and Nishimura, "Mersenne Twister", ACM TOMACS 8 (1998); the seeding is that of
 /// `init_genrand` of their 2002 revision.
 #[derive(Debug, Clone)]
-struct Mt19937 {
+pub(super) struct Mt19937 {
     state: [u32; N],
     next: usize,
 }
@@ -113,7 +113,38 @@ impl Mt19937 {
         Self { state, next: N }
     }
 
-    fn next_u32(&mut self) -> u32 {
+    /// The state that a key of several words gives.
+    ///
+    /// # Source
+    /// `init_by_array` of the same revision. `key` is not empty.
+    pub(super) fn from_key(key: &[u32]) -> Self {
+        let mut engine = Self::new(19_650_218);
+        let state = &mut engine.state;
+        let mixed = |last: u32, by: u32| (last ^ (last >> 30)).wrapping_mul(by);
+        let (mut i, mut j) = (1, 0);
+        let forward = |state: &mut [u32; N], i: &mut usize| {
+            *i += 1;
+            if *i >= N {
+                state[0] = state[N - 1];
+                *i = 1;
+            }
+        };
+        for _ in 0..N.max(key.len()) {
+            let word = key.get(j).copied().unwrap_or_default().wrapping_add(j as u32);
+            state[i] = (state[i] ^ mixed(state[i - 1], 1_664_525)).wrapping_add(word);
+            forward(state, &mut i);
+            j = (j + 1) % key.len().max(1);
+        }
+        for _ in 1..N {
+            state[i] = (state[i] ^ mixed(state[i - 1], 1_566_083_941)).wrapping_sub(i as u32);
+            forward(state, &mut i);
+        }
+        state[0] = 0x8000_0000;
+        engine
+    }
+
+    /// The next 32 bits.
+    pub(super) fn next_u32(&mut self) -> u32 {
         if self.next >= N {
             self.twist();
         }

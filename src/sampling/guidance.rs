@@ -1,59 +1,39 @@
-//! Classifier-free guidance as a denoiser around a denoiser.
+//! Classifier-free guidance: one estimate of several.
 
-use super::integrator::Denoiser;
+use super::integrator::{Denoiser, Estimates};
 use crate::error::Result;
 use candle_core::Tensor;
 
-/// Classifier-free guidance: x₀ = u + g·(c − u), Ho and Salimans (2022).
-///
-/// The inner denoiser gets the latents twice along the batch and must condition the first half on
-/// the negative prompt and the second on the prompt.
-#[derive(Debug)]
-pub struct Guidance<D> {
-    inner: D,
-    scale: f64,
+/// The estimate of x₀ on one prompt, and how much the prompt counts.
+#[derive(Debug, Clone)]
+pub struct Condition {
+    /// The estimate, `[B, C, h, w]`.
+    pub x0: Tensor,
+    /// 1 for a prompt alone; A1111's `AND` gives each of several prompts a weight.
+    pub weight: f64,
 }
 
-impl<D: Denoiser> Guidance<D> {
-    /// Guidance of strength `scale` (1 = none) around `inner`.
-    pub fn new(inner: D, scale: f64) -> Self {
-        Self { inner, scale }
+/// Classifier-free guidance over weighted prompts: x₀ = u + g·Σ wᵢ·(cᵢ − u), Ho and Salimans (2022); with several prompts
+/// Liu et al. (2022).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Guidance {
+    /// g, the strength; 1 takes a single prompt's estimate as it is.
+    pub scale: f64,
+}
+
+impl Guidance {
+    /// Guidance of strength `scale` alone.
+    pub fn new(scale: f64) -> Self {
+        Self { scale }
     }
-}
 
-impl<D: Denoiser> Denoiser for Guidance<D> {
-    fn denoise(&self, x: &Tensor, sigma: f64) -> Result<Tensor> {
-        let both = self.inner.denoise(&Tensor::cat(&[x, x], 0)?, sigma)?; // [2·B, C, h, w]
-        let batch = x.dim(0)?;
-        let negative = both.narrow(0, 0, batch)?;
-        let positive = both.narrow(0, batch, batch)?;
-        guide(&negative, &positive, self.scale)
-    }
-}
-
-fn guide(negative: &Tensor, positive: &Tensor, scale: f64) -> Result<Tensor> {
-    Ok((negative + ((positive - negative)? * scale)?)?)
-}
-
-/// As [`Guidance`], with one evaluation after the other: half the activations at a time.
-#[derive(Debug)]
-pub struct GuidanceApart<D> {
-    negative: D,
-    positive: D,
-    scale: f64,
-}
-
-impl<D: Denoiser> GuidanceApart<D> {
-    /// Guidance of strength `scale` away from what `negative` estimates.
-    pub fn new(negative: D, positive: D, scale: f64) -> Self {
-        Self { negative, positive, scale }
-    }
-}
-
-impl<D: Denoiser> Denoiser for GuidanceApart<D> {
-    fn denoise(&self, x: &Tensor, sigma: f64) -> Result<Tensor> {
-        let negative = self.negative.denoise(x, sigma)?;
-        guide(&negative, &self.positive.denoise(x, sigma)?, self.scale)
+    /// The guided estimate away from `unguided`, the estimate on the negative prompt, towards each of `conditions`.
+    pub fn combine(&self, unguided: Tensor, conditions: &[Condition]) -> Result<Estimates> {
+        let mut guided = unguided.clone();
+        for Condition { x0, weight } in conditions {
+            guided = (guided + ((x0 - &unguided)? * (weight * self.scale))?)?;
+        }
+        Ok(Estimates { guided, unguided })
     }
 }
 
@@ -68,13 +48,65 @@ impl std::fmt::Debug for Mean<'_> {
 
 impl Denoiser for Mean<'_> {
     fn denoise(&self, x: &Tensor, sigma: f64) -> Result<Tensor> {
+        Ok(self.estimates(x, sigma)?.guided)
+    }
+
+    fn estimates(&self, x: &Tensor, sigma: f64) -> Result<Estimates> {
         let Some((first, rest)) = self.0.split_first() else {
             return Err(crate::Error::Internal("the mean of no denoisers".into()));
         };
-        let mut sum = first.denoise(x, sigma)?;
+        let mut sum = first.estimates(x, sigma)?;
         for denoiser in rest {
-            sum = (sum + denoiser.denoise(x, sigma)?)?;
+            let next = denoiser.estimates(x, sigma)?;
+            sum = Estimates {
+                guided: (sum.guided + next.guided)?,
+                unguided: (sum.unguided + next.unguided)?,
+            };
         }
-        Ok((sum / self.0.len() as f64)?)
+        let count = self.0.len() as f64;
+        Ok(Estimates { guided: (sum.guided / count)?, unguided: (sum.unguided / count)? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    fn tensor(numbers: &[f64]) -> Tensor {
+        Tensor::new(numbers, &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn prompts_pull_by_their_weights() {
+        let condition = |numbers: &[f64], weight| Condition { x0: tensor(numbers), weight };
+        let of = |conditions: &[Condition]| {
+            let found = Guidance::new(3.0).combine(tensor(&[1.0, 2.0]), conditions).unwrap();
+            assert_eq!(found.unguided.to_vec1::<f64>().unwrap(), [1.0, 2.0]);
+            found.guided.to_vec1::<f64>().unwrap()
+        };
+        assert_eq!(of(&[condition(&[2.0, 0.0], 1.0)]), [4.0, -4.0]);
+        // u + g·(w₁(c₁ − u) + w₂(c₂ − u)); a negative weight pushes away.
+        let several = [condition(&[2.0, 0.0], 0.5), condition(&[0.0, 3.0], -2.0)];
+        assert_eq!(of(&several), [1.0 + 1.5 + 6.0, 2.0 - 3.0 - 6.0]);
+        assert_eq!(of(&[]), [1.0, 2.0]);
+    }
+
+    /// The mean of guided estimates has the mean of the unguided ones beside it.
+    #[test]
+    fn a_mean_keeps_both_estimates() {
+        struct Fixed(f64, f64);
+        impl Denoiser for Fixed {
+            fn denoise(&self, x: &Tensor, sigma: f64) -> Result<Tensor> {
+                Ok(self.estimates(x, sigma)?.guided)
+            }
+            fn estimates(&self, _: &Tensor, _: f64) -> Result<Estimates> {
+                Ok(Estimates { guided: tensor(&[self.0]), unguided: tensor(&[self.1]) })
+            }
+        }
+        let (a, b) = (Fixed(1.0, 10.0), Fixed(3.0, 30.0));
+        let mean = Mean(vec![&a, &b]).estimates(&tensor(&[0.0]), 1.0).unwrap();
+        let value = |t: &Tensor| t.to_vec1::<f64>().unwrap()[0];
+        assert_eq!((value(&mean.guided), value(&mean.unguided)), (2.0, 20.0));
     }
 }

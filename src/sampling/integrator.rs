@@ -13,6 +13,22 @@ pub trait Denoiser {
     /// `sigma`: noise level, k-diffusion convention, > 0.
     /// Returns the same shape and dtype as `x`.
     fn denoise(&self, x: &Tensor, sigma: f64) -> Result<Tensor>;
+
+    /// As [`denoise`](Self::denoise), with the estimate that guidance starts from beside it. Where there is no guidance
+    /// both are the same.
+    fn estimates(&self, x: &Tensor, sigma: f64) -> Result<Estimates> {
+        let guided = self.denoise(x, sigma)?;
+        Ok(Estimates { unguided: guided.clone(), guided })
+    }
+}
+
+/// The estimates of x₀ at one noise level: samplers of the CFG++ kind step along the unguided one.
+#[derive(Debug, Clone)]
+pub struct Estimates {
+    /// The estimate that guidance gave.
+    pub guided: Tensor,
+    /// The estimate on the negative prompt.
+    pub unguided: Tensor,
 }
 
 /// What one step of a sampler gives.

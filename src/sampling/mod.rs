@@ -43,8 +43,8 @@ pub use grid::{
     Aim, Convention, Conventions, End, Grid, GridRules, Level, Pair, PairRule, Span, Start,
     Timesteps, Told,
 };
-pub use guidance::{Guidance, GuidanceApart, Mean};
-pub use integrator::{Denoiser, Integrator, Step};
+pub use guidance::{Condition, Guidance, Mean};
+pub use integrator::{Denoiser, Estimates, Integrator, Step};
 pub use noise::{ListedNoise, NoNoise, NoiseSource, SeededNoise};
 pub use options::{OptionSpec, SamplerOptions};
 pub use plan::{Sampling, SamplingRequest};
