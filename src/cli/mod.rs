@@ -26,6 +26,7 @@ mod request_flags;
 mod samplers;
 mod style;
 mod threads;
+mod tune;
 mod verb;
 mod warnings;
 
@@ -87,6 +88,8 @@ enum Command {
     Generate(Box<flags::Flags>),
     /// Make the pictures of a file of prompts; go on where a run before ended
     Batch(Box<batch::Args>),
+    /// Find the weights of LoRAs by choosing between two pictures
+    Tune(Box<tune::Args>),
     /// List, look into and download models
     Model(model::Args),
     /// List, look into, check, convert, merge and make LoRAs
@@ -180,6 +183,7 @@ fn dispatch(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Generate(flags) => generate::run(&flags, cli.talk),
         Command::Batch(args) => batch::run(&args, cli.talk),
+        Command::Tune(args) => tune::run(&args, cli.talk),
         Command::Model(args) => {
             threads::limit(None, cli.talk)?;
             model::run(args, cli.talk)

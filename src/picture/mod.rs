@@ -7,6 +7,7 @@
 
 mod metadata;
 pub mod png;
+pub mod sheet;
 
 pub use metadata::Parameters;
 
@@ -123,6 +124,19 @@ impl Picture {
         let (width, height) = (image.width() as usize, image.height() as usize);
         Self::new(width, height, image.into_raw())
             .map_err(|e| Error::corrupt(path, format!("not a usable picture: {e}")))
+    }
+
+    /// Width and height of a PNG, JPEG or WebP file, without decoding its pixels.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn size_of(path: impl AsRef<Path>) -> Result<(usize, usize)> {
+        let path = path.as_ref();
+        let reader = ImageReader::new(BufReader::new(input::open(path)?));
+        let reader = reader.with_guessed_format().map_err(|e| Error::io(path, e))?;
+        let (width, height) = reader.into_dimensions().map_err(|e| unreadable(path, e))?;
+        check_side(width.max(height) as usize).in_file(path)?;
+        Ok((width as usize, height as usize))
     }
 
     /// The picture stretched to `size` with a Lanczos filter of three lobes.

@@ -1,8 +1,8 @@
 //! Draws the pictures of stacks on a thread of its own, each once; those that may be asked for next are drawn ahead.
 
+use super::stroke::{Stack, Stroke};
 use super::work::Studio;
 use crate::error::{Error, Result};
-use crate::lora::LoraRef;
 use crate::pipeline::Cancel;
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -12,22 +12,6 @@ use std::time::Duration;
 
 /// Time between two looks at whether the caller wants to stop.
 const OFTEN: Duration = Duration::from_millis(100);
-
-/// LoRAs with their numbers.
-pub type Stack = Vec<LoraRef>;
-
-/// How far a picture is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stroke {
-    /// The picture, from 1, of those that are asked for.
-    pub picture: usize,
-    /// How many are asked for.
-    pub of: usize,
-    /// The sampling step that is done.
-    pub step: usize,
-    /// How many there are.
-    pub steps: usize,
-}
 
 /// What the thread is asked for.
 enum Order {

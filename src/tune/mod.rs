@@ -13,11 +13,13 @@ mod scorer;
 pub mod search;
 mod session;
 mod space;
+mod stroke;
 mod work;
 
-pub use artist::{Artist, Stack, Stroke};
+pub use artist::Artist;
 pub use log::{Chosen, Head, Line, Log};
 pub use scorer::Scorer;
 pub use session::{Candidate, Judge, Limits, Outcome, Question, Reply, Session, Told};
 pub use space::{Axis, Space};
+pub use stroke::{Stack, Stroke};
 pub use work::{Pools, Studio};

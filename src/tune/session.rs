@@ -1,10 +1,11 @@
 //! From questions to the best stack.
 
-use super::artist::{Artist, Stack, Stroke};
+use super::artist::Artist;
 use super::log::{Chosen, Line, Log};
 use super::scorer::Scorer;
 use super::search::{Best, Duel, Duels, Point, Scores, Verdict};
 use super::space::Space;
+use super::stroke::{Stack, Stroke};
 use crate::error::Result;
 use crate::pipeline::Cancel;
 use std::path::PathBuf;

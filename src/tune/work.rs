@@ -1,6 +1,6 @@
 //! From stacks to pictures, by the machinery of batches: each picture has a name from its contents and is drawn once.
 
-use super::artist::{Stack, Stroke};
+use super::stroke::{Stack, Stroke};
 use crate::app::{Event, Job, Pool, Unobserved};
 use crate::batch::{self, Happening, Listed, Options, Ready, Task, Todo, Work};
 use crate::error::{Error, Result};
