@@ -210,7 +210,7 @@ mod tests {
             let message = scored(command).unwrap_err().to_string();
             assert!(message.contains(part), "{command}: {message}");
         }
-        let slow = Scorer::new("sleep 30", Duration::from_millis(50)).unwrap();
+        let slow = Scorer::new("sh -c 'exec sleep 30'", Duration::from_millis(50)).unwrap();
         let began = Instant::now();
         let message = slow.score(Path::new("x"), &Cancel::new()).unwrap_err().to_string();
         assert!(message.contains("longer than 0.05 s") && began.elapsed() < Duration::from_secs(5));

@@ -62,11 +62,13 @@ fn completions_and_manual_pages() {
 fn help_is_as_recorded() {
     let world = World::new();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cli_snapshots");
-    let pages: [(&str, &[&str]); 8] = [
+    let pages: [(&str, &[&str]); 10] = [
         ("help", &["-h"]),
         ("long", &["--help"]),
         ("generate", &["generate", "-h"]),
         ("batch", &["batch", "-h"]),
+        ("tune", &["tune", "-h"]),
+        ("stack", &["lora", "stack", "-h"]),
         ("model", &["help", "model"]),
         ("bench", &["bench", "-h"]),
         ("inspect", &["inspect", "--help"]),

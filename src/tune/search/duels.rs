@@ -18,6 +18,8 @@ const DRAWN: usize = 200;
 /// How far from the best mean pairs lie along each axis: corners that nobody has seen are as unsure as they are many
 /// (Eriksson et al., 2019: trust regions).
 const REACH: f64 = 0.5;
+/// Pairs that lie this near to one that was skipped are not asked about either.
+const SKIPPED: f64 = 0.1;
 /// Rounds in which each point of a pair is improved for the other.
 const ROUNDS: usize = 4;
 
@@ -213,10 +215,13 @@ impl Duels {
 
     fn was_asked(&self, beliefs: &Beliefs, i: usize, j: usize) -> bool {
         let (a, b) = (&beliefs.points[i], &beliefs.points[j]);
-        let is = |duel: &Duel| {
-            (&duel.first == a && &duel.second == b) || (&duel.first == b && &duel.second == a)
+        let within = |duel: &Duel, reach: f64| {
+            let near = |a: &Point, b: &Point| a.iter().zip(b).all(|(a, b)| (a - b).abs() <= reach);
+            let (first, second) = (&duel.first, &duel.second);
+            (near(first, a) && near(second, b)) || (near(first, b) && near(second, a))
         };
-        self.judged.iter().any(|judged| is(&judged.duel)) || self.skipped.iter().any(is)
+        self.judged.iter().any(|judged| within(&judged.duel, 0.0))
+            || self.skipped.iter().any(|duel| within(duel, SKIPPED))
     }
 }
 
