@@ -1,6 +1,6 @@
 //! Many jobs from one file: nothing is lost, nothing is made twice.
 //!
-//! A file of jobs is text, CSV, JSON lines or TOML. [`Source`] reads it into [`Draft`]s, which name the line that they
+//! A file of jobs is text, CSV, JSON lines, TOML or YAML. [`Source`] reads it into [`Draft`]s, which name the line that they
 //! come from; [`list`] lays them over the settings and decides every seed; [`check`] looks at models and LoRAs, plans
 //! every job and names it by its contents. All of that happens before the first picture, and the same file gives the
 //! same list, the same names and the same pictures on every machine.

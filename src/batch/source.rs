@@ -24,12 +24,19 @@ pub enum Format {
     Jsonl,
     /// `[defaults]`, `[[job]]`, `[matrix]`.
     Toml,
+    /// The tables of TOML as YAML; read with the feature `yaml`.
+    Yaml,
 }
 
 impl Format {
     /// Every format by its name.
-    pub const ALL: [(&str, Format); 4] =
-        [("text", Self::Text), ("csv", Self::Csv), ("jsonl", Self::Jsonl), ("toml", Self::Toml)];
+    pub const ALL: [(&str, Format); 5] = [
+        ("text", Self::Text),
+        ("csv", Self::Csv),
+        ("jsonl", Self::Jsonl),
+        ("toml", Self::Toml),
+        ("yaml", Self::Yaml),
+    ];
 
     /// The format of a file, by its name and else by its beginning; `None` for stdin that does not say.
     fn of(path: &Path, text: &str) -> Option<Self> {
@@ -39,6 +46,7 @@ impl Format {
             Some("csv" | "tsv") => Some(Self::Csv),
             Some("jsonl" | "ndjson" | "json") => Some(Self::Jsonl),
             Some("toml") => Some(Self::Toml),
+            Some("yaml" | "yml") => Some(Self::Yaml),
             _ if text.trim_start().starts_with('{') => Some(Self::Jsonl),
             _ if path == Path::new("-") => None,
             _ => Some(Self::Text),
@@ -51,7 +59,7 @@ impl FromStr for Format {
 
     fn from_str(name: &str) -> Result<Self> {
         let found = Self::ALL.into_iter().find(|(known, _)| *known == name);
-        let why = "expected text, csv, jsonl or toml";
+        let why = "expected text, csv, jsonl, toml or yaml";
         found.map(|(_, format)| format).ok_or_else(|| Error::bad_request("format", name, why))
     }
 }
@@ -90,14 +98,24 @@ impl Source {
     /// # Errors
     /// [`Error::BadRequest`] for stdin without a format.
     pub fn parse(path: &Path, text: &str, format: Option<Format>, comments: bool) -> Result<Self> {
-        let why = "stdin has no name that tells the format; expected text, csv, jsonl or toml";
+        let why =
+            "stdin has no name that tells the format; expected text, csv, jsonl, toml or yaml";
         let format = format.or_else(|| Format::of(path, text));
         let format = format.ok_or_else(|| Error::bad_request("format", "", why))?;
         let Read { drafts, mistakes, mut remarks } = match format {
             Format::Text => text::read(text, comments),
             Format::Csv => csv::read(text),
             Format::Jsonl => jsonl::read(text),
-            Format::Toml => tree::read(text),
+            Format::Toml => tree::read_toml(text),
+            #[cfg(feature = "yaml")]
+            Format::Yaml => tree::read_yaml(text),
+            #[cfg(not(feature = "yaml"))]
+            Format::Yaml => {
+                return Err(Error::unsupported(
+                    "a file of jobs in YAML",
+                    "this colora was built without the feature yaml; TOML holds the same tables",
+                ));
+            }
         };
         let mut ignored: Vec<&str> =
             drafts.iter().flat_map(|draft| &draft.ignored).map(String::as_str).collect();
@@ -131,6 +149,6 @@ mod tests {
         }
         assert!(Source::parse(Path::new("-"), "a fox", None, true).is_err());
         assert_eq!("toml".parse::<Format>().unwrap(), Format::Toml);
-        assert!("yaml".parse::<Format>().is_err());
+        assert!("xml".parse::<Format>().is_err());
     }
 }

@@ -1,7 +1,13 @@
-//! TOML: `[defaults]`, `[[job]]` and `[matrix]`.
+//! Files of tables, TOML or YAML: `[defaults]`, `[[job]]` and `[matrix]`.
 //!
 //! The values of `[defaults]` hold for every job that does not set them. `[matrix]` holds lists; each job is made with
 //! every combination of their values. A range stands for a list of numbers: `"0..1:0.25"` or `"0..1/5"`.
+
+mod node;
+mod range;
+mod toml;
+#[cfg(feature = "yaml")]
+mod yaml;
 
 use super::draft::Draft;
 use super::key::Key;
@@ -9,11 +15,13 @@ use super::text::Read;
 use crate::error::{Error, LineError, Result};
 use crate::pipeline::fields::check_type;
 use crate::suggest::did_you_mean;
+use node::{Entry, Kind, Node};
+use range::range;
 use serde_json::Value;
 
 /// The tables of a file.
 const TABLES: [&str; 3] = ["defaults", "job", "matrix"];
-/// Most values of a range, and most combinations.
+/// Most combinations.
 const MOST: usize = 100_000;
 
 /// A list of values for the key `name`.
@@ -22,59 +30,131 @@ struct Axis {
     values: Vec<Value>,
 }
 
-/// Reads a file.
-pub(super) fn read(text: &str) -> Read {
-    let mut read = Read::default();
-    let mut table = match text.parse::<toml::Table>() {
-        Ok(table) => table,
-        Err(error) => {
-            let at = error.span().map_or(0, |span| span.start);
-            let line = text.get(..at).unwrap_or_default().matches('\n').count() + 1;
-            let error = Error::bad_request("toml", "", error.message().to_owned());
-            read.mistakes.push(LineError::new(line, error));
-            return read;
-        }
-    };
-    let lines = Lines::of(text);
-    for key in table.keys().filter(|key| !TABLES.contains(&key.as_str())) {
-        let hint = "; values for all jobs stand in [defaults]";
-        let near = did_you_mean(key, TABLES);
-        let near = if near.is_empty() { hint.to_owned() } else { near };
-        let error = Error::bad_request("table", key, format!("unknown{near}"));
-        read.mistakes.push(LineError::new(lines.key(0, key), error));
+/// Reads TOML.
+pub(super) fn read_toml(text: &str) -> Read {
+    read(toml::parse(text))
+}
+
+/// Reads YAML.
+#[cfg(feature = "yaml")]
+pub(super) fn read_yaml(text: &str) -> Read {
+    read(yaml::parse(text))
+}
+
+fn read(root: Result<Node, LineError>) -> Read {
+    let mut reader = Reader::default();
+    match root {
+        Ok(root) => reader.file(root),
+        Err(mistake) => reader.read.mistakes.push(mistake),
     }
-    let mut mistake = |line: usize, error: Error| read.mistakes.push(LineError::new(line, error));
-    let at = lines.header("[defaults]");
-    let mut defaults = Draft::new(at);
-    for (key, value) in table_of(table.remove("defaults"), "defaults", at, &mut mistake) {
-        if let Err(error) = json(value).and_then(|value| defaults.set(&key, value)) {
-            mistake(lines.key(at, &key), error);
-        }
+    reader.read
+}
+
+/// Collects the jobs of a file, and what is wrong in it.
+#[derive(Default)]
+struct Reader {
+    read: Read,
+}
+
+impl Reader {
+    fn mistake(&mut self, line: usize, error: Error) {
+        self.read.mistakes.push(LineError::new(line, error));
     }
-    let axes = axes(table.remove("matrix"), &lines, &mut mistake);
-    let has_matrix = !axes.is_empty();
-    let jobs = match table.remove("job") {
-        None if has_matrix => vec![toml::Value::Table(toml::Table::new())],
-        None => Vec::new(),
-        Some(toml::Value::Array(jobs)) => jobs,
-        Some(other) => vec![other],
-    };
-    let mut drafts = Vec::new();
-    for (number, job) in jobs.into_iter().enumerate() {
-        let at = lines.job(number);
-        let mut draft = Draft { line: at, ..defaults.clone() };
-        for (key, value) in table_of(Some(job), "job", at, &mut mistake) {
-            if let Err(error) = json(value).and_then(|value| set(&mut draft, &key, value)) {
-                mistake(lines.key(at, &key), error);
+
+    fn file(&mut self, root: Node) {
+        let (mut defaults, mut jobs, mut matrix) = (None, None, None);
+        for Entry { name, value } in self.table(root, "file") {
+            match name.as_str() {
+                "defaults" => defaults = Some(value),
+                "job" | "jobs" => jobs = Some(value),
+                "matrix" => matrix = Some(value),
+                _ => {
+                    let near = match did_you_mean(&name, TABLES) {
+                        near if near.is_empty() => {
+                            "; values for all jobs stand in [defaults]".to_owned()
+                        }
+                        near => near,
+                    };
+                    let error = Error::bad_request("table", &name, format!("unknown{near}"));
+                    self.mistake(value.line, error);
+                }
             }
         }
-        if let Err(error) = combine(&draft, &axes, &mut drafts) {
-            mistake(lines.header("[matrix]"), error);
-            break;
+        let defaults = self.defaults(defaults);
+        let at = matrix.as_ref().map_or(1, |matrix| matrix.line);
+        let axes = self.axes(matrix);
+        let jobs = match jobs {
+            None if axes.is_empty() => Vec::new(),
+            None => vec![Node { line: at, kind: Kind::Table(Vec::new()) }],
+            Some(Node { kind: Kind::List(jobs), .. }) => jobs,
+            Some(job) => vec![job],
+        };
+        let mut drafts = Vec::new();
+        for job in jobs {
+            let draft = self.job(job, &defaults);
+            if let Err(error) = combine(&draft, &axes, &mut drafts) {
+                self.mistake(at, error);
+                break;
+            }
+        }
+        self.read.drafts = drafts;
+    }
+
+    fn defaults(&mut self, node: Option<Node>) -> Draft {
+        let Some(node) = node else { return Draft::new(1) };
+        let mut defaults = Draft::new(node.line);
+        for Entry { name, value } in self.table(node, "defaults") {
+            let line = value.line;
+            if let Err(error) = defaults.set(&name, value.into_value()) {
+                self.mistake(line, error);
+            }
+        }
+        defaults
+    }
+
+    fn job(&mut self, node: Node, defaults: &Draft) -> Draft {
+        let mut draft = Draft { line: node.line, ..defaults.clone() };
+        for Entry { name, value } in self.table(node, "job") {
+            let line = value.line;
+            if let Err(error) = set(&mut draft, &name, value.into_value()) {
+                self.mistake(line, error);
+            }
+        }
+        draft
+    }
+
+    /// The lists of `[matrix]`.
+    fn axes(&mut self, node: Option<Node>) -> Vec<Axis> {
+        let mut axes = Vec::new();
+        let Some(node) = node else { return axes };
+        for Entry { name, value } in self.table(node, "matrix") {
+            let line = value.line;
+            let values = values(&name, value.into_value()).and_then(|values| {
+                let each = |value: &Value| Draft::new(line).set(&name, value.clone());
+                values.iter().try_for_each(each).map(|()| values)
+            });
+            match values {
+                Ok(values) => axes.push(Axis { name, values }),
+                Err(error) => self.mistake(line, error),
+            }
+        }
+        axes
+    }
+
+    /// The entries of a table; `name`: what it is called where it is none.
+    fn table(&mut self, node: Node, name: &'static str) -> Vec<Entry> {
+        match node.kind {
+            Kind::Table(entries) => entries,
+            Kind::One(Value::Null) => Vec::new(),
+            _ => {
+                let value = node.clone().into_value();
+                let error =
+                    Error::bad_request("table", name, format!("expected a table, not {value}"));
+                self.mistake(node.line, error);
+                Vec::new()
+            }
         }
     }
-    read.drafts = drafts;
-    read
 }
 
 /// Sets a value of a job; one that repeats has nothing to do with the repeats of the defaults.
@@ -106,28 +186,6 @@ fn combine(draft: &Draft, axes: &[Axis], drafts: &mut Vec<Draft>) -> Result<()> 
     Ok(())
 }
 
-/// The lists of `[matrix]`.
-fn axes(
-    matrix: Option<toml::Value>,
-    lines: &Lines<'_>,
-    mistake: &mut dyn FnMut(usize, Error),
-) -> Vec<Axis> {
-    let at = lines.header("[matrix]");
-    let mut axes = Vec::new();
-    for (name, value) in table_of(matrix, "matrix", at, mistake) {
-        let values = json(value).and_then(|value| values(&name, value));
-        let checked = values.and_then(|values| {
-            let each = |value: &Value| Draft::new(at).set(&name, value.clone());
-            values.iter().try_for_each(each).map(|()| values)
-        });
-        match checked {
-            Ok(values) => axes.push(Axis { name, values }),
-            Err(error) => mistake(lines.key(at, &name), error),
-        }
-    }
-    axes
-}
-
 /// The values of an axis.
 fn values(name: &str, value: Value) -> Result<Vec<Value>> {
     let is_number = match Key::of(name)? {
@@ -147,96 +205,6 @@ fn values(name: &str, value: Value) -> Result<Vec<Value>> {
         return Err(Error::bad_request("matrix", name, "a list without values makes no job"));
     }
     Ok(values)
-}
-
-/// The numbers of `A..B:STEP`, of which B is one when a step hits it, or of `A..B/N`: N numbers at equal distances.
-fn range(text: &str) -> Result<Vec<Value>> {
-    let why = "expected FROM..TO:STEP or FROM..TO/HOW_MANY";
-    let wrong = || Error::bad_request("matrix", text, why);
-    let number = |text: &str| text.trim().parse::<f64>().ok().filter(|x| x.is_finite());
-    let (from, rest) = text.split_once("..").ok_or_else(wrong)?;
-    let (to, step, count) = match (rest.split_once(':'), rest.split_once('/')) {
-        (Some((to, step)), _) => (to, number(step).ok_or_else(wrong)?, None),
-        (None, Some((to, count))) => (to, 0.0, Some(count.trim().parse().map_err(|_| wrong())?)),
-        (None, None) => (rest, 1.0, None),
-    };
-    let (from, to) = (number(from).ok_or_else(wrong)?, number(to).ok_or_else(wrong)?);
-    let count: usize = match count {
-        Some(count) => count,
-        None if step != 0.0 && (to - from) / step >= 0.0 => {
-            ((to - from) / step + 0.001) as usize + 1
-        }
-        None => return Err(wrong()),
-    };
-    if !(1..=MOST).contains(&count) {
-        return Err(wrong());
-    }
-    let step = if step == 0.0 && count > 1 { (to - from) / (count - 1) as f64 } else { step };
-    // Sums of decimal steps end in noise that nobody wants in names and records.
-    let short = |x: f64| (x * 1e9).round() / 1e9;
-    let value = |at: usize| {
-        let x = short(from + step * at as f64);
-        if x.fract() == 0.0 && x.abs() < 1e15 { Value::from(x as i64) } else { Value::from(x) }
-    };
-    Ok((0..count).map(value).collect())
-}
-
-/// The entries of a table.
-fn table_of(
-    value: Option<toml::Value>,
-    name: &'static str,
-    line: usize,
-    mistake: &mut dyn FnMut(usize, Error),
-) -> toml::Table {
-    match value {
-        None => toml::Table::new(),
-        Some(toml::Value::Table(table)) => table,
-        Some(other) => {
-            mistake(
-                line,
-                Error::bad_request("table", name, format!("expected a table, not {other}")),
-            );
-            toml::Table::new()
-        }
-    }
-}
-
-fn json(value: toml::Value) -> Result<Value> {
-    if let toml::Value::Datetime(date) = value {
-        return Err(Error::bad_request("key", date, "expected a text or a number"));
-    }
-    serde_json::to_value(value).map_err(|error| Error::Internal(format!("toml: {error}")))
-}
-
-/// Where headers and keys stand, for errors: tables themselves do not remember it.
-struct Lines<'a>(Vec<&'a str>);
-
-impl<'a> Lines<'a> {
-    fn of(text: &'a str) -> Self {
-        Self(text.lines().map(str::trim_start).collect())
-    }
-
-    /// The line of a header; 1 when it is written in another way.
-    fn header(&self, header: &str) -> usize {
-        self.0.iter().position(|line| line.starts_with(header)).map_or(1, |at| at + 1)
-    }
-
-    /// The line of the header of job `number`.
-    fn job(&self, number: usize) -> usize {
-        let mut headers = self.0.iter().enumerate().filter(|(_, line)| line.starts_with("[[job]]"));
-        headers.nth(number).map_or(1, |(at, _)| at + 1)
-    }
-
-    /// The line of a key in the table whose header is line `header`; the header's own when it is not found.
-    fn key(&self, header: usize, key: &str) -> usize {
-        let is_key = |line: &str| {
-            let line = line.trim_start_matches('"').strip_prefix(key);
-            line.is_some_and(|rest| rest.trim_start_matches('"').trim_start().starts_with('='))
-        };
-        let lines = self.0.iter().enumerate().skip(header);
-        let mut table = lines.take_while(|(_, line)| header == 0 || !line.starts_with('['));
-        table.find(|(_, line)| is_key(line)).map_or(header.max(1), |(at, _)| at + 1)
-    }
 }
 
 #[cfg(test)]
@@ -264,7 +232,7 @@ seed = [1, 2]
 
     #[test]
     fn every_job_is_made_with_every_combination() {
-        let read = read(FILE);
+        let read = read_toml(FILE);
         assert!(read.mistakes.is_empty(), "{:?}", read.mistakes);
         assert_eq!(read.drafts.len(), 12);
         let first = &read.drafts[0];
@@ -277,22 +245,9 @@ seed = [1, 2]
     }
 
     #[test]
-    fn ranges() {
-        let numbers = |text: &str| Value::Array(range(text).unwrap()).to_string();
-        assert_eq!(numbers("0..1:0.25"), "[0,0.25,0.5,0.75,1]");
-        assert_eq!(numbers("0..1:0.3"), "[0,0.3,0.6,0.9]", "the end is not passed");
-        assert_eq!(numbers("0..1/3"), "[0,0.5,1]");
-        assert_eq!(numbers("3..1:-1"), "[3,2,1]");
-        assert_eq!(numbers("1..3"), "[1,2,3]");
-        for bad in ["0..1:0", "0..1:-1", "a..b", "0..1/0", "0..1e9:0.001"] {
-            assert!(range(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
     fn mistakes_name_their_line() {
         let wrong = |text: &str| {
-            let read = read(text);
+            let read = read_toml(text);
             assert_eq!(read.mistakes.len(), 1, "{text}: {:?}", read.mistakes);
             (read.mistakes[0].line, read.mistakes[0].error.to_string())
         };
@@ -304,5 +259,73 @@ seed = [1, 2]
         assert_eq!(wrong("[defualts]\nsteps = 3\n").0, 1);
         assert_eq!(wrong("[[job]]\nprompt = \"a\"\n[matrix]\nseed = []\n").0, 4);
         assert_eq!(wrong("[[job]]\nprompt = \"a\"\n[matrix]\nid = [\"a\"]\n").0, 4);
+    }
+
+    #[test]
+    fn the_last_axis_of_the_file_changes_first() {
+        let read = read_toml("[matrix]\nsteps = [1, 2]\nseed = [3, 4]\n");
+        let pairs: Vec<String> = read
+            .drafts
+            .iter()
+            .map(|draft| format!("{} {}", draft.values["steps"], draft.values["seed"]))
+            .collect();
+        assert_eq!(pairs, ["1 3", "1 4", "2 3", "2 4"]);
+    }
+
+    #[cfg(feature = "yaml")]
+    #[test]
+    fn yaml_holds_the_same_tables() {
+        let yaml = r#"# the same
+defaults: { steps: 2, loras: ["flat:0.8"] }
+
+job:
+
+  - prompt: a red apple
+    repeat: 2
+  - prompt: a cat
+    steps: 3
+
+
+    loras: [{ name: gold, weight: 0.5 }]
+matrix:
+  seed: [1, 2]
+  lora.santa: 0..1:0.5
+"#;
+        let mut toml = read_toml(FILE);
+        let mut yaml = read_yaml(yaml);
+        assert!(yaml.mistakes.is_empty(), "{:?}", yaml.mistakes);
+        assert_eq!((yaml.drafts[0].line, yaml.drafts[11].line), (6, 8));
+        for draft in toml.drafts.iter_mut().chain(&mut yaml.drafts) {
+            draft.line = 0;
+        }
+        assert_eq!(yaml.drafts, toml.drafts);
+    }
+
+    #[cfg(feature = "yaml")]
+    #[test]
+    fn mistakes_in_yaml_name_their_line() {
+        for (text, line, part) in [
+            ("job:\n  - prompt: a\n    stepz: 3\n", 3, "`steps`"),
+            ("defualts:\n  steps: 3\n", 1, "`defaults`"),
+            ("job: [a]\n", 1, "a table"),
+            ("job:\n  - prompt: [a\n", 2, "yaml"),
+            ("- a\n", 1, "a table"),
+        ] {
+            let read = read_yaml(text);
+            assert_eq!(read.mistakes.len(), 1, "{text}: {:?}", read.mistakes);
+            let error = read.mistakes[0].error.to_string();
+            assert!(
+                read.mistakes[0].line.abs_diff(line) <= 1 && error.contains(part),
+                "{text}: {} {error}",
+                read.mistakes[0].line
+            );
+        }
+        // Aliases that multiply are cut off by the parser's budget.
+        let mut bomb = String::from("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n");
+        for n in 1..12 {
+            let before = format!("*a{}", n - 1);
+            bomb += &format!("a{n}: &a{n} [{}]\n", vec![before; 10].join(","));
+        }
+        assert_eq!(read_yaml(&bomb).mistakes.len(), 1);
     }
 }

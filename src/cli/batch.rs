@@ -47,7 +47,7 @@ pub(crate) struct Args {
     /// The file of jobs, or `-` for stdin
     #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
     file: PathBuf,
-    /// text, csv, jsonl or toml [default: by the file's name]
+    /// text, csv, jsonl, toml or yaml [default: by the file's name]
     #[arg(long, value_name = "FORMAT")]
     format: Option<Format>,
     /// Model where a line names none [env: COLORA_MODEL] [default: starter]
