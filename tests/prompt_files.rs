@@ -56,13 +56,15 @@ fn every_file_is_checked() {
 fn check_jobs(world: &World, path: &Path) {
     let path = path.to_str().unwrap();
     let text = fs::read_to_string(path).unwrap();
-    let is_dynamic = text.contains("__") || text.lines().any(|l| !l.starts_with('#') && l.contains('|'));
+    let is_dynamic =
+        text.contains("__") || text.lines().any(|l| !l.starts_with('#') && l.contains('|'));
     let expand: &[&str] = if is_dynamic { &["--expand", "all"] } else { &[] };
     let base = ["batch", path, "-m", "starter", "--dry-run", "--json", "-o", "none"];
     let plan = json(world.run(&[&base[..], expand].concat()).lines().last().unwrap());
     let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).count();
     let jobs = plan["jobs"].as_u64().unwrap_or_else(|| panic!("{path}: {plan}"));
-    let least = if path.ends_with(".toml") { 2 } else { lines as u64 - u64::from(path.ends_with(".csv")) };
+    let least =
+        if path.ends_with(".toml") { 2 } else { lines as u64 - u64::from(path.ends_with(".csv")) };
     assert!(jobs >= least, "{path}: {jobs} jobs of {lines} lines");
     assert!(!world.path("none").exists(), "a dry run makes nothing");
 }

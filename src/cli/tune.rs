@@ -22,7 +22,7 @@ use crate::pipeline::{Cancel, DTypeChoice, DeviceChoice, MAX_COUNT, Memory, Pipe
 use crate::store::Stack;
 use crate::tune::search::{Duels, Scores};
 use crate::tune::{
-    Artist, Head, Judge, Limits, Log, Outcome, Scorer, Session, Space, Studio, Told,
+    Artist, Head, Judge, Limits, Line, Log, Outcome, Scorer, Session, Space, Studio, Told,
 };
 use crate::weights::Quantisation;
 use anyhow::Result;
@@ -157,8 +157,9 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
     interrupt::install(&cancel)?;
     let search =
         args.search(&layers, &setup, &cancel, talk).map_err(|e| with_origin(e.into(), &layers))?;
-    if let (Some(name), false) = (&args.save, args.force) {
-        refuse_taken(name, &setup)?;
+    if let Some(name) = &args.save {
+        Stack::check_name(name)?;
+        refuse_taken(name, args.force, &setup)?;
     }
     atomic_file::make_folder(&args.out)?;
     let head = search.head(scorer.as_ref())?;
@@ -167,20 +168,14 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
         talk.say(&format!("going on after {} answers in {}", before.len(), args.out.display()));
     }
     let artist = Artist::new(args.studio(&search, &setup)?)?;
-    let cube = search.space.cube(search.seed);
-    let mut session =
+    let session =
         Session { space: &search.space, artist: &artist, log: &mut log, limits, cancel: &cancel };
-    let outcome = if let Some(scorer) = &scorer {
-        let mut line = StrokeLine::new(talk);
-        session
-            .score(Scores::new(cube), &before, scorer, &mut |told| tell(told, &mut line, talk))?
-    } else {
-        let mut judge = args.judge(&search, talk)?;
-        let outcome = session.choose(Duels::new(cube), &before, &mut *judge)?;
-        judge.end();
-        outcome
-    };
-    match outcome {
+    let outcome = args.seek(session, &search, &before, scorer.as_ref(), talk);
+    if let Err(Error::Cancelled) = outcome {
+        let folder = args.out.display();
+        talk.say(&format!("the answers are in {folder}; the same command goes on"));
+    }
+    match outcome? {
         Some(outcome) => args.finish(&outcome, &search, &setup, talk),
         None => {
             talk.say("no answer was given; nothing was found");
@@ -320,7 +315,28 @@ impl Args {
         Studio::new(search.jobs.clone(), &folder, metadata, halt, Box::new(pools))
     }
 
-    fn judge(&self, search: &Search, talk: Talk) -> Result<Box<dyn Front>> {
+    /// Searches until the best stack is found; `None` without any answer.
+    fn seek(
+        &self,
+        mut session: Session<'_>,
+        search: &Search,
+        before: &[Line],
+        scorer: Option<&Scorer>,
+        talk: Talk,
+    ) -> Checked<Option<Outcome>> {
+        let cube = search.space.cube(search.seed);
+        if let Some(scorer) = scorer {
+            let mut line = StrokeLine::new(talk);
+            let told = &mut |told: Told<'_>| tell(told, &mut line, talk);
+            return session.score(Scores::new(cube), before, scorer, told);
+        }
+        let mut judge = self.judge(search, talk)?;
+        let outcome = session.choose(Duels::new(cube), before, &mut *judge)?;
+        judge.end();
+        Ok(outcome)
+    }
+
+    fn judge(&self, search: &Search, talk: Talk) -> Checked<Box<dyn Front>> {
         let rows = search.rows();
         if self.page {
             return Ok(Box::new(page::Page::new(rows, talk)?));
@@ -339,6 +355,10 @@ impl Args {
         }
         let loras: Vec<LoraRef> = search.fixed.iter().chain(&best.stack).cloned().collect();
         let stack = Stack::of(loras.clone(), search.method);
+        if !self.json {
+            // What was found is not lost where it cannot be saved.
+            result_line(&value(&stack_flags(&loras, search.method)))?;
+        }
         let saved =
             self.save.as_ref().map(|name| setup.store.save_stack(name, &stack, None, self.force));
         let saved = saved.transpose()?;
@@ -346,7 +366,7 @@ impl Args {
             talk.say(&format!("saved {}; use it with --stack {name}", path.display()));
         }
         if !self.json {
-            return result_line(&value(&stack_flags(&loras, search.method)));
+            return Ok(());
         }
         let pictures: Vec<_> = best.pictures.iter().map(|path| path.to_string_lossy()).collect();
         let saved = saved.map(|path| path.to_string_lossy().into_owned());
@@ -393,10 +413,10 @@ impl Search {
 }
 
 /// Refuses a name that is taken before the search, not after it.
-fn refuse_taken(name: &str, setup: &Setup) -> Checked<()> {
+fn refuse_taken(name: &str, force: bool, setup: &Setup) -> Checked<()> {
     match setup.store.stack_path(name) {
-        Ok(path) => Err(Error::Exists { path }),
-        Err(_) => Ok(()),
+        Ok(path) if !force => Err(Error::Exists { path }),
+        _ => Ok(()),
     }
 }
 

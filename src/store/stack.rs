@@ -94,6 +94,14 @@ impl Stack {
         format!("{name}:{}", numbers.join(",")).parse()
     }
 
+    /// Refuses a name under which no stack can be saved.
+    ///
+    /// # Errors
+    /// [`Error::BadRequest`].
+    pub fn check_name(name: &str) -> Result<()> {
+        place::check_name(name.strip_suffix(".toml").unwrap_or(name))
+    }
+
     /// Reads the file `path`.
     ///
     /// # Errors
@@ -180,8 +188,8 @@ impl Store {
         to: Option<&Path>,
         force: bool,
     ) -> Result<PathBuf> {
+        Stack::check_name(name)?;
         let name = name.strip_suffix(".toml").unwrap_or(name);
-        place::check_name(name)?;
         if stack.loras.is_empty() {
             return Err(Error::bad_request("loras", "", "a stack needs at least one LoRA"));
         }

@@ -96,9 +96,14 @@ impl Log {
         }
         let text = input::decode(bytes[..whole].to_vec(), &path)?;
         let mut log = Self { path, file };
-        let Some((first, rest)) = text.split_once('\n') else {
-            log.write(head)?;
-            return Ok((log, Vec::new()));
+        // A search that has no answer yet, perhaps because it was mistyped, is in nobody's way.
+        let (first, rest) = match text.split_once('\n') {
+            Some((first, rest)) if !rest.is_empty() => (first, rest),
+            _ => {
+                log.file.set_len(0).map_err(|error| Error::write(&log.path, error))?;
+                log.write(head)?;
+                return Ok((log, Vec::new()));
+            }
         };
         log.check(first, head, folder)?;
         let lines = rest.lines().enumerate().map(|(number, line)| log.line(number + 2, line));
@@ -170,6 +175,7 @@ mod tests {
             },
             Line::Score { point: vec![0.25], score: -3.5e-7 },
         ];
+        drop(Log::open(folder.path(), &head("mistyped:0..1")).unwrap());
         let (mut log, none) = Log::open(folder.path(), &head("a:0..1")).unwrap();
         assert!(none.is_empty());
         assert!(matches!(
