@@ -1,6 +1,7 @@
 //! Stacks: several LoRAs under one name, in a file.
 
 use super::list::{is_called, walk};
+use super::lora::existing;
 use super::{Store, actual, only, place, table};
 use crate::error::{Error, Result};
 use crate::hint::Hint;
@@ -176,7 +177,7 @@ impl Store {
         self.stack_named(name)
     }
 
-    /// Saves a stack under a name, in the folder `to` or the first folder of LoRAs that exists, and returns its file.
+    /// Saves a stack under a name, its paths made absolute, in the folder `to` or the first folder of LoRAs that exists, and returns its file.
     ///
     /// # Errors
     /// [`Error::BadRequest`] for a name that leaves the folder, for a stack without LoRAs and as [`Stack::to_toml`];
@@ -197,7 +198,8 @@ impl Store {
         let none =
             || Error::unsupported("saving a stack without a folder of LoRAs", Hint::NameLoraFolder);
         let path = folder.ok_or_else(none)?.join(FOLDER).join(format!("{name}.toml"));
-        stack.write(&path, force)?;
+        let loras = stack.loras.iter().map(from_everywhere).collect::<Result<Vec<_>>>()?;
+        Stack { loras, ..stack.clone() }.write(&path, force)?;
         Ok(path)
     }
 
@@ -236,6 +238,19 @@ impl Store {
         }
         all
     }
+}
+
+/// The LoRA with a name that leads to it from every folder, where it is a path from this one.
+fn from_everywhere(lora: &LoraRef) -> Result<LoraRef> {
+    let Some(path) = existing(&lora.name)?.filter(|path| path.is_relative()) else {
+        return Ok(lora.clone());
+    };
+    let full = std::path::absolute(&path).map_err(|error| Error::io(&path, error))?;
+    let name = full.to_str().ok_or_else(|| {
+        let why = "a stack holds text, and this path is none; rename the file or a folder";
+        Error::bad_request("lora", full.display(), why)
+    })?;
+    Ok(LoraRef { name: name.to_owned(), ..lora.clone() })
 }
 
 #[cfg(test)]

@@ -6,10 +6,8 @@ use crate::cli::as_command::stack_flags;
 use crate::cli::flags::{lora, lossy};
 use crate::cli::setup;
 use crate::cli::style::{Talk, result_bytes, result_json, result_line, result_path, value};
-use crate::error::{Error, Result as Checked};
 use crate::lora::{LoraRef, Method};
-use crate::pipeline::Cancel;
-use crate::store::{Stack, Store, actual};
+use crate::store::{Stack, Store};
 use anyhow::Result;
 use clap::{Subcommand, ValueHint};
 use serde_json::json;
@@ -111,29 +109,13 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
 
 fn save(args: &SaveArgs, store: &Store) -> Result<()> {
     let cancel = open::cancel()?;
-    let loras = args.loras.iter().map(|lora| kept(lora, store, &cancel));
-    let loras = loras.collect::<Checked<Vec<_>>>()?;
-    let stack = Stack::of(loras, args.lora_method.unwrap_or_default());
+    // Those of the hub are looked for when they are used.
+    for lora in args.loras.iter().filter(|lora| !lora.name.starts_with("hub:")) {
+        store.lora(&lora.name, &cancel, &|_| ())?;
+    }
+    let stack = Stack::of(args.loras.clone(), args.lora_method.unwrap_or_default());
     let path = store.save_stack(&args.name, &stack, args.to.as_deref(), args.force)?;
     result_path(&path)
-}
-
-/// The LoRA as a stack keeps it: one that is not there is refused, and a path leads there from every folder.
-fn kept(lora: &LoraRef, store: &Store, cancel: &Cancel) -> Checked<LoraRef> {
-    if lora.name.starts_with("hub:") {
-        return Ok(lora.clone());
-    }
-    let found = store.lora(&lora.name, cancel, &|_| ())?;
-    let path = &*actual(&lora.name);
-    if !path.is_relative() || found.path != path {
-        return Ok(lora.clone());
-    }
-    let full = std::path::absolute(path).map_err(|error| Error::io(path, error))?;
-    let name = full.to_str().ok_or_else(|| {
-        let why = "a stack holds text, and this path is none; rename the file or a folder";
-        Error::bad_request("lora", full.display(), why)
-    })?;
-    Ok(LoraRef { name: name.to_owned(), ..lora.clone() })
 }
 
 /// A stack that cannot be read is no reason to hide the others.
