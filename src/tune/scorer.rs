@@ -160,8 +160,10 @@ fn last_lines(errors: &str) -> String {
     if shown.is_empty() { String::new() } else { format!("; it says:\n{}", shown.join("\n")) }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod tests {
+    #![cfg(unix)]
+
     use super::*;
 
     fn scored(command: &str) -> Result<f64> {

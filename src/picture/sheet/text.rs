@@ -180,7 +180,7 @@ mod tests {
         let mut pixels = vec![255; 3 * 60 * 30];
         let spot = Spot { x: -4.0, y: -3.0, colour: [0, 0, 0] };
         writer.write("Aж猫 wide wide wide", &spot, &mut pixels, 60);
-        assert!(pixels.iter().any(|&byte| byte == 0));
-        assert!(pixels.iter().any(|&byte| byte == 255));
+        assert!(pixels.contains(&0));
+        assert!(pixels.contains(&255));
     }
 }
