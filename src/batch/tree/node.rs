@@ -41,7 +41,7 @@ impl Node {
     }
 }
 
-/// A number with a point; text where JSON has no such number (infinity), so that the field refuses it by its name.
-pub(super) fn float(number: f64) -> Value {
-    Number::from_f64(number).map_or_else(|| number.to_string().into(), Value::Number)
+/// A number with a point; none where JSON has no such number (infinity).
+pub(super) fn float(number: f64) -> Option<Value> {
+    Number::from_f64(number).map(Value::Number)
 }

@@ -46,8 +46,8 @@ fn node(value: Spanned<DeValue<'_>>, lines: &Lines) -> Result<Node, LineError> {
             Kind::One(read.map_err(|_| wrong(&number, "expected a smaller number"))?.into())
         }
         DeValue::Float(number) => {
-            let read = number.as_str().parse::<f64>();
-            Kind::One(float(read.map_err(|_| wrong(&number, "expected a number"))?))
+            let read = number.as_str().parse().ok().and_then(float);
+            Kind::One(read.ok_or_else(|| wrong(&number, "expected a finite number"))?)
         }
         DeValue::Datetime(date) => return Err(wrong(&date, "expected a text or a number")),
         DeValue::Array(values) => {

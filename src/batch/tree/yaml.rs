@@ -58,8 +58,9 @@ impl<'de> Visitor<'de> for AnyKind {
         Ok(Kind::One(number.into()))
     }
 
-    fn visit_f64<E>(self, number: f64) -> Result<Kind, E> {
-        Ok(Kind::One(float(number)))
+    fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<Kind, E> {
+        let why = || E::custom(format!("{number} is no finite number"));
+        float(number).map(Kind::One).ok_or_else(why)
     }
 
     fn visit_str<E>(self, text: &str) -> Result<Kind, E> {
