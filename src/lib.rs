@@ -23,7 +23,7 @@
 //! | 3 | `nn`, `lora` |
 //! | 2 | `weights`, `sampling` |
 //! | 1 | `rng`, `picture`, `kernels`, `prompt` |
-//! | 0 | `error`, `hint`, `input`, `cancel`, `atomic_file`, `size`, `suggest`, `plain`, `room` |
+//! | 0 | `error`, `hint`, `input`, `cancel`, `atomic_file`, `size`, `suggest`, `plain`, `room`, `written` |
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
@@ -56,6 +56,7 @@ pub mod store;
 mod suggest;
 pub mod tune;
 pub mod weights;
+mod written;
 
 pub use candle_core;
 #[doc(inline)]

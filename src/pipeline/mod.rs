@@ -16,6 +16,9 @@ mod event;
 pub mod fields;
 mod finite;
 mod generated;
+mod guidance;
+mod guiding;
+mod handover;
 mod measure;
 mod model;
 mod networks;
@@ -38,6 +41,7 @@ pub use budget::Budget;
 pub use device::{DTypeChoice, DeviceChoice};
 pub use event::{Cancel, Event, Observer, Silent};
 pub use generated::{Generated, Timings};
+pub use guidance::{GuidanceInterval, Pag, Sag};
 pub use measure::{Measured, peak_memory, reset_peak_memory};
 pub use open::Options;
 pub use plan::Plan;
@@ -168,7 +172,8 @@ impl Pipeline {
         observer: &dyn Observer,
     ) -> Result<Plan> {
         let model = &self.model;
-        let mut plan = request.plan(&model.parts.defaults, random_seed)?;
+        let defaults = model.parts.defaults_for(request.prediction);
+        let mut plan = request.plan(&defaults, random_seed)?;
         model.grid(&plan)?;
         let found = RefCell::new(Vec::new());
         let noted = |event: &Event| {
@@ -178,7 +183,17 @@ impl Pipeline {
             observer.event(event);
         };
         let watch = Watch { observer: &Once::new(&noted), cancel: &Cancel::new() };
-        plan.loras = model.resolve_loras(&plan.loras, watch)?;
+        let resolved = model.resolve_loras(&plan, watch)?;
+        if let Some(distilled) = resolved.distilled {
+            // What the request leaves open suits the LoRA.
+            let defaults = model.parts.defaults_with(distilled, defaults);
+            plan = request.plan(&defaults, random_seed)?;
+            model.grid(&plan)?;
+        }
+        plan.loras = resolved.loras;
+        if let Some(name) = &plan.refiner {
+            model.refiner(name, watch)?;
+        }
         model.notes(&plan).into_iter().for_each(|note| watch.warn(note));
         let depth = model.parts.text.iter().map(|c| c.num_hidden_layers).min().unwrap_or(1);
         if plan.clip_skip > depth.saturating_sub(model.parts.text_rules().base_skip).max(1) {

@@ -2,6 +2,7 @@
 
 use super::event::{Event, Observer, Once, Watch};
 use super::generated::{Generated, Timings};
+use super::handover::Handover;
 use super::model::Model;
 use super::networks::{Stacks, network_key};
 use super::replay::{Session, working};
@@ -44,6 +45,7 @@ pub struct Run {
     apply: Apply,
     grid: Arc<Grid>,
     start: Start,
+    handover: Option<Handover>,
     running: Arc<Running>,
     model: Arc<Model>,
 }
@@ -74,7 +76,7 @@ impl Run {
         let entries = stacks.iter().flat_map(|stacks| &stacks.unet.entries);
         let advice = entries.filter_map(|entry| {
             let made = entry.lora.file().distilled()?;
-            Warning::few_steps(entry.lora.name(), made, plan.steps, plan.guidance_scale)
+            Warning::few_steps(entry.lora.name(), made, plan.chosen(), model.parts.sampler_of(made))
         });
         advice.for_each(|warning| watch.warn(warning));
         let apply = match plan.apply {
@@ -85,8 +87,10 @@ impl Run {
         let composed = stacks.iter().map(|stacks| &stacks.unet).filter(|unet| !unet.is_empty());
         let keys: BTreeSet<String> = composed.map(|unet| network_key(unet, apply)).collect();
         let keys = keys.into_iter().collect();
+        let grid = model.grid(plan)?;
         Ok(Self {
-            grid: Arc::new(model.grid(plan)?),
+            handover: Handover::prepare(model, plan, &grid, watch)?,
+            grid: Arc::new(grid),
             start: Start::Noise,
             running: Arc::new(model.residency.running(keys, whole)),
             plan: plan.clone(),
@@ -152,6 +156,7 @@ impl Run {
             return Err(Error::bad_request("images", "none", "expected at least one image"));
         }
         let Self { model, plan, timeline, start, running, .. } = self;
+        let own_sampler = sampling.is_none();
         let (integrator, grid) = match sampling {
             Some(Sampling { integrator, grid }) => (integrator, Arc::new(grid)),
             None => (model.integrator(plan)?, self.grid.clone()),
@@ -187,6 +192,8 @@ impl Run {
             estimators: &estimators,
             spent,
             running: running.clone(),
+            handover: self.handover.clone(),
+            own_sampler,
             cancel: watch.cancel.clone(),
             session,
             at_work,
