@@ -24,13 +24,22 @@ pub struct SaveOptions {
     pub force: bool,
     /// Whether the record is written into the pictures.
     pub metadata: bool,
+    /// The name of the job by its contents, which the record keeps beside the settings.
+    pub job: Option<String>,
     /// The date and time of day that names hold.
     pub now: Moment,
 }
 
 impl Default for SaveOptions {
     fn default() -> Self {
-        Self { name: None, hand_over: false, force: false, metadata: true, now: Moment::utc() }
+        Self {
+            name: None,
+            hand_over: false,
+            force: false,
+            metadata: true,
+            job: None,
+            now: Moment::utc(),
+        }
     }
 }
 
@@ -113,7 +122,7 @@ impl SaveOptions {
     ) -> Result<Option<PathBuf>> {
         let Made { plan, model, choice } = *made;
         let texts = if self.metadata {
-            record::texts(plan, image.index, model, choice)?
+            record::of_job(record::texts(plan, image.index, model, choice)?, self.job.as_deref())
         } else {
             png::Texts::default()
         };

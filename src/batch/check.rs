@@ -2,6 +2,7 @@
 
 use super::digest::{canonical, fingerprint};
 use super::list::Listed;
+use super::ready::{Networks, Ready, Reason};
 use crate::app::{self, Job, ModelKey, Observer, Pool, SaveOptions};
 use crate::error::{Error, Fault, LineError, Result};
 use crate::family::Defaults;
@@ -11,56 +12,12 @@ use crate::plain::hex;
 use crate::store::Model;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Hexadecimal digits of the name of a job: 80 bits.
 const DIGITS: usize = 20;
-
-/// Why a job will not be made, in words; the code is that of its [`Fault`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reason {
-    /// The exit code of its fault.
-    pub code: u8,
-    /// What went wrong.
-    pub message: String,
-}
-
-impl Reason {
-    /// The reason that an error gives.
-    pub(super) fn of(error: &Error) -> Self {
-        let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
-        let message = format!("{error}{}", cause.unwrap_or_default());
-        Self { code: error.fault().exit_code(), message }
-    }
-}
-
-/// A job that is ready to be made.
-#[derive(Debug, Clone)]
-pub struct Ready {
-    /// Its name: the user's, else from its contents.
-    pub id: String,
-    /// Whether the user gave the name.
-    pub named: bool,
-    /// The name that its contents give.
-    pub content: String,
-    /// The line that asks for it.
-    pub line: usize,
-    /// Model and request.
-    pub job: Job,
-    /// What the pipeline will do.
-    pub plan: Plan,
-    /// Words that are kept beside the picture.
-    pub labels: BTreeMap<String, String>,
-    /// The model, its VAE, number types and device as one text.
-    pub model: String,
-    /// The LoRAs, their strengths and how they are put together as one text; empty without any.
-    pub stack: String,
-    /// The files of its LoRAs.
-    pub files: Vec<PathBuf>,
-    /// Why it cannot be made: one of its LoRA files cannot be read.
-    pub doomed: Option<Reason>,
-}
 
 /// What came of a list.
 #[derive(Debug, Default)]
@@ -126,13 +83,17 @@ struct Checker<'a> {
     loras: HashMap<String, Known>,
     /// The LoRA files of the job that was looked at last: the next one with the same shares their contents.
     held: (Vec<PathBuf>, Vec<AdapterFile>),
+    /// What refiners are by their contents, by name.
+    refiners: HashMap<String, String>,
+    /// Models with their LoRAs, by both as texts.
+    shared: HashMap<(String, String), Arc<Networks>>,
     done: Checked,
 }
 
 impl<'a> Checker<'a> {
     fn new(pool: &'a Pool, observer: &'a dyn Observer, cancel: &'a Cancel) -> Self {
-        let (loras, held) = (HashMap::new(), Default::default());
-        Self { pool, observer, cancel, loras, held, done: Checked::default() }
+        let (loras, held, refiners, shared) = Default::default();
+        Self { pool, observer, cancel, loras, held, refiners, shared, done: Checked::default() }
     }
 
     /// Plans the jobs of one model.
@@ -176,10 +137,7 @@ impl<'a> Checker<'a> {
         };
         let found = self.pool.store().resolve(job.model_name(), self.cancel, &transfer)?;
         self.pool.open(job, self.cancel, &transfer)?;
-        let model = match found {
-            Model::Starter => format!("starter {}", env!("CARGO_PKG_VERSION")),
-            Model::Files(path) => fingerprint(&path)?,
-        };
+        let model = print_of(found)?;
         let vae =
             job.vae.as_ref().map(|path| fingerprint(&crate::store::actual(path))).transpose()?;
         let choice = job.choice();
@@ -211,27 +169,61 @@ impl<'a> Checker<'a> {
             let save = SaveOptions { hand_over: true, ..SaveOptions::default() };
             app::prepare(self.pool, &listed.job, &save, self.observer, self.cancel)?.plan
         };
-        let content = json!({"v": 1, "model": identity, "plan": plan, "loras": prints});
+        let mut content = json!({"v": 1, "model": identity, "plan": plan, "loras": prints});
+        if let Some(name) = &plan.refiner {
+            content["refiner"] = self.refiner(name)?.into();
+        }
         let mut content = hex(&Sha256::digest(canonical(&content).as_bytes()));
         content.truncate(DIGITS);
-        let stack = if plan.loras.is_empty() {
-            String::new()
-        } else {
-            json!([plan.loras, plan.lora_method, plan.apply]).to_string()
-        };
+        let networks = self.networks(&listed.job, &plan, files, doomed);
+        let ready = Ready::pack(listed.job, &plan, networks)?;
         Ok(Some(Ready {
-            named: listed.id.is_some(),
             id: listed.id.unwrap_or_else(|| content.clone()),
             content,
             line: listed.line,
-            model: format!("{:?}", ModelKey::from(&listed.job)),
-            job: listed.job,
-            plan,
+            repeat: listed.repeat,
             labels: listed.labels,
-            stack,
-            files,
-            doomed,
+            ..ready
         }))
+    }
+
+    /// The model and the LoRAs of a plan, which jobs with the same ones share.
+    fn networks(
+        &mut self,
+        job: &Job,
+        plan: &Plan,
+        files: Vec<PathBuf>,
+        doomed: Option<Reason>,
+    ) -> Arc<Networks> {
+        let stack = match plan.loras.is_empty() {
+            true => String::new(),
+            false => json!([plan.loras, plan.lora_method, plan.apply]).to_string(),
+        };
+        let mut model = format!("{:?}", ModelKey::from(job));
+        if let Some(refiner) = &plan.refiner {
+            model += &format!(" refined by {refiner}");
+        }
+        let key = (model, stack);
+        let found = self.shared.entry(key).or_insert_with_key(|(model, stack)| {
+            Arc::new(Networks {
+                model: model.clone(),
+                stack: stack.clone(),
+                loras: plan.loras.iter().map(ToString::to_string).collect(),
+                files,
+                doomed,
+            })
+        });
+        found.clone()
+    }
+
+    /// What a refiner is by its contents, which are read once.
+    fn refiner(&mut self, name: &str) -> Result<String> {
+        if let Some(print) = self.refiners.get(name) {
+            return Ok(print.clone());
+        }
+        let print = print_of(self.pool.store().resolve(name, self.cancel, &|_| ())?)?;
+        self.refiners.insert(name.to_owned(), print.clone());
+        Ok(print)
     }
 
     /// Keeps `files` open until there are others.
@@ -274,6 +266,14 @@ impl<'a> Checker<'a> {
     }
 }
 
+/// What a model is by its contents.
+fn print_of(model: Model) -> Result<String> {
+    match model {
+        Model::Starter => Ok(format!("starter {}", env!("CARGO_PKG_VERSION"))),
+        Model::Files(path) => fingerprint(&path),
+    }
+}
+
 /// Whether an error is one of a file that cannot be used.
 pub(super) fn is_of_file(error: &Error) -> bool {
     matches!(error.fault(), Fault::File | Fault::Unsupported | Fault::NotFound)
@@ -284,7 +284,7 @@ fn unique(jobs: impl Iterator<Item = Ready>, done: &mut Checked) {
     let mut lines: HashMap<String, usize> = HashMap::new();
     for job in jobs {
         match lines.get(&job.id) {
-            Some(line) if job.named => {
+            Some(line) if job.is_named() => {
                 let why = format!("line {line} has the same; names are unique");
                 done.mistakes
                     .push(LineError::new(job.line, Error::bad_request("id", &job.id, why)));

@@ -1,20 +1,24 @@
 //! The log of a folder: a line of JSON for every job that ended. The pictures are the truth; the log says how they were
 //! made and what failed.
 
-use super::check::Reason;
+use super::ready::{Ready, Reason};
 use crate::error::{Error, Result};
 use crate::input;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, TryLockError};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// The log's name; other parts of a list that is shared between machines will have other numbers.
-const NAME: &str = "manifest-0.jsonl";
-/// Most bytes of a log.
-const LIMIT: u64 = 4 << 30;
+/// What the names of logs begin and end with; between them stands which part of the list it is.
+const NAME: (&str, &str) = ("manifest-", ".jsonl");
+/// The folder of the logs of chunks that workers claimed.
+const CHUNKS: &str = "done";
+/// The log of a list that is not shared between machines.
+pub const WHOLE: &str = "0";
+/// Most bytes of a line.
+const LONGEST: u64 = 1 << 20;
 /// Time between two writes to the disk.
 const OFTEN: Duration = Duration::from_secs(1);
 
@@ -68,6 +72,9 @@ pub struct Entry {
     pub v: u32,
     /// The job's name.
     pub id: String,
+    /// The name that its contents give, where the user gave another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
     /// The line that asked for it.
     pub line: usize,
     /// What became of it.
@@ -96,6 +103,9 @@ pub struct Entry {
     /// Pixels down.
     #[serde(default)]
     pub height: usize,
+    /// Sampling steps.
+    #[serde(default)]
+    pub steps: usize,
     /// When it began, UTC.
     #[serde(default)]
     pub started: Option<String>,
@@ -105,9 +115,9 @@ pub struct Entry {
     /// Which attempt it was, from 1.
     #[serde(default)]
     pub attempt: u32,
-    /// The process that made it.
+    /// Who made it.
     #[serde(default)]
-    pub worker: u32,
+    pub worker: String,
     /// Where it was made.
     #[serde(default)]
     pub device: Option<String>,
@@ -122,25 +132,97 @@ pub struct Entry {
     pub error: Option<Failure>,
 }
 
-/// The log of a folder, open for more lines. It is locked: two programs at one list would make pictures twice.
+impl Entry {
+    /// What the log says of any end of `job`.
+    pub fn of(job: &Ready, status: Status, worker: &str) -> Self {
+        let model = job.job().map(|job| job.model_name().to_owned()).unwrap_or_default();
+        Self {
+            v: 1,
+            id: job.id.clone(),
+            content: job.is_named().then(|| job.content.clone()),
+            line: job.line,
+            status,
+            file: None,
+            sha256: None,
+            bytes: None,
+            seed: Some(job.seed),
+            model,
+            stack: job.networks.loras.clone(),
+            width: job.width,
+            height: job.height,
+            steps: job.steps,
+            started: None,
+            seconds: None,
+            attempt: 1,
+            worker: worker.to_owned(),
+            device: None,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            labels: job.labels.clone(),
+            error: None,
+        }
+    }
+}
+
+impl Entry {
+    /// Seconds that all stages took.
+    pub(super) fn took(&self) -> Option<f64> {
+        let Seconds { load, compose, encode, sample, decode, save } = self.seconds?;
+        Some(load + compose + encode + sample + decode + save)
+    }
+}
+
+/// What the last line about a job says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Logged {
+    /// What became of it.
+    pub status: Status,
+    /// The name that its contents gave, where the user gave another.
+    pub content: Option<Box<str>>,
+    /// The SHA-256 of the picture's file.
+    pub sha256: Option<Box<str>>,
+    /// Its length.
+    pub bytes: Option<u64>,
+    /// Which attempt it was, from 1.
+    pub attempt: u32,
+}
+
+impl From<&Entry> for Logged {
+    fn from(entry: &Entry) -> Self {
+        Self {
+            status: entry.status,
+            content: entry.content.as_deref().map(Into::into),
+            sha256: entry.sha256.as_deref().map(Into::into),
+            bytes: entry.bytes,
+            attempt: entry.attempt,
+        }
+    }
+}
+
+/// Logs of a list, one of them open for more lines. That one is locked: two programs at one part of a list would make
+/// pictures twice.
 #[derive(Debug)]
 pub struct Manifest {
-    path: PathBuf,
-    file: File,
-    /// The last line of each job.
-    known: HashMap<String, Entry>,
+    /// Where lines go.
+    to: Target,
+    /// The last line of each job, of all logs in the folder.
+    known: HashMap<Box<str>, Logged>,
     /// Lines that are none: torn by a crash, or damaged.
     pub unreadable: usize,
-    synced: Instant,
+}
+
+#[derive(Debug)]
+enum Target {
+    File { path: PathBuf, file: File, synced: Instant },
+    Kept(Vec<Entry>),
 }
 
 impl Manifest {
-    /// Opens the log in `folder`, or begins one.
+    /// Opens the log `manifest-SHARD.jsonl` in `folder`, or begins one; reads the other logs that lie there.
     ///
     /// # Errors
-    /// [`Error::Write`]; [`Error::Unsupported`] when another program is at work in the folder.
-    pub fn open(folder: &Path) -> Result<Self> {
-        let path = folder.join(NAME);
+    /// [`Error::Write`]; [`Error::Unsupported`] when another program is at work on this part.
+    pub fn open(folder: &Path, shard: &str) -> Result<Self> {
+        let path = folder.join(format!("{}{shard}{}", NAME.0, NAME.1));
         let wrong = |error| Error::write(&path, error);
         let options = File::options().create(true).read(true).append(true).open(&path);
         let mut file = options.map_err(wrong)?;
@@ -158,13 +240,37 @@ impl Manifest {
                 file.write_all(b"\n").map_err(wrong)?;
             }
         }
-        let (known, unreadable) = read(&path)?;
-        Ok(Self { path, file, known, unreadable, synced: Instant::now() })
+        let to = Target::File { path, file, synced: Instant::now() };
+        let mut manifest = Self { to, known: HashMap::new(), unreadable: 0 };
+        manifest.unreadable = entries(folder, &mut |entry| manifest.note(&entry))?;
+        Ok(manifest)
     }
 
-    /// What the log says last of a job.
-    pub fn get(&self, id: &str) -> Option<&Entry> {
+    /// A log that no file holds; [`take`](Self::take) gives its lines to whoever keeps them elsewhere.
+    pub fn kept() -> Self {
+        Self { to: Target::Kept(Vec::new()), known: HashMap::new(), unreadable: 0 }
+    }
+
+    /// The lines of a log that no file holds, since they were last taken.
+    pub fn take(&mut self) -> Vec<Entry> {
+        match &mut self.to {
+            Target::File { .. } => Vec::new(),
+            Target::Kept(entries) => std::mem::take(entries),
+        }
+    }
+
+    /// What the logs say last of a job.
+    pub fn get(&self, id: &str) -> Option<&Logged> {
         self.known.get(id)
+    }
+
+    /// Counts a line of another log in, which [`get`](Self::get) then finds.
+    pub fn note(&mut self, entry: &Entry) {
+        let logged = Logged::from(entry);
+        match self.known.get_mut(entry.id.as_str()) {
+            Some(known) => *known = logged,
+            None => drop(self.known.insert(entry.id.as_str().into(), logged)),
+        }
     }
 
     /// Adds a line, by one write.
@@ -172,12 +278,20 @@ impl Manifest {
     /// # Errors
     /// [`Error::Write`].
     pub fn push(&mut self, entry: Entry) -> Result<()> {
-        let mut line = serde_json::to_string(&entry)
-            .map_err(|error| Error::Internal(format!("a manifest: {error}")))?;
-        line.push('\n');
-        self.file.write_all(line.as_bytes()).map_err(|error| Error::write(&self.path, error))?;
-        self.known.insert(entry.id.clone(), entry);
-        if self.synced.elapsed() >= OFTEN { self.sync() } else { Ok(()) }
+        self.note(&entry);
+        match &mut self.to {
+            Target::Kept(entries) => entries.push(entry),
+            Target::File { path, file, .. } => {
+                let mut line = serde_json::to_string(&entry)
+                    .map_err(|error| Error::Internal(format!("a manifest: {error}")))?;
+                line.push('\n');
+                file.write_all(line.as_bytes()).map_err(|error| Error::write(&path, error))?;
+            }
+        }
+        match &self.to {
+            Target::File { synced, .. } if synced.elapsed() >= OFTEN => self.sync(),
+            _ => Ok(()),
+        }
     }
 
     /// Writes all lines to the disk.
@@ -185,23 +299,59 @@ impl Manifest {
     /// # Errors
     /// [`Error::Write`].
     pub fn sync(&mut self) -> Result<()> {
-        self.synced = Instant::now();
-        self.file.sync_data().map_err(|error| Error::write(&self.path, error))
+        let Target::File { path, file, synced } = &mut self.to else { return Ok(()) };
+        *synced = Instant::now();
+        file.sync_data().map_err(|error| Error::write(&path, error))
     }
 }
 
-/// The last line of each job, and how many lines are none. A picture that is done stays so.
-fn read(path: &Path) -> Result<(HashMap<String, Entry>, usize)> {
-    let bytes = input::bytes_if_there(path, LIMIT, "a manifest")?.unwrap_or_default();
-    let mut known = HashMap::new();
+/// Hands every line of all logs in `folder` to `sink`, and returns how many lines are none.
+///
+/// # Errors
+/// What listing and reading give.
+pub fn entries(folder: &Path, sink: &mut dyn FnMut(Entry)) -> Result<usize> {
+    let io = |error| Error::io(folder, error);
+    let mut logs = Vec::new();
+    for file in std::fs::read_dir(folder).map_err(io)? {
+        let name = file.map_err(io)?.file_name();
+        let is_log = |name: &str| name.starts_with(NAME.0) && name.ends_with(NAME.1);
+        if name.to_str().is_some_and(is_log) {
+            logs.push(folder.join(name));
+        }
+    }
+    // Workers that claim chunks leave one log for each.
+    for chunk in std::fs::read_dir(folder.join(CHUNKS)).into_iter().flatten() {
+        let path = chunk.map_err(io)?.path();
+        if path.extension().is_some_and(|extension| extension == "jsonl") {
+            logs.push(path);
+        }
+    }
+    logs.sort();
     let mut unreadable = 0;
-    for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-        match serde_json::from_slice::<Entry>(line) {
-            Ok(entry) => drop(known.insert(entry.id.clone(), entry)),
+    for path in logs {
+        unreadable += read(&path, sink)?;
+    }
+    Ok(unreadable)
+}
+
+/// Hands every line of a log to `sink`, and returns how many lines are none.
+fn read(path: &Path, sink: &mut dyn FnMut(Entry)) -> Result<usize> {
+    let io = |error| Error::io(path, error);
+    let mut reader = BufReader::new(input::open(path)?);
+    let mut unreadable = 0;
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let read = reader.by_ref().take(LONGEST).read_until(b'\n', &mut line).map_err(io)?;
+        if read == 0 {
+            return Ok(unreadable);
+        }
+        match serde_json::from_slice::<Entry>(&line) {
+            Ok(entry) => sink(entry),
+            Err(_) if line == b"\n" => {}
             Err(_) => unreadable += 1,
         }
     }
-    Ok((known, unreadable))
 }
 
 #[cfg(test)]
@@ -216,21 +366,30 @@ mod tests {
     #[test]
     fn torn_lines_cost_only_themselves() {
         let folder = tempfile::tempdir().unwrap();
-        let mut manifest = Manifest::open(folder.path()).unwrap();
+        let mut manifest = Manifest::open(folder.path(), WHOLE).unwrap();
         manifest.push(entry("a", Status::Failed)).unwrap();
         manifest.push(entry("b", Status::Done)).unwrap();
-        assert!(Manifest::open(folder.path()).is_err(), "two programs at one list");
+        assert!(Manifest::open(folder.path(), WHOLE).is_err(), "two programs at one list");
         drop(manifest);
-        let path = folder.path().join(NAME);
+        let path = folder.path().join("manifest-0.jsonl");
         let mut bytes = std::fs::read(&path).unwrap();
         bytes.truncate(bytes.len() - 9);
         std::fs::write(&path, bytes).unwrap();
-        let mut manifest = Manifest::open(folder.path()).unwrap();
+        let mut manifest = Manifest::open(folder.path(), WHOLE).unwrap();
         assert_eq!((manifest.unreadable, manifest.get("b")), (1, None));
         manifest.push(entry("a", Status::Done)).unwrap();
         drop(manifest);
-        let manifest = Manifest::open(folder.path()).unwrap();
+        let manifest = Manifest::open(folder.path(), WHOLE).unwrap();
         assert_eq!(manifest.get("a").map(|entry| entry.status), Some(Status::Done));
         assert_eq!(manifest.unreadable, 1);
+        // Another part of the list has a log of its own, and reads all.
+        let mut other = Manifest::open(folder.path(), "3").unwrap();
+        assert_eq!(other.get("a"), manifest.get("a"));
+        other.push(entry("c", Status::Done)).unwrap();
+        assert!(folder.path().join("manifest-3.jsonl").exists());
+        let mut kept = Manifest::kept();
+        kept.push(entry("d", Status::Done)).unwrap();
+        assert_eq!((kept.take().len(), kept.take().len()), (1, 0));
+        assert!(kept.get("d").is_some());
     }
 }

@@ -6,12 +6,25 @@
 //! first of the file. The number of changes does not depend on it: there are as many as there are stacks, which is the
 //! least there can be.
 
-use super::check::Ready;
-use std::collections::{HashMap, HashSet};
+use super::ready::Ready;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::hash::Hash;
 use std::path::PathBuf;
 
 /// Stacks of a model above which they stay in the order of the file: comparing each with each would take seconds.
 const MOST_COMPARED: usize = 5_000;
+
+/// In which order jobs are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Order {
+    /// The cheapest.
+    #[default]
+    Cost,
+    /// That of the file.
+    File,
+}
 
 /// How often something changes from one job to the next, the first one included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -26,47 +39,56 @@ pub struct Changes {
 
 /// Puts jobs into the cheapest order.
 pub fn order(jobs: &mut [Ready]) {
-    let (mut models, mut shapes, mut prompts) =
-        (Ranks::default(), Ranks::default(), Ranks::default());
-    for job in jobs.iter() {
-        models.meet(&job.model);
-        shapes.meet(&shape(job));
-        prompts.meet(&prompt(job));
-    }
+    let (mut models, mut shapes, mut texts, mut siblings) =
+        (Ranks::default(), Ranks::default(), Ranks::default(), Ranks::default());
     let stacks = stack_ranks(jobs);
-    jobs.sort_by_cached_key(|job| {
-        let stack = stacks.get(&stack_of(job)).copied().unwrap_or(usize::MAX);
-        let place = (models.of(&job.model), stack);
-        (place, shapes.of(&shape(job)), prompts.of(&prompt(job)))
-    });
+    for job in jobs.iter() {
+        models.meet(job.networks.model.as_str());
+        shapes.meet(shape(job));
+        texts.meet(job.texts);
+        siblings.meet(job.siblings);
+    }
+    let ranks: Vec<_> = jobs
+        .iter()
+        .map(|job| {
+            let networks = &job.networks;
+            let stack = stacks.get(&StackOf::of(job)).copied().unwrap_or(usize::MAX);
+            let stack = (models.of(&networks.model.as_str()), stack);
+            (stack, shapes.of(&shape(job)), texts.of(&job.texts), siblings.of(&job.siblings))
+        })
+        .collect();
+    let mut places: Vec<usize> = (0..jobs.len()).collect();
+    places.sort_by_key(|place| ranks[*place]);
+    arrange(jobs, places);
 }
 
 /// A stack on a model.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct StackOf {
-    model: String,
-    stack: String,
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct StackOf<'a> {
+    model: &'a str,
+    stack: &'a str,
 }
 
-fn stack_of(job: &Ready) -> StackOf {
-    StackOf { model: job.model.clone(), stack: job.stack.clone() }
+impl<'a> StackOf<'a> {
+    fn of(job: &'a Ready) -> Self {
+        Self { model: &job.networks.model, stack: &job.networks.stack }
+    }
 }
 
 /// The place of every stack among those of its model.
-fn stack_ranks(jobs: &[Ready]) -> HashMap<StackOf, usize> {
-    let mut met: HashSet<StackOf> = HashSet::new();
-    let mut by_model: HashMap<&str, Vec<(StackOf, &[PathBuf])>> = HashMap::new();
+fn stack_ranks(jobs: &[Ready]) -> HashMap<StackOf<'_>, usize> {
+    let mut ranks = HashMap::new();
+    let mut by_model: HashMap<&str, Vec<(StackOf<'_>, &[PathBuf])>> = HashMap::new();
     for job in jobs {
-        let stack = stack_of(job);
-        if met.insert(stack.clone()) {
-            by_model.entry(&job.model).or_default().push((stack, &job.files));
+        let stack = StackOf::of(job);
+        if ranks.insert(stack, 0).is_none() {
+            by_model.entry(stack.model).or_default().push((stack, &job.networks.files));
         }
     }
-    let mut ranks = HashMap::new();
     for stacks in by_model.into_values() {
         let files: Vec<&[PathBuf]> = stacks.iter().map(|(_, files)| *files).collect();
         for (rank, at) in neighbours(&files).into_iter().enumerate() {
-            ranks.insert(stacks[at].0.clone(), rank);
+            ranks.insert(stacks[at].0, rank);
         }
     }
     ranks
@@ -102,14 +124,28 @@ fn neighbours(files: &[&[PathBuf]]) -> Vec<usize> {
     order
 }
 
+/// Moves the job at `places[n]` to place n.
+fn arrange(jobs: &mut [Ready], mut places: Vec<usize>) {
+    for start in 0..jobs.len() {
+        let mut at = start;
+        while places[at] != start {
+            let from = std::mem::replace(&mut places[at], at);
+            jobs.swap(at, from);
+            at = from;
+        }
+        places[at] = at;
+    }
+}
+
 /// How often things change in this order.
 pub fn changes(jobs: &[Ready]) -> Changes {
     let mut changes = Changes::default();
     let mut before: Option<&Ready> = None;
     for job in jobs {
-        let same_model = before.is_some_and(|other| other.model == job.model);
+        let same_model = before.is_some_and(|other| other.networks.model == job.networks.model);
         changes.models += usize::from(!same_model);
-        let stack = same_model && before.is_some_and(|other| other.stack == job.stack);
+        let same = |other: &Ready| other.networks.stack == job.networks.stack;
+        let stack = same_model && before.is_some_and(same);
         changes.stacks += usize::from(!stack);
         changes.shapes += usize::from(before.is_none_or(|other| shape(other) != shape(job)));
         before = Some(job);
@@ -117,54 +153,34 @@ pub fn changes(jobs: &[Ready]) -> Changes {
     changes
 }
 
-fn shape(job: &Ready) -> String {
-    format!("{}x{}", job.plan.width, job.plan.height)
-}
-
-fn prompt(job: &Ready) -> String {
-    format!("{}\n{}", job.plan.prompt, job.plan.negative_prompt)
+fn shape(job: &Ready) -> (usize, usize) {
+    (job.width, job.height)
 }
 
 /// Things by the place at which they are first met.
-#[derive(Default)]
-struct Ranks(HashMap<String, usize>);
+struct Ranks<T>(HashMap<T, usize>);
 
-impl Ranks {
-    fn meet(&mut self, name: &str) {
-        if !self.0.contains_key(name) {
-            self.0.insert(name.to_owned(), self.0.len());
-        }
+impl<T> Default for Ranks<T> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<T: Hash + Eq> Ranks<T> {
+    fn meet(&mut self, thing: T) {
+        let next = self.0.len();
+        self.0.entry(thing).or_insert(next);
     }
 
-    fn of(&self, name: &str) -> usize {
-        self.0.get(name).copied().unwrap_or(usize::MAX)
+    fn of(&self, thing: &T) -> usize {
+        self.0.get(thing).copied().unwrap_or(usize::MAX)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::app::Job;
-    use crate::family::Defaults;
-    use crate::pipeline::Request;
-    use std::collections::BTreeMap;
-
-    fn job(line: usize, model: &str, stack: &str, width: usize) -> Ready {
-        let request = Request { width: Some(width), ..Request::default() };
-        Ready {
-            id: line.to_string(),
-            named: false,
-            content: line.to_string(),
-            line,
-            plan: request.plan(&Defaults::of_unknown_model(), 0).unwrap(),
-            job: Job { request, ..Job::default() },
-            labels: BTreeMap::new(),
-            model: model.into(),
-            stack: stack.into(),
-            files: Vec::new(),
-            doomed: None,
-        }
-    }
+    use std::collections::HashSet;
 
     /// What is shared follows each other; stacks without a common file keep the order of the file.
     #[test]
@@ -186,30 +202,29 @@ mod tests {
             let pick = |n: usize, of: usize| (n * 7919 * seed + n * n * 31) % 1009 % of;
             let stack = |n| ["", "a", "b", "a b", "c"][pick(n, 5)];
             let mut jobs: Vec<Ready> = (0..60)
-                .map(|n| job(n, ["m", "k", "l"][pick(n + 500, 3)], stack(n), 64))
-                .map(|job| {
-                    let files = job.stack.split_whitespace().map(PathBuf::from).collect();
-                    Ready { files, ..job }
-                })
+                .map(|n| Ready::sample(n, ["m", "k", "l"][pick(n + 500, 3)], stack(n), 64))
                 .collect();
-            let models: HashSet<String> = jobs.iter().map(|job| job.model.clone()).collect();
-            let stacks: HashSet<StackOf> = jobs.iter().map(stack_of).collect();
+            let models: HashSet<&str> = jobs.iter().map(|job| &*job.networks.model).collect();
+            let stacks: HashSet<StackOf<'_>> = jobs.iter().map(StackOf::of).collect();
+            let least = (models.len(), stacks.len());
             order(&mut jobs);
             let found = changes(&jobs);
-            assert_eq!((found.models, found.stacks), (models.len(), stacks.len()));
+            assert_eq!((found.models, found.stacks), least);
         }
     }
 
     #[test]
     fn what_is_dear_changes_least() {
         let mut jobs: Vec<Ready> = (0..24)
-            .map(|n| job(n, ["b", "a"][n % 2], ["", "x", "y"][n % 3], [64, 128][n / 2 % 2]))
+            .map(|n| {
+                Ready::sample(n, ["b", "a"][n % 2], ["", "x", "y"][n % 3], [64, 128][n / 2 % 2])
+            })
             .collect();
         assert_eq!(changes(&jobs).stacks, 24);
         order(&mut jobs);
         assert_eq!(changes(&jobs), Changes { models: 2, stacks: 6, shapes: 12 });
         assert_eq!(jobs[0].line, 0, "the first job stays the first");
-        let mut same: Vec<Ready> = (0..9).map(|n| job(n, "a", "", 64)).collect();
+        let mut same: Vec<Ready> = (0..9).map(|n| Ready::sample(n, "a", "", 64)).collect();
         order(&mut same);
         assert!(
             same.iter().enumerate().all(|(at, job)| job.line == at),

@@ -1,18 +1,17 @@
-//! Which pictures of a list are there already. One listing of the folder tells it, not a question for every job.
+//! Which pictures of a list are there already. One listing tells it, not a question for every job.
 
-use super::check::Ready;
-use super::manifest::{Entry, Status};
+use super::manifest::{Logged, Status};
+use super::names::Names;
+use super::ready::Ready;
+use super::storage::Storage;
 use crate::app::record;
 use crate::error::{Error, Result};
-use crate::input;
-use crate::pipeline::Cancel;
-use crate::store::sha256;
+use crate::plain::hex;
+use sha2::{Digest, Sha256};
 use std::collections::HashMap;
-use std::io::{Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 
-/// Jobs above which pictures lie in folders of their own, by the first two letters of their names.
-const FLAT: usize = 10_000;
 /// The end of every whole PNG: the chunk IEND and its sum.
 const END: [u8; 8] = [b'I', b'E', b'N', b'D', 0xae, 0x42, 0x60, 0x82];
 
@@ -23,7 +22,7 @@ pub enum Presence {
     Absent,
     /// All of it, and the log says so.
     Done,
-    /// All of it, but the log says nothing: a crash came between the two.
+    /// All of it, but the log says nothing: a crash came between the two, or another program made it.
     Unlogged {
         /// The SHA-256 of the file.
         sha256: String,
@@ -34,117 +33,118 @@ pub enum Presence {
     Damaged,
 }
 
-/// The folder of a list's pictures.
+/// The pictures of a list, where they lie.
 #[derive(Debug)]
 pub struct Pictures {
-    folder: PathBuf,
-    nested: bool,
-    /// Length of each picture by its place below the folder.
-    there: HashMap<PathBuf, u64>,
+    storage: Arc<dyn Storage>,
+    names: Names,
+    /// The length of each picture by its name.
+    there: HashMap<String, u64>,
 }
 
 impl Pictures {
-    /// Lists the pictures in `folder` for a list of `jobs` jobs.
+    /// Lists the pictures in `storage`.
     ///
     /// # Errors
-    /// [`Error::Io`] for a folder that cannot be listed; one that is not there has no pictures.
-    pub fn list(folder: &Path, jobs: usize) -> Result<Self> {
-        let mut there = HashMap::new();
-        if folder.exists() {
-            collect(folder, Path::new(""), &mut there)?;
-        }
-        Ok(Self { folder: folder.to_path_buf(), nested: jobs > FLAT, there })
+    /// What listing gives.
+    pub fn list(storage: Arc<dyn Storage>, names: Names) -> Result<Self> {
+        let there = storage.list()?;
+        Ok(Self { storage, names, there })
     }
 
-    /// The place of a job's picture below the folder; where it lies when it is there already.
-    pub fn place(&self, id: &str) -> PathBuf {
-        let flat = PathBuf::from(format!("{id}.png"));
-        let prefix: String = id.chars().take(2).collect();
-        let nested = Path::new(&prefix).join(&flat);
-        match (self.there.contains_key(&flat), self.there.contains_key(&nested)) {
-            (true, _) => flat,
-            (_, true) => nested,
-            _ if self.nested => nested,
-            _ => flat,
+    /// The name of a job's picture; that of the file that is there already, when there is one.
+    pub fn name(&self, job: &Ready) -> String {
+        let (name, other) = self.names.of(job);
+        match other.filter(|other| self.there.contains_key(other)) {
+            Some(other) if !self.there.contains_key(&name) => other,
+            _ => name,
         }
     }
 
-    /// The file of a job's picture.
-    pub fn path(&self, id: &str) -> PathBuf {
-        self.folder.join(self.place(id))
+    /// The file of a job's picture, to be shown.
+    pub fn path(&self, job: &Ready) -> PathBuf {
+        self.storage.path(&self.name(job))
     }
 
-    /// What there is of the picture of `job`; `verify`: whether its contents are compared with the log's.
+    /// Where the pictures lie.
+    pub fn storage(&self) -> &dyn Storage {
+        &*self.storage
+    }
+
+    /// What there is of the picture of `job` by the listing; `verify`: whether its contents are compared with the
+    /// log's.
     ///
     /// # Errors
-    /// [`Error::BadRequest`] when another picture has the name that the user gave to the job; what reading gives.
-    pub fn look(&self, job: &Ready, entry: Option<&Entry>, verify: bool) -> Result<Presence> {
-        let Some(length) = self.there.get(&self.place(&job.id)).copied() else {
+    /// [`Error::BadRequest`] when another picture has the name of the job's; what reading gives.
+    pub fn look(&self, job: &Ready, logged: Option<&Logged>, verify: bool) -> Result<Presence> {
+        match self.there.get(&self.name(job)) {
+            None => Ok(Presence::Absent),
+            Some(length) => self.look_at(job, *length, logged, verify),
+        }
+    }
+
+    /// As [`look`](Self::look), but asks for this one now: another worker may have made it since the listing.
+    ///
+    /// # Errors
+    /// As [`look`](Self::look).
+    pub fn look_again(&mut self, job: &Ready, logged: Option<&Logged>) -> Result<Presence> {
+        let name = self.name(job);
+        let Some(length) = self.storage.length(&name)? else {
+            self.there.remove(&name);
             return Ok(Presence::Absent);
         };
-        let path = self.path(&job.id);
-        if !is_whole(&path)? {
+        self.there.insert(name, length);
+        self.look_at(job, length, logged, false)
+    }
+
+    fn look_at(
+        &self,
+        job: &Ready,
+        length: u64,
+        logged: Option<&Logged>,
+        verify: bool,
+    ) -> Result<Presence> {
+        let name = self.name(job);
+        if self.storage.end(&name, END.len())? != END {
             return Ok(Presence::Damaged);
         }
-        if job.named && !is_of(&path, job) {
-            let why = format!("{} is another picture; choose another id or folder", path.display());
-            return Err(Error::bad_request("id", &job.id, why));
-        }
-        let entry = entry.filter(|entry| entry.status == Status::Done && entry.sha256.is_some());
-        let Some(entry) = entry else {
-            return Ok(Presence::Unlogged {
-                sha256: sha256(&path, &Cancel::new())?,
-                bytes: length,
-            });
+        let logged = logged.filter(|logged| logged.status == Status::Done);
+        let logged = logged.filter(|logged| logged.sha256.is_some() && is_of(logged, job));
+        let Some(logged) = logged else {
+            let bytes = self.storage.read(&name)?;
+            // A name that comes from the contents, and nothing else, says what the picture is.
+            let own = !job.is_named() && self.names.are_ids();
+            if !own && record::job_in(&bytes).as_deref() != Some(&*job.content) {
+                let path = self.storage.path(&name);
+                let why =
+                    format!("{} is another picture; choose another id or folder", path.display());
+                return Err(Error::bad_request("id", &job.id, why));
+            }
+            let sha256 = hex(&Sha256::digest(&bytes));
+            return Ok(Presence::Unlogged { sha256, bytes: bytes.len() as u64 });
         };
-        let same_length = entry.bytes.is_none_or(|bytes| bytes == length);
-        if !same_length || verify && entry.sha256.as_ref() != Some(&sha256(&path, &Cancel::new())?)
-        {
-            return Ok(Presence::Damaged);
-        }
-        Ok(Presence::Done)
-    }
-}
-
-/// Whether the file ends as a PNG does.
-fn is_whole(path: &Path) -> Result<bool> {
-    let io = |error| Error::io(path, error);
-    let mut file = input::open(path)?;
-    if file.metadata().map_err(io)?.len() < END.len() as u64 {
-        return Ok(false);
-    }
-    file.seek(SeekFrom::End(-(END.len() as i64))).map_err(io)?;
-    let mut end = [0; END.len()];
-    file.read_exact(&mut end).map_err(io)?;
-    Ok(end == END)
-}
-
-/// Whether the record in a picture is that of `job`.
-fn is_of(path: &Path, job: &Ready) -> bool {
-    record::read(path).is_ok_and(|record| {
-        record.request == job.plan.request_for(0) && record.made_with == Some(job.job.choice())
-    })
-}
-
-/// Adds the pictures in `folder` and in the folders of two letters in it.
-fn collect(folder: &Path, below: &Path, there: &mut HashMap<PathBuf, u64>) -> Result<()> {
-    let at = folder.join(below);
-    let io = |error| Error::io(&at, error);
-    for entry in std::fs::read_dir(&at).map_err(io)? {
-        let entry = entry.map_err(io)?;
-        let name = PathBuf::from(entry.file_name());
-        let kind = entry.metadata().map_err(io)?;
-        if kind.is_file() && name.extension().is_some_and(|extension| extension == "png") {
-            there.insert(below.join(name), kind.len());
-        } else if kind.is_dir() && below.as_os_str().is_empty() && name.as_os_str().len() == 2 {
-            collect(folder, &name, there)?;
+        let same_length = logged.bytes.is_none_or(|bytes| bytes == length);
+        let is_same = || -> Result<bool> {
+            let sha256 = hex(&Sha256::digest(self.storage.read(&name)?));
+            Ok(logged.sha256.as_deref() == Some(&sha256))
+        };
+        if same_length && (!verify || is_same()?) {
+            Ok(Presence::Done)
+        } else {
+            Ok(Presence::Damaged)
         }
     }
-    Ok(())
+}
+
+/// Whether a line of the log is about this job, not about another of its name.
+fn is_of(logged: &Logged, job: &Ready) -> bool {
+    let content = logged.content.as_deref();
+    content.is_none_or(|content| content == job.content) && content.is_some() == job.is_named()
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::storage::Folder;
     use super::*;
 
     #[test]
@@ -153,26 +153,33 @@ mod tests {
         std::fs::write(folder.path().join("abc.png"), "").unwrap();
         std::fs::create_dir(folder.path().join("de")).unwrap();
         std::fs::write(folder.path().join("de/def.png"), "").unwrap();
-        let few = Pictures::list(folder.path(), 3).unwrap();
-        let many = Pictures::list(folder.path(), FLAT + 1).unwrap();
+        let list = |jobs: usize| {
+            let storage = Folder::open(folder.path()).unwrap();
+            Pictures::list(Arc::new(storage), Names::of_ids(jobs)).unwrap()
+        };
+        let named = |id: &str| Ready { id: id.into(), ..Ready::sample(1, "", "", 64) };
+        let (few, many) = (list(3), list(10_001));
         for list in [&few, &many] {
-            assert_eq!(list.place("abc"), Path::new("abc.png"));
-            assert_eq!(list.place("def"), Path::new("de/def.png"));
+            assert_eq!(list.name(&named("abc")), "abc.png");
+            assert_eq!(list.name(&named("def")), "de/def.png");
         }
-        assert_eq!(few.place("xyz"), Path::new("xyz.png"));
-        assert_eq!(many.place("xyz"), Path::new("xy/xyz.png"));
-        assert!(Pictures::list(&folder.path().join("none"), 1).unwrap().there.is_empty());
+        assert_eq!(few.name(&named("xyz")), "xyz.png");
+        assert_eq!(many.name(&named("xyz")), "xy/xyz.png");
     }
 
     #[test]
     fn a_whole_png_has_its_end() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("x.png");
+        let storage = Folder::open(folder.path()).unwrap();
+        let job = Ready::sample(7, "", "", 64);
         for (bytes, whole) in
             [(&b""[..], false), (b"IEND", false), (b"..IEND\xae\x42\x60\x82", true)]
         {
-            std::fs::write(&path, bytes).unwrap();
-            assert_eq!(is_whole(&path).unwrap(), whole);
+            std::fs::write(folder.path().join("7.png"), bytes).unwrap();
+            let mut list = Pictures::list(Arc::new(storage.clone()), Names::of_ids(1)).unwrap();
+            let found = list.look(&job, None, false).unwrap();
+            assert_eq!(found != Presence::Damaged, whole);
+            assert_eq!(list.look_again(&job, None).unwrap(), found);
         }
     }
 }

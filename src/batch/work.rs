@@ -1,29 +1,21 @@
-//! Makes the pictures of a list that are not there yet. A failure costs its job, a crash at most the picture at work.
+//! Makes the pictures of a list, or of a part of it, that are not there yet. A failure costs its job, a crash at most the
+//! picture at work.
 
-use super::check::{Ready, Reason, is_of_file};
+use super::event::{Event, Observer};
 use super::grace::Grace;
-use super::manifest::{Entry, Manifest, Seconds, Status};
+use super::make::{Around, Destination, End, Made, Maker};
+use super::manifest::{Entry, Manifest, Status};
 use super::present::{Pictures, Presence};
-use crate::app::{self, Moment, Observer, Pool, SaveOptions, Saved};
-use crate::atomic_file::{self, Care};
-use crate::error::{At, Error, Fault, LineError, Result};
-use crate::pipeline::{Cancel, Timings};
-use crate::plain::hex;
-use sha2::{Digest, Sha256};
-use std::cell::RefCell;
-use std::io::{ErrorKind, Write};
-use std::ops::ControlFlow;
+use super::ready::{Ready, Reason};
+use crate::app::Pool;
+use crate::error::{Error, LineError, Result};
+use crate::pipeline::Cancel;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
-
-/// Failures of colora itself, or of writing, one after the other, after which nothing will go well.
-const MOST_IN_A_ROW: usize = 5;
+use std::time::Duration;
 
 /// How a list is worked off.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The folder of pictures, plan and log.
-    pub folder: PathBuf,
     /// Whether the contents of pictures that are there are compared with the log.
     pub verify: bool,
     /// Whether jobs that failed are tried again.
@@ -32,6 +24,23 @@ pub struct Options {
     pub metadata: bool,
     /// How long the present picture may still take when a stop is asked for.
     pub grace: Duration,
+    /// How many pictures that differ in nothing but their seeds are evaluated at once.
+    pub batch: usize,
+    /// What the log calls whoever makes the pictures.
+    pub worker: String,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            verify: false,
+            retry_failed: false,
+            metadata: true,
+            grace: Duration::from_secs(20),
+            batch: 1,
+            worker: std::process::id().to_string(),
+        }
+    }
 }
 
 /// What there is to do.
@@ -60,70 +69,50 @@ pub enum Task {
     Replace,
 }
 
-/// What happens during the work.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Happening<'a> {
-    /// A job begins.
-    Begin {
-        /// The job.
-        job: &'a Ready,
-    },
-    /// The job at work.
-    App(&'a app::Event<'a>),
-    /// A picture is there and in the log.
-    Made {
-        /// The job.
-        job: &'a Ready,
-        /// The picture's file.
-        path: &'a Path,
-        /// The line in the log.
-        entry: &'a Entry,
-    },
-    /// A job failed, and the log says so.
-    Failed {
-        /// The job.
-        job: &'a Ready,
-        /// Why.
-        reason: &'a Reason,
-    },
-}
-
-/// Receives what happens; breaking stops the work after the job.
-pub type Watcher<'a> = &'a dyn Fn(&Happening<'_>) -> ControlFlow<()>;
-
 /// What the work came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Tally {
     /// Pictures that were made now.
     pub made: usize,
+    /// Pictures that another worker made meanwhile.
+    pub found: usize,
     /// Jobs that failed now.
     pub failed: usize,
 }
 
-/// Work on a folder, which no other program works on.
-#[derive(Debug)]
-pub struct Work {
+/// A worker: pictures, a log, and a model that stays open from one part of the list to the next.
+pub struct Work<'a> {
     options: Options,
     pictures: Pictures,
     manifest: Manifest,
+    maker: Maker<'a>,
 }
 
-impl Work {
-    /// Opens the folder for a list of `jobs` jobs; makes it when it is not there.
-    ///
-    /// # Errors
-    /// [`Error::Write`], and [`Error::Unsupported`] when another program works on it.
-    pub fn open(options: Options, jobs: usize) -> Result<Self> {
-        atomic_file::make_folder(&options.folder)?;
-        let manifest = Manifest::open(&options.folder)?;
-        let pictures = Pictures::list(&options.folder, jobs)?;
-        Ok(Self { options, pictures, manifest })
+impl std::fmt::Debug for Work<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Work").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Work<'a> {
+    /// A worker. `pools` gives the pool that opens the models; a GPU that is full gets a fresh one.
+    pub fn new(
+        options: Options,
+        pictures: Pictures,
+        manifest: Manifest,
+        pools: &'a dyn Fn() -> Pool,
+    ) -> Self {
+        Self { options, pictures, manifest, maker: Maker::new(pools) }
     }
 
-    /// Lines of the log that could not be read.
-    pub fn unreadable(&self) -> usize {
-        self.manifest.unreadable
+    /// The log.
+    pub fn manifest(&mut self) -> &mut Manifest {
+        &mut self.manifest
+    }
+
+    /// The file of a job's picture, to be shown.
+    pub fn path(&self, job: &Ready) -> PathBuf {
+        self.pictures.path(job)
     }
 
     /// The file that the picture of a job is, or will be.
@@ -139,9 +128,9 @@ impl Work {
         let mut todo = Todo::default();
         let mut mistakes = Vec::new();
         for job in jobs {
-            let entry = self.manifest.get(&job.id);
-            let failed = entry.is_some_and(|entry| entry.status == Status::Failed);
-            let task = match self.pictures.look(job, entry, self.options.verify) {
+            let logged = self.manifest.get(&job.id);
+            let failed = logged.is_some_and(|logged| logged.status == Status::Failed);
+            let task = match self.pictures.look(job, logged, self.options.verify) {
                 Ok(Presence::Done) => {
                     todo.present += 1;
                     Task::Nothing
@@ -149,13 +138,7 @@ impl Work {
                 Ok(Presence::Unlogged { sha256, bytes }) => {
                     todo.present += 1;
                     todo.unlogged += 1;
-                    let found = Entry {
-                        sha256: Some(sha256),
-                        bytes: Some(bytes),
-                        file: Some(self.pictures.place(&job.id).to_string_lossy().into_owned()),
-                        ..self.entry(job, Status::Done)
-                    };
-                    self.manifest.push(found)?;
+                    self.log_found(job, sha256, bytes)?;
                     Task::Nothing
                 }
                 Ok(Presence::Damaged) => {
@@ -182,38 +165,38 @@ impl Work {
         }
     }
 
-    /// Makes the pictures. `pools` gives the pool that opens the models; a GPU that is full gets a fresh one.
+    /// Makes the pictures of `jobs` that `todo` names; may be called again for other parts of the list.
     ///
     /// # Errors
-    /// [`Error::Cancelled`] when a stop was asked for, [`Error::Write`] when the disk is full or several pictures in a
+    /// [`Error::Cancelled`] when a stop was `asked` for, [`Error::Write`] when the disk is full or several pictures in a
     /// row cannot be written, [`Error::Internal`] after several failures of colora itself; the failures of single jobs
     /// are in the log.
     pub fn run(
         &mut self,
         jobs: &[Ready],
         todo: &Todo,
-        pools: &dyn Fn() -> Pool,
-        watcher: Watcher<'_>,
+        observer: Observer<'_>,
         asked: &Cancel,
     ) -> Result<Tally> {
         let grace = Grace::new(asked, self.options.grace);
-        let mut runner = Runner {
-            pools,
-            pool: pools(),
-            watcher,
-            grace: &grace,
-            broken: Vec::new(),
-            in_a_row: 0,
-        };
+        let around = Around { observer, grace: &grace };
         let mut tally = Tally::default();
-        let open = jobs.iter().zip(&todo.tasks).filter(|(_, task)| **task != Task::Nothing);
+        let open = jobs.iter().zip(todo.tasks.iter().copied());
+        let open: Vec<_> = open.filter(|(_, task)| *task != Task::Nothing).collect();
+        let mut rest = &open[..];
         let mut ended = Ok(());
-        for (job, task) in open {
+        while let Some(((job, task), _)) = rest.split_first() {
             if grace.is_asked() {
                 ended = Err(Error::Cancelled);
                 break;
             }
-            if let Err(error) = self.one(job, *task, &mut runner, &mut tally) {
+            let (now, later) = rest.split_at(siblings(rest, self.options.batch));
+            rest = later;
+            let done = match now {
+                [_] => self.one(job, *task, &around, &mut tally),
+                _ => self.several(now, &around, &mut tally),
+            };
+            if let Err(error) = done {
                 ended = Err(error);
                 break;
             }
@@ -230,241 +213,187 @@ impl Work {
         &mut self,
         job: &Ready,
         task: Task,
-        runner: &mut Runner<'_>,
+        around: &Around<'_>,
         tally: &mut Tally,
     ) -> Result<()> {
-        let _ = (runner.watcher)(&Happening::Begin { job });
+        if task == Task::Make && self.has_ended(job, around, tally)? {
+            return Ok(());
+        }
+        if (around.observer)(&Event::Begin { job }).is_break() {
+            return Err(Error::Cancelled);
+        }
         let to = Destination {
-            path: self.pictures.path(&job.id),
-            force: task == Task::Replace,
+            storage: self.pictures.storage(),
+            name: self.pictures.name(job),
+            replace: task == Task::Replace,
             metadata: self.options.metadata,
         };
-        let flow = match runner.make(job, &to) {
-            Ok(made) => {
-                let entry = Entry {
-                    file: Some(self.pictures.place(&job.id).to_string_lossy().into_owned()),
-                    sha256: Some(made.sha256),
-                    bytes: Some(made.bytes),
-                    started: Some(made.started),
-                    seconds: Some(made.seconds),
-                    device: Some(made.device),
-                    ..self.entry(job, Status::Done)
-                };
-                self.manifest.push(entry.clone())?;
-                tally.made += 1;
-                (runner.watcher)(&Happening::Made { job, path: &to.path, entry: &entry })
+        match self.maker.make(job, &to, around) {
+            Ok(made) => self.made(job, made, around, tally),
+            Err(End::Stop(error)) => Err(error),
+            Err(End::Taken) if self.has_ended(job, around, tally)? => Ok(()),
+            Err(End::Taken) => {
+                let path = self.pictures.path(job);
+                self.fail(job, &Reason::of(&Error::Exists { path }), around, tally)
             }
-            Err(End::Stop(error)) => return Err(error),
-            Err(End::Failed(reason)) => {
-                let error = Some(reason.clone().into());
-                self.manifest.push(Entry { error, ..self.entry(job, Status::Failed) })?;
-                tally.failed += 1;
-                (runner.watcher)(&Happening::Failed { job, reason: &reason })
+            // A storage that did what it was asked, and lost the answer.
+            Err(End::Failed(_)) if self.is_found(job).unwrap_or(false) => {
+                self.found(job, around, tally)
             }
+            Err(End::Failed(reason)) => self.fail(job, &reason, around, tally),
+        }
+    }
+
+    /// Makes pictures that differ in nothing but their seeds at once; what that did not make, alone.
+    ///
+    /// # Errors
+    /// What ends the work.
+    fn several(
+        &mut self,
+        open: &[(&Ready, Task)],
+        around: &Around<'_>,
+        tally: &mut Tally,
+    ) -> Result<()> {
+        let mut jobs = Vec::new();
+        for (job, _) in open {
+            if self.has_ended(job, around, tally)? {
+                continue;
+            }
+            if (around.observer)(&Event::Begin { job }).is_break() {
+                return Err(Error::Cancelled);
+            }
+            jobs.push(*job);
+        }
+        let to = jobs.iter().map(|job| Destination {
+            storage: self.pictures.storage(),
+            name: self.pictures.name(job),
+            replace: false,
+            metadata: self.options.metadata,
+        });
+        let to: Vec<Destination<'_>> = to.collect();
+        let made = self.maker.make_siblings(&jobs, &to, around)?;
+        let mut stopped = Ok(());
+        // All that is there goes into the log, whatever is asked meanwhile.
+        let mut left = Vec::new();
+        for (job, made) in jobs.into_iter().zip(made) {
+            match made {
+                Some(made) => stopped = self.made(job, made, around, tally).and(stopped),
+                None => left.push(job),
+            }
+        }
+        stopped?;
+        left.into_iter().try_for_each(|job| self.one(job, Task::Make, around, tally))
+    }
+
+    /// Logs a picture that was made.
+    fn made(
+        &mut self,
+        job: &Ready,
+        made: Made,
+        around: &Around<'_>,
+        tally: &mut Tally,
+    ) -> Result<()> {
+        let entry = Entry {
+            file: Some(self.pictures.name(job)),
+            sha256: Some(made.sha256),
+            bytes: Some(made.bytes),
+            started: Some(made.started),
+            seconds: Some(made.seconds),
+            device: Some(made.device),
+            ..self.entry(job, Status::Done)
         };
+        self.manifest.push(entry.clone())?;
+        tally.made += 1;
+        let path = self.pictures.path(job);
+        let flow = (around.observer)(&Event::Made { job, path: &path, entry: &entry });
         if flow.is_break() { Err(Error::Cancelled) } else { Ok(()) }
+    }
+
+    fn fail(
+        &mut self,
+        job: &Ready,
+        reason: &Reason,
+        around: &Around<'_>,
+        tally: &mut Tally,
+    ) -> Result<()> {
+        let error = Some(reason.clone().into());
+        self.manifest.push(Entry { error, ..self.entry(job, Status::Failed) })?;
+        tally.failed += 1;
+        let flow = (around.observer)(&Event::Failed { job, reason });
+        if flow.is_break() { Err(Error::Cancelled) } else { Ok(()) }
+    }
+
+    /// Whether nothing is left to do: another worker has made the picture since the listing, or has put another one in
+    /// its place, which is a failure of this job alone.
+    fn has_ended(&mut self, job: &Ready, around: &Around<'_>, tally: &mut Tally) -> Result<bool> {
+        match self.is_found(job) {
+            Ok(false) => Ok(false),
+            Ok(true) => self.found(job, around, tally).map(|()| true),
+            Err(error @ Error::BadRequest { .. }) => {
+                self.fail(job, &Reason::of(&error), around, tally).map(|()| true)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether another worker has made the picture since the listing; the log then has it.
+    fn is_found(&mut self, job: &Ready) -> Result<bool> {
+        match self.pictures.look_again(job, self.manifest.get(&job.id))? {
+            Presence::Done => Ok(true),
+            Presence::Unlogged { sha256, bytes } => {
+                self.log_found(job, sha256, bytes)?;
+                Ok(true)
+            }
+            Presence::Absent | Presence::Damaged => Ok(false),
+        }
+    }
+
+    fn found(&mut self, job: &Ready, around: &Around<'_>, tally: &mut Tally) -> Result<()> {
+        tally.found += 1;
+        let flow = (around.observer)(&Event::Found { job });
+        if flow.is_break() { Err(Error::Cancelled) } else { Ok(()) }
+    }
+
+    /// Adds a picture to the log that was found.
+    fn log_found(&mut self, job: &Ready, sha256: String, bytes: u64) -> Result<()> {
+        let file = Some(self.pictures.name(job));
+        let (sha256, bytes) = (Some(sha256), Some(bytes));
+        let entry = Entry { sha256, bytes, file, ..self.entry(job, Status::Done) };
+        self.manifest.push(entry)
     }
 
     /// What the log says of any end of a job.
     fn entry(&self, job: &Ready, status: Status) -> Entry {
-        Entry {
-            v: 1,
-            id: job.id.clone(),
-            line: job.line,
-            status,
-            file: None,
-            sha256: None,
-            bytes: None,
-            seed: Some(job.plan.seed),
-            model: job.job.model_name().to_owned(),
-            stack: job.plan.loras.iter().map(ToString::to_string).collect(),
-            width: job.plan.width,
-            height: job.plan.height,
-            started: None,
-            seconds: None,
-            attempt: self.manifest.get(&job.id).map_or(1, |entry| entry.attempt.saturating_add(1)),
-            worker: std::process::id(),
-            device: None,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            labels: job.labels.clone(),
-            error: None,
-        }
+        let attempts = self.manifest.get(&job.id).map_or(0, |logged| logged.attempt);
+        let attempt = attempts.saturating_add(1);
+        Entry { attempt, ..Entry::of(job, status, &self.options.worker) }
     }
 }
 
-/// Where a picture goes.
-struct Destination {
-    path: PathBuf,
-    /// Whether a file that is there is replaced.
-    force: bool,
-    metadata: bool,
-}
-
-/// A picture that was made.
-struct Made {
-    sha256: String,
-    bytes: u64,
-    started: String,
-    seconds: Seconds,
-    device: String,
-}
-
-/// Why a job did not come to a picture.
-enum End {
-    /// It failed; the next one may not.
-    Failed(Reason),
-    /// No other job can go on.
-    Stop(Error),
-}
-
-/// What outlives a job.
-struct Runner<'a> {
-    pools: &'a dyn Fn() -> Pool,
-    pool: Pool,
-    watcher: Watcher<'a>,
-    grace: &'a Grace,
-    /// LoRA files that could not be used with a model: they are not read again.
-    broken: Vec<Broken>,
-    /// Failures of colora itself, or of writing, one after the other.
-    in_a_row: usize,
-}
-
-struct Broken {
-    model: String,
-    file: PathBuf,
-    reason: Reason,
-}
-
-impl Runner<'_> {
-    /// Makes the picture of a job; a GPU that is full is emptied for a second attempt.
-    fn make(&mut self, job: &Ready, to: &Destination) -> Result<Made, End> {
-        let known = self
-            .broken
-            .iter()
-            .find(|broken| broken.model == job.model && job.files.contains(&broken.file));
-        if let Some(reason) = job.doomed.as_ref().or(known.map(|broken| &broken.reason)) {
-            return Err(End::Failed(reason.clone()));
-        }
-        let mut done = self.attempt(job, to);
-        if let Err(Error::DeviceMemory { .. }) = done {
-            self.pool = (self.pools)();
-            done = self.attempt(job, to);
-        }
-        match done {
-            Ok(made) => {
-                self.in_a_row = 0;
-                Ok(made)
-            }
-            Err(error) => Err(self.end(job, error)),
-        }
-    }
-
-    /// What an error is to the jobs that follow.
-    fn end(&mut self, job: &Ready, error: Error) -> End {
-        if is_final(&error) {
-            return End::Stop(error);
-        }
-        let of_machine = matches!(error, Error::Write { .. }) || error.fault() == Fault::Internal;
-        self.in_a_row = if of_machine { self.in_a_row + 1 } else { 0 };
-        if self.in_a_row >= MOST_IN_A_ROW {
-            return End::Stop(error);
-        }
-        let reason = Reason::of(&error);
-        let file =
-            path_of(&error).and_then(|path| job.files.iter().find(|file| path.starts_with(file)));
-        if let Some(file) = file.filter(|_| is_of_file(&error)) {
-            let (model, file) = (job.model.clone(), file.clone());
-            self.broken.push(Broken { model, file, reason: reason.clone() });
-        }
-        End::Failed(reason)
-    }
-
-    /// One attempt. The picture is on the disk, whole, before it has its name.
-    fn attempt(&self, job: &Ready, to: &Destination) -> Result<Made> {
-        let save = SaveOptions { hand_over: true, metadata: to.metadata, ..SaveOptions::default() };
-        let started = moment();
-        let written: RefCell<Option<Result<Made>>> = RefCell::new(None);
-        let device = RefCell::new(String::new());
-        let observer = |event: &app::Event<'_>| {
-            // The work looks at its own flag; whoever asks for a stop watches this one.
-            self.grace.is_asked();
-            let _ = (self.watcher)(&Happening::App(event));
-            if let app::Event::Saved(saved) = event {
-                let made = write(saved, to, &started);
-                *written.borrow_mut() =
-                    Some(made.map(|made| Made { device: device.take(), ..made }));
-            }
-            ControlFlow::Continue(())
-        };
-        let observer: &dyn Observer = &observer;
-        let prepared = app::prepare(&self.pool, &job.job, &save, observer, self.grace.work())?;
-        *device.borrow_mut() = prepared.pipeline.device_name();
-        let done = prepared.run(observer, self.grace.work());
-        let none = || Err(Error::Internal("a job made no picture".into()));
-        match (written.take(), done) {
-            (Some(made), _) => made,
-            (None, Err(error)) => Err(error),
-            (None, Ok(_)) => none(),
-        }
-    }
-}
-
-/// Writes a picture, never over another one.
-fn write(saved: &Saved<'_>, to: &Destination, started: &str) -> Result<Made> {
-    let begin = Instant::now();
-    let bytes = saved.bytes;
-    if let Some(folder) = to.path.parent().filter(|folder| !folder.is_dir()) {
-        atomic_file::make_folder(folder)?;
-    }
-    atomic_file::write(&to.path, to.force, Care::Lasting, |file| {
-        file.write_all(bytes).map_err(|error| Error::write(&to.path, error))
-    })?;
-    let Timings { load, compose, encode, sample, decode, .. } = saved.image.timings;
-    let seconds = Seconds {
-        load: load.as_secs_f64(),
-        compose: compose.as_secs_f64(),
-        encode: encode.as_secs_f64(),
-        sample: sample.as_secs_f64(),
-        decode: decode.as_secs_f64(),
-        save: begin.elapsed().as_secs_f64(),
+/// How many of the first jobs are made at once: those that differ in nothing but their seeds, at most `most`.
+fn siblings(open: &[(&Ready, Task)], most: usize) -> usize {
+    let Some((first, _)) = open.first() else { return 0 };
+    let fits = |(job, task): &&(&Ready, Task)| {
+        *task == Task::Make
+            && job.siblings == first.siblings
+            && job.networks == first.networks
+            && job.networks.doomed.is_none()
     };
-    Ok(Made {
-        sha256: hex(&Sha256::digest(bytes)),
-        bytes: bytes.len() as u64,
-        started: started.to_owned(),
-        seconds,
-        device: String::new(),
-    })
+    open.iter().take(most.max(1)).take_while(fits).count().max(1)
 }
 
-/// Whether every job that follows would end in the same way, or nobody wants it any more.
-fn is_final(error: &Error) -> bool {
-    match error {
-        Error::Cancelled | Error::Threads { .. } => true,
-        Error::Write { source, .. } | Error::Io { source, .. } => matches!(
-            source.kind(),
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::ReadOnlyFilesystem
-        ),
-        Error::At(At { error, .. }) => is_final(error),
-        _ => false,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn siblings_are_jobs_that_differ_in_their_seeds() {
+        let jobs = [(1, "", 64), (2, "", 64), (3, "", 72), (4, "a", 72), (5, "a", 72)];
+        let jobs = jobs.map(|(line, stack, width)| Ready::sample(line, "m", stack, width));
+        let tasks = [Task::Make, Task::Make, Task::Make, Task::Make, Task::Replace];
+        let open: Vec<_> = jobs.iter().zip(tasks).collect();
+        let counts: Vec<usize> = (0..5).map(|at| siblings(&open[at..], 9)).collect();
+        assert_eq!(counts, [2, 1, 1, 1, 1]);
+        assert_eq!((siblings(&open, 1), siblings(&[], 9)), (1, 0));
     }
-}
-
-/// The file that an error is about.
-fn path_of(error: &Error) -> Option<&Path> {
-    match error {
-        Error::Corrupt { path, .. }
-        | Error::UnsafePickle { path, .. }
-        | Error::WrongFamily { path, .. }
-        | Error::Io { path, .. }
-        | Error::At(At { path, .. }) => Some(path),
-        _ => None,
-    }
-}
-
-/// This moment, UTC: `2026-11-28T12:00:00Z`.
-fn moment() -> String {
-    let Moment { date, time } = Moment::utc();
-    let part = |range: std::ops::Range<usize>| time.get(range).unwrap_or("00").to_owned();
-    format!("{date}T{}:{}:{}Z", part(0..2), part(2..4), part(4..6))
 }

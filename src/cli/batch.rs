@@ -1,24 +1,32 @@
 //! `colora batch`: from a file of jobs to pictures, each made once.
 
 mod dry_run;
+mod list_args;
+mod queue;
+mod shared;
 mod speak;
+mod status;
 
-use super::flags::{ProgressKind, lossy};
+use super::flags::ProgressKind;
 use super::origin::with_origin;
 use super::progress::Progress;
-use super::request_flags::RequestFlags;
 use super::style::Talk;
 use super::{interrupt, setup, threads};
 use crate::app::{Layers, Pool, Setup, Unobserved};
-use crate::batch::{self, Format, Options, Ready, Seeding, Seeds, Source, Work};
+use crate::batch::{
+    self, Folder, JobList, Manifest, Names, Options, Part, Pictures, Sharding, Source, Work,
+};
 use crate::error::{Error, LineError};
-use crate::pipeline::{Cancel, DTypeChoice, DeviceChoice, Memory, Pipeline};
-use crate::weights::Quantisation;
+use crate::pipeline::{Cancel, Memory, Pipeline};
 use anyhow::{Context, Result};
+use clap::builder::TypedValueParser;
 use clap::{ValueEnum, ValueHint};
-use serde_json::{Map, Value};
-use speak::Speaker;
+use list_args::ListArgs;
+use shared::Hands;
+use speak::Report;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 const EXAMPLES: &str = "\
@@ -26,13 +34,16 @@ Examples:
   colora batch prompts.txt                        a prompt a line, into prompts-pictures/
   colora batch prompts.txt                        the same again: goes on where the last run ended
   colora batch jobs.csv -o out -s 20 --dry-run    what would be made, in which order, how large
+  colora batch old-pictures/ -m dreamshaper       the pictures of a folder with another model
+  colora batch status prompts-pictures            how many are done, failed and open, and how long it takes
   colora batch jobs.toml --json | jq -r .path     one JSON object a picture
   generate-jobs | colora batch - --format jsonl -o out
 
 Files: .txt is a prompt a line; a line that begins with -- holds switches: --prompt a fox --steps 20
 --lora flat:0.8, or those of AUTOMATIC1111. .csv has a header of fields. .jsonl has an object a
-line, or what --json printed. .toml has [defaults], [[job]] and [matrix]. Beside the fields of a
-request there are model, id, repeat, stack, label.NAME and lora.NAME.
+line, or what --json printed. .toml has [defaults], [[job]] and [matrix], .yaml the same. Beside the
+fields of a request there are model, id, from, repeat, stack, label.NAME and lora.NAME. Pictures and
+folders of pictures are made again, with what flags change.
 
 Flags set what the lines leave open; --seed is the seed of the batch, from which jobs get theirs.
 
@@ -40,63 +51,37 @@ All lines are checked before the first picture. Pictures are called after their 
 overwritten; the folder holds the list (plan.jsonl) and a log (manifest-0.jsonl).";
 
 /// What `colora batch` accepts.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+    #[command(flatten)]
+    run: Option<RunArgs>,
+}
+
+/// The verbs of `colora batch`.
+#[derive(Debug, Clone, clap::Subcommand)]
+enum Verb {
+    /// Show how far the batch in a folder is, or those of a queue in a database
+    Status(status::Args),
+    /// Add the jobs of a file to a queue in a database
+    Submit(Box<queue::Submit>),
+    /// Make the pictures of jobs that a queue in a database hands out
+    Work(queue::WorkArgs),
+}
+
+/// The flags of a run.
 #[allow(clippy::struct_excessive_bools)] // each is a switch of its own
 #[derive(Debug, Clone, clap::Args)]
-#[command(after_help = EXAMPLES)]
-pub(crate) struct Args {
-    /// The file of jobs, or `-` for stdin
-    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
-    file: PathBuf,
-    /// text, csv, jsonl, toml or yaml [default: by the file's name]
-    #[arg(long, value_name = "FORMAT")]
-    format: Option<Format>,
-    /// Model where a line names none [env: COLORA_MODEL] [default: starter]
-    #[arg(short, long, value_name = "MODEL", value_parser = lossy(), value_hint = ValueHint::AnyPath)]
-    model: Option<String>,
-    /// The fields of requests.
+struct RunArgs {
     #[command(flatten)]
-    request: RequestFlags,
-    /// Seeds of jobs without one: own (each another), iterate (--seed, then one more each) or same
-    #[arg(
-        long,
-        value_name = "HOW",
-        default_value = "own",
-        help_heading = "Picture",
-        display_order = 6
-    )]
-    seeds: Seeds,
-    /// Lines of text that begin with # are prompts, too
-    #[arg(long)]
-    no_comments: bool,
-    /// Make the pictures of good lines although others are wrong; exit code 7
-    #[arg(long)]
-    keep_going: bool,
-
-    /// auto, cpu, cuda, cuda:1 or metal [env: COLORA_DEVICE]
-    #[arg(long, value_name = "DEVICE", help_heading = "Machine")]
-    device: Option<DeviceChoice>,
-    /// f32, tf32, f16 or bf16 [env: COLORA_DTYPE] [default: f32 on a CPU, f16 on a GPU]
-    #[arg(long, value_name = "TYPE", help_heading = "Machine")]
-    dtype: Option<DTypeChoice>,
-    /// Keep the UNet in q8_0 or q4_0 [default: as the file holds it]
-    #[arg(long, value_name = "KIND", help_heading = "Machine")]
-    quantize: Option<Quantisation>,
-    /// A VAE to use instead of the model's own
-    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath, help_heading = "Machine")]
-    vae: Option<PathBuf>,
-    /// Worker threads on the CPU [default: one a core]
-    #[arg(long, value_name = "N", help_heading = "Machine")]
-    threads: Option<usize>,
-    /// Keep one network in memory at a time: the same pixels with less memory, slower
-    #[arg(long, help_heading = "Machine")]
-    low_memory: bool,
-
+    list: ListArgs,
+    #[command(flatten)]
+    shared: Shared,
     /// Folder of the pictures, the list and the log [default: the file's name and -pictures]
     #[arg(short, long, value_name = "FOLDER", value_hint = ValueHint::DirPath, help_heading = "Output", display_order = 5)]
     out: Option<PathBuf>,
-    /// cost (model, LoRAs, size and prompt change as seldom as they can) or file
-    #[arg(long, value_enum, value_name = "ORDER", default_value_t, help_heading = "Output")]
-    order: Order,
     /// Compare pictures that are there with the log, byte by byte; damaged ones are made again
     #[arg(long, help_heading = "Output")]
     verify: bool,
@@ -106,6 +91,17 @@ pub(crate) struct Args {
     /// Go over to another list in a folder that has one; pictures of both are kept
     #[arg(long, help_heading = "Output")]
     replan: bool,
+    /// Refuse a folder that holds a batch already, instead of going on with it
+    #[arg(long, conflicts_with = "replan", help_heading = "Output")]
+    fresh: bool,
+    /// Names of the pictures: text with {id}, {line}, {repeat}, {seed}, {model}, {prompt}, {width}, {height}, {steps} and
+    /// {label.NAME} [default: {id}]
+    #[arg(long, value_name = "TEMPLATE", help_heading = "Output")]
+    name: Option<String>,
+    /// Pictures that differ in nothing but their seeds and are evaluated at once: the same pictures on a CPU; on a GPU it may
+    /// be faster and takes more memory
+    #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Machine")]
+    batch_size: usize,
     /// How long the picture at work may still take after Ctrl-C or SIGTERM, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 20.0, help_heading = "Output")]
     grace: f64,
@@ -115,12 +111,43 @@ pub(crate) struct Args {
     /// For --dry-run: the time of a picture, to estimate that of all
     #[arg(long, value_name = "SECONDS", requires = "dry_run", help_heading = "Output")]
     seconds_per_picture: Option<f64>,
+    /// For --dry-run: make one picture with few steps to estimate the time of all; nothing is written
+    #[arg(
+        long,
+        requires = "dry_run",
+        conflicts_with = "seconds_per_picture",
+        help_heading = "Output"
+    )]
+    measure: bool,
     /// One JSON object a picture on stdout
     #[arg(long, help_heading = "Output")]
     json: bool,
     /// Progress on stderr
     #[arg(long, value_enum, value_name = "KIND", default_value_t, help_heading = "Output")]
     progress: ProgressKind,
+}
+
+/// The flags of a list that several machines share.
+#[derive(Debug, Clone, Copy, clap::Args)]
+#[command(next_help_heading = "Many machines")]
+pub(crate) struct Shared {
+    /// Make this part of the list: I/N, auto or auto/N [default: auto, by Slurm, Kubernetes and others]
+    #[arg(long, value_name = "I/N", conflicts_with = "claim")]
+    shard: Option<Sharding>,
+    /// Share the list with every other worker that has the same folder or bucket
+    #[arg(long)]
+    claim: bool,
+    /// Jobs that a worker claims at a time [default: a hundredth of the list, at most 200]
+    #[arg(long, value_name = "N", value_parser = chunk())]
+    chunk: Option<usize>,
+    /// Seconds without a sign of life after which others take a worker's jobs over
+    #[arg(long, value_name = "SECONDS", default_value_t = 90.0)]
+    lease: f64,
+}
+
+/// A number of jobs.
+fn chunk() -> impl clap::builder::TypedValueParser<Value = usize> {
+    clap::value_parser!(u32).range(1..=100_000).map(|chunk| chunk as usize)
 }
 
 /// `--order`.
@@ -133,126 +160,208 @@ enum Order {
     File,
 }
 
-impl Args {
-    /// The values that flags give to what lines leave open.
-    fn values(&self) -> Map<String, Value> {
-        let words = [
-            ("model", self.model.clone().filter(|name| !name.is_empty())),
-            ("vae", self.vae.as_ref().map(|path| path.to_string_lossy().into_owned())),
-            ("dtype", self.dtype.map(|dtype| dtype.to_string())),
-            ("quantize", self.quantize.map(|kind| kind.to_string())),
-            ("device", self.device.map(|device| device.to_string())),
-        ];
-        let words =
-            words.into_iter().filter_map(|(key, word)| Some((key.to_owned(), word?.into())));
-        let mut values: Map<String, Value> =
-            self.request.values().clone().into_iter().chain(words).collect();
-        values.remove("seed");
-        values
-    }
-
-    /// How jobs without a seed get one.
-    fn seeding(&self) -> Result<Seeding, Error> {
-        let seed = match self.request.values().get("seed") {
-            None => 0,
-            Some(seed) => seed.as_u64().ok_or_else(|| {
-                let why = "a batch needs a seed that stays the same, so that it can go on later";
-                Error::bad_request("seed", "random", why)
-            })?,
-        };
-        Ok(Seeding { seed, seeds: self.seeds })
-    }
-
+impl RunArgs {
     fn folder(&self) -> PathBuf {
         self.out.clone().unwrap_or_else(|| {
-            let stem = self.file.file_stem().filter(|_| self.file != Path::new("-"));
+            let file = &self.list.file;
+            let stem = file.file_stem().filter(|_| file != Path::new("-"));
             let mut name = stem.unwrap_or("batch".as_ref()).to_owned();
             name.push("-pictures");
             name.into()
         })
     }
 
+    /// Whether the list is shared by claims; what cannot be done then is refused.
+    ///
+    /// # Errors
+    /// [`Error::BadRequest`].
+    fn is_claimed(&self, place: &Path) -> Result<bool, Error> {
+        // Whoever writes to a bucket shares it.
+        let is_claimed = self.shared.claim || shared::is_url(place);
+        let refused = [
+            (self.fresh, "fresh", "workers that share a place join what is there"),
+            (self.name.is_some(), "name", "pictures that workers share are called by their ids"),
+            (self.replan, "replan", "a list that workers share stays; choose another place"),
+            (
+                self.retry_failed,
+                "retry_failed",
+                "the same command without claims, in the same folder, does that",
+            ),
+            (
+                self.verify,
+                "verify",
+                "the same command without claims, in the same folder, does that",
+            ),
+            (self.shared.shard.is_some(), "shard", "workers that share a bucket claim chunks"),
+        ];
+        match refused.into_iter().find(|(is_set, ..)| is_claimed && *is_set) {
+            Some((_, field, why)) => Err(Error::bad_request(field, "", why)),
+            None => Ok(is_claimed),
+        }
+    }
+
+    /// Refuses a folder that holds a list, when a fresh one is wanted.
+    ///
+    /// # Errors
+    /// [`Error::BadRequest`]; what reading gives.
+    fn check_fresh(&self, folder: &Path) -> Result<(), Error> {
+        if self.fresh && !shared::is_url(folder) && batch::Head::read(folder)?.is_some() {
+            let why =
+                "there is a batch already; choose another folder, or go on with it without --fresh";
+            return Err(Error::bad_request("out", folder.display(), why));
+        }
+        Ok(())
+    }
+
     fn options(&self, metadata: bool) -> Result<Options, Error> {
-        let grace = Duration::try_from_secs_f64(self.grace).map_err(|_| {
-            Error::bad_request("grace", self.grace, "expected a number of seconds, at least 0")
-        })?;
-        if self.request.sets("preview") {
+        let grace = grace(self.grace)?;
+        if self.list.request.sets("preview") {
             let why = "a batch shows no previews";
             return Err(Error::bad_request("preview", "", why));
         }
         let (verify, retry_failed) = (self.verify, self.retry_failed);
-        Ok(Options { folder: self.folder(), verify, retry_failed, metadata, grace })
+        Ok(Options {
+            verify,
+            retry_failed,
+            metadata,
+            grace,
+            batch: self.batch_size,
+            ..Options::default()
+        })
     }
+}
+
+impl From<Order> for batch::Order {
+    fn from(order: Order) -> Self {
+        match order {
+            Order::Cost => Self::Cost,
+            Order::File => Self::File,
+        }
+    }
+}
+
+/// How long the picture at work may still take.
+fn grace(seconds: f64) -> Result<Duration, Error> {
+    Duration::try_from_secs_f64(seconds).map_err(|_| {
+        Error::bad_request("grace", seconds, "expected a number of seconds, at least 0")
+    })
 }
 
 /// The list of a file, checked.
 struct List {
-    /// In the order of the file.
-    jobs: Vec<Ready>,
-    /// The file's SHA-256.
-    sha256: String,
+    list: JobList,
     /// Lines that are wrong and left out.
     left_out: usize,
 }
 
-/// Runs `colora batch`.
+/// Runs `colora batch` and its verbs.
 pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
-    let setup = setup()?;
-    threads::limit(args.threads.or(setup.settings.config.threads), talk)?;
-    let options = args.options(setup.settings.config.metadata != Some(false))?;
-    let cancel = Cancel::new();
-    interrupt::install(&cancel)?;
-    let memory = if args.low_memory { Memory::Low } else { Memory::Resident };
-    let opened = Pipeline::options().memory(memory);
-    let pools = || Pool::cancelled_by(setup.store.clone(), &cancel).opened_with(opened.clone());
-    let mut list = read(args, &setup, &pools(), &cancel, talk)?;
-    let head = batch::Head::of(&list.jobs, &args.file, &list.sha256);
-    if args.dry_run {
-        let of_file = batch::changes(&list.jobs);
-        if args.order == Order::Cost {
-            batch::order(&mut list.jobs);
-        }
-        return dry_run::print(&list.jobs, of_file, &options.folder, args);
-    }
-    let mut work = Work::open(options.clone(), list.jobs.len())?;
-    head.check(&options.folder, args.replan)
-        .context("another list is in this folder; --replan goes over to this one")?;
-    let lines = list.jobs.clone();
-    if args.order == Order::Cost {
-        batch::order(&mut list.jobs);
-    }
-    let todo = work.todo(&list.jobs, &args.file)?;
-    head.write(&lines, &options.folder)?;
-    drop(lines);
-    speak::before(&todo, work.unreadable(), talk);
-    let progress = Progress::new(args.progress, talk, args.json);
-    let speaker = Speaker::new(&progress, talk, args.json, &todo);
-    let done = work.run(&list.jobs, &todo, &pools, &|happening| speaker.hear(happening), &cancel);
-    progress.finish();
-    speaker.summary(&todo, list.left_out, &options.folder);
-    if let Some(error) = speaker.failure() {
-        return Err(error);
-    }
-    let failed = done?.failed + todo.failed_before + list.left_out;
-    match failed {
-        0 => Ok(()),
-        failed => Err(Error::Jobs { failed, of: list.jobs.len() + list.left_out }.into()),
+    match (&args.verb, &args.run) {
+        (Some(Verb::Status(status)), _) => status::run(status),
+        (Some(Verb::Submit(submit)), _) => queue::submit(submit, talk),
+        (Some(Verb::Work(work)), _) => queue::work(work, talk),
+        (None, Some(args)) => make(args, talk),
+        (None, None) => Err(Error::bad_request("file", "", "expected a file of jobs, or -").into()),
     }
 }
 
+/// Makes the pictures of a file of jobs.
+fn make(args: &RunArgs, talk: Talk) -> Result<()> {
+    let setup = setup()?;
+    threads::limit(args.list.threads.or(setup.settings.config.threads), talk)?;
+    let options = args.options(setup.settings.config.metadata != Some(false))?;
+    let cancel = Cancel::new();
+    interrupt::install(&cancel)?;
+    let memory = if args.list.low_memory { Memory::Low } else { Memory::Resident };
+    let opened = Pipeline::options().memory(memory).batch(args.batch_size);
+    let pools = || Pool::cancelled_by(setup.store.clone(), &cancel).opened_with(opened.clone());
+    let folder = args.folder();
+    args.check_fresh(&folder)?;
+    let names = args.name.as_deref().map(Names::by).transpose()?;
+    let List { mut list, left_out } =
+        read(&args.list, Some(&folder), &setup, &pools(), &cancel, talk)?;
+    list.head.names = args.name.clone();
+    let names = names.unwrap_or_else(|| Names::of_ids(list.jobs.len()));
+    refuse(names.check(&list.jobs), &args.list, false, talk)?;
+    if args.dry_run {
+        return dry_run::print(&list, &folder, args, &pools(), &cancel);
+    }
+    let progress = Progress::new(args.progress, talk, args.json);
+    if args.is_claimed(&folder)? {
+        let (pools, cancel) = (&pools, &cancel);
+        let hands = Hands { options, pools, cancel, talk, progress: &progress, json: args.json };
+        let failed = shared::run(&list, &folder, &args.shared, &hands)? + left_out;
+        return ended(failed, list.jobs.len() + left_out);
+    }
+    let (part, log) = part(args, &list, talk)?;
+    let jobs = list.jobs.get(part).unwrap_or_default();
+    let storage = Arc::new(Folder::open(&folder)?);
+    let manifest = Manifest::open(&folder, &log)?;
+    let unreadable = manifest.unreadable;
+    let pictures = Pictures::list(storage, names)?;
+    let mut work = Work::new(options, pictures, manifest, &pools);
+    list.head
+        .check(&folder, args.replan)
+        .context("another list is in this folder; --replan goes over to this one")?;
+    let todo = work.todo(jobs, &args.list.file)?;
+    list.write(&folder, args.replan)?;
+    // Another worker may have written another list at the same moment: one of the two is there now.
+    list.head.check(&folder, false)?;
+    speak::before(&todo, unreadable, talk);
+    let report = Report::new(&progress, talk, args.json, &todo);
+    let done = work.run(jobs, &todo, &|event| report.event(event), &cancel);
+    progress.finish();
+    report.summary(&todo, left_out, &folder);
+    if let Some(error) = report.failure() {
+        return Err(error);
+    }
+    ended(done?.failed + todo.failed_before + left_out, jobs.len() + left_out)
+}
+
+/// The end of a run in which so many jobs failed.
+fn ended(failed: usize, of: usize) -> Result<()> {
+    if failed == 0 { Ok(()) } else { Err(Error::Jobs { failed, of }.into()) }
+}
+
+/// The part of the list that this program makes, and what its log is called.
+fn part(args: &RunArgs, list: &JobList, talk: Talk) -> Result<(Range<usize>, String), Error> {
+    let sharding = args.shared.shard.unwrap_or(Sharding::Auto { count: None });
+    let whole = (0..list.jobs.len(), batch::WHOLE.to_owned());
+    let Some(Part { shard, engine, others }) = sharding.part(&|name| std::env::var(name).ok())?
+    else {
+        return Ok(whole);
+    };
+    let block = shard.block(&list.jobs);
+    let by = engine.map_or(String::new(), |engine| format!(", by {engine}"));
+    talk.say(&format!("part {shard} of the list{by}: {} of {} jobs", block.len(), list.jobs.len()));
+    if !others.is_empty() {
+        talk.say(&format!("variables of {} are set as well and not used", others.join(", ")));
+    }
+    Ok((block, format!("{}-of-{}", shard.index + 1, shard.count)))
+}
+
 /// Reads and checks the file.
-fn read(args: &Args, setup: &Setup, pool: &Pool, cancel: &Cancel, talk: Talk) -> Result<List> {
+fn read(
+    args: &ListArgs,
+    place: Option<&Path>,
+    setup: &Setup,
+    pool: &Pool,
+    cancel: &Cancel,
+    talk: Talk,
+) -> Result<List> {
     let mut base = Layers::of(&setup.settings)?;
     base.caller(args.values());
-    let seeding = args.seeding()?;
+    let seeding = args.seeding(place)?;
     // What is wrong in flags and settings is not a line's fault.
     let fine = base
         .job()
         .and_then(|job| job.request.plan(&crate::family::Defaults::of_unknown_model(), 0));
     fine.map_err(|error| with_origin(error.into(), &base))?;
-    let source = Source::read(&args.file, args.format, !args.no_comments)?;
-    let mut mistakes = source.mistakes;
+    let mut source = source(args)?;
+    let mut mistakes = std::mem::take(&mut source.mistakes);
     let (listed, more) = batch::list(&source.drafts, &base, &setup.store, seeding);
+    // A large file takes its memory once, not twice.
+    drop(std::mem::take(&mut source.drafts));
     mistakes.extend(more);
     let checked = batch::check(listed, pool, &Unobserved, cancel)?;
     mistakes.extend(checked.mistakes);
@@ -260,21 +369,45 @@ fn read(args: &Args, setup: &Setup, pool: &Pool, cancel: &Cancel, talk: Talk) ->
     for remark in source.remarks.iter().chain(&checked.remarks) {
         talk.say(&format!("warning: {remark}"));
     }
+    let is_limit = |mistake: &LineError| matches!(*mistake.error, Error::Limit { .. });
+    if mistakes.iter().any(is_limit) {
+        talk.say("hint: --max-jobs N allows more jobs");
+    }
     let left_out = mistakes.len();
-    refuse(mistakes, args, talk)?;
+    refuse(mistakes, args, args.keep_going, talk)?;
     if checked.ready.is_empty() && left_out == 0 {
         return Err(Error::corrupt(&args.file, "there is no job in it").into());
     }
-    Ok(List { jobs: checked.ready, sha256: source.sha256, left_out })
+    let (source, sha256) = (args.file.clone(), source.sha256);
+    let origin = batch::Origin { source, sha256, seed: seeding.seed, names: None };
+    Ok(List { list: JobList::new(checked.ready, origin, args.order.into()), left_out })
+}
+
+/// Reads the file of jobs, or the records of pictures.
+fn source(args: &ListArgs) -> Result<Source, Error> {
+    if args.format.is_none() && batch::is_picture(&args.file) {
+        let paths: Vec<PathBuf> = [&args.file].into_iter().chain(&args.more).cloned().collect();
+        return Source::pictures(&paths);
+    }
+    if let Some(more) = args.more.first() {
+        let why = "one file of jobs at a time; several are read only when all are pictures";
+        return Err(Error::bad_request("file", more.display(), why));
+    }
+    Source::read(&args.file, args.format, !args.no_comments)
 }
 
 /// Refuses a file with mistakes, or names them and goes on.
-fn refuse(mistakes: Vec<LineError>, args: &Args, talk: Talk) -> Result<(), Error> {
+fn refuse(
+    mistakes: Vec<LineError>,
+    args: &ListArgs,
+    keep_going: bool,
+    talk: Talk,
+) -> Result<(), Error> {
     if mistakes.is_empty() {
         return Ok(());
     }
     let error = Error::Lines { path: args.file.clone(), mistakes };
-    if !args.keep_going {
+    if !keep_going {
         return Err(error);
     }
     talk.say(&format!("warning: left out: {error}"));

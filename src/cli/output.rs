@@ -80,6 +80,7 @@ pub(super) fn save_options(flags: &Flags, config: &Config) -> SaveOptions {
         name,
         force: flags.force,
         metadata: !flags.no_metadata && config.metadata != Some(false),
+        job: None,
         now: Moment {
             date: now.strftime("%Y-%m-%d").to_string(),
             time: now.strftime("%H%M%S").to_string(),

@@ -7,7 +7,7 @@ use crate::input;
 use png::DecodingError;
 use png::text_metadata::{ITXtChunk, TEXtChunk, ZTXtChunk};
 use std::fs::File;
-use std::io::{BufRead, BufReader, Seek, Write};
+use std::io::{BufRead, BufReader, Cursor, Seek, Write};
 use std::path::Path;
 
 /// Longest text that is written or read, in bytes of UTF-8.
@@ -96,6 +96,15 @@ pub fn read_texts(path: impl AsRef<Path>) -> Result<Texts> {
     texts_of(BufReader::new(input::open(path)?), path).in_file(path)
 }
 
+/// As [`read_texts`] for the bytes of a file, which `path` names in errors.
+///
+/// # Errors
+/// As [`read_texts`].
+pub fn texts_in(bytes: &[u8], path: impl AsRef<Path>) -> Result<Texts> {
+    let path = path.as_ref();
+    texts_of(Cursor::new(bytes), path).in_file(path)
+}
+
 fn texts_of(source: impl BufRead + Seek, path: &Path) -> Result<Texts> {
     let limits = png::Limits { bytes: MAX_CHUNKS };
     let mut decoder = png::Decoder::new_with_limits(source, limits);
@@ -182,7 +191,6 @@ fn unreadable(path: &Path, error: DecodingError) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Cursor;
 
     fn picture() -> Picture {
         Picture::new(5, 3, (0..45).collect()).unwrap()

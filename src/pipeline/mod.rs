@@ -244,6 +244,25 @@ impl Pipeline {
         Run::prepare(&self.model, plan, true, watch)?.generate_watched(watch, sink)
     }
 
+    /// Makes an image of `plan` for each of `seeds` instead of the plan's own, all of them in one evaluation of the network
+    /// for each step; their places are those of the seeds. On the CPU an image of several is the image made alone, to
+    /// the bit.
+    ///
+    /// # Errors
+    /// As [`generate`](Self::generate); [`Error::BadRequest`] without seeds.
+    pub fn generate_seeds(
+        &self,
+        plan: &Plan,
+        seeds: &[u64],
+        observer: &dyn Observer,
+        cancel: &Cancel,
+        sink: &mut dyn FnMut(Generated) -> Result<()>,
+    ) -> Result<()> {
+        let plan = &Plan { count: seeds.len(), ..plan.clone() };
+        let watch = Watch { observer: &Once::new(observer), cancel };
+        Run::prepare(&self.model, plan, true, watch)?.generate_seeds(seeds, watch, sink)
+    }
+
     /// Image `index` of `plan` as an iterator of steps; [`Steps::finish`] decodes it. To take several images of a
     /// plan, [`prepare`](Self::prepare) it once and use [`Run::steps`].
     ///
@@ -266,7 +285,7 @@ impl Pipeline {
         let watch = Watch { observer: &Once::new(&Silent), cancel: &Cancel::new() };
         let whole = index + 1 >= plan.count;
         let run = Run::prepare(&self.model, plan, whole, watch)?;
-        run.steps_watched(&[index], sampling, watch)
+        run.steps_watched(run.images([index]), sampling, watch)
     }
 }
 

@@ -125,8 +125,8 @@ impl Run {
     /// What reading and running the networks gives; [`Error::BadRequest`] when there are no images.
     pub fn steps(&self, images: impl IntoIterator<Item = usize>) -> Result<Steps> {
         let cancel = &Cancel::new();
-        let images: Vec<usize> = images.into_iter().collect();
-        self.steps_watched(&images, None, Watch { observer: &Once::new(&Silent), cancel })
+        let images = self.images(images);
+        self.steps_watched(images, None, Watch { observer: &Once::new(&Silent), cancel })
     }
 
     /// As [`steps`](Self::steps), with an integrator and noise levels of the caller's own instead of those of the plan.
@@ -139,15 +139,21 @@ impl Run {
         sampling: Sampling,
     ) -> Result<Steps> {
         let cancel = &Cancel::new();
-        let images: Vec<usize> = images.into_iter().collect();
+        let images = self.images(images);
         let watch = Watch { observer: &Once::new(&Silent), cancel };
-        self.steps_watched(&images, Some(sampling), watch)
+        self.steps_watched(images, Some(sampling), watch)
+    }
+
+    /// The images at these places of the plan.
+    pub(super) fn images(&self, places: impl IntoIterator<Item = usize>) -> Vec<Image> {
+        let image = |index| Image { index, seed: self.plan.seed.wrapping_add(index as u64) };
+        places.into_iter().map(image).collect()
     }
 
     /// `sampling`: the caller's own; `None`: the plan's.
     pub(super) fn steps_watched(
         &self,
-        images: &[usize],
+        images: Vec<Image>,
         sampling: Option<Sampling>,
         watch: Watch<'_>,
     ) -> Result<Steps> {
@@ -177,11 +183,6 @@ impl Run {
             &mut spent,
         )?;
         watch.check()?;
-        let image = |index: &usize| {
-            let index = *index;
-            Image { index, seed: plan.seed.wrapping_add(index as u64) }
-        };
-        let images = images.iter().map(image).collect();
         let prepared = Prepared {
             model: model.clone(),
             plan,
@@ -220,23 +221,36 @@ impl Run {
         watch: Watch<'_>,
         sink: &mut dyn FnMut(Generated) -> Result<()>,
     ) -> Result<()> {
-        let images: Vec<usize> = (0..self.plan.count).collect();
+        let images = self.images(0..self.plan.count);
         for images in images.chunks(self.model.batch) {
             self.generate_batch(images, watch, sink)?;
         }
         Ok(())
     }
 
-    fn generate_batch(
+    /// Makes an image for each of `seeds`, all of them in one evaluation of the network for each step, instead of the
+    /// images of the plan.
+    pub(super) fn generate_seeds(
         &self,
-        images: &[usize],
+        seeds: &[u64],
         watch: Watch<'_>,
         sink: &mut dyn FnMut(Generated) -> Result<()>,
     ) -> Result<()> {
-        let mut running = self.steps_watched(images, None, watch)?;
+        let image = |(index, seed): (usize, &u64)| Image { index, seed: *seed };
+        let images: Vec<Image> = seeds.iter().enumerate().map(image).collect();
+        self.generate_batch(&images, watch, sink)
+    }
+
+    fn generate_batch(
+        &self,
+        images: &[Image],
+        watch: Watch<'_>,
+        sink: &mut dyn FnMut(Generated) -> Result<()>,
+    ) -> Result<()> {
+        let mut running = self.steps_watched(images.to_vec(), None, watch)?;
         let (steps, every) = (self.plan.steps, self.plan.preview);
         for image in images {
-            watch.tell(&Event::Sampling { image: *image, steps });
+            watch.tell(&Event::Sampling { image: image.index, steps });
         }
         while let Some(view) = running.next() {
             let view = view?;
@@ -244,7 +258,7 @@ impl Run {
             let (step, steps, sigma) = (view.step, view.steps, view.sigma);
             for (place, image) in images.iter().enumerate() {
                 let preview = if wanted { Some(running.preview_of(&view, place)?) } else { None };
-                watch.tell(&Event::Step { image: *image, step, steps, sigma, preview });
+                watch.tell(&Event::Step { image: image.index, step, steps, sigma, preview });
             }
         }
         running.finish_each_watched(watch, sink)

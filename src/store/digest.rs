@@ -12,7 +12,7 @@ use std::path::Path;
 const BLOCK: usize = 1 << 18;
 
 /// The SHA-256 of a file, in small hexadecimal digits.
-pub(crate) fn sha256(path: &Path, cancel: &Cancel) -> Result<String> {
+pub(super) fn sha256(path: &Path, cancel: &Cancel) -> Result<String> {
     copy(path, &mut std::io::sink(), path, cancel)
 }
 

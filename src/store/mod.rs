@@ -21,7 +21,6 @@ pub use actual::actual;
 pub use add::NewLora;
 pub use cache::{DEFAULT_ENDPOINT, HubCache, HubId};
 pub use card::Card;
-pub(crate) use digest::sha256;
 pub use list::{Entry, Kind};
 pub use lora::{FoundLora, LoraEntry};
 pub use stack::Stack;

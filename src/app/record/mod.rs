@@ -44,6 +44,24 @@ pub fn texts(
     Ok(png::Texts { parameters: Some(parameters), colora: Some(json) })
 }
 
+/// `texts` with the name that a job has by its contents in colora's JSON.
+pub(super) fn of_job(mut texts: png::Texts, job: Option<&str>) -> png::Texts {
+    if let (Some(json), Some(job)) = (&mut texts.colora, job)
+        && json.ends_with('}')
+    {
+        json.truncate(json.len() - 1);
+        json.push_str(&format!(r#","job":{}}}"#, serde_json::Value::from(job)));
+    }
+    texts
+}
+
+/// The name of the job that made a picture, when its record has one.
+pub(crate) fn job_in(bytes: &[u8]) -> Option<String> {
+    let json = png::texts_in(bytes, Path::new("picture")).ok()?.colora?;
+    let value: serde_json::Value = serde_json::from_str(&json).ok()?;
+    value["job"].as_str().map(str::to_owned)
+}
+
 /// Reads how the picture `path` was made. The words of its record are a stranger's: an
 /// [`UncheckedRecord`](super::UncheckedRecord) checks where they lead before anything is opened.
 ///

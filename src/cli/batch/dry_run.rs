@@ -1,10 +1,11 @@
 //! `colora batch --dry-run`: the jobs, their order, what changes between them, and what they take.
 
 use super::speak::time;
-use super::{Args, Order};
-use crate::app::SCHEMA;
-use crate::batch::{Changes, Ready, changes};
+use super::{Order, RunArgs};
+use crate::app::{Pool, SCHEMA};
+use crate::batch::{Changes, JobList, Pace, Ready};
 use crate::cli::style::{block, bytes, excerpt, result_json, result_line};
+use crate::pipeline::Cancel;
 use anyhow::Result;
 use std::path::Path;
 
@@ -14,18 +15,30 @@ const SHOWN: usize = 10;
 const PER_PIXEL: f64 = 1.6;
 const RECORD: f64 = 2000.0;
 
-/// Prints what would be made; `of_file`: the changes in the order of the file.
-pub(super) fn print(jobs: &[Ready], of_file: Changes, folder: &Path, args: &Args) -> Result<()> {
-    let here = changes(jobs);
-    let space: f64 = jobs
-        .iter()
-        .map(|job| job.plan.width as f64 * job.plan.height as f64 * PER_PIXEL + RECORD)
-        .sum();
-    let seconds = args.seconds_per_picture.map(|each| each * jobs.len() as f64);
-    let doomed = jobs.iter().filter(|job| job.doomed.is_some()).count();
+/// Prints what would be made.
+pub(super) fn print(
+    list: &JobList,
+    folder: &Path,
+    args: &RunArgs,
+    pool: &Pool,
+    cancel: &Cancel,
+) -> Result<()> {
+    let JobList { jobs, of_file, .. } = list;
+    let (here, of_file) = (list.changes(), *of_file);
+    let space: f64 =
+        jobs.iter().map(|job| job.width as f64 * job.height as f64 * PER_PIXEL + RECORD).sum();
+    let pace = match jobs.iter().find(|job| job.networks.doomed.is_none()) {
+        Some(job) if args.measure => Some(Pace::measured(job, pool, cancel)?),
+        _ if folder.is_dir() => Pace::of(folder)?,
+        _ => None,
+    };
+    let each = args.seconds_per_picture.map(|each| each * jobs.len() as f64);
+    let measured = pace.map(|pace| jobs.iter().map(|job| pace.seconds(job)).sum::<f64>());
+    let seconds = each.or(measured);
+    let doomed = jobs.iter().filter(|job| job.networks.doomed.is_some()).count();
     if args.json {
         for (place, job) in jobs.iter().enumerate() {
-            result_json(&line(place, job).to_string())?;
+            result_json(&line(place, job)?.to_string())?;
         }
         let summary = serde_json::json!({
             "schema": SCHEMA, "event": "batch", "jobs": jobs.len(), "folder": folder.to_string_lossy(),
@@ -34,7 +47,7 @@ pub(super) fn print(jobs: &[Ready], of_file: Changes, folder: &Path, args: &Args
         });
         return result_json(&summary.to_string());
     }
-    let order = if args.order == Order::File {
+    let order = if args.list.order == Order::File {
         "in the order of the file"
     } else {
         "in the cheapest order"
@@ -53,7 +66,12 @@ pub(super) fn print(jobs: &[Ready], of_file: Changes, folder: &Path, args: &Args
         bytes(space as u64),
     );
     if let Some(seconds) = seconds {
-        text += &format!(", {}", time(seconds));
+        let how = match (each, args.measure) {
+            (Some(_), _) => "",
+            (None, true) => " at the pace of one picture",
+            (None, false) => " at the pace of the pictures that are there",
+        };
+        text += &format!(", {}{how}", time(seconds));
     }
     if doomed > 0 {
         text += &format!("\n# {doomed} jobs will fail: their LoRA files cannot be read");
@@ -63,37 +81,39 @@ pub(super) fn print(jobs: &[Ready], of_file: Changes, folder: &Path, args: &Args
             text += &format!("\n  … {} more", jobs.len() - 2 * SHOWN);
         }
         if place < SHOWN || place + SHOWN >= jobs.len() {
-            text += &format!("\n{}", row(job));
+            text += &format!("\n{}", row(job)?);
         }
     }
     result_line(block(&text).trim_end())
 }
 
 /// A job as a line for people.
-fn row(job: &Ready) -> String {
-    let plan = &job.plan;
-    let loras = plan.loras.iter().fold(String::new(), |text, lora| format!("{text}  {lora}"));
-    format!(
+fn row(ready: &Ready) -> Result<String> {
+    let job = ready.job()?;
+    let loras = &ready.networks.loras;
+    let loras = loras.iter().fold(String::new(), |text, lora| format!("{text}  {lora}"));
+    Ok(format!(
         "{}  line {}  {}  {}x{}  {} steps  seed {}{}  {}",
-        job.id,
-        job.line,
-        job.job.model_name(),
-        plan.width,
-        plan.height,
-        plan.steps,
-        plan.seed,
+        ready.id,
+        ready.line,
+        job.model_name(),
+        ready.width,
+        ready.height,
+        ready.steps,
+        ready.seed,
         loras,
-        excerpt(&plan.prompt)
-    )
+        excerpt(&job.request.prompt)
+    ))
 }
 
 /// A job as JSON.
-fn line(place: usize, job: &Ready) -> serde_json::Value {
-    serde_json::json!({
-        "schema": SCHEMA, "event": "job", "place": place, "id": job.id, "line": job.line,
-        "model": job.job.model_name(), "labels": job.labels, "plan": job.plan,
-        "doomed": job.doomed.as_ref().map(|reason| &reason.message),
-    })
+fn line(place: usize, ready: &Ready) -> Result<serde_json::Value> {
+    let job = ready.job()?;
+    Ok(serde_json::json!({
+        "schema": SCHEMA, "event": "job", "place": place, "id": ready.id, "line": ready.line,
+        "model": job.model_name(), "made_with": job.choice(), "labels": ready.labels, "request": job.request,
+        "doomed": ready.networks.doomed.as_ref().map(|reason| &reason.message),
+    }))
 }
 
 fn counts(changes: Changes) -> serde_json::Value {

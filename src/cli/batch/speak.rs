@@ -1,7 +1,7 @@
 //! What is said during a batch: a path or a JSON object a picture on stdout, progress and a summary on stderr.
 
 use crate::app::{self, SCHEMA};
-use crate::batch::{Entry, Happening, Ready, Todo};
+use crate::batch::{Entry, Event, Ready, Todo};
 use crate::cli::progress::Progress;
 use crate::cli::style::{Talk, excerpt, result_json, result_path};
 use crate::pipeline::Observer;
@@ -40,7 +40,7 @@ pub(super) fn before(todo: &Todo, unreadable: usize, talk: Talk) {
 }
 
 /// Turns what happens into lines.
-pub(super) struct Speaker<'a> {
+pub(super) struct Report<'a> {
     progress: &'a Progress,
     talk: Talk,
     json: bool,
@@ -48,13 +48,15 @@ pub(super) struct Speaker<'a> {
     said: Cell<Instant>,
     open: usize,
     made: Cell<usize>,
+    /// Pictures that another worker made meanwhile.
+    found: Cell<usize>,
     /// The lines of the jobs that failed, by what went wrong.
     failed: RefCell<BTreeMap<String, Vec<usize>>>,
     /// Why a picture could not be reported: nobody reads stdout any more.
     failure: RefCell<Option<anyhow::Error>>,
 }
 
-impl<'a> Speaker<'a> {
+impl<'a> Report<'a> {
     pub(super) fn new(progress: &'a Progress, talk: Talk, json: bool, todo: &Todo) -> Self {
         let open = todo.tasks.len() - todo.present - todo.failed_before;
         let now = Instant::now();
@@ -66,6 +68,7 @@ impl<'a> Speaker<'a> {
             said: Cell::new(now),
             open,
             made: Cell::new(0),
+            found: Cell::new(0),
             failed: RefCell::default(),
             failure: RefCell::default(),
         }
@@ -76,11 +79,11 @@ impl<'a> Speaker<'a> {
         self.failure.take()
     }
 
-    pub(super) fn hear(&self, happening: &Happening<'_>) -> ControlFlow<()> {
-        match happening {
-            Happening::App(app::Event::Transfer(transfer)) => self.progress.transfer(transfer),
-            Happening::App(app::Event::Pipeline(event)) => self.progress.event(event),
-            Happening::Made { job, path, entry } => {
+    pub(super) fn event(&self, event: &Event<'_>) -> ControlFlow<()> {
+        match event {
+            Event::App(app::Event::Transfer(transfer)) => self.progress.transfer(transfer),
+            Event::App(app::Event::Pipeline(event)) => self.progress.event(event),
+            Event::Made { job, path, entry } => {
                 self.made.set(self.made.get() + 1);
                 let printed = self.progress.aside(|| self.print(job, path, entry));
                 if let Err(error) = printed {
@@ -89,7 +92,7 @@ impl<'a> Speaker<'a> {
                 }
                 self.tell();
             }
-            Happening::Failed { job, reason } => {
+            Event::Failed { job, reason } => {
                 let mut failed = self.failed.borrow_mut();
                 let lines = failed.entry(reason.message.clone()).or_default();
                 lines.push(job.line);
@@ -97,6 +100,10 @@ impl<'a> Speaker<'a> {
                     let text = format!("line {} failed: {}", job.line, reason.message);
                     self.progress.aside(|| self.talk.say(&text));
                 }
+            }
+            Event::Found { .. } => {
+                self.found.set(self.found.get() + 1);
+                self.tell();
             }
             _ => {}
         }
@@ -108,6 +115,7 @@ impl<'a> Speaker<'a> {
         if !self.json {
             return result_path(path);
         }
+        let made = job.job()?;
         let line = serde_json::json!({
             "schema": SCHEMA,
             "event": "saved",
@@ -115,15 +123,15 @@ impl<'a> Speaker<'a> {
             "id": job.id,
             "line": job.line,
             "index": 0,
-            "seed": job.plan.seed,
-            "width": job.plan.width,
-            "height": job.plan.height,
-            "model": job.job.model_name(),
-            "made_with": job.job.choice(),
+            "seed": job.seed,
+            "width": job.width,
+            "height": job.height,
+            "model": made.model_name(),
+            "made_with": made.choice(),
             "timings": entry.seconds,
             "sha256": entry.sha256,
             "labels": job.labels,
-            "request": job.plan.request_for(0),
+            "request": made.request,
         });
         result_json(&line.to_string())
     }
@@ -135,7 +143,7 @@ impl<'a> Speaker<'a> {
         }
         self.said.set(Instant::now());
         let failed: usize = self.failed.borrow().values().map(Vec::len).sum();
-        let ended = self.made.get() + failed;
+        let ended = self.made.get() + self.found.get() + failed;
         let each = self.began.elapsed().as_secs_f64() / ended.max(1) as f64;
         let left = time(each * self.open.saturating_sub(ended) as f64);
         let text = format!("{ended} of {}  {each:.1} s each  {left} left", self.open);
@@ -146,12 +154,12 @@ impl<'a> Speaker<'a> {
     pub(super) fn summary(&self, todo: &Todo, left_out: usize, folder: &Path) {
         let failed = self.failed.borrow();
         let count: usize = failed.values().map(Vec::len).sum();
-        let open = self.open.saturating_sub(self.made.get() + count);
+        let open = self.open.saturating_sub(self.made.get() + self.found.get() + count);
         let mut text = format!(
-            "{} made in {}, {} there before",
+            "{} made in {}, {} made before",
             self.made.get(),
             time(self.began.elapsed().as_secs_f64()),
-            todo.present
+            todo.present + self.found.get()
         );
         let parts = [
             (count + todo.failed_before, "failed"),
