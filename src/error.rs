@@ -354,7 +354,9 @@ impl Error {
                 std::io::ErrorKind::NotFound => Fault::NotFound,
                 std::io::ErrorKind::StorageFull
                 | std::io::ErrorKind::OutOfMemory
-                | std::io::ErrorKind::QuotaExceeded => Fault::Resource,
+                | std::io::ErrorKind::QuotaExceeded
+                // A store or a database out of reach: another try may go well.
+                | std::io::ErrorKind::NotConnected => Fault::Resource,
                 _ => Fault::File,
             },
             Error::Corrupt { .. }

@@ -57,7 +57,7 @@ pub(crate) struct Args {
     #[command(subcommand)]
     verb: Option<Verb>,
     #[command(flatten)]
-    run: Option<RunArgs>,
+    run: RunArgs,
 }
 
 /// The verbs of `colora batch`.
@@ -129,19 +129,18 @@ struct RunArgs {
 
 /// The flags of a list that several machines share.
 #[derive(Debug, Clone, Copy, clap::Args)]
-#[command(next_help_heading = "Many machines")]
 pub(crate) struct Shared {
     /// Make this part of the list: I/N, auto or auto/N [default: auto, by Slurm, Kubernetes and others]
-    #[arg(long, value_name = "I/N", conflicts_with = "claim")]
+    #[arg(long, value_name = "I/N", conflicts_with = "claim", help_heading = "Many machines")]
     shard: Option<Sharding>,
     /// Share the list with every other worker that has the same folder or bucket
-    #[arg(long)]
+    #[arg(long, help_heading = "Many machines")]
     claim: bool,
     /// Jobs that a worker claims at a time [default: a hundredth of the list, at most 200]
-    #[arg(long, value_name = "N", value_parser = chunk())]
+    #[arg(long, value_name = "N", value_parser = chunk(), help_heading = "Many machines")]
     chunk: Option<usize>,
     /// Seconds without a sign of life after which others take a worker's jobs over
-    #[arg(long, value_name = "SECONDS", default_value_t = 90.0)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 90.0, help_heading = "Many machines")]
     lease: f64,
 }
 
@@ -163,7 +162,7 @@ enum Order {
 impl RunArgs {
     fn folder(&self) -> PathBuf {
         self.out.clone().unwrap_or_else(|| {
-            let file = &self.list.file;
+            let file = self.list.file();
             let stem = file.file_stem().filter(|_| file != Path::new("-"));
             let mut name = stem.unwrap_or("batch".as_ref()).to_owned();
             name.push("-pictures");
@@ -256,12 +255,11 @@ struct List {
 
 /// Runs `colora batch` and its verbs.
 pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
-    match (&args.verb, &args.run) {
-        (Some(Verb::Status(status)), _) => status::run(status),
-        (Some(Verb::Submit(submit)), _) => queue::submit(submit, talk),
-        (Some(Verb::Work(work)), _) => queue::work(work, talk),
-        (None, Some(args)) => make(args, talk),
-        (None, None) => Err(Error::bad_request("file", "", "expected a file of jobs, or -").into()),
+    match &args.verb {
+        Some(Verb::Status(status)) => status::run(status),
+        Some(Verb::Submit(submit)) => queue::submit(submit, talk),
+        Some(Verb::Work(work)) => queue::work(work, talk),
+        None => make(&args.run, talk),
     }
 }
 
@@ -290,8 +288,9 @@ fn make(args: &RunArgs, talk: Talk) -> Result<()> {
     if args.is_claimed(&folder)? {
         let (pools, cancel) = (&pools, &cancel);
         let hands = Hands { options, pools, cancel, talk, progress: &progress, json: args.json };
-        let failed = shared::run(&list, &folder, &args.shared, &hands)? + left_out;
-        return ended(failed, list.jobs.len() + left_out);
+        let jobs = list.jobs.len();
+        let failed = shared::run(list, &folder, &args.shared, &hands)? + left_out;
+        return ended(failed, jobs + left_out);
     }
     let (part, log) = part(args, &list, talk)?;
     let jobs = list.jobs.get(part).unwrap_or_default();
@@ -303,7 +302,7 @@ fn make(args: &RunArgs, talk: Talk) -> Result<()> {
     list.head
         .check(&folder, args.replan)
         .context("another list is in this folder; --replan goes over to this one")?;
-    let todo = work.todo(jobs, &args.list.file)?;
+    let todo = work.todo(jobs, args.list.file())?;
     list.write(&folder, args.replan)?;
     // Another worker may have written another list at the same moment: one of the two is there now.
     list.head.check(&folder, false)?;
@@ -376,24 +375,25 @@ fn read(
     let left_out = mistakes.len();
     refuse(mistakes, args, args.keep_going, talk)?;
     if checked.ready.is_empty() && left_out == 0 {
-        return Err(Error::corrupt(&args.file, "there is no job in it").into());
+        return Err(Error::corrupt(args.file(), "there is no job in it").into());
     }
-    let (source, sha256) = (args.file.clone(), source.sha256);
+    let (source, sha256) = (args.file().to_path_buf(), source.sha256);
     let origin = batch::Origin { source, sha256, seed: seeding.seed, names: None };
     Ok(List { list: JobList::new(checked.ready, origin, args.order.into()), left_out })
 }
 
 /// Reads the file of jobs, or the records of pictures.
 fn source(args: &ListArgs) -> Result<Source, Error> {
-    if args.format.is_none() && batch::is_picture(&args.file) {
-        let paths: Vec<PathBuf> = [&args.file].into_iter().chain(&args.more).cloned().collect();
+    if args.format.is_none() && batch::is_picture(args.file()) {
+        let first = [args.file().to_path_buf()];
+        let paths: Vec<PathBuf> = first.into_iter().chain(args.more.iter().cloned()).collect();
         return Source::pictures(&paths);
     }
     if let Some(more) = args.more.first() {
         let why = "one file of jobs at a time; several are read only when all are pictures";
         return Err(Error::bad_request("file", more.display(), why));
     }
-    Source::read(&args.file, args.format, !args.no_comments)
+    Source::read(args.file(), args.format, !args.no_comments)
 }
 
 /// Refuses a file with mistakes, or names them and goes on.
@@ -406,7 +406,7 @@ fn refuse(
     if mistakes.is_empty() {
         return Ok(());
     }
-    let error = Error::Lines { path: args.file.clone(), mistakes };
+    let error = Error::Lines { path: args.file().to_path_buf(), mistakes };
     if !keep_going {
         return Err(error);
     }

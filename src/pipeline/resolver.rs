@@ -37,9 +37,12 @@ pub trait LoraResolver: Send + Sync + std::fmt::Debug {
     }
 }
 
+/// Opens the model of a path.
+type Open = dyn Fn(&Path) -> Result<Pipeline> + Send + Sync;
+
 /// Opens another model as a pipeline's own was opened.
 #[derive(Clone)]
-pub(super) struct Opener(pub(super) Arc<dyn Fn(&Path) -> Result<Pipeline> + Send + Sync>);
+pub(super) struct Opener(pub(super) Arc<Open>);
 
 impl std::fmt::Debug for Opener {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -248,7 +248,7 @@ impl Claims {
             Some(Claim { chunk, epoch, beats, reports: 0, is_taken_over: epoch > 0, is_stuck });
         let jobs = self.chunks.get(chunk).map(|chunk| chunk.jobs.clone()).unwrap_or_default();
         let jobs = self.jobs.get(jobs).unwrap_or_default().to_vec();
-        Ok(Some(Portion { jobs, before, is_taken_over: epoch > 0 }))
+        Ok(Some(Portion { jobs, before }))
     }
 
     /// Whether several workers in a row began a chunk with as many ended jobs as there are now.

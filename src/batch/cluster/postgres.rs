@@ -301,9 +301,7 @@ impl<'a> Postgres<'a> {
             jobs.push(job);
         }
         if mistakes.is_empty() && jobs.len() == rows.len() {
-            // What another worker made and did not report is found in the place of the pictures.
-            let is_taken_over = rows.iter().any(|row| row.attempt > 0);
-            return Ok(Portion { jobs, before: Vec::new(), is_taken_over });
+            return Ok(Portion { jobs, before: Vec::new() });
         }
         mistakes.sort_by_key(|mistake| mistake.line);
         Err(Error::Lines { path: format!("batch {}", self.place.batch).into(), mistakes })

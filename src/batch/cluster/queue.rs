@@ -13,8 +13,6 @@ pub struct Portion {
     pub jobs: Vec<Ready>,
     /// What another worker reported of them before it let them go.
     pub before: Vec<Entry>,
-    /// Whether another worker had some of them before, and may have made pictures that it did not report.
-    pub is_taken_over: bool,
 }
 
 /// The answer to a worker without jobs.

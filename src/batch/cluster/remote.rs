@@ -180,7 +180,7 @@ fn of_system(error: object_store::Error) -> io::Error {
         object_store::Error::NotSupported { .. } | object_store::Error::NotImplemented { .. } => {
             ErrorKind::Unsupported
         }
-        _ => ErrorKind::Other,
+        _ => ErrorKind::NotConnected,
     };
     io::Error::new(kind, error)
 }

@@ -9,7 +9,7 @@ use crate::batch::work::{Tally, Work};
 use crate::error::{Error, Fault, Result};
 use crate::pipeline::Cancel;
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -30,14 +30,12 @@ pub struct Share {
 /// A worker at a shared list.
 #[derive(Debug)]
 pub struct Worker<'a, 'b> {
-    /// Makes pictures; its log is [kept](crate::batch::Manifest::kept) for the queue.
-    pub work: &'a mut Work<'b>,
-    /// Where the pictures lie.
-    pub pictures: &'a SharedPictures,
-    /// What the log calls the worker.
-    pub name: &'a str,
-    /// What the list is called.
-    pub source: &'a Path,
+    work: &'a mut Work<'b>,
+    pictures: &'a SharedPictures,
+    name: &'a str,
+    source: &'a Path,
+    /// Ends of jobs of portions that this worker has not ended: where it gets one again, they are reported again.
+    ended: HashMap<String, Entry>,
 }
 
 /// Works until all jobs of the queue have ended, those of other workers too.
@@ -60,7 +58,18 @@ pub fn work(
     done.map(|()| share)
 }
 
-impl Worker<'_, '_> {
+impl<'a, 'b> Worker<'a, 'b> {
+    /// A worker that the log calls `name`. `work` makes the pictures, and its log is
+    /// [kept](crate::batch::Manifest::kept) for the queue; `pictures` is where they lie, `source` the list's name.
+    pub fn new(
+        work: &'a mut Work<'b>,
+        pictures: &'a SharedPictures,
+        name: &'a str,
+        source: &'a Path,
+    ) -> Self {
+        Self { work, pictures, name, source, ended: HashMap::new() }
+    }
+
     fn all(
         &mut self,
         queue: &mut dyn Queue,
@@ -79,7 +88,10 @@ impl Worker<'_, '_> {
                         stack = loaded(last);
                     }
                     match self.portion(&portion, queue, observer, asked, share)? {
-                        Hold::Ours => queue.finish()?,
+                        Hold::Ours => {
+                            queue.finish()?;
+                            portion.jobs.iter().for_each(|job| drop(self.ended.remove(&job.id)));
+                        }
                         Hold::Lost => share.lost += 1,
                     }
                 }
@@ -103,9 +115,15 @@ impl Worker<'_, '_> {
                 return Ok(Hold::Lost);
             }
             for entry in self.work.manifest().take() {
-                if queue.report(entry)? == Hold::Lost {
-                    return Ok(Hold::Lost);
-                }
+                self.ended.insert(entry.id.clone(), entry);
+            }
+            let entry = self
+                .ended
+                .get(&job.id)
+                .cloned()
+                .ok_or_else(|| Error::Internal(format!("the job {} came to no end", job.id)))?;
+            if queue.report(entry)? == Hold::Lost {
+                return Ok(Hold::Lost);
             }
         }
         Ok(Hold::Ours)

@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ListArgs {
     /// The file of jobs, `-` for stdin, or a picture or a folder of pictures to make again
-    #[arg(value_name = "FILE", value_hint = ValueHint::AnyPath)]
-    pub(super) file: PathBuf,
+    #[arg(value_name = "FILE", value_hint = ValueHint::AnyPath, required = true)]
+    file: Option<PathBuf>,
     /// More pictures or folders of pictures
     #[arg(value_name = "PICTURE", value_hint = ValueHint::AnyPath)]
     pub(super) more: Vec<PathBuf>,
@@ -74,6 +74,11 @@ pub(crate) struct ListArgs {
 }
 
 impl ListArgs {
+    /// The file of jobs. It is missing only where a verb stands in its place.
+    pub(super) fn file(&self) -> &Path {
+        self.file.as_deref().unwrap_or(Path::new("-"))
+    }
+
     /// The values that flags give to what lines leave open.
     pub(super) fn values(&self) -> Map<String, Value> {
         let words = [
@@ -108,7 +113,7 @@ impl ListArgs {
                     "a seed that is drawn is kept in a folder, so that the batch can go on later";
                 let folder = place.filter(|place| !super::shared::is_url(place));
                 let folder = folder.ok_or_else(|| Error::bad_request("seed", "random", why))?;
-                Head::read(folder)?.map_or_else(|| random_seed() >> 32, |there| there.seed)
+                Head::read(folder)?.map_or_else(|| random_seed(), |there| there.seed)
             }
         };
         Ok(Seeding { seed, seeds: self.seeds, most: Some(self.max_jobs), ..Seeding::default() })

@@ -69,7 +69,7 @@ pub(super) struct Hands<'a> {
 
 /// Works on a list with all others that do; returns how many of its jobs failed.
 pub(super) fn run(
-    list: &JobList,
+    list: JobList,
     place: &Path,
     shared: &Shared,
     hands: &Hands<'_>,
@@ -79,15 +79,15 @@ pub(super) fn run(
     let name = worker();
     let lease = lease(shared.lease)?;
     let settings = Settings { worker: name.clone(), lease, chunk: shared.chunk };
-    let jobs = Arc::new(list.jobs.clone());
-    let mut claims = Claims::open(objects.clone(), jobs, settings)?;
+    let JobList { jobs, head, .. } = list;
+    let count = jobs.len();
+    let mut claims = Claims::open(objects.clone(), Arc::new(jobs), settings)?;
     let (chunks, _) = claims.counts();
-    let count = list.jobs.len();
     hands.talk.say(&format!(
         "worker {name}: {count} jobs in {chunks} chunks, shared in {}",
         place.display()
     ));
-    let source = Path::new(&list.head.source);
+    let source = Path::new(&head.source);
     work(&mut claims, &objects, count, &name, source, hands)?;
     let failed = claims.failed()?;
     say_end(count, failed, hands.talk);
@@ -115,7 +115,7 @@ pub(super) fn work(
     let listed = Pictures::list(Arc::new(pictures.clone()), Names::of_ids(jobs))?;
     let options = Options { worker: name.to_owned(), ..hands.options.clone() };
     let mut work = Work::new(options, listed, Manifest::kept(), hands.pools);
-    let mut worker = Worker { work: &mut work, pictures: &pictures, name, source };
+    let mut worker = Worker::new(&mut work, &pictures, name, source);
     let report = Report::new(hands.progress, hands.talk, hands.json, &Todo::default());
     let done = cluster::work(&mut worker, queue, &|event| report.event(event), hands.cancel);
     hands.progress.finish();
