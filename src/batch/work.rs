@@ -115,11 +115,6 @@ impl<'a> Work<'a> {
         self.pictures.path(job)
     }
 
-    /// The file that the picture of a job is, or will be.
-    pub fn path(&self, id: &str) -> PathBuf {
-        self.pictures.path(id)
-    }
-
     /// Finds out what is there and what is left to do; pictures that the log does not know are added to it.
     ///
     /// # Errors

@@ -167,7 +167,7 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
     if !before.is_empty() {
         talk.say(&format!("going on after {} answers in {}", before.len(), args.out.display()));
     }
-    let artist = Artist::new(args.studio(&search, &setup)?)?;
+    let artist = Artist::new(args.studio(&search, &setup))?;
     let session =
         Session { space: &search.space, artist: &artist, log: &mut log, limits, cancel: &cancel };
     let outcome = args.seek(session, &search, &before, scorer.as_ref(), talk);
@@ -302,7 +302,7 @@ impl Args {
         Ok(each.collect())
     }
 
-    fn studio(&self, search: &Search, setup: &Setup) -> Checked<Studio> {
+    fn studio(&self, search: &Search, setup: &Setup) -> Studio {
         let memory = if self.low_memory { Memory::Low } else { Memory::Resident };
         let (store, halt) = (setup.store.clone(), Cancel::new());
         let ends = halt.clone();
@@ -312,7 +312,8 @@ impl Args {
         };
         let metadata = setup.settings.config.metadata != Some(false);
         let folder = self.out.join("pictures");
-        Studio::new(search.jobs.clone(), &folder, metadata, halt, Box::new(pools))
+        let jobs = search.jobs.clone();
+        Studio { jobs, folder, metadata, pools: Box::new(pools), halt }
     }
 
     /// Searches until the best stack is found; `None` without any answer.

@@ -1,9 +1,10 @@
 //! Draws the pictures of stacks on a thread of its own, each once; those that may be asked for next are drawn ahead.
 
 use super::stroke::{Stack, Stroke};
-use super::work::Studio;
+use super::work::{Drawer, Studio};
 use crate::error::{Error, Result};
 use crate::pipeline::Cancel;
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
@@ -40,15 +41,19 @@ impl Artist {
     /// Starts a thread that draws in `studio`.
     ///
     /// # Errors
-    /// [`Error::Threads`].
+    /// [`Error::Threads`], and what opening the folder gives.
     pub fn new(studio: Studio) -> Result<Self> {
         let (orders, inbox) = channel();
         let (outbox, news) = channel();
-        let halt = studio.halt().clone();
-        let worker = move || work(studio, &inbox, &outbox);
+        let halt = studio.halt.clone();
+        let worker = move || open(&studio, &inbox, &outbox);
         let thread = std::thread::Builder::new().name("artist".into()).spawn(worker);
         let thread = thread.map_err(|source| Error::Threads { source })?;
-        Ok(Self { orders: Some(orders), news, thread: Some(thread), halt })
+        let artist = Self { orders: Some(orders), news, thread: Some(thread), halt };
+        match artist.news.recv() {
+            Ok(News::Done(opened)) => opened.map(|_| artist),
+            _ => Err(Error::Internal("the thread that draws did not begin".into())),
+        }
     }
 
     /// The pictures of each of the stacks, drawn now unless they are there.
@@ -98,8 +103,24 @@ impl Drop for Artist {
     }
 }
 
+/// Opens the studio, tells what came of that, and draws.
+fn open(studio: &Studio, inbox: &Receiver<Order>, outbox: &Sender<News>) {
+    let pool = (studio.pools)();
+    // The first pool is shared by what looks at jobs and what draws; another one is asked for when a GPU is full.
+    let first = Cell::new(Some(pool.clone()));
+    let pools = || first.take().unwrap_or_else(|| (studio.pools)());
+    match studio.open(pool, &pools) {
+        Ok(drawer) => {
+            if outbox.send(News::Done(Ok(Vec::new()))).is_ok() {
+                work(drawer, inbox, outbox);
+            }
+        }
+        Err(error) => drop(outbox.send(News::Done(Err(error)))),
+    }
+}
+
 /// Draws what is asked for, until nobody can ask any more.
-fn work(mut studio: Studio, inbox: &Receiver<Order>, outbox: &Sender<News>) {
+fn work(mut drawer: Drawer<'_>, inbox: &Receiver<Order>, outbox: &Sender<News>) {
     let mut later: VecDeque<Stack> = VecDeque::new();
     loop {
         let order = if later.is_empty() {
@@ -110,7 +131,7 @@ fn work(mut studio: Studio, inbox: &Receiver<Order>, outbox: &Sender<News>) {
         match order {
             Ok(Order::Now(stacks)) => {
                 later.clear();
-                let done = studio.draw(&stacks, &|stroke| drop(outbox.send(News::Stroke(stroke))));
+                let done = drawer.draw(&stacks, &|stroke| drop(outbox.send(News::Stroke(stroke))));
                 if outbox.send(News::Done(done)).is_err() {
                     return;
                 }
@@ -119,7 +140,7 @@ fn work(mut studio: Studio, inbox: &Receiver<Order>, outbox: &Sender<News>) {
             Err(TryRecvError::Empty) => {
                 // What goes wrong ahead goes wrong again when it is asked for, and is told then.
                 let next = later.pop_front();
-                let _ = next.map(|stack| studio.draw(&[stack], &|_| ()));
+                let _ = next.map(|stack| drawer.draw(&[stack], &|_| ()));
             }
             Err(TryRecvError::Disconnected) => return,
         }

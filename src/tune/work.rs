@@ -1,14 +1,17 @@
 //! From stacks to pictures, by the machinery of batches: each picture has a name from its contents and is drawn once.
 
 use super::stroke::{Stack, Stroke};
-use crate::app::{Event, Job, Pool, Unobserved};
-use crate::batch::{self, Happening, Listed, Options, Ready, Task, Todo, Work};
+use crate::app::{self, Job, Pool, Unobserved};
+use crate::batch::{
+    self, Event, Folder, Listed, Manifest, Names, Options, Pictures, Ready, Task, Todo, WHOLE, Work,
+};
 use crate::error::{Error, Result};
 use crate::pipeline::{self, Cancel};
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Opens models; a GPU that is full gets a fresh pool.
@@ -17,14 +20,15 @@ pub type Pools = Box<dyn Fn() -> Pool + Send>;
 /// What is drawn with every stack, and where to.
 pub struct Studio {
     /// The jobs, whose own LoRAs come before those of the stack.
-    jobs: Vec<Job>,
-    pools: Pools,
-    pool: Pool,
-    work: Work,
-    folder: PathBuf,
-    halt: Cancel,
-    /// The files of pictures that are there, by name.
-    there: HashMap<String, PathBuf>,
+    pub jobs: Vec<Job>,
+    /// The folder of the pictures.
+    pub folder: PathBuf,
+    /// Whether settings are written into the pictures.
+    pub metadata: bool,
+    /// What opens models.
+    pub pools: Pools,
+    /// What ends the work.
+    pub halt: Cancel,
 }
 
 impl std::fmt::Debug for Studio {
@@ -34,33 +38,41 @@ impl std::fmt::Debug for Studio {
 }
 
 impl Studio {
-    /// Opens the folder for pictures; `halt` ends the work.
+    /// Opens the folder for pictures. Models of `pool` are used, and those that `pools` opens.
     ///
     /// # Errors
-    /// As [`Work::open`].
-    pub fn new(
-        jobs: Vec<Job>,
-        folder: &Path,
-        metadata: bool,
-        halt: Cancel,
-        pools: Pools,
-    ) -> Result<Self> {
+    /// [`Error::Write`], and [`Error::Unsupported`] when another program works on the folder.
+    pub(super) fn open<'a>(
+        &'a self,
+        pool: Pool,
+        pools: &'a dyn Fn() -> Pool,
+    ) -> Result<Drawer<'a>> {
         let options = Options {
-            folder: folder.to_path_buf(),
             verify: false,
             retry_failed: true,
-            metadata,
+            metadata: self.metadata,
             grace: Duration::ZERO,
+            batch: 1,
+            worker: format!("tune {}", std::process::id()),
         };
-        let work = Work::open(options, jobs.len())?;
-        let (pool, there, folder) = (pools(), HashMap::new(), folder.to_path_buf());
-        Ok(Self { jobs, pools, pool, work, folder, halt, there })
+        let storage = Arc::new(Folder::open(&self.folder)?);
+        let manifest = Manifest::open(&self.folder, WHOLE)?;
+        let pictures = Pictures::list(storage, Names::of_ids(1))?;
+        let work = Work::new(options, pictures, manifest, pools);
+        Ok(Drawer { studio: self, pool, work, there: HashMap::new() })
     }
+}
 
-    pub(super) fn halt(&self) -> &Cancel {
-        &self.halt
-    }
+/// Whoever draws.
+pub(super) struct Drawer<'a> {
+    studio: &'a Studio,
+    pool: Pool,
+    work: Work<'a>,
+    /// The files of pictures that are there, by name.
+    there: HashMap<String, PathBuf>,
+}
 
+impl Drawer<'_> {
     /// The pictures of each stack, drawn unless they are there.
     ///
     /// # Errors
@@ -71,13 +83,12 @@ impl Studio {
         stacks: &[Stack],
         watch: &dyn Fn(Stroke),
     ) -> Result<Vec<Vec<PathBuf>>> {
-        let of = stacks.len() * self.jobs.len();
+        let each = self.studio.jobs.len();
         let mut done = Vec::new();
         for (number, stack) in stacks.iter().enumerate() {
             let ready = self.check(stack)?;
-            let first = number * self.jobs.len();
             let paths = ready.iter().enumerate().map(|(place, job)| {
-                let here = Place { picture: first + place + 1, of };
+                let here = Place { picture: number * each + place + 1, of: stacks.len() * each };
                 self.one(job, here, watch)
             });
             done.push(paths.collect::<Result<Vec<_>>>()?);
@@ -87,12 +98,13 @@ impl Studio {
 
     /// The jobs of a stack, looked at and named.
     fn check(&self, stack: &Stack) -> Result<Vec<Ready>> {
-        let listed = self.jobs.iter().enumerate().map(|(place, job)| {
+        let listed = self.studio.jobs.iter().enumerate().map(|(place, job)| {
             let mut job = job.clone();
             job.request.loras.extend(stack.iter().cloned());
-            Listed { line: place + 1, id: None, job, labels: BTreeMap::new() }
+            Listed { line: place + 1, repeat: 0, id: None, job, labels: BTreeMap::new() }
         });
-        let checked = batch::check(listed.collect(), &self.pool, &Unobserved, &self.halt)?;
+        let halt = &self.studio.halt;
+        let checked = batch::check(listed.collect(), &self.pool, &Unobserved, halt)?;
         match checked.mistakes.into_iter().next() {
             Some(mistake) => Err(*mistake.error),
             None => Ok(checked.ready),
@@ -105,11 +117,11 @@ impl Studio {
             return Ok(path.clone());
         }
         let jobs = std::slice::from_ref(job);
-        let todo = self.work.todo(jobs, &self.folder)?;
-        let path = self.work.path(&job.id);
+        let todo = self.work.todo(jobs, &self.studio.folder)?;
         if todo.tasks.first() != Some(&Task::Nothing) {
             self.make(jobs, &todo, here, watch)?;
         }
+        let path = self.work.path(job);
         self.there.insert(job.id.clone(), path.clone());
         Ok(path)
     }
@@ -121,36 +133,22 @@ impl Studio {
         here: Place,
         watch: &dyn Fn(Stroke),
     ) -> Result<()> {
-        let reason = RefCell::new(None);
-        let steps = Cell::new(0);
+        let failure = RefCell::new(None);
         let Place { picture, of } = here;
-        let watcher = |happening: &Happening<'_>| {
-            match happening {
-                Happening::App(Event::Pipeline(pipeline::Event::Step {
-                    step, steps: all, ..
-                })) => {
-                    steps.set(*all);
-                    watch(Stroke { picture, of, step: *step, steps: *all });
+        let observer = |event: &Event<'_>| {
+            match event {
+                Event::App(app::Event::Pipeline(pipeline::Event::Step { step, steps, .. })) => {
+                    watch(Stroke { picture, of, step: *step, steps: *steps });
                 }
-                Happening::Failed { reason: why, .. } => {
-                    reason.borrow_mut().replace(why.message.clone());
+                Event::Failed { reason, .. } => {
+                    failure.borrow_mut().replace(reason.message.clone());
                 }
                 _ => {}
             }
             ControlFlow::Continue(())
         };
-        let (shared, asked) = (RefCell::new(self.pool.clone()), Cell::new(false));
-        // The first pool of a run keeps the models open that it has; another one is asked for when a GPU is full.
-        let pools = || {
-            if asked.replace(true) {
-                shared.replace((self.pools)());
-            }
-            shared.borrow().clone()
-        };
-        let tally = self.work.run(jobs, todo, &pools, &watcher, &self.halt);
-        self.pool = shared.into_inner();
-        let tally = tally?;
-        match reason.take() {
+        let tally = self.work.run(jobs, todo, &observer, &self.studio.halt)?;
+        match failure.take() {
             Some(why) => {
                 tracing::error!("a picture cannot be drawn: {why}");
                 Err(Error::Jobs { failed: tally.failed, of: jobs.len() })
