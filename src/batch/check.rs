@@ -28,6 +28,8 @@ pub struct Checked {
     pub mistakes: Vec<LineError>,
     /// What the user may want to know.
     pub remarks: Vec<String>,
+    /// Lines that ask for the same picture as an earlier one, and that line.
+    pub same: Vec<(usize, usize)>,
 }
 
 /// What is known of a LoRA by its name.
@@ -290,6 +292,7 @@ fn unique(jobs: impl Iterator<Item = Ready>, done: &mut Checked) {
                     .push(LineError::new(job.line, Error::bad_request("id", &job.id, why)));
             }
             Some(line) => {
+                done.same.push((job.line, *line));
                 done.remarks
                     .push(format!("line {} asks for the same picture as line {line}", job.line));
             }

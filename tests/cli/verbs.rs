@@ -62,16 +62,20 @@ fn completions_and_manual_pages() {
 fn help_is_as_recorded() {
     let world = World::new();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cli_snapshots");
-    let pages: [(&str, &[&str]); 10] = [
+    let pages: [(&str, &[&str]); 14] = [
         ("help", &["-h"]),
         ("long", &["--help"]),
         ("generate", &["generate", "-h"]),
         ("batch", &["batch", "-h"]),
+        ("sweep", &["sweep", "-h"]),
+        ("sheet", &["sheet", "-h"]),
         ("tune", &["tune", "-h"]),
         ("stack", &["lora", "stack", "-h"]),
         ("model", &["help", "model"]),
         ("bench", &["bench", "-h"]),
         ("inspect", &["inspect", "--help"]),
+        ("verify", &["verify", "--help"]),
+        ("embedding", &["embedding", "--help"]),
         ("config", &["config", "--help"]),
     ];
     for (name, arguments) in pages {
