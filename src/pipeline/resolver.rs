@@ -23,6 +23,11 @@ pub trait LoraResolver: Send + Sync + std::fmt::Debug {
     /// [`Error::NotFound`], or what opening the file gives.
     fn resolve(&self, name: &str) -> Result<ResolvedLora>;
 
+    /// The words of textual inversions that prompts may call, with their files.
+    fn embeddings(&self) -> Vec<(String, PathBuf)> {
+        Vec::new()
+    }
+
     /// The file or folder of the model called `name`, which a request asks for beside its own: a refiner. Every name is
     /// a path unless the resolver knows better.
     ///
