@@ -69,10 +69,9 @@ impl Search<'_> {
             let of_last = || self.named(subject, last).filter(|_| last != word).and_then(text);
             let bare = last == word;
             return Ok(match (named, of_last()) {
-                (Some(_), _) => Found::Word,
                 (None, Some(path)) => Found::File(path),
                 (None, None) if bare => Found::Missing(Missing::new(subject, word)),
-                (None, None) => Found::Word,
+                _ => Found::Word,
             });
         };
         if let Some(path) = named.as_ref().or(self.named(subject, last).as_ref()) {

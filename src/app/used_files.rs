@@ -101,8 +101,9 @@ fn calls(text: &str, word: &str) -> bool {
     let letter = |c: Option<char>| c.is_some_and(char::is_alphabetic);
     text.match_indices(word).any(|(at, _)| {
         let ends = [word.chars().next(), word.chars().next_back()].map(letter);
-        !(ends[0] && letter(text[..at].chars().next_back()))
-            && !(ends[1] && letter(text[at + word.len()..].chars().next()))
+        let before = ends[0] && letter(text[..at].chars().next_back());
+        let behind = ends[1] && letter(text[at + word.len()..].chars().next());
+        !before && !behind
     })
 }
 

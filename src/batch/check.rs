@@ -197,9 +197,10 @@ impl<'a> Checker<'a> {
         files: Vec<PathBuf>,
         doomed: Option<Reason>,
     ) -> Arc<Networks> {
-        let stack = match plan.loras.is_empty() {
-            true => String::new(),
-            false => json!([plan.loras, plan.lora_method, plan.apply]).to_string(),
+        let stack = if plan.loras.is_empty() {
+            String::new()
+        } else {
+            json!([plan.loras, plan.lora_method, plan.apply]).to_string()
         };
         let mut model = format!("{:?}", ModelKey::from(job));
         if let Some(refiner) = &plan.refiner {

@@ -159,7 +159,7 @@ impl Speaker<'_> {
             Event::Transfer(transfer) => self.progress.transfer(transfer),
             Event::Pipeline(event) => crate::pipeline::Observer::event(self.progress, event),
             Event::Hashing { file, done, total } => {
-                from_picture::hashing(file, *done, *total, self.talk)
+                from_picture::hashing(file, *done, *total, self.talk);
             }
             Event::FolderCreated(folder) => {
                 self.talk.say(&format!("created the folder {}", folder.display()));

@@ -67,7 +67,7 @@ pub(super) fn run(args: &Args, talk: Talk) -> anyhow::Result<()> {
             Err(error) if of == 1 || matches!(error, Error::Cancelled) => return Err(error.into()),
             Err(error) => {
                 failed += 1;
-                let error = hints::of_error(&error).to_string();
+                let error = hints::of_error(&error).clone();
                 if args.json {
                     let line = json!({ "schema": SCHEMA, "event": "verified",
                         "path": path.to_string_lossy(), "verdict": "failed", "error": error });

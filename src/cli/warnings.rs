@@ -38,7 +38,7 @@ pub(super) fn of_syntax(
         1 => "is drawn as it is",
         _ => "are drawn as they are",
     };
-    let dynamic = |part: &&str| part.starts_with('{') || part.starts_with("__");
+    let dynamic = |part: &&&str| part.starts_with('{') || part.starts_with("__");
     let why = if parts.iter().all(|part| dynamic(&part)) {
         "--expand random draws one of the options"
     } else {

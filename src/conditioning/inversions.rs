@@ -122,16 +122,13 @@ impl Reader<'_> {
             let begins = |word: &&InversionTokens| {
                 word.own.as_ref().is_some_and(|own| !own.is_empty() && ids[at..].starts_with(own))
             };
-            match self.words.iter().filter(begins).max_by_key(|word| length(word)) {
-                Some(word) => {
-                    groups.push((std::mem::take(&mut plain), false));
-                    groups.push((word.ids.clone(), true));
-                    at += length(word);
-                }
-                None => {
-                    plain.push(ids[at]);
-                    at += 1;
-                }
+            if let Some(word) = self.words.iter().filter(begins).max_by_key(|word| length(word)) {
+                groups.push((std::mem::take(&mut plain), false));
+                groups.push((word.ids.clone(), true));
+                at += length(word);
+            } else {
+                plain.push(ids[at]);
+                at += 1;
             }
         }
         groups.push((plain, false));

@@ -69,7 +69,9 @@ pub(super) fn apply(
     }
     match (syntax, empty) {
         (PromptSyntax::A1111, _) if emphasis == Emphasis::NoNorm => {
-            texts.iter_mut().for_each(|text| text.each(|x, weight, _| x * weight));
+            for text in &mut *texts {
+                text.each(|x, weight, _| x * weight);
+            }
         }
         (PromptSyntax::A1111, _) => {
             let (mut plain, mut weighted) = (0.0, 0.0);

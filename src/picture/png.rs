@@ -90,13 +90,13 @@ pub fn save(bytes: &[u8], path: impl AsRef<Path>, force: bool) -> Result<()> {
 pub fn read_texts(path: impl AsRef<Path>) -> Result<Texts> {
     let path = path.as_ref();
     let source = BufReader::new(input::open(path)?);
-    ours(&texts_of(source, path, &[PARAMETERS, COLORA]).in_file(path)?)
+    Ok(ours(&texts_of(source, path, &[PARAMETERS, COLORA]).in_file(path)?))
 }
 
-fn ours(found: &Embedded) -> Result<Texts> {
+fn ours(found: &Embedded) -> Texts {
     let text = |place: &Place| found.get(place).map(str::to_owned);
     let parameters = text(&Place::Keyword(PARAMETERS.into()));
-    Ok(Texts { parameters, colora: text(&Place::Colora) })
+    Texts { parameters, colora: text(&Place::Colora) }
 }
 
 /// As [`read_texts`] for the bytes of a file, which `path` names in errors.
@@ -105,7 +105,7 @@ fn ours(found: &Embedded) -> Result<Texts> {
 /// As [`read_texts`].
 pub fn texts_in(bytes: &[u8], path: impl AsRef<Path>) -> Result<Texts> {
     let path = path.as_ref();
-    ours(&texts_of(Cursor::new(bytes), path, &[PARAMETERS, COLORA]).in_file(path)?)
+    Ok(ours(&texts_of(Cursor::new(bytes), path, &[PARAMETERS, COLORA]).in_file(path)?))
 }
 
 /// Every text inside the PNG file `path`.
@@ -236,7 +236,7 @@ mod tests {
     }
 
     fn texts_in(bytes: &[u8]) -> Result<Texts> {
-        ours(&texts_of(Cursor::new(bytes), Path::new("x.png"), &[PARAMETERS, COLORA])?)
+        Ok(ours(&texts_of(Cursor::new(bytes), Path::new("x.png"), &[PARAMETERS, COLORA])?))
     }
 
     fn holds(bytes: &[u8], chunk: &[u8]) -> bool {

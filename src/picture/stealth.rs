@@ -93,7 +93,7 @@ mod tests {
         let text = r#"{"Comment": "猫"}"#;
         let in_alpha = |bits: &[u8]| {
             let place = |x: u32, y: u32| bits.get((x * 40 + y) as usize).copied().unwrap_or(1);
-            let pixel = |x, y| image::Rgba([9, 9, 9, 254 | place(x, y)]);
+            let pixel = |x, y| image::Rgba([9, 9, 9, 0xfe | place(x, y)]);
             image::RgbaImage::from_fn(40, 40, pixel).save(&path).unwrap();
             hidden_text(&path).unwrap()
         };

@@ -84,8 +84,9 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     let Ok(items) = fs::read_dir(folder) else { return Vec::new() };
     let may = |path: &PathBuf| {
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return false };
-        let table = name.starts_with("styles") && name.ends_with(".csv");
-        !name.starts_with('.') && (table || name.ends_with(".toml")) && path.is_file()
+        let is = |ending: &str| path.extension().is_some_and(|e| e.eq_ignore_ascii_case(ending));
+        let table = name.starts_with("styles") && is("csv");
+        !name.starts_with('.') && (table || is("toml")) && path.is_file()
     };
     let mut found: Vec<PathBuf> = items.flatten().map(|item| item.path()).filter(may).collect();
     found.sort();

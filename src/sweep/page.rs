@@ -43,7 +43,7 @@ impl Gallery {
         let mut sources = Vec::with_capacity(self.cells.len());
         let mut left = MOST;
         for cell in &self.cells {
-            sources.push(self.source(folder, cell, inline, &mut left)?);
+            sources.push(Self::source(folder, cell, inline, &mut left)?);
         }
         let title = escaped(&self.title);
         let tables = self.tables(&sources);
@@ -68,13 +68,7 @@ impl Gallery {
     }
 
     /// Where the page finds a picture; `None` where there is none.
-    fn source(
-        &self,
-        folder: &Path,
-        cell: &Shown,
-        inline: bool,
-        left: &mut u64,
-    ) -> Result<Option<String>> {
+    fn source(folder: &Path, cell: &Shown, inline: bool, left: &mut u64) -> Result<Option<String>> {
         let Some(path) = cell.path(folder).filter(|_| cell.error.is_none()) else {
             return Ok(None);
         };

@@ -118,10 +118,10 @@ impl ListArgs {
                     "a seed that is drawn is kept in a folder, so that the batch can go on later";
                 let folder = place.filter(|place| !super::shared::is_url(place));
                 let folder = folder.ok_or_else(|| Error::bad_request("seed", "random", why))?;
-                Head::read(folder)?.map_or_else(|| random_seed(), |there| there.seed)
+                Head::read(folder)?.map_or_else(random_seed, |there| there.seed)
             }
         };
         let (most, expand) = (Some(self.max_jobs), self.expand);
-        Ok(Seeding { seed, seeds: self.seeds, most, expand, ..Seeding::default() })
+        Ok(Seeding { seed, seeds: self.seeds, most, expand })
     }
 }

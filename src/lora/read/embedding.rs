@@ -114,11 +114,11 @@ fn tables(file: &CheckpointFile, path: &Path) -> Result<Vec<Table>> {
     let named = |name: &&str| !name.split('.').any(|part| part == TOKENS);
     let mut names: Vec<&str> = file.names().filter(named).collect();
     let is_parameter = |name: &&str| name.split('.').any(|part| part == PARAMETERS);
-    if names.iter().any(|name| is_parameter(name)) {
+    if names.iter().any(&is_parameter) {
         names.retain(is_parameter);
     }
     let bundled = |name: &&str| name.starts_with(super::inversion::PREFIX);
-    if names.iter().any(|name| bundled(name)) {
+    if names.iter().any(&bundled) {
         names.retain(bundled);
     }
     let mut tables = Vec::new();

@@ -18,7 +18,7 @@ pub(super) fn find<'a>(graph: &Graph<'a>) -> Option<Node<'a>> {
     let found = named.into_iter().chain(other).find_map(|end| nearest(graph, end));
     let last = found.or_else(|| graph.nodes().find(is_sampler))?;
     // The pass before is the sampler that its latents come from.
-    let before = graph.chain(last, &LATENTS).into_iter().filter(is_sampler).last();
+    let before = graph.chain(last, &LATENTS).into_iter().rfind(is_sampler);
     Some(before.unwrap_or(last))
 }
 

@@ -20,8 +20,8 @@ struct Found {
 pub(super) fn read(graph: &Graph<'_>, node: Node<'_>, told: &mut Told) {
     let positive = text(graph, node, "positive", told);
     let negative = text(graph, node, "negative", told);
-    told.parameters.prompt = positive.text.trim().to_owned();
-    told.parameters.negative_prompt = negative.text.trim().to_owned();
+    positive.text.trim().clone_into(&mut told.parameters.prompt);
+    negative.text.trim().clone_into(&mut told.parameters.negative_prompt);
     for (name, found) in [("text_l", positive.other), ("negative text_l", negative.other)] {
         if let Some(other) = found {
             told.parameters.push(name, other);
