@@ -16,7 +16,7 @@
 //!
 //! | floor | modules |
 //! |---|---|
-//! | 7 | `cli`, `batch`, `sweep` |
+//! | 7 | `cli`, `batch`, `sweep`, `tune` |
 //! | 6 | `store`, `config`, `app` |
 //! | 5 | `pipeline`, `starter`, `family`, `conditioning` |
 //! | 4 | `models` |
@@ -56,6 +56,7 @@ pub mod starter;
 pub mod store;
 mod suggest;
 pub mod sweep;
+pub mod tune;
 pub mod weights;
 mod written;
 

@@ -36,7 +36,7 @@ const FLOORS: &[(u8, &[&str])] = &[
     (4, &["models"]),
     (5, &["conditioning", "family", "pipeline", "starter"]),
     (6, &["store", "config", "app"]),
-    (7, &["cli", "batch", "sweep"]),
+    (7, &["cli", "batch", "sweep", "tune"]),
 ];
 
 /// Peers that must not know each other although they share a floor or lie below.
@@ -54,6 +54,8 @@ const FORBIDDEN: &[(&str, &str)] = &[
     ("batch", "cli"),
     ("sweep", "cli"),
     ("batch", "sweep"),
+    ("tune", "cli"),
+    ("batch", "tune"),
 ];
 
 /// Lines of a file, its unit tests included.

@@ -154,6 +154,53 @@ fn a_stack_is_its_loras() {
 }
 
 #[test]
+fn stacks_are_saved_listed_shown_and_removed() {
+    let world = World::new();
+    fs::create_dir(world.path("loras")).unwrap();
+    let stack = |more: &[&str]| world.run(&[&["lora", "stack"], more].concat());
+    let save = ["save", "sets/card", "-l", "flat:0.8", "-l", "santa:unet=1,text=0.5:steps=0..0.6"];
+    let path = stack(&[&save[..], &["--lora-method", "ties:density=0.3"]].concat());
+    assert_eq!(path.trim_end(), "./loras/stacks/sets/card.toml");
+    let listed = stack(&["list"]);
+    assert!(listed.contains("sets/card  flat:0.8  santa:unet=1,text=0.5:steps=0..0.6  (ties)"));
+    let shown = stack(&["show", "card"]);
+    assert_eq!(shown, fs::read_to_string(world.path(path.trim_end())).unwrap());
+    assert!(shown.starts_with("method = \"ties\"\ndensity = 0.3\n"), "{shown}");
+    let flags = stack(&["show", "card", "--flags"]);
+    let expected =
+        "--lora flat:0.8 --lora santa:unet=1,text=0.5:steps=0..0.6 --lora-method ties:density=0.3";
+    assert_eq!(flags.trim_end(), expected);
+    let value = world::json(&stack(&["list", "--json"]));
+    assert_eq!((&value["name"], &value["stack"]["density"]), (&"sets/card".into(), &0.3.into()));
+    let drawn = |name: &str, flags: &[&str]| draw(&world, name, &[flags, &["santa"]].concat());
+    let words: Vec<&str> = expected.split(' ').collect();
+    assert_eq!(drawn("a.png", &["--stack", "card"]), drawn("b.png", &words));
+
+    let fail = |code, more: &[&str]| world.fail(code, &[&["lora", "stack"], more].concat());
+    assert!(fail(2, &save).contains("exists already"));
+    assert_eq!(stack(&[&save[..], &["--force"]].concat()), path);
+    assert!(!stack(&["show", "card"]).contains("ties"));
+    assert!(fail(2, &["save", "../card", "-l", "flat"]).contains("a plain name"));
+    assert!(fail(4, &["save", "x", "-l", "falt"]).contains("did you mean `flat`"));
+    assert!(fail(4, &["show", "sets/crad"]).contains("did you mean `sets/card`"));
+    fail(2, &["save", "x"]);
+    // A path leads to the file from every folder.
+    fs::copy(ZOO, world.path("own.safetensors")).unwrap();
+    stack(&["save", "own", "-l", "./own.safetensors:0.5"]);
+    let own = fs::read_to_string(world.path("loras/stacks/own.toml")).unwrap();
+    assert!(own.contains("name = \"/"), "{own}");
+    world.write("loras/stacks/bad.toml", "metod = 1");
+    assert_eq!(stack(&["list"]).lines().count(), 2, "the bad one hides no other");
+    world.write("keep.toml", "[[lora]]\nname = \"flat\"");
+    fail(4, &["rm", "./keep.toml"]);
+    stack(&["rm", "card"]);
+    assert!(
+        world.path("keep.toml").is_file() && !world.path("loras/stacks/sets/card.toml").exists()
+    );
+    fail(4, &["show", "card"]);
+}
+
+#[test]
 fn a_picture_remembers_its_loras() {
     let world = World::new();
     let flags = ["-l", "santa:0.9:steps=0..0.5", "--lora-method", "sequential", "santa"];

@@ -284,6 +284,8 @@ fn schedules_are_weighted_together() {
             emphasis: Emphasis::Original,
             encode_empty: false,
             clip_skip: 1,
+            skip_both: false,
+            zero_empty: None,
             micro: Micro::default(),
             size: ImageSize::new(64, 64).unwrap(),
         };
@@ -341,6 +343,8 @@ fn schedules(
         emphasis,
         encode_empty: false,
         clip_skip: 1,
+        skip_both: false,
+        zero_empty: None,
         size: ImageSize::new(64, 64).unwrap(),
         micro: Micro::default(),
     };
@@ -406,6 +410,8 @@ fn the_second_tower_reads_its_own_text() {
             emphasis: Emphasis::Original,
             encode_empty: false,
             clip_skip: 1,
+            skip_both: false,
+            zero_empty: None,
             size: ImageSize::new(64, 64).unwrap(),
             micro: Micro::default(),
         };
@@ -438,6 +444,8 @@ fn an_empty_negative_prompt_is_zeros_or_a_text() {
             emphasis: Emphasis::Original,
             encode_empty,
             clip_skip: 1,
+            skip_both: false,
+            zero_empty: None,
             size: ImageSize::new(64, 64).unwrap(),
             micro: Micro::default(),
         };

@@ -42,6 +42,7 @@ fn the_table_of_samplers_is_that_of_the_specs() {
             NoiseUse::EveryEvaluation => "every evaluation but the last",
             NoiseUse::Churn => "with churn",
             NoiseUse::Restarts => "each restart",
+            NoiseUse::Eta => "with `eta` above 0",
             other => panic!("no words for {other:?}"),
         };
         let options = spec.options.iter();
@@ -60,9 +61,8 @@ fn the_table_of_samplers_is_that_of_the_specs() {
         );
     }
     text += "\nEvery name above is accepted, in any spelling. Noise levels are those of the scheduler of diffusers, \
-        and of its port of Euler's method for samplers that it has not. Noise is independent from draw to draw: the \
-        Brownian path that k-diffusion and ComfyUI draw from for the SDE samplers is not followed yet, so that their \
-        pictures have another grain here than there. [How far each is from its reference](samplers-measured.md).\n\n\
+        and of its port of Euler's method for samplers that it has not. The SDE samplers follow a Brownian path for \
+        each picture, as in k-diffusion, A1111 and ComfyUI (`--rng` says whose noise). [How far each is from its reference](samplers-measured.md).\n\n\
         # Schedules\n\n| `--schedule` | A1111 | levels |\n|---|---|---|\n";
     for schedule in Schedule::ALL {
         let spec = schedule.spec();

@@ -5,7 +5,7 @@
 
 use super::choice::ModelChoice;
 use crate::error::{Error, Result};
-use crate::pipeline::fields::{FIELDS, check_type};
+use crate::pipeline::fields::{FIELDS, check_type, respell};
 use crate::pipeline::{DTypeChoice, DeviceChoice, Request};
 use crate::store::STARTER;
 use crate::suggest::did_you_mean;
@@ -143,7 +143,8 @@ pub(crate) fn flat(mut map: Map<String, Value>) -> Result<Map<String, Value>> {
 }
 
 /// A request of the values of its fields.
-fn request(map: Map<String, Value>) -> Result<Request> {
+fn request(mut map: Map<String, Value>) -> Result<Request> {
+    respell(&mut map);
     for (key, value) in &map {
         let row = FIELDS.iter().find(|field| field.sets.contains(&key.as_str()));
         let Some(field) = row else {

@@ -37,15 +37,16 @@ type Slot = Arc<Mutex<Option<Pipeline>>>;
 
 /// Opens pipelines over a store, and keeps the last ones.
 ///
-/// A pool may be shared between threads: jobs with one key wait for the one that opens it, others do not.
-#[derive(Debug)]
+/// A pool may be shared between threads: jobs with one key wait for the one that opens it, others do not. Clones share
+/// their pipelines.
+#[derive(Debug, Clone)]
 pub struct Pool {
     store: Store,
     resolver: Arc<StoreResolver>,
     limit: usize,
     base: Options,
     /// The last used one at the end.
-    slots: Mutex<Vec<(ModelKey, Slot)>>,
+    slots: Arc<Mutex<Vec<(ModelKey, Slot)>>>,
 }
 
 impl Pool {
@@ -61,7 +62,7 @@ impl Pool {
             store,
             limit: 1,
             base: Options::default(),
-            slots: Mutex::default(),
+            slots: Arc::default(),
         }
     }
 

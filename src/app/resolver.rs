@@ -1,7 +1,7 @@
 //! The LoRAs of the store, as a pipeline asks for them.
 
 use crate::error::{Error, Result};
-use crate::lora::{AdapterFile, LoraRef, Method};
+use crate::lora::{AdapterFile, LoraRef};
 use crate::pipeline::{Cancel, LoraResolver, Request, ResolvedLora};
 use crate::store::{Card, FoundLora, Model, Progress, Store};
 use std::collections::BTreeSet;
@@ -93,21 +93,8 @@ pub fn other_card(found: &FoundLora, file: &AdapterFile) -> Result<Option<String
 pub fn stack(store: &Store, name: &str, chosen: bool, request: &mut Request) -> Result<()> {
     let stack = store.stack(name)?;
     if !chosen {
-        request.lora_method = method(&stack)?;
+        request.lora_method = stack.method()?;
     }
     request.loras.splice(0..0, stack.loras);
     Ok(())
-}
-
-/// The method of a stack with its numbers.
-fn method(stack: &crate::store::Stack) -> Result<Method> {
-    let Some(name) = &stack.method else { return Ok(Method::default()) };
-    let numbers = [
-        stack.density.map(|x| format!("density={x}")),
-        stack.seed.map(|n| format!("seed={n}")),
-        stack.rank.map(|n| format!("rank={n}")),
-        stack.period.map(|n| format!("period={n}")),
-    ];
-    let numbers: Vec<String> = numbers.into_iter().flatten().collect();
-    format!("{name}:{}", numbers.join(",")).parse()
 }

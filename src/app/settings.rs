@@ -8,7 +8,7 @@ use super::job::{Job, MODEL_KEYS};
 use super::record::ImageRecord;
 use crate::config::{self, Settings};
 use crate::error::{Error, Result};
-use crate::pipeline::fields::FIELDS;
+use crate::pipeline::fields::{FIELDS, field};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -114,7 +114,13 @@ impl Layers {
     }
 
     fn put(&mut self, key: &str, value: Value, origin: Origin) {
-        self.0.insert(key.to_owned(), (value, origin));
+        let respelled = field(key).and_then(|field| Some((field, field.respelled(&value)?)));
+        let mut values = Map::new();
+        match respelled {
+            Some((field, value)) => field.put(value, &mut values),
+            None => drop(values.insert(key.to_owned(), value)),
+        }
+        self.0.extend(values.into_iter().map(|(key, value)| (key, (value, origin.clone()))));
     }
 }
 

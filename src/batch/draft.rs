@@ -4,7 +4,6 @@ use super::key::Key;
 use crate::error::{Error, Result};
 use crate::lora::LoraRef;
 use crate::pipeline::fields::{Field, check_type, field};
-use crate::sampling::{Sampler, Schedule};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -117,6 +116,10 @@ impl Draft {
 
     fn set_field(&mut self, field: &'static Field, value: Value) -> Result<()> {
         match value {
+            value if field.option => {
+                field.put(read(field, &words(&value))?, &mut self.values);
+                Ok(())
+            }
             Value::Array(values) if field.key == "loras" => {
                 self.values.remove("loras");
                 for value in values {
@@ -168,21 +171,8 @@ impl Draft {
 
     /// Sampler and schedule of a name that may hold both: `DPM++ 2M Karras`.
     fn set_sampler(&mut self, text: &str) -> Result<()> {
-        let (name, schedule) = Schedule::ALL
-            .into_iter()
-            .flat_map(|schedule| schedule.labels().map(move |label| (schedule, label)))
-            .find_map(|(schedule, label)| {
-                Some((text.strip_suffix(label)?.strip_suffix(' ')?, Some(schedule)))
-            })
-            .unwrap_or((text, None));
-        let sampler = match Sampler::from_label(name) {
-            Some(sampler) => sampler,
-            None => name.parse()?,
-        };
-        self.values.insert("sampler".into(), sampler.name().into());
-        if let Some(schedule) = schedule {
-            self.values.insert("schedule".into(), schedule.name().into());
-        }
+        let Some(field) = field("sampler") else { return Ok(()) };
+        field.put(read(field, text)?, &mut self.values);
         Ok(())
     }
 }
@@ -273,7 +263,7 @@ mod tests {
         assert_eq!(draft.values["sampler"], "dpmpp-2m");
         assert_eq!(draft.values["schedule"], "karras");
         draft.set_text("sampler_name", "Euler a").unwrap();
-        assert!(draft.set_text("sampler_name", "DPM fast").is_err());
+        assert!(draft.set_text("sampler_name", "DPM slow").is_err());
         draft.set_text("batch_size", "2").unwrap();
         draft.set_text("n_iter", "3").unwrap();
         assert_eq!(draft.repeat, Some(6));

@@ -1,6 +1,7 @@
 //! How a picture was made, as flags of `generate`.
 
 use crate::app::record::ImageRecord;
+use crate::lora::{LoraRef, Method};
 use crate::pipeline::fields::FIELDS;
 use crate::plain;
 
@@ -34,6 +35,14 @@ pub(super) fn as_command(record: &ImageRecord) -> String {
     }
     words.push(quote(&request.prompt));
     words.join(" ")
+}
+
+/// LoRAs and how they are put together, as flags of `generate`.
+pub(super) fn stack_flags(loras: &[LoraRef], method: Method) -> String {
+    let loras = loras.iter().map(|lora| format!("--lora {}", quote(&lora.to_string())));
+    let method = Some(method).filter(|method| *method != Method::default());
+    let method = method.map(|method| format!("--lora-method {method}"));
+    loras.chain(method).collect::<Vec<_>>().join(" ")
 }
 
 /// `text` as one word of a POSIX shell; with control characters, which no terminal should see, as bash, zsh and

@@ -29,6 +29,7 @@ mod sheet;
 mod style;
 mod sweep;
 mod threads;
+mod tune;
 mod verb;
 mod verify;
 mod warnings;
@@ -95,6 +96,8 @@ enum Command {
     Sweep(Box<sweep::Args>),
     /// Put the pictures of a folder on one sheet and on a page to look through
     Sheet(sheet::Args),
+    /// Find the weights of LoRAs by choosing between two pictures
+    Tune(Box<tune::Args>),
     /// List, look into and download models
     Model(model::Args),
     /// List, look into, check, convert, merge and make LoRAs
@@ -194,6 +197,7 @@ fn dispatch(cli: Cli) -> Result<()> {
         Command::Batch(args) => batch::run(&args, cli.talk),
         Command::Sweep(args) => sweep::run(&args, cli.talk),
         Command::Sheet(args) => sheet::run(&args, cli.talk),
+        Command::Tune(args) => tune::run(&args, cli.talk),
         Command::Model(args) => {
             threads::limit(None, cli.talk)?;
             model::run(args, cli.talk)

@@ -52,8 +52,8 @@ fn object() -> Value {
     json!({
         "schema": SCHEMA,
         "event": "samplers",
-        "samplers": Sampler::ALL.map(sampler),
-        "schedules": Schedule::ALL.map(schedule),
+        "samplers": Sampler::ALL.map(sampler).to_vec(),
+        "schedules": Schedule::ALL.map(schedule).to_vec(),
     })
 }
 

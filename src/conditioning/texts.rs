@@ -51,6 +51,10 @@ pub struct Schedules<'a> {
     pub encode_empty: bool,
     /// 1 = the last layer that the family uses; acts on the prompt alone.
     pub clip_skip: usize,
+    /// Whether negative prompts are read at the same layer: A1111, ComfyUI.
+    pub skip_both: bool,
+    /// Whether an empty negative prompt is a zero tensor; `None`: as the rules of the towers say.
+    pub zero_empty: Option<bool>,
     /// Picture size, for SDXL.
     pub size: ImageSize,
     /// What SDXL is told of sizes beside it.
@@ -173,6 +177,8 @@ impl TextTowers {
             emphasis: Emphasis::Original,
             encode_empty: false,
             clip_skip,
+            skip_both: false,
+            zero_empty: None,
             size,
             micro: Micro::default(),
         };
@@ -201,15 +207,16 @@ impl TextTowers {
         let (positives, negatives) = match texts.negatives {
             None => (encode(&groups, texts.clip_skip)?, None),
             Some([Text { first: "", second: None }])
-                if self.rules.zero_empty_negative && !texts.encode_empty =>
+                if texts.zero_empty.unwrap_or(self.rules.zero_empty_negative)
+                    && !texts.encode_empty =>
             {
                 (encode(&groups, texts.clip_skip)?, None)
             }
             Some(negatives) => {
                 let negative = self.group("negative_prompt", negatives, reading)?;
-                let (negatives, positives) = if texts.clip_skip <= 1 {
+                let (negatives, positives) = if texts.clip_skip <= 1 || texts.skip_both {
                     groups.insert(0, &negative);
-                    let mut all = encode(&groups, 1)?;
+                    let mut all = encode(&groups, texts.clip_skip.max(1))?;
                     (all.remove(0), all)
                 } else {
                     let positives = encode(&groups, texts.clip_skip)?;

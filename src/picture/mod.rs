@@ -79,6 +79,21 @@ impl Picture {
     /// diffusers 0.42 `VaeImageProcessor` (`denormalize`, `pt_to_numpy`, `numpy_to_pil`): clamp,
     /// times 255 in f32, round half to even.
     pub fn from_tensor(image: &Tensor) -> Result<Self> {
+        Self::with_bytes(image, rounded)
+    }
+
+    /// As [`from_tensor`](Self::from_tensor), with the digits of bytes cut off instead of rounded.
+    ///
+    /// # Errors
+    /// As [`from_tensor`](Self::from_tensor).
+    ///
+    /// # Source
+    /// A1111 1.10, `modules/processing.py`; ComfyUI 0.3.64, `nodes.py`, `SaveImage`.
+    pub fn from_tensor_truncated(image: &Tensor) -> Result<Self> {
+        Self::with_bytes(image, truncated)
+    }
+
+    fn with_bytes(image: &Tensor, byte: fn(f32) -> u8) -> Result<Self> {
         let (height, width) = match *image.dims() {
             [3, height, width] | [1, 3, height, width] => (height, width),
             ref other => {
@@ -92,7 +107,7 @@ impl Picture {
         if count > 0 {
             return Err(Error::NotFinite { count, of: planes.len() });
         }
-        Self::new(width, height, interleave(&planes, width * height)?)
+        Self::new(width, height, interleave(&planes, width * height, byte)?)
     }
 
     /// The picture as a network takes it: [1, 3, H, W], f32, in -1..1, on `device`.
@@ -248,9 +263,18 @@ fn check_side(side: usize) -> Result<()> {
     })
 }
 
+/// The byte of a value in -1..1, as diffusers rounds it.
+fn rounded(x: f32) -> u8 {
+    ((x * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8
+}
+
+/// The byte of a value in -1..1, as A1111 and ComfyUI cut its digits off.
+fn truncated(x: f32) -> u8 {
+    (((x + 1.0) / 2.0).clamp(0.0, 1.0) * 255.0) as u8
+}
+
 /// Three planes of `area` values in -1..1 to bytes, pixel by pixel.
-fn interleave(planes: &[f32], area: usize) -> Result<Vec<u8>> {
-    let byte = |x: f32| ((x * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
+fn interleave(planes: &[f32], area: usize, byte: fn(f32) -> u8) -> Result<Vec<u8>> {
     let (red, rest) = planes.split_at(area.min(planes.len()));
     let (green, blue) = rest.split_at(area.min(rest.len()));
     let pixels = red.iter().zip(green).zip(blue);

@@ -10,6 +10,7 @@
 mod adapters;
 mod budget;
 mod cache;
+mod compat;
 mod denoise;
 mod device;
 mod embeddings;
@@ -42,6 +43,7 @@ mod warning;
 
 pub use crate::kernels::{Ceilings, KernelKind, Work};
 pub use budget::Budget;
+pub use compat::{ClipSkip, Compat, CompatRules, OwnSchedule, Paths, StepNoise};
 pub use device::{DTypeChoice, DeviceChoice};
 pub use event::{Cancel, Event, Observer, Silent};
 pub use generated::{Generated, Timings};

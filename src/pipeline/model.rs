@@ -2,6 +2,7 @@
 
 use super::Plan;
 use super::cache::{Lazy, Recent};
+use super::compat::ClipSkip;
 use super::event::{Event, Watch};
 use super::preview::{LatentColours, Previewer};
 use super::replay;
@@ -17,7 +18,7 @@ use crate::kernels;
 use crate::lora::{Dictionary, Lora, ReadOptions};
 use crate::models::{Tiling, TinyVae, UNet, Vae};
 use crate::picture::Picture;
-use crate::sampling::{Convention, Grid, Integrator, NoiseProcess, Schedule, SchedulerConfig};
+use crate::sampling::{Grid, Integrator, NoiseProcess, SamplingRequest, Schedule, SchedulerConfig};
 use crate::size::ImageSize;
 use crate::weights::{Component, Precision, Products, Scope, WeightSource};
 use candle_core::{DType, Device, Tensor};
@@ -42,6 +43,15 @@ pub(super) struct Model {
     pub(super) residency: Arc<Residency>,
     /// How it was opened; a refiner is opened so too.
     pub(super) opener: Opener,
+}
+
+/// How samples become pictures.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Decoding {
+    /// In tiles.
+    pub(super) tile: bool,
+    /// Bytes are cut off instead of rounded.
+    pub(super) truncated: bool,
 }
 
 impl Model {
@@ -77,11 +87,20 @@ impl Model {
             syntax: plan.prompt_syntax,
             emphasis: plan.emphasis,
             encode_empty: plan.encode_empty,
-            clip_skip: plan.clip_skip,
+            clip_skip: self.layers(plan),
+            skip_both: plan.compat.rules().skips_both(),
+            zero_empty: plan.compat.rules().zero_empty_negative,
             size: plan.size()?,
             micro: plan.micro(),
         };
         text.encode_until(&texts, cancel)
+    }
+
+    /// The layer of the text encoders of a plan; A1111's SDXL has its own.
+    fn layers(&self, plan: &Plan) -> usize {
+        let own = self.parts.text_rules().base_skip > 0;
+        let fixed = plan.compat.rules().clip_skip == ClipSkip::BothButSdxl;
+        if own && fixed { 1 } else { plan.clip_skip }
     }
 
     /// Whether every text tower takes `text` at once.
@@ -150,9 +169,13 @@ impl Model {
     /// The noise levels of a plan, once its sampler is known to follow the model's config.
     pub(super) fn grid(&self, plan: &Plan) -> Result<Grid> {
         self.integrator(plan)?;
-        let rules = plan.sampler.spec().grids.of(Convention::Diffusers);
+        let rules = plan.compat.rules();
+        let mut request = SamplingRequest::new(plan.sampler, plan.schedule, plan.steps);
+        request.options = plan.sampler_options.clone();
+        request.convention = rules.convention;
+        request.rules = rules.grid_rules(plan.sampler);
         let (config, process) = (self.scheduler(plan), self.process(plan)?);
-        Grid::plan(rules, plan.schedule, plan.steps, &config, &process)
+        request.grid(&config, &process)
     }
 
     /// The text towers without adapters.
@@ -219,13 +242,13 @@ impl Model {
     pub(super) fn decode(
         &self,
         latents: &Tensor,
-        tile: bool,
+        how: Decoding,
         watch: Watch<'_>,
         mut progress: impl FnMut(usize, usize),
     ) -> Result<Picture> {
         let vae = self.decoder(watch)?;
         let (_working, _rounded) = (replay::working(), self.rounding());
-        let pixels = if tile {
+        let pixels = if how.tile {
             vae.decode_tiled_until(latents, Tiling::default(), watch.cancel, |tile, tiles| {
                 watch.check()?;
                 progress(tile, tiles);
@@ -236,7 +259,10 @@ impl Model {
             progress(0, 1);
             vae.decode_until(latents, watch.cancel)?
         };
-        Picture::from_tensor(&pixels)
+        match how.truncated {
+            true => Picture::from_tensor_truncated(&pixels),
+            false => Picture::from_tensor(&pixels),
+        }
     }
 
     /// A preview of one sample, of the size of the image.

@@ -83,7 +83,9 @@ impl Model {
         watch: Watch<'_>,
         spent: &mut Timings,
     ) -> Result<Arc<Vec<Conditioning>>> {
-        let settings = (plan.guided(), plan.clip_skip, plan.width, plan.height, plan.micro());
+        let compat = plan.compat.name();
+        let size = (plan.width, plan.height);
+        let settings = (plan.guided(), compat, plan.clip_skip, size, plan.micro());
         let texts = (script, plan.prompt_syntax, plan.emphasis, plan.encode_empty);
         let key = format!("{texts:?} {settings:?} {apply:?} {}", stack.fingerprint());
         let found = self.residency.conditions.get(&key, watch.cancel, || {

@@ -1,8 +1,11 @@
 //! The fully resolved plan of a request: what the pipeline runs and what is written into pictures.
 
+use super::compat::Compat;
 use super::fields::{self, Field, Label};
 use super::guidance::{GuidanceInterval, Pag, Sag};
-use super::request::{Request, is_false, is_one, is_refiner_at, is_zero, one, refiner_at};
+use super::request::{
+    Request, is_false, is_none, is_one, is_own, is_refiner_at, is_zero, one, refiner_at,
+};
 use super::warning::{Chosen, Warning};
 use crate::conditioning::{Crop, Micro, Told, ToldSize};
 use crate::error::Result;
@@ -11,8 +14,10 @@ use crate::lora::{Apply, LoraRef, Method};
 use crate::models::FreeU;
 use crate::picture::Parameters;
 use crate::prompt::{Emphasis, Part, PromptSyntax, extract_tags, pointed};
+use crate::rng::Rng;
 use crate::sampling::{
-    DynamicThreshold, MinUncond, Rescale, Sampler, SamplerOptions, Schedule, Training,
+    DynamicThreshold, ImageSeeds, MinUncond, NoiseRules, Rescale, Sampler, SamplerOptions,
+    Schedule, Training,
 };
 use crate::size::ImageSize;
 use serde::{Deserialize, Serialize};
@@ -120,6 +125,24 @@ pub struct Plan {
     pub schedule: Schedule,
     /// Seed of the first image.
     pub seed: u64,
+    /// Which program's rules are followed where programs differ.
+    #[serde(default, skip_serializing_if = "is_own")]
+    pub compat: Compat,
+    /// Whose generator makes the noise of a seed.
+    #[serde(default, skip_serializing_if = "is_cpu")]
+    pub rng: Rng,
+    /// Seed of the first image's variation, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variation_seed: Option<u64>,
+    /// How far the noise goes from that of the seed to that of the variation's.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub variation_strength: f64,
+    /// The size whose noise of the seed is laid over the middle of the start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed_resize: Option<ImageSize>,
+    /// What is added to the seed for the noise of steps.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub ensd: i64,
     /// How many images.
     pub count: usize,
     /// Which layer of the text encoder; 1 = the last that the family uses.
@@ -147,6 +170,11 @@ fn plain() -> PromptSyntax {
 #[allow(clippy::trivially_copy_pass_by_ref)] // serde asks for it
 fn is_plain(syntax: &PromptSyntax) -> bool {
     *syntax == PromptSyntax::Plain
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde asks for it
+fn is_cpu(rng: &Rng) -> bool {
+    *rng == Rng::Cpu
 }
 
 /// Where the model stands in the line of settings that programs exchange.
@@ -184,7 +212,10 @@ macro_rules! with_same {
             negative_aesthetic_score: $from.negative_aesthetic_score,
             reuse: $from.reuse,
             merge_tokens: $from.merge_tokens,
-            sampler_options: $from.sampler_options.clone(),
+            variation_strength: $from.variation_strength,
+            seed_resize: $from.seed_resize,
+            compat: $from.compat,
+            ensd: $from.ensd,
             lora_method: $from.lora_method,
             apply: $from.apply,
             $($given)*
@@ -211,14 +242,15 @@ impl Request {
         size.latent(defaults.vae_factor)?;
         let steps = self.steps.unwrap_or(defaults.steps);
         let guidance_scale = self.guidance_scale.unwrap_or(defaults.guidance_scale);
-        let clip_skip = self.clip_skip.unwrap_or(1);
+        let rules = self.compat.rules();
+        let clip_skip = rules.layers(self.clip_skip);
         fields::check(&Request {
             steps: Some(steps),
             guidance_scale: Some(guidance_scale),
-            clip_skip: Some(clip_skip),
+            clip_skip: self.clip_skip.or(Some(1)),
             ..self.clone()
         })?;
-        let prompt_syntax = self.prompt_syntax.unwrap_or_default();
+        let prompt_syntax = self.prompt_syntax.or(rules.syntax).unwrap_or_default();
         let (prompt, tagged) = tags(&prompt_syntax.uncommented(&self.prompt))?;
         let negative_prompt = prompt_syntax.uncommented(&self.negative_prompt).into_owned();
         let parts = prompt_syntax.parts(&prompt);
@@ -232,7 +264,7 @@ impl Request {
         {
             text.iter().try_for_each(|text| readable(field, text, prompt_syntax, steps))?;
         }
-        let sampler = self.sampler.unwrap_or(defaults.sampler);
+        let sampler = self.sampler.or(rules.sampler).unwrap_or(defaults.sampler);
         sampler.spec().check(&self.sampler_options)?;
         // The model's schedule goes with its own sampler.
         let own = sampler.spec().schedule.filter(|_| sampler != defaults.sampler);
@@ -248,8 +280,13 @@ impl Request {
                 guidance_scale,
                 clip_skip,
                 sampler,
-                schedule: self.schedule.or(own).unwrap_or(defaults.schedule),
+                schedule: self
+                    .schedule
+                    .unwrap_or_else(|| { rules.schedule(sampler, own, defaults.schedule) }),
                 seed: self.seed.unwrap_or(random_seed),
+                rng: self.rng.unwrap_or(rules.rng),
+                sampler_options: rules.options(sampler, steps, &self.sampler_options),
+                variation_seed: self.variation_seed(random_seed),
                 count: self.count,
                 tile: self.tile.unwrap_or(size.width() * size.height() > TILE_ABOVE),
                 preview: self.preview,
@@ -259,6 +296,17 @@ impl Request {
         ))
     }
 }
+
+impl Request {
+    /// The seed of the variation, if there is one; a random one is another than that of the picture.
+    fn variation_seed(&self, random_seed: u64) -> Option<u64> {
+        let drawn = || random_seed.wrapping_add(OTHER) & u64::from(u32::MAX);
+        (self.variation_strength > 0.0).then(|| self.variation_seed.unwrap_or_else(drawn))
+    }
+}
+
+/// How far a variation's random seed is from the picture's.
+const OTHER: u64 = 0x9e37_79b9;
 
 /// The prompt without its `<lora:…>` tags, and what they say.
 fn tags(prompt: &str) -> Result<(String, Vec<LoraRef>)> {
@@ -332,7 +380,25 @@ impl Plan {
     /// Whether the negative prompt is evaluated.
     pub fn guided(&self) -> bool {
         // Parts are added to the estimate on the negative prompt at any strength of guidance.
-        self.guidance_scale > 1.0 || self.prompt_syntax.is_composed(&self.prompt)
+        let composed = self.prompt_syntax.is_composed(&self.prompt);
+        self.guidance_scale > 1.0 || composed || self.sampler.spec().unguided
+    }
+
+    /// The seeds of image `index`: variations of a seed have that seed and one of their own.
+    pub fn seeds(&self, index: usize) -> ImageSeeds {
+        let index = index as u64;
+        let seed = if self.variation_strength > 0.0 { 0 } else { index };
+        ImageSeeds {
+            seed: self.seed.wrapping_add(seed),
+            variation: self.variation_seed.unwrap_or(self.seed).wrapping_add(index),
+        }
+    }
+
+    /// How the noise of its images is made, whose latents have cells of `factor` pixels.
+    pub(super) fn noise(&self, factor: usize) -> Result<NoiseRules> {
+        let resized_from = self.seed_resize.map(|size| size.latent(factor)).transpose()?;
+        let noise = self.compat.rules().noise(self.rng, self.ensd);
+        Ok(NoiseRules { variation: self.variation_strength, resized_from, ..noise })
     }
 
     /// What decides whether something that was made for few steps is drawn well.
@@ -375,9 +441,12 @@ impl Plan {
                 guidance_scale: Some(self.guidance_scale),
                 sampler: Some(self.sampler),
                 schedule: Some(self.schedule),
-                seed: Some(self.seed.wrapping_add(index as u64)),
+                seed: Some(self.seeds(index).seed),
+                rng: Some(self.rng).filter(|rng| *rng != self.compat.rules().rng),
+                sampler_options: self.sampler_options.clone(),
+                variation_seed: self.variation_seed.map(|_| self.seeds(index).variation),
                 count: 1,
-                clip_skip: Some(self.clip_skip),
+                clip_skip: self.compat.rules().asked_layers(self.clip_skip),
                 tile: Some(self.tile),
                 preview: 0,
                 loras: self.loras.clone(),

@@ -1,14 +1,16 @@
 //! What the user asks for.
 
+use super::compat::Compat;
 use super::guidance::{GuidanceInterval, Pag, Sag};
 use crate::conditioning::{Crop, ToldSize};
 use crate::lora::{Apply, LoraRef, Method};
 use crate::models::FreeU;
 use crate::prompt::{Emphasis, PromptSyntax};
+use crate::rng::Rng;
 use crate::sampling::{
     DynamicThreshold, MinUncond, Rescale, Sampler, SamplerOptions, Schedule, Training,
 };
-use crate::size::Aspect;
+use crate::size::{Aspect, ImageSize};
 use serde::{Deserialize, Serialize};
 
 /// Most images of one request.
@@ -127,6 +129,24 @@ pub struct Request {
     pub schedule: Option<Schedule>,
     /// Seed of the first image; image i uses seed + i. `None` draws one.
     pub seed: Option<u64>,
+    /// Whose picture is meant: which program's rules are followed where programs differ.
+    #[serde(skip_serializing_if = "is_own")]
+    pub compat: Compat,
+    /// Whose generator makes the noise of a seed. `None` is PyTorch's on a CPU, but with [`compat`](Self::compat).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rng: Option<Rng>,
+    /// Seed of the first image's variation; image i uses this + i, and the same seed. `None` draws one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub variation_seed: Option<u64>,
+    /// How far the noise goes from that of the seed to that of the variation's, 0 to 1.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub variation_strength: f64,
+    /// The size whose noise of the seed is laid over the middle of the start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed_resize: Option<ImageSize>,
+    /// What is added to the seed for the noise of steps (A1111's ENSD); 0 = the stream of the start goes on.
+    #[serde(skip_serializing_if = "is_none")]
+    pub ensd: i64,
     /// How many images.
     pub count: usize,
     /// Which layer of the text encoder, counted from the last that the family uses: 1 = that one.
@@ -183,6 +203,12 @@ impl Default for Request {
             sampler_options: SamplerOptions::default(),
             schedule: None,
             seed: None,
+            compat: Compat::default(),
+            rng: None,
+            variation_seed: None,
+            variation_strength: 0.0,
+            seed_resize: None,
+            ensd: 0,
             count: 1,
             clip_skip: None,
             tile: None,
@@ -215,6 +241,16 @@ pub(super) fn is_one(number: &usize) -> bool {
 #[allow(clippy::trivially_copy_pass_by_ref)] // serde asks for it
 pub(super) fn is_zero(number: &f64) -> bool {
     *number == 0.0
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde asks for it
+pub(super) fn is_own(compat: &Compat) -> bool {
+    *compat == Compat::Colora
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde asks for it
+pub(super) fn is_none(number: &i64) -> bool {
+    *number == 0
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref)] // serde asks for it

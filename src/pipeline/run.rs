@@ -16,7 +16,7 @@ use super::{Cancel, Plan, Silent};
 use crate::error::{Error, Result};
 use crate::kernels::AtWork;
 use crate::lora::{Apply, LoraStack, StackEntry};
-use crate::sampling::{Grid, Sampling};
+use crate::sampling::{Grid, ImageSeeds, Sampling};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -64,7 +64,10 @@ impl Run {
         let stack = model.stack(plan, watch)?;
         let roles: Vec<Role> = stack.entries.iter().map(role).collect();
         let two_evaluations = model.parts.unet.time_cond_proj_dim.is_none();
-        let timeline = Timeline::new(plan, &roles, two_evaluations);
+        let grid = model.grid(plan)?;
+        // Lists of other programs may have more or fewer steps than were asked.
+        let taken = Plan { steps: grid.steps(), ..plan.clone() };
+        let timeline = Timeline::new(&taken, &roles, two_evaluations);
         let stacks: Vec<Stacks> = timeline
             .estimates()
             .iter()
@@ -88,7 +91,6 @@ impl Run {
         let composed = stacks.iter().map(|stacks| &stacks.unet).filter(|unet| !unet.is_empty());
         let keys: BTreeSet<String> = composed.map(|unet| network_key(unet, apply)).collect();
         let keys = keys.into_iter().collect();
-        let grid = model.grid(plan)?;
         Ok(Self {
             handover: Handover::prepare(model, plan, &grid, watch)?,
             grid: Arc::new(grid),
@@ -147,7 +149,7 @@ impl Run {
 
     /// The images at these places of the plan.
     pub(super) fn images(&self, places: impl IntoIterator<Item = usize>) -> Vec<Image> {
-        let image = |index| Image { index, seed: self.plan.seed.wrapping_add(index as u64) };
+        let image = |index| Image { index, seeds: self.plan.seeds(index) };
         places.into_iter().map(image).collect()
     }
 
@@ -163,12 +165,16 @@ impl Run {
             return Err(Error::bad_request("images", "none", "expected at least one image"));
         }
         let Self { model, plan, timeline, start, running, .. } = self;
+        if images.len() > 1 && plan.sampler.spec().alone {
+            let why = format!("{} adapts its steps to one image at a time", plan.sampler);
+            return Err(Error::bad_request("images", images.len(), why));
+        }
         let own_sampler = sampling.is_none();
         let (integrator, grid) = match sampling {
             Some(Sampling { integrator, grid }) => (integrator, Arc::new(grid)),
             None => (model.integrator(plan)?, self.grid.clone()),
         };
-        if grid.steps() != plan.steps {
+        if grid.steps() != self.grid.steps() {
             let why = format!("the noise levels are those of {} steps", grid.steps());
             return Err(Error::bad_request("steps", plan.steps, why));
         }
@@ -186,7 +192,7 @@ impl Run {
         watch.check()?;
         let names = match &model.residency.steps {
             Some(_) if own_sampler => {
-                let seeds: Vec<u64> = images.iter().map(|image| image.seed).collect();
+                let seeds: Vec<u64> = images.iter().map(|image| image.seeds.seed).collect();
                 self.naming().by_features(&seeds, &estimators)?
             }
             _ => None,
@@ -260,7 +266,12 @@ impl Run {
         watch: Watch<'_>,
         sink: &mut dyn FnMut(Generated) -> Result<()>,
     ) -> Result<()> {
-        let image = |(index, seed): (usize, &u64)| Image { index, seed: *seed };
+        // They share the variation's seed, where there is one.
+        let variation = self.plan.seeds(0).variation;
+        let image = |(index, seed): (usize, &u64)| {
+            let seeds = ImageSeeds { seed: *seed, variation };
+            Image { index, seeds }
+        };
         let images: Vec<Image> = seeds.iter().enumerate().map(image).collect();
         self.generate_batch(&images, watch, sink)
     }
@@ -271,6 +282,11 @@ impl Run {
         watch: Watch<'_>,
         sink: &mut dyn FnMut(Generated) -> Result<()>,
     ) -> Result<()> {
+        if images.len() > 1 && self.plan.sampler.spec().alone {
+            return images.iter().try_for_each(|image| {
+                self.generate_batch(std::slice::from_ref(image), watch, sink)
+            });
+        }
         let mut running = self.steps_watched(images.to_vec(), None, watch)?;
         let (steps, every) = (self.plan.steps, self.plan.preview);
         for image in images {

@@ -5,7 +5,7 @@ use super::event::Watch;
 use super::finite::Suspects;
 use super::generated::{Generated, Timings};
 use super::handover::Handover;
-use super::model::Model;
+use super::model::{Decoding, Model};
 use super::networks::Estimator;
 use super::replay::{Mark, Session, working};
 use super::residency::{Running, Stage};
@@ -16,7 +16,7 @@ use super::{Cancel, Event, Plan, Silent};
 use crate::error::{Error, Result};
 use crate::kernels::AtWork;
 use crate::picture::Picture;
-use crate::sampling::{Denoiser, Grid, Integrator, Mean, SeededNoise};
+use crate::sampling::{Denoiser, Grid, ImageSeeds, Integrator, Mean, PathRules, SeededNoise};
 use crate::weights::Component;
 use candle_core::Tensor;
 use std::sync::Arc;
@@ -71,7 +71,7 @@ pub struct Steps {
     images: Vec<Image>,
     /// Whether the plan's last image is among them.
     last: bool,
-    tile: bool,
+    decoding: Decoding,
     cancel: Cancel,
     timings: Timings,
     /// Where to look when the picture is none.
@@ -96,7 +96,7 @@ pub struct Steps {
 pub(super) struct Image {
     /// Its place in the plan.
     pub(super) index: usize,
-    pub(super) seed: u64,
+    pub(super) seeds: ImageSeeds,
 }
 
 /// What [`Steps`] are made of.
@@ -138,6 +138,17 @@ impl std::fmt::Debug for Steps {
     }
 }
 
+/// The noise of images: streams of their seeds, or Brownian paths where the sampler follows them.
+fn noise(plan: &Plan, grid: &Grid, images: &[Image], factor: usize) -> Result<SeededNoise> {
+    let seeds: Vec<ImageSeeds> = images.iter().map(|image| image.seeds).collect();
+    let noise = SeededNoise::by_rules(plan.noise(factor)?, &seeds);
+    let rules = plan.compat.rules();
+    let Some(rng) = rules.path(plan.sampler, plan.rng) else { return Ok(noise) };
+    let (low, high) = grid.span();
+    let rules = PathRules { rng, low, high, through_logs: rules.through_logs };
+    Ok(noise.along_paths(rules, seeds.iter().map(|seeds| seeds.seed).collect()))
+}
+
 impl Steps {
     /// The steps of `images`, which are evaluated at once.
     pub(super) fn new(prepared: Prepared<'_>, images: Vec<Image>) -> Result<Self> {
@@ -145,8 +156,7 @@ impl Steps {
         let latent = plan.size()?.latent(model.parts.vae.factor())?;
         let channels = model.parts.vae.latent_channels;
         let shape = LatentShape { channels, height: latent.height, width: latent.width };
-        let seeds: Vec<u64> = images.iter().map(|image| image.seed).collect();
-        let mut noise = SeededNoise::torch(&seeds);
+        let mut noise = noise(plan, &grid, &images, model.parts.vae.factor())?;
         let x = prepared.start.latents(&mut noise, shape, &grid, model.device())?;
         let bound = |estimator| Bound::new(&model, plan, estimator, &grid, &x, &cancel);
         Ok(Self {
@@ -161,7 +171,7 @@ impl Steps {
             failed: false,
             last: images.iter().any(|image| image.index + 1 >= plan.count),
             images,
-            tile: plan.tile,
+            decoding: Decoding { tile: plan.tile, truncated: plan.compat.rules().truncated },
             cancel,
             timings: prepared.spent,
             suspects: Suspects::new(estimators, plan),
@@ -279,14 +289,14 @@ impl Steps {
         self.model.decoder(watch)?;
         timings.load += begin.elapsed();
         let begin = Instant::now();
-        let Image { index: image, seed } = self.images[place];
-        let picture = self.model.decode(latents, self.tile, watch, |tile, tiles| {
+        let Image { index: image, seeds } = self.images[place];
+        let picture = self.model.decode(latents, self.decoding, watch, |tile, tiles| {
             watch.tell(&Event::Decoding { image, tile, tiles });
         });
         let picture =
             picture.map_err(|error| self.suspects.explain(&self.model, latents, error))?;
         timings.decode = begin.elapsed();
-        Ok(Generated { picture, index: image, seed, timings })
+        Ok(Generated { picture, index: image, seed: seeds.seed, timings })
     }
 
     /// The model that takes the steps now.

@@ -5,11 +5,18 @@
 //!
 //! Floor 1.
 
+mod brownian;
 mod mt19937;
+mod philox;
 mod python;
+mod seed_sequence;
+mod source;
 
+pub use brownian::BrownianPath;
 pub use mt19937::TorchCpu;
+pub use philox::{CudaLayout, Philox};
 pub use python::PythonRandom;
+pub use source::Rng;
 
 /// A stream of standard normal values (mean 0, variance 1).
 ///

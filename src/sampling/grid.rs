@@ -4,9 +4,11 @@
 //! picture if the noise levels agree.
 
 use super::config::{SchedulerConfig, Spacing};
+use super::convention::Convention;
+use super::options::{OptionSpec, RHO, SIGMA_MAX, SIGMA_MIN, SamplerOptions};
 use super::process::{NoiseProcess, TimestepRule};
 use super::schedule::Schedule;
-use super::schedule_spec::ScheduleInput;
+use super::schedule_spec::{ScheduleInput, ScheduleSpec};
 use super::spacing::SpacingRules;
 use super::table::NoiseTable;
 use crate::error::{Error, Result};
@@ -36,15 +38,11 @@ pub struct Grid {
     pub process: NoiseProcess,
     /// Which timestep the network gets for a level, of the grid or between its levels.
     pub rule: TimestepRule,
-}
-
-/// Whose way to choose noise levels is followed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[non_exhaustive]
-pub enum Convention {
-    /// The scheduler of diffusers 0.42 that goes with the sampler.
-    #[default]
-    Diffusers,
+    /// Whose formulas samplers follow where programs differ.
+    pub convention: Convention,
+    /// By what latents at the end are divided for the autoencoder: those of runs that end above zero lie in a
+    /// variance-preserving scale in diffusers.
+    pub end_scale: f64,
 }
 
 /// The rules of a sampler for each convention.
@@ -59,7 +57,8 @@ impl Conventions {
     /// The rules of one convention.
     pub fn of(&self, convention: Convention) -> &GridRules {
         match convention {
-            Convention::Diffusers => &self.diffusers,
+            // Those programs have lists of their own.
+            Convention::Diffusers | Convention::A1111 | Convention::Comfyui => &self.diffusers,
         }
     }
 }
@@ -154,6 +153,51 @@ pub enum Aim {
     Stride,
 }
 
+/// The levels that a request wants.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Wanted {
+    /// The spread of noise levels.
+    pub schedule: Schedule,
+    /// How many steps.
+    pub steps: usize,
+    /// The curve of the schedule, where it has one.
+    pub rho: Option<f64>,
+    /// The lowest level of schedules by formula.
+    pub low: Option<f64>,
+    /// The highest level of them.
+    pub high: Option<f64>,
+}
+
+impl Wanted {
+    /// So many steps of a schedule, with the numbers that `options` hold for it.
+    pub fn new(schedule: Schedule, steps: usize, options: &SamplerOptions) -> Self {
+        let of = |option: &OptionSpec| options.get(option.name);
+        Self { schedule, steps, rho: of(&RHO), low: of(&SIGMA_MIN), high: of(&SIGMA_MAX) }
+    }
+
+    /// Refuses numbers that the schedule does not have.
+    fn check(&self) -> Result<()> {
+        let spec = self.schedule.spec();
+        let having = |has: fn(&ScheduleSpec) -> bool| {
+            let names = Schedule::ALL.into_iter().filter(|schedule| has(schedule.spec()));
+            names.map(Schedule::name).collect::<Vec<_>>().join(", ")
+        };
+        let refused = |field: &'static str, value: f64, having: String| {
+            let why = format!("the schedule {} has none; {having} have", spec.name);
+            Err(Error::bad_request(field, value, why))
+        };
+        if let (Some(rho), None) = (self.rho, spec.rho) {
+            return refused("rho", rho, having(|spec| spec.rho.is_some()));
+        }
+        for (field, level) in [("sigma_min", self.low), ("sigma_max", self.high)] {
+            if let (Some(level), false) = (level, spec.spans) {
+                return refused(field, level, having(|spec| spec.spans));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Grid {
     /// A run over bare noise levels: N + 1 of them, the last is where it ends.
     ///
@@ -169,7 +213,8 @@ impl Grid {
         let pairs: Vec<Pair> =
             sigmas.windows(2).map(|pair| Pair { sigma: pair[0], next: pair[1] }).collect();
         let start_scale = sigmas[0].hypot(1.0);
-        Ok(Self::of_pairs(&pairs, start_scale, process, TimestepRule::Interpolated))
+        let grid = Self::of_pairs(&pairs, start_scale, process, TimestepRule::Interpolated);
+        Ok(Self { end_scale: grid.process.end_scale(grid.end()), ..grid })
     }
 
     /// The run of `steps` steps on a model trained as `config` says, by the rules of a sampler.
@@ -182,11 +227,12 @@ impl Grid {
     /// diffusers 0.42: `set_timesteps` of each sampler's scheduler.
     pub fn plan(
         rules: &GridRules,
-        schedule: Schedule,
-        steps: usize,
+        wanted: &Wanted,
         config: &SchedulerConfig,
         process: &NoiseProcess,
     ) -> Result<Self> {
+        let Wanted { schedule, steps, .. } = *wanted;
+        wanted.check()?;
         let table = process.table();
         config.validate_end(table.sigma(0.0))?;
         let most = table.len() - 1;
@@ -198,7 +244,8 @@ impl Grid {
             Timesteps::Own(place) => place(steps, config, table)?,
         };
         let (low, high) = rules.span(&timesteps, config, table);
-        let input = ScheduleInput { timesteps: &timesteps, low, high, process };
+        let (low, high) = (wanted.low.unwrap_or(low), wanted.high.unwrap_or(high));
+        let input = ScheduleInput { timesteps: &timesteps, low, high, process, rho: wanted.rho };
         let sigmas = schedule.levels(steps, &input)?;
         let rule = rules.rule(schedule, config);
         let end = rules.end(rule, &sigmas, config, table);
@@ -220,11 +267,13 @@ impl Grid {
             next,
             target: targets.as_ref().map_or(next, |targets| targets[i]),
         });
-        Ok(Self { levels: levels.collect(), start_scale, process: process.clone(), rule })
+        let (convention, end_scale) = (Convention::Diffusers, process.end_scale(end));
+        let (levels, process) = (levels.collect(), process.clone());
+        Ok(Self { levels, start_scale, process, rule, convention, end_scale })
     }
 
     /// A run over steps that need not begin where the one before ended.
-    fn of_pairs(
+    pub(super) fn of_pairs(
         pairs: &[Pair],
         start_scale: f64,
         process: NoiseProcess,
@@ -237,12 +286,20 @@ impl Grid {
             target: next,
         };
         let levels = pairs.iter().map(level).collect();
-        Self { levels, start_scale, process, rule }
+        let convention = Convention::Diffusers;
+        Self { levels, start_scale, process, rule, convention, end_scale: 1.0 }
     }
 
     /// N, the number of steps.
     pub fn steps(&self) -> usize {
         self.levels.len()
+    }
+
+    /// The least level above zero and the greatest.
+    pub fn span(&self) -> (f64, f64) {
+        let levels = self.levels.iter().flat_map(|level| [level.sigma, level.next]);
+        let above = levels.filter(|sigma| *sigma > 0.0);
+        above.fold((f64::INFINITY, 0.0), |(low, high), s| (low.min(s), high.max(s)))
     }
 
     /// σ where the run ends.
@@ -257,7 +314,7 @@ impl Grid {
 
     /// Latents at the end of the run in the scale that the autoencoder expects.
     pub fn finish(&self, x: &Tensor) -> Result<Tensor> {
-        self.process.finish(x, self.end())
+        Ok(if self.end_scale == 1.0 { x.clone() } else { (x / self.end_scale)? })
     }
 }
 

@@ -13,11 +13,15 @@ mod adams;
 mod beta;
 mod bounds;
 mod churn;
+mod combined;
 mod config;
+mod convention;
+mod dpm_solver;
 mod formulas;
 mod grid;
 pub mod guidance;
 mod history;
+mod image_noise;
 mod integrator;
 mod linear;
 mod multistep;
@@ -36,19 +40,23 @@ mod schedules;
 mod spacing;
 mod spec;
 mod table;
+mod tools;
 mod training;
 
 pub use bounds::Bounds;
+pub use combined::NamedSampler;
 pub use config::{PredictionKind, SchedulerConfig, Spacing};
+pub use convention::Convention;
 pub use grid::{
-    Aim, Convention, Conventions, End, Grid, GridRules, Level, Pair, PairRule, Span, Start,
-    Timesteps, Told,
+    Aim, Conventions, End, Grid, GridRules, Level, Pair, PairRule, Span, Start, Timesteps, Told,
+    Wanted,
 };
 pub use guidance::{
     At, Condition, DynamicThreshold, Guidance, Mean, MinUncond, Rescale, RescaleOn, SkipRules,
 };
+pub use image_noise::{ImageSeeds, NoiseRules, StepStream};
 pub use integrator::{Denoiser, Estimates, Integrator, Step};
-pub use noise::{ListedNoise, NoNoise, NoiseSource, SeededNoise};
+pub use noise::{ListedNoise, NoNoise, NoiseSource, PathRules, SeededNoise, Way};
 pub use options::{OptionSpec, SamplerOptions};
 pub use plan::{Sampling, SamplingRequest};
 pub use prediction::{NoiseModel, Predictor};

@@ -1,5 +1,6 @@
 //! Multistep methods on slopes: what a step of theirs does, whatever their coefficients.
 
+use super::convention::Convention;
 use super::formulas::slope;
 use super::grid::Grid;
 use super::history::History;
@@ -17,7 +18,7 @@ pub(super) struct Multistep {
     /// Slopes that are kept.
     order: usize,
     change: Change,
-    /// Whether the step to σ = 0 ends at the estimate of x₀ instead.
+    /// Whether the step to σ = 0 ends at the estimate of x₀ instead, as it does in ComfyUI.
     to_estimate: bool,
     /// Slopes.
     history: History,
@@ -46,7 +47,8 @@ impl Integrator for Multistep {
     ) -> Result<Step> {
         let (sigma, next) = (grid.levels[i].sigma, grid.levels[i].next);
         let denoised = model.denoise(x, sigma)?;
-        if self.to_estimate && next == 0.0 {
+        let to_estimate = self.to_estimate || grid.convention == Convention::Comfyui;
+        if to_estimate && next == 0.0 {
             return Ok(Step { x: denoised.clone(), denoised });
         }
         self.history.push(slope(x, &denoised, sigma)?, sigma, self.order);

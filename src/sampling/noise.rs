@@ -1,7 +1,8 @@
 //! Where samplers get their noise from.
 
+use super::image_noise::{ImageSeeds, NoiseRules, StartNoise};
 use crate::error::{Error, Result};
-use crate::rng::{Noise, TorchCpu};
+use crate::rng::{BrownianPath, Noise, Rng, TorchCpu};
 use candle_core::{Device, Shape, Tensor};
 use std::collections::VecDeque;
 
@@ -13,12 +14,30 @@ pub trait NoiseSource {
     /// `like`: latents `[B, C, h, w]`; the noise has their shape, dtype and device. Streams of random numbers do
     /// not look at the levels; a Brownian path gives overlapping intervals noise that fits together.
     fn between(&mut self, sigma: f64, next: f64, like: &Tensor) -> Result<Tensor>;
+
+    /// The same for a part of the way, `share` of it in ln σ; 1 is the whole. Of a sampler that stops on its way:
+    /// references compute its points in f32, which a Brownian path follows.
+    fn partway(&mut self, way: Way, share: f64, like: &Tensor) -> Result<Tensor> {
+        let Way { sigma, next } = way;
+        let there = if share < 1.0 { sigma.powf(1.0 - share) * next.powf(share) } else { next };
+        self.between(sigma, there, like)
+    }
+}
+
+/// Where a step begins and ends, for [`NoiseSource::partway`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Way {
+    /// σ where it begins.
+    pub sigma: f64,
+    /// σ where it ends, above 0.
+    pub next: f64,
 }
 
 /// One stream of random numbers for each image of a batch.
 ///
 /// The streams give the initial noise first and go on for the sampler, as diffusers draws everything from one
-/// generator an image. Each image gets exactly the numbers that it would get alone.
+/// generator an image. Each image gets exactly the numbers that it would get alone. [`along_paths`](Self::along_paths)
+/// has steps follow a Brownian path for each image instead.
 ///
 /// # Examples
 /// ```
@@ -33,7 +52,61 @@ pub trait NoiseSource {
 /// # Ok(()) }
 /// ```
 pub struct SeededNoise {
+    /// What the images start from; none where the streams below give that too.
+    start: Option<StartNoise>,
     streams: Vec<Box<dyn Noise + Send>>,
+    /// Brownian paths that steps follow instead of the streams.
+    paths: Option<Paths>,
+}
+
+/// The Brownian paths of some images, made when the sizes are known.
+struct Paths {
+    rules: PathRules,
+    seeds: Vec<u64>,
+    paths: Vec<BrownianPath>,
+}
+
+/// Brownian paths over the noise levels of a run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PathRules {
+    /// Whose generator makes the noise of their nodes.
+    pub rng: Rng,
+    /// Least level above zero.
+    pub low: f64,
+    /// Greatest level.
+    pub high: f64,
+    /// Whether a sampler that stops on its way asks for its ends through f32 logarithms, as k-diffusion does;
+    /// ComfyUI asks for the levels themselves.
+    pub through_logs: bool,
+}
+
+impl Paths {
+    /// Noise of every image for the way between two points.
+    fn between(&mut self, sigma: f32, next: f32, like: &Tensor) -> Result<Tensor> {
+        let count = like.dims().iter().skip(1).product();
+        if self.paths.is_empty() {
+            let PathRules { rng, low, high, .. } = self.rules;
+            let (low, high) = (f64::from(low as f32), f64::from(high as f32));
+            let path = |seed: &u64| BrownianPath::new(*seed, rng, count, low, high);
+            self.paths = self.seeds.iter().map(path).collect();
+        }
+        let values = self.paths.iter_mut().flat_map(|path| path.between(sigma, next)).collect();
+        Ok(Tensor::from_vec(values, like.shape(), like.device())?.to_dtype(like.dtype())?)
+    }
+
+    /// The same for a part of a way, whose points are f32 numbers at each operation.
+    fn partway(&mut self, way: Way, share: f64, like: &Tensor) -> Result<Tensor> {
+        let log = |sigma: f64| -(f64::from(sigma as f32).ln() as f32);
+        let back = |t: f32| f64::from(-t).exp() as f32;
+        let (t, u) = (log(way.sigma), log(way.next));
+        let ends = if self.rules.through_logs {
+            (back(t), back(u))
+        } else {
+            (way.sigma as f32, way.next as f32)
+        };
+        let there = if share < 1.0 { back(t + (u - t) * share as f32) } else { ends.1 };
+        self.between(ends.0, there, like)
+    }
 }
 
 impl std::fmt::Debug for SeededNoise {
@@ -51,7 +124,19 @@ impl SeededNoise {
 
     /// These streams, one an image.
     pub fn new(streams: Vec<Box<dyn Noise + Send>>) -> Self {
-        Self { streams }
+        Self { start: None, streams, paths: None }
+    }
+
+    /// The noise of images by these rules, each with its seeds.
+    pub fn by_rules(rules: NoiseRules, images: &[ImageSeeds]) -> Self {
+        let start = StartNoise::new(rules, images);
+        Self { streams: start.streams(), start: Some(start), paths: None }
+    }
+
+    /// The same, whose steps follow Brownian paths of these seeds, one an image.
+    #[must_use]
+    pub fn along_paths(self, rules: PathRules, seeds: Vec<u64>) -> Self {
+        Self { paths: Some(Paths { rules, seeds, paths: Vec::new() }), ..self }
     }
 
     /// How many images get noise.
@@ -64,7 +149,16 @@ impl SeededNoise {
     /// `image`: C, h and w.
     pub fn start(&mut self, image: (usize, usize, usize), device: &Device) -> Result<Tensor> {
         let (channels, height, width) = image;
-        self.draw(&(self.streams.len(), channels, height, width).into(), device)
+        let shape = (self.streams.len(), channels, height, width).into();
+        match &self.start {
+            None => self.draw(&shape, device),
+            Some(start) => {
+                let values = start.values(image, &mut self.streams);
+                let noise = Tensor::from_vec(values, &shape, device)?;
+                start.go_on(&mut self.streams);
+                Ok(noise)
+            }
+        }
     }
 
     /// One call of every stream, for its image of `shape` alone.
@@ -75,14 +169,33 @@ impl SeededNoise {
     }
 }
 
-impl NoiseSource for SeededNoise {
-    fn between(&mut self, _: f64, _: f64, like: &Tensor) -> Result<Tensor> {
+impl SeededNoise {
+    /// Refuses latents of another number of images.
+    fn check(&self, like: &Tensor) -> Result<()> {
         let images = like.dims().first().copied().unwrap_or(0);
         if images != self.streams.len() {
             let seeds = self.streams.len();
             return Err(Error::Internal(format!("noise of {seeds} seeds for {images} images")));
         }
-        Ok(self.draw(like.shape(), like.device())?.to_dtype(like.dtype())?)
+        Ok(())
+    }
+}
+
+impl NoiseSource for SeededNoise {
+    fn between(&mut self, sigma: f64, next: f64, like: &Tensor) -> Result<Tensor> {
+        self.check(like)?;
+        match &mut self.paths {
+            Some(paths) => paths.between(sigma as f32, next as f32, like),
+            None => Ok(self.draw(like.shape(), like.device())?.to_dtype(like.dtype())?),
+        }
+    }
+
+    fn partway(&mut self, way: Way, share: f64, like: &Tensor) -> Result<Tensor> {
+        self.check(like)?;
+        match &mut self.paths {
+            Some(paths) => paths.partway(way, share, like),
+            None => self.between(way.sigma, way.next, like),
+        }
     }
 }
 

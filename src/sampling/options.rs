@@ -62,6 +62,39 @@ pub(super) const SOLVER_ORDER: OptionSpec = OptionSpec {
     help: "order of the solver; whole",
 };
 
+/// The curve of schedules by formula that have one.
+pub(super) const RHO: OptionSpec = OptionSpec {
+    name: "rho",
+    label: "Schedule rho",
+    default: 7.0,
+    least: 0.1,
+    most: 100.0,
+    help: "curve of the schedule",
+};
+
+/// The lowest level of schedules by formula.
+pub(super) const SIGMA_MIN: OptionSpec = OptionSpec {
+    name: "sigma_min",
+    label: "Schedule min sigma",
+    default: 0.0,
+    least: 1e-4,
+    most: 1e5,
+    help: "lowest level of the schedule",
+};
+
+/// The highest level of schedules by formula.
+pub(super) const SIGMA_MAX: OptionSpec = OptionSpec {
+    name: "sigma_max",
+    label: "Schedule max sigma",
+    default: 0.0,
+    least: 1e-4,
+    most: 1e5,
+    help: "highest level of the schedule",
+};
+
+/// The numbers of schedules, which every sampler takes.
+pub(super) const OF_SCHEDULES: [OptionSpec; 3] = [RHO, SIGMA_MIN, SIGMA_MAX];
+
 /// The numbers that a request sets, by name; a sampler uses its defaults for the others.
 ///
 /// As JSON they are an object: `{"eta": 0.5}`.
@@ -120,7 +153,8 @@ impl SamplerOptions {
     /// Refuses what `sampler`, which has the options `known`, does not have, and values out of range.
     pub(super) fn check(&self, sampler: &str, known: &[OptionSpec]) -> Result<()> {
         for (name, value) in self.iter() {
-            let Some(option) = known.iter().find(|option| option.name == name) else {
+            let mut all = known.iter().chain(&OF_SCHEDULES);
+            let Some(option) = all.find(|option| option.name == name) else {
                 let names: Vec<_> = known.iter().map(|option| option.name).collect();
                 let has = match names[..] {
                     [] => "no options".to_owned(),

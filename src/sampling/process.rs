@@ -40,6 +40,10 @@ pub enum TimestepRule {
     /// The whole timestep below, in ln σ. diffusers casts to an integer here; its f32 logarithms put the top
     /// level just below its own timestep.
     Truncated,
+    /// Interpolated in ln ᾱ, with a fraction: A1111's UniPC.
+    InAlpha,
+    /// The nearest of the fifty timesteps that a model was distilled at: A1111's LCM.
+    Distilled,
 }
 
 /// How an estimate of x₀ is read from a network's output.
@@ -162,14 +166,14 @@ impl NoiseProcess {
         Ok((x0 + (noise * sigma)?)?)
     }
 
-    /// Latents of noise level `sigma`, where a run ended, in the scale that the autoencoder expects.
-    pub fn finish(&self, x: &Tensor, sigma: f64) -> Result<Tensor> {
-        Ok(match self {
-            _ if sigma <= 0.0 => x.clone(),
-            Self::VariancePreserving(_) => (x / sigma.hypot(1.0))?,
-            Self::Edm { .. } => x.clone(),
-            Self::Flow(_) => (x / (1.0 + sigma))?,
-        })
+    /// By what latents of noise level `sigma`, where a run ended, are divided for the autoencoder.
+    pub fn end_scale(&self, sigma: f64) -> f64 {
+        match self {
+            _ if sigma <= 0.0 => 1.0,
+            Self::VariancePreserving(_) => sigma.hypot(1.0),
+            Self::Edm { .. } => 1.0,
+            Self::Flow(_) => 1.0 + sigma,
+        }
     }
 
     /// The timestep that the network gets for noise level `sigma`.
@@ -189,6 +193,8 @@ impl NoiseProcess {
             TimestepRule::OfTable => table.timestep_linear(sigma),
             TimestepRule::Interpolated => table.timestep(sigma),
             TimestepRule::Rounded => table.timestep(sigma).round_ties_even(),
+            TimestepRule::InAlpha => table.timestep_in_alpha(sigma),
+            TimestepRule::Distilled => table.nearest_every(50, sigma),
             TimestepRule::Truncated => (table.timestep(sigma) - 1e-4).trunc(),
         }
     }
@@ -237,8 +243,6 @@ mod tests {
         }
         let seen = process.scale_input(&x, sigma).unwrap().to_vec1::<f64>().unwrap();
         assert!((seen[0] - (0.5 + 3.0 * 1.5) / 10f64.sqrt()).abs() < 1e-12);
-        let end = process.finish(&x, 0.0).unwrap().to_vec1::<f64>().unwrap();
-        assert_eq!(end, x.to_vec1::<f64>().unwrap());
     }
 
     /// Numbers of Karras et al. (2022), Table 1, and of rectified flow, computed here by their definitions.

@@ -116,6 +116,15 @@ impl Schedule {
         std::iter::once(spec.label).chain(spec.aliases.iter().copied())
     }
 
+    /// Every name that leads to it alone. `Automatic` is none: what it means depends on the sampler.
+    pub(super) fn every_name(self) -> impl Iterator<Item = &'static str> {
+        let spec = self.spec();
+        let labels = self.labels().filter(|label| *label != "Automatic");
+        // ComfyUI's `beta` is that of timesteps, the name another's here.
+        let comfyui = spec.comfyui.iter().copied().filter(|name| *name != "beta");
+        std::iter::once(spec.name).chain(labels).chain(comfyui)
+    }
+
     /// Its levels for `n` steps.
     ///
     /// # Errors
@@ -183,8 +192,13 @@ mod tests {
     fn levels_that_do_not_fall_are_refused() {
         let table = NoiseTable::new(&SchedulerConfig::default()).unwrap();
         let process = NoiseProcess::VariancePreserving(table);
-        let input =
-            ScheduleInput { timesteps: &[5.0, 5.0], low: 2.0, high: 1.0, process: &process };
+        let input = ScheduleInput {
+            timesteps: &[5.0, 5.0],
+            low: 2.0,
+            high: 1.0,
+            process: &process,
+            rho: None,
+        };
         for schedule in [Schedule::Discrete, Schedule::Karras, Schedule::Exponential] {
             assert!(schedule.levels(2, &input).is_err(), "{schedule}");
         }

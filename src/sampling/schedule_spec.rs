@@ -13,6 +13,8 @@ pub struct ScheduleInput<'a> {
     pub high: f64,
     /// The noise process of the model.
     pub process: &'a NoiseProcess,
+    /// The curve that was asked for.
+    pub rho: Option<f64>,
 }
 
 /// Everything about a schedule.
@@ -32,6 +34,10 @@ pub struct ScheduleSpec {
     /// The whole timesteps of its levels for samplers whose networks get whole ones in diffusers; `None` for
     /// levels that lie at timesteps.
     pub whole: Option<TimestepRule>,
+    /// Whether it spans levels by a formula, which `sigma_min` and `sigma_max` move.
+    pub spans: bool,
+    /// Its curve, where it has one.
+    pub rho: Option<f64>,
     /// The levels of so many steps, falling, without the end of the run.
     pub levels: fn(usize, &ScheduleInput<'_>) -> Vec<f64>,
 }

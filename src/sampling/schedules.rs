@@ -11,6 +11,8 @@ pub(super) const DISCRETE: ScheduleSpec = ScheduleSpec {
     comfyui: &[],
     source: "at training timesteps, spaced as the model's scheduler config says",
     whole: None,
+    spans: false,
+    rho: None,
     levels: discrete,
 };
 
@@ -21,7 +23,9 @@ pub(super) const KARRAS: ScheduleSpec = ScheduleSpec {
     comfyui: &["karras"],
     source: "Karras et al. (2022), eq. 5, ρ = 7",
     whole: Some(TimestepRule::Rounded),
-    levels: |n, input| karras(n, input.low, input.high),
+    spans: true,
+    rho: Some(7.0),
+    levels: |n, input| curved(n, input.low, input.high, input.rho.unwrap_or(RHO)),
 };
 
 pub(super) const EXPONENTIAL: ScheduleSpec = ScheduleSpec {
@@ -31,6 +35,8 @@ pub(super) const EXPONENTIAL: ScheduleSpec = ScheduleSpec {
     comfyui: &["exponential"],
     source: "evenly in the logarithm of σ",
     whole: Some(TimestepRule::Truncated),
+    spans: true,
+    rho: Some(1.0),
     levels: exponential,
 };
 
@@ -41,6 +47,8 @@ pub(super) const NORMAL: ScheduleSpec = ScheduleSpec {
     comfyui: &["normal"],
     source: "evenly from the last to the first training timestep; A1111's uniform, ComfyUI's normal_scheduler",
     whole: Some(TimestepRule::Rounded),
+    spans: false,
+    rho: None,
     levels: normal,
 };
 
@@ -51,6 +59,8 @@ pub(super) const SGM_UNIFORM: ScheduleSpec = ScheduleSpec {
     comfyui: &["sgm_uniform"],
     source: "as normal with one step more, whose level is left out; A1111's get_sigmas of Stability's code, ComfyUI",
     whole: Some(TimestepRule::Rounded),
+    spans: false,
+    rho: None,
     levels: sgm_uniform,
 };
 
@@ -61,6 +71,8 @@ pub(super) const SIMPLE: ScheduleSpec = ScheduleSpec {
     comfyui: &["simple"],
     source: "every T/N-th training timestep from the last; ComfyUI's simple_scheduler",
     whole: Some(TimestepRule::Rounded),
+    spans: false,
+    rho: None,
     levels: simple,
 };
 
@@ -71,6 +83,8 @@ pub(super) const DDIM_UNIFORM: ScheduleSpec = ScheduleSpec {
     comfyui: &["ddim_uniform"],
     source: "every T/N-th training timestep from the second; ComfyUI's ddim_scheduler, which takes a step more where N does not divide T",
     whole: Some(TimestepRule::Rounded),
+    spans: false,
+    rho: None,
     levels: ddim_uniform,
 };
 
@@ -81,6 +95,8 @@ pub(super) const BETA: ScheduleSpec = ScheduleSpec {
     comfyui: &[],
     source: "quantiles of the beta distribution (0.6, 0.6) between the levels; A1111's beta, diffusers' use_beta_sigmas",
     whole: Some(TimestepRule::Truncated),
+    spans: true,
+    rho: None,
     levels: beta_levels,
 };
 
@@ -91,6 +107,8 @@ pub(super) const BETA_TIMESTEPS: ScheduleSpec = ScheduleSpec {
     comfyui: &["beta"],
     source: "Lee et al. (2024), Beta Sampling is All You Need, (0.6, 0.6) over timesteps; ComfyUI's beta_scheduler, which takes fewer steps where two are one",
     whole: Some(TimestepRule::Rounded),
+    spans: false,
+    rho: None,
     levels: beta_timesteps,
 };
 
@@ -101,6 +119,8 @@ pub(super) const KL_OPTIMAL: ScheduleSpec = ScheduleSpec {
     comfyui: &["kl_optimal"],
     source: "Sabour et al. (2024), Align Your Steps, eq. 13; ComfyUI's kl_optimal_scheduler",
     whole: Some(TimestepRule::Rounded),
+    spans: false,
+    rho: None,
     levels: kl_optimal,
 };
 
@@ -111,16 +131,20 @@ pub(super) const LINEAR_QUADRATIC: ScheduleSpec = ScheduleSpec {
     comfyui: &["linear_quadratic"],
     source: "linear in σ for half of the steps, then quadratic; ComfyUI's linear_quadratic_schedule",
     whole: Some(TimestepRule::Rounded),
+    spans: false,
+    rho: None,
     levels: linear_quadratic,
 };
 
 pub(super) const TURBO: ScheduleSpec = ScheduleSpec {
     name: "turbo",
     label: "Turbo",
-    aliases: &[],
+    aliases: &["Trailing"],
     comfyui: &[],
     source: "trailing timesteps; Forge's turbo",
     whole: Some(TimestepRule::Rounded),
+    spans: false,
+    rho: None,
     levels: turbo,
 };
 
@@ -131,6 +155,8 @@ pub(super) const ALIGN_YOUR_STEPS: ScheduleSpec = ScheduleSpec {
     comfyui: &[],
     source: "Sabour et al. (2024), Align Your Steps, for SD 1.5; A1111's align_your_steps",
     whole: Some(TimestepRule::Rounded),
+    spans: false,
+    rho: None,
     levels: |n, _| table_levels(&ALIGN_YOUR_STEPS_TABLE, n),
 };
 
@@ -141,6 +167,8 @@ pub(super) const ALIGN_YOUR_STEPS_SDXL: ScheduleSpec = ScheduleSpec {
     comfyui: &[],
     source: "the same for SDXL",
     whole: Some(TimestepRule::Rounded),
+    spans: false,
+    rho: None,
     levels: |n, _| table_levels(&ALIGN_YOUR_STEPS_SDXL_TABLE, n),
 };
 
@@ -151,6 +179,8 @@ pub(super) const ALIGN_YOUR_STEPS_32: ScheduleSpec = ScheduleSpec {
     comfyui: &[],
     source: "the same with 32 levels for SD 1.5; Forge",
     whole: Some(TimestepRule::Rounded),
+    spans: false,
+    rho: None,
     levels: |n, _| table_levels(&ALIGN_YOUR_STEPS_32_TABLE, n),
 };
 
@@ -161,6 +191,8 @@ pub(super) const ALIGN_YOUR_STEPS_32_SDXL: ScheduleSpec = ScheduleSpec {
     comfyui: &[],
     source: "the same with 32 levels for SDXL; Forge",
     whole: Some(TimestepRule::Rounded),
+    spans: false,
+    rho: None,
     levels: |n, _| table_levels(&ALIGN_YOUR_STEPS_32_SDXL_TABLE, n),
 };
 
@@ -171,6 +203,8 @@ pub(super) const GITS: ScheduleSpec = ScheduleSpec {
     comfyui: &[],
     source: "Chen et al. (2024), GITS, for SD 1.5; Forge's align_your_steps_GITS",
     whole: Some(TimestepRule::Rounded),
+    spans: false,
+    rho: None,
     levels: |n, _| table_levels(&GITS_TABLE, n),
 };
 
@@ -181,6 +215,8 @@ pub(super) const GITS_SDXL: ScheduleSpec = ScheduleSpec {
     comfyui: &[],
     source: "the same for SDXL",
     whole: Some(TimestepRule::Rounded),
+    spans: false,
+    rho: None,
     levels: |n, _| table_levels(&GITS_SDXL_TABLE, n),
 };
 
@@ -272,17 +308,29 @@ fn discrete(_: usize, input: &ScheduleInput<'_>) -> Vec<f64> {
     input.timesteps.iter().map(|t| input.process.table().sigma(*t)).collect()
 }
 
+/// ρ of Karras et al. (2022).
+const RHO: f64 = 7.0;
+
 /// Karras et al. (2022), eq. 5 with ρ = 7.
 pub(super) fn karras(n: usize, low: f64, high: f64) -> Vec<f64> {
-    const RHO: f64 = 7.0;
-    let (low, high) = (low.powf(1.0 / RHO), high.powf(1.0 / RHO));
-    ramp(n).map(|ramp| (high + ramp * (low - high)).powf(RHO)).collect()
+    curved(n, low, high, RHO)
 }
 
-/// A geometric series.
+/// The same with any ρ.
+fn curved(n: usize, low: f64, high: f64, rho: f64) -> Vec<f64> {
+    let (low, high) = (low.powf(1.0 / rho), high.powf(1.0 / rho));
+    ramp(n).map(|ramp| (high + ramp * (low - high)).powf(rho)).collect()
+}
+
+/// A geometric series; with a curve k-diffusion's polyexponential, whose ramp has the power ρ.
 fn exponential(n: usize, input: &ScheduleInput<'_>) -> Vec<f64> {
     let (low, high) = (input.low.ln(), input.high.ln());
-    ramp(n).map(|ramp| (high + ramp * (low - high)).exp()).collect()
+    match input.rho.filter(|rho| *rho != 1.0) {
+        None => ramp(n).map(|ramp| (high + ramp * (low - high)).exp()).collect(),
+        Some(rho) => {
+            ramp(n).map(|ramp| ((1.0 - ramp).powf(rho) * (high - low) + low).exp()).collect()
+        }
+    }
 }
 
 /// `n` numbers from 0 to 1.

@@ -25,6 +25,12 @@ pub struct SamplerSpec {
     pub evaluations: u8,
     /// What noise it draws.
     pub noise: NoiseUse,
+    /// Whether its noise follows a Brownian path over the levels: k-diffusion's and ComfyUI's SDE samplers.
+    pub brownian: bool,
+    /// Whether it steps along the unguided estimate, so that the negative prompt is evaluated at any guidance.
+    pub unguided: bool,
+    /// Whether images that are evaluated at once would change each other: steps of adapted length.
+    pub alone: bool,
     /// The numbers that it can be tuned with.
     pub options: &'static [OptionSpec],
     /// The schedule of requests that leave it open, where the sampler is of no use with the model's own.
@@ -64,6 +70,8 @@ pub enum NoiseUse {
     Churn,
     /// One tensor for each restart.
     Restarts,
+    /// One tensor for each step of the solver, with the option `eta` above 0 alone.
+    Eta,
 }
 
 impl SamplerSpec {

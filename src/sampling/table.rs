@@ -1,6 +1,7 @@
 //! The noise that a model was trained with: β of its scheduler config → σ of each training timestep.
 
 use super::config::SchedulerConfig;
+use super::convention::Convention;
 use crate::error::{Error, Result};
 use std::sync::Arc;
 
@@ -37,6 +38,79 @@ impl NoiseTable {
         Ok(Self { sigmas: sigmas.into() })
     }
 
+    /// The table of a scheduler config with the precision of `tool`: products in f64, levels rounded to f32.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub(super) fn of_tool(tool: Convention, config: &SchedulerConfig) -> Result<Self> {
+        let plain = Self::new(config)?;
+        let a1111 = tool == Convention::A1111;
+        let rounded = |value: f64| if a1111 { f64::from(value as f32) } else { value };
+        let mut product = 1.0;
+        let mut alphas: Vec<f64> = betas_f64(config)?
+            .into_iter()
+            .map(|beta| {
+                product *= 1.0 - beta;
+                rounded(product)
+            })
+            .collect();
+        if config.rescale_betas_zero_snr {
+            alphas = rescale_to_zero_snr(&alphas);
+            if let Some(end) = alphas.last_mut() {
+                *end = ZERO_SNR_END;
+            }
+        }
+        let sigmas = alphas.iter().map(|&alpha| f64::from(((1.0 - alpha) / alpha).sqrt() as f32));
+        let sigmas: Vec<f64> = sigmas.collect();
+        // f32 numbers of tables that hardly rise may be equal.
+        let rises = sigmas.windows(2).all(|pair| pair[0] < pair[1]);
+        Ok(if rises { Self { sigmas: sigmas.into() } } else { plain })
+    }
+
+    /// The last level of each of `parts` equal parts.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for fewer timesteps than parts.
+    pub(super) fn every(&self, parts: usize) -> Result<Self> {
+        let stride = self.len() / parts;
+        if stride == 0 {
+            let why = format!("A1111's LCM needs {parts} at least");
+            return Err(Error::unsupported(format!("{} training timesteps", self.len()), why));
+        }
+        let last = self.len() - 1;
+        let levels = (0..parts).rev().map(|part| self.sigmas[last - part * stride]);
+        Ok(Self { sigmas: levels.collect::<Vec<_>>().into() })
+    }
+
+    /// The timestep of the nearest of the levels that [`every`](Self::every) holds, in f32 logarithms: halves between
+    /// two occur, and the lower one counts.
+    pub(super) fn nearest_every(&self, parts: usize, sigma: f64) -> f64 {
+        let stride = (self.len() / parts).max(1);
+        let last = self.len() - 1;
+        let log = |sigma: f64| f64::from(sigma as f32).ln() as f32;
+        let place = |part: usize| last - (parts - 1 - part).min(last / stride) * stride;
+        let far = |part: &usize| (log(self.sigmas[place(*part)]) - log(sigma)).abs();
+        let least = (0..parts).map(|part| far(&part)).fold(f32::INFINITY, f32::min);
+        let nearest = (0..parts).find(|part| far(part) <= least + HALF);
+        nearest.map_or(0.0, |part| place(part) as f64)
+    }
+
+    /// σ at timestep `t`, interpolated in ln ᾱ.
+    pub(super) fn sigma_in_alpha(&self, t: f64) -> f64 {
+        let last = self.sigmas.len() - 1;
+        let t = t.clamp(0.0, last as f64);
+        let low = (t.floor() as usize).min(last - 1);
+        let (a, b) = (log_alpha(self.sigmas[low]), log_alpha(self.sigmas[low + 1]));
+        (-(a + (t - low as f64) * (b - a))).exp_m1().sqrt()
+    }
+
+    /// The timestep of noise level `sigma`, interpolated in ln ᾱ.
+    pub(super) fn timestep_in_alpha(&self, sigma: f64) -> f64 {
+        let low = self.entry_below(sigma);
+        let (a, b) = (log_alpha(self.sigmas[low]), log_alpha(self.sigmas[low + 1]));
+        low as f64 + ((log_alpha(sigma) - a) / (b - a)).clamp(0.0, 1.0)
+    }
+
     /// Levels between two, evenly in their logarithm.
     pub(super) fn logarithmic(low: f64, high: f64, count: usize) -> Self {
         let last = count.saturating_sub(1).max(1) as f64;
@@ -49,9 +123,9 @@ impl NoiseTable {
     }
 
     /// Levels of a rectified flow whose timesteps 1 to `count` are shifted: t/(1 − t) of x = (1 − t)·x₀ + t·n. The last
-    /// would be infinite; 10⁵ is noise to the last bit of a picture.
+    /// would be infinite; 10⁷ is noise to the last bit of an f32.
     pub(super) fn of_flow(shift: f64, count: usize) -> Self {
-        const NOISE: f64 = 1e5;
+        const NOISE: f64 = 1e7;
         let level = |i: usize| {
             let t = i as f64 / count as f64;
             let t = shift * t / (1.0 + (shift - 1.0) * t);
@@ -115,6 +189,29 @@ impl NoiseTable {
         let above = self.sigmas.partition_point(|&s| s <= sigma);
         above.saturating_sub(1).min(self.sigmas.len() - 2)
     }
+}
+
+/// The last ᾱ of A1111 and ComfyUI with zero terminal signal-to-noise ratio.
+const ZERO_SNR_END: f64 = 4.897_345_189_085_343_5e-8;
+
+/// How far the last bits of f32 logarithms put two equal distances apart.
+const HALF: f32 = 2e-6;
+
+/// ln ᾱ of a noise level.
+fn log_alpha(sigma: f64) -> f64 {
+    -(sigma * sigma).ln_1p()
+}
+
+/// β in f64, where a formula gives them.
+fn betas_f64(config: &SchedulerConfig) -> Result<Vec<f64>> {
+    let n = config.num_train_timesteps;
+    let formula = config.trained_betas.is_none() && config.beta_schedule == "scaled_linear";
+    if !formula || n < 2 {
+        return Ok(betas(config)?.into_iter().map(f64::from).collect());
+    }
+    let (from, to) = (config.beta_start.sqrt(), config.beta_end.sqrt());
+    let at = |i: usize| (from + (to - from) * i as f64 / (n - 1) as f64).powi(2);
+    Ok((0..n).map(at).collect())
 }
 
 fn betas(config: &SchedulerConfig) -> Result<Vec<f32>> {

@@ -1,7 +1,7 @@
 //! Puts a LoRA into a folder of LoRAs, with its card.
 
-use super::cache::is_relative;
 use super::lora::{EXTENSIONS, companions};
+use super::place::check_name;
 use super::{Card, Store, digest};
 use crate::atomic_file::Together;
 use crate::error::{Error, Result};
@@ -76,11 +76,16 @@ impl Store {
 
     /// The folder to put a LoRA in.
     fn add_folder(&self, new: &NewLora) -> Result<PathBuf> {
-        let folders = self.lora_folders();
-        let first = || folders.iter().find(|f| f.is_dir()).or(folders.last()).cloned();
+        let first = || self.first_lora_folder();
         new.to.clone().or_else(first).ok_or_else(|| {
             Error::unsupported("adding a LoRA without a folder of LoRAs", Hint::NameLoraFolder)
         })
+    }
+
+    /// The first folder of LoRAs that exists, without any the user's own, which may be made.
+    pub(super) fn first_lora_folder(&self) -> Option<PathBuf> {
+        let folders = self.lora_folders();
+        folders.iter().find(|folder| folder.is_dir()).or(folders.last()).cloned()
     }
 }
 
@@ -88,11 +93,7 @@ impl Store {
 fn file_name(new: &NewLora) -> Result<String> {
     let stem = || new.file.file_stem().map(|stem| stem.to_string_lossy().into_owned());
     let name = new.name.clone().or_else(stem).unwrap_or_default();
-    let hidden = name.split('/').any(|part| part.starts_with('.') || part != part.trim());
-    if !is_relative(&name) || hidden || name.contains(char::is_control) {
-        let why = "expected a plain name such as ink or styles/ink";
-        return Err(Error::bad_request("name", &name, why));
-    }
+    check_name(&name)?;
     let known = |extension: &str| EXTENSIONS.contains(&extension);
     if name.rsplit_once('.').is_some_and(|(_, extension)| known(extension)) {
         return Ok(name);

@@ -204,7 +204,7 @@ fn beside(program: &Path) -> Option<PathBuf> {
 /// `name` as a path that exists.
 ///
 /// A bare word that is a plain folder is none: `loras` must not shadow a LoRA's name.
-fn existing(name: &str) -> Result<Option<PathBuf>> {
+pub(super) fn existing(name: &str) -> Result<Option<PathBuf>> {
     let path = &*actual(name);
     if path.is_file() {
         return Ok(Some(path.to_path_buf()));

@@ -1,7 +1,8 @@
-//! Puts files in place whole or not at all.
+//! Puts files in place whole or not at all, under names that stay in their folder.
 
+use super::cache::is_relative;
 use crate::atomic_file::{self, Care};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use std::fs::File;
 use std::path::Path;
 
@@ -17,4 +18,17 @@ pub(super) fn whole<T>(
         atomic_file::make_folder(folder)?;
     }
     atomic_file::write(path, force, Care::Lasting, write)
+}
+
+/// Refuses a name that leaves its folder, hides in it or holds what names do not; sub-folders are allowed.
+///
+/// # Errors
+/// [`Error::BadRequest`].
+pub(super) fn check_name(name: &str) -> Result<()> {
+    let hidden = name.split('/').any(|part| part.starts_with('.') || part != part.trim());
+    if is_relative(name) && !hidden && !name.contains(char::is_control) {
+        return Ok(());
+    }
+    let why = "expected a plain name such as ink or styles/ink";
+    Err(Error::bad_request("name", name, why))
 }

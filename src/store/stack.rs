@@ -1,10 +1,12 @@
 //! Stacks: several LoRAs under one name, in a file.
 
 use super::list::{is_called, walk};
+use super::lora::existing;
 use super::{Store, actual, only, place, table};
 use crate::error::{Error, Result};
-use crate::lora::LoraRef;
+use crate::hint::Hint;
 use crate::lora::spec::KEYS as LORA_KEYS;
+use crate::lora::{LoraRef, Method};
 use serde::{Deserialize, Serialize};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -55,6 +57,52 @@ pub struct Stack {
 const KEYS: [&str; 6] = ["lora", "method", "density", "seed", "rank", "period"];
 
 impl Stack {
+    /// The stack of `loras` that `method` puts together.
+    pub fn of(loras: Vec<LoraRef>, method: Method) -> Self {
+        let stack = Self { loras, ..Self::default() };
+        // As it is written: 0.3, not the f64 that is nearest to its f32.
+        let written = |share: f32| share.to_string().parse().ok();
+        let method_name = Some(method.name().to_owned());
+        match method {
+            Method::Sum => stack,
+            Method::Sequential | Method::Composite => Self { method: method_name, ..stack },
+            Method::Svd { rank } => Self { method: method_name, rank: Some(rank), ..stack },
+            Method::Ties { density } => {
+                Self { method: method_name, density: written(density), ..stack }
+            }
+            Method::Dare { density, seed } | Method::DareTies { density, seed } => {
+                Self { method: method_name, density: written(density), seed: Some(seed), ..stack }
+            }
+            Method::Switch { period } => {
+                Self { method: method_name, period: Some(period), ..stack }
+            }
+        }
+    }
+
+    /// How the LoRAs are put together.
+    ///
+    /// # Errors
+    /// [`Error::BadRequest`] for a method that does not exist or takes no such numbers.
+    pub fn method(&self) -> Result<Method> {
+        let Some(name) = &self.method else { return Ok(Method::default()) };
+        let numbers = [
+            self.density.map(|x| format!("density={x}")),
+            self.seed.map(|n| format!("seed={n}")),
+            self.rank.map(|n| format!("rank={n}")),
+            self.period.map(|n| format!("period={n}")),
+        ];
+        let numbers: Vec<String> = numbers.into_iter().flatten().collect();
+        format!("{name}:{}", numbers.join(",")).parse()
+    }
+
+    /// Refuses a name under which no stack can be saved.
+    ///
+    /// # Errors
+    /// [`Error::BadRequest`].
+    pub fn check_name(name: &str) -> Result<()> {
+        place::check_name(name.strip_suffix(".toml").unwrap_or(name))
+    }
+
     /// Reads the file `path`.
     ///
     /// # Errors
@@ -114,16 +162,65 @@ impl Store {
     /// [`Error::NotFound`] with near matches when there is none or more than one, and as
     /// [`Stack::read`].
     pub fn stack(&self, name: &str) -> Result<Stack> {
+        Stack::read(&self.stack_path(name)?)
+    }
+
+    /// Finds the file of a stack, as [`stack`](Self::stack) does.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] with near matches when there is none or more than one.
+    pub fn stack_path(&self, name: &str) -> Result<PathBuf> {
         let path = &*actual(name);
         if path.extension().is_some_and(|e| e == "toml") && path.is_file() {
-            return Stack::read(path);
+            return Ok(path.to_path_buf());
         }
+        self.stack_named(name)
+    }
+
+    /// Saves a stack under a name, its paths made absolute, in the folder `to` or the first folder of LoRAs that exists, and returns its file.
+    ///
+    /// # Errors
+    /// [`Error::BadRequest`] for a name that leaves the folder, for a stack without LoRAs and as [`Stack::to_toml`];
+    /// [`Error::Exists`] without `force`; [`Error::Write`]; [`Error::Unsupported`] when there is no folder of LoRAs.
+    pub fn save_stack(
+        &self,
+        name: &str,
+        stack: &Stack,
+        to: Option<&Path>,
+        force: bool,
+    ) -> Result<PathBuf> {
+        Stack::check_name(name)?;
+        let name = name.strip_suffix(".toml").unwrap_or(name);
+        if stack.loras.is_empty() {
+            return Err(Error::bad_request("loras", "", "a stack needs at least one LoRA"));
+        }
+        let folder = to.map(Path::to_path_buf).or_else(|| self.first_lora_folder());
+        let none =
+            || Error::unsupported("saving a stack without a folder of LoRAs", Hint::NameLoraFolder);
+        let path = folder.ok_or_else(none)?.join(FOLDER).join(format!("{name}.toml"));
+        let loras = stack.loras.iter().map(from_everywhere).collect::<Result<Vec<_>>>()?;
+        Stack { loras, ..stack.clone() }.write(&path, force)?;
+        Ok(path)
+    }
+
+    /// Removes the stack `name` from the folders of LoRAs, and returns the file that it was; never one elsewhere.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] with near matches when there is none or more than one, [`Error::Write`].
+    pub fn remove_stack(&self, name: &str) -> Result<PathBuf> {
+        let path = self.stack_named(name)?;
+        std::fs::remove_file(&path).map_err(|error| Error::write(&path, error))?;
+        Ok(path)
+    }
+
+    /// The file of the stack `name` in the folders of LoRAs.
+    fn stack_named(&self, name: &str) -> Result<PathBuf> {
         let all = self.stacks();
         let is_meant = |(listed, path): &&(String, PathBuf)| is_called(listed, Some(path), name);
         let called = all.iter().filter(is_meant).map(|(_, path)| path.clone());
         let known = all.iter().map(|(name, _)| name.as_str());
         let folders: Vec<PathBuf> = self.lora_folders().iter().map(|f| f.join(FOLDER)).collect();
-        Stack::read(&only(name, ("stack", "single stack"), called, known, &folders)?)
+        only(name, ("stack", "single stack"), called, known, &folders)
     }
 
     /// Names and files of all stacks, by folder and name.
@@ -141,6 +238,19 @@ impl Store {
         }
         all
     }
+}
+
+/// The LoRA with a name that leads to it from every folder, where it is a path from this one.
+fn from_everywhere(lora: &LoraRef) -> Result<LoraRef> {
+    let Some(path) = existing(&lora.name)?.filter(|path| path.is_relative()) else {
+        return Ok(lora.clone());
+    };
+    let full = std::path::absolute(&path).map_err(|error| Error::io(&path, error))?;
+    let name = full.to_str().ok_or_else(|| {
+        let why = "a stack holds text, and this path is none; rename the file or a folder";
+        Error::bad_request("lora", full.display(), why)
+    })?;
+    Ok(LoraRef { name: name.to_owned(), ..lora.clone() })
 }
 
 #[cfg(test)]
@@ -197,6 +307,51 @@ blocks = \"OUTALL\"
             let message = parse(text).unwrap_err().to_string();
             assert!(message.starts_with("s.toml: ") && message.contains(part), "{text}: {message}");
         }
+    }
+
+    #[test]
+    fn methods_are_written_as_they_are_read() {
+        for text in
+            ["sum", "sequential", "composite", "svd:rank=8", "ties:density=0.3", "switch:period=2"]
+        {
+            let method: Method = text.parse().unwrap();
+            let stack = Stack::of(vec![LoraRef::new("ink")], method);
+            assert_eq!(parse(&stack.to_toml().unwrap()).unwrap().method().unwrap(), method);
+        }
+        let dare: Method = "dare-ties:density=0.1,seed=9".parse().unwrap();
+        let written = Stack::of(vec![LoraRef::new("ink")], dare).to_toml().unwrap();
+        assert!(written.contains("density = 0.1\nseed = 9\n"), "{written}");
+        assert_eq!(parse(&written).unwrap().method().unwrap(), dare);
+    }
+
+    #[test]
+    fn stacks_are_saved_and_removed_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::new(&[], folder.path(), &|_| None);
+        let loras = folder.path().join("loras");
+        let store = Store { lora_folders: vec![loras.clone()], ..store };
+        let stack = parse(TEXT).unwrap();
+        let path = store.save_stack("sub/mine.toml", &stack, None, false).unwrap();
+        assert_eq!(path, loras.join("stacks/sub/mine.toml"));
+        assert_eq!(store.stack("mine").unwrap(), stack);
+        assert!(matches!(
+            store.save_stack("sub/mine", &stack, None, false),
+            Err(Error::Exists { .. })
+        ));
+        let other = Stack { method: None, density: None, seed: None, ..stack.clone() };
+        store.save_stack("sub/mine", &other, None, true).unwrap();
+        assert_eq!(store.stack("mine").unwrap(), other);
+        for name in ["../x", "/x", "", ".x", "a/.x", "C:x", "a\\b", "a/", " x", "a\nb", ".toml"] {
+            let saved = store.save_stack(name, &stack, None, false);
+            assert!(matches!(saved, Err(Error::BadRequest { .. })), "{name}");
+        }
+        assert!(store.save_stack("x", &Stack::default(), None, false).is_err(), "no LoRA");
+        let beside = folder.path().join("beside.toml");
+        stack.write(&beside, false).unwrap();
+        let outside = store.remove_stack(beside.to_str().unwrap());
+        assert!(matches!(outside, Err(Error::NotFound { .. })) && beside.is_file());
+        assert_eq!(store.remove_stack("mine").unwrap(), path);
+        assert!(!path.exists() && matches!(store.stack("mine"), Err(Error::NotFound { .. })));
     }
 
     #[test]

@@ -61,7 +61,7 @@ fn numbers_of_the_sampler_change_the_picture_and_come_back() {
     assert!(
         world.run(&["inspect", "--as-command", "quiet.png"]).contains("--sampler-options=eta=0")
     );
-    let text = world.fail(2, &["--sampler=ddim", "--sampler-options", "eta=0.5", "x"]);
+    let text = world.fail(2, &["--sampler=dpmpp-2m", "--sampler-options", "eta=0.5", "x"]);
     assert!(text.contains("eta"), "{text}");
     let text = world.fail(2, &["--sampler=euler-a", "--sampler-options", "etta=0.5", "x"]);
     assert!(text.contains("did you mean `eta`"), "{text}");

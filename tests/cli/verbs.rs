@@ -62,13 +62,15 @@ fn completions_and_manual_pages() {
 fn help_is_as_recorded() {
     let world = World::new();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cli_snapshots");
-    let pages: [(&str, &[&str]); 12] = [
+    let pages: [(&str, &[&str]); 14] = [
         ("help", &["-h"]),
         ("long", &["--help"]),
         ("generate", &["generate", "-h"]),
         ("batch", &["batch", "-h"]),
         ("sweep", &["sweep", "-h"]),
         ("sheet", &["sheet", "-h"]),
+        ("tune", &["tune", "-h"]),
+        ("stack", &["lora", "stack", "-h"]),
         ("model", &["help", "model"]),
         ("bench", &["bench", "-h"]),
         ("inspect", &["inspect", "--help"]),

@@ -67,6 +67,39 @@ SAMPLERS = {
         "pictures": [("sd15", "plain", {}), ("sd15", "seven", dict(seed=42, steps=7)),
                      ("sd2", "plain", {}), ("sdxl", "plain", {})],
     },
+    "lms": {
+        "scheduler": "LMSDiscreteScheduler", "k_diffusion": None, "steps": STEPS,
+        "grids": [LINSPACE, LEADING, TRAILING, KARRAS], "runs": [{}, LEADING, TRAILING, KARRAS, V, EXPONENTIAL],
+        "pictures": [("sd15", "plain", {}), ("sd15", "karras", dict(seed=42, steps=6, options=KARRAS)),
+                     ("sd2", "plain", {}), ("sdxl", "plain", {})],
+    },
+    "dpm2": {
+        "scheduler": "KDPM2DiscreteScheduler", "k_diffusion": None, "steps": STEPS, "middles": True,
+        "grids": [LINSPACE, LEADING, TRAILING, KARRAS], "runs": [{}, LEADING, TRAILING, KARRAS, V, EXPONENTIAL],
+        "pictures": [("sd15", "plain", {}), ("sd15", "karras", dict(seed=42, steps=6, options=KARRAS)),
+                     ("sd2", "plain", {}), ("sdxl", "plain", {})],
+    },
+    "dpm2-a": {
+        "scheduler": "KDPM2AncestralDiscreteScheduler", "k_diffusion": None, "steps": STEPS, "middles": True,
+        "grids": [LINSPACE, LEADING, TRAILING, KARRAS], "runs": [{}, LEADING, TRAILING, KARRAS, V, EXPONENTIAL],
+        "pictures": [("sd15", "plain", {}), ("sd15", "karras", dict(seed=42, steps=6, options=KARRAS)),
+                     ("sd2", "plain", {}), ("sdxl", "plain", {})],
+    },
+    "dpmpp-2s": {
+        "scheduler": "DPMSolverSinglestepScheduler", "k_diffusion": None, "steps": STEPS,
+        "grids": [{}, LEADING, TRAILING, KARRAS],
+        "runs": [{}, KARRAS, V, {"solver_order": 3}, {"solver_order": 1}, {"solver_type": "heun"}, {"thresholding": True}],
+        "pictures": [("sd15", "plain", {}), ("sd15", "karras", dict(seed=42, steps=6, options=KARRAS)),
+                     ("sd2", "plain", {}), ("sdxl", "plain", {})],
+    },
+    "sa-solver": {
+        "scheduler": "SASolverScheduler", "k_diffusion": None, "steps": STEPS,
+        "base": {"final_sigmas_type": "sigma_min"},
+        "grids": [LINSPACE, LEADING, TRAILING, KARRAS], "runs": [{}, LEADING, TRAILING, KARRAS, V, {"beta_schedule": "linear"}],
+        "pictures": [("sd15", "plain", {}), ("sd15", "two", dict(seed=[42, 43], prompt=[make_pictures.CAT, make_pictures.LIGHT],
+                                                                 negative=[make_pictures.BLUR, ""])),
+                     ("sd2", "plain", {}), ("sdxl", "plain", {})],
+    },
     "ddpm": {
         "scheduler": "DDPMScheduler", "k_diffusion": None, "steps": STEPS,
         "grids": [{}, LINSPACE, LEADING, TRAILING],
@@ -103,7 +136,7 @@ def scheduler_of(kind: str, options: dict):
     return getattr(diffusers, kind).from_config({**BASE, **options})
 
 
-def grid(kind: str, options: dict, steps: int) -> dict:
+def grid(kind: str, options: dict, steps: int, middles: bool = False) -> dict:
     scheduler = scheduler_of(kind, options)
     case = {"config": {**BASE, **options}, "steps": steps}
     try:
@@ -115,6 +148,10 @@ def grid(kind: str, options: dict, steps: int) -> dict:
     case["timesteps"] = shortest(timesteps)
     if hasattr(scheduler, "sigmas"):
         case["sigmas"] = shortest(scheduler.sigmas)
+        if middles:  # between the levels, for the second evaluation of a step
+            timesteps = scheduler.timesteps[::2]
+            case["timesteps"] = shortest(timesteps)
+            case["sigmas"] = shortest(torch.cat([torch.unique_consecutive(scheduler.sigmas)]))
     else:
         case["alphas_cumprod"] = shortest(scheduler.alphas_cumprod[timesteps])
     case["init_noise_sigma"] = shortest([scheduler.init_noise_sigma])[0]
@@ -169,7 +206,8 @@ def main(names: list[str], recorded: str | None) -> None:
         spec = SAMPLERS[name]
         kind, path = spec["scheduler"], HERE / "samplers" / f"{name}.json"
         out = {**VERSIONS, "sampler": name, "scheduler": kind, "shape": SHAPE, "pattern": shortest(PATTERN)}
-        out["grids"] = [grid(kind, options, steps) for options in with_base(spec, "grids") for steps in spec["steps"]]
+        out["grids"] = [grid(kind, options, steps, spec.get("middles", False))
+                        for options in with_base(spec, "grids") for steps in spec["steps"]]
         out["runs"] = [run(kind, options, 6, [5]) for options in with_base(spec, "runs")]
         out["runs"] += [run(kind, spec.get("base", {}), steps, [5, 9]) for steps in (2, 4, 1)[: 2 if name == "deis" else 3]]
         tensors = {}
@@ -181,6 +219,8 @@ def main(names: list[str], recorded: str | None) -> None:
                                   "trajectories": trajectories(vectors, spec["k_diffusion"])}
         elif path.exists():
             out["k_diffusion"] = read_json(path)["k_diffusion"]
+        else:  # proven by recorded.json
+            out["k_diffusion"] = {"start": [], "noise_list": [], "trajectories": []}
         lines = []
         for key, value in out.items():
             if isinstance(value, list) and value and isinstance(value[0], dict):

@@ -9,9 +9,7 @@ import sys
 
 from common import *
 
-# Where two tools of one name differ, the one that colora follows.
-NOT_FOLLOWED = {("comfyui", "lms"), ("comfyui", "deis"), ("a1111", "lcm"), ("comfyui", "lcm")}
-LISTS = {"karras 5", "sgm_uniform 8", "karras 1", "karras 9 from 4", "exponential 2", "karras 24", "karras 40"}
+LISTS = {"karras 5", "sgm_uniform 8", "karras 1", "karras 9 from 4", "exponential 2", "karras 24", "karras 40", "karras 3", "karras 4", "karras 6"}
 
 
 def main(path: str) -> None:
@@ -19,13 +17,11 @@ def main(path: str) -> None:
     known = {**vectors["lists"]}
     runs = []
     for run in vectors["trajectories"]:
-        pair = (run["tool"], run["sampler"])
-        f32_only = run["sampler"] in ("uni_pc", "uni_pc_bh2")
-        if "final" not in run or run.get("guided") or pair in NOT_FOLLOWED or run["list"] not in LISTS:
+        f32_only = run["sampler"] in ("uni_pc", "uni_pc_bh2") or run["sampler"] == "dpm_fast" and run.get("options")
+        if "final" not in run or run["list"] not in LISTS or ("dtype" in run) != bool(f32_only):
             continue
-        if ("dtype" in run) != f32_only or "cfg_pp" in run["sampler"]:
-            continue
-        kept = {key: run[key] for key in ("tool", "sampler", "list", "options", "evals", "draws", "final") if key in run}
+        keys = ("tool", "sampler", "guided", "list", "options", "evals", "draws", "final")
+        kept = {key: run[key] for key in keys if key in run}
         runs.append(kept)
     toy = {key: vectors["toy"][key] for key in ("formula", "start", "noise_list")}
     levels = [s for s in vectors["schedules"]

@@ -38,8 +38,7 @@ const HARMLESS: [&str; 24] = [
 /// Settings that are named at most; whoever has more has read the first.
 const MOST_NAMED: usize = 64;
 /// Fields that change nothing with these values.
-const HARMLESS_AS: [(&str, &[&str]); 16] = [
-    ("RNG", &["CPU", "cpu"]),
+const HARMLESS_AS: [(&str, &[&str]); 15] = [
     ("VAE", &["Automatic", "None", "Default (model)", "default"]),
     ("Eta", &["0", "0.0", "0.000000"]),
     ("FP8 weight", &["Disable"]),
@@ -56,6 +55,11 @@ const HARMLESS_AS: [(&str, &[&str]); 16] = [
     ("refiner_model", &["None", "none"]),
     ("loras", &["[]"]),
 ];
+
+/// Whether the setting changes nothing with this value.
+pub(super) fn says_nothing(name: &str, value: &str) -> bool {
+    HARMLESS_AS.iter().any(|(n, values)| *n == name && values.contains(&value))
+}
 
 /// Whether colora wrote these settings.
 pub(super) fn ours(parameters: &Parameters) -> bool {
@@ -75,7 +79,7 @@ pub(super) fn unfollowed(parameters: &Parameters, layout: Layout) -> Vec<String>
         name == "Model"
             || is_row(false, name)
             || if ours { name == "Version" || is_row(true, name) } else { HARMLESS.contains(&name) }
-            || HARMLESS_AS.iter().any(|(n, values)| *n == name && values.contains(&value))
+            || says_nothing(name, value)
     };
     let mut named: Vec<String> = Vec::new();
     for (name, value) in &parameters.fields {

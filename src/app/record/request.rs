@@ -2,7 +2,7 @@
 
 use super::data::ImageRecord;
 use super::foreign::Told;
-use super::labels::{Layout, ours, unfollowed};
+use super::labels::{Layout, ours, says_nothing, unfollowed};
 use super::samplers::resolved;
 use crate::picture::Parameters;
 use crate::pipeline::Request;
@@ -24,6 +24,9 @@ pub(super) fn record(told: Told) -> ImageRecord {
         // What other programs call as we do is computed in other ways.
         let followed = label.write.is_none() && (ours || !label.own);
         let Some(text) = parameters.get(label.name).filter(|_| followed) else { continue };
+        if says_nothing(label.name, text.trim()) {
+            continue;
+        }
         let mut put = Map::new();
         let read = field.value(text.trim()).map(|value| field.put(value, &mut put));
         // A seed of -1, which a picture cannot have been made with, is no seed.
@@ -137,8 +140,8 @@ mod tests {
         );
         let automatic = parse("Steps: 9, Sampler: DPM++ 2M, Schedule type: Automatic");
         assert_eq!(automatic.request.schedule, Some(Schedule::Karras));
-        let other = parse("Steps: 9, Sampler: DPM fast, Refiner: r, Seed: -1, Size: 9x9");
-        assert_eq!(other.unknown_sampler.as_deref(), Some("DPM fast, Uniform"));
+        let other = parse("Steps: 9, Sampler: DPM slow, Refiner: r, Seed: -1, Size: 9x9");
+        assert_eq!(other.unknown_sampler.as_deref(), Some("DPM slow, Uniform"));
         assert_eq!(other.ignored, ["Refiner", "Seed: -1", "Size: 9x9"]);
         assert_eq!((other.request.seed, other.request.width), (None, None));
         let strong = lines("(red:1.3) \\(x:1) <lora:a:1>\nNegative prompt: <lora:b:1>\nSteps: 9");
@@ -177,6 +180,12 @@ mod tests {
             reuse: 3,
             merge_tokens: 0.25,
             clip_skip: Some(2),
+            rng: "nv".parse().ok(),
+            variation_seed: Some(3),
+            variation_strength: 0.25,
+            seed_resize: "512x768".parse().ok(),
+            ensd: 31337,
+            compat: crate::pipeline::Compat::Comfyui,
             encode_empty: true,
             emphasis: Emphasis::NoNorm,
             prompt_2: Some("y, z".into()),
@@ -226,7 +235,6 @@ mod tests {
             "Hypernet: some",
             "CFG Rescale phi: 0.7",
             "RP Active: True",
-            "Seed resize from: 512x512",
             "AddNet Enabled: True",
             "FreeU Stages: \"[]\"",
             "Whatever comes: next",
@@ -242,7 +250,8 @@ mod tests {
         ] {
             assert_eq!(said(field), [""; 0], "{field}");
         }
-        assert_eq!(lines("x\nSteps: 9, Seed: 1, RNG: NV").ignored, ["RNG: NV"]);
+        assert_eq!(lines("x\nSteps: 9, Seed: 1, RNG: NV").ignored, [""; 0]);
+        assert_eq!(lines("x\nSteps: 9, Seed: 1, RNG: GPU").ignored, ["RNG: GPU"]);
         let unsaid = lines("x\nSteps: 9, Seed: 1").ignored;
         assert!(unsaid.len() == 1 && unsaid[0].starts_with("RNG (none"), "{unsaid:?}");
         let merged = lines("x\nSteps: 9, Token merging ratio: 0.5").request.merge_tokens;

@@ -10,6 +10,7 @@ mod list;
 mod merge;
 mod open;
 mod resize;
+mod stack;
 
 use super::style::Talk;
 use anyhow::Result;
@@ -22,7 +23,8 @@ Examples:
   colora lora list
   colora lora inspect anime
   colora lora check anime --model dreamshaper
-  colora lora add ink.safetensors --trigger \"ink style\" --weight 0.8")]
+  colora lora add ink.safetensors --trigger \"ink style\" --weight 0.8
+  colora lora stack save card -l ink:0.8 -l gold:0.4")]
 pub(super) struct Args {
     #[command(subcommand)]
     verb: Verb,
@@ -46,6 +48,8 @@ enum Verb {
     Extract(extract::Args),
     /// Make a LoRA smaller
     Resize(resize::Args),
+    /// Save, list, show and remove stacks: several LoRAs under one name, for --stack
+    Stack(stack::Args),
 }
 
 /// Runs `colora lora`.
@@ -60,5 +64,6 @@ pub(super) fn run(args: Args, talk: Talk) -> Result<()> {
         Verb::Merge(args) => merge::run(&args, talk),
         Verb::Extract(args) => extract::run(&args, talk),
         Verb::Resize(args) => resize::run(&args, talk),
+        Verb::Stack(args) => stack::run(&args, talk),
     }
 }

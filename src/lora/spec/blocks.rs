@@ -66,7 +66,7 @@ impl Layout {
     }
 
     /// Blocks on the way down, and as many up.
-    fn side(self) -> usize {
+    pub fn side(self) -> usize {
         if self == Self::Sd { 12 } else { 9 }
     }
 

@@ -4,6 +4,8 @@
 //! A new field is a field of [`Request`] and [`Plan`](super::Plan), a row of [`FIELDS`], and the code that acts on it:
 //! `docs/how-to/add-a-request-field.md` names the places.
 
+mod blank;
+mod noise;
 mod row;
 mod table;
 mod values;
@@ -14,6 +16,24 @@ pub use table::FIELDS;
 use super::Request;
 use crate::error::Result;
 use serde_json::{Map, Value};
+
+/// Puts choices that stand in another spelling, or hold two, as they stand in a request. What a text holds beside its
+/// own field gives way to what is said there.
+pub fn respell(map: &mut Map<String, Value>) {
+    for field in FIELDS {
+        let Some(value) = map.get(field.key).and_then(|value| field.respelled(value)) else {
+            continue;
+        };
+        let mut put = Map::new();
+        field.put(value, &mut put);
+        for (key, value) in put {
+            let said = map.get(&key).is_some_and(|value| !value.is_null());
+            if key == field.key || !said {
+                map.insert(key, value);
+            }
+        }
+    }
+}
 
 /// The row of `key`.
 pub fn field(key: &str) -> Option<&'static Field> {
@@ -49,8 +69,9 @@ pub(crate) mod tests {
     use super::values::{number, seed};
     use super::*;
     use crate::lora::Apply;
-    use crate::pipeline::MAX_COUNT;
+    use crate::pipeline::{Compat, MAX_COUNT};
     use crate::prompt::{Emphasis, PromptSyntax};
+    use crate::rng::Rng;
     use crate::sampling::{Sampler, Schedule};
     use std::collections::BTreeSet;
 
@@ -94,6 +115,12 @@ pub(crate) mod tests {
             sampler_options: "eta=0.5,s_noise=1.01".parse().unwrap(),
             schedule: Some(Schedule::Exponential),
             seed: Some(u64::MAX),
+            compat: Compat::A1111,
+            rng: Some(Rng::Nv),
+            variation_seed: Some(3),
+            variation_strength: 0.25,
+            seed_resize: "512x768".parse().ok(),
+            ensd: 31337,
             count: 2,
             clip_skip: Some(2),
             tile: Some(false),
@@ -121,7 +148,7 @@ pub(crate) mod tests {
         let mut map = Map::new();
         for field in FIELDS {
             let texts = field.texts(&full);
-            let by_parts = ["width", "height"].contains(&field.key);
+            let by_parts = field.option || ["width", "height"].contains(&field.key);
             assert_eq!(texts.is_empty(), by_parts, "{}", field.key);
             let mut values: Vec<Value> =
                 texts.iter().map(|text| (field.read)(text).unwrap()).collect();

@@ -32,6 +32,11 @@ pub struct Field {
     pub write: fn(&Request) -> Vec<String>,
     /// The text that says nothing: it is not written.
     pub neutral: &'static str,
+    /// Another field that a text of this one may set: the schedule in `DPM++ 2M Karras`. Then [`read`](Self::read)
+    /// gives an array of both values.
+    pub brings: Option<&'static str>,
+    /// Whether the key is that of a number in the object `sampler_options`.
+    pub option: bool,
 }
 
 /// A flag of the command line.
@@ -121,12 +126,28 @@ impl Field {
     /// Puts a value that [`read`](Self::read) gave into the map of a request.
     pub fn put(&self, value: Value, request: &mut Map<String, Value>) {
         match (self.sets, value) {
+            ([own], value) if self.option => {
+                let options = request.entry(*own).or_insert_with(|| Map::new().into());
+                if let Some(options) = options.as_object_mut() {
+                    options.insert(self.key.to_owned(), value);
+                }
+            }
+            ([own], Value::Array(values)) if self.brings.is_some() => {
+                let keys = [Some(*own), self.brings].into_iter().flatten().map(str::to_owned);
+                request.extend(keys.zip(values));
+            }
             ([_, _, ..], Value::Array(values)) => {
                 let keys = self.sets.iter().map(|key| (*key).to_owned());
                 request.extend(keys.zip(values));
             }
             (_, value) => drop(request.insert(self.key.to_owned(), value)),
         }
+    }
+
+    /// A choice in another spelling than its own, as it stands in a request: what [`put`](Self::put) takes.
+    pub fn respelled(&self, value: &Value) -> Option<Value> {
+        let text = value.as_str().filter(|_| !(self.names)().is_empty())?;
+        if super::check_type(self.key, value).is_ok() { None } else { (self.read)(text).ok() }
     }
 
     /// What the value means, for the comment of a settings file.

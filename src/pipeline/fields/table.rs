@@ -1,9 +1,11 @@
 //! The rows of the table of fields.
 
+use super::blank::{FLAG, GUIDANCE, LABEL, LORA, PICTURE, ROW, SAVERS, SDXL};
+use super::noise;
 use super::row::{Field, Flag, Label, Range, Setting};
 use super::values::{
-    count, lora, number, options, parsed, prompt_syntax, seed, size, some, switch, text, tile,
-    window,
+    count, lora, number, options, parsed, prompt_syntax, sampler, schedule, seed, size, some,
+    switch, text, tile, window,
 };
 use crate::conditioning::{Crop, ToldSize};
 use crate::lora::{Apply, Method};
@@ -15,37 +17,6 @@ use crate::size::Aspect;
 
 /// The largest part of the tokens that may be merged: one of every 2×2 stays.
 const MOST_MERGED: f64 = 0.75;
-
-/// A row in which nothing is said.
-const ROW: Field = Field {
-    key: "",
-    sets: &[],
-    flag: None,
-    label: None,
-    title: None,
-    setting: None,
-    range: None,
-    names: Vec::new,
-    read: text,
-    write: |_| Vec::new(),
-    neutral: "",
-};
-const FLAG: Flag = Flag {
-    long: "",
-    short: None,
-    alias: None,
-    value: "N",
-    heading: None,
-    place: 0,
-    help: "",
-    opposite: None,
-};
-const PICTURE: Flag = Flag { heading: Some("Picture"), ..FLAG };
-const GUIDANCE: Flag = Flag { heading: Some("Guidance"), value: "X", ..FLAG };
-const SDXL: Flag = Flag { heading: Some("SDXL"), value: "WxH", ..FLAG };
-const SAVERS: Flag = Flag { heading: Some("Step savers"), ..FLAG };
-const LORA: Flag = Flag { heading: Some("LoRA"), ..FLAG };
-const LABEL: Label = Label { name: "", place: 100, own: false, write: None };
 
 /// Every field, in the order in which commands and settings files list them.
 pub const FIELDS: &[Field] = &[
@@ -627,7 +598,8 @@ pub const FIELDS: &[Field] = &[
         }),
         setting: Some(Setting { example: "\"dpmpp-2m\"", remark: "" }),
         names: || Sampler::ALL.iter().map(|sampler| sampler.name()).collect(),
-        read: parsed::<Sampler>,
+        read: sampler,
+        brings: Some("schedule"),
         write: |r| some(r.sampler),
         ..ROW
     },
@@ -646,6 +618,15 @@ pub const FIELDS: &[Field] = &[
         write: |r| some(Some(&r.sampler_options).filter(|options| !options.is_empty())),
         ..ROW
     },
+    noise::OPTIONS[0],
+    noise::OPTIONS[1],
+    noise::OPTIONS[2],
+    noise::OPTIONS[3],
+    noise::OPTIONS[4],
+    noise::OPTIONS[5],
+    noise::OPTIONS[6],
+    noise::OPTIONS[7],
+    noise::OPTIONS[8],
     Field {
         key: "schedule",
         sets: &["schedule"],
@@ -653,7 +634,7 @@ pub const FIELDS: &[Field] = &[
             long: "schedule",
             value: "NAME",
             place: 4,
-            help: "Spacing of noise levels",
+            help: "Spacing of noise levels, or auto: the sampler's own",
             ..PICTURE
         }),
         label: Some(Label {
@@ -664,7 +645,7 @@ pub const FIELDS: &[Field] = &[
         }),
         setting: Some(Setting { example: "\"karras\"", remark: "" }),
         names: || Schedule::ALL.iter().map(|schedule| schedule.name()).collect(),
-        read: parsed::<Schedule>,
+        read: schedule,
         write: |r| some(r.schedule),
         ..ROW
     },
@@ -703,6 +684,12 @@ pub const FIELDS: &[Field] = &[
         write: |r| some(r.seed),
         ..ROW
     },
+    noise::COMPAT,
+    noise::RNG,
+    noise::VARIATION_SEED,
+    noise::VARIATION_STRENGTH,
+    noise::SEED_RESIZE,
+    noise::ENSD,
     Field {
         key: "count",
         sets: &["count"],

@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::lora::LoraRef;
 use crate::pipeline::{GuidanceInterval, Request};
 use crate::prompt::PromptSyntax;
-use crate::sampling::SamplerOptions;
+use crate::sampling::{NamedSampler, SamplerOptions, Schedule};
 use crate::size::ImageSize;
 use serde_json::Value;
 use std::str::FromStr;
@@ -51,6 +51,10 @@ pub(super) fn count(text: &str) -> Result<Value> {
     text.parse::<usize>().map(Value::from).map_err(|error| unread(text, error.to_string()))
 }
 
+pub(super) fn whole(text: &str) -> Result<Value> {
+    text.parse::<i64>().map(Value::from).map_err(|error| unread(text, error.to_string()))
+}
+
 pub(super) fn number(text: &str) -> Result<Value> {
     let number = text.parse::<f64>().map_err(|error| unread(text, error.to_string()))?;
     // JSON has no such numbers, and no range here holds one.
@@ -63,6 +67,23 @@ pub(super) fn number(text: &str) -> Result<Value> {
 
 pub(super) fn options(text: &str) -> Result<Value> {
     json(text.parse::<SamplerOptions>()?)
+}
+
+/// A sampler; with its schedule where the name holds one (`DPM++ 2M Karras`).
+pub(super) fn sampler(text: &str) -> Result<Value> {
+    let NamedSampler { sampler, schedule } = text.parse()?;
+    match schedule {
+        None => json(sampler),
+        Some(schedule) => json((sampler, schedule)),
+    }
+}
+
+/// A schedule; `auto`, which is null, is the sampler's or the model's own.
+pub(super) fn schedule(text: &str) -> Result<Value> {
+    if ["auto", "automatic"].contains(&text.trim().to_lowercase().as_str()) {
+        return Ok(Value::Null);
+    }
+    parsed::<Schedule>(text)
 }
 
 pub(super) fn switch(text: &str) -> Result<Value> {

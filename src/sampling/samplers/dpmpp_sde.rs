@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::sampling::formulas::pull;
 use crate::sampling::grid::{Conventions, Grid, GridRules};
 use crate::sampling::integrator::{Denoiser, Integrator, Step};
-use crate::sampling::noise::NoiseSource;
+use crate::sampling::noise::{NoiseSource, Way};
 use crate::sampling::options::{ETA, S_NOISE};
 use crate::sampling::process::Ancestral;
 use crate::sampling::schedule::Schedule;
@@ -24,6 +24,9 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     order: 2,
     evaluations: 2,
     noise: NoiseUse::EveryEvaluation,
+    brownian: true,
+    unguided: false,
+    alone: false,
     options: &[ETA, S_NOISE],
     schedule: None,
     automatic: Schedule::Karras,
@@ -55,15 +58,16 @@ impl Integrator for DpmPpSde {
             return Ok(Step { x: denoised.clone(), denoised });
         }
         let middle = (sigma * next).sqrt();
-        let mut to = |level: f64, estimate: &Tensor| -> Result<Tensor> {
+        let way = Way { sigma, next };
+        let mut to = |level: f64, share: f64, estimate: &Tensor| -> Result<Tensor> {
             let Ancestral { down, up } = grid.process.ancestral(sigma, level, self.eta);
             let x = pull(x, estimate, sigma, down)?;
-            let fresh = noise.between(sigma, level, &x)?;
+            let fresh = noise.partway(way, share, &x)?;
             grid.process.add_noise(&x, &fresh, up * self.s_noise)
         };
-        let there = to(middle, &denoised)?;
+        let there = to(middle, 0.5, &denoised)?;
         let denoised = model.denoise(&there, middle)?;
-        let x = to(next, &denoised)?;
+        let x = to(next, 1.0, &denoised)?;
         Ok(Step { x, denoised })
     }
 }

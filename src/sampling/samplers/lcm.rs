@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::sampling::bounds::Bounds;
 use crate::sampling::config::SchedulerConfig;
+use crate::sampling::convention::Convention;
 use crate::sampling::grid::{Aim, Conventions, End, Grid, GridRules, Span, Start, Timesteps, Told};
 use crate::sampling::integrator::{Denoiser, Integrator, Step};
 use crate::sampling::noise::NoiseSource;
@@ -24,6 +25,9 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     order: 1,
     evaluations: 1,
     noise: NoiseUse::EveryStep,
+    brownian: false,
+    unguided: false,
+    alone: false,
     options: &[],
     // Consistency models were distilled at some timesteps, and are of no use elsewhere.
     schedule: Some(Schedule::Discrete),
@@ -114,8 +118,14 @@ impl Integrator for Lcm {
         let level = grid.levels[i];
         let x0 = self.bounds.apply(&model.denoise(x, level.sigma)?)?;
         let (of_x0, of_seen) = self.boundary(level.timestep);
-        let seen = grid.process.scale_input(x, level.sigma)?;
-        let denoised = ((x0 * of_x0)? + (seen * of_seen)?)?;
+        let denoised = match grid.convention {
+            Convention::Diffusers => {
+                let seen = grid.process.scale_input(x, level.sigma)?;
+                ((x0 * of_x0)? + (seen * of_seen)?)?
+            }
+            Convention::A1111 => ((x0 * of_x0)? + (x * of_seen)?)?,
+            Convention::Comfyui => x0,
+        };
         let mut x = denoised.clone();
         if level.next > 0.0 {
             let fresh = noise.between(level.sigma, level.next, &x)?;

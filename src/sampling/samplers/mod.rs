@@ -3,20 +3,30 @@
 //! A new one is a file, and its two lines here: `docs/how-to/add-a-sampler.md`.
 
 mod ddim;
+mod ddim_cfg_pp;
 mod ddpm;
 mod deis;
 mod dpm2;
 mod dpm2_a;
+mod dpm_adaptive;
+mod dpm_fast;
 mod dpmpp_2m;
+mod dpmpp_2m_cfg_pp;
 mod dpmpp_2m_sde;
 mod dpmpp_2m_sde_heun;
+mod dpmpp_2s;
 mod dpmpp_2s_a;
+mod dpmpp_2s_a_cfg_pp;
+mod dpmpp_3m;
 mod dpmpp_3m_sde;
 mod dpmpp_sde;
 mod er_sde;
 mod euler;
 mod euler_a;
+mod euler_a_cfg_pp;
+mod euler_cfg_pp;
 mod gradient_estimation;
+mod gradient_estimation_cfg_pp;
 mod heun;
 mod heunpp2;
 mod ipndm;
@@ -26,7 +36,11 @@ mod lms;
 mod plms;
 mod res_multistep;
 mod res_multistep_a;
+mod res_multistep_a_cfg_pp;
+mod res_multistep_cfg_pp;
 mod restart;
+mod sa_solver;
+mod sa_solver_pece;
 mod seeds_2;
 mod seeds_3;
 mod tcd;
@@ -97,4 +111,32 @@ samplers! {
     UniPc = unipc,
     /// UniPC, Zhao et al. (2023), with B₂(h).
     UniPcBh2 = unipc_bh2,
+    /// DPM-Solver-fast: steps of orders 3, 2 and 1 without a list of levels, k-diffusion's `sample_dpm_fast`.
+    DpmFast = dpm_fast,
+    /// DPM-Solver with steps of adapted length, k-diffusion's `sample_dpm_adaptive`.
+    DpmAdaptive = dpm_adaptive,
+    /// DPM-Solver++(3M), Lu et al. (2022), the multistep solver of third order.
+    DpmPp3m = dpmpp_3m,
+    /// DPM-Solver++(2S), Lu et al. (2022), Algorithm 1, one evaluation a step.
+    DpmPp2s = dpmpp_2s,
+    /// SA-Solver, Xue et al. (2023), Algorithm 1.
+    SaSolver = sa_solver,
+    /// SA-Solver with a second evaluation after the corrector.
+    SaSolverPece = sa_solver_pece,
+    /// Euler's method along the unguided estimate, Chung et al. (2024).
+    EulerCfgPp = euler_cfg_pp,
+    /// Euler's method along the unguided estimate, with ancestral noise.
+    EulerACfgPp = euler_a_cfg_pp,
+    /// DDIM along the unguided estimate, as A1111 has it.
+    DdimCfgPp = ddim_cfg_pp,
+    /// DPM-Solver++(2M) along the unguided estimate.
+    DpmPp2mCfgPp = dpmpp_2m_cfg_pp,
+    /// DPM-Solver++(2S) along the unguided estimate, with ancestral noise.
+    DpmPp2sACfgPp = dpmpp_2s_a_cfg_pp,
+    /// Refined exponential solver along the unguided estimate.
+    ResMultistepCfgPp = res_multistep_cfg_pp,
+    /// Refined exponential solver along the unguided estimate, with ancestral noise.
+    ResMultistepACfgPp = res_multistep_a_cfg_pp,
+    /// Euler's method with the change of slope counted on, along the unguided estimate.
+    GradientEstimationCfgPp = gradient_estimation_cfg_pp,
 }

@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::sampling::formulas::{combined, pull};
 use crate::sampling::grid::{Conventions, Grid, GridRules};
-use crate::sampling::integrator::{Denoiser, Integrator, Step};
+use crate::sampling::integrator::{Denoiser, Estimates, Integrator, Step};
 use crate::sampling::noise::NoiseSource;
 use crate::sampling::process::Ancestral;
 use crate::sampling::schedule::Schedule;
@@ -23,6 +23,9 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
     order: 2,
     evaluations: 1,
     noise: NoiseUse::Never,
+    brownian: false,
+    unguided: false,
+    alone: false,
     options: &[],
     schedule: None,
     automatic: Schedule::Discrete,
@@ -35,6 +38,8 @@ pub(super) const SPEC: SamplerSpec = SamplerSpec {
 pub(super) struct ResMultistep {
     eta: f64,
     s_noise: f64,
+    /// Whether it steps along the unguided estimate: CFG++.
+    unguided: bool,
     previous: Option<Previous>,
 }
 
@@ -50,7 +55,12 @@ struct Previous {
 
 impl ResMultistep {
     pub(super) fn new(eta: f64, s_noise: f64) -> Self {
-        Self { eta, s_noise, previous: None }
+        Self { eta, s_noise, unguided: false, previous: None }
+    }
+
+    /// The same along the unguided estimate.
+    pub(super) fn along_unguided(self) -> Self {
+        Self { unguided: true, ..self }
     }
 }
 
@@ -64,7 +74,12 @@ impl Integrator for ResMultistep {
         noise: &mut dyn NoiseSource,
     ) -> Result<Step> {
         let (sigma, next) = (grid.levels[i].sigma, grid.levels[i].next);
-        let denoised = model.denoise(x, sigma)?;
+        let Estimates { guided: denoised, unguided } = if self.unguided {
+            model.estimates(x, sigma)?
+        } else {
+            let guided = model.denoise(x, sigma)?;
+            Estimates { unguided: guided.clone(), guided }
+        };
         let Ancestral { down, up } = grid.process.ancestral(sigma, next, self.eta);
         let mut moved = match &self.previous {
             Some(previous) if down > 0.0 => {
@@ -73,9 +88,11 @@ impl Integrator for ResMultistep {
                 let c_2 = (previous.down / previous.sigma).ln() / h;
                 let phi_1 = -(-h).exp_m1() / h;
                 let phi_2 = (1.0 - phi_1) / h;
-                let terms = [x.clone(), denoised.clone(), previous.denoised.clone()];
+                let x = if self.unguided { (x + (&denoised - &unguided)?)? } else { x.clone() };
+                let terms = [x, unguided.clone(), previous.denoised.clone()];
                 combined(&terms, &[(-h).exp(), h * (phi_1 - phi_2 / c_2), h * phi_2 / c_2])?
             }
+            _ if self.unguided => (&denoised + ((x - &unguided)? * (down / sigma))?)?,
             _ => pull(x, &denoised, sigma, down)?,
         };
         // ComfyUI draws for η = 0 too.
@@ -83,7 +100,7 @@ impl Integrator for ResMultistep {
             let fresh = noise.between(sigma, next, x)?;
             moved = grid.process.add_noise(&moved, &fresh, up * self.s_noise)?;
         }
-        self.previous = Some(Previous { denoised: denoised.clone(), sigma, down });
+        self.previous = Some(Previous { denoised: unguided, sigma, down });
         Ok(Step { x: moved, denoised })
     }
 }
