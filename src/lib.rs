@@ -23,7 +23,7 @@
 //! | 3 | `nn`, `lora` |
 //! | 2 | `weights`, `sampling` |
 //! | 1 | `rng`, `picture`, `kernels`, `prompt` |
-//! | 0 | `error`, `hint`, `input`, `cancel`, `atomic_file`, `size`, `suggest`, `plain`, `room` |
+//! | 0 | `error`, `hint`, `input`, `cancel`, `atomic_file`, `size`, `suggest`, `plain`, `room`, `written` |
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
@@ -55,6 +55,7 @@ pub mod starter;
 pub mod store;
 mod suggest;
 pub mod weights;
+mod written;
 
 pub use candle_core;
 #[doc(inline)]

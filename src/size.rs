@@ -6,6 +6,7 @@
 //! Floor 0.
 
 use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
 
 /// Pixels per latent cell along one side in every Stable Diffusion model: its autoencoder has four levels and
 /// halves three times.
@@ -120,6 +121,71 @@ impl std::str::FromStr for ImageSize {
     }
 }
 
+/// The shape of a picture, written `2:3`: width to height.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Aspect {
+    /// Parts across.
+    pub width: u16,
+    /// Parts down.
+    pub height: u16,
+}
+
+/// Sides of trained sizes are multiples of this: NovelAI's and SDXL's buckets.
+const BUCKET: usize = 64;
+
+impl Aspect {
+    /// The size of this shape that a model trained at `native` knows: of all with sides of whole buckets and no more
+    /// pixels, the one whose shape is nearest.
+    ///
+    /// # Errors
+    /// As [`ImageSize::new`].
+    ///
+    /// # Source
+    /// Podell et al. (2023), SDXL, appendix I: 832×1216 is its 2:3.
+    pub fn of(self, native: ImageSize) -> Result<ImageSize> {
+        let area = native.width() * native.height();
+        let wanted = (f64::from(self.width) / f64::from(self.height)).ln();
+        let sides = (1..=area / BUCKET / BUCKET).map(|i| i * BUCKET);
+        let sizes = sides.filter_map(|width| {
+            let height = area / width / BUCKET * BUCKET;
+            let gap = ((width as f64 / height.max(1) as f64).ln() - wanted).abs();
+            (height > 0).then_some((gap, width, height))
+        });
+        let nearest = sizes.min_by(|a, b| a.0.total_cmp(&b.0));
+        match nearest {
+            Some((_, width, height)) => ImageSize::new(width, height),
+            None => Ok(native),
+        }
+    }
+}
+
+impl std::str::FromStr for Aspect {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let why =
+            "expected WIDTH:HEIGHT, such as 2:3 or 16:9; the longer side at most 8 times the other";
+        let bad = || Error::bad_request("aspect", text, why);
+        let (width, height) = text.split_once([':', '/', 'x']).ok_or_else(bad)?;
+        let number = |text: &str| text.trim().parse::<u16>().map_err(|_| bad());
+        let (width, height) = (number(width)?, number(height)?);
+        let (short, long) = (width.min(height), width.max(height));
+        if short == 0 || long / short > 8 {
+            return Err(bad());
+        }
+        Ok(Self { width, height })
+    }
+}
+
+impl std::fmt::Display for Aspect {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.width, self.height)
+    }
+}
+
+crate::written::as_text!(Aspect);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,5 +219,26 @@ mod tests {
         assert!("x512".parse::<ImageSize>().is_err());
         assert!("512x".parse::<ImageSize>().is_err());
         assert!("-8x8".parse::<ImageSize>().is_err());
+    }
+
+    /// The sizes of SDXL's appendix that people use.
+    #[test]
+    fn shapes_become_trained_sizes() {
+        let native = ImageSize::new(1024, 1024).unwrap();
+        for (shape, size) in [
+            ("1:1", "1024x1024"),
+            ("2:3", "832x1216"),
+            ("3:2", "1216x832"),
+            ("4:3", "1152x896"),
+            ("9:16", "768x1344"),
+            ("21:9", "1536x640"),
+        ] {
+            let aspect: Aspect = shape.parse().unwrap();
+            assert_eq!(aspect.of(native).unwrap().to_string(), size, "{shape}");
+            assert_eq!(aspect.to_string(), shape);
+        }
+        let small = ImageSize::new(64, 64).unwrap();
+        assert_eq!("2:3".parse::<Aspect>().unwrap().of(small).unwrap(), small);
+        assert!("0:3".parse::<Aspect>().is_err() && "9:1".parse::<Aspect>().is_err());
     }
 }

@@ -14,7 +14,21 @@ use std::path::{Path, PathBuf};
 
 /// Floor of each top-level module, as in the crate documentation.
 const FLOORS: &[(u8, &[&str])] = &[
-    (0, &["error", "hint", "input", "cancel", "atomic_file", "size", "suggest", "plain", "room"]),
+    (
+        0,
+        &[
+            "error",
+            "hint",
+            "input",
+            "cancel",
+            "atomic_file",
+            "size",
+            "suggest",
+            "plain",
+            "room",
+            "written",
+        ],
+    ),
     (1, &["rng", "picture", "kernels", "prompt"]),
     (2, &["weights", "sampling"]),
     (3, &["nn", "lora"]),

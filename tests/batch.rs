@@ -124,6 +124,141 @@ fn formats_and_printed_lines_name_the_same_pictures() {
     assert!(error.contains("tells the format"), "{error}");
 }
 
+/// A golden file of each format: the same jobs are the same ids.
+#[test]
+fn golden_files_of_every_format_are_the_same_jobs() {
+    let world = World::new();
+    let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/batch");
+    let ids = |name: &str| -> Vec<String> {
+        let file = files.join(name);
+        let text = world.run(&quick(&[file.to_str().unwrap(), "--dry-run", "--json"]));
+        let jobs = text.lines().map(json).filter(|line| line["event"] == "job");
+        jobs.map(|job| format!("{} {}", job["id"], job["labels"])).collect()
+    };
+    let expected = ids("jobs.txt");
+    assert_eq!(expected.len(), 3);
+    for name in ["a1111.txt", "jobs.csv", "jobs.tsv", "jobs.jsonl", "jobs.toml"] {
+        assert_eq!(ids(name), expected, "{name}");
+    }
+    let yaml = files.join("jobs.yaml");
+    if cfg!(feature = "yaml") {
+        assert_eq!(ids("jobs.yaml"), expected);
+    } else {
+        let error = world.fail(5, &quick(&[yaml.to_str().unwrap(), "--dry-run"]));
+        assert!(error.contains("yaml"), "{error}");
+    }
+    // The list of a folder is a file of jobs, and its pictures are jobs, too.
+    let file = files.join("jobs.csv");
+    world.run(&quick(&[file.to_str().unwrap(), "-o", "out"]));
+    let dry = |input: &str| -> BTreeSet<String> {
+        let text = world.run(&["batch", input, "--dry-run", "--json", "-q"]);
+        let jobs = text.lines().map(json).filter(|line| line["event"] == "job");
+        jobs.map(|job| job["id"].as_str().unwrap().to_owned()).collect()
+    };
+    let there: BTreeSet<String> =
+        pictures(&world.path("out")).keys().map(|name| name.replace(".png", "")).collect();
+    assert_eq!((dry("out/plan.jsonl"), dry("out")), (there.clone(), there));
+}
+
+#[test]
+fn pictures_are_made_again_with_what_flags_change() {
+    let world = World::new();
+    world
+        .write("a.txt", "--prompt a red apple --seed 1\n--prompt a cat --seed 2 --lora flat:0.8\n");
+    world.run(&quick(&["a.txt", "-o", "first"]));
+    world.run(&["batch", "first", "-o", "second", "-q"]);
+    let bytes = |name: &str| pictures(&world.path(name)).into_values().collect::<BTreeSet<_>>();
+    assert_eq!(bytes("first"), bytes("second"));
+    world.run(&["batch", "first", "-s", "3", "-o", "third", "-q"]);
+    let steps: Vec<Value> =
+        log(&world.path("third")).iter().map(|line| line["steps"].clone()).collect();
+    assert_eq!(steps, [3, 3]);
+    let names: Vec<String> = pictures(&world.path("first")).into_keys().collect();
+    let (one, two) = (format!("first/{}", names[0]), format!("first/{}", names[1]));
+    assert_eq!(world.run(&["batch", &one, &two, "-o", "fourth", "-q"]).lines().count(), 2);
+    let error = world.fail(2, &["batch", "a.txt", "b.txt"]);
+    assert!(error.contains("b.txt") && error.contains("pictures"), "{error}");
+    let error = world.fail(4, &["batch", &one, "none.png", "-o", "fifth"]);
+    assert!(error.contains("line 2") && error.contains("none.png"), "{error}");
+}
+
+/// Three pictures in one evaluation are the three made alone, to the byte.
+#[test]
+fn several_at_once_are_the_same_pictures() {
+    let world = World::new();
+    let list = "--prompt a red apple --repeat 4 --lora flat:0.8\n--prompt a cat\n--prompt a red apple --lora flat:0.8 --seed 9\n";
+    world.write("list.txt", list);
+    world.run(&quick(&["list.txt", "-o", "alone"]));
+    let lines = world.run(&quick(&["list.txt", "-o", "together", "--batch-size", "3"]));
+    assert_eq!(lines.lines().count(), 6);
+    assert_eq!(pictures(&world.path("together")), pictures(&world.path("alone")));
+    let logged = done(&world.path("together"));
+    assert_eq!((logged.len(), logged.iter().collect::<BTreeSet<_>>().len()), (6, 6));
+}
+
+#[test]
+fn status_counts_what_is_done_failed_and_open() {
+    let world = World::new();
+    world.write("loras/broken.safetensors", "this is no LoRA");
+    world.write("list.txt", "a\n--prompt b --lora ./loras/broken.safetensors\nc\nd\n");
+    let out = world.path("list-pictures");
+    let output = world.command(&quick(&["list.txt"])).output().unwrap();
+    assert_eq!(output.status.code(), Some(7));
+    // As after a crash: two lines of the log and their pictures are gone.
+    let text = fs::read_to_string(out.join("manifest-0.jsonl")).unwrap();
+    let kept: Vec<&str> = text.lines().take(2).collect();
+    fs::write(out.join("manifest-0.jsonl"), kept.join("\n") + "\n").unwrap();
+    let state = json(&world.run(&["batch", "status", "list-pictures", "--json"]));
+    assert_eq!(state["jobs"], 4);
+    let count = |key: &str| state[key].as_u64().unwrap();
+    assert_eq!(count("done") + count("failed") + count("open"), 4);
+    assert_eq!(count("open"), 2);
+    let text = world.run(&["batch", "status", "list-pictures"]);
+    assert!(text.contains("4 jobs") && text.contains("2 open"), "{text}");
+    let table = world.run(&["batch", "status", "list-pictures", "--csv"]);
+    assert_eq!(table.lines().count(), 5);
+    assert!(table.starts_with("id,line,state,"), "{table}");
+    world.fail(4, &["batch", "status", "nowhere"]);
+    // The run puts back what the log lacks.
+    world.command(&quick(&["list.txt"])).output().unwrap();
+    let state = json(&world.run(&["batch", "status", "list-pictures", "--json"]));
+    assert_eq!((&state["done"], &state["failed"]), (&3.into(), &1.into()));
+    assert_eq!(state["errors"][0]["code"], 3);
+}
+
+#[test]
+fn names_seeds_and_fresh_folders() {
+    let world = World::new();
+    world.write("list.csv", "prompt,label.set\na fox,x\na cat,y\n");
+    let run = |more: &[&str]| world.run(&[&quick(&["list.csv"])[..], more].concat());
+    run(&["-o", "out", "--name", "{label.set}/{line}-{prompt}"]);
+    let out = world.path("out");
+    assert!(out.join("x/000002-a-fox.png").exists() && out.join("y/000003-a-cat.png").exists());
+    assert_eq!(run(&["-o", "out", "--name", "{label.set}/{line}-{prompt}"]), "");
+    let error = world.fail(2, &[&quick(&["list.csv"])[..], &["-o", "out"]].concat());
+    assert!(error.contains("{label.set}"), "{error}");
+    // A picture of that name that no log knows is recognised by the id inside, or refused.
+    fs::remove_file(out.join("manifest-0.jsonl")).unwrap();
+    assert_eq!(run(&["-o", "out", "--name", "{label.set}/{line}-{prompt}"]), "");
+    fs::remove_file(out.join("manifest-0.jsonl")).unwrap();
+    fs::copy(out.join("x/000002-a-fox.png"), out.join("y/000003-a-cat.png")).unwrap();
+    let all = [&quick(&["list.csv"])[..], &["-o", "out", "--name", "{label.set}/{line}-{prompt}"]];
+    assert!(world.fail(2, &all.concat()).contains("another picture"));
+    let error = world.fail(2, &[&quick(&["list.csv"])[..], &["-o", "new", "--name", "x"]].concat());
+    assert!(error.contains("line 3") && error.contains("line 2"), "{error}");
+    let error = world.fail(2, &[&quick(&["list.csv"])[..], &["-o", "out", "--fresh"]].concat());
+    assert!(error.contains("--fresh"), "{error}");
+    // A seed that is drawn stays.
+    run(&["-o", "drawn", "--seeds", "random"]);
+    let first = pictures(&world.path("drawn"));
+    assert_eq!(run(&["-o", "drawn", "--seeds", "random"]), "");
+    run(&["-o", "other", "--seed", "random"]);
+    assert_ne!(pictures(&world.path("other")).keys().next(), first.keys().next());
+    let error =
+        world.fail(6, &[&quick(&["list.csv"])[..], &["-o", "new", "--max-jobs", "1"]].concat());
+    assert!(error.contains("at most 1"), "{error}");
+}
+
 #[test]
 fn every_line_is_checked_before_the_first_picture() {
     let world = World::new();
@@ -148,7 +283,8 @@ fn every_line_is_checked_before_the_first_picture() {
     assert!(world.fail(3, &quick(&["empty.txt"])).contains("no job"));
     world.write("ids.csv", "id,prompt\na,x\na,y\n");
     assert!(world.fail(2, &quick(&["ids.csv"])).contains("line 3: id = a"));
-    assert!(world.fail(2, &quick(&["bad.txt", "--seed", "random"])).contains("seed"));
+    let random = ["bad.txt", "--seeds", "random", "--seed", "3"];
+    assert!(world.fail(2, &quick(&random)).contains("seed"));
     // The good line alone, when that is wanted.
     let output = world.command(&quick(&["bad.txt", "-o", "out", "--keep-going"])).output().unwrap();
     assert_eq!(output.status.code(), Some(7));
@@ -245,6 +381,8 @@ fn loras_change_as_seldom_as_they_can() {
         text.contains("12 jobs") && text.contains("of LoRAs 3") && text.contains("36 s"),
         "{text}"
     );
+    let measured = summary(&["--measure"])["seconds"].as_f64().unwrap();
+    assert!(measured > 0.0, "{measured}");
     assert!(!world.path("list-pictures").exists());
 }
 

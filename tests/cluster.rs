@@ -143,7 +143,10 @@ fn parts_make_the_whole() {
     let error = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.code() == Some(2) && error.contains("COLORA_SHARDS"), "{error}");
     for bad in ["0/3", "4/3", "x"] {
-        assert_eq!(world.command(&["batch", "list.txt", "--shard", bad]).output().unwrap().status.code(), Some(2));
+        assert_eq!(
+            world.command(&["batch", "list.txt", "--shard", bad]).output().unwrap().status.code(),
+            Some(2)
+        );
     }
     // Another list at the same place is refused, also as a part.
     world.write("other.txt", "something else\n");
@@ -205,8 +208,15 @@ fn failures_end_with_the_list() {
     let error = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(7), "{error}");
     let log = fs::read_to_string(world.path("out/manifest-claims.jsonl")).unwrap();
-    assert_eq!((log.lines().count(), done(&[world.path("out/manifest-claims.jsonl")]).len()), (3, 2));
-    assert_eq!(world.command(&arguments).output().unwrap().status.code(), Some(7), "as a run of one machine does");
+    assert_eq!(
+        (log.lines().count(), done(&[world.path("out/manifest-claims.jsonl")]).len()),
+        (3, 2)
+    );
+    assert_eq!(
+        world.command(&arguments).output().unwrap().status.code(),
+        Some(7),
+        "as a run of one machine does"
+    );
     if !cfg!(feature = "cluster") {
         let error = world.fail(5, &batch(&["list.txt", "-o", "s3://batch/x"]));
         assert!(error.contains("--features cluster"), "{error}");
@@ -314,7 +324,21 @@ fn a_database_hands_jobs_out() {
     };
     assert!(status(false).contains("40 open"), "{}", status(false));
     let out = world.path("out");
-    let work = ["batch", "work", "--queue", url, "-o", "out", "--chunk", "3", "--lease", "2", "--threads", "1", "-q"];
+    let work = [
+        "batch",
+        "work",
+        "--queue",
+        url,
+        "-o",
+        "out",
+        "--chunk",
+        "3",
+        "--lease",
+        "2",
+        "--threads",
+        "1",
+        "-q",
+    ];
     survive(&world, &work, &[], 6);
     assert_eq!(pictures(&out), whole);
     let value: Value = serde_json::from_str(status(true).trim()).unwrap();
@@ -330,7 +354,19 @@ fn a_database_hands_jobs_out() {
     // A signal gives jobs back at once.
     let submit = batch(&["submit", "list.txt", "--queue", url, "--batch", "again"]);
     world.run(&submit);
-    let slow = ["batch", "work", "--queue", url, "-o", "second", "--lease", "3600", "--threads", "1", "-q"];
+    let slow = [
+        "batch",
+        "work",
+        "--queue",
+        url,
+        "-o",
+        "second",
+        "--lease",
+        "3600",
+        "--threads",
+        "1",
+        "-q",
+    ];
     let mut first = start(&world, &slow, &[]);
     let second = world.path("second");
     wait_until(|| !pictures(&second).is_empty() || first.try_wait().unwrap().is_some());

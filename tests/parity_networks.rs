@@ -84,6 +84,9 @@ fn check_unet(
             added: added.as_ref(),
             guidance: get("timestep_cond"),
             merge_tokens: 0.0,
+            freeu: None,
+            perturbed: None,
+            attention: None,
             cancel: None,
         };
         let out = unet.forward(input).unwrap();

@@ -269,6 +269,7 @@ fn schedules_are_weighted_together() {
             pairs: &pairs,
             syntax: PromptSyntax::A1111,
             clip_skip: 1,
+            micro: colora::conditioning::Micro::default(),
             size: ImageSize::new(64, 64).unwrap(),
         };
         let found = towers.encode_until(&schedules, &Cancel::new()).unwrap();

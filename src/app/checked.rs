@@ -35,6 +35,8 @@ pub struct NamedByPicture {
     #[serde(skip_serializing_if = "Option::is_none")]
     model: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    refiner: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     vae: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     loras: Vec<String>,
@@ -56,6 +58,8 @@ pub struct Beyond {
 pub struct Used {
     /// The model's.
     pub model: bool,
+    /// The refiner's.
+    pub refiner: bool,
     /// The VAE's.
     pub vae: bool,
     /// Those of the LoRAs.
@@ -66,13 +70,14 @@ pub struct Used {
 
 impl Used {
     /// All of them.
-    pub const ALL: Used = Used { model: true, vae: true, loras: true, tags: true };
+    pub const ALL: Used = Used { model: true, refiner: true, vae: true, loras: true, tags: true };
 }
 
 impl NamedByPicture {
     fn note(&mut self, what: What, word: &str) {
         match what {
             What::Model => self.model = Some(word.to_owned()),
+            What::Refiner => self.refiner = Some(word.to_owned()),
             What::Vae => self.vae = Some(word.to_owned()),
             What::Lora | What::Tag => self.loras.push(word.to_owned()),
         }
@@ -153,7 +158,7 @@ impl UncheckedRecord {
 
 /// Replaces each word of a record that is `used` by what `found` makes of it.
 fn each_word(record: &mut ImageRecord, used: Used, found: &mut dyn FnMut(What, &str) -> String) {
-    let Used { model, vae, loras, tags } = used;
+    let Used { model, refiner, vae, loras, tags } = used;
     // Of older pictures and those of other programs only the model's name is known.
     let ModelChoice { model: name, vae: file, quantize, dtype } = record.made_with();
     let mut word = |what: What, used: bool, word: Option<String>| match word {
@@ -164,6 +169,9 @@ fn each_word(record: &mut ImageRecord, used: Used, found: &mut dyn FnMut(What, &
     match &mut record.made_with {
         Some(known) => *known = ModelChoice { model: name, vae: file, quantize, dtype },
         None => record.model = name,
+    }
+    if refiner && let Some(name) = &mut record.request.refiner {
+        *name = found(What::Refiner, name);
     }
     if loras {
         for lora in &mut record.request.loras {

@@ -45,10 +45,11 @@ pub use job::Job;
 pub(crate) use job::{MODEL_KEYS, flat};
 pub use open::{ModelKey, Pool, open_found};
 pub use reach::{Way, What};
-pub use run::{Prepared, Work, check, prepare, run};
+pub use run::{Prepared, Sibling, Work, check, prepare, run};
 pub use save::{SaveOptions, Target};
 pub use settings::{Layers, Origin};
 pub use setup::Setup;
+pub(crate) use template::safe;
 
 /// Version of the JSON objects that colora prints and of the records in its pictures.
 pub const SCHEMA: u32 = 1;

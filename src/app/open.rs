@@ -26,8 +26,9 @@ pub struct ModelKey {
 
 impl From<&Job> for ModelKey {
     fn from(job: &Job) -> Self {
-        let Job { model, vae, dtype, quantize, device, request: _ } = job.clone();
-        Self { model, vae, dtype, quantize, device }
+        let Job { model, vae, dtype, quantize, device, request: _ } = job;
+        let (model, vae) = (model.clone(), vae.clone());
+        Self { model, vae, dtype: *dtype, quantize: *quantize, device: *device }
     }
 }
 

@@ -14,6 +14,8 @@ const MOST_FILES: usize = 10_000;
 pub enum What {
     /// A model.
     Model,
+    /// The model that takes over within the run.
+    Refiner,
     /// A VAE, by path alone.
     Vae,
     /// A LoRA.
@@ -27,6 +29,7 @@ impl What {
     pub fn name(self) -> &'static str {
         match self {
             What::Model => "model",
+            What::Refiner => "refiner",
             What::Vae => "VAE",
             What::Lora | What::Tag => "LoRA",
         }
@@ -103,7 +106,7 @@ impl<'a> Reach<'a> {
             return Way::Beyond;
         }
         let named = match what {
-            What::Model => self.store.named(word).ok(),
+            What::Model | What::Refiner => self.store.named(word).ok(),
             What::Lora | What::Tag => self.store.lora_named(word).ok(),
             What::Vae => None,
         };

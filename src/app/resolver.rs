@@ -1,10 +1,11 @@
 //! The LoRAs of the store, as a pipeline asks for them.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::lora::{AdapterFile, LoraRef, Method};
 use crate::pipeline::{Cancel, LoraResolver, Request, ResolvedLora};
-use crate::store::{Card, FoundLora, Progress, Store};
+use crate::store::{Card, FoundLora, Model, Progress, Store};
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 /// Finds the LoRAs that requests name in a store.
@@ -48,6 +49,16 @@ impl LoraResolver for StoreResolver {
         }
         let weight = found.card.and_then(|card| card.weight);
         Ok(ResolvedLora { file, weight })
+    }
+
+    fn model(&self, name: &str) -> Result<PathBuf> {
+        match self.store.resolve(name, &self.cancel, &|_| ())? {
+            Model::Files(path) => Ok(path),
+            Model::Starter => {
+                let why = "the starter has no second model; expected one of the same family";
+                Err(Error::bad_request("refiner", name, why))
+            }
+        }
     }
 }
 

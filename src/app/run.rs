@@ -71,6 +71,15 @@ pub fn prepare<'a>(
     Ok(Prepared { pipeline, plan, choice: job.choice(), names, save })
 }
 
+/// One of several pictures that differ in nothing but their seeds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sibling {
+    /// Its seed.
+    pub seed: u64,
+    /// As [`SaveOptions::job`].
+    pub job: Option<String>,
+}
+
 /// A job whose pipeline is open.
 #[derive(Debug)]
 pub struct Prepared<'a> {
@@ -109,6 +118,35 @@ impl Prepared<'_> {
         };
         self.pipeline.generate(&self.plan, &below, cancel, &mut sink)?;
         Ok(Work { saved, plan: self.plan })
+    }
+
+    /// Makes `siblings` of the job's picture in one evaluation of the network for each step, and hands each over in
+    /// [`Event::Saved`] as one picture of its own. No file is written.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn run_siblings(
+        self,
+        siblings: &[Sibling],
+        observer: &dyn Observer,
+        cancel: &Cancel,
+    ) -> Result<()> {
+        let together = Plan { count: siblings.len(), ..self.plan.clone() };
+        self.pipeline.check_memory(&together)?;
+        let below = |event: &pipeline::Event| {
+            let _ = observer.event(&Event::Pipeline(event));
+        };
+        let seeds: Vec<u64> = siblings.iter().map(|sibling| sibling.seed).collect();
+        let mut sink = |image: Generated| {
+            let job = siblings.get(image.index).and_then(|sibling| sibling.job.clone());
+            let save = SaveOptions { job, hand_over: true, ..self.save.clone() };
+            let plan = Plan { seed: image.seed, count: 1, ..self.plan.clone() };
+            let image = Generated { index: 0, ..image };
+            let made =
+                Made { plan: &plan, model: self.pipeline.model_name(), choice: &self.choice };
+            save.save(&image, None, &made, observer).map(drop)
+        };
+        self.pipeline.generate_seeds(&self.plan, &seeds, &below, cancel, &mut sink)
     }
 
     fn save(&self, image: &Generated, observer: &dyn Observer) -> Result<Option<PathBuf>> {

@@ -71,6 +71,23 @@ impl Layers {
         Ok(())
     }
 
+    /// As [`picture`](Self::picture), but beneath what the caller has set.
+    ///
+    /// # Errors
+    /// As [`picture`](Self::picture).
+    pub(crate) fn picture_beneath(&mut self, checked: &CheckedRecord, path: &Path) -> Result<()> {
+        let is_callers = |(_, (_, origin)): &(&String, &(Value, Origin))| *origin == Origin::Caller;
+        let own: Vec<_> = self
+            .0
+            .iter()
+            .filter(is_callers)
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
+        self.picture(checked, path)?;
+        self.0.extend(own);
+        Ok(())
+    }
+
     /// Lays the caller's values over what is there; null opens what others had set.
     pub fn caller(&mut self, values: Map<String, Value>) {
         for (key, value) in values {

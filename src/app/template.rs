@@ -162,7 +162,7 @@ fn field(name: &str) -> Result<Field, String> {
 }
 
 /// `text` as a part of one file name: letters, digits and `-_.`, the rest as single dashes.
-fn safe(text: &str) -> String {
+pub(crate) fn safe(text: &str) -> String {
     let mut name = String::new();
     for c in text.chars() {
         let c = if c.is_alphanumeric() || ['_', '.'].contains(&c) { c } else { '-' };

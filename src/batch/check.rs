@@ -83,6 +83,8 @@ struct Checker<'a> {
     loras: HashMap<String, Known>,
     /// The LoRA files of the job that was looked at last: the next one with the same shares their contents.
     held: (Vec<PathBuf>, Vec<AdapterFile>),
+    /// What refiners are by their contents, by name.
+    refiners: HashMap<String, String>,
     /// Models with their LoRAs, by both as texts.
     shared: HashMap<(String, String), Arc<Networks>>,
     done: Checked,
@@ -90,8 +92,8 @@ struct Checker<'a> {
 
 impl<'a> Checker<'a> {
     fn new(pool: &'a Pool, observer: &'a dyn Observer, cancel: &'a Cancel) -> Self {
-        let (loras, held, shared) = Default::default();
-        Self { pool, observer, cancel, loras, held, shared, done: Checked::default() }
+        let (loras, held, refiners, shared) = Default::default();
+        Self { pool, observer, cancel, loras, held, refiners, shared, done: Checked::default() }
     }
 
     /// Plans the jobs of one model.
@@ -135,10 +137,7 @@ impl<'a> Checker<'a> {
         };
         let found = self.pool.store().resolve(job.model_name(), self.cancel, &transfer)?;
         self.pool.open(job, self.cancel, &transfer)?;
-        let model = match found {
-            Model::Starter => format!("starter {}", env!("CARGO_PKG_VERSION")),
-            Model::Files(path) => fingerprint(&path)?,
-        };
+        let model = print_of(found)?;
         let vae =
             job.vae.as_ref().map(|path| fingerprint(&crate::store::actual(path))).transpose()?;
         let choice = job.choice();
@@ -170,7 +169,10 @@ impl<'a> Checker<'a> {
             let save = SaveOptions { hand_over: true, ..SaveOptions::default() };
             app::prepare(self.pool, &listed.job, &save, self.observer, self.cancel)?.plan
         };
-        let content = json!({"v": 1, "model": identity, "plan": plan, "loras": prints});
+        let mut content = json!({"v": 1, "model": identity, "plan": plan, "loras": prints});
+        if let Some(name) = &plan.refiner {
+            content["refiner"] = self.refiner(name)?.into();
+        }
         let mut content = hex(&Sha256::digest(canonical(&content).as_bytes()));
         content.truncate(DIGITS);
         let networks = self.networks(&listed.job, &plan, files, doomed);
@@ -197,7 +199,11 @@ impl<'a> Checker<'a> {
             true => String::new(),
             false => json!([plan.loras, plan.lora_method, plan.apply]).to_string(),
         };
-        let key = (format!("{:?}", ModelKey::from(job)), stack);
+        let mut model = format!("{:?}", ModelKey::from(job));
+        if let Some(refiner) = &plan.refiner {
+            model += &format!(" refined by {refiner}");
+        }
+        let key = (model, stack);
         let found = self.shared.entry(key).or_insert_with_key(|(model, stack)| {
             Arc::new(Networks {
                 model: model.clone(),
@@ -208,6 +214,16 @@ impl<'a> Checker<'a> {
             })
         });
         found.clone()
+    }
+
+    /// What a refiner is by its contents, which are read once.
+    fn refiner(&mut self, name: &str) -> Result<String> {
+        if let Some(print) = self.refiners.get(name) {
+            return Ok(print.clone());
+        }
+        let print = print_of(self.pool.store().resolve(name, self.cancel, &|_| ())?)?;
+        self.refiners.insert(name.to_owned(), print.clone());
+        Ok(print)
     }
 
     /// Keeps `files` open until there are others.
@@ -247,6 +263,14 @@ impl<'a> Checker<'a> {
         };
         self.loras.insert(name.to_owned(), known.clone());
         Ok(known)
+    }
+}
+
+/// What a model is by its contents.
+fn print_of(model: Model) -> Result<String> {
+    match model {
+        Model::Starter => Ok(format!("starter {}", env!("CARGO_PKG_VERSION"))),
+        Model::Files(path) => fingerprint(&path),
     }
 }
 

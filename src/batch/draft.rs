@@ -7,6 +7,7 @@ use crate::pipeline::fields::{Field, check_type, field};
 use crate::sampling::{Sampler, Schedule};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 /// Most characters of a name that a user gives.
 const LONGEST_ID: usize = 100;
@@ -22,6 +23,8 @@ pub struct Draft {
     pub strengths: Vec<LoraRef>,
     /// The name of the picture.
     pub id: Option<String>,
+    /// A picture whose settings the job has, where nothing else gives them.
+    pub from: Option<PathBuf>,
     /// How often the job is made.
     pub repeat: Option<usize>,
     /// A stack of LoRAs.
@@ -59,6 +62,7 @@ impl Draft {
                 self.strengths.push(lora);
             }
             Key::Id => self.id = Some(checked_id(text)?),
+            Key::From => self.from = Some(text.into()),
             Key::Repeat => {
                 let why = "expected how often the job is made, at least 1";
                 let wrong = || Error::bad_request("repeat", text, why);
@@ -97,7 +101,7 @@ impl Draft {
                 self.values.extend(field.sets.iter().map(|key| ((*key).to_owned(), Value::Null)));
             }
             (Key::Model(key), value) => drop(self.values.insert((*key).to_owned(), value)),
-            (Key::Id | Key::Stack | Key::Repeat, Value::Null) => {}
+            (Key::Id | Key::From | Key::Stack | Key::Repeat, Value::Null) => {}
             (Key::Field(field), value) => self.set_field(field, value)?,
             (Key::Labels, Value::Object(labels)) => {
                 let labels = labels.into_iter().map(|(key, value)| (key, words(&value)));

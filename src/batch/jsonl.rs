@@ -44,8 +44,10 @@ const OF_JOB: [&str; 4] = ["schema", "model", "made_with", "request"];
 
 /// The keys of the job behind a line that was printed, or a record of a picture.
 fn printed(mut map: Map<String, Value>) -> Result<Map<String, Value>> {
-    if let Some(event) = map.get("event").filter(|event| *event != "saved") {
-        return Err(Error::bad_request("event", event, "expected a line about a saved picture"));
+    let is_job = |event: &Value| matches!(event.as_str(), Some("saved" | "job"));
+    if let Some(event) = map.get("event").filter(|event| !is_job(event)) {
+        let why = "expected a line about a saved picture or a job";
+        return Err(Error::bad_request("event", event, why));
     }
     if map.contains_key("schema") {
         map.retain(|key, _| OF_JOB.contains(&key.as_str()));

@@ -23,6 +23,8 @@ pub(super) enum Key {
     Strength(String),
     /// The name of the picture.
     Id,
+    /// A picture whose settings the job has, where nothing else gives them.
+    From,
     /// How often the job is made, each time with another seed.
     Repeat,
     /// A stack of LoRAs.
@@ -42,7 +44,7 @@ pub(super) enum Key {
 }
 
 /// The names that are colora's own beside those of jobs.
-const OWN: [&str; 7] = ["id", "repeat", "stack", "labels", "label", "lora", "loras"];
+const OWN: [&str; 8] = ["id", "from", "repeat", "stack", "labels", "label", "lora", "loras"];
 
 /// AUTOMATIC1111's names that are no fields of ours.
 const FOREIGN: [(&str, Key); 18] = [
@@ -83,6 +85,7 @@ impl Key {
         match wanted.as_str() {
             "lora" => return Ok(Self::Lora),
             "id" => return Ok(Self::Id),
+            "from" => return Ok(Self::From),
             "repeat" => return Ok(Self::Repeat),
             "stack" => return Ok(Self::Stack),
             "labels" => return Ok(Self::Labels),
@@ -115,7 +118,7 @@ fn unknown(name: &str) -> Error {
     let near = did_you_mean(name, fields.chain(MODEL_KEYS).chain(OWN).chain(foreign));
     let hint = match near.as_str() {
         "" => {
-            "; a field of a request is expected, or model, id, repeat, stack, label.NAME, lora.NAME"
+            "; a field of a request is expected, or model, id, from, repeat, stack, label.NAME, lora.NAME"
         }
         near => near,
     };

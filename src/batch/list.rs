@@ -2,6 +2,7 @@
 //! machine.
 
 use super::draft::Draft;
+use super::pictures;
 use crate::app::{Job, Layers, resolver};
 use crate::error::{Error, LineError, Result};
 use crate::family::Defaults;
@@ -24,6 +25,8 @@ pub enum Seeds {
     Iterate,
     /// The seed of the batch for all.
     Same,
+    /// As [`Own`](Self::Own), from a seed of the batch that is drawn once.
+    Random,
 }
 
 impl FromStr for Seeds {
@@ -34,7 +37,8 @@ impl FromStr for Seeds {
             "own" => Ok(Self::Own),
             "iterate" => Ok(Self::Iterate),
             "same" => Ok(Self::Same),
-            _ => Err(Error::bad_request("seeds", name, "expected own, iterate or same")),
+            "random" => Ok(Self::Random),
+            _ => Err(Error::bad_request("seeds", name, "expected own, iterate, same or random")),
         }
     }
 }
@@ -46,6 +50,8 @@ pub struct Seeding {
     pub seed: u64,
     /// What is made of it.
     pub seeds: Seeds,
+    /// Most jobs of the list; a million unless it says otherwise.
+    pub most: Option<usize>,
 }
 
 /// A job of a file, or of a list that a program makes: one picture, whose seed is decided.
@@ -71,12 +77,13 @@ pub fn list(
     seeding: Seeding,
 ) -> (Vec<Listed>, Vec<LineError>) {
     let (mut jobs, mut mistakes) = (Vec::new(), Vec::new());
+    let most = seeding.most.unwrap_or(MOST);
     for (place, draft) in drafts.iter().enumerate() {
         let made = one(draft, base, store).and_then(|job| {
             let times = job.request.count.saturating_mul(draft.repeat.unwrap_or(1));
             let asked = jobs.len().saturating_add(times);
-            if asked > MOST {
-                let (what, allowed) = ("jobs of a file", MOST as u64);
+            if asked > most {
+                let (what, allowed) = ("jobs of a file", most as u64);
                 return Err(Error::Limit { what, allowed, asked: asked as u64 });
             }
             Ok((job, times))
@@ -106,6 +113,9 @@ pub fn list(
 /// The job of a draft, checked as far as that needs no model.
 fn one(draft: &Draft, base: &Layers, store: &Store) -> Result<Job> {
     let mut layers = base.clone();
+    if let Some(path) = &draft.from {
+        layers.picture_beneath(&pictures::record(path, draft, base, store)?, path)?;
+    }
     layers.caller(draft.values.clone());
     let mut job = layers.job()?;
     if let Some(name) = &draft.stack {
@@ -140,7 +150,7 @@ fn repeated(draft: &Draft, job: &Job, seeding: Seeding, at: &Place) -> Listed {
     let mut job = job.clone();
     let seed = match (job.request.seed, seeding.seeds) {
         (Some(seed), _) => seed.wrapping_add(at.repeat as u64),
-        (None, Seeds::Own) => own_seed(seeding.seed, at),
+        (None, Seeds::Own | Seeds::Random) => own_seed(seeding.seed, at),
         (None, Seeds::Iterate) => seeding.seed.wrapping_add(at.before as u64),
         (None, Seeds::Same) => seeding.seed.wrapping_add(at.repeat as u64),
     };
@@ -213,8 +223,11 @@ mod tests {
     #[test]
     fn seeds_are_decided_when_the_list_is_made() {
         let seeds = |seeds, seed| {
-            let (jobs, _) =
-                listed("a\nb\n--prompt c --repeat 2", Format::Text, Seeding { seed, seeds });
+            let (jobs, _) = listed(
+                "a\nb\n--prompt c --repeat 2",
+                Format::Text,
+                Seeding { seed, seeds, ..Seeding::default() },
+            );
             jobs.iter().map(|listed| listed.job.request.seed.unwrap()).collect::<Vec<_>>()
         };
         assert_eq!(seeds(Seeds::Iterate, 7), [7, 8, 9, 10]);

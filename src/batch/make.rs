@@ -2,11 +2,11 @@
 //! and how often in a row something failed that no job is to blame for.
 
 use super::check::is_of_file;
+use super::event::{Event, Observer};
 use super::grace::Grace;
 use super::manifest::Seconds;
 use super::ready::{Ready, Reason};
 use super::storage::Storage;
-use super::work::{Event, Observer};
 use crate::app::{self, Moment, Pool, SaveOptions, Saved};
 use crate::error::{At, Error, Fault, Result};
 use crate::pipeline::Timings;
@@ -99,6 +99,62 @@ impl<'a> Maker<'a> {
             done = self.attempt(job, to, around);
         }
         done.map_err(|error| self.end(job, error)).inspect(|_| self.in_a_row = 0)
+    }
+
+    /// Makes the pictures of jobs that differ in nothing but their seeds in one evaluation of the network for each step.
+    /// What is not made then is to be made alone, where its failure is its own.
+    ///
+    /// # Errors
+    /// What no other job can go on after.
+    pub(super) fn make_siblings(
+        &mut self,
+        jobs: &[&Ready],
+        to: &[Destination<'_>],
+        around: &Around<'_>,
+    ) -> Result<Vec<Option<Made>>> {
+        let written = RefCell::new(Vec::new());
+        match self.attempt_siblings(jobs, to, around, &written) {
+            Err(error) if is_final(&error) => return Err(error),
+            Err(Error::DeviceMemory { .. }) => self.pool = (self.pools)(),
+            Ok(()) | Err(_) => {}
+        }
+        let mut made = written.into_inner();
+        self.in_a_row = if made.iter().any(Option::is_some) { 0 } else { self.in_a_row };
+        made.resize_with(jobs.len(), || None);
+        Ok(made)
+    }
+
+    fn attempt_siblings(
+        &self,
+        jobs: &[&Ready],
+        to: &[Destination<'_>],
+        around: &Around<'_>,
+        written: &RefCell<Vec<Option<Made>>>,
+    ) -> Result<()> {
+        let (Some(first), Some(metadata)) = (jobs.first(), to.first().map(|to| to.metadata)) else {
+            return Ok(());
+        };
+        let save = SaveOptions { hand_over: true, metadata, ..SaveOptions::default() };
+        let (started, device) = (moment(), RefCell::new(String::new()));
+        let observer = |event: &app::Event<'_>| {
+            around.grace.is_asked();
+            let _ = (around.observer)(&Event::App(event));
+            let mut written = written.borrow_mut();
+            if let (app::Event::Saved(saved), Some(to)) = (event, to.get(written.len())) {
+                let made = write(saved, to, &started).ok();
+                let device = device.borrow().clone();
+                written.push(made.map(|made| Made { device, ..made }));
+            }
+            ControlFlow::Continue(())
+        };
+        let observer: &dyn app::Observer = &observer;
+        let cancel = around.grace.work();
+        let prepared = app::prepare(&self.pool, &first.job()?, &save, observer, cancel)?;
+        *device.borrow_mut() = prepared.pipeline.device_name();
+        let sibling =
+            |job: &&Ready| app::Sibling { seed: job.seed, job: Some(job.content.clone()) };
+        let siblings: Vec<app::Sibling> = jobs.iter().map(sibling).collect();
+        prepared.run_siblings(&siblings, observer, cancel)
     }
 
     /// What an error is to the jobs that follow.

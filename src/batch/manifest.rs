@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 /// What the names of logs begin and end with; between them stands which part of the list it is.
 const NAME: (&str, &str) = ("manifest-", ".jsonl");
+/// The folder of the logs of chunks that workers claimed.
+const CHUNKS: &str = "done";
 /// The log of a list that is not shared between machines.
 pub const WHOLE: &str = "0";
 /// Most bytes of a line.
@@ -101,6 +103,9 @@ pub struct Entry {
     /// Pixels down.
     #[serde(default)]
     pub height: usize,
+    /// Sampling steps.
+    #[serde(default)]
+    pub steps: usize,
     /// When it began, UTC.
     #[serde(default)]
     pub started: Option<String>,
@@ -145,6 +150,7 @@ impl Entry {
             stack: job.networks.loras.clone(),
             width: job.width,
             height: job.height,
+            steps: job.steps,
             started: None,
             seconds: None,
             attempt: 1,
@@ -154,6 +160,14 @@ impl Entry {
             labels: job.labels.clone(),
             error: None,
         }
+    }
+}
+
+impl Entry {
+    /// Seconds that all stages took.
+    pub(super) fn took(&self) -> Option<f64> {
+        let Seconds { load, compose, encode, sample, decode, save } = self.seconds?;
+        Some(load + compose + encode + sample + decode + save)
     }
 }
 
@@ -303,6 +317,13 @@ pub fn entries(folder: &Path, sink: &mut dyn FnMut(Entry)) -> Result<usize> {
         let is_log = |name: &str| name.starts_with(NAME.0) && name.ends_with(NAME.1);
         if name.to_str().is_some_and(is_log) {
             logs.push(folder.join(name));
+        }
+    }
+    // Workers that claim chunks leave one log for each.
+    for chunk in std::fs::read_dir(folder.join(CHUNKS)).into_iter().flatten() {
+        let path = chunk.map_err(io)?.path();
+        if path.extension().is_some_and(|extension| extension == "jsonl") {
+            logs.push(path);
         }
     }
     logs.sort();

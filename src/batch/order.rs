@@ -39,13 +39,14 @@ pub struct Changes {
 
 /// Puts jobs into the cheapest order.
 pub fn order(jobs: &mut [Ready]) {
-    let (mut models, mut shapes, mut texts) =
-        (Ranks::default(), Ranks::default(), Ranks::default());
+    let (mut models, mut shapes, mut texts, mut siblings) =
+        (Ranks::default(), Ranks::default(), Ranks::default(), Ranks::default());
     let stacks = stack_ranks(jobs);
     for job in jobs.iter() {
         models.meet(job.networks.model.as_str());
         shapes.meet(shape(job));
         texts.meet(job.texts);
+        siblings.meet(job.siblings);
     }
     let ranks: Vec<_> = jobs
         .iter()
@@ -53,7 +54,7 @@ pub fn order(jobs: &mut [Ready]) {
             let networks = &job.networks;
             let stack = stacks.get(&StackOf::of(job)).copied().unwrap_or(usize::MAX);
             let stack = (models.of(&networks.model.as_str()), stack);
-            (stack, shapes.of(&shape(job)), texts.of(&job.texts))
+            (stack, shapes.of(&shape(job)), texts.of(&job.texts), siblings.of(&job.siblings))
         })
         .collect();
     let mut places: Vec<usize> = (0..jobs.len()).collect();

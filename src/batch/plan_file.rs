@@ -8,7 +8,7 @@ use crate::input;
 use crate::plain::hex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::io::{BufWriter, Write};
+use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 /// The head of the list.
@@ -35,6 +35,9 @@ pub struct Head {
     /// In which order the jobs are made.
     #[serde(default)]
     pub order: Order,
+    /// The template of the pictures' names; `None` = their ids.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub names: Option<String>,
     /// How many jobs there are.
     pub jobs: usize,
     /// The SHA-256 of their names and contents in the order of the file.
@@ -50,6 +53,8 @@ pub struct Origin {
     pub sha256: String,
     /// The seed of the batch.
     pub seed: u64,
+    /// The template of the pictures' names; `None` = their ids.
+    pub names: Option<String>,
 }
 
 impl Head {
@@ -66,6 +71,7 @@ impl Head {
             source_sha256: origin.sha256,
             seed: origin.seed,
             order,
+            names: origin.names,
             jobs: jobs.len(),
             plan: hex(&hash.finalize()),
         }
@@ -99,8 +105,13 @@ impl Head {
     /// # Errors
     /// [`Error::BadRequest`] for another list.
     pub(super) fn compare(&self, there: &Self, place: &str) -> Result<()> {
-        if there.plan == self.plan {
+        if there.plan == self.plan && there.names == self.names {
             return Ok(());
+        }
+        if there.plan == self.plan {
+            let of = |head: &Self| head.names.clone().unwrap_or_else(|| "{id}".into());
+            let why = format!("the pictures that are there are called {}", of(there));
+            return Err(Error::bad_request("name", of(self), why));
         }
         let why = format!(
             "this folder holds the pictures of another list ({} jobs of {}, plan {}; this one has {} jobs, plan {}); to \
@@ -119,7 +130,7 @@ impl Head {
     /// # Errors
     /// What reading and writing give.
     pub fn write(&self, jobs: &[Ready], folder: &Path) -> Result<()> {
-        if Self::read(folder)?.is_some_and(|there| there.plan == self.plan) {
+        if Self::read(folder)?.is_some_and(|there| there == *self) {
             return Ok(());
         }
         let path = folder.join(LINES);
@@ -143,6 +154,30 @@ impl Head {
     /// [`Error::Internal`] when it is no JSON, which does not happen.
     pub fn json(&self) -> Result<String> {
         serde_json::to_string_pretty(self).map(|text| text + "\n").map_err(internal)
+    }
+}
+
+/// Hands the name of every job of the list in `folder` to `sink`, in the order of the list.
+///
+/// # Errors
+/// What reading gives, [`Error::Corrupt`] for a line that is none, what `sink` returns.
+pub(super) fn ids(folder: &Path, sink: &mut dyn FnMut(String) -> Result<()>) -> Result<()> {
+    #[derive(Deserialize)]
+    struct Line {
+        id: String,
+    }
+    let path = folder.join(LINES);
+    let mut reader = BufReader::new(input::open(&path)?);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let read = reader.by_ref().take(LIMIT).read_until(b'\n', &mut line);
+        if read.map_err(|error| Error::io(&path, error))? == 0 {
+            return Ok(());
+        }
+        let Line { id } =
+            serde_json::from_slice(&line).map_err(|e| Error::corrupt(&path, e.to_string()))?;
+        sink(id)?;
     }
 }
 

@@ -68,6 +68,8 @@ pub struct Ready {
     pub networks: Arc<Networks>,
     /// The same number for the same texts.
     pub(super) texts: u64,
+    /// The same number for jobs that differ in nothing but their seeds.
+    pub(super) siblings: u64,
     /// Model and request as JSON, with every choice made.
     pub(super) packed: Box<str>,
 }
@@ -83,8 +85,12 @@ impl Ready {
         // What cannot be planned whole keeps the words of its file.
         let request = if networks.doomed.is_some() { job.request } else { plan.request_for(0) };
         let job = Job { request, ..job };
-        let packed = serde_json::to_string(&job.to_map()?);
-        let packed = packed.map_err(|error| Error::Internal(format!("a job: {error}")))?;
+        let wrong = |error| Error::Internal(format!("a job: {error}"));
+        let mut map = job.to_map()?;
+        let packed = serde_json::to_string(&map).map_err(wrong)?;
+        map.remove("seed");
+        let mut siblings = DefaultHasher::new();
+        serde_json::to_string(&map).map_err(wrong)?.hash(&mut siblings);
         Ok(Self {
             id: String::new(),
             content: String::new(),
@@ -97,6 +103,7 @@ impl Ready {
             labels: BTreeMap::new(),
             networks,
             texts: texts.finish(),
+            siblings: siblings.finish(),
             packed: packed.into(),
         })
     }

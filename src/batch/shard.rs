@@ -120,19 +120,13 @@ const ENGINES: [Engine; 14] = [
     plain("MPI (PMI)", "PMI_RANK", Count::Variable("PMI_SIZE", None)),
     plain("MPI (PMIx)", "PMIX_RANK", Count::Nowhere),
     plain("PBS array", "PBS_ARRAY_INDEX", Count::Nowhere),
-    Engine {
-        first: First::Number(1),
-        ..plain("LSF array", "LSB_JOBINDEX", Count::Nowhere)
-    },
+    Engine { first: First::Number(1), ..plain("LSF array", "LSB_JOBINDEX", Count::Nowhere) },
     Engine {
         first: First::Variable("SGE_TASK_FIRST"),
         step: Some("SGE_TASK_STEPSIZE"),
         ..plain("Grid Engine array", "SGE_TASK_ID", Count::Last("SGE_TASK_LAST"))
     },
-    Engine {
-        is_always_there: true,
-        ..plain("Nomad", "NOMAD_ALLOC_INDEX", Count::Nowhere)
-    },
+    Engine { is_always_there: true, ..plain("Nomad", "NOMAD_ALLOC_INDEX", Count::Nowhere) },
 ];
 
 /// Reads a variable of the environment.
@@ -145,7 +139,9 @@ impl Sharding {
     /// [`Error::BadRequest`] for variables that contradict each other, and where the number of parts is not given.
     pub fn part(self, environment: Environment<'_>) -> Result<Option<Part>> {
         let (count, asked) = match self {
-            Self::Given(shard) => return Ok(Some(Part { shard, engine: None, others: Vec::new() })),
+            Self::Given(shard) => {
+                return Ok(Some(Part { shard, engine: None, others: Vec::new() }));
+            }
             Self::Auto { count: Some(count) } => (Some(count), true),
             Self::Auto { count: None } => {
                 (number(environment, COUNT)?.map(|count| within(count, COUNT)).transpose()?, false)
@@ -208,7 +204,8 @@ impl Engine {
         let own = match self.count {
             Count::Variable(count, last) => {
                 let count = needed(environment, count)?;
-                if let Some(last) = last.map(|name| number(environment, name)).transpose()?.flatten()
+                if let Some(last) =
+                    last.map(|name| number(environment, name)).transpose()?.flatten()
                     && in_steps(last) != count
                 {
                     let why = format!(
@@ -229,7 +226,9 @@ impl Engine {
         match distance.map(|distance| distance / step).filter(|index| *index < count) {
             Some(index) => Ok(Shard { index, count: within(count, self.index)? }),
             None => {
-                let why = format!("{count} parts begin at {first} with step {step}, and this is none of them");
+                let why = format!(
+                    "{count} parts begin at {first} with step {step}, and this is none of them"
+                );
                 Err(Error::bad_request(self.index, index, why))
             }
         }
@@ -322,7 +321,8 @@ impl Shard {
             return if part == 0 { 0 } else { jobs.len() };
         }
         let exact = before.partition_point(|cost| cost * count < all * part);
-        let is_end = |at: usize| match (at.checked_sub(1).and_then(|at| jobs.get(at)), jobs.get(at)) {
+        let is_end = |at: usize| match (at.checked_sub(1).and_then(|at| jobs.get(at)), jobs.get(at))
+        {
             (Some(a), Some(b)) => a.networks != b.networks,
             _ => true,
         };
@@ -335,7 +335,13 @@ impl Shard {
         let up = (exact..=jobs.len()).take_while(|at| near(*at)).find(|at| is_end(*at));
         let far = |at: usize| before.get(at).copied().unwrap_or(all).abs_diff(target);
         match (down, up) {
-            (Some(down), Some(up)) => if far(down) < far(up) { down } else { up },
+            (Some(down), Some(up)) => {
+                if far(down) < far(up) {
+                    down
+                } else {
+                    up
+                }
+            }
             (Some(at), None) | (None, Some(at)) => at,
             (None, None) => exact,
         }
@@ -365,34 +371,88 @@ mod tests {
     fn engines_name_their_parts() {
         let cases: &[(&str, &[(&str, &str)], &str, &str)] = &[
             ("auto/4", &[("JOB_COMPLETION_INDEX", "2")], "3/4", "Kubernetes Indexed Job"),
-            ("auto", &[("JOB_COMPLETION_INDEX", "0"), ("COLORA_SHARDS", "2")], "1/2", "Kubernetes Indexed Job"),
+            (
+                "auto",
+                &[("JOB_COMPLETION_INDEX", "0"), ("COLORA_SHARDS", "2")],
+                "1/2",
+                "Kubernetes Indexed Job",
+            ),
             // --array=7-8
             (
                 "auto",
-                &[("SLURM_ARRAY_TASK_ID", "8"), ("SLURM_ARRAY_TASK_COUNT", "2"), ("SLURM_ARRAY_TASK_MIN", "7"), ("SLURM_ARRAY_TASK_MAX", "8"), ("SLURM_ARRAY_TASK_STEP", "1"), ("SLURM_PROCID", "0"), ("SLURM_NTASKS", "1")],
+                &[
+                    ("SLURM_ARRAY_TASK_ID", "8"),
+                    ("SLURM_ARRAY_TASK_COUNT", "2"),
+                    ("SLURM_ARRAY_TASK_MIN", "7"),
+                    ("SLURM_ARRAY_TASK_MAX", "8"),
+                    ("SLURM_ARRAY_TASK_STEP", "1"),
+                    ("SLURM_PROCID", "0"),
+                    ("SLURM_NTASKS", "1"),
+                ],
                 "2/2",
                 "Slurm array",
             ),
             // --array=1-9:4
             (
                 "auto",
-                &[("SLURM_ARRAY_TASK_ID", "9"), ("SLURM_ARRAY_TASK_COUNT", "3"), ("SLURM_ARRAY_TASK_MIN", "1"), ("SLURM_ARRAY_TASK_MAX", "9"), ("SLURM_ARRAY_TASK_STEP", "4")],
+                &[
+                    ("SLURM_ARRAY_TASK_ID", "9"),
+                    ("SLURM_ARRAY_TASK_COUNT", "3"),
+                    ("SLURM_ARRAY_TASK_MIN", "1"),
+                    ("SLURM_ARRAY_TASK_MAX", "9"),
+                    ("SLURM_ARRAY_TASK_STEP", "4"),
+                ],
                 "3/3",
                 "Slurm array",
             ),
-            ("auto", &[("SLURM_PROCID", "1"), ("SLURM_NTASKS", "3"), ("SLURM_STEP_ID", "0")], "2/3", "Slurm step"),
-            ("auto", &[("AWS_BATCH_JOB_ARRAY_INDEX", "9"), ("AWS_BATCH_JOB_ARRAY_SIZE", "10")], "10/10", "AWS Batch array"),
-            ("auto", &[("CLOUD_RUN_TASK_INDEX", "0"), ("CLOUD_RUN_TASK_COUNT", "10")], "1/10", "Cloud Run job"),
-            ("auto", &[("BATCH_TASK_INDEX", "3"), ("BATCH_TASK_COUNT", "4")], "4/4", "Google Batch"),
-            ("auto", &[("SKYPILOT_NODE_RANK", "1"), ("SKYPILOT_NUM_NODES", "2")], "2/2", "SkyPilot"),
-            ("auto", &[("OMPI_COMM_WORLD_RANK", "1"), ("OMPI_COMM_WORLD_SIZE", "2"), ("PMIX_RANK", "1")], "2/2", "Open MPI"),
+            (
+                "auto",
+                &[("SLURM_PROCID", "1"), ("SLURM_NTASKS", "3"), ("SLURM_STEP_ID", "0")],
+                "2/3",
+                "Slurm step",
+            ),
+            (
+                "auto",
+                &[("AWS_BATCH_JOB_ARRAY_INDEX", "9"), ("AWS_BATCH_JOB_ARRAY_SIZE", "10")],
+                "10/10",
+                "AWS Batch array",
+            ),
+            (
+                "auto",
+                &[("CLOUD_RUN_TASK_INDEX", "0"), ("CLOUD_RUN_TASK_COUNT", "10")],
+                "1/10",
+                "Cloud Run job",
+            ),
+            (
+                "auto",
+                &[("BATCH_TASK_INDEX", "3"), ("BATCH_TASK_COUNT", "4")],
+                "4/4",
+                "Google Batch",
+            ),
+            (
+                "auto",
+                &[("SKYPILOT_NODE_RANK", "1"), ("SKYPILOT_NUM_NODES", "2")],
+                "2/2",
+                "SkyPilot",
+            ),
+            (
+                "auto",
+                &[("OMPI_COMM_WORLD_RANK", "1"), ("OMPI_COMM_WORLD_SIZE", "2"), ("PMIX_RANK", "1")],
+                "2/2",
+                "Open MPI",
+            ),
             ("auto", &[("PMI_RANK", "1"), ("PMI_SIZE", "2")], "2/2", "MPI (PMI)"),
             ("auto/2", &[("PMIX_RANK", "1")], "2/2", "MPI (PMIx)"),
             ("auto", &[("PBS_ARRAY_INDEX", "1"), ("COLORA_SHARDS", "2")], "2/2", "PBS array"),
             ("auto", &[("LSB_JOBINDEX", "1"), ("COLORA_SHARDS", "2")], "1/2", "LSF array"),
             (
                 "auto",
-                &[("SGE_TASK_ID", "5"), ("SGE_TASK_FIRST", "1"), ("SGE_TASK_LAST", "8"), ("SGE_TASK_STEPSIZE", "2")],
+                &[
+                    ("SGE_TASK_ID", "5"),
+                    ("SGE_TASK_FIRST", "1"),
+                    ("SGE_TASK_LAST", "8"),
+                    ("SGE_TASK_STEPSIZE", "2"),
+                ],
                 "3/4",
                 "Grid Engine array",
             ),
@@ -404,11 +464,20 @@ mod tests {
         }
         // The innermost engine is used, and others are named.
         let both = [
-            ("SLURM_ARRAY_TASK_ID", "0"), ("SLURM_ARRAY_TASK_COUNT", "2"), ("SLURM_ARRAY_TASK_MIN", "0"),
-            ("SLURM_PROCID", "0"), ("SLURM_NTASKS", "4"), ("SLURM_STEP_ID", "0"), ("PMI_RANK", "0"), ("PMI_SIZE", "4"),
+            ("SLURM_ARRAY_TASK_ID", "0"),
+            ("SLURM_ARRAY_TASK_COUNT", "2"),
+            ("SLURM_ARRAY_TASK_MIN", "0"),
+            ("SLURM_PROCID", "0"),
+            ("SLURM_NTASKS", "4"),
+            ("SLURM_STEP_ID", "0"),
+            ("PMI_RANK", "0"),
+            ("PMI_SIZE", "4"),
         ];
         let both = part("auto", &both).unwrap().unwrap();
-        assert_eq!((both.shard.to_string().as_str(), both.others), ("1/2", vec!["Slurm step", "MPI (PMI)"]));
+        assert_eq!(
+            (both.shard.to_string().as_str(), both.others),
+            ("1/2", vec!["Slurm step", "MPI (PMI)"])
+        );
     }
 
     #[test]
@@ -427,14 +496,23 @@ mod tests {
 
     #[test]
     fn what_cannot_be_a_part_is_refused() {
-        let list = [("SLURM_ARRAY_TASK_ID", "5"), ("SLURM_ARRAY_TASK_COUNT", "3"), ("SLURM_ARRAY_TASK_MIN", "1"), ("SLURM_ARRAY_TASK_MAX", "7")];
+        let list = [
+            ("SLURM_ARRAY_TASK_ID", "5"),
+            ("SLURM_ARRAY_TASK_COUNT", "3"),
+            ("SLURM_ARRAY_TASK_MIN", "1"),
+            ("SLURM_ARRAY_TASK_MAX", "7"),
+        ];
         for (sharding, variables, word) in [
             ("auto", &list[..], "even step"),
             ("auto", &[("JOB_COMPLETION_INDEX", "1")], COUNT),
             ("auto/2", &[("JOB_COMPLETION_INDEX", "2")], "none of them"),
             ("auto/2", &[], "JOB_COMPLETION_INDEX"),
             ("auto/3", &[("CLOUD_RUN_TASK_INDEX", "0"), ("CLOUD_RUN_TASK_COUNT", "2")], "nobody's"),
-            ("auto", &[("CLOUD_RUN_TASK_INDEX", "x"), ("CLOUD_RUN_TASK_COUNT", "2")], "whole number"),
+            (
+                "auto",
+                &[("CLOUD_RUN_TASK_INDEX", "x"), ("CLOUD_RUN_TASK_COUNT", "2")],
+                "whole number",
+            ),
             ("auto", &[("CLOUD_RUN_TASK_INDEX", "1")], "not set"),
             ("auto", &[("PBS_ARRAY_INDEX", "1"), (COUNT, "0")], "1 to"),
         ] {
@@ -444,13 +522,24 @@ mod tests {
         for bad in ["", "0/2", "3/2", "1/0", "auto/", "auto/0", "1", "a/b", "-1/2", "1/200000"] {
             assert!(bad.parse::<Sharding>().is_err(), "{bad}");
         }
-        assert_eq!("2/3".parse::<Sharding>().unwrap(), Sharding::Given(Shard { index: 1, count: 3 }));
+        assert_eq!(
+            "2/3".parse::<Sharding>().unwrap(),
+            Sharding::Given(Shard { index: 1, count: 3 })
+        );
     }
 
     #[test]
     fn blocks_cover_the_list_once_and_end_with_stacks() {
         // Stacks of 97, 103 and 100 jobs.
-        let stack = |n: usize| if n < 97 { "a" } else if n < 200 { "b" } else { "c" };
+        let stack = |n: usize| {
+            if n < 97 {
+                "a"
+            } else if n < 200 {
+                "b"
+            } else {
+                "c"
+            }
+        };
         let jobs: Vec<Ready> = (0..300).map(|n| Ready::sample(n, "m", stack(n), 64)).collect();
         let blocks = |count: usize| (0..count).map(move |index| Shard { index, count });
         let cuts: Vec<usize> = blocks(3).map(|shard| shard.block(&jobs).end).collect();
@@ -465,7 +554,8 @@ mod tests {
             assert_eq!(at, 300);
         }
         // Four times the pixels are four times the cost.
-        let jobs: Vec<Ready> = (0..10).map(|n| Ready::sample(n, "m", "", if n < 2 { 128 } else { 64 })).collect();
+        let jobs: Vec<Ready> =
+            (0..10).map(|n| Ready::sample(n, "m", "", if n < 2 { 128 } else { 64 })).collect();
         assert_eq!(Shard { index: 0, count: 2 }.block(&jobs), 0..2);
         assert_eq!(Shard { index: 0, count: 2 }.block(&[]), 0..0);
     }

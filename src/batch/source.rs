@@ -2,7 +2,7 @@
 
 use super::draft::Draft;
 use super::text::Read;
-use super::{csv, jsonl, text, tree};
+use super::{csv, jsonl, pictures, text, tree};
 use crate::error::{Error, LineError, Result};
 use crate::input;
 use sha2::{Digest, Sha256};
@@ -93,6 +93,21 @@ impl Source {
         Self::parse(path, &input::decode(bytes, path)?, format, comments)
     }
 
+    /// A job for each of `paths`, which are pictures or folders of pictures: what their records say.
+    ///
+    /// # Errors
+    /// What listing a folder gives; what is wrong with a picture is among the mistakes.
+    pub fn pictures(paths: &[PathBuf]) -> Result<Self> {
+        let found = pictures::list(paths)?;
+        let text =
+            found.iter().fold(String::new(), |text, path| text + &path.to_string_lossy() + "\n");
+        let drafts = found.into_iter().enumerate();
+        let draft = |(at, path)| Draft { from: Some(path), ..Draft::new(at + 1) };
+        let read = Read { drafts: drafts.map(draft).collect(), ..Read::default() };
+        let path = paths.first().cloned().unwrap_or_default();
+        Ok(Self::of(path, &text, read))
+    }
+
     /// As [`read`](Self::read) for a text that is there.
     ///
     /// # Errors
@@ -102,7 +117,7 @@ impl Source {
             "stdin has no name that tells the format; expected text, csv, jsonl, toml or yaml";
         let format = format.or_else(|| Format::of(path, text));
         let format = format.ok_or_else(|| Error::bad_request("format", "", why))?;
-        let Read { drafts, mistakes, mut remarks } = match format {
+        let read = match format {
             Format::Text => text::read(text, comments),
             Format::Csv => csv::read(text),
             Format::Jsonl => jsonl::read(text),
@@ -117,6 +132,11 @@ impl Source {
                 ));
             }
         };
+        Ok(Self::of(path.to_path_buf(), text, read))
+    }
+
+    fn of(path: PathBuf, text: &str, read: Read) -> Self {
+        let Read { mut drafts, mut mistakes, mut remarks } = read;
         let mut ignored: Vec<&str> =
             drafts.iter().flat_map(|draft| &draft.ignored).map(String::as_str).collect();
         ignored.sort_unstable();
@@ -124,8 +144,9 @@ impl Source {
         if !ignored.is_empty() {
             remarks.push(format!("these change nothing here: {}", ignored.join(", ")));
         }
+        pictures::look(&mut drafts, &mut mistakes, &mut remarks);
         let sha256 = crate::plain::hex(&Sha256::digest(text.as_bytes()));
-        Ok(Self { path: path.to_path_buf(), sha256, drafts, mistakes, remarks })
+        Self { path, sha256, drafts, mistakes, remarks }
     }
 }
 

@@ -1,15 +1,15 @@
 //! Makes the pictures of a list, or of a part of it, that are not there yet. A failure costs its job, a crash at most the
 //! picture at work.
 
+use super::event::{Event, Observer};
 use super::grace::Grace;
-use super::make::{Around, Destination, End, Maker};
+use super::make::{Around, Destination, End, Made, Maker};
 use super::manifest::{Entry, Manifest, Status};
 use super::present::{Pictures, Presence};
 use super::ready::{Ready, Reason};
-use crate::app::{self, Pool};
+use crate::app::Pool;
 use crate::error::{Error, LineError, Result};
 use crate::pipeline::Cancel;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,6 +24,8 @@ pub struct Options {
     pub metadata: bool,
     /// How long the present picture may still take when a stop is asked for.
     pub grace: Duration,
+    /// How many pictures that differ in nothing but their seeds are evaluated at once.
+    pub batch: usize,
     /// What the log calls whoever makes the pictures.
     pub worker: String,
 }
@@ -35,6 +37,7 @@ impl Default for Options {
             retry_failed: false,
             metadata: true,
             grace: Duration::from_secs(20),
+            batch: 1,
             worker: std::process::id().to_string(),
         }
     }
@@ -65,43 +68,6 @@ pub enum Task {
     /// Make it in the place of a file that is damaged.
     Replace,
 }
-
-/// What happens during the work.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Event<'a> {
-    /// A job begins.
-    Begin {
-        /// The job.
-        job: &'a Ready,
-    },
-    /// The job at work.
-    App(&'a app::Event<'a>),
-    /// A picture is there and in the log.
-    Made {
-        /// The job.
-        job: &'a Ready,
-        /// The picture's file.
-        path: &'a Path,
-        /// The line in the log.
-        entry: &'a Entry,
-    },
-    /// The picture of a job is there: another worker was faster.
-    Found {
-        /// The job.
-        job: &'a Ready,
-    },
-    /// A job failed, and the log says so.
-    Failed {
-        /// The job.
-        job: &'a Ready,
-        /// Why.
-        reason: &'a Reason,
-    },
-}
-
-/// Receives events; breaking stops the work after the job.
-pub type Observer<'a> = &'a dyn Fn(&Event<'_>) -> ControlFlow<()>;
 
 /// What the work came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -210,14 +176,22 @@ impl<'a> Work<'a> {
         let grace = Grace::new(asked, self.options.grace);
         let around = Around { observer, grace: &grace };
         let mut tally = Tally::default();
-        let open = jobs.iter().zip(&todo.tasks).filter(|(_, task)| **task != Task::Nothing);
+        let open = jobs.iter().zip(todo.tasks.iter().copied());
+        let open: Vec<_> = open.filter(|(_, task)| *task != Task::Nothing).collect();
+        let mut rest = &open[..];
         let mut ended = Ok(());
-        for (job, task) in open {
+        while let Some(((job, task), _)) = rest.split_first() {
             if grace.is_asked() {
                 ended = Err(Error::Cancelled);
                 break;
             }
-            if let Err(error) = self.one(job, *task, &around, &mut tally) {
+            let (now, later) = rest.split_at(siblings(rest, self.options.batch));
+            rest = later;
+            let done = match now {
+                [_] => self.one(job, *task, &around, &mut tally),
+                _ => self.several(now, &around, &mut tally),
+            };
+            if let Err(error) = done {
                 ended = Err(error);
                 break;
             }
@@ -237,41 +211,96 @@ impl<'a> Work<'a> {
         around: &Around<'_>,
         tally: &mut Tally,
     ) -> Result<()> {
-        if task == Task::Make && self.is_found(job)? {
-            return self.found(job, around, tally);
+        if task == Task::Make && self.has_ended(job, around, tally)? {
+            return Ok(());
         }
         if (around.observer)(&Event::Begin { job }).is_break() {
             return Err(Error::Cancelled);
         }
-        let (name, path) = (self.pictures.name(job), self.pictures.path(job));
         let to = Destination {
             storage: self.pictures.storage(),
-            name: name.clone(),
+            name: self.pictures.name(job),
             replace: task == Task::Replace,
             metadata: self.options.metadata,
         };
-        let flow = match self.maker.make(job, &to, around) {
-            Ok(made) => {
-                let entry = Entry {
-                    file: Some(name),
-                    sha256: Some(made.sha256),
-                    bytes: Some(made.bytes),
-                    started: Some(made.started),
-                    seconds: Some(made.seconds),
-                    device: Some(made.device),
-                    ..self.entry(job, Status::Done)
-                };
-                self.manifest.push(entry.clone())?;
-                tally.made += 1;
-                (around.observer)(&Event::Made { job, path: &path, entry: &entry })
-            }
-            Err(End::Stop(error)) => return Err(error),
-            Err(End::Taken) if self.is_found(job)? => return self.found(job, around, tally),
+        match self.maker.make(job, &to, around) {
+            Ok(made) => self.made(job, made, around, tally),
+            Err(End::Stop(error)) => Err(error),
+            Err(End::Taken) if self.has_ended(job, around, tally)? => Ok(()),
             Err(End::Taken) => {
-                return self.fail(job, &Reason::of(&Error::Exists { path }), around, tally);
+                let path = self.pictures.path(job);
+                self.fail(job, &Reason::of(&Error::Exists { path }), around, tally)
             }
-            Err(End::Failed(reason)) => return self.fail(job, &reason, around, tally),
+            // A storage that did what it was asked, and lost the answer.
+            Err(End::Failed(_)) if self.is_found(job).unwrap_or(false) => {
+                self.found(job, around, tally)
+            }
+            Err(End::Failed(reason)) => self.fail(job, &reason, around, tally),
+        }
+    }
+
+    /// Makes pictures that differ in nothing but their seeds at once; what that did not make, alone.
+    ///
+    /// # Errors
+    /// What ends the work.
+    fn several(
+        &mut self,
+        open: &[(&Ready, Task)],
+        around: &Around<'_>,
+        tally: &mut Tally,
+    ) -> Result<()> {
+        let mut jobs = Vec::new();
+        for (job, _) in open {
+            if self.has_ended(job, around, tally)? {
+                continue;
+            }
+            if (around.observer)(&Event::Begin { job }).is_break() {
+                return Err(Error::Cancelled);
+            }
+            jobs.push(*job);
+        }
+        let to = jobs.iter().map(|job| Destination {
+            storage: self.pictures.storage(),
+            name: self.pictures.name(job),
+            replace: false,
+            metadata: self.options.metadata,
+        });
+        let to: Vec<Destination<'_>> = to.collect();
+        let made = self.maker.make_siblings(&jobs, &to, around)?;
+        let mut stopped = Ok(());
+        // All that is there goes into the log, whatever is asked meanwhile.
+        let mut left = Vec::new();
+        for (job, made) in jobs.into_iter().zip(made) {
+            match made {
+                Some(made) => stopped = self.made(job, made, around, tally).and(stopped),
+                None => left.push(job),
+            }
+        }
+        stopped?;
+        left.into_iter().try_for_each(|job| self.one(job, Task::Make, around, tally))
+    }
+
+    /// Logs a picture that was made.
+    fn made(
+        &mut self,
+        job: &Ready,
+        made: Made,
+        around: &Around<'_>,
+        tally: &mut Tally,
+    ) -> Result<()> {
+        let entry = Entry {
+            file: Some(self.pictures.name(job)),
+            sha256: Some(made.sha256),
+            bytes: Some(made.bytes),
+            started: Some(made.started),
+            seconds: Some(made.seconds),
+            device: Some(made.device),
+            ..self.entry(job, Status::Done)
         };
+        self.manifest.push(entry.clone())?;
+        tally.made += 1;
+        let path = self.pictures.path(job);
+        let flow = (around.observer)(&Event::Made { job, path: &path, entry: &entry });
         if flow.is_break() { Err(Error::Cancelled) } else { Ok(()) }
     }
 
@@ -287,6 +316,19 @@ impl<'a> Work<'a> {
         tally.failed += 1;
         let flow = (around.observer)(&Event::Failed { job, reason });
         if flow.is_break() { Err(Error::Cancelled) } else { Ok(()) }
+    }
+
+    /// Whether nothing is left to do: another worker has made the picture since the listing, or has put another one in
+    /// its place, which is a failure of this job alone.
+    fn has_ended(&mut self, job: &Ready, around: &Around<'_>, tally: &mut Tally) -> Result<bool> {
+        match self.is_found(job) {
+            Ok(false) => Ok(false),
+            Ok(true) => self.found(job, around, tally).map(|()| true),
+            Err(error @ Error::BadRequest { .. }) => {
+                self.fail(job, &Reason::of(&error), around, tally).map(|()| true)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Whether another worker has made the picture since the listing; the log then has it.
@@ -320,5 +362,33 @@ impl<'a> Work<'a> {
         let attempts = self.manifest.get(&job.id).map_or(0, |logged| logged.attempt);
         let attempt = attempts.saturating_add(1);
         Entry { attempt, ..Entry::of(job, status, &self.options.worker) }
+    }
+}
+
+/// How many of the first jobs are made at once: those that differ in nothing but their seeds, at most `most`.
+fn siblings(open: &[(&Ready, Task)], most: usize) -> usize {
+    let Some((first, _)) = open.first() else { return 0 };
+    let fits = |(job, task): &&(&Ready, Task)| {
+        *task == Task::Make
+            && job.siblings == first.siblings
+            && job.networks == first.networks
+            && job.networks.doomed.is_none()
+    };
+    open.iter().take(most.max(1)).take_while(fits).count().max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn siblings_are_jobs_that_differ_in_their_seeds() {
+        let jobs = [(1, "", 64), (2, "", 64), (3, "", 72), (4, "a", 72), (5, "a", 72)];
+        let jobs = jobs.map(|(line, stack, width)| Ready::sample(line, "m", stack, width));
+        let tasks = [Task::Make, Task::Make, Task::Make, Task::Make, Task::Replace];
+        let open: Vec<_> = jobs.iter().zip(tasks).collect();
+        let counts: Vec<usize> = (0..5).map(|at| siblings(&open[at..], 9)).collect();
+        assert_eq!(counts, [2, 1, 1, 1, 1]);
+        assert_eq!((siblings(&open, 1), siblings(&[], 9)), (1, 0));
     }
 }

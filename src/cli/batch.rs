@@ -5,6 +5,7 @@ mod list_args;
 mod queue;
 mod shared;
 mod speak;
+mod status;
 
 use super::flags::ProgressKind;
 use super::origin::with_origin;
@@ -33,13 +34,16 @@ Examples:
   colora batch prompts.txt                        a prompt a line, into prompts-pictures/
   colora batch prompts.txt                        the same again: goes on where the last run ended
   colora batch jobs.csv -o out -s 20 --dry-run    what would be made, in which order, how large
+  colora batch old-pictures/ -m dreamshaper       the pictures of a folder with another model
+  colora batch status prompts-pictures            how many are done, failed and open, and how long it takes
   colora batch jobs.toml --json | jq -r .path     one JSON object a picture
   generate-jobs | colora batch - --format jsonl -o out
 
 Files: .txt is a prompt a line; a line that begins with -- holds switches: --prompt a fox --steps 20
 --lora flat:0.8, or those of AUTOMATIC1111. .csv has a header of fields. .jsonl has an object a
-line, or what --json printed. .toml has [defaults], [[job]] and [matrix]. Beside the fields of a
-request there are model, id, repeat, stack, label.NAME and lora.NAME.
+line, or what --json printed. .toml has [defaults], [[job]] and [matrix], .yaml the same. Beside the
+fields of a request there are model, id, from, repeat, stack, label.NAME and lora.NAME. Pictures and
+folders of pictures are made again, with what flags change.
 
 Flags set what the lines leave open; --seed is the seed of the batch, from which jobs get theirs.
 
@@ -59,8 +63,8 @@ pub(crate) struct Args {
 /// The verbs of `colora batch`.
 #[derive(Debug, Clone, clap::Subcommand)]
 enum Verb {
-    /// Show how far the batches of a queue in a database are
-    Status(queue::Status),
+    /// Show how far the batch in a folder is, or those of a queue in a database
+    Status(status::Args),
     /// Add the jobs of a file to a queue in a database
     Submit(Box<queue::Submit>),
     /// Make the pictures of jobs that a queue in a database hands out
@@ -87,6 +91,17 @@ struct RunArgs {
     /// Go over to another list in a folder that has one; pictures of both are kept
     #[arg(long, help_heading = "Output")]
     replan: bool,
+    /// Refuse a folder that holds a batch already, instead of going on with it
+    #[arg(long, conflicts_with = "replan", help_heading = "Output")]
+    fresh: bool,
+    /// Names of the pictures: text with {id}, {line}, {repeat}, {seed}, {model}, {prompt}, {width}, {height}, {steps} and
+    /// {label.NAME} [default: {id}]
+    #[arg(long, value_name = "TEMPLATE", help_heading = "Output")]
+    name: Option<String>,
+    /// Pictures that differ in nothing but their seeds and are evaluated at once: the same pictures on a CPU; on a GPU it may
+    /// be faster and takes more memory
+    #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Machine")]
+    batch_size: usize,
     /// How long the picture at work may still take after Ctrl-C or SIGTERM, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 20.0, help_heading = "Output")]
     grace: f64,
@@ -96,6 +111,14 @@ struct RunArgs {
     /// For --dry-run: the time of a picture, to estimate that of all
     #[arg(long, value_name = "SECONDS", requires = "dry_run", help_heading = "Output")]
     seconds_per_picture: Option<f64>,
+    /// For --dry-run: make one picture with few steps to estimate the time of all; nothing is written
+    #[arg(
+        long,
+        requires = "dry_run",
+        conflicts_with = "seconds_per_picture",
+        help_heading = "Output"
+    )]
+    measure: bool,
     /// One JSON object a picture on stdout
     #[arg(long, help_heading = "Output")]
     json: bool,
@@ -155,15 +178,38 @@ impl RunArgs {
         // Whoever writes to a bucket shares it.
         let is_claimed = self.shared.claim || shared::is_url(place);
         let refused = [
+            (self.fresh, "fresh", "workers that share a place join what is there"),
+            (self.name.is_some(), "name", "pictures that workers share are called by their ids"),
             (self.replan, "replan", "a list that workers share stays; choose another place"),
-            (self.retry_failed, "retry_failed", "the same command without claims, in the same folder, does that"),
-            (self.verify, "verify", "the same command without claims, in the same folder, does that"),
+            (
+                self.retry_failed,
+                "retry_failed",
+                "the same command without claims, in the same folder, does that",
+            ),
+            (
+                self.verify,
+                "verify",
+                "the same command without claims, in the same folder, does that",
+            ),
             (self.shared.shard.is_some(), "shard", "workers that share a bucket claim chunks"),
         ];
         match refused.into_iter().find(|(is_set, ..)| is_claimed && *is_set) {
             Some((_, field, why)) => Err(Error::bad_request(field, "", why)),
             None => Ok(is_claimed),
         }
+    }
+
+    /// Refuses a folder that holds a list, when a fresh one is wanted.
+    ///
+    /// # Errors
+    /// [`Error::BadRequest`]; what reading gives.
+    fn check_fresh(&self, folder: &Path) -> Result<(), Error> {
+        if self.fresh && !shared::is_url(folder) && batch::Head::read(folder)?.is_some() {
+            let why =
+                "there is a batch already; choose another folder, or go on with it without --fresh";
+            return Err(Error::bad_request("out", folder.display(), why));
+        }
+        Ok(())
     }
 
     fn options(&self, metadata: bool) -> Result<Options, Error> {
@@ -173,7 +219,14 @@ impl RunArgs {
             return Err(Error::bad_request("preview", "", why));
         }
         let (verify, retry_failed) = (self.verify, self.retry_failed);
-        Ok(Options { verify, retry_failed, metadata, grace, ..Options::default() })
+        Ok(Options {
+            verify,
+            retry_failed,
+            metadata,
+            grace,
+            batch: self.batch_size,
+            ..Options::default()
+        })
     }
 }
 
@@ -203,9 +256,7 @@ struct List {
 /// Runs `colora batch` and its verbs.
 pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
     match &args.verb {
-        Some(Verb::Status(status)) => {
-            queue::status(&status.queue, status.batch.as_deref(), status.json)
-        }
+        Some(Verb::Status(status)) => status::run(status),
         Some(Verb::Submit(submit)) => queue::submit(submit, talk),
         Some(Verb::Work(work)) => queue::work(work, talk),
         None => make(&args.run, talk),
@@ -220,12 +271,18 @@ fn make(args: &RunArgs, talk: Talk) -> Result<()> {
     let cancel = Cancel::new();
     interrupt::install(&cancel)?;
     let memory = if args.list.low_memory { Memory::Low } else { Memory::Resident };
-    let opened = Pipeline::options().memory(memory);
+    let opened = Pipeline::options().memory(memory).batch(args.batch_size);
     let pools = || Pool::cancelled_by(setup.store.clone(), &cancel).opened_with(opened.clone());
-    let List { list, left_out } = read(&args.list, &setup, &pools(), &cancel, talk)?;
     let folder = args.folder();
+    args.check_fresh(&folder)?;
+    let names = args.name.as_deref().map(Names::by).transpose()?;
+    let List { mut list, left_out } =
+        read(&args.list, Some(&folder), &setup, &pools(), &cancel, talk)?;
+    list.head.names = args.name.clone();
+    let names = names.unwrap_or_else(|| Names::of_ids(list.jobs.len()));
+    refuse(names.check(&list.jobs), &args.list, false, talk)?;
     if args.dry_run {
-        return dry_run::print(&list, &folder, args);
+        return dry_run::print(&list, &folder, args, &pools(), &cancel);
     }
     let progress = Progress::new(args.progress, talk, args.json);
     if args.is_claimed(&folder)? {
@@ -240,7 +297,7 @@ fn make(args: &RunArgs, talk: Talk) -> Result<()> {
     let storage = Arc::new(Folder::open(&folder)?);
     let manifest = Manifest::open(&folder, &log)?;
     let unreadable = manifest.unreadable;
-    let pictures = Pictures::list(storage, Names::of_ids(list.jobs.len()))?;
+    let pictures = Pictures::list(storage, names)?;
     let mut work = Work::new(options, pictures, manifest, &pools);
     list.head
         .check(&folder, args.replan)
@@ -269,7 +326,8 @@ fn ended(failed: usize, of: usize) -> Result<()> {
 fn part(args: &RunArgs, list: &JobList, talk: Talk) -> Result<(Range<usize>, String), Error> {
     let sharding = args.shared.shard.unwrap_or(Sharding::Auto { count: None });
     let whole = (0..list.jobs.len(), batch::WHOLE.to_owned());
-    let Some(Part { shard, engine, others }) = sharding.part(&|name| std::env::var(name).ok())? else {
+    let Some(Part { shard, engine, others }) = sharding.part(&|name| std::env::var(name).ok())?
+    else {
         return Ok(whole);
     };
     let block = shard.block(&list.jobs);
@@ -282,18 +340,27 @@ fn part(args: &RunArgs, list: &JobList, talk: Talk) -> Result<(Range<usize>, Str
 }
 
 /// Reads and checks the file.
-fn read(args: &ListArgs, setup: &Setup, pool: &Pool, cancel: &Cancel, talk: Talk) -> Result<List> {
+fn read(
+    args: &ListArgs,
+    place: Option<&Path>,
+    setup: &Setup,
+    pool: &Pool,
+    cancel: &Cancel,
+    talk: Talk,
+) -> Result<List> {
     let mut base = Layers::of(&setup.settings)?;
     base.caller(args.values());
-    let seeding = args.seeding()?;
+    let seeding = args.seeding(place)?;
     // What is wrong in flags and settings is not a line's fault.
     let fine = base
         .job()
         .and_then(|job| job.request.plan(&crate::family::Defaults::of_unknown_model(), 0));
     fine.map_err(|error| with_origin(error.into(), &base))?;
-    let source = Source::read(args.file(), args.format, !args.no_comments)?;
-    let mut mistakes = source.mistakes;
+    let mut source = source(args)?;
+    let mut mistakes = std::mem::take(&mut source.mistakes);
     let (listed, more) = batch::list(&source.drafts, &base, &setup.store, seeding);
+    // A large file takes its memory once, not twice.
+    drop(std::mem::take(&mut source.drafts));
     mistakes.extend(more);
     let checked = batch::check(listed, pool, &Unobserved, cancel)?;
     mistakes.extend(checked.mistakes);
@@ -301,23 +368,46 @@ fn read(args: &ListArgs, setup: &Setup, pool: &Pool, cancel: &Cancel, talk: Talk
     for remark in source.remarks.iter().chain(&checked.remarks) {
         talk.say(&format!("warning: {remark}"));
     }
+    let is_limit = |mistake: &LineError| matches!(*mistake.error, Error::Limit { .. });
+    if mistakes.iter().any(is_limit) {
+        talk.say("hint: --max-jobs N allows more jobs");
+    }
     let left_out = mistakes.len();
-    refuse(mistakes, args, talk)?;
+    refuse(mistakes, args, args.keep_going, talk)?;
     if checked.ready.is_empty() && left_out == 0 {
         return Err(Error::corrupt(args.file(), "there is no job in it").into());
     }
     let (source, sha256) = (args.file().to_path_buf(), source.sha256);
-    let origin = batch::Origin { source, sha256, seed: seeding.seed };
+    let origin = batch::Origin { source, sha256, seed: seeding.seed, names: None };
     Ok(List { list: JobList::new(checked.ready, origin, args.order.into()), left_out })
 }
 
+/// Reads the file of jobs, or the records of pictures.
+fn source(args: &ListArgs) -> Result<Source, Error> {
+    if args.format.is_none() && batch::is_picture(args.file()) {
+        let first = args.file().to_path_buf();
+        let paths: Vec<PathBuf> = [&first].into_iter().chain(&args.more).cloned().collect();
+        return Source::pictures(&paths);
+    }
+    if let Some(more) = args.more.first() {
+        let why = "one file of jobs at a time; several are read only when all are pictures";
+        return Err(Error::bad_request("file", more.display(), why));
+    }
+    Source::read(args.file(), args.format, !args.no_comments)
+}
+
 /// Refuses a file with mistakes, or names them and goes on.
-fn refuse(mistakes: Vec<LineError>, args: &ListArgs, talk: Talk) -> Result<(), Error> {
+fn refuse(
+    mistakes: Vec<LineError>,
+    args: &ListArgs,
+    keep_going: bool,
+    talk: Talk,
+) -> Result<(), Error> {
     if mistakes.is_empty() {
         return Ok(());
     }
     let error = Error::Lines { path: args.file().to_path_buf(), mistakes };
-    if !args.keep_going {
+    if !keep_going {
         return Err(error);
     }
     talk.say(&format!("warning: left out: {error}"));

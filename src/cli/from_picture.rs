@@ -34,6 +34,7 @@ pub(super) fn record(
     warnings::of_record(unchecked.shown(), talk);
     let used = Used {
         model: flags.model.is_none(),
+        refiner: !flags.request.sets("refiner"),
         vae: flags.vae.is_none(),
         loras: !flags.request.sets("loras"),
         tags: flags.prompt.is_none(),
@@ -45,7 +46,7 @@ pub(super) fn record(
     let is_own = |what: What, word: &str| match what {
         What::Model => config.model.as_deref() == Some(word),
         What::Vae => config.vae.as_deref() == Some(Path::new(word)),
-        What::Lora | What::Tag => false,
+        What::Refiner | What::Lora | What::Tag => false,
     };
     let (record, beyond) = unchecked.check(&setup.store, used, &is_own);
     if beyond.is_empty() || is_trusted(path, &beyond, flags, talk) {
@@ -58,6 +59,7 @@ pub(super) fn record(
 fn other(what: What) -> &'static str {
     match what {
         What::Model => "-m",
+        What::Refiner => "--refiner",
         What::Vae => "--vae",
         What::Lora => "-l",
         What::Tag => "a prompt of your own",

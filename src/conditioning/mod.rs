@@ -4,12 +4,14 @@
 
 mod chunks;
 mod inversions;
+mod micro;
 mod texts;
 mod tokenizer;
 mod weighting;
 
 pub use chunks::Chunk;
 pub use inversions::InversionVectors;
+pub use micro::{Crop, Micro, Told, ToldSize};
 pub use texts::{Schedules, Texts};
 pub use tokenizer::{ClipKind, Tokenizer, TokenizerFiles, TokenizerOptions};
 
@@ -64,10 +66,6 @@ pub struct TextTowers {
     rules: TextRules,
 }
 
-/// Scores that diffusers' SDXL refiner pipelines use: asked for, and to be avoided.
-const AESTHETIC_SCORE: f32 = 6.0;
-const NEGATIVE_AESTHETIC_SCORE: f32 = 2.5;
-
 impl Tower {
     /// A tower without new words.
     pub fn new(network: ClipTower, tokenizer: Arc<Tokenizer>) -> Self {
@@ -109,19 +107,17 @@ impl TextTowers {
         self.towers.iter().map(excess).max().unwrap_or(0)
     }
 
-    /// Original size, crop offset, and target size (base) or aesthetic score (refiner): `[B, 6 | 5]`.
-    fn micro(&self, size: ImageSize, scores: &[f32], device: &Device) -> Result<Tensor> {
-        let (height, width) = (size.height() as f32, size.width() as f32);
-        let row = |score: f32| {
-            let mut numbers = vec![height, width, 0.0, 0.0];
-            if self.rules.aesthetic {
-                numbers.push(score);
-            } else {
-                numbers.extend([height, width]);
-            }
-            numbers
-        };
-        let rows: Vec<Vec<f32>> = scores.iter().map(|&score| row(score)).collect();
+    /// What each of `prompts` prompts is told, behind the negative prompt where it is `guided`: `[B, 6 | 5]`.
+    fn told(
+        &self,
+        micro: &Micro,
+        size: ImageSize,
+        (guided, prompts): (bool, usize),
+        device: &Device,
+    ) -> Result<Tensor> {
+        let row = |negative| micro.row(negative, size, self.rules.aesthetic);
+        let mut rows = vec![row(true); usize::from(guided)];
+        rows.resize(rows.len() + prompts, row(false));
         Ok(Tensor::new(rows, device)?)
     }
 

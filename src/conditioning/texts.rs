@@ -2,7 +2,7 @@
 
 use super::chunks::Chunk;
 use super::weighting::{Weighted, apply, is_one};
-use super::{AESTHETIC_SCORE, Conditioning, NEGATIVE_AESTHETIC_SCORE, TextTowers, Tower};
+use super::{Conditioning, Micro, TextTowers, Tower};
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::models::AddedCondition;
@@ -47,6 +47,8 @@ pub struct Schedules<'a> {
     pub clip_skip: usize,
     /// Picture size, for SDXL.
     pub size: ImageSize,
+    /// What SDXL is told of sizes beside it.
+    pub micro: Micro,
 }
 
 /// Features of one text.
@@ -113,6 +115,7 @@ impl TextTowers {
             syntax,
             clip_skip,
             size,
+            micro: Micro::default(),
         };
         let found = self.encode_until(&schedules, &Cancel::new())?.pop();
         found.ok_or_else(|| Error::Internal("a text without features".into()))
@@ -176,14 +179,13 @@ impl TextTowers {
             Some(negative) => self.equally_long(positive, negative, texts.syntax, cancel)?,
             None => (positive, None),
         };
-        let scores = [NEGATIVE_AESTHETIC_SCORE, AESTHETIC_SCORE];
-        let scores = &scores[usize::from(negative.is_none())..];
         let parts: Vec<&Encoded> = negative.iter().chain([&positive]).collect();
         let contexts: Vec<&Tensor> = parts.iter().map(|part| &part.context).collect();
         let context = Tensor::cat(&contexts, 0)?;
         let added = if self.rules.added {
             let pooled: Vec<&Tensor> = parts.iter().map(|part| &part.pooled).collect();
-            let micro = self.micro(texts.size, scores, context.device())?;
+            let rows = (negative.is_some(), 1);
+            let micro = self.told(&texts.micro, texts.size, rows, context.device())?;
             Some(AddedCondition { pooled: Tensor::cat(&pooled, 0)?, micro })
         } else {
             None

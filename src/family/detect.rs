@@ -5,17 +5,19 @@ use super::original::Original;
 use crate::error::{Error, Result};
 use crate::hint::Hint;
 use crate::input;
-use crate::sampling::PredictionKind;
+use crate::sampling::{PredictionKind, Training};
 use crate::weights::names::{Place, prefix};
 use std::path::Path;
 
 /// What a single-file checkpoint holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Kind {
     pub family: Family,
     pub prediction: PredictionKind,
     /// Noise schedule rescaled to zero terminal signal-to-noise ratio.
     pub zero_snr: bool,
+    /// Another noise than the discrete one.
+    pub edm: Option<Training>,
 }
 
 /// Tell-tale parts of names, and what a file with them is. The order matters: a LoRA of another
@@ -66,8 +68,8 @@ pub(super) fn checkpoint(file: &Original<'_>) -> Result<Kind> {
     // The later families have further marks.
     let marked = Family::ALL.into_iter().rev().find(|family| (family.spec().detect)(file));
     let family = marked.map_or_else(|| by_text_width(file), Ok)?;
-    refuse_other_noise(file)?;
-    Ok(Kind { family, prediction: prediction(file, family)?, zero_snr: has("ztsnr") })
+    let edm = other_noise(file)?;
+    Ok(Kind { family, prediction: prediction(file, family)?, zero_snr: has("ztsnr"), edm })
 }
 
 /// A UNet without the other parts is of no use: the text encoders cannot be recognised from it.
@@ -79,20 +81,26 @@ fn refuse_bare(file: &Original<'_>) -> Result<()> {
     Err(refusal(file, format!("{} without {missing}", file.place())))
 }
 
-/// Some models are SDXL in all but their noise, and mark it with a tensor.
-fn refuse_other_noise(file: &Original<'_>) -> Result<()> {
-    let marks = [
-        ("edm_mean", "Playground 2.5"),
-        ("edm_std", "Playground 2.5"),
-        ("edm_vpred.sigma_max", "CosXL"),
-    ];
-    match marks.iter().find(|(name, _)| file.info(name).is_some()) {
-        None => Ok(()),
-        Some((name, like)) => Err(Error::unsupported(
-            format!("{}: the EDM noise of {like} (`{name}`)", file.path().display()),
-            "use a model that predicts epsilon or v",
-        )),
+/// Some models are SDXL in all but their noise, and mark it with tensors: CosXL with the bounds of its levels, Playground
+/// 2.5 with the mean and the deviation of its latents.
+fn other_noise(file: &Original<'_>) -> Result<Option<Training>> {
+    if file.info("edm_vpred.sigma_max").is_some() {
+        let bound = |name: &str| -> Result<Option<f64>> {
+            Ok(file.numbers(name)?.and_then(|numbers| numbers.first().copied()))
+        };
+        let Training::Edm { v, low, high, data } = Training::COSXL else { return Ok(None) };
+        let low = bound("edm_vpred.sigma_min")?.unwrap_or(low);
+        let high = bound("edm_vpred.sigma_max")?.unwrap_or(high);
+        if !(low > 0.0 && low < high && high.is_finite()) {
+            let why = format!(
+                "its noise levels reach from {low} to {high} (edm_vpred), which do not rise"
+            );
+            return Err(Error::corrupt(file.path(), why));
+        }
+        return Ok(Some(Training::Edm { v, low, high, data }));
     }
+    let marked = ["edm_mean", "edm_std"].iter().any(|name| file.info(name).is_some());
+    Ok(marked.then_some(Training::PLAYGROUND))
 }
 
 /// Width of the text features that the UNet listens to.

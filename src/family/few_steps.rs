@@ -31,30 +31,46 @@ pub(super) fn of(
         .or_else(|| names.iter().find_map(|name| Distilled::by_model(name, trailing)))
 }
 
-/// Defaults that fit, beside those of the family: LCM's own sampler where the config names it, else Euler, which
-/// goes from one estimate to the next as the samplers of the others do. None was made for levels that are spread by a
-/// formula.
-pub(super) fn defaults(
+/// Defaults that fit, beside those of the family: what the author of the distillation draws with.
+///
+/// `scheduler`: the noise of the model that is drawn with.
+pub(crate) fn defaults(
     distilled: Distilled,
     scheduler: &SchedulerConfig,
     basic: Defaults,
 ) -> Defaults {
     let (steps, guidance_scale) = distilled.usual();
-    if scheduler.class_name.as_deref() == Sampler::Lcm.spec().names.diffusers {
-        let (sampler, schedule) = (Sampler::Lcm, Schedule::Discrete);
-        return Defaults { steps, guidance_scale, sampler, schedule, ..basic };
-    }
-    let spread =
-        scheduler.use_karras_sigmas == Some(true) || scheduler.use_exponential_sigmas == Some(true);
-    let schedule = if spread { basic.schedule } else { Schedule::Discrete };
-    Defaults { steps, guidance_scale, sampler: Sampler::Euler, schedule, ..basic }
+    let (sampler, schedule) = sampling(distilled, scheduler);
+    Defaults { steps, guidance_scale, sampler, schedule, ..basic }
 }
+
+/// The sampler and the schedule of a distillation. LCM and TCD have their own timesteps; the others start at the last
+/// one, which spacings of ordinary models leave out.
+pub(crate) fn sampling(distilled: Distilled, scheduler: &SchedulerConfig) -> (Sampler, Schedule) {
+    let lcm = Sampler::Lcm.spec().names.diffusers;
+    let sampler = match distilled.method {
+        _ if scheduler.class_name.is_some() && scheduler.class_name.as_deref() == lcm => {
+            Sampler::Lcm
+        }
+        "LCM" | "DMD2" => Sampler::Lcm,
+        "TCD" => Sampler::Tcd,
+        "Hyper-SD" => Sampler::Ddim,
+        "Turbo" => Sampler::EulerA,
+        _ => Sampler::Euler,
+    };
+    let own = matches!(distilled.method, "LCM" | "TCD");
+    let trailing = scheduler.timestep_spacing == Some(Spacing::Trailing);
+    (sampler, if own || trailing { Schedule::Discrete } else { Schedule::Turbo })
+}
+
+/// Classes of samplers that are not built, and that no other one replaces.
+const NOT_BUILT: [&str; 2] = ["CMStochasticIterativeScheduler", "SASolverScheduler"];
 
 /// The model's own sampler, where it is none of those that are built and cannot be replaced by one without
 /// another picture.
 pub(super) fn own_sampler(scheduler: &SchedulerConfig) -> Option<&str> {
     let class = scheduler.class_name.as_deref()?;
-    (class == "TCDScheduler").then_some(class)
+    NOT_BUILT.contains(&class).then_some(class)
 }
 
 /// The title of a model's card: the lines up to the first heading.
@@ -103,8 +119,29 @@ mod tests {
                 defaults(distilled, &scheduler, basic);
             assert!((4..=8).contains(&steps), "{steps}");
             assert_eq!(distilled.advice(steps, guidance_scale), None);
-            assert_eq!((sampler, schedule), (Sampler::Euler, Schedule::Discrete));
+            let own = if distilled == Distilled::TCD { Sampler::Tcd } else { Sampler::Lcm };
+            assert_eq!((sampler, schedule), (own, Schedule::Discrete));
             assert_eq!(size, basic.size);
+        }
+    }
+
+    /// What the authors of the distillations draw with.
+    #[test]
+    fn every_distillation_has_its_sampler() {
+        let leading = SchedulerConfig::default();
+        let trailing =
+            SchedulerConfig { timestep_spacing: Some(Spacing::Trailing), ..leading.clone() };
+        for (name, sampler, schedule) in [
+            ("sdxl_lightning_4step_lora", Sampler::Euler, Schedule::Turbo),
+            ("Hyper-SDXL-8steps-lora", Sampler::Ddim, Schedule::Turbo),
+            ("dmd2_sdxl_4step_lora", Sampler::Lcm, Schedule::Turbo),
+            ("sd_xl_turbo_lora_v1", Sampler::EulerA, Schedule::Turbo),
+            ("lcm-lora-sdxl", Sampler::Lcm, Schedule::Discrete),
+            ("TCD-SDXL-LoRA", Sampler::Tcd, Schedule::Discrete),
+        ] {
+            let distilled = Distilled::by_name(name).unwrap();
+            assert_eq!(sampling(distilled, &leading), (sampler, schedule), "{name}");
+            assert_eq!(sampling(distilled, &trailing), (sampler, Schedule::Discrete), "{name}");
         }
     }
 

@@ -9,7 +9,7 @@ use crate::conditioning::ClipKind;
 use crate::error::{Error, InFile, Result};
 use crate::input;
 use crate::models::{ClipConfig, TinyVaeConfig, UNetConfig, VaeConfig};
-use crate::sampling::SchedulerConfig;
+use crate::sampling::{SchedulerConfig, Training};
 use crate::size::ImageSize;
 use crate::weights::names::{self, Part};
 use crate::weights::{Checkpoint, CheckpointFile, Component, Placement, Site, quantised};
@@ -24,6 +24,9 @@ const MAX_TEXT: u64 = 16 << 20;
 
 /// The file that describes the noise that a model was trained with.
 const SCHEDULER: &str = "scheduler/scheduler_config.json";
+
+/// What the author of a model, or its user, writes down for colora.
+const RECOMMENDED: &str = "colora.toml";
 
 /// A model's card, where one was downloaded with it.
 const CARD: &str = "README.md";
@@ -147,6 +150,8 @@ struct Index {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Recommended {
+    /// What the network predicts, in the place of the scheduler's config.
+    prediction: Option<String>,
     #[serde(rename = "default_size")]
     size: Option<String>,
     #[serde(rename = "default_steps")]
@@ -200,13 +205,20 @@ impl Reader<'_> {
             text.push(config);
             tokenizers.push(self.tokenizer(tower, family));
         }
-        let scheduler = self.scheduler(family, &unet)?;
+        let recommended = self.recommendations()?;
+        let scheduler = match &recommended.prediction {
+            None => self.scheduler(family, &unet)?,
+            Some(kind) => {
+                let training: Training = kind.parse().in_file(&self.root.join(RECOMMENDED))?;
+                training.apply(&self.scheduler(family, &unet)?)
+            }
+        };
         let distilled = few_steps::of(&unet, &scheduler, &self.names(&index));
         let basic =
             basic_defaults(family, (unet.native_pixels(vae.factor()), vae.factor()), &scheduler)
                 .in_file(self.config_of(Component::UNet))?;
         let basic = distilled.map_or(basic, |d| few_steps::defaults(d, &scheduler, basic));
-        let defaults = self.recommended(basic)?;
+        let defaults = self.recommended(&recommended, basic)?;
         let architecture = Architecture {
             family,
             text,
@@ -297,15 +309,18 @@ impl Reader<'_> {
         })
     }
 
+    /// What the model's author recommends.
+    fn recommendations(&self) -> Result<Recommended> {
+        if !self.has(RECOMMENDED) {
+            return Ok(Recommended::default());
+        }
+        let text = self.text(RECOMMENDED)?;
+        toml::from_str(&text).map_err(|e| Error::corrupt(self.root.join(RECOMMENDED), e.message()))
+    }
+
     /// The defaults, with what the model's author recommends in place of what is usual.
-    fn recommended(&self, basic: Defaults) -> Result<Defaults> {
-        let path = self.root.join("colora.toml");
-        let recommended: Recommended = if self.has("colora.toml") {
-            let text = self.text("colora.toml")?;
-            toml::from_str(&text).map_err(|e| Error::corrupt(&path, e.message()))?
-        } else {
-            Recommended::default()
-        };
+    fn recommended(&self, recommended: &Recommended, basic: Defaults) -> Result<Defaults> {
+        let path = self.root.join(RECOMMENDED);
         let size = match &recommended.size {
             Some(size) => size.parse::<ImageSize>().in_file(&path)?,
             None => basic.size,

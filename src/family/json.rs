@@ -102,10 +102,10 @@ mod tests {
     #[test]
     fn words_that_are_not_known_are_not_supported() {
         let scheduler = |text: &str| read::<SchedulerConfig>(text, Path::new("s.json"));
-        let error = scheduler(r#"{"prediction_type": "flow_prediction"}"#).unwrap_err();
+        let error = scheduler(r#"{"prediction_type": "score"}"#).unwrap_err();
         assert_eq!(error.fault(), crate::Fault::Unsupported);
         let said = error.to_string();
-        assert!(said.starts_with("s.json: ") && said.contains("prediction_type = flow"), "{said}");
+        assert!(said.starts_with("s.json: ") && said.contains("prediction_type = score"), "{said}");
         assert!(scheduler(r#"{"lambda_min_clipped": -Infinity}"#).is_ok());
     }
 

@@ -4,6 +4,7 @@
 //! Floor 5.
 
 mod blueprint;
+pub(crate) mod card;
 mod check;
 mod convert;
 mod detect;
@@ -31,7 +32,7 @@ use crate::error::{Error, Result};
 use crate::hint::Hint;
 use crate::lora::Distilled;
 use crate::models::{ClipConfig, UNetConfig, VaeConfig};
-use crate::sampling::{PredictionKind, Sampler, Schedule, SchedulerConfig};
+use crate::sampling::{PredictionKind, Sampler, Schedule, SchedulerConfig, Training};
 use crate::size::{ImageSize, SD_VAE_FACTOR};
 use crate::weights::names::TowerLocation;
 use crate::weights::{Checkpoint, Component, Inventory, Placement};
@@ -438,19 +439,50 @@ fn basic_defaults(
     scheduler: &SchedulerConfig,
 ) -> Result<Defaults> {
     let side = native.clamp(vae_factor, crate::size::MAX_SIDE) / vae_factor * vae_factor;
-    let schedule = match (scheduler.use_karras_sigmas, scheduler.use_exponential_sigmas) {
-        (_, Some(true)) => Schedule::Exponential,
-        (Some(false), _) => Schedule::Discrete,
-        _ => Schedule::Karras,
-    };
+    let (sampler, schedule) = usual_sampling(scheduler);
     Ok(Defaults {
         size: ImageSize::new(side, side)?,
         vae_factor,
         steps: 25,
         guidance_scale: family.spec().guidance,
-        sampler: Sampler::DpmPp2m,
+        sampler,
         schedule,
     })
+}
+
+/// The sampler and the schedule that suit the noise of a model.
+fn usual_sampling(scheduler: &SchedulerConfig) -> (Sampler, Schedule) {
+    if scheduler.is_flow() || scheduler.rescale_betas_zero_snr {
+        // A formula would put most steps where there is nothing but noise.
+        return (Sampler::Euler, Schedule::Discrete);
+    }
+    let exponential = scheduler.use_exponential_sigmas == Some(true)
+        || scheduler.sigma_schedule.as_deref() == Some("exponential");
+    let schedule = match scheduler.use_karras_sigmas {
+        _ if exponential => Schedule::Exponential,
+        Some(false) => Schedule::Discrete,
+        _ => Schedule::Karras,
+    };
+    (Sampler::DpmPp2m, schedule)
+}
+
+impl ModelParts {
+    /// The defaults with a LoRA that makes the model draw in few steps.
+    pub(crate) fn defaults_with(&self, distilled: Distilled, defaults: Defaults) -> Defaults {
+        few_steps::defaults(distilled, &self.scheduler, defaults)
+    }
+
+    /// The sampler that suits what was made for few steps.
+    pub(crate) fn sampler_of(&self, distilled: Distilled) -> Sampler {
+        few_steps::sampling(distilled, &self.scheduler).0
+    }
+
+    /// What requests may leave open when the network predicts what `training` says.
+    pub fn defaults_for(&self, training: Option<Training>) -> Defaults {
+        let Some(training) = training else { return self.defaults };
+        let (sampler, schedule) = usual_sampling(&training.apply(&self.scheduler));
+        Defaults { sampler, schedule, ..self.defaults }
+    }
 }
 
 #[cfg(test)]

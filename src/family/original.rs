@@ -1,6 +1,6 @@
 //! A single file by the names of the original code, whatever training has put around them.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::weights::names::{OriginalNames, Part, Place};
 use crate::weights::{Checkpoint, CheckpointFile, Site, TensorInfo};
 use std::path::Path;
@@ -45,6 +45,19 @@ impl<'a> Original<'a> {
     /// Type and shape of a tensor.
     pub(super) fn info(&self, name: &str) -> Option<&TensorInfo> {
         self.file.info(self.names.stored(name)?)
+    }
+
+    /// The numbers of a small tensor.
+    pub(super) fn numbers(&self, name: &str) -> Result<Option<Vec<f64>>> {
+        const MOST: usize = 64;
+        let Some(stored) = self.names.stored(name) else { return Ok(None) };
+        let count = self.file.info(stored).map_or(0, |info| info.shape.iter().product());
+        if count > MOST {
+            let why = format!("`{name}` has {count} numbers; expected {MOST} at most");
+            return Err(Error::corrupt(self.path(), why));
+        }
+        let numbers = self.file.read_f32(stored, None)?;
+        Ok(Some(numbers.into_iter().map(f64::from).collect()))
     }
 
     /// Adds `part` of the tensor `name` to `checkpoint`.

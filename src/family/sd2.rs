@@ -38,7 +38,7 @@ pub(super) static SPEC: FamilySpec = FamilySpec {
     prediction,
     native_side: |prediction| match prediction {
         PredictionKind::V => 768,
-        PredictionKind::Epsilon | PredictionKind::Sample => 512,
+        PredictionKind::Epsilon | PredictionKind::Sample | PredictionKind::Flow => 512,
     },
     latent_scale: 0.18215,
     spacing: None,

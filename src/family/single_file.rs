@@ -5,10 +5,12 @@ use super::detect::{self, Kind};
 use super::original::Original;
 use super::shapes::{Shapes, scheduler};
 use super::{
-    Architecture, Family, ModelParts, TokenizerSource, basic_defaults, check, few_steps, folder,
+    Architecture, Family, ModelParts, TokenizerSource, basic_defaults, card, check, few_steps,
+    folder,
 };
 use crate::error::{Error, InFile, Result};
 use crate::models::VaeConfig;
+use crate::sampling::{PredictionKind, Training};
 use crate::weights::names::{self, Part, Place, TowerLocation, UNetNames, VaeNames, prefix};
 use crate::weights::{
     Checkpoint, CheckpointFile, Component, Placement, Site, WeightSource, quantised,
@@ -31,7 +33,11 @@ pub(super) fn open(path: &Path, placement: Placement) -> Result<ModelParts> {
     insert_text(&mut checkpoint, &file, kind.family)?;
     let architecture = match folder::sidecar(path)? {
         Some(architecture) => architecture,
-        None => derived(&checkpoint, path, kind)?,
+        None => {
+            let latents =
+                Latents { mean: file.numbers("edm_mean")?, deviation: file.numbers("edm_std")? };
+            derived(&checkpoint, path, kind, latents)?
+        }
     };
     complete(&checkpoint, &architecture, path)?;
     check::weights(&architecture, &checkpoint)?;
@@ -137,13 +143,47 @@ fn rows(file: &Original<'_>, name: &str) -> usize {
     file.info(name).and_then(|info| info.shape.first().copied()).unwrap_or(0)
 }
 
+/// Mean and deviation of each channel of the latents, for models that were trained on others than their autoencoder's.
+#[derive(Debug, Default)]
+struct Latents {
+    mean: Option<Vec<f64>>,
+    deviation: Option<Vec<f64>>,
+}
+
+/// Factor of Playground's latents behind their deviation, as ComfyUI and diffusers have it.
+const PLAYGROUND_SCALE: f64 = 0.5;
+
+impl Latents {
+    /// The autoencoder with these latents.
+    fn of(self, vae: VaeConfig) -> VaeConfig {
+        match (self.mean, self.deviation) {
+            (Some(mean), Some(deviation)) => VaeConfig {
+                latents_mean: Some(mean),
+                latents_std: Some(deviation),
+                scaling_factor: PLAYGROUND_SCALE,
+                ..vae
+            },
+            _ => vae,
+        }
+    }
+}
+
 /// The architecture, read from the shapes.
-fn derived(checkpoint: &Checkpoint, path: &Path, kind: Kind) -> Result<Architecture> {
-    let Kind { family, prediction, zero_snr } = kind;
+fn derived(
+    checkpoint: &Checkpoint,
+    path: &Path,
+    kind: Kind,
+    latents: Latents,
+) -> Result<Architecture> {
+    let Kind { family, prediction, zero_snr, edm } = kind;
     let file = path.display().to_string();
     let shapes = |component| Shapes { source: checkpoint, component, file: file.clone() };
     let native = (family.spec().native_side)(prediction);
-    let scheduler = scheduler(family, prediction, zero_snr);
+    let discrete = scheduler(family, prediction, zero_snr);
+    let v = prediction == PredictionKind::V;
+    let marked = edm.or(zero_snr.then_some(Training::Discrete { v, zero_snr }));
+    let training = card::training(path)?.or(marked);
+    let scheduler = training.map_or(discrete.clone(), |training| training.apply(&discrete));
     let components = checkpoint.components();
     let has = |component| components.contains(&component);
     let (mut text, mut tokenizers) = (Vec::new(), Vec::new());
@@ -164,6 +204,8 @@ fn derived(checkpoint: &Checkpoint, path: &Path, kind: Kind) -> Result<Architect
     } else {
         VaeConfig::default()
     };
+    let vae = latents.of(vae);
+    vae.validate().in_file(path)?;
     let unet = shapes(Component::UNet).unet(family, native / vae.factor()).in_file(path)?;
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let distilled = few_steps::of(&unet, &scheduler, &[name]);

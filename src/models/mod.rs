@@ -13,6 +13,9 @@ mod vae;
 pub use clip::{ClipOutput, ClipTower};
 pub use config::{ClipConfig, PerBlock, TinyVaeConfig, UNetConfig, VaeConfig};
 pub use taesd::TinyVae;
-pub use unet::{AddedCondition, DeepFeatures, UNet, UNetInput};
+pub use unet::{
+    AddedCondition, AttentionMap, DeepFeatures, FreeU, FreeUVersion, Layers, Side, Spot, UNet,
+    UNetInput,
+};
 pub(crate) use unet::{InputKind, OwnedInput};
 pub use vae::{Moments, Tiling, Vae};

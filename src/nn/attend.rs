@@ -1,6 +1,6 @@
 //! An attention layer with its norm and its residual.
 
-use super::attention::causal_mask;
+use super::attention::{causal_mask, looked_at};
 use super::feature::Form;
 use super::packed::PackedLayer;
 use super::plain;
@@ -107,6 +107,36 @@ impl Attend {
         let y = Operand::new(&[merging.merge(&y)?], Prologue::default(), precision)?;
         let y = self.attention(&y, &y, None)?;
         Ok(Feature::of_map(merging.unmerge(&y, &x)?))
+    }
+
+    /// As [`tokens`](Self::tokens), but every token attends to itself alone: its value is the result. Perturbed
+    /// attention guidance, Ahn et al. (2024).
+    pub fn itself(&self, x: &Feature, norm: &LayerNorm) -> Result<Feature> {
+        if let Form::Plain(x) = &x.0 {
+            let value = self.v.forward(&norm.forward(x)?)?;
+            return Ok(Feature(Form::Plain(self.out.plain(&value, Some(x))?)));
+        }
+        let x = x.map()?;
+        let y = norm.operand(&x, self.q.packed()?.precision)?;
+        let value = self.v.packed()?.multiply(&y, Epilogue::default())?;
+        let out = self.out.packed()?;
+        let value = Operand::new(&[value], Prologue::default(), out.precision)?;
+        let y = out.multiply(&value, Epilogue { add: Some(&x), ..Epilogue::default() })?;
+        Ok(Feature::of_map(y))
+    }
+
+    /// How much each of the tokens `[B, N, width]` is attended to by all of them, the mean over the heads: `[B, N]`,
+    /// f32. The entries of a sample have the sum N.
+    pub fn map(&self, x: &Feature, norm: &LayerNorm) -> Result<Tensor> {
+        let (q, k) = if let Form::Plain(x) = &x.0 {
+            let y = norm.forward(x)?;
+            (self.q.forward(&y)?, self.k.forward(&y)?)
+        } else {
+            let y = norm.operand(&x.map()?, self.q.packed()?.precision)?;
+            let product = |layer: &Linear| layer.packed()?.multiply(&y, Epilogue::default());
+            (product(&self.q)?.to_tokens()?, product(&self.k)?.to_tokens()?)
+        };
+        looked_at(&q, &k, self.heads)
     }
 
     /// The pixels of images `[B, width, H, W]`, attending to themselves.

@@ -44,6 +44,31 @@ pub(super) fn scored(
     Ok(out.reshape((batch, queries, width))?)
 }
 
+/// How much each key is looked at by all queries, the mean over the heads: `[B, T]`, f32.
+///
+/// `q`: `[B, N, D]`; `k`: `[B, T, D]`.
+pub(super) fn looked_at(q: &Tensor, k: &Tensor, heads: usize) -> Result<Tensor> {
+    let (batch, _, width) = q.dims3()?;
+    let split = |x: &Tensor| -> Result<Tensor> {
+        let tokens = x.dim(1)?;
+        let x = x.to_dtype(DType::F32)?.reshape((batch, tokens, heads, width / heads))?;
+        Ok(x.transpose(1, 2)?.contiguous()?) // [B, A, N, K]
+    };
+    let scale = 1.0 / ((width / heads) as f64).sqrt();
+    let (q, k) = ((split(q)? * scale)?, split(k)?.t()?.contiguous()?);
+    let mut sum: Option<Tensor> = None;
+    for head in 0..heads {
+        let one = |x: &Tensor| x.narrow(1, head, 1)?.squeeze(1)?.contiguous();
+        let seen = softmax(&one(&q)?.matmul(&one(&k)?)?)?.sum(1)?; // [B, T]
+        sum = Some(match sum {
+            Some(sum) => (sum + seen)?,
+            None => seen,
+        });
+    }
+    let sum = sum.ok_or_else(|| crate::Error::Internal("an attention without heads".into()))?;
+    Ok((sum / heads as f64)?)
+}
+
 /// Softmax over the last dimension, in f32.
 fn softmax(scores: &Tensor) -> Result<Tensor> {
     let dtype = scores.dtype();

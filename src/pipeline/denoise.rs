@@ -2,6 +2,7 @@
 //! step to step.
 
 use super::Plan;
+use super::guiding::Guiding;
 use super::model::Model;
 use super::networks::Estimator;
 use super::replay::Replays;
@@ -10,10 +11,10 @@ use super::timeline::{Depth, Phase};
 use crate::cancel::Cancel;
 use crate::conditioning::Conditioning;
 use crate::error::{Error, Result};
-use crate::models::{DeepFeatures, UNet, UNetInput};
+use crate::models::{AttentionMap, DeepFeatures, FreeU, UNet, UNetInput};
 use crate::nn::sinusoid;
 use crate::sampling::{
-    Condition, Denoiser, Estimates, Grid, Guidance, NoiseModel, PredictionKind, Predictor,
+    At, Condition, Denoiser, Estimates, Grid, NoiseModel, PredictionKind, Predictor,
 };
 use crate::weights::{Component, WeightSource};
 use candle_core::{DType, Tensor};
@@ -26,8 +27,11 @@ pub(super) struct Bound {
     texts: Texts,
     /// How much each of the prompts counts.
     weights: Vec<f64>,
-    /// How the estimate away from the negative prompt is made, where it is evaluated too.
-    rule: Guidance,
+    /// How estimates are guided.
+    guiding: Guiding,
+    /// What guidance evaluates beside the texts.
+    beside: Beside,
+    freeu: Option<FreeU>,
     /// Embedded strength of guidance of networks that take it as a number, `[B, width]`.
     guidance: Option<Tensor>,
     /// Channels beside the latents, `[1, C, h, w]`.
@@ -50,6 +54,16 @@ enum Texts {
     Apart { negative: Listener, prompts: Vec<Listener>, prompt: Listener },
 }
 
+/// Texts of evaluations that are made for guidance alone.
+struct Beside {
+    /// The first prompt, with perturbed attention.
+    perturbed: Option<Listener>,
+    /// For blurred latents: the negative prompt, and the first prompt where guidance leaves the other out.
+    blurred: Option<[Listener; 2]>,
+    /// The last map of attention.
+    map: RefCell<Option<Tensor>>,
+}
+
 /// Text features, and the deep features of evaluations on them.
 struct Listener {
     conditioning: Conditioning,
@@ -60,6 +74,8 @@ struct Listener {
 /// What is the same for all evaluations of a step, and the count of those that were made.
 pub(super) struct AtStep<'a> {
     bound: &'a Bound,
+    /// Its number, from 0.
+    step: usize,
     guided: bool,
     depth: Depth,
     evaluations: Cell<usize>,
@@ -78,6 +94,10 @@ struct Evaluation<'a> {
     depth: Depth,
     /// Its number within the step, from 0.
     number: usize,
+    /// Whether attention is perturbed.
+    perturbed: bool,
+    /// Gets the map of attention.
+    map: Option<&'a AttentionMap>,
 }
 
 impl Listener {
@@ -111,6 +131,8 @@ impl Bound {
             None => None,
         };
         let listener = |conditioning: &Conditioning| Listener::new(conditioning, dtype, images);
+        let kind = model.scheduler(plan).prediction_type;
+        let guiding = Guiding::new(plan, kind, &grid.process);
         let prompt = listener(&conditioning.positive()?)?;
         let texts = if !plan.guided() || guidance.is_some() {
             Texts::Prompt(prompt)
@@ -131,41 +153,58 @@ impl Bound {
             unet: unet.clone(),
             texts,
             weights: conditioning.weights.clone(),
-            rule: Guidance::new(plan.guidance_scale),
+            beside: Beside::new(&guiding, conditioning, dtype, images)?,
+            guiding,
+            freeu: plan.freeu,
             guidance,
             extra: extra_channels(model, unet, x, cancel)?,
             dtype,
             merge_tokens: plan.merge_tokens,
-            kind: model.parts.scheduler.prediction_type,
+            kind,
             grid: grid.clone(),
             replays: model.residency.replays.clone(),
             cancel: cancel.clone(),
         })
     }
 
-    /// The denoiser of one step.
-    pub(super) fn at(&self, phase: &Phase) -> AtStep<'_> {
+    /// The denoiser of step `step`, from 0.
+    pub(super) fn at(&self, phase: &Phase, step: usize) -> AtStep<'_> {
         let Phase { guided, depth, .. } = *phase;
-        AtStep { bound: self, guided, depth, evaluations: Cell::new(0) }
+        AtStep { bound: self, step, guided, depth, evaluations: Cell::new(0) }
     }
 }
 
-impl AtStep<'_> {
-    /// The evaluation `number` of the step on some texts, as a denoiser.
-    fn evaluation<'a>(&'a self, listener: &'a Listener, number: usize) -> impl Denoiser + 'a {
+impl Beside {
+    fn new(
+        guiding: &Guiding,
+        conditioning: &Conditioning,
+        dtype: DType,
+        images: usize,
+    ) -> Result<Self> {
+        let listener = |conditioning: &Conditioning| Listener::new(conditioning, dtype, images);
+        let prompt = conditioning.positive()?;
+        let blurred = match &guiding.sag {
+            Some(_) => Some([listener(&conditioning.negative()?)?, listener(&prompt)?]),
+            None => None,
+        };
+        let perturbed = guiding.pag.as_ref().map(|_| listener(&prompt)).transpose()?;
+        Ok(Self { perturbed, blurred, map: RefCell::default() })
+    }
+}
+
+impl<'a> AtStep<'a> {
+    /// The evaluation `number` of the step on some texts.
+    fn evaluation(&self, listener: &'a Listener, number: usize) -> Evaluation<'a> {
         let Self { bound, depth, .. } = *self;
-        let evaluation = Evaluation { bound, listener, depth, number };
-        Predictor::new(evaluation, bound.kind, &bound.grid)
+        Evaluation { bound, listener, depth, number, perturbed: false, map: None }
     }
-}
 
-impl AtStep<'_> {
     /// The estimates on the negative prompt and on each prompt, from one evaluation.
-    fn together(&self, all: &Listener, x: &Tensor, sigma: f64, number: usize) -> Result<Branches> {
+    fn together(&self, all: Evaluation<'_>, x: &Tensor, sigma: f64) -> Result<Branches> {
         let weights = &self.bound.weights;
         let batch = x.dim(0)?;
         let inputs = vec![x; 1 + weights.len()];
-        let found = self.evaluation(all, number).denoise(&Tensor::cat(&inputs, 0)?, sigma)?;
+        let found = all.denoise(&Tensor::cat(&inputs, 0)?, sigma)?;
         let part = |place: usize| found.narrow(0, place * batch, batch);
         let conditions = weights
             .iter()
@@ -174,20 +213,73 @@ impl AtStep<'_> {
         Ok(Branches { negative: part(0)?, conditions: conditions.collect::<Result<_>>()? })
     }
 
-    /// As [`together`](Self::together), from one evaluation after the other.
-    fn apart(
+    /// The estimates that guidance combines; those on the first prompt alone where it does not act. `map` gets that
+    /// of the first of them.
+    fn branches(
         &self,
-        (negative, prompts): (&Listener, &[Listener]),
-        x: &Tensor,
-        sigma: f64,
         number: usize,
+        (x, sigma): (&Tensor, f64),
+        guided: bool,
+        map: Option<&AttentionMap>,
     ) -> Result<Branches> {
-        let negative = self.evaluation(negative, number).denoise(x, sigma)?;
-        let conditions = prompts.iter().zip(&self.bound.weights).map(|(prompt, weight)| {
-            let x0 = self.evaluation(prompt, number).denoise(x, sigma)?;
-            Ok(Condition { x0, weight: *weight })
-        });
-        Ok(Branches { negative, conditions: conditions.collect::<Result<_>>()? })
+        let of = |listener| Evaluation { map, ..self.evaluation(listener, number) };
+        match &self.bound.texts {
+            Texts::Together { all, .. } if guided => self.together(of(all), x, sigma),
+            Texts::Apart { negative, prompts, .. } if guided => {
+                let negative = of(negative).denoise(x, sigma)?;
+                let conditions = prompts.iter().zip(&self.bound.weights).map(|(prompt, weight)| {
+                    let x0 = self.evaluation(prompt, number).denoise(x, sigma)?;
+                    Ok(Condition { x0, weight: *weight })
+                });
+                Ok(Branches { negative, conditions: conditions.collect::<Result<_>>()? })
+            }
+            Texts::Prompt(prompt)
+            | Texts::Together { prompt, .. }
+            | Texts::Apart { prompt, .. } => {
+                Ok(Branches { negative: of(prompt).denoise(x, sigma)?, conditions: Vec::new() })
+            }
+        }
+    }
+
+    /// Away from perturbed attention.
+    fn perturbed(&self, number: usize, at: &At<'_>, prompt: &Tensor) -> Result<Option<Tensor>> {
+        let Bound { guiding, beside, grid, .. } = self.bound;
+        let (Some(pag), Some(listener)) = (&guiding.pag, &beside.perturbed) else {
+            return Ok(None);
+        };
+        let timestep = grid.process.training_timestep(at.sigma, grid.rule);
+        let scale = pag.at(timestep, grid.process.table().len());
+        if scale <= 0.0 {
+            return Ok(None);
+        }
+        let evaluation = Evaluation { perturbed: true, ..self.evaluation(listener, number) };
+        let perturbed = evaluation.denoise(at.x, at.sigma)?;
+        Ok(Some(((prompt - perturbed)? * scale)?))
+    }
+
+    /// Away from what is blurred where the network looks, from the estimate `x0` with this map of attention.
+    fn blurred(
+        &self,
+        number: usize,
+        at: &At<'_>,
+        (x0, guided): (&Tensor, bool),
+        map: Option<Tensor>,
+    ) -> Result<Option<Tensor>> {
+        let Bound { guiding, beside, .. } = self.bound;
+        let (Some(sag), Some([negative, prompt])) = (&guiding.sag, &beside.blurred) else {
+            return Ok(None);
+        };
+        // Evaluations of the finest layers alone have no map: the last one serves.
+        if map.is_some() {
+            *beside.map.borrow_mut() = map;
+        }
+        let Some(map) = beside.map.borrow().clone() else { return Ok(None) };
+        let map = map.narrow(0, 0, at.x.dim(0)?)?;
+        let degraded = sag.degraded(x0, &map)?;
+        let x = (at.x + (&degraded - x0)?)?;
+        let listener = if guided { negative } else { prompt };
+        let found = self.evaluation(listener, number).denoise(&x, at.sigma)?;
+        Ok(Some(((degraded - found)? * sag.scale)?))
     }
 }
 
@@ -199,19 +291,32 @@ impl Denoiser for AtStep<'_> {
     fn estimates(&self, x: &Tensor, sigma: f64) -> Result<Estimates> {
         let number = self.evaluations.get();
         self.evaluations.set(number + 1);
-        let Branches { negative, conditions } = match &self.bound.texts {
-            Texts::Together { all, .. } if self.guided => self.together(all, x, sigma, number)?,
-            Texts::Apart { negative, prompts, .. } if self.guided => {
-                self.apart((negative, prompts), x, sigma, number)?
-            }
-            Texts::Prompt(prompt)
-            | Texts::Together { prompt, .. }
-            | Texts::Apart { prompt, .. } => {
-                let guided = self.evaluation(prompt, number).denoise(x, sigma)?;
-                return Ok(Estimates { unguided: guided.clone(), guided });
-            }
-        };
-        self.bound.rule.combine(negative, &conditions)
+        let guiding = &self.bound.guiding;
+        let guided = self.guided && guiding.acts(self.step, number, sigma);
+        let map = guiding.sag.map(|_| AttentionMap::default());
+        let branches = self.branches(number, (x, sigma), guided, map.as_ref())?;
+        let Branches { negative, conditions } = branches;
+        let mut at = At { x, sigma, push: None };
+        let prompt = conditions.first().map_or(&negative, |condition| &condition.x0);
+        let map = map.and_then(|map| map.take());
+        let pushes = [
+            self.perturbed(number, &at, prompt)?,
+            self.blurred(number, &at, (&negative, guided), map)?,
+        ];
+        for push in pushes.into_iter().flatten() {
+            at.push = Some(match at.push {
+                Some(sum) => (sum + push)?,
+                None => push,
+            });
+        }
+        guiding.rule.combine(&at, negative, &conditions)
+    }
+}
+
+impl Denoiser for Evaluation<'_> {
+    fn denoise(&self, x: &Tensor, sigma: f64) -> Result<Tensor> {
+        let Bound { kind, grid, .. } = self.bound;
+        Predictor::new(self, *kind, grid).denoise(x, sigma)
     }
 }
 
@@ -236,9 +341,9 @@ impl Evaluation<'_> {
     }
 }
 
-impl NoiseModel for Evaluation<'_> {
+impl NoiseModel for &Evaluation<'_> {
     fn predict(&self, x: &Tensor, timestep: f64) -> Result<Tensor> {
-        let Bound { extra, dtype, guidance, merge_tokens, cancel, .. } = self.bound;
+        let Bound { extra, dtype, guidance, merge_tokens, guiding, freeu, cancel, .. } = self.bound;
         let batch = x.dim(0)?;
         let x = match extra {
             Some(extra) => {
@@ -256,6 +361,9 @@ impl NoiseModel for Evaluation<'_> {
             added: conditioning.added.as_ref(),
             guidance: guidance.as_ref(),
             merge_tokens: *merge_tokens,
+            freeu: *freeu,
+            perturbed: guiding.pag.as_ref().filter(|_| self.perturbed).map(|pag| &pag.layers),
+            attention: self.map,
             cancel: Some(cancel),
         })
     }
@@ -339,7 +447,7 @@ mod tests {
 
         /// What the evaluations of a step give for `x` times each number, at falling levels of noise.
         fn step(&self, bound: &Bound, depth: Depth, numbers: &[f64]) -> Vec<Vec<f32>> {
-            let step = AtStep { bound, guided: true, depth, evaluations: Cell::new(0) };
+            let step = AtStep { bound, step: 0, guided: true, depth, evaluations: Cell::new(0) };
             let evaluation = |(i, number): (usize, &f64)| {
                 let x0 = step.denoise(&(&self.x * *number).unwrap(), 5.0 - i as f64).unwrap();
                 x0.flatten_all().unwrap().to_vec1().unwrap()

@@ -48,7 +48,7 @@ impl Pipeline {
         let watch = Watch { observer: &Once::new(observer), cancel };
         let images: Vec<usize> = (0..plan.count.min(self.model.batch)).collect();
         let run = Run::prepare(&self.model, plan, images.len() == plan.count, watch)?;
-        let mut running = run.steps_watched(&images, None, watch)?;
+        let mut running = run.steps_watched(run.images(images.iter().copied()), None, watch)?;
         let (mut steps, mut step_work) = (Vec::with_capacity(plan.steps), None);
         loop {
             let (before, begin) = (kernels::work_done(), Instant::now());

@@ -16,6 +16,9 @@ mod event;
 pub mod fields;
 mod finite;
 mod generated;
+mod guidance;
+mod guiding;
+mod handover;
 mod measure;
 mod model;
 mod networks;
@@ -38,6 +41,7 @@ pub use budget::Budget;
 pub use device::{DTypeChoice, DeviceChoice};
 pub use event::{Cancel, Event, Observer, Silent};
 pub use generated::{Generated, Timings};
+pub use guidance::{GuidanceInterval, Pag, Sag};
 pub use measure::{Measured, peak_memory, reset_peak_memory};
 pub use open::Options;
 pub use plan::Plan;
@@ -168,7 +172,8 @@ impl Pipeline {
         observer: &dyn Observer,
     ) -> Result<Plan> {
         let model = &self.model;
-        let mut plan = request.plan(&model.parts.defaults, random_seed)?;
+        let defaults = model.parts.defaults_for(request.prediction);
+        let mut plan = request.plan(&defaults, random_seed)?;
         model.grid(&plan)?;
         let found = RefCell::new(Vec::new());
         let noted = |event: &Event| {
@@ -178,7 +183,17 @@ impl Pipeline {
             observer.event(event);
         };
         let watch = Watch { observer: &Once::new(&noted), cancel: &Cancel::new() };
-        plan.loras = model.resolve_loras(&plan.loras, watch)?;
+        let resolved = model.resolve_loras(&plan, watch)?;
+        if let Some(distilled) = resolved.distilled {
+            // What the request leaves open suits the LoRA.
+            let defaults = model.parts.defaults_with(distilled, defaults);
+            plan = request.plan(&defaults, random_seed)?;
+            model.grid(&plan)?;
+        }
+        plan.loras = resolved.loras;
+        if let Some(name) = &plan.refiner {
+            model.refiner(name, watch)?;
+        }
         model.notes(&plan).into_iter().for_each(|note| watch.warn(note));
         let depth = model.parts.text.iter().map(|c| c.num_hidden_layers).min().unwrap_or(1);
         if plan.clip_skip > depth.saturating_sub(model.parts.text_rules().base_skip).max(1) {
@@ -229,6 +244,25 @@ impl Pipeline {
         Run::prepare(&self.model, plan, true, watch)?.generate_watched(watch, sink)
     }
 
+    /// Makes an image of `plan` for each of `seeds` instead of the plan's own, all of them in one evaluation of the network
+    /// for each step; their places are those of the seeds. On the CPU an image of several is the image made alone, to
+    /// the bit.
+    ///
+    /// # Errors
+    /// As [`generate`](Self::generate); [`Error::BadRequest`] without seeds.
+    pub fn generate_seeds(
+        &self,
+        plan: &Plan,
+        seeds: &[u64],
+        observer: &dyn Observer,
+        cancel: &Cancel,
+        sink: &mut dyn FnMut(Generated) -> Result<()>,
+    ) -> Result<()> {
+        let plan = &Plan { count: seeds.len(), ..plan.clone() };
+        let watch = Watch { observer: &Once::new(observer), cancel };
+        Run::prepare(&self.model, plan, true, watch)?.generate_seeds(seeds, watch, sink)
+    }
+
     /// Image `index` of `plan` as an iterator of steps; [`Steps::finish`] decodes it. To take several images of a
     /// plan, [`prepare`](Self::prepare) it once and use [`Run::steps`].
     ///
@@ -251,7 +285,7 @@ impl Pipeline {
         let watch = Watch { observer: &Once::new(&Silent), cancel: &Cancel::new() };
         let whole = index + 1 >= plan.count;
         let run = Run::prepare(&self.model, plan, whole, watch)?;
-        run.steps_watched(&[index], sampling, watch)
+        run.steps_watched(run.images([index]), sampling, watch)
     }
 }
 

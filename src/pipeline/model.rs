@@ -6,7 +6,7 @@ use super::event::{Event, Watch};
 use super::preview::{LatentColours, Previewer};
 use super::replay;
 use super::residency::{Memory, Residency, Stage};
-use super::resolver::LoraResolver;
+use super::resolver::{LoraResolver, Opener};
 use super::script::Script;
 use super::warning::Warning;
 use crate::cancel::Cancel;
@@ -17,10 +17,11 @@ use crate::kernels;
 use crate::lora::{Dictionary, Lora, ReadOptions};
 use crate::models::{Tiling, TinyVae, UNet, Vae};
 use crate::picture::Picture;
-use crate::sampling::{Convention, Grid, Integrator, NoiseProcess};
+use crate::sampling::{Convention, Grid, Integrator, NoiseProcess, Schedule, SchedulerConfig};
 use crate::size::ImageSize;
 use crate::weights::{Component, Precision, Products, Scope, WeightSource};
 use candle_core::{DType, Device, Tensor};
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// An opened model.
@@ -39,6 +40,8 @@ pub(super) struct Model {
     /// A small autoencoder for previews.
     pub(super) tiny_vae: Option<TinyVaeParts>,
     pub(super) residency: Arc<Residency>,
+    /// How it was opened; a refiner is opened so too.
+    pub(super) opener: Opener,
 }
 
 impl Model {
@@ -73,6 +76,7 @@ impl Model {
             syntax: plan.prompt_syntax,
             clip_skip: plan.clip_skip,
             size: plan.size()?,
+            micro: plan.micro(),
         };
         text.encode_until(&texts, cancel)
     }
@@ -90,9 +94,12 @@ impl Model {
     /// What a user should know of a plan that its settings alone show.
     pub(super) fn notes(&self, plan: &Plan) -> Vec<Warning> {
         let model = || self.parts.name.clone();
-        let (steps, scale) = (plan.steps, plan.guidance_scale);
-        let few = self.parts.distilled;
-        let few = few.and_then(|made| Warning::few_steps(model(), made, steps, scale));
+        let few = self.parts.distilled.and_then(|made| {
+            Warning::few_steps(model(), made, plan.chosen(), self.parts.sampler_of(made))
+        });
+        let skipped = plan.clip_skip > 1 && self.parts.text_rules().base_skip > 0;
+        let skipped =
+            skipped.then(|| Warning::ClipSkipTwice { model: model(), clip_skip: plan.clip_skip });
         let own = self.parts.missing_sampler().map(|own| Warning::OtherSampler {
             model: model(),
             own: own.to_owned(),
@@ -102,21 +109,47 @@ impl Model {
         let silent = !plan.negative_prompt.is_empty() && (embedded || !plan.guided());
         let silent =
             silent.then(|| Warning::NegativePromptWithoutEffect { model: model(), embedded });
-        let notes = [few, own, silent].into_iter().flatten();
-        notes.chain(Warning::outside_steps(&plan.loras, steps)).collect()
+        let notes = [few, own, silent, skipped, self.mostly_noise(plan)].into_iter().flatten();
+        notes.chain(Warning::outside_steps(&plan.loras, plan.steps)).collect()
+    }
+
+    /// That a formula puts most steps where there is nothing but noise.
+    fn mostly_noise(&self, plan: &Plan) -> Option<Warning> {
+        /// Far above the levels of ordinary models and of EDM's.
+        const PURE: f64 = 500.0;
+        let schedule = plan.schedule;
+        let spread = matches!(schedule, Schedule::Karras | Schedule::Exponential);
+        let process = self.process(plan).ok()?;
+        let sigma = process.table().sigma(process.table().len() as f64);
+        (spread && sigma > PURE).then_some(Warning::MostlyNoise { schedule, sigma })
+    }
+
+    /// The noise that the model was trained with, as the plan has it.
+    pub(super) fn scheduler(&self, plan: &Plan) -> Cow<'_, SchedulerConfig> {
+        let own = &self.parts.scheduler;
+        plan.prediction.map_or(Cow::Borrowed(own), |training| Cow::Owned(training.apply(own)))
+    }
+
+    /// The process of that noise.
+    fn process(&self, plan: &Plan) -> Result<NoiseProcess> {
+        match plan.prediction {
+            None => Ok(self.process.clone()),
+            Some(_) => NoiseProcess::new(&self.scheduler(plan)),
+        }
     }
 
     /// A fresh integrator of a plan.
     pub(super) fn integrator(&self, plan: &Plan) -> Result<Box<dyn Integrator>> {
-        let (config, options) = (&self.parts.scheduler, &plan.sampler_options);
-        plan.sampler.begin(options, config).in_file(&self.parts.scheduler_file)
+        let (config, options) = (self.scheduler(plan), &plan.sampler_options);
+        plan.sampler.begin(options, &config).in_file(&self.parts.scheduler_file)
     }
 
     /// The noise levels of a plan, once its sampler is known to follow the model's config.
     pub(super) fn grid(&self, plan: &Plan) -> Result<Grid> {
         self.integrator(plan)?;
         let rules = plan.sampler.spec().grids.of(Convention::Diffusers);
-        Grid::plan(rules, plan.schedule, plan.steps, &self.parts.scheduler, &self.process)
+        let (config, process) = (self.scheduler(plan), self.process(plan)?);
+        Grid::plan(rules, plan.schedule, plan.steps, &config, &process)
     }
 
     /// The text towers without adapters.

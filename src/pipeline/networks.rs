@@ -83,7 +83,7 @@ impl Model {
         watch: Watch<'_>,
         spent: &mut Timings,
     ) -> Result<Arc<Vec<Conditioning>>> {
-        let settings = (plan.guided(), plan.clip_skip, plan.width, plan.height);
+        let settings = (plan.guided(), plan.clip_skip, plan.width, plan.height, plan.micro());
         let texts = (script, plan.prompt_syntax);
         let key = format!("{texts:?} {settings:?} {apply:?} {}", stack.fingerprint());
         let found = self.residency.conditions.get(&key, watch.cancel, || {

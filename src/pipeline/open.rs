@@ -5,12 +5,12 @@ use super::cache::{Lazy, Recent};
 use super::device::{DTypeChoice, DeviceChoice};
 use super::model::Model;
 use super::residency::{Memory, Residency};
-use super::resolver::{LoraResolver, PathResolver};
+use super::resolver::{LoraResolver, Opener, PathResolver};
 use crate::error::{Error, InFile, Result};
 use crate::family::ModelParts;
 use crate::hint::Hint;
 use crate::lora::ReadOptions;
-use crate::sampling::{NoiseProcess, NoiseTable};
+use crate::sampling::NoiseProcess;
 use crate::weights::{Placement, Precision, Products, Quantisation, Resident};
 use candle_core::DType;
 use std::path::{Path, PathBuf};
@@ -175,13 +175,15 @@ impl Options {
     /// # Errors
     /// [`Error::Unsupported`] for a scheduler config that makes no sense.
     pub fn over(self, parts: ModelParts) -> Result<Pipeline> {
-        let table = NoiseTable::new(&parts.scheduler).in_file(&parts.scheduler_file)?;
+        let process = NoiseProcess::new(&parts.scheduler).in_file(&parts.scheduler_file)?;
         let tiny_vae = self.preview.as_deref().map(|path| parts.open_tiny_vae(path)).transpose()?;
         let base = Resident::new(parts.source.clone());
         let residency = Residency::new(base, self.memory, self.stacks, self.spare);
+        // Another model has an autoencoder of its own.
+        let opening = Self { vae: None, preview: None, ..self.clone() };
         Ok(Pipeline::of(Model {
             parts,
-            process: NoiseProcess::VariancePreserving(table),
+            process,
             names: Lazy::new(),
             resolver: self.resolver,
             reading: self.reading,
@@ -190,6 +192,7 @@ impl Options {
             batch: self.batch,
             tiny_vae,
             residency: Arc::new(residency),
+            opener: Opener(Arc::new(move |path| opening.clone().open(path))),
         }))
     }
 

@@ -1,14 +1,19 @@
 //! The fully resolved plan of a request: what the pipeline runs and what is written into pictures.
 
 use super::fields::{self, Field, Label};
-use super::request::{Request, is_one, is_zero, one};
-use super::warning::Warning;
+use super::guidance::{GuidanceInterval, Pag, Sag};
+use super::request::{Request, is_one, is_refiner_at, is_zero, one, refiner_at};
+use super::warning::{Chosen, Warning};
+use crate::conditioning::{Crop, Micro, Told, ToldSize};
 use crate::error::{Error, Result};
 use crate::family::Defaults;
-use crate::lora::{Apply, LoraRef, Method, StepWindow};
+use crate::lora::{Apply, LoraRef, Method};
+use crate::models::FreeU;
 use crate::picture::Parameters;
 use crate::prompt::{PromptSyntax, extract_tags, underlined};
-use crate::sampling::{Sampler, SamplerOptions, Schedule};
+use crate::sampling::{
+    DynamicThreshold, MinUncond, Rescale, Sampler, SamplerOptions, Schedule, Training,
+};
 use crate::size::ImageSize;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -31,9 +36,63 @@ pub struct Plan {
     pub steps: usize,
     /// Classifier-free guidance; 1 = off.
     pub guidance_scale: f64,
-    /// The steps at which guidance acts; `None` = at all.
+    /// The part of the run in which guidance acts; `None` = all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub guidance_interval: Option<StepWindow>,
+    pub guidance_interval: Option<GuidanceInterval>,
+    /// How far the guided prediction is scaled back to the deviation of the prompt's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guidance_rescale: Option<Rescale>,
+    /// The guidance whose range the guided estimate keeps, channel by channel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dynamic_threshold: Option<DynamicThreshold>,
+    /// Below which noise level every other evaluation leaves out the negative prompt (A1111).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub s_min_uncond: Option<MinUncond>,
+    /// The first part of the run that leaves out the negative prompt (A1111); 0 = none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub skip_early_cfg: f64,
+    /// Perturbed attention guidance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pag: Option<Pag>,
+    /// Self-attention guidance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sag: Option<Sag>,
+    /// The change of the first levels on the way up of the UNet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub freeu: Option<FreeU>,
+    /// What the network predicts, for files that do not say so; `None` = what they say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prediction: Option<Training>,
+    /// The model that takes over within the run: SDXL's refiner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refiner: Option<String>,
+    /// Where it takes over: the part of the training timesteps that is behind, 0 to 1.
+    #[serde(default = "refiner_at", skip_serializing_if = "is_refiner_at")]
+    pub refiner_at: f64,
+    /// The size of the picture that this one is said to be cut from (SDXL); `None` = the picture's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub original_size: Option<ToldSize>,
+    /// Where it is said to be cut (SDXL); `None` = at no side.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crop: Option<Crop>,
+    /// The size that it is said to have (SDXL); `None` = its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_size: Option<ToldSize>,
+    /// As `original_size`, for the negative prompt; `None` = the prompt's. So are the next two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub negative_original_size: Option<ToldSize>,
+    /// As `crop`, for the negative prompt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub negative_crop: Option<Crop>,
+    /// As `target_size`, for the negative prompt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub negative_target_size: Option<ToldSize>,
+    /// How beautiful the picture is said to be (SDXL's refiner); `None` = 6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aesthetic_score: Option<f64>,
+    /// The same for the negative prompt; `None` = 2.5.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub negative_aesthetic_score: Option<f64>,
     /// Steps from one evaluation of the whole network to the next; 1 = always the whole.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub reuse: usize,
@@ -90,6 +149,24 @@ macro_rules! with_same {
         $type {
             negative_prompt: $from.negative_prompt.clone(),
             guidance_interval: $from.guidance_interval,
+            guidance_rescale: $from.guidance_rescale,
+            dynamic_threshold: $from.dynamic_threshold,
+            s_min_uncond: $from.s_min_uncond,
+            skip_early_cfg: $from.skip_early_cfg,
+            pag: $from.pag.clone(),
+            sag: $from.sag,
+            freeu: $from.freeu,
+            prediction: $from.prediction,
+            refiner: $from.refiner.clone(),
+            refiner_at: $from.refiner_at,
+            original_size: $from.original_size,
+            crop: $from.crop,
+            target_size: $from.target_size,
+            negative_original_size: $from.negative_original_size,
+            negative_crop: $from.negative_crop,
+            negative_target_size: $from.negative_target_size,
+            aesthetic_score: $from.aesthetic_score,
+            negative_aesthetic_score: $from.negative_aesthetic_score,
             reuse: $from.reuse,
             merge_tokens: $from.merge_tokens,
             sampler_options: $from.sampler_options.clone(),
@@ -108,9 +185,14 @@ impl Request {
     /// # Errors
     /// [`Error::BadRequest`] naming the field, [`Error::Limit`] for sizes that are too large.
     pub fn plan(&self, defaults: &Defaults, random_seed: u64) -> Result<Plan> {
-        let width = self.width.unwrap_or(defaults.size.width());
-        let height = self.height.unwrap_or(defaults.size.height());
-        let size = ImageSize::new(width, height)?;
+        let size = match self.aspect {
+            Some(aspect) => aspect.of(defaults.size)?,
+            None => ImageSize::new(
+                self.width.unwrap_or(defaults.size.width()),
+                self.height.unwrap_or(defaults.size.height()),
+            )?,
+        };
+        let (width, height) = (size.width(), size.height());
         size.latent(defaults.vae_factor)?;
         let steps = self.steps.unwrap_or(defaults.steps);
         let guidance_scale = self.guidance_scale.unwrap_or(defaults.guidance_scale);
@@ -202,6 +284,30 @@ impl Plan {
         self.guidance_scale > 1.0
     }
 
+    /// What decides whether something that was made for few steps is drawn well.
+    pub(super) fn chosen(&self) -> Chosen {
+        let Self { steps, guidance_scale, sampler, .. } = *self;
+        Chosen { steps, guidance_scale, sampler }
+    }
+
+    /// What SDXL is told of sizes.
+    pub(super) fn micro(&self) -> Micro {
+        Micro {
+            prompt: Told {
+                original: self.original_size,
+                crop: self.crop,
+                target: self.target_size,
+                score: self.aesthetic_score,
+            },
+            negative: Told {
+                original: self.negative_original_size,
+                crop: self.negative_crop,
+                target: self.negative_target_size,
+                score: self.negative_aesthetic_score,
+            },
+        }
+    }
+
     /// The request that makes image `index` of this plan again.
     pub fn request_for(&self, index: usize) -> Request {
         with_same!(
@@ -212,6 +318,7 @@ impl Plan {
                 prompt_syntax: Some(self.prompt_syntax),
                 width: Some(self.width),
                 height: Some(self.height),
+                aspect: None,
                 steps: Some(self.steps),
                 guidance_scale: Some(self.guidance_scale),
                 sampler: Some(self.sampler),

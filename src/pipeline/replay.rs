@@ -118,7 +118,9 @@ impl Replays {
 
     /// The UNet's prediction.
     pub(super) fn predict(&self, unet: &Arc<UNet>, input: UNetInput<'_>) -> Result<Tensor> {
-        if !input.latents.device().is_cuda() || input.merge_tokens > 0.0 {
+        // A map of attention is a second output, which recordings do not have.
+        let plain = input.merge_tokens > 0.0 || input.attention.is_some();
+        if !input.latents.device().is_cuda() || plain {
             return unet.forward(input);
         }
         let owned = input.owned();

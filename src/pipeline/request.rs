@@ -1,8 +1,14 @@
 //! What the user asks for.
 
-use crate::lora::{Apply, LoraRef, Method, StepWindow};
+use super::guidance::{GuidanceInterval, Pag, Sag};
+use crate::conditioning::{Crop, ToldSize};
+use crate::lora::{Apply, LoraRef, Method};
+use crate::models::FreeU;
 use crate::prompt::PromptSyntax;
-use crate::sampling::{Sampler, SamplerOptions, Schedule};
+use crate::sampling::{
+    DynamicThreshold, MinUncond, Rescale, Sampler, SamplerOptions, Schedule, Training,
+};
+use crate::size::Aspect;
 use serde::{Deserialize, Serialize};
 
 /// Most images of one request.
@@ -28,13 +34,70 @@ pub struct Request {
     pub width: Option<usize>,
     /// Pixels down, a multiple of the same.
     pub height: Option<usize>,
+    /// The shape of the picture instead of its sides: the sizes that the model was trained at and that come nearest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aspect: Option<Aspect>,
     /// Sampling steps, at least 1.
     pub steps: Option<usize>,
     /// Classifier-free guidance, at least 1; 1 = off.
     pub guidance_scale: Option<f64>,
-    /// The steps at which guidance acts; at others the prompt alone is evaluated. `None` = at all.
+    /// The part of the run in which guidance acts; in the rest the prompt alone is evaluated. `None` = all.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub guidance_interval: Option<StepWindow>,
+    pub guidance_interval: Option<GuidanceInterval>,
+    /// How far the guided prediction is scaled back to the deviation of the prompt's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guidance_rescale: Option<Rescale>,
+    /// The guidance whose range the guided estimate keeps, channel by channel.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dynamic_threshold: Option<DynamicThreshold>,
+    /// Below which noise level every other evaluation leaves out the negative prompt (A1111).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub s_min_uncond: Option<MinUncond>,
+    /// The first part of the run that leaves out the negative prompt (A1111); 0 = none.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub skip_early_cfg: f64,
+    /// Perturbed attention guidance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pag: Option<Pag>,
+    /// Self-attention guidance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sag: Option<Sag>,
+    /// The change of the first levels on the way up of the UNet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub freeu: Option<FreeU>,
+    /// What the network predicts, for files that do not say so; `None` = what they say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prediction: Option<Training>,
+    /// The model that takes over within the run: SDXL's refiner.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refiner: Option<String>,
+    /// Where it takes over: the part of the training timesteps that is behind, 0 to 1.
+    #[serde(skip_serializing_if = "is_refiner_at")]
+    pub refiner_at: f64,
+    /// The size of the picture that this one is said to be cut from (SDXL); `None` = the picture's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub original_size: Option<ToldSize>,
+    /// Where it is said to be cut (SDXL); `None` = at no side.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub crop: Option<Crop>,
+    /// The size that it is said to have (SDXL); `None` = its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_size: Option<ToldSize>,
+    /// As `original_size`, for the negative prompt; `None` = the prompt's. So are the next two.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub negative_original_size: Option<ToldSize>,
+    /// As `crop`, for the negative prompt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub negative_crop: Option<Crop>,
+    /// As `target_size`, for the negative prompt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub negative_target_size: Option<ToldSize>,
+    /// How beautiful the picture is said to be (SDXL's refiner); `None` = 6.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aesthetic_score: Option<f64>,
+    /// The same for the negative prompt; `None` = 2.5.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub negative_aesthetic_score: Option<f64>,
     /// Evaluate the whole network every so many steps, and its finest layers alone between; 1 = always
     /// the whole.
     #[serde(skip_serializing_if = "is_one")]
@@ -75,9 +138,28 @@ impl Default for Request {
             prompt_syntax: None,
             width: None,
             height: None,
+            aspect: None,
             steps: None,
             guidance_scale: None,
             guidance_interval: None,
+            guidance_rescale: None,
+            dynamic_threshold: None,
+            s_min_uncond: None,
+            skip_early_cfg: 0.0,
+            pag: None,
+            sag: None,
+            freeu: None,
+            prediction: None,
+            refiner: None,
+            refiner_at: REFINER_AT,
+            original_size: None,
+            crop: None,
+            target_size: None,
+            negative_original_size: None,
+            negative_crop: None,
+            negative_target_size: None,
+            aesthetic_score: None,
+            negative_aesthetic_score: None,
             reuse: 1,
             merge_tokens: 0.0,
             sampler: None,
@@ -93,6 +175,18 @@ impl Default for Request {
             apply: Apply::default(),
         }
     }
+}
+
+/// Where a refiner usually takes over.
+const REFINER_AT: f64 = 0.8;
+
+pub(super) fn refiner_at() -> f64 {
+    REFINER_AT
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, clippy::float_cmp)] // serde asks for it, and that is what is meant
+pub(super) fn is_refiner_at(number: &f64) -> bool {
+    *number == REFINER_AT
 }
 
 /// Settings that save nothing are not written, so that older programs read the rest.

@@ -2,6 +2,7 @@
 //!
 //! A new kind of network needs a field of [`Residency`] and a row of [`TABLE`].
 
+use super::Pipeline;
 use super::cache::{Lazy, Noted, Recent, Room};
 use super::preview::Previewer;
 use super::replay::{self, Replays};
@@ -71,6 +72,8 @@ const TABLE: &[Row] = &[
     Row { one_shot: Some(Stage::Encode), low: Some(Stage::Encode), forget: |r| r.encoder.clear() },
     Row { one_shot: None, low: Some(Stage::Decode), forget: |r| r.decoder.clear() },
     Row { one_shot: None, low: Some(Stage::Decode), forget: |r| r.base.release(Component::Vae) },
+    // An opened refiner holds no weights: its networks follow its own table, and go after the last step of an image.
+    Row { one_shot: None, low: None, forget: |r| r.refiner.clear() },
     // What makes previews, features and latents are small beside networks.
     Row { one_shot: None, low: None, forget: |r| r.previewer.clear() },
     Row { one_shot: None, low: None, forget: |r| r.conditions.clear() },
@@ -92,6 +95,8 @@ pub(super) struct Residency {
     pub(super) encoder: Lazy<Vae>,
     pub(super) decoder: Lazy<Vae>,
     pub(super) previewer: Lazy<Previewer>,
+    /// The model that takes over within a run.
+    pub(super) refiner: Recent<Pipeline>,
     /// What inpainting networks see beside the latents of an image that is all to be painted, by size.
     pub(super) unpainted: Recent<Tensor>,
     pub(super) replays: Arc<Replays>,
@@ -116,6 +121,7 @@ impl Residency {
             encoder: Lazy::new(),
             decoder: Lazy::new(),
             previewer: Lazy::new(),
+            refiner: Recent::new(1),
             unpainted: Recent::new(4),
             replays: Arc::default(),
             requests: AtomicUsize::new(0),

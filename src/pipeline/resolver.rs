@@ -1,8 +1,10 @@
 //! Where a pipeline finds the adapters that requests name.
 
+use super::Pipeline;
 use crate::error::{Error, Result};
 use crate::lora::AdapterFile;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// An adapter that a resolver found.
 #[derive(Debug, Clone)]
@@ -20,6 +22,29 @@ pub trait LoraResolver: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// [`Error::NotFound`], or what opening the file gives.
     fn resolve(&self, name: &str) -> Result<ResolvedLora>;
+
+    /// The file or folder of the model called `name`, which a request asks for beside its own: a refiner. Every name is
+    /// a path unless the resolver knows better.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    fn model(&self, name: &str) -> Result<PathBuf> {
+        if Path::new(name).exists() {
+            return Ok(PathBuf::from(name));
+        }
+        let hint = "; expected the path of a file or folder".to_owned();
+        Err(Error::NotFound { what: "model", name: name.to_owned(), hint, how: None })
+    }
+}
+
+/// Opens another model as a pipeline's own was opened.
+#[derive(Clone)]
+pub(super) struct Opener(pub(super) Arc<dyn Fn(&Path) -> Result<Pipeline> + Send + Sync>);
+
+impl std::fmt::Debug for Opener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Opener")
+    }
 }
 
 /// A resolver for which every name is a path.

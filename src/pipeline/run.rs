@@ -2,6 +2,7 @@
 
 use super::event::{Event, Observer, Once, Watch};
 use super::generated::{Generated, Timings};
+use super::handover::Handover;
 use super::model::Model;
 use super::networks::{Stacks, network_key};
 use super::replay::{Session, working};
@@ -44,6 +45,7 @@ pub struct Run {
     apply: Apply,
     grid: Arc<Grid>,
     start: Start,
+    handover: Option<Handover>,
     running: Arc<Running>,
     model: Arc<Model>,
 }
@@ -74,7 +76,7 @@ impl Run {
         let entries = stacks.iter().flat_map(|stacks| &stacks.unet.entries);
         let advice = entries.filter_map(|entry| {
             let made = entry.lora.file().distilled()?;
-            Warning::few_steps(entry.lora.name(), made, plan.steps, plan.guidance_scale)
+            Warning::few_steps(entry.lora.name(), made, plan.chosen(), model.parts.sampler_of(made))
         });
         advice.for_each(|warning| watch.warn(warning));
         let apply = match plan.apply {
@@ -85,8 +87,10 @@ impl Run {
         let composed = stacks.iter().map(|stacks| &stacks.unet).filter(|unet| !unet.is_empty());
         let keys: BTreeSet<String> = composed.map(|unet| network_key(unet, apply)).collect();
         let keys = keys.into_iter().collect();
+        let grid = model.grid(plan)?;
         Ok(Self {
-            grid: Arc::new(model.grid(plan)?),
+            handover: Handover::prepare(model, plan, &grid, watch)?,
+            grid: Arc::new(grid),
             start: Start::Noise,
             running: Arc::new(model.residency.running(keys, whole)),
             plan: plan.clone(),
@@ -121,8 +125,8 @@ impl Run {
     /// What reading and running the networks gives; [`Error::BadRequest`] when there are no images.
     pub fn steps(&self, images: impl IntoIterator<Item = usize>) -> Result<Steps> {
         let cancel = &Cancel::new();
-        let images: Vec<usize> = images.into_iter().collect();
-        self.steps_watched(&images, None, Watch { observer: &Once::new(&Silent), cancel })
+        let images = self.images(images);
+        self.steps_watched(images, None, Watch { observer: &Once::new(&Silent), cancel })
     }
 
     /// As [`steps`](Self::steps), with an integrator and noise levels of the caller's own instead of those of the plan.
@@ -135,15 +139,21 @@ impl Run {
         sampling: Sampling,
     ) -> Result<Steps> {
         let cancel = &Cancel::new();
-        let images: Vec<usize> = images.into_iter().collect();
+        let images = self.images(images);
         let watch = Watch { observer: &Once::new(&Silent), cancel };
-        self.steps_watched(&images, Some(sampling), watch)
+        self.steps_watched(images, Some(sampling), watch)
+    }
+
+    /// The images at these places of the plan.
+    pub(super) fn images(&self, places: impl IntoIterator<Item = usize>) -> Vec<Image> {
+        let image = |index| Image { index, seed: self.plan.seed.wrapping_add(index as u64) };
+        places.into_iter().map(image).collect()
     }
 
     /// `sampling`: the caller's own; `None`: the plan's.
     pub(super) fn steps_watched(
         &self,
-        images: &[usize],
+        images: Vec<Image>,
         sampling: Option<Sampling>,
         watch: Watch<'_>,
     ) -> Result<Steps> {
@@ -152,6 +162,7 @@ impl Run {
             return Err(Error::bad_request("images", "none", "expected at least one image"));
         }
         let Self { model, plan, timeline, start, running, .. } = self;
+        let own_sampler = sampling.is_none();
         let (integrator, grid) = match sampling {
             Some(Sampling { integrator, grid }) => (integrator, Arc::new(grid)),
             None => (model.integrator(plan)?, self.grid.clone()),
@@ -172,11 +183,6 @@ impl Run {
             &mut spent,
         )?;
         watch.check()?;
-        let image = |index: &usize| {
-            let index = *index;
-            Image { index, seed: plan.seed.wrapping_add(index as u64) }
-        };
-        let images = images.iter().map(image).collect();
         let prepared = Prepared {
             model: model.clone(),
             plan,
@@ -187,6 +193,8 @@ impl Run {
             estimators: &estimators,
             spent,
             running: running.clone(),
+            handover: self.handover.clone(),
+            own_sampler,
             cancel: watch.cancel.clone(),
             session,
             at_work,
@@ -213,23 +221,36 @@ impl Run {
         watch: Watch<'_>,
         sink: &mut dyn FnMut(Generated) -> Result<()>,
     ) -> Result<()> {
-        let images: Vec<usize> = (0..self.plan.count).collect();
+        let images = self.images(0..self.plan.count);
         for images in images.chunks(self.model.batch) {
             self.generate_batch(images, watch, sink)?;
         }
         Ok(())
     }
 
-    fn generate_batch(
+    /// Makes an image for each of `seeds`, all of them in one evaluation of the network for each step, instead of the
+    /// images of the plan.
+    pub(super) fn generate_seeds(
         &self,
-        images: &[usize],
+        seeds: &[u64],
         watch: Watch<'_>,
         sink: &mut dyn FnMut(Generated) -> Result<()>,
     ) -> Result<()> {
-        let mut running = self.steps_watched(images, None, watch)?;
+        let image = |(index, seed): (usize, &u64)| Image { index, seed: *seed };
+        let images: Vec<Image> = seeds.iter().enumerate().map(image).collect();
+        self.generate_batch(&images, watch, sink)
+    }
+
+    fn generate_batch(
+        &self,
+        images: &[Image],
+        watch: Watch<'_>,
+        sink: &mut dyn FnMut(Generated) -> Result<()>,
+    ) -> Result<()> {
+        let mut running = self.steps_watched(images.to_vec(), None, watch)?;
         let (steps, every) = (self.plan.steps, self.plan.preview);
         for image in images {
-            watch.tell(&Event::Sampling { image: *image, steps });
+            watch.tell(&Event::Sampling { image: image.index, steps });
         }
         while let Some(view) = running.next() {
             let view = view?;
@@ -237,7 +258,7 @@ impl Run {
             let (step, steps, sigma) = (view.step, view.steps, view.sigma);
             for (place, image) in images.iter().enumerate() {
                 let preview = if wanted { Some(running.preview_of(&view, place)?) } else { None };
-                watch.tell(&Event::Step { image: *image, step, steps, sigma, preview });
+                watch.tell(&Event::Step { image: image.index, step, steps, sigma, preview });
             }
         }
         running.finish_each_watched(watch, sink)

@@ -4,6 +4,7 @@ use super::denoise::Bound;
 use super::event::Watch;
 use super::finite::Suspects;
 use super::generated::{Generated, Timings};
+use super::handover::Handover;
 use super::model::Model;
 use super::networks::Estimator;
 use super::replay::{Mark, Session, working};
@@ -74,6 +75,12 @@ pub struct Steps {
     suspects: Suspects,
     /// The end of the last step.
     mark: Option<Mark>,
+    /// The model that will take over.
+    handover: Option<Handover>,
+    /// The model that took over.
+    refiner: Option<Handover>,
+    /// The plan, of which a model that takes over makes a sampler of its own; `None`: the caller's goes on.
+    own_sampler: Option<Plan>,
     _running: Arc<Running>,
     _at_work: AtWork,
     model: Arc<Model>,
@@ -102,6 +109,9 @@ pub(super) struct Prepared<'a> {
     /// The time that making those took.
     pub(super) spent: Timings,
     pub(super) running: Arc<Running>,
+    pub(super) handover: Option<Handover>,
+    /// Whether the sampler is the plan's own.
+    pub(super) own_sampler: bool,
     pub(super) cancel: Cancel,
     pub(super) session: Session,
     pub(super) at_work: AtWork,
@@ -150,6 +160,10 @@ impl Steps {
             timings: prepared.spent,
             suspects: Suspects::new(estimators, plan),
             mark: None,
+            own_sampler: (prepared.own_sampler && prepared.handover.is_some())
+                .then(|| plan.clone()),
+            handover: prepared.handover,
+            refiner: None,
             _running: prepared.running,
             _at_work: prepared.at_work,
             model,
@@ -238,7 +252,7 @@ impl Steps {
         }
         self.timings.sample += begin.elapsed();
         self.networks.clear();
-        self.model.residency.steps_over(self.last);
+        self.acting().residency.steps_over(self.last);
         self.timings.sample /= self.images.len().max(1) as u32;
         for place in 0..self.images.len() {
             let generated = self.decode(&latents.narrow(0, place, 1)?, place, watch)?;
@@ -269,16 +283,41 @@ impl Steps {
         Ok(Generated { picture, index: image, seed, timings })
     }
 
+    /// The model that takes the steps now.
+    fn acting(&self) -> &Model {
+        self.refiner.as_ref().map_or(&*self.model, Handover::model)
+    }
+
+    /// Lets the other model take the steps from here on. Its sampler begins anew: what an estimate of another network
+    /// remembers of the way is of no use.
+    fn hand_over(&mut self, other: Handover) -> Result<()> {
+        self.networks.clear();
+        self.model.residency.steps_over(self.last);
+        let watch = Watch { observer: &Silent, cancel: &self.cancel };
+        self.networks = other.networks(&self.grid, &self.x, watch, &mut self.timings)?;
+        self.timeline = other.timeline().clone();
+        if let Some(plan) = &self.own_sampler {
+            self.integrator = self.model.integrator(plan)?;
+        }
+        self.refiner = Some(other);
+        Ok(())
+    }
+
     fn step(&mut self) -> Result<StepView> {
         self.cancel.check()?;
+        let done = self.done;
+        if let Some(other) = self.handover.take_if(|other| other.takes(done)) {
+            self.hand_over(other)?;
+        }
         let begin = Instant::now();
-        let _rounded = self.model.rounding();
+        let _rounded = self.acting().rounding();
         if self.grid.steps() - self.done >= WORTH_RECORDING {
-            self.model.residency.replays.record();
+            self.acting().residency.replays.record();
         }
         let _working = working();
         let phases = self.timeline.at(self.done).iter();
-        let acting: Vec<_> = phases.map(|phase| self.networks[phase.estimate].at(phase)).collect();
+        let acting: Vec<_> =
+            phases.map(|phase| self.networks[phase.estimate].at(phase, self.done)).collect();
         let (x, grid, noise) = (&self.x, &self.grid, &mut self.noise);
         let step = match &acting[..] {
             [only] => self.integrator.step(only, x, grid, self.done, noise)?,
@@ -313,8 +352,9 @@ impl Iterator for Steps {
             return None;
         }
         // Streamed blocks are put together with their adapters only now.
-        let view =
-            self.step().map_err(|error| self.model.or_the_models_fault(error, &[Component::UNet]));
+        let view = self
+            .step()
+            .map_err(|error| self.acting().or_the_models_fault(error, &[Component::UNet]));
         self.failed = view.is_err();
         Some(view)
     }

@@ -4,7 +4,7 @@
 //! as it likes.
 
 use crate::lora::{Distilled, LoraRef, StepWindow};
-use crate::sampling::{PredictionKind, Sampler};
+use crate::sampling::{PredictionKind, Sampler, Schedule};
 
 /// Something that is no error, but seldom what the user meant. More kinds may come: match with a wildcard.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,6 +62,36 @@ pub enum Warning {
         steps: usize,
         /// Guidance of the plan.
         guidance_scale: f64,
+        /// The sampler of the plan.
+        sampler: Sampler,
+        /// The sampler that suits it.
+        wanted: Sampler,
+    },
+    /// A formula spreads the steps over noise levels that are nearly infinite: models with zero terminal
+    /// signal-to-noise ratio.
+    MostlyNoise {
+        /// The schedule.
+        schedule: Schedule,
+        /// The highest noise level.
+        sigma: f64,
+    },
+    /// A LoRA was trained on another child of the family than the model is.
+    OtherChild {
+        /// The LoRA as the request names it.
+        lora: String,
+        /// What it was trained on.
+        theirs: &'static str,
+        /// The model.
+        model: String,
+        /// What the model is.
+        ours: &'static str,
+    },
+    /// The layers of the text encoder are counted from the last that the family uses, which is the second last already.
+    ClipSkipTwice {
+        /// The model.
+        model: String,
+        /// The setting.
+        clip_skip: usize,
     },
     /// The model was made for a sampler that is not built.
     OtherSampler {
@@ -72,6 +102,13 @@ pub enum Warning {
         /// The sampler that is used.
         sampler: Sampler,
     },
+    /// No step of the run lies behind the place where the refiner takes over.
+    RefinerWithoutStep {
+        /// The place, as a part of the training timesteps.
+        at: f64,
+        /// Steps of the plan.
+        steps: usize,
+    },
     /// The negative prompt does not act.
     NegativePromptWithoutEffect {
         /// The model.
@@ -79,6 +116,14 @@ pub enum Warning {
         /// Whether the network takes the guidance as a number, so that no guidance makes the prompt act.
         embedded: bool,
     },
+}
+
+/// The settings of a plan that what was made for few steps cares about.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Chosen {
+    pub(super) steps: usize,
+    pub(super) guidance_scale: f64,
+    pub(super) sampler: Sampler,
 }
 
 impl std::fmt::Display for Warning {
@@ -100,14 +145,40 @@ impl std::fmt::Display for Warning {
                 "{lora}: another LoRA brings the word `{word}` too; this one's is not used"
             ),
             Warning::Stack { text } => f.write_str(text),
-            Warning::FewSteps { name, made, steps, guidance_scale } => {
-                let advice = made.advice(*steps, *guidance_scale).unwrap_or_default();
-                write!(f, "{name}: {advice}")
+            Warning::FewSteps { name, made, steps, guidance_scale, sampler, wanted } => {
+                match made.advice(*steps, *guidance_scale) {
+                    Some(advice) => write!(f, "{name}: {advice}")?,
+                    None => write!(f, "{name}: made by {}", made.method)?,
+                }
+                let other = sampler != wanted;
+                if other {
+                    write!(f, "; the sampler {wanted} suits it, not {sampler}")
+                } else {
+                    Ok(())
+                }
             }
+            Warning::MostlyNoise { schedule, sigma } => write!(
+                f,
+                "the schedule {schedule} spends most steps on pure noise: levels begin at {sigma:.0}; simple, sgm-uniform and discrete suit this model"
+            ),
+            Warning::OtherChild { lora, theirs, model, ours } => write!(
+                f,
+                "{lora}: trained on {theirs}, and {model} is {ours}; it may do little, or harm"
+            ),
+            Warning::ClipSkipTwice { model, clip_skip } => write!(
+                f,
+                "{model}: 1 is the layer that cards of SDXL call clip skip 2; {clip_skip} goes further"
+            ),
             Warning::OtherSampler { model, own, sampler } => write!(
                 f,
                 "{model}: made for the sampler of {own}, which is not built; {sampler} takes its place"
             ),
+            Warning::RefinerWithoutStep { at, steps } => {
+                write!(
+                    f,
+                    "the refiner has nothing to do: none of {steps} steps lies behind {at} of the run"
+                )
+            }
             Warning::NegativePromptWithoutEffect { model, embedded } => {
                 let why = if *embedded {
                     "the negative prompt does not act: the network takes the guidance as a number (time_cond_proj_dim)"
@@ -134,11 +205,17 @@ impl Warning {
     pub(super) fn few_steps(
         name: String,
         made: Distilled,
-        steps: usize,
-        guidance_scale: f64,
+        chosen: Chosen,
+        wanted: Sampler,
     ) -> Option<Warning> {
-        made.advice(steps, guidance_scale)?;
-        Some(Warning::FewSteps { name, made, steps, guidance_scale })
+        let Chosen { steps, guidance_scale, sampler } = chosen;
+        // These jump to every estimate and add fresh noise; whatever else is made for few steps follows its path.
+        let jumps = |sampler| matches!(sampler, Sampler::Lcm | Sampler::Tcd);
+        let unsuited = jumps(wanted) != jumps(sampler);
+        if made.advice(steps, guidance_scale).is_none() && !unsuited {
+            return None;
+        }
+        Some(Warning::FewSteps { name, made, steps, guidance_scale, sampler, wanted })
     }
 }
 

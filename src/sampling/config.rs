@@ -22,6 +22,9 @@ pub enum PredictionKind {
     /// The clean sample itself.
     #[serde(rename = "sample")]
     Sample,
+    /// The way from the clean sample to the noise: rectified flow.
+    #[serde(rename = "flow_prediction", alias = "flow")]
+    Flow,
 }
 
 /// Where the discrete schedule puts its timesteps: Lin et al. (2023), Table 2.
@@ -114,9 +117,15 @@ pub struct SchedulerConfig {
     /// Class of the reference's scheduler; any of the discrete ones, whose settings mean the same.
     #[serde(rename = "_class_name", skip_serializing_if = "Option::is_none")]
     pub class_name: Option<String>,
-    /// Spread of the data that EDM noise assumes: refused.
+    /// Spread of the data that EDM noise assumes; refused elsewhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sigma_data: Option<f64>,
+    /// How EDM spaces noise levels: `karras` or `exponential`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sigma_schedule: Option<String>,
+    /// How far timesteps of a flow are moved to the noisy end; absent is 1, not at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shift: Option<f64>,
     /// `discrete`; others are refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timestep_type: Option<String>,
@@ -194,6 +203,8 @@ impl SchedulerConfig {
             timestep_scaling: None,
             class_name: None,
             sigma_data: None,
+            sigma_schedule: None,
+            shift: None,
             timestep_type: None,
             interpolation_type: None,
             variance_type: None,
@@ -210,12 +221,27 @@ impl SchedulerConfig {
     /// [`Error::Unsupported`] naming the config field.
     pub fn validate(&self) -> Result<()> {
         let class = self.class_name.as_deref();
-        let class = class.filter(|class| ["EDM", "FlowMatch"].iter().any(|s| class.starts_with(s)));
+        let built = [
+            "EDMEulerScheduler",
+            "EDMDPMSolverMultistepScheduler",
+            "FlowMatchEulerDiscreteScheduler",
+        ];
+        let class = class
+            .filter(|class| ["EDM", "FlowMatch"].iter().any(|s| class.starts_with(s)))
+            .filter(|class| !built.contains(class));
+        let spread = self.sigma_data.filter(|_| !self.is_edm());
+        let flow = self.prediction_type == PredictionKind::Flow && !self.is_flow();
+        let odd =
+            |number: Option<f64>| number.filter(|n| !is_level(*n)).map(|number| number.to_string());
         let variance = self.variance_type.clone().filter(|kind| kind.starts_with("learned"));
         let both = [self.use_karras_sigmas, self.use_exponential_sigmas] == [Some(true); 2];
         refuse_first(&[
             ("_class_name", class.map(str::to_owned)),
-            ("sigma_data", self.sigma_data.map(|number| number.to_string())),
+            ("sigma_data", spread.map(|number| number.to_string())),
+            ("sigma_data", odd(self.sigma_data)),
+            ("sigma_schedule", other(self.sigma_schedule.as_deref(), &["karras", "exponential"])),
+            ("shift", odd(self.shift)),
+            ("prediction_type", flow.then(|| "flow_prediction".into())),
             ("timestep_type", other(self.timestep_type.as_deref(), &["discrete"])),
             ("interpolation_type", other(self.interpolation_type.as_deref(), &["linear"])),
             ("variance_type", variance),
@@ -226,6 +252,16 @@ impl SchedulerConfig {
             ("final_sigmas_type", other(self.final_sigmas_type.as_deref(), &["zero", "sigma_min"])),
         ])?;
         self.validate_numbers()
+    }
+
+    /// Whether the noise is that of Karras et al. (2022): Playground 2.5 and CosXL.
+    pub fn is_edm(&self) -> bool {
+        self.class_name.as_deref().is_some_and(|class| class.starts_with("EDM"))
+    }
+
+    /// Whether the noise is that of a rectified flow.
+    pub fn is_flow(&self) -> bool {
+        self.class_name.as_deref().is_some_and(|class| class.starts_with("FlowMatch"))
     }
 
     fn validate_numbers(&self) -> Result<()> {
@@ -317,7 +353,7 @@ fn refuse_first(found: &[(&str, Option<String>)]) -> Result<()> {
         None => Ok(()),
         Some((field, found)) => Err(Error::unsupported(
             format!("a scheduler config with {field} = {}", found.escape_debug()),
-            "models with the discrete noise of SD 1.x, SD 2.x and SDXL are drawn",
+            "models with discrete noise, EDM's and rectified flows are drawn",
         )),
     }
 }

@@ -369,7 +369,8 @@ impl GridRules {
         };
         let leading = config.timestep_spacing.unwrap_or(default) == Spacing::Leading;
         match self.start {
-            Start::FirstLevel if !leading => first,
+            // diffusers' schedulers for EDM start like those for leading timesteps.
+            Start::FirstLevel if !leading && !config.is_edm() => first,
             Start::FirstLevel | Start::UnitNoise => first.hypot(1.0),
         }
     }

@@ -36,6 +36,7 @@ mod schedules;
 mod spacing;
 mod spec;
 mod table;
+mod training;
 
 pub use bounds::Bounds;
 pub use config::{PredictionKind, SchedulerConfig, Spacing};
@@ -43,7 +44,9 @@ pub use grid::{
     Aim, Convention, Conventions, End, Grid, GridRules, Level, Pair, PairRule, Span, Start,
     Timesteps, Told,
 };
-pub use guidance::{Condition, Guidance, Mean};
+pub use guidance::{
+    At, Condition, DynamicThreshold, Guidance, Mean, MinUncond, Rescale, RescaleOn, SkipRules,
+};
 pub use integrator::{Denoiser, Estimates, Integrator, Step};
 pub use noise::{ListedNoise, NoNoise, NoiseSource, SeededNoise};
 pub use options::{OptionSpec, SamplerOptions};
@@ -56,3 +59,4 @@ pub use schedule_spec::{ScheduleInput, ScheduleSpec};
 pub use spacing::SpacingRules;
 pub use spec::{NoiseUse, OtherNames, SamplerSpec};
 pub use table::NoiseTable;
+pub use training::Training;

@@ -37,6 +37,29 @@ impl NoiseTable {
         Ok(Self { sigmas: sigmas.into() })
     }
 
+    /// Levels between two, evenly in their logarithm.
+    pub(super) fn logarithmic(low: f64, high: f64, count: usize) -> Self {
+        let last = count.saturating_sub(1).max(1) as f64;
+        let level = |i: usize| match i {
+            0 => low,
+            i if i + 1 == count => high,
+            i => low * (high / low).powf(i as f64 / last),
+        };
+        Self { sigmas: (0..count).map(level).collect() }
+    }
+
+    /// Levels of a rectified flow whose timesteps 1 to `count` are shifted: t/(1 − t) of x = (1 − t)·x₀ + t·n. The last
+    /// would be infinite; 10⁵ is noise to the last bit of a picture.
+    pub(super) fn of_flow(shift: f64, count: usize) -> Self {
+        const NOISE: f64 = 1e5;
+        let level = |i: usize| {
+            let t = i as f64 / count as f64;
+            let t = shift * t / (1.0 + (shift - 1.0) * t);
+            (t / (1.0 - t)).min(NOISE)
+        };
+        Self { sigmas: (1..=count).map(level).collect() }
+    }
+
     /// T, the number of training timesteps.
     pub fn len(&self) -> usize {
         self.sigmas.len()

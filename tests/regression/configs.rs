@@ -247,10 +247,11 @@ fn models_made_for_few_steps_say_so() {
     };
     let said = draw(&[]);
     assert!(!said.contains("LCM") && !said.contains("negative"), "{said}");
-    // The sampler of TCD is not built.
-    change(folder.path(), SCHEDULER, &json!({"_class_name": "TCDScheduler"}));
+    // The sampler of consistency models is not built.
+    let class = "CMStochasticIterativeScheduler";
+    change(folder.path(), SCHEDULER, &json!({ "_class_name": class }));
     let said = draw(&[]);
-    assert!(said.contains("TCDScheduler, which is not built; euler takes its place"), "{said}");
+    assert!(said.contains(&format!("{class}, which is not built; lcm takes its place")), "{said}");
     let said = draw(&["-s", "25", "--guidance", "1", "-N", "blurry"]);
     assert!(said.contains("made by LCM for 4 to 8 steps and a guidance of 3 to 13"), "{said}");
     assert!(said.contains("the negative prompt does not act: the network"), "{said}");
@@ -277,7 +278,7 @@ fn a_turbo_model_is_drawn_as_one() {
     fs::write(folder.path().join("README.md"), "---\ntags: [sdxl]\n---\n# My Turbo XL\n").unwrap();
     let parts = open(folder.path()).unwrap();
     assert_eq!((parts.distilled.unwrap().method, parts.defaults.steps), ("Turbo", 4));
-    assert_eq!(parts.defaults.sampler, Sampler::Euler);
+    assert_eq!(parts.defaults.sampler, Sampler::EulerA);
     assert_eq!(parts.defaults.schedule, Schedule::Discrete);
     assert!((parts.defaults.guidance_scale - 1.0).abs() < 1e-12);
     // What its author recommends goes before.

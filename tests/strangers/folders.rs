@@ -86,10 +86,10 @@ fn impossible_numbers_are_refused_by_name() {
 #[test]
 fn noise_that_is_not_built_is_refused() {
     for changes in [
-        json!({"_class_name": "EDMDPMSolverMultistepScheduler"}),
-        json!({"_class_name": "EDMEulerScheduler"}),
-        json!({"_class_name": "FlowMatchEulerDiscreteScheduler"}),
+        json!({"_class_name": "EDMOther"}),
+        json!({"_class_name": "FlowMatchHeunDiscreteScheduler"}),
         json!({"sigma_data": 0.5}),
+        json!({"prediction_type": "flow_prediction"}),
         json!({"timestep_type": "continuous"}),
         json!({"interpolation_type": "log_linear"}),
         json!({"use_beta_sigmas": true}),

@@ -159,17 +159,53 @@ fn scales_that_are_not_understood_are_refused() {
     }
 }
 
+/// CosXL and Playground 2.5 mark their noise with tensors.
 #[test]
-fn other_noise_is_refused() {
-    for names in [&["edm_mean", "edm_std"][..], &["edm_std"], &["edm_vpred.sigma_max"]] {
+fn other_noise_is_marked_by_tensors() {
+    use colora::sampling::{NoiseProcess, PredictionKind};
+    let opened = |tensors: &[(&str, &[f32])]| {
         let mut stored = single(Family::Sdxl);
-        for name in names {
-            stored.add(name, Raw::f32(&[1], &[1.0]));
+        for (name, numbers) in tensors {
+            stored.add(name, Raw::f32(&[numbers.len()], numbers));
         }
-        let error = open(&stored).unwrap_err();
-        assert!(matches!(error, Error::Unsupported { .. }), "{error}");
-        assert!(error.to_string().contains("EDM"), "{error}");
+        open(&stored)
+    };
+    let cosxl = opened(&[("edm_vpred.sigma_max", &[120.0])]).unwrap();
+    let process = NoiseProcess::new(&cosxl.scheduler).unwrap();
+    assert!((process.table().sigma(999.0) - 120.0).abs() < 1e-6);
+    assert_eq!(cosxl.scheduler.prediction_type, PredictionKind::V);
+    let (mean, deviation) = ([-1.6, 1.8, -1.3, 2.5], [8.4, 5.9, 6.5, 5.2]);
+    let playground = opened(&[("edm_mean", &mean), ("edm_std", &deviation)]).unwrap();
+    assert!(
+        matches!(NoiseProcess::new(&playground.scheduler), Ok(NoiseProcess::Edm { data, .. }) if (data - 0.5).abs() < 1e-9)
+    );
+    assert!((playground.vae.scaling_factor - 0.5).abs() < 1e-9);
+    assert_eq!(playground.vae.latents_mean.unwrap().len(), 4);
+    for bad in [f32::NAN, -1.0, 0.001] {
+        assert!(
+            matches!(opened(&[("edm_vpred.sigma_max", &[bad])]), Err(Error::Corrupt { .. })),
+            "{bad}"
+        );
     }
+}
+
+/// A card beside a file says what the file does not.
+#[test]
+fn a_card_says_what_a_file_predicts() {
+    use colora::sampling::PredictionKind;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.safetensors");
+    single(Family::Sdxl).write(&path);
+    let opened = || ModelParts::open(&path, Placement::default(), None);
+    assert_eq!(opened().unwrap().scheduler.prediction_type, PredictionKind::Epsilon);
+    std::fs::write(folder.path().join("m.toml"), "title = \"x\"\nprediction = \"v:zsnr\"\n")
+        .unwrap();
+    let parts = opened().unwrap();
+    assert_eq!(parts.scheduler.prediction_type, PredictionKind::V);
+    assert!(parts.scheduler.rescale_betas_zero_snr);
+    std::fs::write(folder.path().join("m.toml"), "prediction = \"x0\"\n").unwrap();
+    let error = opened().unwrap_err().to_string();
+    assert!(error.contains("m.toml") && error.contains("epsilon, v"), "{error}");
 }
 
 #[test]

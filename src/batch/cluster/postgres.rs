@@ -171,7 +171,8 @@ pub fn submit(url: &str, name: &str, head: &Head, jobs: &[Ready]) -> Result<u64>
     let text = head.json()?;
     let sql = "insert into colora_batch(name, jobs, head) values ($1, $2, $3::text::jsonb) on conflict do nothing";
     connection.execute(sql, &[&name, &(jobs.len() as i64), &text])?;
-    let there = connection.query("select head::text from colora_batch where name = $1", &[&name])?;
+    let there =
+        connection.query("select head::text from colora_batch where name = $1", &[&name])?;
     let there = there.first().map(|row| row_text(row, 0)).transpose()?.unwrap_or_default();
     head.compare(&parsed(&there)?, &format!("the batch {name}"))?;
     let sql = "insert into colora_job(batch, id, stack, seq, body)
@@ -275,7 +276,8 @@ impl<'a> Postgres<'a> {
 
     /// The jobs of rows, planned on this machine.
     fn portion(&mut self, rows: &[Row]) -> Result<Portion> {
-        let bodies = rows.iter().map(|row| body_of(&row.body)).collect::<Result<Vec<Body<'_>>>>()?;
+        let bodies =
+            rows.iter().map(|row| body_of(&row.body)).collect::<Result<Vec<Body<'_>>>>()?;
         let mut text = String::new();
         for body in &bodies {
             // As the database writes it, without line breaks.
@@ -287,7 +289,9 @@ impl<'a> Postgres<'a> {
         let Checked { ready, mut mistakes, .. } = (self.planner)(&source)?;
         let mut jobs = Vec::new();
         for mut job in ready {
-            let Some((body, row)) = bodies.iter().zip(rows).nth(job.line.saturating_sub(1)) else { continue };
+            let Some((body, row)) = bodies.iter().zip(rows).nth(job.line.saturating_sub(1)) else {
+                continue;
+            };
             if job.networks.doomed.is_none() && job.content != body.content {
                 let why = "the model or a LoRA on this machine is not the one that the batch was submitted with";
                 mistakes.push(LineError::new(body.line, Error::corrupt("the batch", why)));
@@ -444,7 +448,8 @@ fn body_of(text: &str) -> Result<Body<'_>> {
 }
 
 fn parsed(head: &str) -> Result<Head> {
-    serde_json::from_str(head).map_err(|error| Error::corrupt("colora_batch.head", error.to_string()))
+    serde_json::from_str(head)
+        .map_err(|error| Error::corrupt("colora_batch.head", error.to_string()))
 }
 
 #[allow(clippy::needless_pass_by_value)] // as `map_err` gives it

@@ -42,7 +42,9 @@ impl Remote {
         let (kind, rest) = url.split_once("://").unwrap_or_default();
         let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
         if bucket.is_empty() || rest.contains(['?', '#', '@']) {
-            return Err(wrong("expected s3://BUCKET/FOLDER, gs://BUCKET/FOLDER or az://CONTAINER/FOLDER".into()));
+            return Err(wrong(
+                "expected s3://BUCKET/FOLDER, gs://BUCKET/FOLDER or az://CONTAINER/FOLDER".into(),
+            ));
         }
         let retry = RetryConfig {
             max_retries: RETRIES,
@@ -100,9 +102,10 @@ impl Remote {
         let put = self.store.put_opts(&path, bytes.to_vec().into(), options);
         match self.runtime.block_on(put) {
             Ok(_) => Ok(Creation::Made),
-            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
-                Ok(Creation::Taken)
-            }
+            Err(
+                object_store::Error::AlreadyExists { .. }
+                | object_store::Error::Precondition { .. },
+            ) => Ok(Creation::Taken),
             Err(error) => Err(Error::write(self.title(name), of_system(error))),
         }
     }

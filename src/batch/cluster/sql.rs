@@ -70,7 +70,11 @@ impl Connection {
     }
 
     fn wrong(&self, error: &postgres::Error) -> Error {
-        let kind = if error.as_db_error().is_some() { ErrorKind::InvalidData } else { ErrorKind::NotConnected };
+        let kind = if error.as_db_error().is_some() {
+            ErrorKind::InvalidData
+        } else {
+            ErrorKind::NotConnected
+        };
         Error::io(&self.title, io::Error::new(kind, cause(error)))
     }
 
@@ -88,7 +92,11 @@ impl Connection {
                 Some(Ok(done)) => return Ok(done),
                 // A deadlock, or a server that shuts down: SQLSTATE classes 40 and 57.
                 Some(Err(error)) if is_last || is_lasting(&error) => return Err(self.wrong(&error)),
-                None if is_last => return self.connect().and_then(|mut c| act(&mut c).map_err(|e| self.wrong(&e))),
+                None if is_last => {
+                    return self
+                        .connect()
+                        .and_then(|mut c| act(&mut c).map_err(|e| self.wrong(&e)));
+                }
                 Some(Err(_)) | None => {}
             }
             drop(client);
@@ -122,7 +130,9 @@ impl Connection {
 /// Whether another try would fail as well.
 fn is_lasting(error: &postgres::Error) -> bool {
     let code = error.as_db_error().map(|error| error.code().code().to_owned());
-    code.is_some_and(|code| !(code.starts_with("40") || code.starts_with("57") || code.starts_with("08")))
+    code.is_some_and(|code| {
+        !(code.starts_with("40") || code.starts_with("57") || code.starts_with("08"))
+    })
 }
 
 /// What the database said.
@@ -136,7 +146,9 @@ fn cause(error: &postgres::Error) -> String {
 
 /// An address as it may be shown.
 fn without_password(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return "the address of the queue".into() };
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return "the address of the queue".into();
+    };
     let rest = rest.split('?').next().unwrap_or_default();
     let (user, host) = rest.rsplit_once('@').unwrap_or(("", rest));
     let user = user.split(':').next().unwrap_or_default();

@@ -75,7 +75,9 @@ fn patient(objects: impl Objects + 'static) -> Arc<Patient<dyn Objects>> {
 }
 
 fn jobs(count: usize) -> Arc<Vec<Ready>> {
-    Arc::new((0..count).map(|n| Ready::sample(n, "m", ["a", "b", "c"][n * 3 / count], 64)).collect())
+    Arc::new(
+        (0..count).map(|n| Ready::sample(n, "m", ["a", "b", "c"][n * 3 / count], 64)).collect(),
+    )
 }
 
 fn settings(worker: &str, lease: u64, chunk: usize) -> Settings {
@@ -107,7 +109,13 @@ fn taken(claims: &mut Claims) -> Box<Portion> {
 }
 
 /// A worker that dies after `life` pictures; true when it saw the end of the list.
-fn live(objects: &Arc<Patient<dyn Objects>>, jobs: &Arc<Vec<Ready>>, name: &str, life: usize, made: &AtomicUsize) -> bool {
+fn live(
+    objects: &Arc<Patient<dyn Objects>>,
+    jobs: &Arc<Vec<Ready>>,
+    name: &str,
+    life: usize,
+    made: &AtomicUsize,
+) -> bool {
     agree(objects, &head(jobs), jobs).unwrap();
     let pictures = SharedPictures::new(objects.clone());
     let mut claims = Claims::open(objects.clone(), jobs.clone(), settings(name, 300, 7)).unwrap();
@@ -230,7 +238,8 @@ fn a_silent_worker_loses_its_chunk() {
     let jobs = jobs(30);
     let mut first = Claims::open(patient(faulty), jobs.clone(), settings("a", 100, 30)).unwrap();
     let portion = taken(&mut first);
-    let mut second = Claims::open(patient(Faulty::new(place(), 0)), jobs, settings("b", 100, 30)).unwrap();
+    let mut second =
+        Claims::open(patient(Faulty::new(place(), 0)), jobs, settings("b", 100, 30)).unwrap();
     is_away.store(true, Ordering::Relaxed);
     let begin = Instant::now();
     while !matches!(second.next("").unwrap(), Next::Jobs(_)) {
@@ -304,7 +313,10 @@ fn a_picture_stays_the_first_one() {
     assert!(matches!(pictures.create("ab/x.png", b"other"), Err(Error::Exists { .. })));
     assert_eq!(pictures.read("ab/x.png").unwrap(), b"first");
     assert_eq!(pictures.end("ab/x.png", 2).unwrap(), b"st");
-    assert_eq!((pictures.length("ab/x.png").unwrap(), pictures.length("y.png").unwrap()), (Some(5), None));
+    assert_eq!(
+        (pictures.length("ab/x.png").unwrap(), pictures.length("y.png").unwrap()),
+        (Some(5), None)
+    );
     assert_eq!(pictures.list().unwrap().len(), 1);
     assert!(!pictures.is_out_of_reach());
     let faulty = Faulty::new(Arc::new(SharedFolder::open(folder.path()).unwrap()), 0);

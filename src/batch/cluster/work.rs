@@ -2,9 +2,10 @@
 
 use super::pictures::SharedPictures;
 use super::queue::{Begin, Hold, Next, Portion, Queue, loaded};
+use crate::batch::event::{Event, Observer};
 use crate::batch::manifest::{Entry, Failure, Status};
 use crate::batch::ready::Ready;
-use crate::batch::work::{Event, Observer, Tally, Work};
+use crate::batch::work::{Tally, Work};
 use crate::error::{Error, Fault, Result};
 use crate::pipeline::Cancel;
 use std::cell::RefCell;
@@ -116,9 +117,11 @@ impl<'a, 'b> Worker<'a, 'b> {
             for entry in self.work.manifest().take() {
                 self.ended.insert(entry.id.clone(), entry);
             }
-            let entry = self.ended.get(&job.id).cloned().ok_or_else(|| {
-                Error::Internal(format!("the job {} came to no end", job.id))
-            })?;
+            let entry = self
+                .ended
+                .get(&job.id)
+                .cloned()
+                .ok_or_else(|| Error::Internal(format!("the job {} came to no end", job.id)))?;
             if queue.report(entry)? == Hold::Lost {
                 return Ok(Hold::Lost);
             }
@@ -163,7 +166,8 @@ impl<'a, 'b> Worker<'a, 'b> {
         let Tally { made, found, failed } = done?;
         // That the place is out of reach is no fault of the job, which stays open.
         if failed > 0 && self.pictures.is_out_of_reach() {
-            let source = std::io::Error::new(ErrorKind::NotConnected, "the shared place is out of reach");
+            let source =
+                std::io::Error::new(ErrorKind::NotConnected, "the shared place is out of reach");
             return Err(Error::write(self.work.path(job), source));
         }
         share.tally.made += made;
@@ -174,8 +178,7 @@ impl<'a, 'b> Worker<'a, 'b> {
 
     /// Logs that a job is not tried again.
     fn give_up(&mut self, job: &Ready, times: u32) -> Result<()> {
-        let message =
-            format!("{times} workers began this job and gave no sign of life afterwards");
+        let message = format!("{times} workers began this job and gave no sign of life afterwards");
         let error = Some(Failure { code: Fault::Internal.exit_code(), message });
         let entry = Entry { error, ..Entry::of(job, Status::Failed, self.name) };
         self.work.manifest().push(entry)

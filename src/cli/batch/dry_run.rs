@@ -2,9 +2,10 @@
 
 use super::speak::time;
 use super::{Order, RunArgs};
-use crate::app::SCHEMA;
-use crate::batch::{Changes, JobList, Ready};
+use crate::app::{Pool, SCHEMA};
+use crate::batch::{Changes, JobList, Pace, Ready};
 use crate::cli::style::{block, bytes, excerpt, result_json, result_line};
+use crate::pipeline::Cancel;
 use anyhow::Result;
 use std::path::Path;
 
@@ -15,12 +16,25 @@ const PER_PIXEL: f64 = 1.6;
 const RECORD: f64 = 2000.0;
 
 /// Prints what would be made.
-pub(super) fn print(list: &JobList, folder: &Path, args: &RunArgs) -> Result<()> {
+pub(super) fn print(
+    list: &JobList,
+    folder: &Path,
+    args: &RunArgs,
+    pool: &Pool,
+    cancel: &Cancel,
+) -> Result<()> {
     let JobList { jobs, of_file, .. } = list;
     let (here, of_file) = (list.changes(), *of_file);
     let space: f64 =
         jobs.iter().map(|job| job.width as f64 * job.height as f64 * PER_PIXEL + RECORD).sum();
-    let seconds = args.seconds_per_picture.map(|each| each * jobs.len() as f64);
+    let pace = match jobs.iter().find(|job| job.networks.doomed.is_none()) {
+        Some(job) if args.measure => Some(Pace::measured(job, pool, cancel)?),
+        _ if folder.is_dir() => Pace::of(folder)?,
+        _ => None,
+    };
+    let each = args.seconds_per_picture.map(|each| each * jobs.len() as f64);
+    let measured = pace.map(|pace| jobs.iter().map(|job| pace.seconds(job)).sum::<f64>());
+    let seconds = each.or(measured);
     let doomed = jobs.iter().filter(|job| job.networks.doomed.is_some()).count();
     if args.json {
         for (place, job) in jobs.iter().enumerate() {
@@ -52,7 +66,12 @@ pub(super) fn print(list: &JobList, folder: &Path, args: &RunArgs) -> Result<()>
         bytes(space as u64),
     );
     if let Some(seconds) = seconds {
-        text += &format!(", {}", time(seconds));
+        let how = match (each, args.measure) {
+            (Some(_), _) => "",
+            (None, true) => " at the pace of one picture",
+            (None, false) => " at the pace of the pictures that are there",
+        };
+        text += &format!(", {}{how}", time(seconds));
     }
     if doomed > 0 {
         text += &format!("\n# {doomed} jobs will fail: their LoRA files cannot be read");

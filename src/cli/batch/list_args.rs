@@ -1,11 +1,11 @@
 //! The flags that say which jobs there are: the file, and what its lines leave open.
 
 use super::Order;
-use crate::batch::{Format, Seeding, Seeds};
+use crate::batch::{Format, Head, Seeding, Seeds};
 use crate::cli::flags::lossy;
 use crate::cli::request_flags::RequestFlags;
 use crate::error::Error;
-use crate::pipeline::{DTypeChoice, DeviceChoice};
+use crate::pipeline::{DTypeChoice, DeviceChoice, random_seed};
 use crate::weights::Quantisation;
 use anyhow::Result;
 use clap::ValueHint;
@@ -15,9 +15,12 @@ use std::path::{Path, PathBuf};
 /// The flags of a list of jobs.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ListArgs {
-    /// The file of jobs, or `-` for stdin
-    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath, required = true)]
+    /// The file of jobs, `-` for stdin, or a picture or a folder of pictures to make again
+    #[arg(value_name = "FILE", value_hint = ValueHint::AnyPath, required = true)]
     file: Option<PathBuf>,
+    /// More pictures or folders of pictures
+    #[arg(value_name = "PICTURE", value_hint = ValueHint::AnyPath)]
+    pub(super) more: Vec<PathBuf>,
     /// text, csv, jsonl, toml or yaml [default: by the file's name]
     #[arg(long, value_name = "FORMAT")]
     pub(super) format: Option<Format>,
@@ -27,7 +30,8 @@ pub(crate) struct ListArgs {
     /// The fields of requests.
     #[command(flatten)]
     pub(super) request: RequestFlags,
-    /// Seeds of jobs without one: own (each another), iterate (--seed, then one more each) or same
+    /// Seeds of jobs without one: own (each another), iterate (--seed, then one more each), same, or random (drawn once and
+    /// kept in plan.json)
     #[arg(
         long,
         value_name = "HOW",
@@ -36,6 +40,9 @@ pub(crate) struct ListArgs {
         display_order = 6
     )]
     pub(super) seeds: Seeds,
+    /// Most jobs that the file may stand for
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    pub(super) max_jobs: usize,
     /// Lines of text that begin with # are prompts, too
     #[arg(long)]
     pub(super) no_comments: bool,
@@ -89,15 +96,26 @@ impl ListArgs {
         values
     }
 
-    /// How jobs without a seed get one.
-    pub(super) fn seeding(&self) -> Result<Seeding, Error> {
-        let seed = match self.request.values().get("seed") {
-            None => 0,
-            Some(seed) => seed.as_u64().ok_or_else(|| {
-                let why = "a batch needs a seed that stays the same, so that it can go on later";
-                Error::bad_request("seed", "random", why)
-            })?,
+    /// How jobs without a seed get one; `place`: where an earlier run may have kept a seed that was drawn.
+    ///
+    /// # Errors
+    /// What reading the list in the folder gives; [`Error::BadRequest`] where no folder keeps a seed.
+    pub(super) fn seeding(&self, place: Option<&Path>) -> Result<Seeding, Error> {
+        let seed = self.request.values().get("seed").map(Value::as_u64);
+        let is_random = self.seeds == Seeds::Random || seed == Some(None);
+        let seed = match (seed.flatten(), is_random) {
+            (seed, false) => seed.unwrap_or(0),
+            (Some(seed), true) => {
+                return Err(Error::bad_request("seeds", "random", format!("--seed is {seed}")));
+            }
+            (None, true) => {
+                let why =
+                    "a seed that is drawn is kept in a folder, so that the batch can go on later";
+                let folder = place.filter(|place| !super::shared::is_url(place));
+                let folder = folder.ok_or_else(|| Error::bad_request("seed", "random", why))?;
+                Head::read(folder)?.map_or_else(|| random_seed() >> 32, |there| there.seed)
+            }
         };
-        Ok(Seeding { seed, seeds: self.seeds })
+        Ok(Seeding { seed, seeds: self.seeds, most: Some(self.max_jobs), ..Seeding::default() })
     }
 }

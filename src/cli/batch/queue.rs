@@ -36,20 +36,6 @@ pub(crate) struct Submit {
     pub(super) batch: Option<String>,
 }
 
-/// What `colora batch status` accepts for a queue.
-#[derive(Debug, Clone, clap::Args)]
-pub(crate) struct Status {
-    /// Database that hands the jobs out: postgres://USER@HOST/DATABASE
-    #[arg(long, value_name = "URL", env = "COLORA_QUEUE", hide_env_values = true)]
-    pub(super) queue: String,
-    /// The batch [default: all]
-    #[arg(long, value_name = "NAME")]
-    pub(super) batch: Option<String>,
-    /// One JSON object a batch on stdout
-    #[arg(long)]
-    pub(super) json: bool,
-}
-
 /// What `colora batch work` accepts.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = WORK)]
@@ -135,7 +121,7 @@ mod imp {
         let cancel = Cancel::new();
         interrupt::install(&cancel)?;
         let pool = Pool::cancelled_by(setup.store.clone(), &cancel);
-        let read = read(&args.list, &setup, &pool, &cancel, talk)?;
+        let read = read(&args.list, None, &setup, &pool, &cancel, talk)?;
         let name = match &args.batch {
             Some(name) => name.clone(),
             None => read.list.head.plan.chars().take(NAME).collect(),

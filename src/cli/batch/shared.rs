@@ -83,7 +83,10 @@ pub(super) fn run(
     let count = jobs.len();
     let mut claims = Claims::open(objects.clone(), Arc::new(jobs), settings)?;
     let (chunks, _) = claims.counts();
-    hands.talk.say(&format!("worker {name}: {count} jobs in {chunks} chunks, shared in {}", place.display()));
+    hands.talk.say(&format!(
+        "worker {name}: {count} jobs in {chunks} chunks, shared in {}",
+        place.display()
+    ));
     let source = Path::new(&head.source);
     work(&mut claims, &objects, count, &name, source, hands)?;
     let failed = claims.failed()?;
@@ -93,7 +96,8 @@ pub(super) fn run(
 
 /// Says that a list has ended.
 pub(super) fn say_end(jobs: usize, failed: usize, talk: Talk) {
-    let failed = if failed == 0 { String::new() } else { format!(", {failed} of them have failed") };
+    let failed =
+        if failed == 0 { String::new() } else { format!(", {failed} of them have failed") };
     talk.say(&format!("all {jobs} jobs of the list have ended{failed}"));
 }
 

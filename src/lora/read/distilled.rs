@@ -33,6 +33,8 @@ impl Distilled {
     /// Latent consistency with the guidance as a number: the range that diffusers' example trains.
     pub(crate) const GUIDED_LCM: Self =
         Self { method: "LCM", steps: (4, 8), guidance: (3.0, 13.0) };
+    /// Adversarial distillation: Sauer et al. (2023).
+    pub(crate) const TURBO: Self = Self { method: "Turbo", steps: (1, 4), guidance: (1.0, 2.0) };
     /// Trajectory consistency: Zheng et al. (2024).
     pub(crate) const TCD: Self = Self { method: "TCD", steps: (4, 8), guidance: (1.0, 1.0) };
 
@@ -48,7 +50,7 @@ impl Distilled {
         let words: Vec<&str> = name.split(|c: char| !c.is_ascii_alphanumeric()).collect();
         let turbo = words.contains(&"turbo") && matches!(words.first(), Some(&"sd" | &"sdxl"));
         if turbo || (trailing && name.contains("turbo")) {
-            return Some(Self { method: "Turbo", steps: (1, 4), guidance: (1.0, 2.0) });
+            return Some(Self::TURBO);
         }
         if trailing && name.contains("lightning") {
             return Some(Self { method: "Lightning", steps: (4, 8), guidance: (1.0, 2.0) });
@@ -107,6 +109,8 @@ fn by_name(name: &str) -> Option<Distilled> {
         }
         Some(n) if has("hyper") => whole("Hyper-SD", n),
         _ if has("lcm") && has("lora") => Some(Distilled::LCM),
+        _ if has("tcd") && has("lora") => Some(Distilled::TCD),
+        _ if has("turbo") && has("lora") => Some(Distilled::TURBO),
         _ => None,
     }
 }
@@ -132,6 +136,8 @@ mod tests {
             ("Hyper-SDXL-8steps-CFG-lora", "Hyper-SD", (8, 8), (5.0, 8.0)),
             ("dmd2 sdxl 4 step lora fp16", "DMD2", (4, 4), (1.0, 1.0)),
             ("lcm-lora-sdv1-5", "LCM", (4, 8), (1.0, 2.0)),
+            ("TCD-SDXL-LoRA", "TCD", (4, 8), (1.0, 1.0)),
+            ("sd_xl_turbo_lora_v1", "Turbo", (1, 4), (1.0, 2.0)),
         ] {
             assert_eq!(by_name(name), Some(Distilled { method, steps, guidance }), "{name}");
         }

@@ -1,12 +1,15 @@
 //! The levels of a UNet: down, middle and up.
 
 use super::context::Context;
+use super::freeu::Rung;
+use super::layers::{Side, Spot};
 use super::resnet::{Downsample, Resnet, ResnetShape, Upsample};
 use super::transformer::{Transformer, TransformerShape};
 use crate::error::Result;
 use crate::models::config::{PerBlock, UNetConfig};
 use crate::models::part::{Origin, Part};
 use crate::nn::Feature;
+use crate::weights::Products;
 use std::ops::Range;
 
 /// Layers on the way up, and as many on the way down less one, that are evaluated at every step when
@@ -35,7 +38,8 @@ impl Down {
             .collect::<Result<_>>()?;
         let depths = config.transformer_layers_per_block.of(level);
         let attentions = if config.down_block_types[level].starts_with("CrossAttn") {
-            attentions(origin, config, level, layers, depths.as_ref())?
+            let spot = Spot { side: Side::Down, level, index: 0 };
+            attentions(origin, config, (level, spot), layers, depths.as_ref())?
         } else {
             Vec::new()
         };
@@ -106,7 +110,8 @@ impl Mid {
                 Some(PerBlock::All(depth)) => depth,
                 None => 1,
             };
-            let shape = transformer_shape(config, level, depth)?;
+            let spot = Spot { side: Side::Mid, level: 0, index: 0 };
+            let shape = transformer_shape(config, level, depth, spot)?;
             Some(origin.at("attentions.0").part(move |origin| Transformer::new(origin, shape))?)
         } else {
             None
@@ -134,6 +139,8 @@ pub(super) struct Up {
     resnets: Vec<Part<Resnet>>,
     attentions: Vec<Part<Transformer>>,
     upsample: Option<Part<Upsample>>,
+    rung: Rung,
+    products: Products,
 }
 
 impl Up {
@@ -159,7 +166,8 @@ impl Up {
             None => config.transformer_layers_per_block.of(level),
         };
         let attentions = if config.up_block_types[index].starts_with("CrossAttn") {
-            attentions(origin, config, level, layers, depths.as_ref())?
+            let spot = Spot { side: Side::Up, level: index, index: 0 };
+            attentions(origin, config, (level, spot), layers, depths.as_ref())?
         } else {
             Vec::new()
         };
@@ -169,7 +177,9 @@ impl Up {
             let origin = origin.at("upsamplers.0");
             Some(origin.part(move |origin| Upsample::new(origin.scope(), width))?)
         };
-        Ok(Self { resnets, attentions, upsample })
+        let rung = Rung { level: index, base: widths[0] };
+        let products = origin.scope().products();
+        Ok(Self { resnets, attentions, upsample, rung, products })
     }
 
     /// Layers.
@@ -224,6 +234,14 @@ impl Up {
                     "check layers_per_block in unet/config.json",
                 )
             })?;
+            let skip = match context.freeu {
+                Some(freeu) => {
+                    let changed = freeu.apply(self.rung, x, skip, self.products)?;
+                    x = changed.0;
+                    changed.1
+                }
+                None => skip,
+            };
             let both = x.concat_channels(&skip)?;
             x = resnet.using(|layer| layer.forward(&both, Some(context.time)))?;
             if let Some(attention) = self.attentions.get(j) {
@@ -252,7 +270,12 @@ fn resnet_shape(config: &UNetConfig, divisor: f64) -> ResnetShape {
     }
 }
 
-fn transformer_shape(config: &UNetConfig, level: usize, depth: usize) -> Result<TransformerShape> {
+fn transformer_shape(
+    config: &UNetConfig,
+    level: usize,
+    depth: usize,
+    spot: Spot,
+) -> Result<TransformerShape> {
     Ok(TransformerShape {
         channels: config.block_out_channels[level],
         heads: config.heads(level)?,
@@ -262,20 +285,21 @@ fn transformer_shape(config: &UNetConfig, level: usize, depth: usize) -> Result<
         linear_projection: config.use_linear_projection,
         finest: config.down_block_types.iter().position(|t| t.starts_with("CrossAttn"))
             == Some(level),
+        spot,
     })
 }
 
 fn attentions(
     origin: &Origin<'_>,
     config: &UNetConfig,
-    level: usize,
+    (level, first): (usize, Spot),
     count: usize,
     depths: Option<&PerBlock<usize>>,
 ) -> Result<Vec<Part<Transformer>>> {
     (0..count)
         .map(|j| {
             let depth = depths.and_then(|d| d.of(j)).unwrap_or(1);
-            let shape = transformer_shape(config, level, depth)?;
+            let shape = transformer_shape(config, level, depth, Spot { index: j, ..first })?;
             origin.at("attentions").at(j).part(move |origin| Transformer::new(origin, shape))
         })
         .collect()

@@ -1,5 +1,8 @@
 //! The inputs of every layer of the UNet beside the sample.
 
+use super::freeu::FreeU;
+use super::input::AttentionMap;
+use super::layers::Layers;
 use crate::cancel::Cancel;
 use crate::error::Result;
 use crate::nn::Feature;
@@ -13,6 +16,12 @@ pub(super) struct Context<'a> {
     pub text: &'a Feature,
     /// Which part of the tokens of the finest self-attention is merged.
     pub merge: f64,
+    /// The change of the first levels on the way up.
+    pub freeu: Option<FreeU>,
+    /// Self-attentions in which every token sees itself alone.
+    pub perturbed: Option<&'a Layers>,
+    /// Gets the map of the middle block's attention.
+    pub attention: Option<&'a AttentionMap>,
     /// The flag that stops the pass between two layers.
     pub cancel: Option<&'a Cancel>,
 }

@@ -1,7 +1,10 @@
 //! The input of a forward pass of a UNet, and the one list of its tensors.
 
+use super::freeu::FreeU;
+use super::layers::Layers;
 use crate::cancel::Cancel;
 use candle_core::{DType, Shape, Tensor};
+use std::cell::RefCell;
 
 /// SDXL's conditions beside the text features.
 #[derive(Debug, Clone)]
@@ -10,6 +13,23 @@ pub struct AddedCondition {
     pub pooled: Tensor,
     /// Sizes and crops in pixels (base) or with the aesthetic score (refiner): `[B, 6]` or `[B, 5]`.
     pub micro: Tensor,
+}
+
+/// How much each token of the middle block's first self-attention is looked at by all tokens, the mean over its heads:
+/// `[B, h, w]` after an evaluation of a network that has one.
+#[derive(Debug, Default)]
+pub struct AttentionMap(RefCell<Option<Tensor>>);
+
+impl AttentionMap {
+    /// Puts the map of an evaluation in the place of the last one.
+    pub(super) fn put(&self, map: Tensor) {
+        *self.0.borrow_mut() = Some(map);
+    }
+
+    /// The map of the last evaluation, which is given away.
+    pub fn take(&self) -> Option<Tensor> {
+        self.0.borrow_mut().take()
+    }
 }
 
 /// The input of a forward pass.
@@ -27,6 +47,12 @@ pub struct UNetInput<'a> {
     pub guidance: Option<&'a Tensor>,
     /// Which part of the tokens of the finest self-attention is merged with others like them; 0 = none.
     pub merge_tokens: f64,
+    /// Whether the first levels on the way up are changed.
+    pub freeu: Option<FreeU>,
+    /// Self-attentions in which every token sees itself alone: perturbed attention guidance.
+    pub perturbed: Option<&'a Layers>,
+    /// Gets the map of the middle block's attention: self-attention guidance.
+    pub attention: Option<&'a AttentionMap>,
     /// The flag that stops the evaluation between two layers with [`Error::Cancelled`](crate::Error::Cancelled).
     pub cancel: Option<&'a Cancel>,
 }
@@ -40,7 +66,15 @@ pub(crate) struct OwnedInput {
     context: Tensor,
     added: Option<AddedCondition>,
     guidance: Option<Tensor>,
+    tweaks: Tweaks,
+}
+
+/// How the network is changed for an evaluation.
+#[derive(Debug, Clone, PartialEq)]
+struct Tweaks {
     merge_tokens: f64,
+    freeu: Option<FreeU>,
+    perturbed: Option<Layers>,
 }
 
 /// An input without the numbers of its tensors.
@@ -48,21 +82,22 @@ pub(crate) struct OwnedInput {
 pub(crate) struct InputKind {
     added: bool,
     guidance: bool,
-    merge_tokens: f64,
+    tweaks: Tweaks,
     tensors: Vec<(Shape, DType)>,
 }
 
 impl UNetInput<'_> {
     /// The input with tensors that it shares; nothing stops its evaluation.
     pub(crate) fn owned(&self) -> OwnedInput {
-        let Self { latents, timesteps, context, added, guidance, merge_tokens, cancel: _ } = *self;
+        let Self { latents, timesteps, context, added, guidance, .. } = *self;
+        let Self { merge_tokens, freeu, perturbed, attention: _, cancel: _, .. } = *self;
         OwnedInput {
             latents: latents.clone(),
             timesteps: timesteps.clone(),
             context: context.clone(),
             added: added.cloned(),
             guidance: guidance.cloned(),
-            merge_tokens,
+            tweaks: Tweaks { merge_tokens, freeu, perturbed: perturbed.cloned() },
         }
     }
 }
@@ -70,7 +105,8 @@ impl UNetInput<'_> {
 impl OwnedInput {
     /// The input that a forward pass takes.
     pub(crate) fn borrowed(&self) -> UNetInput<'_> {
-        let Self { latents, timesteps, context, added, guidance, merge_tokens } = self;
+        let Self { latents, timesteps, context, added, guidance, tweaks } = self;
+        let Tweaks { merge_tokens, freeu, perturbed } = tweaks;
         UNetInput {
             latents,
             timesteps,
@@ -78,6 +114,9 @@ impl OwnedInput {
             added: added.as_ref(),
             guidance: guidance.as_ref(),
             merge_tokens: *merge_tokens,
+            freeu: *freeu,
+            perturbed: perturbed.as_ref(),
+            attention: None,
             cancel: None,
         }
     }
@@ -85,7 +124,7 @@ impl OwnedInput {
     /// The input with `other(tensor)` in the place of each tensor; `None` where `other` has none for it. This is the
     /// list of all tensors: it has no `..`, so the compiler asks for a new one here.
     fn map(&self, other: &mut dyn FnMut(&Tensor) -> Option<Tensor>) -> Option<Self> {
-        let Self { latents, timesteps, context, added, guidance, merge_tokens } = self;
+        let Self { latents, timesteps, context, added, guidance, tweaks } = self;
         Some(Self {
             latents: other(latents)?,
             timesteps: other(timesteps)?,
@@ -100,7 +139,7 @@ impl OwnedInput {
                 Some(guidance) => Some(other(guidance)?),
                 None => None,
             },
-            merge_tokens: *merge_tokens,
+            tweaks: tweaks.clone(),
         })
     }
 
@@ -128,7 +167,7 @@ impl OwnedInput {
         InputKind {
             added: self.added.is_some(),
             guidance: self.guidance.is_some(),
-            merge_tokens: self.merge_tokens,
+            tweaks: self.tweaks.clone(),
             tensors: self.tensors().iter().map(kind).collect(),
         }
     }
@@ -150,7 +189,7 @@ mod tests {
             context: number(3.0),
             added: added.then(|| AddedCondition { pooled: number(4.0), micro: number(5.0) }),
             guidance: guidance.then(|| number(6.0)),
-            merge_tokens: 0.25,
+            tweaks: Tweaks { merge_tokens: 0.25, freeu: None, perturbed: None },
         }
     }
 
@@ -184,7 +223,13 @@ mod tests {
     fn what_is_there_tells_inputs_apart() {
         let whole = input(true, true);
         assert_ne!(input(true, false).kind(), input(false, true).kind());
-        assert_ne!(OwnedInput { merge_tokens: 0.5, ..whole.clone() }.kind(), whole.kind());
+        for other in [
+            Tweaks { merge_tokens: 0.5, ..whole.tweaks.clone() },
+            Tweaks { freeu: "v2".parse().ok(), ..whole.tweaks.clone() },
+            Tweaks { perturbed: Some(Layers::mid()), ..whole.tweaks.clone() },
+        ] {
+            assert_ne!(OwnedInput { tweaks: other, ..whole.clone() }.kind(), whole.kind());
+        }
         let two = Tensor::cat(&[&number(1.0), &number(1.0)], 0).unwrap();
         assert_ne!(OwnedInput { latents: two, ..whole.clone() }.kind(), whole.kind());
     }

@@ -5,12 +5,16 @@ mod blocks;
 mod context;
 mod decoder;
 mod encoder;
+mod freeu;
 mod input;
+mod layers;
 pub(crate) mod resnet;
 mod transformer;
 
-pub use input::{AddedCondition, UNetInput};
+pub use freeu::{FreeU, Version as FreeUVersion};
+pub use input::{AddedCondition, AttentionMap, UNetInput};
 pub(crate) use input::{InputKind, OwnedInput};
+pub use layers::{Layers, Side, Spot};
 
 use super::config::UNetConfig;
 use super::part::Origin;
@@ -128,8 +132,9 @@ struct Conditions {
 
 impl Conditions {
     fn context<'a>(&'a self, input: &UNetInput<'a>) -> Context<'a> {
-        let (merge, cancel) = (input.merge_tokens, input.cancel);
-        Context { time: &self.time, text: &self.text, merge, cancel }
+        let UNetInput { merge_tokens: merge, freeu, perturbed, attention, cancel, .. } = *input;
+        let (time, text) = (&self.time, &self.text);
+        Context { time, text, merge, freeu, perturbed, attention, cancel }
     }
 }
 

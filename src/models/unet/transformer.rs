@@ -2,10 +2,12 @@
 //! gated MLP.
 
 use super::context::Context;
+use super::layers::{Side, Spot};
 use crate::error::Result;
 use crate::models::part::{Origin, Part};
 use crate::nn::{Attend, Conv2d, ConvFusion, Feature, FeedForward, Geometry, GroupNorm, LayerNorm};
 use crate::weights::Scope;
+use candle_core::Tensor;
 
 /// Shape of one attention place.
 #[derive(Debug, Clone, Copy)]
@@ -18,6 +20,8 @@ pub(crate) struct TransformerShape {
     pub linear_projection: bool,
     /// Whether no attention of the network has more tokens.
     pub finest: bool,
+    /// Where it stands.
+    pub spot: Spot,
 }
 
 /// diffusers' Transformer2DModel.
@@ -28,6 +32,18 @@ pub(crate) struct Transformer {
     blocks: Vec<Part<Block>>,
     project_out: Conv2d,
     finest: bool,
+    spot: Spot,
+}
+
+/// How the self-attention of a block is evaluated.
+#[derive(Debug, Clone, Copy)]
+enum Seeing {
+    /// Every token sees all.
+    All,
+    /// As [`All`](Self::All), with a part of the tokens merged: sides of the images, and which part.
+    Merged((usize, usize), f64),
+    /// Every token sees itself alone.
+    Itself,
 }
 
 #[derive(Debug, Clone)]
@@ -64,18 +80,35 @@ impl Transformer {
                 .collect::<Result<_>>()?,
             project_out: project("proj_out")?,
             finest: shape.finest,
+            spot: shape.spot,
         })
+    }
+
+    fn seeing(&self, sides: (usize, usize), context: &Context<'_>) -> Seeing {
+        if context.perturbed.is_some_and(|layers| layers.hold(self.spot)) {
+            Seeing::Itself
+        } else if self.finest && context.merge > 0.0 {
+            Seeing::Merged(sides, context.merge)
+        } else {
+            Seeing::All
+        }
     }
 
     /// `x`: `[B, C, h, w]`. Returns the same shape.
     pub(super) fn forward(&self, x: &Feature, context: &Context<'_>) -> Result<Feature> {
         let sides = x.sides()?;
-        let merge = (self.finest && context.merge > 0.0).then_some((sides, context.merge));
+        let seeing = self.seeing(sides, context);
         let into = ConvFusion { norm: Some(&self.norm), ..ConvFusion::default() };
         let mut y = self.project_in.run(x, into)?.into_tokens()?;
-        for block in &self.blocks {
+        for (i, block) in self.blocks.iter().enumerate() {
             context.check()?;
-            y = block.using(|block| block.forward(&y, context.text, merge))?;
+            if i == 0
+                && self.spot.side == Side::Mid
+                && let Some(map) = context.attention
+            {
+                map.put(block.using(|block| block.attention_map(&y, sides))?);
+            }
+            y = block.using(|block| block.forward(&y, context.text, seeing))?;
         }
         let out = ConvFusion { add: Some(x), ..ConvFusion::default() };
         self.project_out.run(&y.into_image(sides)?, out)
@@ -98,16 +131,19 @@ impl Block {
         })
     }
 
-    /// `x`: `[B, N, C]`, same out. `merge`: sides of the images, and which part of their tokens is merged.
-    fn forward(
-        &self,
-        x: &Feature,
-        context: &Feature,
-        merge: Option<((usize, usize), f64)>,
-    ) -> Result<Feature> {
-        let x = match merge {
-            Some((sides, ratio)) => self.self_attention.merged(x, &self.norm1, sides, ratio)?,
-            None => self.self_attention.tokens(x, &self.norm1, None)?,
+    /// How much each token of images of `sides` is looked at: `[B, h, w]`.
+    fn attention_map(&self, x: &Feature, (height, width): (usize, usize)) -> Result<Tensor> {
+        let map = self.self_attention.map(x, &self.norm1)?;
+        Ok(map.reshape(((), height, width))?)
+    }
+
+    /// `x`: `[B, N, C]`, same out.
+    fn forward(&self, x: &Feature, context: &Feature, seeing: Seeing) -> Result<Feature> {
+        let attention = &self.self_attention;
+        let x = match seeing {
+            Seeing::All => attention.tokens(x, &self.norm1, None)?,
+            Seeing::Merged(sides, ratio) => attention.merged(x, &self.norm1, sides, ratio)?,
+            Seeing::Itself => attention.itself(x, &self.norm1)?,
         };
         let x = self.cross_attention.tokens(&x, &self.norm2, Some(context))?;
         self.feed_forward.forward(&x, &self.norm3)

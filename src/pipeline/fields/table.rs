@@ -5,10 +5,13 @@ use super::values::{
     count, lora, number, options, parsed, prompt_syntax, seed, size, some, switch, text, tile,
     window,
 };
+use crate::conditioning::{Crop, ToldSize};
 use crate::lora::{Apply, Method};
-use crate::pipeline::MAX_COUNT;
+use crate::models::FreeU;
+use crate::pipeline::{MAX_COUNT, Pag, Sag};
 use crate::prompt::PromptSyntax;
-use crate::sampling::{Sampler, Schedule};
+use crate::sampling::{DynamicThreshold, MinUncond, Rescale, Sampler, Schedule, Training};
+use crate::size::Aspect;
 
 /// The largest part of the tokens that may be merged: one of every 2×2 stays.
 const MOST_MERGED: f64 = 0.75;
@@ -38,6 +41,8 @@ const FLAG: Flag = Flag {
     opposite: None,
 };
 const PICTURE: Flag = Flag { heading: Some("Picture"), ..FLAG };
+const GUIDANCE: Flag = Flag { heading: Some("Guidance"), value: "X", ..FLAG };
+const SDXL: Flag = Flag { heading: Some("SDXL"), value: "WxH", ..FLAG };
 const SAVERS: Flag = Flag { heading: Some("Step savers"), ..FLAG };
 const LORA: Flag = Flag { heading: Some("LoRA"), ..FLAG };
 const LABEL: Label = Label { name: "", place: 100, own: false, write: None };
@@ -135,6 +140,21 @@ pub const FIELDS: &[Field] = &[
         ..ROW
     },
     Field {
+        key: "aspect",
+        sets: &["aspect"],
+        flag: Some(Flag {
+            long: "aspect",
+            value: "W:H",
+            place: 12,
+            help: "The shape alone, such as 2:3: the nearest size that the model was trained at",
+            ..PICTURE
+        }),
+        title: Some("Aspect"),
+        read: parsed::<Aspect>,
+        write: |r| some(r.aspect),
+        ..ROW
+    },
+    Field {
         key: "steps",
         sets: &["steps"],
         flag: Some(Flag {
@@ -184,13 +204,299 @@ pub const FIELDS: &[Field] = &[
             long: "guidance-interval",
             value: "A..B",
             place: 1,
-            help: "Steps at which guidance acts: fractions of the run (0.2..0.8) or steps from 0 (4..16); at others \
-                 the prompt alone is evaluated, in half the time [default: all]",
+            help: "When guidance acts: fractions of the run (0.2..0.8), steps from 0 (4..16), ComfyUI's percents \
+                 (20%..80%) or noise levels (sigma=0.3..5); else the prompt alone is evaluated, in half the time \
+                 [default: always]",
             ..SAVERS
         }),
         label: Some(Label { name: "Guidance interval", own: true, ..LABEL }),
         read: window,
         write: |r| some(r.guidance_interval),
+        ..ROW
+    },
+    Field {
+        key: "s_min_uncond",
+        sets: &["s_min_uncond"],
+        flag: Some(Flag {
+            long: "s-min-uncond",
+            alias: Some("ngms"),
+            value: "SIGMA",
+            place: 4,
+            help: "Below this noise level every other evaluation leaves out the negative prompt (A1111's NGMS); \
+                 SIGMA:all for every one [default: none]",
+            ..SAVERS
+        }),
+        label: Some(Label { name: "NGMS", ..LABEL }),
+        read: parsed::<MinUncond>,
+        write: |r| some(r.s_min_uncond),
+        ..ROW
+    },
+    Field {
+        key: "skip_early_cfg",
+        sets: &["skip_early_cfg"],
+        flag: Some(Flag {
+            long: "skip-early-cfg",
+            value: "F",
+            place: 5,
+            help: "This first part of the run leaves out the negative prompt, 0 to 1 (A1111) [default: 0]",
+            ..SAVERS
+        }),
+        label: Some(Label { name: "Skip Early CFG", ..LABEL }),
+        range: Some(Range { low: 0.0, high: 1.0, why: "expected a part of the run, 0 to 1" }),
+        read: number,
+        write: |r| some(Some(r.skip_early_cfg)),
+        neutral: "0",
+        ..ROW
+    },
+    Field {
+        key: "guidance_rescale",
+        sets: &["guidance_rescale"],
+        flag: Some(Flag {
+            long: "guidance-rescale",
+            alias: Some("cfg-rescale"),
+            place: 1,
+            help: "Scale guided predictions back to the prompt's own deviation, 0 to 1; 0.7 is usual for models of v. \
+                 0.7:on=v is ComfyUI's RescaleCFG [default: 0]",
+            ..GUIDANCE
+        }),
+        label: Some(Label { name: "Guidance rescale", own: true, ..LABEL }),
+        read: parsed::<Rescale>,
+        write: |r| some(r.guidance_rescale),
+        ..ROW
+    },
+    Field {
+        key: "dynamic_threshold",
+        sets: &["dynamic_threshold"],
+        flag: Some(Flag {
+            long: "dynamic-threshold",
+            alias: Some("mimic-scale"),
+            place: 2,
+            help: "Keep the range of a lower guidance, channel by channel: 7, 7:percentile=0.99 [default: none]",
+            ..GUIDANCE
+        }),
+        label: Some(Label { name: "Dynamic threshold", own: true, ..LABEL }),
+        read: parsed::<DynamicThreshold>,
+        write: |r| some(r.dynamic_threshold),
+        ..ROW
+    },
+    Field {
+        key: "pag",
+        sets: &["pag"],
+        flag: Some(Flag {
+            long: "pag",
+            alias: Some("pag-scale"),
+            place: 3,
+            help: "Perturbed attention guidance, one evaluation more a step: 3, 3:layers=mid+up.0,adaptive=0.01 \
+                 [default: none]",
+            ..GUIDANCE
+        }),
+        label: Some(Label { name: "PAG", own: true, ..LABEL }),
+        read: parsed::<Pag>,
+        write: |r| some(r.pag.clone()),
+        ..ROW
+    },
+    Field {
+        key: "sag",
+        sets: &["sag"],
+        flag: Some(Flag {
+            long: "sag",
+            alias: Some("sag-scale"),
+            place: 4,
+            help: "Self-attention guidance, one evaluation more a step: 0.75, 0.5:blur=2 [default: none]",
+            ..GUIDANCE
+        }),
+        label: Some(Label { name: "SAG", own: true, ..LABEL }),
+        read: parsed::<Sag>,
+        write: |r| some(r.sag),
+        ..ROW
+    },
+    Field {
+        key: "freeu",
+        sets: &["freeu"],
+        flag: Some(Flag {
+            long: "freeu",
+            value: "V",
+            place: 5,
+            help: "FreeU: v2, v1 (ComfyUI's) or diffusers; v2:b1=1.3,b2=1.4,s1=0.9,s2=0.2 [default: none]",
+            ..GUIDANCE
+        }),
+        label: Some(Label { name: "FreeU", own: true, ..LABEL }),
+        read: parsed::<FreeU>,
+        write: |r| some(r.freeu),
+        ..ROW
+    },
+    Field {
+        key: "prediction",
+        sets: &["prediction"],
+        flag: Some(Flag {
+            long: "prediction",
+            value: "KIND",
+            place: 11,
+            help: "What the network predicts, for files without a mark: epsilon, v, v:zsnr, edm (Playground 2.5), edm-v \
+                 (CosXL), flow:shift=2.5 [default: by model]",
+            ..SDXL
+        }),
+        label: Some(Label { name: "Prediction", own: true, ..LABEL }),
+        read: parsed::<Training>,
+        write: |r| some(r.prediction),
+        ..ROW
+    },
+    Field {
+        key: "refiner",
+        sets: &["refiner"],
+        flag: Some(Flag {
+            long: "refiner",
+            value: "MODEL",
+            place: 9,
+            help: "A second model that takes the last steps, such as SDXL's refiner [default: none]",
+            ..SDXL
+        }),
+        label: Some(Label { name: "Refiner", own: true, ..LABEL }),
+        write: |r| some(r.refiner.clone()),
+        ..ROW
+    },
+    Field {
+        key: "refiner_at",
+        sets: &["refiner_at"],
+        flag: Some(Flag {
+            long: "refiner-at",
+            alias: Some("refiner-switch-at"),
+            value: "F",
+            place: 10,
+            help: "Where it takes over, 0 to 1 of the noise's way [default: 0.8]",
+            ..SDXL
+        }),
+        label: Some(Label { name: "Refiner switch at", own: true, ..LABEL }),
+        range: Some(Range { low: 0.0, high: 1.0, why: "expected a part of the run, 0 to 1" }),
+        read: number,
+        write: |r| some(Some(r.refiner_at)),
+        neutral: "0.8",
+        ..ROW
+    },
+    Field {
+        key: "original_size",
+        sets: &["original_size"],
+        flag: Some(Flag {
+            long: "original-size",
+            place: 1,
+            help: "Say to the prompt that the picture was cut from one of this size [default: its own]",
+            ..SDXL
+        }),
+        label: Some(Label { name: "Original size", own: true, ..LABEL }),
+        read: parsed::<ToldSize>,
+        write: |r| some(r.original_size),
+        ..ROW
+    },
+    Field {
+        key: "crop",
+        sets: &["crop"],
+        flag: Some(Flag {
+            long: "crop",
+            value: "TOP,LEFT",
+            place: 2,
+            help: "Say to the prompt where it was cut [default: 0,0]",
+            ..SDXL
+        }),
+        label: Some(Label { name: "Crop", own: true, ..LABEL }),
+        read: parsed::<Crop>,
+        write: |r| some(r.crop),
+        ..ROW
+    },
+    Field {
+        key: "target_size",
+        sets: &["target_size"],
+        flag: Some(Flag {
+            long: "target-size",
+            place: 3,
+            help: "Say to the prompt that it has this size [default: its own]",
+            ..SDXL
+        }),
+        label: Some(Label { name: "Target size", own: true, ..LABEL }),
+        read: parsed::<ToldSize>,
+        write: |r| some(r.target_size),
+        ..ROW
+    },
+    Field {
+        key: "negative_original_size",
+        sets: &["negative_original_size"],
+        flag: Some(Flag {
+            long: "negative-original-size",
+            place: 4,
+            help: "The same, said to the negative prompt [default: as to the prompt]",
+            ..SDXL
+        }),
+        label: Some(Label { name: "Negative original size", own: true, ..LABEL }),
+        read: parsed::<ToldSize>,
+        write: |r| some(r.negative_original_size),
+        ..ROW
+    },
+    Field {
+        key: "negative_crop",
+        sets: &["negative_crop"],
+        flag: Some(Flag {
+            long: "negative-crop",
+            value: "TOP,LEFT",
+            place: 5,
+            help: "The same, said to the negative prompt [default: as to the prompt]",
+            ..SDXL
+        }),
+        label: Some(Label { name: "Negative crop", own: true, ..LABEL }),
+        read: parsed::<Crop>,
+        write: |r| some(r.negative_crop),
+        ..ROW
+    },
+    Field {
+        key: "negative_target_size",
+        sets: &["negative_target_size"],
+        flag: Some(Flag {
+            long: "negative-target-size",
+            place: 6,
+            help: "The same, said to the negative prompt [default: as to the prompt]",
+            ..SDXL
+        }),
+        label: Some(Label { name: "Negative target size", own: true, ..LABEL }),
+        read: parsed::<ToldSize>,
+        write: |r| some(r.negative_target_size),
+        ..ROW
+    },
+    Field {
+        key: "aesthetic_score",
+        sets: &["aesthetic_score"],
+        flag: Some(Flag {
+            long: "aesthetic-score",
+            value: "X",
+            place: 7,
+            help: "How beautiful the refiner is told that it is [default: 6]",
+            ..SDXL
+        }),
+        label: Some(Label { name: "Aesthetic score", own: true, ..LABEL }),
+        range: Some(Range {
+            low: 0.0,
+            high: 10.0,
+            why: "expected 0 to 10; pictures that people like have 6 and more",
+        }),
+        read: number,
+        write: |r| some(r.aesthetic_score),
+        ..ROW
+    },
+    Field {
+        key: "negative_aesthetic_score",
+        sets: &["negative_aesthetic_score"],
+        flag: Some(Flag {
+            long: "negative-aesthetic-score",
+            value: "X",
+            place: 8,
+            help: "The same, said to the negative prompt [default: 2.5]",
+            ..SDXL
+        }),
+        label: Some(Label { name: "Negative aesthetic score", own: true, ..LABEL }),
+        range: Some(Range {
+            low: 0.0,
+            high: 10.0,
+            why: "expected 0 to 10; pictures that people like have 6 and more",
+        }),
+        read: number,
+        write: |r| some(r.negative_aesthetic_score),
         ..ROW
     },
     Field {

@@ -1,8 +1,8 @@
 //! How values of fields are read from text and written as text.
 
 use crate::error::{Error, Result};
-use crate::lora::{LoraRef, StepWindow};
-use crate::pipeline::Request;
+use crate::lora::LoraRef;
+use crate::pipeline::{GuidanceInterval, Request};
 use crate::prompt::PromptSyntax;
 use crate::sampling::SamplerOptions;
 use crate::size::ImageSize;
@@ -87,9 +87,9 @@ pub(super) fn lora(text: &str) -> Result<Value> {
     json(LoraRef::parse_flag(text)?)
 }
 
-/// A window of steps; its error without the name of the field, which is that of a LoRA's window.
+/// A part of the run; its error without the name of the field, which may be that of a LoRA's window.
 pub(super) fn window(text: &str) -> Result<Value> {
-    parsed::<StepWindow>(text).map_err(|error| match error {
+    parsed::<GuidanceInterval>(text).map_err(|error| match error {
         Error::BadRequest { why, .. } => unread(text, why),
         other => other,
     })
