@@ -385,8 +385,8 @@ fn read(
 /// Reads the file of jobs, or the records of pictures.
 fn source(args: &ListArgs) -> Result<Source, Error> {
     if args.format.is_none() && batch::is_picture(args.file()) {
-        let first = args.file().to_path_buf();
-        let paths: Vec<PathBuf> = [&first].into_iter().chain(&args.more).cloned().collect();
+        let first = [args.file().to_path_buf()];
+        let paths: Vec<PathBuf> = first.into_iter().chain(args.more.iter().cloned()).collect();
         return Source::pictures(&paths);
     }
     if let Some(more) = args.more.first() {
