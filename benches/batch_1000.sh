@@ -13,18 +13,19 @@ cp -r "$root/loras" "$work/loras"
 cd "$work"
 awk -v n="$jobs" 'BEGIN { split("|--lora flat:0.8 |--lora gold:0.5 |--lora flat:0.2 --lora gold ", l, "|");
   for (i = 0; i < n; i++) print l[i % 4 + 1] "--prompt a red apple number " i }' > list.txt
-run() { "$colora" batch list.txt -m starter --size 64x64 -s 2 -q -o "$1" > /dev/null; }
+# `exec`: the process that is killed is colora itself, not a shell around it.
+run() { exec "$colora" batch list.txt -m starter --size 64x64 -s 2 -q -o "$1" > /dev/null; }
 begin=$(date +%s.%N)
-run whole
+(run whole)
 echo "undisturbed: $(ls whole | grep -c '\.png$') pictures in $(echo "$(date +%s.%N) - $begin" | bc) s"
 killed=0
 for _ in $(seq "$kills"); do
-  run disturbed & process=$!
+  (run disturbed) & process=$!
   sleep "$((RANDOM % 3)).$((RANDOM % 900 + 100))"
   if kill -9 "$process" 2> /dev/null; then killed=$((killed + 1)); fi
   wait "$process" 2> /dev/null || true
 done
-run disturbed
+(run disturbed)
 echo "killed $killed times"
 (cd whole && sha256sum -- *.png) > whole.sums
 (cd disturbed && sha256sum -- *.png) > disturbed.sums

@@ -34,6 +34,8 @@ pub struct Config {
     pub models_dirs: Option<Vec<PathBuf>>,
     /// Folders that are searched for LoRAs by name; relative ones start at the file's folder.
     pub loras_dirs: Option<Vec<PathBuf>>,
+    /// Folders that are searched for wildcards and styles; relative ones start at the file's folder.
+    pub prompts_dirs: Option<Vec<PathBuf>>,
     /// `auto`, `cpu`, `cuda`, `cuda:1` or `metal`.
     pub device: Option<String>,
     /// `f32`, `tf32`, `f16` or `bf16`.
@@ -52,10 +54,11 @@ pub struct Config {
 const MAX_FILE: u64 = 1 << 20;
 
 /// Keys beside those of [`FIELDS`], each with an example value and a remark, for the template of `config init`.
-const KEYS: [(&str, &str, &str); 9] = [
+const KEYS: [(&str, &str, &str); 10] = [
     ("model", "\"starter\"", "a name, a path or hub:owner/name"),
     ("models_dirs", "[\"~/models\"]", "folders searched for models by name"),
     ("loras_dirs", "[\"~/loras\"]", "folders searched for LoRAs by name"),
+    ("prompts_dirs", "[\"~/prompts\"]", "folders searched for wildcards and styles"),
     ("device", "\"auto\"", "auto, cpu, cuda, cuda:1 or metal"),
     ("dtype", "\"f32\"", "f32, tf32, f16 or bf16; default by device"),
     ("threads", "4", "worker threads on the CPU"),
@@ -71,10 +74,11 @@ pub fn keys() -> impl Iterator<Item = &'static str> {
 }
 
 /// Environment variables that set a key.
-const VARIABLES: [(&str, &str); 5] = [
+const VARIABLES: [(&str, &str); 6] = [
     ("COLORA_MODEL", "model"),
     ("COLORA_MODELS", "models_dirs"),
     ("COLORA_LORA_PATH", "loras_dirs"),
+    ("COLORA_PROMPTS", "prompts_dirs"),
     ("COLORA_DEVICE", "device"),
     ("COLORA_DTYPE", "dtype"),
 ];

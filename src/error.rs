@@ -186,6 +186,15 @@ pub enum Error {
         of: usize,
     },
 
+    /// Some pictures are not what was drawn again.
+    #[error("{failed} of {of} pictures could not be drawn again as they are")]
+    Pictures {
+        /// How many.
+        failed: usize,
+        /// Of how many.
+        of: usize,
+    },
+
     /// The caller asked to stop.
     #[error("cancelled")]
     Cancelled,
@@ -383,7 +392,7 @@ impl Error {
             Error::Lines { mistakes, .. } => {
                 mistakes.first().map_or(Fault::File, |mistake| mistake.error.fault())
             }
-            Error::Jobs { .. } => Fault::Partial,
+            Error::Jobs { .. } | Error::Pictures { .. } => Fault::Partial,
             Error::Cancelled => Fault::Cancelled,
             Error::Tensor { .. } | Error::Internal(_) => Fault::Internal,
         }

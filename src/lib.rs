@@ -16,14 +16,14 @@
 //!
 //! | floor | modules |
 //! |---|---|
-//! | 7 | `cli`, `batch` |
+//! | 7 | `cli`, `batch`, `sweep` |
 //! | 6 | `store`, `config`, `app` |
 //! | 5 | `pipeline`, `starter`, `family`, `conditioning` |
 //! | 4 | `models` |
 //! | 3 | `nn`, `lora` |
 //! | 2 | `weights`, `sampling` |
 //! | 1 | `rng`, `picture`, `kernels`, `prompt` |
-//! | 0 | `error`, `hint`, `input`, `cancel`, `atomic_file`, `size`, `suggest`, `plain`, `room`, `written` |
+//! | 0 | `error`, `hint`, `input`, `cancel`, `atomic_file`, `size`, `suggest`, `plain`, `room`, `csv`, `written` |
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
@@ -35,6 +35,7 @@ mod cancel;
 pub mod cli;
 pub mod conditioning;
 pub mod config;
+mod csv;
 mod error;
 pub mod family;
 mod hint;
@@ -54,6 +55,7 @@ pub mod size;
 pub mod starter;
 pub mod store;
 mod suggest;
+pub mod sweep;
 pub mod weights;
 mod written;
 

@@ -36,7 +36,6 @@ pub(crate) fn value(text: &str) -> Cow<'_, str> {
 }
 
 /// JSON with escapes for what JSON allows and terminals obey or do not show; such can only stand in texts.
-#[cfg(any(feature = "cli", test))]
 pub(crate) fn json(text: &str) -> String {
     let escaped = |c: char| match c {
         // The controls below are white space between the parts of JSON.

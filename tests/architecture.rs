@@ -26,6 +26,7 @@ const FLOORS: &[(u8, &[&str])] = &[
             "suggest",
             "plain",
             "room",
+            "csv",
             "written",
         ],
     ),
@@ -35,7 +36,7 @@ const FLOORS: &[(u8, &[&str])] = &[
     (4, &["models"]),
     (5, &["conditioning", "family", "pipeline", "starter"]),
     (6, &["store", "config", "app"]),
-    (7, &["cli", "batch"]),
+    (7, &["cli", "batch", "sweep"]),
 ];
 
 /// Peers that must not know each other although they share a floor or lie below.
@@ -51,6 +52,8 @@ const FORBIDDEN: &[(&str, &str)] = &[
     ("store", "app"),
     ("config", "app"),
     ("batch", "cli"),
+    ("sweep", "cli"),
+    ("batch", "sweep"),
 ];
 
 /// Lines of a file, its unit tests included.

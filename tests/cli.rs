@@ -6,6 +6,8 @@
 mod bench;
 #[path = "cli/pictures.rs"]
 mod pictures;
+#[path = "cli/records.rs"]
+mod records;
 #[path = "cli/refusals.rs"]
 mod refusals;
 mod support;

@@ -108,7 +108,9 @@ fn survive(world: &World, arguments: &[&str], variables: &[(&str, &str)], kills:
         worker.wait().unwrap();
         *worker = start(world, arguments, variables);
     }
-    workers.into_iter().for_each(|worker| drop(succeeds(worker)));
+    for worker in workers {
+        succeeds(worker);
+    }
 }
 
 #[test]
@@ -130,7 +132,9 @@ fn parts_make_the_whole() {
         start(&world, &by_slurm, &slurm),
         start(&world, &by_kubernetes, &[("JOB_COMPLETION_INDEX", "2")]),
     ];
-    workers.into_iter().for_each(|worker| drop(succeeds(worker)));
+    for worker in workers {
+        succeeds(worker);
+    }
     assert_eq!(pictures(&out), whole);
     let logs: Vec<_> = (1..=3).map(|n| out.join(format!("manifest-{n}-of-3.jsonl"))).collect();
     assert_eq!(done(&logs), ids(&whole));

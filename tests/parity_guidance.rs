@@ -57,7 +57,9 @@ fn finished(mut steps: Steps) -> (Tensor, Generated) {
 }
 
 fn compare(name: &str, latents: &Tensor, made: &Generated, arrays: &HashMap<String, Tensor>) {
-    assert_close(name, latents, &arrays[&format!("{name}.latents")], LATENTS);
+    // From σ = 4096 down f32 loses three digits: diffusers' own run in f32 is 4.6e-3 away from that in f64.
+    let tolerance = if name.starts_with("sdxl.zsnr") { 5.0 * LATENTS } else { LATENTS };
+    assert_close(name, latents, &arrays[&format!("{name}.latents")], tolerance);
     let Some(golden) = arrays.get(&format!("{name}.picture")) else { return };
     let golden = golden.flatten_all().unwrap().to_vec1::<u8>().unwrap();
     let pairs = made.picture.bytes().iter().zip(&golden);

@@ -4,6 +4,8 @@
 
 #[path = "strangers/folders.rs"]
 mod folders;
+#[path = "strangers/pictures.rs"]
+mod pictures;
 #[path = "strangers/single.rs"]
 mod single;
 #[path = "strangers/small.rs"]

@@ -2,12 +2,14 @@
 //! checked where they lead.
 
 use super::choice::ModelChoice;
+use super::locate::{Found, Missing, Search};
 use super::reach::{Reach, Way, What};
 use super::record::{self, ImageRecord};
 use crate::error::Result;
 use crate::lora::LoraRef;
+use crate::pipeline::Cancel;
 use crate::prompt::extract_tags;
-use crate::store::Store;
+use crate::store::{Hashing, Store};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -96,6 +98,41 @@ impl UncheckedRecord {
     /// The record, to be shown.
     pub fn shown(&self) -> &ImageRecord {
         &self.record
+    }
+
+    /// Puts the files of the store in the place of the words that are `used`: the file with the hash that the picture
+    /// has of it, under any name; without a hash the one with the last part of its name. Returns what is not there.
+    ///
+    /// Only files in the user's own folders are looked at.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`](crate::Error::Cancelled).
+    pub fn locate(
+        &mut self,
+        store: &Store,
+        used: Used,
+        cancel: &Cancel,
+        progress: Hashing<'_>,
+    ) -> Result<Vec<Missing>> {
+        let hashes = std::mem::take(&mut self.record.hashes);
+        let reach = Reach::new(store, &self.path);
+        let search = Search { store, reach: &reach, hashes: &hashes, cancel, progress };
+        let mut missing = Vec::new();
+        let mut failed = None;
+        each_word(&mut self.record, used, &mut |what, word| match search.find(what, word) {
+            Ok(Found::Word) => word.to_owned(),
+            Ok(Found::File(path)) => path,
+            Ok(Found::Missing(lack)) => {
+                missing.push(lack);
+                word.to_owned()
+            }
+            Err(error) => {
+                failed = Some(error);
+                word.to_owned()
+            }
+        });
+        self.record.hashes = hashes;
+        failed.map_or(Ok(missing), Err)
     }
 
     /// The record, to be shown as a command: names of what is in reach lead there.

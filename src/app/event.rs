@@ -12,6 +12,15 @@ use std::path::Path;
 pub enum Event<'a> {
     /// A file is being downloaded.
     Transfer(&'a Transfer),
+    /// The hash of a file is being computed, for the record of the pictures: once for each file.
+    Hashing {
+        /// The file.
+        file: &'a Path,
+        /// Bytes that are read.
+        done: u64,
+        /// Bytes in all.
+        total: u64,
+    },
     /// The pipeline is at work.
     Pipeline(&'a pipeline::Event),
     /// A folder was created for the pictures.
@@ -29,7 +38,7 @@ pub struct Saved<'a> {
     pub path: Option<&'a Path>,
     /// The name that was chosen, when someone else had taken it meanwhile.
     pub taken: Option<&'a Path>,
-    /// The PNG file.
+    /// The picture file.
     pub bytes: &'a [u8],
     /// The picture, its seed and where its time went.
     pub image: &'a Generated,

@@ -36,8 +36,10 @@ pub struct Job {
 pub(crate) const MODEL_KEYS: [&str; 5] = ["model", "vae", "dtype", "quantize", "device"];
 
 /// What records and printed lines hold beside the job; it changes nothing in it.
-const REMARKS: [&str; 9] =
-    ["schema", "version", "event", "path", "index", "width", "height", "timings", "seed"];
+const REMARKS: [&str; 11] = [
+    "schema", "version", "event", "path", "index", "width", "height", "timings", "seed", "hashes",
+    "drawn_on",
+];
 
 impl Job {
     /// Reads a job from JSON.

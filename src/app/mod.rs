@@ -26,7 +26,10 @@ mod checked;
 mod choice;
 mod clock;
 mod event;
+pub mod expand;
 mod job;
+mod locate;
+mod named_hash;
 mod open;
 mod reach;
 pub mod record;
@@ -36,6 +39,9 @@ mod save;
 pub mod settings;
 mod setup;
 mod template;
+mod used_files;
+mod verify;
+pub mod words;
 
 pub use checked::{Beyond, CheckedRecord, NamedByPicture, UncheckedRecord, Used};
 pub use choice::ModelChoice;
@@ -43,13 +49,16 @@ pub use clock::Moment;
 pub use event::{Event, Observer, Saved, Unobserved};
 pub use job::Job;
 pub(crate) use job::{MODEL_KEYS, flat};
+pub use locate::Missing;
 pub use open::{ModelKey, Pool, open_found};
 pub use reach::{Way, What};
 pub use run::{Prepared, Sibling, Work, check, prepare, run};
-pub use save::{SaveOptions, Target};
+pub use save::{Part, SaveOptions, Target};
 pub use settings::{Layers, Origin};
 pub use setup::Setup;
 pub(crate) use template::safe;
+pub use used_files::UsedFiles;
+pub use verify::{Difference, Verdict, job_of, verify};
 
 /// Version of the JSON objects that colora prints and of the records in its pictures.
 pub const SCHEMA: u32 = 1;

@@ -36,6 +36,10 @@ impl StoreResolver {
 }
 
 impl LoraResolver for StoreResolver {
+    fn embeddings(&self) -> Vec<(String, PathBuf)> {
+        self.store.embeddings().into_iter().map(|entry| (entry.name, entry.path)).collect()
+    }
+
     fn resolve(&self, name: &str) -> Result<ResolvedLora> {
         let found = self.store.lora(name, &self.cancel, &|_| ())?;
         let file = AdapterFile::open(&found.path)?;

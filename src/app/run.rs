@@ -5,13 +5,15 @@ use super::event::{Event, Observer};
 use super::job::Job;
 use super::open::Pool;
 use super::save::{Made, SaveOptions, make_folders};
+use super::used_files::UsedFiles;
 use crate::atomic_file::TemporaryFile;
 use crate::error::Result;
 use crate::family::Defaults;
 use crate::picture::{Picture, png};
 use crate::pipeline::{self, Cancel, Generated, Pipeline, Plan, random_seed};
+use crate::store::Store;
 use std::cell::RefCell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What a job made.
 #[derive(Debug, Clone)]
@@ -68,7 +70,8 @@ pub fn prepare<'a>(
     };
     let plan = pipeline.plan_observed(&job.request, random_seed(), &below)?;
     let names = save.names(&plan, pipeline.model_name())?;
-    Ok(Prepared { pipeline, plan, choice: job.choice(), names, save })
+    let store = pool.store().clone();
+    Ok(Prepared { pipeline, plan, choice: job.choice(), names, store, save })
 }
 
 /// One of several pictures that differ in nothing but their seeds.
@@ -91,6 +94,7 @@ pub struct Prepared<'a> {
     pub choice: ModelChoice,
     /// The names of the pictures; empty when the caller takes them.
     pub names: Vec<PathBuf>,
+    store: Store,
     save: &'a SaveOptions,
 }
 
@@ -103,6 +107,7 @@ impl Prepared<'_> {
     pub fn run(self, observer: &dyn Observer, cancel: &Cancel) -> Result<Work> {
         self.pipeline.check_memory(&self.plan)?;
         make_folders(&self.names, observer)?;
+        let files = self.files(observer, cancel)?;
         let preview = RefCell::new(None);
         let below = |event: &pipeline::Event| {
             let _ = observer.event(&Event::Pipeline(event));
@@ -113,11 +118,23 @@ impl Prepared<'_> {
         let mut saved = Vec::new();
         let mut sink = |image: Generated| {
             preview.take();
-            saved.extend(self.save(&image, observer)?);
+            saved.extend(self.save(&image, &files, observer)?);
             Ok(())
         };
         self.pipeline.generate(&self.plan, &below, cancel, &mut sink)?;
         Ok(Work { saved, plan: self.plan })
+    }
+
+    /// The files that the pictures are made with, when their records are wanted.
+    fn files(&self, observer: &dyn Observer, cancel: &Cancel) -> Result<UsedFiles> {
+        if !self.save.metadata {
+            return Ok(UsedFiles::default());
+        }
+        let progress = |file: &Path, done: u64, total: u64| {
+            let _ = observer.event(&Event::Hashing { file, done, total });
+        };
+        let found = UsedFiles::find(&self.store, &self.choice, &self.plan, cancel, &progress)?;
+        Ok(UsedFiles { device: Some(self.pipeline.device_name()), ..found })
     }
 
     /// Makes `siblings` of the job's picture in one evaluation of the network for each step, and hands each over in
@@ -131,6 +148,7 @@ impl Prepared<'_> {
         observer: &dyn Observer,
         cancel: &Cancel,
     ) -> Result<()> {
+        let files = self.files(observer, cancel)?;
         let together = Plan { count: siblings.len(), ..self.plan.clone() };
         self.pipeline.check_memory(&together)?;
         let below = |event: &pipeline::Event| {
@@ -142,17 +160,22 @@ impl Prepared<'_> {
             let save = SaveOptions { job, hand_over: true, ..self.save.clone() };
             let plan = Plan { seed: image.seed, count: 1, ..self.plan.clone() };
             let image = Generated { index: 0, ..image };
-            let made =
-                Made { plan: &plan, model: self.pipeline.model_name(), choice: &self.choice };
+            let (model, choice) = (self.pipeline.model_name(), &self.choice);
+            let made = Made { plan: &plan, model, choice, files: &files };
             save.save(&image, None, &made, observer).map(drop)
         };
         self.pipeline.generate_seeds(&self.plan, &seeds, &below, cancel, &mut sink)
     }
 
-    fn save(&self, image: &Generated, observer: &dyn Observer) -> Result<Option<PathBuf>> {
+    fn save(
+        &self,
+        image: &Generated,
+        files: &UsedFiles,
+        observer: &dyn Observer,
+    ) -> Result<Option<PathBuf>> {
         let name = self.names.get(image.index).map(PathBuf::as_path);
         let model = self.pipeline.model_name();
-        let made = Made { plan: &self.plan, model, choice: &self.choice };
+        let made = Made { plan: &self.plan, model, choice: &self.choice, files };
         let path = self.save.save(image, name, &made, observer)?;
         let time = image.timings;
         tracing::info!(

@@ -5,9 +5,10 @@ use super::clock::Moment;
 use super::event::{Event, Observer, Saved};
 use super::record;
 use super::template::{DEFAULT, Facts, Template};
+use super::used_files::UsedFiles;
 use crate::atomic_file::{self, Place, is_stdout};
 use crate::error::{Error, Result};
-use crate::picture::png;
+use crate::picture::{Format, Texts, png};
 use crate::pipeline::{Generated, Plan};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -28,6 +29,17 @@ pub struct SaveOptions {
     pub job: Option<String>,
     /// The date and time of day that names hold.
     pub now: Moment,
+    /// The place of the job among others whose pictures belong together: they are named as those of one job.
+    pub part: Option<Part>,
+}
+
+/// The place of a job in a series: jobs of one picture each, the seed of each one more than that of the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// The number of the job, from 0.
+    pub index: usize,
+    /// How many there are.
+    pub count: usize,
 }
 
 impl Default for SaveOptions {
@@ -39,6 +51,7 @@ impl Default for SaveOptions {
             metadata: true,
             job: None,
             now: Moment::utc(),
+            part: None,
         }
     }
 }
@@ -54,6 +67,7 @@ impl SaveOptions {
     /// # Errors
     /// [`Error::BadRequest`] for a bad template.
     pub fn target(&self, count: usize) -> Result<Target> {
+        let count = self.part.map_or(count, |part| part.count);
         let Some(name) = self.name.as_deref().filter(|_| !self.hand_over) else {
             let files = || Template::new(DEFAULT, count).map(Files).map(Target::Files);
             return if self.hand_over { Ok(Target::Caller) } else { files() };
@@ -72,14 +86,19 @@ impl SaveOptions {
     /// not there yet may be named after the model; [`make_folders`] looks at them.
     ///
     /// # Errors
-    /// [`Error::Write`], and as [`target`](Self::target).
+    /// [`Error::Write`], [`Error::Limit`] for a record that the format does not hold, and as
+    /// [`target`](Self::target).
     pub(super) fn check(&self, plan: &Plan) -> Result<()> {
         let template = match self.target(plan.count)? {
             Target::Caller => return Ok(()),
             Target::Stream { path, .. } => return atomic_file::prepare(&path).map(drop),
             Target::Files(Files(template)) => template,
         };
-        let name = template.name(&self.facts(plan, ""), 0);
+        let name = template.name(&self.facts(plan, ""), self.before());
+        if self.metadata {
+            let (choice, files) = (ModelChoice::default(), UsedFiles::default());
+            format(Some(&name)).check(&record::texts(plan, 0, "", &choice, &files)?)?;
+        }
         let there = name.parent().is_some_and(|p| p.as_os_str().is_empty() || p.exists());
         if there { atomic_file::prepare(&name).map(drop) } else { Ok(()) }
     }
@@ -98,7 +117,7 @@ impl SaveOptions {
         };
         let facts = self.facts(plan, model);
         let name = |index| {
-            let path = template.name(&facts, index);
+            let path = template.name(&facts, self.before() + index);
             match (Place::of(&path)?, self.name.is_some(), self.force) {
                 (Place::Free, ..) | (Place::Taken | Place::Stream { .. }, true, true) => Ok(path),
                 (_, false, _) => Ok(free(&path)),
@@ -120,13 +139,14 @@ impl SaveOptions {
         made: &Made<'_>,
         observer: &dyn Observer,
     ) -> Result<Option<PathBuf>> {
-        let Made { plan, model, choice } = *made;
+        let Made { plan, model, choice, files } = *made;
         let texts = if self.metadata {
-            record::of_job(record::texts(plan, image.index, model, choice)?, self.job.as_deref())
+            let texts = record::texts(plan, image.index, model, choice, files)?;
+            record::of_job(texts, self.job.as_deref())
         } else {
-            png::Texts::default()
+            Texts::default()
         };
-        let bytes = png::encode(&image.picture, &texts)?;
+        let bytes = format(name).encode(&image.picture, &texts)?;
         let path = name.map(|name| self.write(&bytes, name)).transpose()?;
         let path = path.as_deref();
         let taken = name.filter(|name| self.name.is_some() && path != Some(*name));
@@ -148,10 +168,15 @@ impl SaveOptions {
         }
     }
 
+    /// How many pictures come before those of the job.
+    fn before(&self) -> usize {
+        self.part.map_or(0, |part| part.index)
+    }
+
     fn facts(&self, plan: &Plan, model: &str) -> Facts {
         Facts {
             now: self.now.clone(),
-            seed: plan.seed,
+            seed: plan.seed.wrapping_sub(self.before() as u64),
             model: model.to_owned(),
             prompt: plan.prompt.clone(),
         }
@@ -165,6 +190,7 @@ pub(super) struct Made<'a> {
     /// The model's name.
     pub(super) model: &'a str,
     pub(super) choice: &'a ModelChoice,
+    pub(super) files: &'a UsedFiles,
 }
 
 /// What pictures are written to.
@@ -210,11 +236,17 @@ pub(super) fn make_folders(names: &[PathBuf], observer: &dyn Observer) -> Result
     Ok(())
 }
 
+/// The format of a file by its name; without one, or for a stream of another name, PNG.
+fn format(name: Option<&Path>) -> Format {
+    name.and_then(Format::of).unwrap_or_default()
+}
+
 /// The first of `x.png`, `x-2.png`, `x-3.png`, … that does not exist.
 fn free(path: &Path) -> PathBuf {
+    let end = path.extension().map_or("png".into(), |end| end.to_string_lossy());
     let numbered = |number: u64| {
         let mut name = path.file_stem().unwrap_or_default().to_owned();
-        name.push(format!("-{number}.png"));
+        name.push(format!("-{number}.{end}"));
         path.with_file_name(name)
     };
     let is_free = |path: &PathBuf| matches!(Place::of(path), Ok(Place::Free) | Err(_));

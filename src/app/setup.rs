@@ -27,6 +27,7 @@ impl Setup {
         let program = std::env::current_exe().ok();
         let loras = config.loras_dirs.as_deref().unwrap_or_default();
         let store = store.with_loras(loras, program.as_deref());
+        let store = store.with_prompts(config.prompts_dirs.as_deref().unwrap_or_default());
         Ok(Self { settings, store })
     }
 }

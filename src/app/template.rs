@@ -2,6 +2,7 @@
 
 use super::clock::Moment;
 use crate::error::{Error, Result};
+use crate::picture::Format;
 use crate::suggest::did_you_mean;
 use std::ffi::{OsStr, OsString};
 use std::path::{MAIN_SEPARATOR, Path, PathBuf};
@@ -10,7 +11,7 @@ use std::path::{MAIN_SEPARATOR, Path, PathBuf};
 pub(super) const DEFAULT: &str = "{date}-{seed}-{index}.png";
 
 /// Picture formats that are not written.
-const FOREIGN: [&str; 8] = ["jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "avif"];
+const FOREIGN: [&str; 5] = ["gif", "bmp", "tif", "tiff", "avif"];
 /// Longest field, in bytes: a name has at most 255 on most systems.
 const MAX_FIELD: usize = 100;
 
@@ -52,14 +53,14 @@ pub(super) struct Facts {
     pub(super) prompt: String,
 }
 
-/// A parsed template; its names end in `.png`.
+/// A parsed template; its names end in the extension of a format that is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Template(Vec<Piece>);
 
 impl Template {
     /// Parses what the user wrote.
     ///
-    /// A folder gets the default name in it, a name without `.png` gets it, and names of `count` > 1
+    /// A folder gets the default name in it, a name without a known extension gets `.png`, and names of `count` > 1
     /// pictures get an index unless something tells them apart already.
     ///
     /// # Errors
@@ -73,12 +74,12 @@ impl Template {
         let extension =
             Path::new(&text).extension().and_then(|e| e.to_str()).map(str::to_lowercase);
         let bytes = text.as_encoded_bytes();
-        let stem = match extension.as_deref() {
-            Some("png") => &bytes[..bytes.len() - 4],
-            Some(e) if FOREIGN.contains(&e) => {
-                return Err(bad(&text, "only .png is written".into()));
+        let (stem, end) = match (extension.as_deref(), Format::of(Path::new(&text))) {
+            (Some(e), Some(_)) => (&bytes[..bytes.len() - e.len() - 1], e),
+            (Some(e), None) if FOREIGN.contains(&e) => {
+                return Err(bad(&text, ".png, .jpg and .webp are written".into()));
             }
-            _ => bytes,
+            _ => (bytes, "png"),
         };
         if Path::new(&os(stem)).file_name().is_none() {
             return Err(bad(&text, "expected a file name, a template or -".into()));
@@ -88,7 +89,7 @@ impl Template {
         if count > 1 && !pieces.iter().any(distinct) {
             pieces.extend([Piece::Text("-".into()), Piece::Field(Field::Index)]);
         }
-        pieces.push(Piece::Text(".png".into()));
+        pieces.push(Piece::Text(format!(".{end}").into()));
         Ok(Self(pieces))
     }
 
@@ -204,6 +205,8 @@ mod tests {
         assert_eq!(name("{model}/{{x}}.PNG", 1, 0), "m/{x}.png");
         assert_eq!(name("new/", 1, 0), "new/2026-11-23-7-0.png");
         assert_eq!(name("v1.5", 1, 0), "v1.5.png");
+        assert_eq!(name("fox.JPG", 2, 1), "fox-1.jpg");
+        assert_eq!(name("fox.webp", 1, 0), "fox.webp");
     }
 
     #[test]
@@ -247,7 +250,7 @@ mod tests {
             ("a{", "stands alone"),
             ("a}b", "stands alone"),
             ("{seed", "stands alone"),
-            ("fox.JPG", "only .png"),
+            ("fox.GIF", ".png, .jpg and .webp"),
             ("", "expected a file name"),
         ] {
             let error = Template::new(text, 1).unwrap_err().to_string();

@@ -28,6 +28,8 @@ pub struct Checked {
     pub mistakes: Vec<LineError>,
     /// What the user may want to know.
     pub remarks: Vec<String>,
+    /// Lines that ask for the same picture as an earlier one, and that line.
+    pub same: Vec<(usize, usize)>,
 }
 
 /// What is known of a LoRA by its name.
@@ -195,9 +197,10 @@ impl<'a> Checker<'a> {
         files: Vec<PathBuf>,
         doomed: Option<Reason>,
     ) -> Arc<Networks> {
-        let stack = match plan.loras.is_empty() {
-            true => String::new(),
-            false => json!([plan.loras, plan.lora_method, plan.apply]).to_string(),
+        let stack = if plan.loras.is_empty() {
+            String::new()
+        } else {
+            json!([plan.loras, plan.lora_method, plan.apply]).to_string()
         };
         let mut model = format!("{:?}", ModelKey::from(job));
         if let Some(refiner) = &plan.refiner {
@@ -290,6 +293,7 @@ fn unique(jobs: impl Iterator<Item = Ready>, done: &mut Checked) {
                     .push(LineError::new(job.line, Error::bad_request("id", &job.id, why)));
             }
             Some(line) => {
+                done.same.push((job.line, *line));
                 done.remarks
                     .push(format!("line {} asks for the same picture as line {line}", job.line));
             }

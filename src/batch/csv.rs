@@ -7,14 +7,8 @@
 use super::draft::Draft;
 use super::key::Key;
 use super::text::Read;
+use crate::csv::{Record, records};
 use crate::error::{Error, LineError};
-
-/// A record: the line on which it begins, and its cells.
-#[derive(Debug, PartialEq, Eq)]
-struct Record {
-    line: usize,
-    cells: Vec<String>,
-}
 
 /// Reads a table.
 pub(super) fn read(text: &str) -> Read {
@@ -60,46 +54,6 @@ fn draft(header: &Record, record: &Record) -> Result<Draft, Error> {
         }
     }
     Ok(draft)
-}
-
-/// All records that are not blank.
-fn records(text: &str, separator: char) -> Result<Vec<Record>, LineError> {
-    let mut records = Vec::new();
-    let mut record = Record { line: 1, cells: Vec::new() };
-    let (mut cell, mut line, mut quoted_at) = (String::new(), 1, None);
-    let mut letters = text.chars().peekable();
-    while let Some(c) = letters.next() {
-        line += usize::from(c == '\n');
-        match (quoted_at, c) {
-            (Some(_), '"') if letters.peek() == Some(&'"') => cell.extend(letters.next()),
-            (Some(_), '"') => quoted_at = None,
-            (None, '"') if cell.trim().is_empty() => {
-                cell.clear();
-                quoted_at = Some(line);
-            }
-            (None, c) if c == separator => record.cells.push(std::mem::take(&mut cell)),
-            (None, '\r') if letters.peek() == Some(&'\n') => {}
-            (None, '\n') => {
-                record.cells.push(std::mem::take(&mut cell));
-                let next = Record { line, cells: Vec::new() };
-                keep(std::mem::replace(&mut record, next), &mut records);
-            }
-            (_, c) => cell.push(c),
-        }
-    }
-    if let Some(line) = quoted_at {
-        let error = Error::bad_request("line", "\"", "this quotation mark is not closed");
-        return Err(LineError::new(line, error));
-    }
-    record.cells.push(cell);
-    keep(record, &mut records);
-    Ok(records)
-}
-
-fn keep(record: Record, records: &mut Vec<Record>) {
-    if record.cells.iter().any(|cell| !cell.trim().is_empty()) {
-        records.push(record);
-    }
 }
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ pub struct Draft {
 
 impl Draft {
     /// A draft of line `line` that says nothing.
-    pub(super) fn new(line: usize) -> Self {
+    pub(crate) fn new(line: usize) -> Self {
         Self { line, ..Self::default() }
     }
 
@@ -45,7 +45,7 @@ impl Draft {
     ///
     /// # Errors
     /// [`Error::BadRequest`] naming the field.
-    pub(super) fn set_text(&mut self, name: &str, text: &str) -> Result<()> {
+    pub(crate) fn set_text(&mut self, name: &str, text: &str) -> Result<()> {
         match Key::of(name)? {
             Key::Field(field) if field.key == "loras" => {
                 let words = text.split_whitespace().map(|word| word.trim_end_matches(','));

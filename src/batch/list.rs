@@ -3,11 +3,14 @@
 
 use super::draft::Draft;
 use super::pictures;
+use crate::app::expand::{Expand, Templates};
 use crate::app::{Job, Layers, resolver};
 use crate::error::{Error, LineError, Result};
 use crate::family::Defaults;
+use crate::prompt::expand::Collections;
 use crate::store::Store;
 use sha2::{Digest, Sha256};
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
@@ -43,13 +46,15 @@ impl FromStr for Seeds {
     }
 }
 
-/// How seeds are given.
+/// How what a line leaves to chance is decided.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Seeding {
     /// The seed of the batch.
     pub seed: u64,
     /// What is made of it.
     pub seeds: Seeds,
+    /// What becomes of alternatives and wildcards in prompts.
+    pub expand: Expand,
     /// Most jobs of the list; a million unless it says otherwise.
     pub most: Option<usize>,
 }
@@ -77,27 +82,33 @@ pub fn list(
     seeding: Seeding,
 ) -> (Vec<Listed>, Vec<LineError>) {
     let (mut jobs, mut mistakes) = (Vec::new(), Vec::new());
+    let words = Words::new(store, seeding);
     let most = seeding.most.unwrap_or(MOST);
     for (place, draft) in drafts.iter().enumerate() {
         let made = one(draft, base, store).and_then(|job| {
+            let wordings = words.of(&job, most - jobs.len().min(most))?;
             let times = job.request.count.saturating_mul(draft.repeat.unwrap_or(1));
+            let times = times.saturating_mul(wordings.len());
             let asked = jobs.len().saturating_add(times);
             if asked > most {
                 let (what, allowed) = ("jobs of a file", most as u64);
                 return Err(Error::Limit { what, allowed, asked: asked as u64 });
             }
-            Ok((job, times))
+            Ok((wordings, times))
         });
         match made {
-            Ok((job, times)) => {
+            Ok((wordings, times)) => {
                 for repeat in 0..times {
+                    let job = &wordings[repeat * wordings.len() / times];
                     let before = jobs.len();
-                    jobs.push(repeated(
-                        draft,
-                        &job,
-                        seeding,
-                        &Place { index: place, repeat, times, before },
-                    ));
+                    let at = Place { index: place, repeat, times, before };
+                    match words.drawn(job, &at) {
+                        Ok(job) => jobs.push(repeated(draft, &job, seeding, &at)),
+                        Err(error) => {
+                            mistakes.push(LineError::new(draft.line, error));
+                            break;
+                        }
+                    }
                 }
             }
             Err(error @ Error::Limit { .. }) => {
@@ -108,6 +119,48 @@ pub fn list(
         }
     }
     (jobs, mistakes)
+}
+
+/// What becomes of the prompts of a list.
+struct Words<'a> {
+    store: &'a Store,
+    seeding: Seeding,
+    /// The wildcards, once they are needed.
+    wildcards: OnceCell<Collections>,
+}
+
+impl<'a> Words<'a> {
+    fn new(store: &'a Store, seeding: Seeding) -> Self {
+        Self { store, seeding, wildcards: OnceCell::new() }
+    }
+
+    /// The templates of a job's prompts.
+    fn templates(&self, job: &Job) -> Result<Templates> {
+        let templates = Templates::with(job, Collections::default())?;
+        if !templates.have_wildcards() {
+            return Ok(templates);
+        }
+        if self.wildcards.get().is_none() {
+            let _ = self.wildcards.set(self.store.wildcards()?);
+        }
+        Templates::with(job, self.wildcards.get().cloned().unwrap_or_default())
+    }
+
+    /// The jobs that a job stands for, at most `most`.
+    fn of(&self, job: &Job, most: usize) -> Result<Vec<Job>> {
+        match self.seeding.expand {
+            Expand::All => self.templates(job)?.listed(job, most),
+            Expand::Random | Expand::Off => Ok(vec![job.clone()]),
+        }
+    }
+
+    /// The job with the prompts that its place draws.
+    fn drawn(&self, job: &Job, at: &Place) -> Result<Job> {
+        match self.seeding.expand {
+            Expand::Random => self.templates(job)?.drawn(job, own_seed(self.seeding.seed, at)),
+            Expand::All | Expand::Off => Ok(job.clone()),
+        }
+    }
 }
 
 /// The job of a draft, checked as far as that needs no model.
@@ -238,6 +291,42 @@ mod tests {
         let mut distinct = own.clone();
         distinct.dedup();
         assert_eq!(distinct, own);
+    }
+
+    #[test]
+    fn alternatives_are_listed_or_drawn() {
+        let prompts = |text: &str, expand, seed| {
+            let (jobs, mistakes) =
+                listed(text, Format::Text, Seeding { seed, expand, ..Seeding::default() });
+            assert!(mistakes.is_empty(), "{mistakes:?}");
+            jobs.into_iter()
+                .map(|listed| {
+                    (listed.line, listed.job.request.prompt, listed.id, listed.job.request.seed)
+                })
+                .collect::<Vec<_>>()
+        };
+        let text = "{a|b} c\nd\n--prompt \"{x|y}\" --id z --repeat 2";
+        let words = |jobs: &[(usize, String, Option<String>, Option<u64>)]| -> Vec<String> {
+            jobs.iter().map(|job| format!("{} {}", job.0, job.1)).collect()
+        };
+        let all = prompts(text, Expand::All, 0);
+        assert_eq!(words(&all), ["1 a c", "1 b c", "2 d", "3 x", "3 x", "3 y", "3 y"]);
+        let ids: Vec<&str> = all.iter().filter_map(|job| job.2.as_deref()).collect();
+        assert_eq!(ids, ["z-1", "z-2", "z-3", "z-4"]);
+        let mut seeds: Vec<_> = all.iter().map(|job| job.3).collect();
+        seeds.sort_unstable();
+        seeds.dedup();
+        assert_eq!(seeds.len(), 7);
+        let drawn = prompts(text, Expand::Random, 3);
+        assert_eq!(drawn.len(), 4);
+        assert_eq!(drawn, prompts(text, Expand::Random, 3));
+        assert!((0..9).any(|seed| words(&prompts(text, Expand::Random, seed)) != words(&drawn)));
+        // What is drawn for a line does not depend on the others.
+        assert_eq!(words(&drawn)[0], words(&prompts("{a|b} c", Expand::Random, 3))[0]);
+        assert_eq!(words(&prompts(text, Expand::Off, 0))[0], "1 {a|b} c");
+        let (_, mistakes) =
+            listed("a\n{b", Format::Text, Seeding { expand: Expand::All, ..Seeding::default() });
+        assert_eq!(mistakes[0].line, 2);
     }
 
     #[test]

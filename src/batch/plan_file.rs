@@ -185,9 +185,10 @@ pub(super) fn ids(folder: &Path, sink: &mut dyn FnMut(String) -> Result<()>) -> 
 pub(super) fn line(job: &Ready) -> Result<String> {
     let id = serde_json::to_string(&job.id).map_err(internal)?;
     let rest = job.json().strip_prefix('{').unwrap_or("}");
-    let labels = match job.labels.is_empty() {
-        true => String::new(),
-        false => format!(r#""labels":{},"#, serde_json::to_string(&job.labels).map_err(internal)?),
+    let labels = if job.labels.is_empty() {
+        String::new()
+    } else {
+        format!(r#""labels":{},"#, serde_json::to_string(&job.labels).map_err(internal)?)
     };
     Ok(format!("{{\"id\":{id},{labels}{rest}\n"))
 }

@@ -223,14 +223,14 @@ impl Engine {
         };
         let count = self.agreed(own, asked)?;
         let distance = index.checked_sub(first).filter(|distance| distance % step == 0);
-        match distance.map(|distance| distance / step).filter(|index| *index < count) {
-            Some(index) => Ok(Shard { index, count: within(count, self.index)? }),
-            None => {
-                let why = format!(
-                    "{count} parts begin at {first} with step {step}, and this is none of them"
-                );
-                Err(Error::bad_request(self.index, index, why))
-            }
+        if let Some(index) = distance.map(|distance| distance / step).filter(|index| *index < count)
+        {
+            Ok(Shard { index, count: within(count, self.index)? })
+        } else {
+            let why = format!(
+                "{count} parts begin at {first} with step {step}, and this is none of them"
+            );
+            Err(Error::bad_request(self.index, index, why))
         }
     }
 
@@ -369,7 +369,9 @@ mod tests {
     /// Each engine with the variables that it sets.
     #[test]
     fn engines_name_their_parts() {
-        let cases: &[(&str, &[(&str, &str)], &str, &str)] = &[
+        type Case =
+            (&'static str, &'static [(&'static str, &'static str)], &'static str, &'static str);
+        let cases: &[Case] = &[
             ("auto/4", &[("JOB_COMPLETION_INDEX", "2")], "3/4", "Kubernetes Indexed Job"),
             (
                 "auto",

@@ -232,9 +232,7 @@ impl<'a> Work<'a> {
                 self.fail(job, &Reason::of(&Error::Exists { path }), around, tally)
             }
             // A storage that did what it was asked, and lost the answer.
-            Err(End::Failed(_)) if self.is_found(job).unwrap_or(false) => {
-                self.found(job, around, tally)
-            }
+            Err(End::Failed(_)) if self.is_found(job).unwrap_or(false) => found(job, around, tally),
             Err(End::Failed(reason)) => self.fail(job, &reason, around, tally),
         }
     }
@@ -323,7 +321,7 @@ impl<'a> Work<'a> {
     fn has_ended(&mut self, job: &Ready, around: &Around<'_>, tally: &mut Tally) -> Result<bool> {
         match self.is_found(job) {
             Ok(false) => Ok(false),
-            Ok(true) => self.found(job, around, tally).map(|()| true),
+            Ok(true) => found(job, around, tally).map(|()| true),
             Err(error @ Error::BadRequest { .. }) => {
                 self.fail(job, &Reason::of(&error), around, tally).map(|()| true)
             }
@@ -343,17 +341,11 @@ impl<'a> Work<'a> {
         }
     }
 
-    fn found(&mut self, job: &Ready, around: &Around<'_>, tally: &mut Tally) -> Result<()> {
-        tally.found += 1;
-        let flow = (around.observer)(&Event::Found { job });
-        if flow.is_break() { Err(Error::Cancelled) } else { Ok(()) }
-    }
-
     /// Adds a picture to the log that was found.
     fn log_found(&mut self, job: &Ready, sha256: String, bytes: u64) -> Result<()> {
         let file = Some(self.pictures.name(job));
         let (sha256, bytes) = (Some(sha256), Some(bytes));
-        let entry = Entry { sha256, bytes, file, ..self.entry(job, Status::Done) };
+        let entry = Entry { file, sha256, bytes, ..self.entry(job, Status::Done) };
         self.manifest.push(entry)
     }
 
@@ -363,6 +355,13 @@ impl<'a> Work<'a> {
         let attempt = attempts.saturating_add(1);
         Entry { attempt, ..Entry::of(job, status, &self.options.worker) }
     }
+}
+
+/// Counts and reports a picture that another worker has made in the meantime.
+fn found(job: &Ready, around: &Around<'_>, tally: &mut Tally) -> Result<()> {
+    tally.found += 1;
+    let flow = (around.observer)(&Event::Found { job });
+    if flow.is_break() { Err(Error::Cancelled) } else { Ok(()) }
 }
 
 /// How many of the first jobs are made at once: those that differ in nothing but their seeds, at most `most`.

@@ -278,7 +278,7 @@ fn make(args: &RunArgs, talk: Talk) -> Result<()> {
     let names = args.name.as_deref().map(Names::by).transpose()?;
     let List { mut list, left_out } =
         read(&args.list, Some(&folder), &setup, &pools(), &cancel, talk)?;
-    list.head.names = args.name.clone();
+    list.head.names.clone_from(&args.name);
     let names = names.unwrap_or_else(|| Names::of_ids(list.jobs.len()));
     refuse(names.check(&list.jobs), &args.list, false, talk)?;
     if args.dry_run {

@@ -2,7 +2,7 @@
 
 use super::style::{block, bytes, result_json, result_line};
 use crate::app::{NamedByPicture, Prepared, SCHEMA};
-use crate::pipeline::Plan;
+use crate::pipeline::{Plan, TokenCount};
 use anyhow::Result;
 
 /// Prints what would run.
@@ -26,7 +26,7 @@ pub(super) fn print(
         let mut object = serde_json::json!({
             "schema": SCHEMA, "event": "plan", "model": model, "device": device,
             "outputs": outputs, "plan": plan, "summary": pipeline.summary(),
-            "memory": memory,
+            "memory": memory, "tokens": pipeline.tokens(plan)?,
         });
         if let Some(named) = named {
             object["from_picture"] = serde_json::to_value(named)?;
@@ -41,6 +41,7 @@ pub(super) fn print(
         bytes(pixels),
         budget.map(|b| format!(", at least {} of memory", bytes(b.peak()))).unwrap_or_default()
     );
+    let head = head + &tokens(&pipeline.tokens(plan)?);
     let mut table = toml::Table::new();
     table.insert("model".into(), model.into());
     table.insert("device".into(), device.into());
@@ -55,4 +56,18 @@ pub(super) fn print(
         table.insert("from_picture".into(), toml::Value::try_from(named)?);
     }
     result_line(block(&(head + &table.to_string())).trim_end())
+}
+
+/// A line for each text that has tokens: how many, and in which chunks.
+fn tokens(counts: &[TokenCount]) -> String {
+    let line = |count: &TokenCount| {
+        let numbers: Vec<String> = count.chunks.iter().map(ToString::to_string).collect();
+        let chunks = match numbers.len() {
+            1 => format!("of {} in a chunk", count.room),
+            many => format!("in {many} chunks of {}", count.room),
+        };
+        format!("# {}: {} tokens {chunks}\n", count.field.replace('_', " "), numbers.join(" + "))
+    };
+    let counts = counts.iter().filter(|count| count.chunks.iter().any(|tokens| *tokens > 0));
+    counts.map(line).collect()
 }

@@ -1,11 +1,13 @@
 //! The flags of `generate`. Those of a request's fields come from the field table; see [`request_flags`].
 
 use super::request_flags::RequestFlags;
+use crate::app::expand::Expand;
 use crate::app::settings::Layers;
+use crate::error::Error;
 use crate::lora::LoraRef;
 use crate::pipeline::{DTypeChoice, DeviceChoice};
 use crate::weights::{Instructions, Quantisation};
-use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::builder::{OsStringValueParser, StringValueParser, TypedValueParser};
 use clap::{Args, ValueEnum, ValueHint};
 use serde_json::{Map, Value};
 use std::ffi::OsString;
@@ -41,6 +43,13 @@ pub(crate) struct Flags {
     /// The fields of the request, but the prompt.
     #[command(flatten)]
     pub(crate) request: RequestFlags,
+    /// What `{a|b}` and `__name__` (prompts/wildcards/name.txt) are: off (text) or random (one is drawn for each picture,
+    /// by its seed)
+    #[arg(long, value_name = "HOW", default_value = "off", value_parser = expand())]
+    pub(crate) expand: Expand,
+    /// Words from prompts/*.toml ([style.NAME]) or A1111's prompts/styles.csv around the prompt; may be given again
+    #[arg(long = "style", value_name = "NAME")]
+    pub(crate) styles: Vec<String>,
     /// LoRAs that belong together, from a file in loras/stacks
     #[arg(long, value_name = "NAME", value_parser = lossy(), help_heading = "LoRA", display_order = 2)]
     pub(crate) stack: Option<String>,
@@ -133,6 +142,16 @@ pub(super) fn lora() -> impl TypedValueParser<Value = LoraRef> {
     lossy().try_map(|text| LoraRef::parse_flag(&text))
 }
 
+fn expand() -> impl TypedValueParser<Value = Expand> {
+    StringValueParser::new().try_map(|text| match text.parse() {
+        Ok(Expand::All) => {
+            let why = "all of them are a batch: put the prompt into a file, and run `colora batch FILE --expand all`";
+            Err(Error::bad_request("expand", text, why))
+        }
+        other => other,
+    })
+}
+
 impl Flags {
     /// The values that these flags give to the keys of a job; `prompt`: what the prompt is.
     pub(super) fn values(&self, prompt: Option<String>) -> Map<String, Value> {
@@ -147,7 +166,13 @@ impl Flags {
         ];
         let words =
             words.into_iter().filter_map(|(key, word)| Some((key.to_owned(), word?.into())));
-        self.request.values().clone().into_iter().chain(words).collect()
+        let mut values: Map<String, Value> =
+            self.request.values().clone().into_iter().chain(words).collect();
+        // An empty negative prompt that is given is a text; one that is left out is none.
+        if values.get("negative_prompt").and_then(Value::as_str) == Some("") {
+            values.entry("encode_empty").or_insert(true.into());
+        }
+        values
     }
 
     /// Lays the values of these flags over `layers`.

@@ -1,16 +1,20 @@
 //! `colora generate`: from flags to a job, and from its events to lines.
 
 use super::flags::Flags;
+use super::from_picture::Ask;
 use super::origin::with_origin;
 use super::output::{self, Form};
 use super::progress::Progress;
 use super::style::Talk;
 use super::{dry_run, from_picture, hints, interrupt, setup, threads, warnings};
-use crate::app::{self, Event, Job, Layers, Origin, Pool, Setup, resolver};
+use crate::app::expand::{self, Expand};
+use crate::app::{
+    self, Event, Job, Layers, Origin, Part, Pool, SaveOptions, Setup, resolver, words,
+};
 use crate::error::Error;
 use crate::input;
 use crate::lora::ReadOptions;
-use crate::pipeline::{Cancel, Memory, Pipeline};
+use crate::pipeline::{Cancel, Memory, Pipeline, Request, random_seed};
 use crate::plain;
 use crate::prompt::PromptSyntax;
 use anyhow::Result;
@@ -26,7 +30,8 @@ pub(super) fn run(flags: &Flags, talk: Talk) -> Result<()> {
     let setup = setup()?;
     threads::limit(flags.threads.or(setup.settings.config.threads), talk)?;
     let picture = flags.from.as_deref();
-    let record = picture.map(|path| from_picture::record(path, flags, &setup, talk)).transpose()?;
+    let record =
+        picture.map(|path| from_picture::record(path, Ask::of(flags), &setup, talk)).transpose()?;
     let mut layers = Layers::of(&setup.settings)?;
     if let Some((record, path)) = record.as_ref().zip(picture) {
         layers.picture(record, path)?;
@@ -46,12 +51,29 @@ pub(super) fn run(flags: &Flags, talk: Talk) -> Result<()> {
             *syntax = syntax.filter(|syntax| *syntax != PromptSyntax::Plain);
         }
         let syntax = job.request.prompt_syntax.unwrap_or_default();
-        warnings::of_syntax(text("prompt"), text("negative_prompt"), syntax, talk);
         if let Some(name) = &flags.stack {
             let chosen = flags.request.sets("lora_method");
             resolver::stack(&setup.store, name, chosen, &mut job.request)?;
         }
-        draw(flags, &setup, &job, named.as_ref(), talk)
+        words::add_styles(&mut job, &flags.styles, &setup.store)?;
+        if !text("prompt").is_empty() {
+            words::add_triggers(&mut job, &setup.store)?;
+        }
+        let jobs = match flags.expand {
+            Expand::Off => vec![job],
+            _ => expand::for_each_picture(&job, &setup.store, random_seed())?,
+        };
+        let of_user = |key: &str| !text(key).is_empty();
+        if let Some(job) = jobs.first() {
+            let Request { prompt, negative_prompt, .. } = &job.request;
+            let prompt = if of_user("prompt") { prompt } else { "" };
+            let negative = if of_user("negative_prompt") { negative_prompt } else { "" };
+            warnings::of_syntax(prompt, negative, syntax, &setup.store, talk);
+            if of_user("prompt") {
+                warnings::of_loras(&words::uncalled(job, &setup.store), talk);
+            }
+        }
+        draw(flags, &setup, &jobs, named.as_ref(), talk)
     });
     done.map_err(|error| of_picture(with_origin(error, &layers), flags, &layers))
 }
@@ -65,22 +87,27 @@ fn prompt(flags: &Flags) -> Result<Option<String>, Error> {
     Ok(Some(text.trim_end_matches(['\n', '\r']).to_owned()))
 }
 
-/// Runs a job, or prints what would run; `named`: what is used because a picture names it.
+/// Runs the jobs, or prints what would run; `named`: what is used because a picture names it.
 fn draw(
     flags: &Flags,
     setup: &Setup,
-    job: &Job,
+    jobs: &[Job],
     named: Option<&app::NamedByPicture>,
     talk: Talk,
 ) -> Result<()> {
     let save = output::save_options(flags, &setup.settings.config);
+    let part = |index| Some(Part { index, count: jobs.len() }).filter(|part| part.count > 1);
+    let save = |index| SaveOptions { part: part(index), ..save.clone() };
     // Mistakes that need no model are found before one is opened.
-    if flags.dry_run {
-        job.request.plan(&crate::family::Defaults::of_unknown_model(), 0)?;
-        save.target(job.request.count)?;
-    } else {
-        output::check(flags, &save, &job.request)?;
-        app::check(job, &save)?;
+    for (index, job) in jobs.iter().enumerate() {
+        let save = save(index);
+        if flags.dry_run {
+            job.request.plan(&crate::family::Defaults::of_unknown_model(), 0)?;
+            save.target(job.request.count)?;
+        } else {
+            output::check(flags, &save, &job.request)?;
+            app::check(job, &save)?;
+        }
     }
     if flags.batch_size == Some(0) {
         return Err(Error::bad_request("batch_size", 0, "at least 1 is needed").into());
@@ -100,16 +127,21 @@ fn draw(
     let speaker =
         Speaker { progress: &progress, form: Form::of(flags), talk, failure: RefCell::default() };
     let observer = |event: &Event<'_>| speaker.hear(event);
-    let prepared = app::prepare(&pool, job, &save, &observer, &cancel)?;
-    if flags.dry_run {
-        return dry_run::print(&prepared, named, flags.json);
+    for (index, job) in jobs.iter().enumerate() {
+        let save = save(index);
+        let prepared = app::prepare(&pool, job, &save, &observer, &cancel)?;
+        if flags.dry_run {
+            dry_run::print(&prepared, named, flags.json)?;
+            continue;
+        }
+        let done = prepared.run(&observer, &cancel);
+        progress.finish();
+        match speaker.failure.take() {
+            Some(error) => return Err(error),
+            None => done.map(drop)?,
+        }
     }
-    let done = prepared.run(&observer, &cancel);
-    progress.finish();
-    match speaker.failure.take() {
-        Some(error) => Err(error),
-        None => Ok(done.map(drop)?),
-    }
+    Ok(())
 }
 
 /// Turns events into lines on stdout and stderr.
@@ -126,6 +158,9 @@ impl Speaker<'_> {
         match event {
             Event::Transfer(transfer) => self.progress.transfer(transfer),
             Event::Pipeline(event) => crate::pipeline::Observer::event(self.progress, event),
+            Event::Hashing { file, done, total } => {
+                from_picture::hashing(file, *done, *total, self.talk);
+            }
             Event::FolderCreated(folder) => {
                 self.talk.say(&format!("created the folder {}", folder.display()));
             }

@@ -18,7 +18,7 @@ Examples:
   colora inspect --as-command fox.png      the command that makes it again
   colora inspect --json fox.png | jq .request.seed")]
 pub(super) struct Args {
-    /// A PNG picture, of colora or of another program
+    /// A PNG, JPEG or WebP picture, of colora or of another program
     #[arg(value_name = "IMAGE", value_hint = ValueHint::FilePath)]
     image: PathBuf,
     /// Print one JSON object
@@ -33,14 +33,14 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
     let unchecked = UncheckedRecord::read(&args.image)?;
     if args.as_command {
-        warnings::of_record(unchecked.shown(), talk);
+        warnings::of_record(unchecked.shown(), None, talk);
         return result_line(&as_command(&unchecked.into_command(&setup()?.store)));
     }
     let record = unchecked.shown();
     if args.json {
         return result_json(&json(record, &args.image)?);
     }
-    warnings::of_record(record, talk);
+    warnings::of_record(record, None, talk);
     result_line(&text(record))
 }
 

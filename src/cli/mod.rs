@@ -9,6 +9,7 @@ mod completions;
 mod config;
 mod doctor;
 mod dry_run;
+mod embedding;
 mod flags;
 mod from_picture;
 mod generate;
@@ -24,9 +25,12 @@ mod progress;
 mod report;
 mod request_flags;
 mod samplers;
+mod sheet;
 mod style;
+mod sweep;
 mod threads;
 mod verb;
+mod verify;
 mod warnings;
 
 pub use last_resort::LastResort;
@@ -52,11 +56,11 @@ const CODES: &str = "\
 Exit codes:
   0 ok   1 internal   2 usage   3 bad input file   4 not found   5 unsupported here
   6 resources: memory, disk, what cannot be written
-  7 some jobs of a batch failed   130 interrupted
+  7 some jobs of a batch failed, some pictures are not equal   130 interrupted
 
 Environment:
-  COLORA_MODEL, COLORA_MODELS (folders), COLORA_LORA_PATH (folders), COLORA_DEVICE, COLORA_DTYPE,
-  COLORA_LOG (log filter), NO_COLOR, HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE
+  COLORA_MODEL, COLORA_MODELS (folders), COLORA_LORA_PATH (folders), COLORA_PROMPTS (folders),
+  COLORA_DEVICE, COLORA_DTYPE, COLORA_LOG (log filter), NO_COLOR, HF_HOME, HF_HUB_CACHE, HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE
 
 Files:
   ./colora.toml and the user's own; see `colora config`. Both are trusted: in a folder of someone
@@ -87,12 +91,20 @@ enum Command {
     Generate(Box<flags::Flags>),
     /// Make the pictures of a file of prompts; go on where a run before ended
     Batch(Box<batch::Args>),
+    /// Make pictures that differ along axes, side by side (an X/Y/Z plot)
+    Sweep(Box<sweep::Args>),
+    /// Put the pictures of a folder on one sheet and on a page to look through
+    Sheet(sheet::Args),
     /// List, look into and download models
     Model(model::Args),
     /// List, look into, check, convert, merge and make LoRAs
     Lora(lora::Args),
+    /// List, look into and add textual inversions
+    Embedding(embedding::Args),
     /// Show the settings stored in a picture
     Inspect(inspect::Args),
+    /// Draw pictures again and compare
+    Verify(verify::Args),
     /// List samplers and schedules
     Samplers(samplers::Args),
     /// Show or write settings files
@@ -180,6 +192,8 @@ fn dispatch(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Generate(flags) => generate::run(&flags, cli.talk),
         Command::Batch(args) => batch::run(&args, cli.talk),
+        Command::Sweep(args) => sweep::run(&args, cli.talk),
+        Command::Sheet(args) => sheet::run(&args, cli.talk),
         Command::Model(args) => {
             threads::limit(None, cli.talk)?;
             model::run(args, cli.talk)
@@ -188,7 +202,9 @@ fn dispatch(cli: Cli) -> Result<()> {
             threads::limit(None, cli.talk)?;
             lora::run(args, cli.talk)
         }
+        Command::Embedding(args) => embedding::run(args, cli.talk),
         Command::Inspect(args) => inspect::run(&args, cli.talk),
+        Command::Verify(args) => verify::run(&args, cli.talk),
         Command::Samplers(args) => samplers::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Bench(args) => bench::run(&args, cli.talk),

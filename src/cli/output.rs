@@ -85,6 +85,7 @@ pub(super) fn save_options(flags: &Flags, config: &Config) -> SaveOptions {
             date: now.strftime("%Y-%m-%d").to_string(),
             time: now.strftime("%H%M%S").to_string(),
         },
+        part: None,
     }
 }
 
@@ -93,13 +94,14 @@ pub(super) fn save_options(flags: &Flags, config: &Config) -> SaveOptions {
 /// # Errors
 /// [`Error::BadRequest`], also for a bad template.
 pub(super) fn check(flags: &Flags, save: &SaveOptions, request: &Request) -> Result<(), Error> {
-    let to_stdout = match save.target(request.count)? {
+    let count = save.part.map_or(request.count, |part| part.count);
+    let to_stdout = match save.target(count)? {
         Target::Caller => true,
-        Target::Stream { device: false, .. } if request.count > 1 => return refuse(save, SEVERAL),
+        Target::Stream { device: false, .. } if count > 1 => return refuse(save, SEVERAL),
         Target::Stream { .. } => false,
         _ => return Ok(()),
     };
-    if to_stdout && request.count > 1 {
+    if to_stdout && count > 1 {
         return refuse(save, SEVERAL);
     }
     if to_stdout && (flags.json || flags.null) {

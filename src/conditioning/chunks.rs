@@ -56,7 +56,7 @@ impl Reader<'_> {
             PromptSyntax::Comfy => self.divided_where_full(segments, room),
             _ => {
                 let mut chunk = Chunk::default();
-                for piece in segments.iter().flat_map(|segment| self.pieces(segment)) {
+                for piece in segments.iter().flat_map(|s| self.pieces(s, syntax)) {
                     chunk.add(&piece.ids, piece.weight);
                 }
                 chunk.split_off(chunk.ids.len().min(room));
@@ -65,10 +65,10 @@ impl Reader<'_> {
         }
     }
 
-    fn pieces(&self, segment: &Segment) -> Vec<Piece> {
+    fn pieces(&self, segment: &Segment, syntax: PromptSyntax) -> Vec<Piece> {
         let weight = segment.weight as f32;
         let piece = |(ids, whole)| Piece { ids, weight, whole };
-        self.groups(&segment.text).into_iter().map(piece).collect()
+        self.groups(&segment.text, syntax).into_iter().map(piece).collect()
     }
 
     /// A1111's rule.
@@ -81,7 +81,7 @@ impl Reader<'_> {
                 chunks.close();
                 continue;
             }
-            for piece in self.pieces(segment) {
+            for piece in self.pieces(segment, PromptSyntax::A1111) {
                 if piece.whole && piece.ids.len() <= room {
                     if chunks.open.ids.len() + piece.ids.len() > room {
                         chunks.close();
@@ -101,7 +101,7 @@ impl Reader<'_> {
     /// ComfyUI's rule.
     fn divided_where_full(&self, segments: &[Segment], room: usize) -> Vec<Chunk> {
         let mut chunks = Chunks::default();
-        for piece in segments.iter().flat_map(|segment| self.pieces(segment)) {
+        for piece in segments.iter().flat_map(|s| self.pieces(s, PromptSyntax::Comfy)) {
             let mut rest = &piece.ids[..];
             let large = rest.len() >= LARGE || rest.len() > room;
             while chunks.open.ids.len() + rest.len() > room {

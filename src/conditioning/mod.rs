@@ -12,11 +12,12 @@ mod weighting;
 pub use chunks::Chunk;
 pub use inversions::InversionVectors;
 pub use micro::{Crop, Micro, Told, ToldSize};
-pub use texts::{Schedules, Texts};
+pub use texts::{Schedules, Text, Texts, Wording};
 pub use tokenizer::{ClipKind, Tokenizer, TokenizerFiles, TokenizerOptions};
 
 use crate::error::{Error, Result};
 use crate::models::{AddedCondition, ClipTower};
+use crate::prompt::{PromptSyntax, Segment};
 use crate::size::ImageSize;
 use candle_core::{DType, Device, Tensor};
 use std::sync::Arc;
@@ -98,10 +99,21 @@ impl TextTowers {
         Self { towers, rules }
     }
 
+    /// The chunks of a text that was read as `segments`, with the ids of tower number `tower`; new words have ids behind
+    /// its vocabulary. None when there is no such tower.
+    pub fn chunks_of(
+        &self,
+        tower: usize,
+        segments: &[Segment],
+        syntax: PromptSyntax,
+    ) -> Vec<Chunk> {
+        self.towers.get(tower).map(|t| t.reader().chunks(segments, syntax)).unwrap_or_default()
+    }
+
     /// How many tokens of `prompt`, as plain text, do not fit the window; 0 when all do.
     pub fn overflow(&self, prompt: &str) -> usize {
         let excess = |tower: &Tower| {
-            let tokens = tower.reader().ids(prompt).len();
+            let tokens = tower.reader().ids(prompt, PromptSyntax::Plain).len();
             tokens.saturating_sub(tower.window().saturating_sub(2))
         };
         self.towers.iter().map(excess).max().unwrap_or(0)

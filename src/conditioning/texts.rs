@@ -6,7 +6,7 @@ use super::{Conditioning, Micro, TextTowers, Tower};
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::models::AddedCondition;
-use crate::prompt::PromptSyntax;
+use crate::prompt::{Emphasis, PromptSyntax, Segment, SyntaxError, pointed};
 use crate::size::ImageSize;
 use candle_core::Tensor;
 
@@ -35,20 +35,51 @@ pub struct Texts<'a> {
 /// The texts of a request whose prompts change from step to step.
 #[derive(Debug, Clone, Copy)]
 pub struct Schedules<'a> {
-    /// The texts of the prompt, one after the other; one may come again.
-    pub prompts: &'a [&'a str],
-    /// Those of the negative prompt, when guidance is on.
-    pub negatives: Option<&'a [&'a str]>,
-    /// Which of the first and which of the second belong together: what is returned.
-    pub pairs: &'a [(usize, usize)],
+    /// For each part of the prompt its texts, one after the other; one may come again.
+    pub prompts: &'a [Vec<Text<'a>>],
+    /// How much each part counts.
+    pub weights: &'a [f64],
+    /// The texts of the negative prompt, when guidance is on.
+    pub negatives: Option<&'a [Text<'a>]>,
+    /// Which of them belong together: what is returned.
+    pub wordings: &'a [Wording],
     /// How they are written. They hold no edits any more.
     pub syntax: PromptSyntax,
+    /// What A1111's weights do.
+    pub emphasis: Emphasis,
+    /// Whether an empty negative prompt is encoded where the model has zeros for one that is left out.
+    pub encode_empty: bool,
     /// 1 = the last layer that the family uses; acts on the prompt alone.
     pub clip_skip: usize,
     /// Picture size, for SDXL.
     pub size: ImageSize,
     /// What SDXL is told of sizes beside it.
     pub micro: Micro,
+}
+
+/// A text, which towers may read differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Text<'a> {
+    /// What the first tower reads, and the others where there is no `second`.
+    pub first: &'a str,
+    /// What the second tower reads instead.
+    pub second: Option<&'a str>,
+}
+
+impl<'a> From<&'a str> for Text<'a> {
+    fn from(first: &'a str) -> Self {
+        Self { first, second: None }
+    }
+}
+
+/// Texts that are drawn together: for each part of the prompt a place among its texts, and one among those of the negative
+/// prompt.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Wording {
+    /// For each part of the prompt.
+    pub prompts: Vec<usize>,
+    /// Of the negative prompt.
+    pub negative: usize,
 }
 
 /// Features of one text.
@@ -60,8 +91,33 @@ struct Encoded {
     pooled: Tensor,
 }
 
+/// How texts are read.
+#[derive(Debug, Clone, Copy)]
+struct Reading {
+    syntax: PromptSyntax,
+    emphasis: Emphasis,
+}
+
+impl Reading {
+    /// The pieces of a text with their weights.
+    fn segments(self, text: &str) -> std::result::Result<Vec<Segment>, SyntaxError> {
+        if self.syntax != PromptSyntax::A1111 {
+            return self.syntax.segments(text);
+        }
+        match self.emphasis {
+            Emphasis::None => Ok(vec![Segment::new(text, 1.0)]),
+            Emphasis::Ignore => {
+                let mut segments = self.syntax.segments(text)?;
+                segments.iter_mut().filter(|s| !s.is_break).for_each(|s| s.weight = 1.0);
+                Ok(segments)
+            }
+            _ => self.syntax.segments(text),
+        }
+    }
+}
+
 /// One text of a schedule.
-struct Wording {
+struct Encodable {
     /// Its chunks in each tower.
     chunks: Vec<Vec<Chunk>>,
     /// How often it comes.
@@ -70,7 +126,7 @@ struct Wording {
 
 /// The different texts of a schedule, and for each of its entries which one it is.
 struct Group {
-    wordings: Vec<Wording>,
+    wordings: Vec<Encodable>,
     entries: Vec<usize>,
     /// Chunks of the longest.
     chunks: usize,
@@ -107,12 +163,15 @@ impl TextTowers {
     /// more than 128 chunks.
     pub fn encode(&self, texts: &Texts<'_>) -> Result<Conditioning> {
         let Texts { prompt, negative, syntax, clip_skip, size } = *texts;
-        let negative = negative.map(|text| [text]);
+        let negative = negative.map(|text| [Text::from(text)]);
         let schedules = Schedules {
-            prompts: &[prompt],
+            prompts: &[vec![prompt.into()]],
+            weights: &[1.0],
             negatives: negative.as_ref().map(|text| &text[..]),
-            pairs: &[(0, 0)],
+            wordings: &[Wording { prompts: vec![0], negative: 0 }],
             syntax,
+            emphasis: Emphasis::Original,
+            encode_empty: false,
             clip_skip,
             size,
             micro: Micro::default(),
@@ -121,7 +180,7 @@ impl TextTowers {
         found.ok_or_else(|| Error::Internal("a text without features".into()))
     }
 
-    /// Encodes the texts of schedules, each of `pairs` into a batch of negative prompt and prompt. Until `cancel` is set:
+    /// Encodes the texts of schedules, each of `wordings` into a batch of negative prompt and prompts. Until `cancel` is set:
     /// it is looked at between layers.
     ///
     /// # Errors
@@ -132,111 +191,113 @@ impl TextTowers {
         cancel: &Cancel,
     ) -> Result<Vec<Conditioning>> {
         self.check_windows()?;
-        let positive = self.group("prompt", texts.prompts, texts.syntax)?;
-        let encode = |groups: &[&Group], clip_skip| {
-            self.encode_groups(groups, texts.syntax, clip_skip, cancel)
-        };
+        let reading = Reading { syntax: texts.syntax, emphasis: texts.emphasis };
+        let part = |texts: &Vec<Text<'_>>| self.group("prompt", texts, reading);
+        let parts: Vec<Group> = texts.prompts.iter().map(part).collect::<Result<_>>()?;
+        let encode =
+            |groups: &[&Group], clip_skip| self.encode_groups(groups, reading, clip_skip, cancel);
+        let mut groups: Vec<&Group> = parts.iter().collect();
         // diffusers reads negative prompts at the last layer whatever the prompt's skip is.
         let (positives, negatives) = match texts.negatives {
-            None => (encode(&[&positive], texts.clip_skip)?, None),
-            Some([""]) if self.rules.zero_empty_negative => {
-                (encode(&[&positive], texts.clip_skip)?, None)
+            None => (encode(&groups, texts.clip_skip)?, None),
+            Some([Text { first: "", second: None }])
+                if self.rules.zero_empty_negative && !texts.encode_empty =>
+            {
+                (encode(&groups, texts.clip_skip)?, None)
             }
             Some(negatives) => {
-                let negative = self.group("negative_prompt", negatives, texts.syntax)?;
+                let negative = self.group("negative_prompt", negatives, reading)?;
                 let (negatives, positives) = if texts.clip_skip <= 1 {
-                    let mut all = encode(&[&negative, &positive], 1)?;
-                    let positives = all.split_off(negative.wordings.len());
-                    (all, positives)
+                    groups.insert(0, &negative);
+                    let mut all = encode(&groups, 1)?;
+                    (all.remove(0), all)
                 } else {
-                    let positives = encode(&[&positive], texts.clip_skip)?;
-                    (encode(&[&negative], 1)?, positives)
+                    let positives = encode(&groups, texts.clip_skip)?;
+                    (encode(&[&negative], 1)?.remove(0), positives)
                 };
                 (positives, Some((negative, negatives)))
             }
         };
-        let pair = |(prompt, other): &(usize, usize)| {
-            let positive = &positives[positive.entries[*prompt]];
+        let together = |wording: &Wording| {
+            let of_part = |((group, found), place): ((&Group, &Vec<Encoded>), &usize)| {
+                found[group.entries[*place]].clone()
+            };
+            let places = parts.iter().zip(&positives).zip(&wording.prompts);
+            let positives: Vec<Encoded> = places.map(of_part).collect();
             let negative = match (&negatives, texts.negatives) {
-                (Some((group, found)), _) => Some(found[group.entries[*other]].clone()),
-                (None, Some(_)) => Some(positive.zeros_like()?),
+                (Some((group, found)), _) => Some(found[group.entries[wording.negative]].clone()),
+                (None, Some(_)) => positives.first().map(Encoded::zeros_like).transpose()?,
                 (None, None) => None,
             };
-            self.paired(positive.clone(), negative, texts, cancel)
+            self.joined(positives, negative, texts, reading, cancel)
         };
-        texts.pairs.iter().map(pair).collect()
+        texts.wordings.iter().map(together).collect()
     }
 
-    /// Prompt and negative prompt as one batch, for which their contexts become equally long.
-    fn paired(
+    /// Negative prompt and all parts of the prompt as one batch, for which their contexts become equally long.
+    fn joined(
         &self,
-        positive: Encoded,
+        positives: Vec<Encoded>,
         negative: Option<Encoded>,
         texts: &Schedules<'_>,
+        reading: Reading,
         cancel: &Cancel,
     ) -> Result<Conditioning> {
-        let (positive, negative) = match negative {
-            Some(negative) => self.equally_long(positive, negative, texts.syntax, cancel)?,
-            None => (positive, None),
-        };
-        let parts: Vec<&Encoded> = negative.iter().chain([&positive]).collect();
-        let contexts: Vec<&Tensor> = parts.iter().map(|part| &part.context).collect();
+        let rows = (negative.is_some(), positives.len());
+        let all: Vec<Encoded> = negative.into_iter().chain(positives).collect();
+        let all = self.equally_long(all, reading, cancel)?;
+        let contexts: Vec<&Tensor> = all.iter().map(|part| &part.context).collect();
         let context = Tensor::cat(&contexts, 0)?;
         let added = if self.rules.added {
-            let pooled: Vec<&Tensor> = parts.iter().map(|part| &part.pooled).collect();
-            let rows = (negative.is_some(), 1);
+            let pooled: Vec<&Tensor> = all.iter().map(|part| &part.pooled).collect();
             let micro = self.told(&texts.micro, texts.size, rows, context.device())?;
             Some(AddedCondition { pooled: Tensor::cat(&pooled, 0)?, micro })
         } else {
             None
         };
-        Ok(Conditioning { context, weights: vec![1.0], added })
+        Ok(Conditioning { context, weights: texts.weights.to_vec(), added })
     }
 
-    /// Both with contexts of one length. A1111 evaluates unequal ones one after the other; repeated contexts give the
+    /// All with contexts of one length. A1111 evaluates unequal ones one after the other; repeated contexts give the
     /// same, in one evaluation. What would become too long is filled with chunks of the empty text.
     fn equally_long(
         &self,
-        positive: Encoded,
-        negative: Encoded,
-        syntax: PromptSyntax,
+        all: Vec<Encoded>,
+        reading: Reading,
         cancel: &Cancel,
-    ) -> Result<(Encoded, Option<Encoded>)> {
-        let (a, b) = (positive.context.dim(1)?, negative.context.dim(1)?);
-        if a == b {
-            return Ok((positive, Some(negative)));
+    ) -> Result<Vec<Encoded>> {
+        let lengths = all.iter().map(|one| Ok(one.context.dim(1)?)).collect::<Result<Vec<_>>>()?;
+        let longest = lengths.iter().copied().max().unwrap_or_default();
+        if lengths.iter().all(|length| *length == longest) {
+            return Ok(all);
         }
-        let common = a / greatest_divisor(a, b) * b;
-        let longest = a.max(b);
+        let multiple = |a: usize, b: usize| (a / greatest_divisor(a, b)).saturating_mul(b);
+        let common = lengths.iter().copied().fold(1, multiple);
         if common <= longest * MOST_REPEATED {
-            return Ok((positive.repeated_to(common)?, Some(negative.repeated_to(common)?)));
+            return all.into_iter().map(|one| one.repeated_to(common)).collect();
         }
-        let group = self.group("prompt", &[""], syntax)?;
-        let mut empty = self.encode_groups(&[&group], syntax, 1, cancel)?;
-        let empty = empty.pop().ok_or_else(|| Error::Internal("an empty text".into()))?;
-        let positive = positive.filled_to(longest, &empty)?;
-        Ok((positive, Some(negative.filled_to(longest, &empty)?)))
+        let group = self.group("prompt", &["".into()], reading)?;
+        let mut empty = self.encode_groups(&[&group], reading, 1, cancel)?;
+        let empty = empty.pop().and_then(|mut group| group.pop());
+        let empty = empty.ok_or_else(|| Error::Internal("an empty text".into()))?;
+        all.into_iter().map(|one| one.filled_to(longest, &empty)).collect()
     }
 
     /// The different texts of a schedule in chunks.
-    fn group(&self, field: &'static str, texts: &[&str], syntax: PromptSyntax) -> Result<Group> {
-        let mut different: Vec<&str> = Vec::new();
+    fn group(&self, field: &'static str, texts: &[Text<'_>], reading: Reading) -> Result<Group> {
+        let mut different: Vec<Text<'_>> = Vec::new();
         let mut entries = Vec::with_capacity(texts.len());
         for text in texts {
             let known = different.iter().position(|known| known == text);
             entries.push(known.unwrap_or(different.len()));
             if known.is_none() {
-                different.push(text);
+                different.push(*text);
             }
         }
         let mut wordings = Vec::with_capacity(different.len());
         for (index, text) in different.iter().enumerate() {
-            let segments = syntax.segments(text);
-            let segments = segments.map_err(|error| Error::bad_request(field, text, error.why))?;
-            let chunks =
-                self.towers.iter().map(|tower| tower.reader().chunks(&segments, syntax)).collect();
             let count = entries.iter().filter(|entry| **entry == index).count();
-            wordings.push(Wording { chunks, count });
+            wordings.push(Encodable { chunks: self.chunks(field, *text, reading)?, count });
         }
         let lengths = wordings.iter().flat_map(|wording| &wording.chunks).map(Vec::len);
         let chunks = lengths.max().unwrap_or(1);
@@ -248,20 +309,40 @@ impl TextTowers {
         Ok(Group { wordings, entries, chunks })
     }
 
-    /// The features of every different text of `groups`, in their order: side by side from every tower, pooled from the
-    /// first chunk in the last tower. Weights act within each group.
+    /// The chunks of a text in each tower.
+    fn chunks(
+        &self,
+        field: &'static str,
+        text: Text<'_>,
+        reading: Reading,
+    ) -> Result<Vec<Vec<Chunk>>> {
+        let read = |text: &str| {
+            let segments = reading.segments(text);
+            segments.map_err(|error| pointed(field, text, &error.span, error.why))
+        };
+        let first = read(text.first)?;
+        let second = text.second.map(read).transpose()?;
+        let of_tower = |(place, tower): (usize, &Tower)| {
+            let segments = if place == 0 { &first } else { second.as_ref().unwrap_or(&first) };
+            tower.reader().chunks(segments, reading.syntax)
+        };
+        Ok(self.towers.iter().enumerate().map(of_tower).collect())
+    }
+
+    /// For each of `groups` the features of its different texts, in their order: side by side from every tower, pooled
+    /// from the first chunk in the last tower. Weights act within each group.
     fn encode_groups(
         &self,
         groups: &[&Group],
-        syntax: PromptSyntax,
+        reading: Reading,
         clip_skip: usize,
         cancel: &Cancel,
-    ) -> Result<Vec<Encoded>> {
+    ) -> Result<Vec<Vec<Encoded>>> {
         let skip = self.rules.base_skip + clip_skip.saturating_sub(1);
         let mut contexts: Vec<Vec<Tensor>> = Vec::new();
         let mut pooled = Vec::new();
         for (index, tower) in self.towers.iter().enumerate() {
-            let run = Run { tower, index, skip, normalise: self.rules.normalise, syntax, cancel };
+            let run = Run { tower, index, skip, normalise: self.rules.normalise, reading, cancel };
             let (found, of_first) = run.encode(groups)?;
             contexts.resize(found.len(), Vec::new());
             contexts.iter_mut().zip(found).for_each(|(all, one)| all.push(one));
@@ -273,7 +354,9 @@ impl TextTowers {
         let encoded = |(contexts, pooled): (Vec<Tensor>, Tensor)| {
             Ok(Encoded { context: Tensor::cat(&contexts, 2)?, pooled })
         };
-        contexts.into_iter().zip(pooled).map(encoded).collect()
+        let mut all = contexts.into_iter().zip(pooled).map(encoded);
+        let count = |group: &&Group| group.wordings.len();
+        groups.iter().map(count).map(|count| all.by_ref().take(count).collect()).collect()
     }
 }
 
@@ -284,7 +367,7 @@ struct Run<'a> {
     index: usize,
     skip: usize,
     normalise: bool,
-    syntax: PromptSyntax,
+    reading: Reading,
     cancel: &'a Cancel,
 }
 
@@ -351,7 +434,7 @@ impl Run<'_> {
         if !(0..group.chunks).flat_map(chunks).any(acts) {
             return Ok(None);
         }
-        let empty = match self.syntax {
+        let empty = match self.reading.syntax {
             PromptSyntax::Comfy => {
                 let (hidden, _) = self.forward(&[self.window(None)])?;
                 Some(Weighted::new(&hidden.get(0)?, &Chunk::default(), 1)?)
@@ -368,7 +451,9 @@ impl Run<'_> {
                 let own_chunk = own.chunk(self.index, chunk).unwrap_or(&nothing);
                 texts.push(Weighted::new(&hidden, own_chunk, own.count)?);
             }
-            apply(&mut texts, self.syntax, empty.as_ref().map(Weighted::features));
+            let Reading { syntax, emphasis } = self.reading;
+            let empty = empty.as_ref().map(Weighted::features);
+            apply(&mut texts, syntax, emphasis, empty);
             for (wording, text) in texts.into_iter().enumerate() {
                 rows[place(wording)] = Some(text.into_tensor(&hidden.get(place(wording))?)?);
             }
@@ -378,7 +463,7 @@ impl Run<'_> {
     }
 }
 
-impl Wording {
+impl Encodable {
     /// Chunk number `chunk` in a tower; shorter texts have nothing there.
     fn chunk(&self, tower: usize, chunk: usize) -> Option<&Chunk> {
         self.chunks.get(tower)?.get(chunk)

@@ -2,7 +2,7 @@
 
 use super::chunks::Chunk;
 use crate::error::Result;
-use crate::prompt::PromptSyntax;
+use crate::prompt::{Emphasis, PromptSyntax};
 use candle_core::{DType, Tensor};
 
 /// The features of one chunk of a text, and its weights.
@@ -55,13 +55,24 @@ impl Weighted {
 
 /// Applies the weights to the same chunk of several texts that follow each other in one prompt's schedule.
 ///
-/// A1111: every feature times its weight, and all of them scaled so that their mean over all texts stays. ComfyUI:
+/// A1111: every feature times its weight, and all of them scaled so that their mean over all texts stays, unless `emphasis`
+/// leaves that out. ComfyUI:
 /// `e + (z - e) * w`, where `empty` holds `e`, the features of the empty text.
-pub(super) fn apply(texts: &mut [Weighted], syntax: PromptSyntax, empty: Option<&[f32]>) {
+pub(super) fn apply(
+    texts: &mut [Weighted],
+    syntax: PromptSyntax,
+    emphasis: Emphasis,
+    empty: Option<&[f32]>,
+) {
     if texts.iter().all(|text| text.weights.iter().all(|weight| is_one(*weight))) {
         return;
     }
     match (syntax, empty) {
+        (PromptSyntax::A1111, _) if emphasis == Emphasis::NoNorm => {
+            for text in &mut *texts {
+                text.each(|x, weight, _| x * weight);
+            }
+        }
         (PromptSyntax::A1111, _) => {
             let (mut plain, mut weighted) = (0.0, 0.0);
             for (a, b) in texts.iter().map(Weighted::sums) {

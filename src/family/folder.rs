@@ -209,7 +209,7 @@ impl Reader<'_> {
         let scheduler = match &recommended.prediction {
             None => self.scheduler(family, &unet)?,
             Some(kind) => {
-                let training: Training = kind.parse().in_file(&self.root.join(RECOMMENDED))?;
+                let training: Training = kind.parse().in_file(self.root.join(RECOMMENDED))?;
                 training.apply(&self.scheduler(family, &unet)?)
             }
         };

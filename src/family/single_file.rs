@@ -31,13 +31,12 @@ pub(super) fn open(path: &Path, placement: Placement) -> Result<ModelParts> {
     insert_unet(&mut checkpoint, &file)?;
     insert_vae(&mut checkpoint, &file, prefix::VAE)?;
     insert_text(&mut checkpoint, &file, kind.family)?;
-    let architecture = match folder::sidecar(path)? {
-        Some(architecture) => architecture,
-        None => {
-            let latents =
-                Latents { mean: file.numbers("edm_mean")?, deviation: file.numbers("edm_std")? };
-            derived(&checkpoint, path, kind, latents)?
-        }
+    let architecture = if let Some(architecture) = folder::sidecar(path)? {
+        architecture
+    } else {
+        let latents =
+            Latents { mean: file.numbers("edm_mean")?, deviation: file.numbers("edm_std")? };
+        derived(&checkpoint, path, kind, latents)?
     };
     complete(&checkpoint, &architecture, path)?;
     check::weights(&architecture, &checkpoint)?;

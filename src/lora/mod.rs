@@ -21,6 +21,7 @@ pub use apply::stack::{LoraStack, StackEntry, Words};
 pub use read::describe::ModuleInfo;
 pub use read::dictionary::Dictionary;
 pub use read::distilled::Distilled;
+pub use read::embedding::Embedding;
 pub use read::file::{AdapterFile, Hashes};
 pub use read::inversion::Inversion;
 pub use read::resolve::{ReadOptions, Report};

@@ -19,6 +19,9 @@ use std::str::FromStr;
 /// Largest weight that is accepted, either sign; 1 is as trained, useful ones stay below 5.
 pub const MAX_WEIGHT: f32 = 100.0;
 
+/// Extensions that a tag leaves out.
+const EXTENSIONS: [&str; 4] = [".safetensors", ".pt", ".bin", ".ckpt"];
+
 /// How strongly, where and when an adapter works.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -129,6 +132,24 @@ impl LoraRef {
             blocks: self.blocks.clone(),
             steps: self.steps,
         }
+    }
+
+    /// The body of the tag that A1111 reads: the name of the file without folders and extension, and the weights of
+    /// the text encoders and of the UNet, one when they are equal.
+    pub fn tag(&self) -> String {
+        let last = self.name.rsplit(['/', '\\']).next().unwrap_or(&self.name);
+        let stem = EXTENSIONS.iter().find_map(|end| last.strip_suffix(end)).unwrap_or(last);
+        let Self { name: _, unet, text, blocks, steps } = self.clone();
+        let mut tag = match (text, unet) {
+            (Some(text), Some(unet)) if text != unet => format!("{stem}:{text}:{unet}"),
+            _ => return Self { name: stem.to_owned(), unet, text, blocks, steps }.to_string(),
+        };
+        for (key, value) in
+            [("blocks", blocks.map(|b| b.to_string())), ("steps", steps.map(|s| s.to_string()))]
+        {
+            tag.extend(value.map(|value| format!(":{key}={value}")));
+        }
+        tag
     }
 
     /// Returns the LoRA with every specification of `strength`.

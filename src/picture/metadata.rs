@@ -10,7 +10,7 @@
 ///
 /// [`render`](Self::render) and [`parse`](Self::parse) are inverse for values that the format can
 /// hold: prompts without white space at their ends and without carriage returns at the ends of
-/// lines, a prompt of which no line starts with `Negative prompt:`, fields that begin with `Steps`
+/// lines, prompts of which no line starts with `Negative prompt:`, fields that begin with `Steps`
 /// or, when no line of the prompts starts with `Steps:`, are three or more or, without a negative prompt,
 /// none. Whatever was parsed is such a value.
 ///
@@ -41,13 +41,15 @@ pub struct Parameters {
 const NEGATIVE: &str = "Negative prompt:";
 /// Starts the line of settings in every program that writes one.
 const STEPS: &str = "Steps:";
+/// The field whose value is JSON without quotes.
+const HASHES: &str = "Hashes";
 /// Fields that make a last line the line of settings, whatever its first field.
 const ENOUGH_FIELDS: usize = 3;
 
 impl Parameters {
-    /// The value of the first field called `name`.
+    /// The value of the last field called `name`, as A1111 takes it.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.fields.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+        self.fields.iter().rfind(|(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
     /// Appends a field.
@@ -68,8 +70,12 @@ impl Parameters {
             text = format!("{text}\n{NEGATIVE} {}", self.negative_prompt);
         }
         if !self.fields.is_empty() {
-            let field =
-                |(name, value): &(String, String)| format!("{}: {}", safe(name), quote(value));
+            let field = |(name, value): &(String, String)| {
+                // Its readers take it as it is.
+                let bare = name == HASHES && is_bare_json(value);
+                let value = if bare { value.clone() } else { quote(value) };
+                format!("{}: {value}", safe(name))
+            };
             let fields: Vec<String> = self.fields.iter().map(field).collect();
             text = format!("{text}\n{}", fields.join(", "));
         } else if self.negative_prompt.is_empty() && settings(last_line(&text)).is_some() {
@@ -100,11 +106,11 @@ impl Parameters {
         let lines: Vec<&str> = text.split('\n').map(|line| line.trim_end_matches('\r')).collect();
         let start = lines.iter().position(|line| line.trim_start().starts_with(NEGATIVE));
         let (prompt, negative) = lines.split_at(start.unwrap_or(lines.len()));
-        let negative = negative.join("\n");
-        let negative = negative.trim_start().strip_prefix(NEGATIVE).unwrap_or_default();
+        let negative: Vec<&str> =
+            negative.iter().enumerate().map(|(i, line)| without_label(line, i == 0)).collect();
         Self {
             prompt: prompt.join("\n").trim().to_owned(),
-            negative_prompt: negative.trim().to_owned(),
+            negative_prompt: negative.join("\n").trim().to_owned(),
             fields,
         }
     }
@@ -114,6 +120,20 @@ impl std::fmt::Display for Parameters {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.render())
     }
+}
+
+/// A line of a negative prompt, the `first` or a later one, without the label, which A1111 takes off each of them; a
+/// later line that would be read as settings keeps it.
+fn without_label(line: &str, first: bool) -> &str {
+    let mut line = line;
+    while let Some(rest) = line.trim_start().strip_prefix(NEGATIVE) {
+        let rest = rest.trim_start();
+        if !first && (rest.starts_with(STEPS) || settings(rest).is_some()) {
+            break;
+        }
+        line = rest;
+    }
+    line
 }
 
 fn last_line(text: &str) -> &str {
@@ -207,6 +227,12 @@ fn bracketed(text: &str) -> Option<(&str, &str)> {
     let (value, rest) = text.split_at_checked(values.byte_offset())?;
     let rest = rest.trim_start();
     Some((value, rest.strip_prefix(',').or(rest.is_empty().then_some(""))?))
+}
+
+/// Whether `value` is JSON that is read again without quotes.
+fn is_bare_json(value: &str) -> bool {
+    let whole = bracketed(value).is_some_and(|(all, rest)| all == value && rest.is_empty());
+    whole && !value.contains(char::is_control)
 }
 
 fn is_name(name: &str) -> bool {

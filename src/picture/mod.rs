@@ -1,14 +1,26 @@
 //! Pictures: between tensors in -1..1 and files of 8-bit pixels.
 //!
 //! A [`Picture`] does not depend on latents, models or requests. The settings that a file holds
-//! are text here ([`png::Texts`], [`Parameters`]); the pipeline interprets them.
+//! are text here ([`Texts`], [`Embedded`], [`Parameters`]); the pipeline interprets them.
 //!
 //! Floor 1.
 
+mod embedded;
+mod exif;
+mod find_texts;
+mod format;
 mod metadata;
 pub mod png;
+pub mod sheet;
+mod stealth;
+mod texts;
 
+pub use embedded::{Embedded, Place};
+pub use find_texts::read_texts;
+pub use format::Format;
 pub use metadata::Parameters;
+pub use stealth::hidden_text;
+pub use texts::Texts;
 
 use crate::error::{Error, InFile, Result};
 use crate::input;
@@ -108,21 +120,36 @@ impl Picture {
     /// [`Error::Corrupt`] for anything that does not decode.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let reader = ImageReader::new(BufReader::new(input::open(path)?));
-        let mut reader = reader.with_guessed_format().map_err(|e| Error::io(path, e))?;
-        let mut limits = Limits::default();
-        limits.max_alloc = Some(MAX_MEMORY);
-        reader.limits(limits);
-        let mut decoder = reader.into_decoder().map_err(|e| unreadable(path, e))?;
-        let (width, height) = decoder.dimensions();
-        check_side(width.max(height) as usize).in_file(path)?;
-        let orientation = decoder.orientation().map_err(|e| unreadable(path, e))?;
-        let mut image = DynamicImage::from_decoder(decoder).map_err(|e| unreadable(path, e))?;
-        image.apply_orientation(orientation);
+        Self::of_image(open_image(path)?, path)
+    }
+
+    /// As [`open`](Self::open), from the bytes of a file.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn decode(bytes: Vec<u8>) -> Result<Self> {
+        let path = Path::new("a picture in memory");
+        Self::of_image(decode(std::io::Cursor::new(bytes), path)?, path)
+    }
+
+    fn of_image(image: DynamicImage, path: &Path) -> Result<Self> {
         let image = image.into_rgb8();
         let (width, height) = (image.width() as usize, image.height() as usize);
         Self::new(width, height, image.into_raw())
             .map_err(|e| Error::corrupt(path, format!("not a usable picture: {e}")))
+    }
+
+    /// Width and height of a PNG, JPEG or WebP file, without decoding its pixels.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn size_of(path: impl AsRef<Path>) -> Result<(usize, usize)> {
+        let path = path.as_ref();
+        let reader = ImageReader::new(BufReader::new(input::open(path)?));
+        let reader = reader.with_guessed_format().map_err(|e| Error::io(path, e))?;
+        let (width, height) = reader.into_dimensions().map_err(|e| unreadable(path, e))?;
+        check_side(width.max(height) as usize).in_file(path)?;
+        Ok((width as usize, height as usize))
     }
 
     /// The picture stretched to `size` with a Lanczos filter of three lobes.
@@ -173,6 +200,41 @@ impl std::fmt::Debug for Picture {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Picture({}x{})", self.width, self.height)
     }
+}
+
+/// The format of a picture file by its content; `None` for one that is not read.
+///
+/// # Errors
+/// [`Error::Io`] when it cannot be read.
+pub fn format_of(path: &Path) -> Result<Option<Format>> {
+    let reader = ImageReader::new(BufReader::new(input::open(path)?));
+    let reader = reader.with_guessed_format().map_err(|e| Error::io(path, e))?;
+    Ok(match reader.format() {
+        Some(image::ImageFormat::Png) => Some(Format::Png),
+        Some(image::ImageFormat::Jpeg) => Some(Format::Jpeg),
+        Some(image::ImageFormat::WebP) => Some(Format::WebP),
+        _ => None,
+    })
+}
+
+/// The pixels of a PNG, JPEG or WebP file, as a camera held it, with their transparency.
+fn open_image(path: &Path) -> Result<DynamicImage> {
+    decode(BufReader::new(input::open(path)?), path)
+}
+
+fn decode(source: impl std::io::BufRead + std::io::Seek, path: &Path) -> Result<DynamicImage> {
+    let reader = ImageReader::new(source);
+    let mut reader = reader.with_guessed_format().map_err(|e| Error::io(path, e))?;
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(MAX_MEMORY);
+    reader.limits(limits);
+    let mut decoder = reader.into_decoder().map_err(|e| unreadable(path, e))?;
+    let (width, height) = decoder.dimensions();
+    check_side(width.max(height) as usize).in_file(path)?;
+    let orientation = decoder.orientation().map_err(|e| unreadable(path, e))?;
+    let mut image = DynamicImage::from_decoder(decoder).map_err(|e| unreadable(path, e))?;
+    image.apply_orientation(orientation);
+    Ok(image)
 }
 
 fn check_side(side: usize) -> Result<()> {

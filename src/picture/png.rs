@@ -1,35 +1,31 @@
 //! PNG files with the settings that made their picture.
 
-use super::Picture;
+pub use super::texts::Texts;
+
+use super::embedded::{Embedded, Place};
+use super::{Picture, exif};
 use crate::atomic_file::{self, Care};
 use crate::error::{Error, InFile, Result};
 use crate::input;
 use png::DecodingError;
-use png::text_metadata::{ITXtChunk, TEXtChunk, ZTXtChunk};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Cursor, Seek, Write};
 use std::path::Path;
 
-/// Longest text that is written or read, in bytes of UTF-8.
+/// Longest text that is written, in bytes of UTF-8.
 pub const MAX_TEXT: usize = 4 << 20;
+/// Longest text that is read, inflated: other programs store whole graphs.
+pub const MAX_READ: usize = 16 << 20;
 
-/// Bytes that the chunks of a file may take in memory: room for both texts and for what other
-/// programs add.
-const MAX_CHUNKS: usize = 8 * MAX_TEXT;
+/// Bytes that the chunks of a file may take in memory: room for a few texts.
+const MAX_CHUNKS: usize = 4 * MAX_READ;
 
 /// Keyword under which AUTOMATIC1111 and most other programs keep their text.
 const PARAMETERS: &str = "parameters";
 /// Keyword of our own JSON.
 const COLORA: &str = "colora";
-
-/// The texts that travel inside a PNG file.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Texts {
-    /// The line-based text that other programs read; see [`Parameters`](super::Parameters).
-    pub parameters: Option<String>,
-    /// The complete request as JSON, for this program.
-    pub colora: Option<String>,
-}
+/// Keyword of XMP.
+const XMP: &str = "XML:com.adobe.xmp";
 
 /// The bytes of a PNG file.
 ///
@@ -83,17 +79,24 @@ pub fn save(bytes: &[u8], path: impl AsRef<Path>, force: bool) -> Result<()> {
     atomic_file::write(path, force, Care::Usual, fill)
 }
 
-/// The texts inside the PNG file `path`, without decoding its pixels.
+/// Our two texts inside the PNG file `path`, without decoding its pixels.
 ///
 /// Understands `tEXt`, `zTXt` and `iTXt`, before or after the pixels; the first of each keyword
 /// counts.
 ///
 /// # Errors
-/// [`Error::Io`] when the file cannot be read, [`Error::Corrupt`] when it is no PNG or when one of
-/// our texts does not decompress to at most [`MAX_TEXT`], [`Error::Limit`] for a longer plain text.
+/// [`Error::Io`] when the file cannot be read, [`Error::Corrupt`] when it is no PNG or when a text does not
+/// inflate to at most [`MAX_READ`] bytes.
 pub fn read_texts(path: impl AsRef<Path>) -> Result<Texts> {
     let path = path.as_ref();
-    texts_of(BufReader::new(input::open(path)?), path).in_file(path)
+    let source = BufReader::new(input::open(path)?);
+    Ok(ours(&texts_of(source, path, &[PARAMETERS, COLORA]).in_file(path)?))
+}
+
+fn ours(found: &Embedded) -> Texts {
+    let text = |place: &Place| found.get(place).map(str::to_owned);
+    let parameters = text(&Place::Keyword(PARAMETERS.into()));
+    Texts { parameters, colora: text(&Place::Colora) }
 }
 
 /// As [`read_texts`] for the bytes of a file, which `path` names in errors.
@@ -102,17 +105,30 @@ pub fn read_texts(path: impl AsRef<Path>) -> Result<Texts> {
 /// As [`read_texts`].
 pub fn texts_in(bytes: &[u8], path: impl AsRef<Path>) -> Result<Texts> {
     let path = path.as_ref();
-    texts_of(Cursor::new(bytes), path).in_file(path)
+    Ok(ours(&texts_of(Cursor::new(bytes), path, &[PARAMETERS, COLORA]).in_file(path)?))
 }
 
-fn texts_of(source: impl BufRead + Seek, path: &Path) -> Result<Texts> {
+/// Every text inside the PNG file `path`.
+///
+/// # Errors
+/// As [`read_texts`].
+pub(super) fn texts(path: &Path) -> Result<Embedded> {
+    // What stands behind the pixels is looked for when nothing that says how the picture was made stands before.
+    const TELLING: [&str; 8] =
+        [COLORA, PARAMETERS, "prompt", "invokeai_metadata", "sd-metadata", "Dream", "Comment", XMP];
+    texts_of(BufReader::new(input::open(path)?), path, &TELLING)
+}
+
+/// The texts of `source`; those behind the pixels when none of `telling` stands before.
+fn texts_of(source: impl BufRead + Seek, path: &Path, telling: &[&str]) -> Result<Embedded> {
     let limits = png::Limits { bytes: MAX_CHUNKS };
     let mut decoder = png::Decoder::new_with_limits(source, limits);
     decoder.set_ignore_iccp_chunk(true);
     let mut reader = decoder.read_info().map_err(|e| unreadable(path, e))?;
-    let texts = collect(reader.info(), path)?;
-    if texts != Texts::default() {
-        return Ok(texts);
+    let found = collect(reader.info(), path)?;
+    let told = |keyword: &&str| found.keyword(keyword).is_some();
+    if found.get(&Place::Colora).is_some() || telling.iter().any(told) {
+        return Ok(found);
     }
     match reader.finish() {
         // A file cut short still has the texts that came before the cut.
@@ -123,29 +139,47 @@ fn texts_of(source: impl BufRead + Seek, path: &Path) -> Result<Texts> {
     }
 }
 
-fn collect(info: &png::Info<'_>, path: &Path) -> Result<Texts> {
-    Ok(Texts { parameters: find(info, PARAMETERS, path)?, colora: find(info, COLORA, path)? })
+fn collect(info: &png::Info<'_>, path: &Path) -> Result<Embedded> {
+    let mut found = Embedded::default();
+    found.set_size((info.width, info.height));
+    for chunk in &info.uncompressed_latin1_text {
+        put(&mut found, &chunk.keyword, from_latin1(&chunk.text));
+    }
+    let why = |keyword: &str, error: DecodingError| {
+        let why = format!("the text `{keyword}` does not inflate to {MAX_READ} bytes: {error}");
+        Error::corrupt(path, why)
+    };
+    for chunk in &info.utf8_text {
+        let mut chunk = chunk.clone();
+        let text = chunk.decompress_text_with_limit(MAX_READ).and_then(|()| chunk.get_text());
+        put(&mut found, &chunk.keyword, text.map_err(|e| why(&chunk.keyword, e))?);
+    }
+    for chunk in &info.compressed_latin1_text {
+        let mut chunk = chunk.clone();
+        let text = chunk.decompress_text_with_limit(MAX_READ).and_then(|()| chunk.get_text());
+        put(&mut found, &chunk.keyword, from_latin1(&text.map_err(|e| why(&chunk.keyword, e))?));
+    }
+    if let Some(block) = &info.exif_metadata {
+        exif::read(block.to_vec(), &mut found);
+    }
+    Ok(found)
 }
 
-fn find(info: &png::Info<'_>, keyword: &str, path: &Path) -> Result<Option<String>> {
-    let plain = |c: &&TEXtChunk| c.keyword == keyword;
-    let unicode = |c: &&ITXtChunk| c.keyword == keyword;
-    let packed = |c: &&ZTXtChunk| c.keyword == keyword;
-    let text = if let Some(chunk) = info.uncompressed_latin1_text.iter().find(plain) {
-        Ok(chunk.text.clone())
-    } else if let Some(chunk) = info.utf8_text.iter().find(unicode) {
-        let mut chunk = chunk.clone();
-        chunk.decompress_text_with_limit(MAX_TEXT).and_then(|()| chunk.get_text())
-    } else if let Some(chunk) = info.compressed_latin1_text.iter().find(packed) {
-        let mut chunk = chunk.clone();
-        chunk.decompress_text_with_limit(MAX_TEXT).and_then(|()| chunk.get_text())
-    } else {
-        return Ok(None);
+fn put(found: &mut Embedded, keyword: &str, text: String) {
+    let place = match keyword {
+        COLORA => Place::Colora,
+        XMP => Place::Xmp,
+        _ => Place::Keyword(keyword.to_owned()),
     };
-    let why = |e| format!("the text `{keyword}` does not decompress to {MAX_TEXT} bytes: {e}");
-    let text = text.map_err(|e| Error::corrupt(path, why(e)))?;
-    check_length(&text)?;
-    Ok(Some(text))
+    found.put(place, text);
+}
+
+/// The text of a chunk of Latin-1, which some writers fill with UTF-8.
+fn from_latin1(text: &str) -> String {
+    let bytes = text.chars().map(|c| u8::try_from(u32::from(c)).unwrap_or(b'?')).collect();
+    let plain = text.is_ascii();
+    let utf8 = || String::from_utf8(bytes).ok();
+    (!plain).then(utf8).flatten().unwrap_or_else(|| text.to_owned())
 }
 
 fn add_text<W: Write>(encoder: &mut png::Encoder<'_, W>, keyword: &str, text: &str) -> Result<()> {
@@ -191,6 +225,7 @@ fn unreadable(path: &Path, error: DecodingError) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use png::text_metadata::{ITXtChunk, ZTXtChunk};
 
     fn picture() -> Picture {
         Picture::new(5, 3, (0..45).collect()).unwrap()
@@ -201,7 +236,7 @@ mod tests {
     }
 
     fn texts_in(bytes: &[u8]) -> Result<Texts> {
-        texts_of(Cursor::new(bytes), Path::new("x.png"))
+        Ok(ours(&texts_of(Cursor::new(bytes), Path::new("x.png"), &[PARAMETERS, COLORA])?))
     }
 
     fn holds(bytes: &[u8], chunk: &[u8]) -> bool {
@@ -253,11 +288,11 @@ mod tests {
     #[test]
     fn limits_hold_both_ways() {
         let long = "x".repeat(MAX_TEXT + 1);
-        let given = Texts { parameters: Some(long.clone()), colora: None };
+        let given = Texts { parameters: Some(long), colora: None };
         assert!(matches!(encode(&picture(), &given), Err(Error::Limit { .. })));
         let mut bytes = Vec::new();
         let mut encoder = png::Encoder::new(&mut bytes, 1, 1);
-        encoder.add_ztxt_chunk(PARAMETERS.into(), long).unwrap();
+        encoder.add_ztxt_chunk(PARAMETERS.into(), "x".repeat(MAX_READ + 1)).unwrap();
         encoder.write_header().unwrap().write_image_data(&[7]).unwrap();
         assert!(bytes.len() < 200_000, "a small bomb");
         assert!(matches!(texts_in(&bytes), Err(Error::Corrupt { .. })));

@@ -91,7 +91,7 @@ impl Model {
             Ok(StackEntry { lora, strength })
         };
         let entries = plan.loras.iter().map(entry).collect::<Result<_>>()?;
-        Ok(LoraStack { entries, method: plan.lora_method })
+        Ok(LoraStack { entries, method: plan.lora_method, ..self.embeddings(plan, watch)? })
     }
 }
 

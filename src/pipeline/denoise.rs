@@ -200,7 +200,7 @@ impl<'a> AtStep<'a> {
     }
 
     /// The estimates on the negative prompt and on each prompt, from one evaluation.
-    fn together(&self, all: Evaluation<'_>, x: &Tensor, sigma: f64) -> Result<Branches> {
+    fn together(&self, all: &Evaluation<'_>, x: &Tensor, sigma: f64) -> Result<Branches> {
         let weights = &self.bound.weights;
         let batch = x.dim(0)?;
         let inputs = vec![x; 1 + weights.len()];
@@ -224,7 +224,7 @@ impl<'a> AtStep<'a> {
     ) -> Result<Branches> {
         let of = |listener| Evaluation { map, ..self.evaluation(listener, number) };
         match &self.bound.texts {
-            Texts::Together { all, .. } if guided => self.together(of(all), x, sigma),
+            Texts::Together { all, .. } if guided => self.together(&of(all), x, sigma),
             Texts::Apart { negative, prompts, .. } if guided => {
                 let negative = of(negative).denoise(x, sigma)?;
                 let conditions = prompts.iter().zip(&self.bound.weights).map(|(prompt, weight)| {

@@ -12,6 +12,7 @@ mod budget;
 mod cache;
 mod denoise;
 mod device;
+mod embeddings;
 mod event;
 pub mod fields;
 mod finite;
@@ -31,9 +32,12 @@ mod residency;
 mod resolver;
 mod run;
 mod script;
+mod shared;
 mod start;
+mod step_names;
 mod steps;
 mod timeline;
+mod tokens;
 mod warning;
 
 pub use crate::kernels::{Ceilings, KernelKind, Work};
@@ -50,8 +54,10 @@ pub use residency::Memory;
 pub use resolver::{LoraResolver, PathResolver, ResolvedLora};
 pub use run::Run;
 pub use start::Start;
+pub use step_names::Shares;
 pub use steps::{StepView, Steps};
 pub use timeline::{Acting, Depth, Estimate, Phase, Role, Timeline};
+pub use tokens::TokenCount;
 pub use warning::Warning;
 
 use crate::error::{Error, Result};
@@ -203,7 +209,14 @@ impl Pipeline {
                 format!("the text encoder has {depth} layers"),
             ));
         }
-        plan.simplify(|text| model.fits(text));
+        if let Some((field, text)) = plan.second_prompt().filter(|_| model.parts.text.len() < 2) {
+            let why = "this model has one text encoder; a second prompt needs SDXL";
+            return Err(Error::bad_request(field, text, why));
+        }
+        // Elsewhere an empty negative prompt is encoded anyway.
+        plan.encode_empty &=
+            plan.negative_prompt.is_empty() && model.parts.text_rules().zero_empty_negative;
+        plan.simplify(|text| model.fits(text) && model.called(&[text]).is_empty());
         plan.warnings = found.take();
         Ok(plan)
     }

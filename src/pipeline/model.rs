@@ -71,9 +71,12 @@ impl Model {
         let negatives = script.negatives();
         let texts = Schedules {
             prompts: &prompts,
+            weights: script.weights(),
             negatives: guided.then_some(&negatives),
-            pairs: script.pairs(),
+            wordings: script.wordings(),
             syntax: plan.prompt_syntax,
+            emphasis: plan.emphasis,
+            encode_empty: plan.encode_empty,
             clip_skip: plan.clip_skip,
             size: plan.size()?,
             micro: plan.micro(),

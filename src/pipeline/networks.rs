@@ -84,7 +84,7 @@ impl Model {
         spent: &mut Timings,
     ) -> Result<Arc<Vec<Conditioning>>> {
         let settings = (plan.guided(), plan.clip_skip, plan.width, plan.height, plan.micro());
-        let texts = (script, plan.prompt_syntax);
+        let texts = (script, plan.prompt_syntax, plan.emphasis, plan.encode_empty);
         let key = format!("{texts:?} {settings:?} {apply:?} {}", stack.fingerprint());
         let found = self.residency.conditions.get(&key, watch.cancel, || {
             let begin = Instant::now();
@@ -190,7 +190,8 @@ impl Model {
             lora: lora.clone(),
             word: (*word).to_owned(),
         }));
-        for inversion in all.used {
+        let bundled = all.used.iter().map(|word| (*word, false));
+        for (inversion, own_file) in bundled.chain(all.files.iter().map(|word| (*word, true))) {
             let vectors = |component: &Component| -> Result<Option<Tensor>> {
                 let Some((values, rows)) = inversion.vectors(*component)? else { return Ok(None) };
                 let width = values.len().checked_div(rows).unwrap_or(0);
@@ -199,7 +200,7 @@ impl Model {
                 Ok(Some(tensor.to_dtype(dtype)?.to_device(self.residency.base.device())?))
             };
             let vectors = components.iter().map(vectors).collect::<Result<_>>()?;
-            words.push(InversionVectors { token: inversion.token.clone(), vectors });
+            words.push(InversionVectors { token: inversion.token.clone(), vectors, own_file });
         }
         Ok(words)
     }

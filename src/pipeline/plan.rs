@@ -2,15 +2,15 @@
 
 use super::fields::{self, Field, Label};
 use super::guidance::{GuidanceInterval, Pag, Sag};
-use super::request::{Request, is_one, is_refiner_at, is_zero, one, refiner_at};
+use super::request::{Request, is_false, is_one, is_refiner_at, is_zero, one, refiner_at};
 use super::warning::{Chosen, Warning};
 use crate::conditioning::{Crop, Micro, Told, ToldSize};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::family::Defaults;
 use crate::lora::{Apply, LoraRef, Method};
 use crate::models::FreeU;
 use crate::picture::Parameters;
-use crate::prompt::{PromptSyntax, extract_tags, underlined};
+use crate::prompt::{Emphasis, Part, PromptSyntax, extract_tags, pointed};
 use crate::sampling::{
     DynamicThreshold, MinUncond, Rescale, Sampler, SamplerOptions, Schedule, Training,
 };
@@ -28,6 +28,18 @@ pub struct Plan {
     /// Which program's syntax both prompts are written in; plain where they hold none of it and fit the text encoder.
     #[serde(default = "plain", skip_serializing_if = "is_plain")]
     pub prompt_syntax: PromptSyntax,
+    /// Whether an empty negative prompt is encoded where the model has zeros for one that is left out.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub encode_empty: bool,
+    /// What A1111's weights do.
+    #[serde(default, skip_serializing_if = "Emphasis::is_original")]
+    pub emphasis: Emphasis,
+    /// What the second text encoder reads instead of the prompt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_2: Option<String>,
+    /// What the second text encoder reads instead of the negative prompt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub negative_prompt_2: Option<String>,
     /// Pixels across.
     pub width: usize,
     /// Pixels down.
@@ -147,7 +159,10 @@ const TILE_ABOVE: usize = 1024 * 1536;
 macro_rules! with_same {
     ($from:ident, $type:ident { $($given:tt)* }) => {
         $type {
-            negative_prompt: $from.negative_prompt.clone(),
+            prompt_2: $from.prompt_2.clone(),
+            emphasis: $from.emphasis,
+            encode_empty: $from.encode_empty,
+            negative_prompt_2: $from.negative_prompt_2.clone(),
             guidance_interval: $from.guidance_interval,
             guidance_rescale: $from.guidance_rescale,
             dynamic_threshold: $from.dynamic_threshold,
@@ -203,10 +218,20 @@ impl Request {
             clip_skip: Some(clip_skip),
             ..self.clone()
         })?;
-        let (prompt, tagged) = tags(&self.prompt)?;
         let prompt_syntax = self.prompt_syntax.unwrap_or_default();
-        readable("prompt", &prompt, prompt_syntax, steps)?;
-        readable("negative_prompt", &self.negative_prompt, prompt_syntax, steps)?;
+        let (prompt, tagged) = tags(&prompt_syntax.uncommented(&self.prompt))?;
+        let negative_prompt = prompt_syntax.uncommented(&self.negative_prompt).into_owned();
+        let parts = prompt_syntax.parts(&prompt);
+        check_parts(&prompt, &parts, self.prompt_2.is_some())?;
+        for part in &parts {
+            readable("prompt", &part.text, prompt_syntax, steps)?;
+        }
+        readable("negative_prompt", &negative_prompt, prompt_syntax, steps)?;
+        for (field, text) in
+            [("prompt_2", &self.prompt_2), ("negative_prompt_2", &self.negative_prompt_2)]
+        {
+            text.iter().try_for_each(|text| readable(field, text, prompt_syntax, steps))?;
+        }
         let sampler = self.sampler.unwrap_or(defaults.sampler);
         sampler.spec().check(&self.sampler_options)?;
         // The model's schedule goes with its own sampler.
@@ -215,6 +240,7 @@ impl Request {
             self,
             Plan {
                 prompt,
+                negative_prompt,
                 prompt_syntax,
                 width,
                 height,
@@ -236,24 +262,41 @@ impl Request {
 
 /// The prompt without its `<lora:…>` tags, and what they say.
 fn tags(prompt: &str) -> Result<(String, Vec<LoraRef>)> {
-    let found = extract_tags(prompt).map_err(|error| {
-        let tag = prompt.get(error.span.clone()).unwrap_or_default();
-        let place = underlined(prompt, &error.span);
-        Error::bad_request("prompt", tag, format!("{}\n{place}", error.why))
-    })?;
+    let found =
+        extract_tags(prompt).map_err(|error| pointed("prompt", prompt, &error.span, error.why))?;
     let loras = found.tags.iter().map(|tag| LoraRef::parse_tag(&tag.body));
     Ok((found.text, loras.collect::<Result<_>>()?))
+}
+
+/// Most parts of a prompt: each costs an evaluation of the network in every step.
+const MOST_PARTS: usize = 32;
+/// Largest weight of a part.
+const MOST_WEIGHT: f64 = 100.0;
+
+/// Refuses parts that cannot be drawn together; `second`: whether the second text encoder has a text of its own.
+fn check_parts(prompt: &str, parts: &[Part], second: bool) -> Result<()> {
+    let refuse = |part: &str, why: &str| {
+        let at = prompt.find(part).unwrap_or_default();
+        Err(pointed("prompt", prompt, &(at..at + part.len()), why))
+    };
+    if parts.len() > MOST_PARTS {
+        return refuse("AND", "a prompt has at most 32 parts");
+    }
+    if parts.len() > 1 && second {
+        return refuse("AND", "parts and a second prompt do not go together");
+    }
+    match parts.iter().find(|part| part.weight.abs() > MOST_WEIGHT) {
+        Some(part) => refuse(&part.text, "the weight of this part is over 100"),
+        None => Ok(()),
+    }
 }
 
 /// Refuses a prompt with parts that `syntax` gives no meaning, at any of its edits.
 fn readable(field: &'static str, text: &str, syntax: PromptSyntax, steps: usize) -> Result<()> {
     let texts: BTreeSet<String> = syntax.schedule(text, steps).into_iter().map(|e| e.1).collect();
     texts.iter().try_for_each(|text| {
-        syntax.segments(text).map(drop).map_err(|error| {
-            let part = text.get(error.span.clone()).unwrap_or_default();
-            let place = underlined(text, &error.span);
-            Error::bad_request(field, part, format!("{}\n{place}", error.why))
-        })
+        let read = syntax.segments(text).map(drop);
+        read.map_err(|error| pointed(field, text, &error.span, error.why))
     })
 }
 
@@ -266,9 +309,16 @@ impl Plan {
             return;
         }
         let is_plain = |text: &String| syntax.is_literal(text) && fits(text);
-        if is_plain(&self.prompt) && is_plain(&self.negative_prompt) {
+        let seconds = self.prompt_2.iter().chain(&self.negative_prompt_2);
+        if [&self.prompt, &self.negative_prompt].into_iter().chain(seconds).all(is_plain) {
             self.prompt_syntax = PromptSyntax::Plain;
         }
+    }
+
+    /// The field and the text of what the second text encoder reads by itself.
+    pub(super) fn second_prompt(&self) -> Option<(&'static str, &str)> {
+        let fields = [("prompt_2", &self.prompt_2), ("negative_prompt_2", &self.negative_prompt_2)];
+        fields.into_iter().find_map(|(field, text)| Some((field, text.as_deref()?)))
     }
 
     /// Size of each picture.
@@ -281,7 +331,8 @@ impl Plan {
 
     /// Whether the negative prompt is evaluated.
     pub fn guided(&self) -> bool {
-        self.guidance_scale > 1.0
+        // Parts are added to the estimate on the negative prompt at any strength of guidance.
+        self.guidance_scale > 1.0 || self.prompt_syntax.is_composed(&self.prompt)
     }
 
     /// What decides whether something that was made for few steps is drawn well.
@@ -315,6 +366,7 @@ impl Plan {
             Request {
                 // What looks like a tag now was escaped in the request.
                 prompt: crate::prompt::escape_tags(&self.prompt),
+                negative_prompt: self.negative_prompt.clone(),
                 prompt_syntax: Some(self.prompt_syntax),
                 width: Some(self.width),
                 height: Some(self.height),
@@ -347,8 +399,10 @@ impl Plan {
         fields.insert(after, (MODEL_PLACE, "Model", model.to_owned()));
         let version = format!("colora {}", env!("CARGO_PKG_VERSION"));
         fields.push((usize::MAX, "Version", version));
-        let tags =
-            self.loras.iter().fold(String::new(), |tags, lora| format!("{tags} <lora:{lora}>"));
+        let tags = self
+            .loras
+            .iter()
+            .fold(String::new(), |tags, lora| format!("{tags} <lora:{}>", lora.tag()));
         Parameters {
             prompt: self.prompt.clone() + &tags,
             negative_prompt: self.negative_prompt.clone(),

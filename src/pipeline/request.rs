@@ -4,7 +4,7 @@ use super::guidance::{GuidanceInterval, Pag, Sag};
 use crate::conditioning::{Crop, ToldSize};
 use crate::lora::{Apply, LoraRef, Method};
 use crate::models::FreeU;
-use crate::prompt::PromptSyntax;
+use crate::prompt::{Emphasis, PromptSyntax};
 use crate::sampling::{
     DynamicThreshold, MinUncond, Rescale, Sampler, SamplerOptions, Schedule, Training,
 };
@@ -30,6 +30,19 @@ pub struct Request {
     /// Which program's syntax both prompts are written in; `None` is A1111's. What earlier versions drew is `plain`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_syntax: Option<PromptSyntax>,
+    /// Whether an empty negative prompt is encoded, as diffusers does with one that is given, where a model (SDXL) has zeros
+    /// for one that is left out.
+    #[serde(skip_serializing_if = "is_false")]
+    pub encode_empty: bool,
+    /// What A1111's weights do.
+    #[serde(skip_serializing_if = "Emphasis::is_original")]
+    pub emphasis: Emphasis,
+    /// What the second text encoder of SDXL reads instead of the prompt, in the same syntax.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_2: Option<String>,
+    /// What the second text encoder of SDXL reads instead of the negative prompt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub negative_prompt_2: Option<String>,
     /// Pixels across, a multiple of the model's [`vae_factor`](crate::family::Defaults::vae_factor): 8 in Stable Diffusion.
     pub width: Option<usize>,
     /// Pixels down, a multiple of the same.
@@ -136,6 +149,10 @@ impl Default for Request {
             prompt: String::new(),
             negative_prompt: String::new(),
             prompt_syntax: None,
+            encode_empty: false,
+            emphasis: Emphasis::Original,
+            prompt_2: None,
+            negative_prompt_2: None,
             width: None,
             height: None,
             aspect: None,
@@ -198,6 +215,11 @@ pub(super) fn is_one(number: &usize) -> bool {
 #[allow(clippy::trivially_copy_pass_by_ref)] // serde asks for it
 pub(super) fn is_zero(number: &f64) -> bool {
     *number == 0.0
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde asks for it
+pub(super) fn is_false(switch: &bool) -> bool {
+    !*switch
 }
 
 pub(super) fn one() -> usize {

@@ -6,6 +6,7 @@ use super::Pipeline;
 use super::cache::{Lazy, Noted, Recent, Room};
 use super::preview::Previewer;
 use super::replay::{self, Replays};
+use super::shared::SharedSteps;
 use crate::conditioning::{Conditioning, TextTowers};
 use crate::kernels::{self, Share};
 use crate::models::{UNet, Vae};
@@ -100,6 +101,8 @@ pub(super) struct Residency {
     /// What inpainting networks see beside the latents of an image that is all to be painted, by size.
     pub(super) unpainted: Recent<Tensor>,
     pub(super) replays: Arc<Replays>,
+    /// Steps that requests have in common, where such are kept. They are small beside networks.
+    pub(super) steps: Option<SharedSteps>,
     /// Requests that are being served.
     requests: AtomicUsize,
     /// Dropped last: it gives back the memory that networks leave.
@@ -124,9 +127,16 @@ impl Residency {
             refiner: Recent::new(1),
             unpainted: Recent::new(4),
             replays: Arc::default(),
+            steps: None,
             requests: AtomicUsize::new(0),
             _share: Share::new(spare.unwrap_or_else(kernels::usual_budget), keeps),
         }
+    }
+
+    /// The same with room for `bytes` of steps that requests have in common.
+    pub(super) fn sharing_steps(mut self, bytes: u64) -> Self {
+        self.steps = (bytes > 0).then(|| SharedSteps::new(bytes));
+        self
     }
 
     /// The mode by which networks stay or go.

@@ -23,6 +23,11 @@ pub trait LoraResolver: Send + Sync + std::fmt::Debug {
     /// [`Error::NotFound`], or what opening the file gives.
     fn resolve(&self, name: &str) -> Result<ResolvedLora>;
 
+    /// The words of textual inversions that prompts may call, with their files.
+    fn embeddings(&self) -> Vec<(String, PathBuf)> {
+        Vec::new()
+    }
+
     /// The file or folder of the model called `name`, which a request asks for beside its own: a refiner. Every name is
     /// a path unless the resolver knows better.
     ///
@@ -37,9 +42,12 @@ pub trait LoraResolver: Send + Sync + std::fmt::Debug {
     }
 }
 
+/// Opens the model of a path.
+type Open = dyn Fn(&Path) -> Result<Pipeline> + Send + Sync;
+
 /// Opens another model as a pipeline's own was opened.
 #[derive(Clone)]
-pub(super) struct Opener(pub(super) Arc<dyn Fn(&Path) -> Result<Pipeline> + Send + Sync>);
+pub(super) struct Opener(pub(super) Arc<Open>);
 
 impl std::fmt::Debug for Opener {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -8,6 +8,7 @@ use super::networks::{Stacks, network_key};
 use super::replay::{Session, working};
 use super::residency::Running;
 use super::start::Start;
+use super::step_names::{Naming, Shares};
 use super::steps::{Image, Prepared, Steps};
 use super::timeline::{Acting, Role, Timeline};
 use super::warning::Warning;
@@ -183,6 +184,13 @@ impl Run {
             &mut spent,
         )?;
         watch.check()?;
+        let names = match &model.residency.steps {
+            Some(_) if own_sampler => {
+                let seeds: Vec<u64> = images.iter().map(|image| image.seed).collect();
+                self.naming().by_features(&seeds, &estimators)?
+            }
+            _ => None,
+        };
         let prepared = Prepared {
             model: model.clone(),
             plan,
@@ -191,6 +199,7 @@ impl Run {
             grid,
             start,
             estimators: &estimators,
+            names: names.unwrap_or_default(),
             spent,
             running: running.clone(),
             handover: self.handover.clone(),
@@ -200,6 +209,21 @@ impl Run {
             at_work,
         };
         Steps::new(prepared, images)
+    }
+
+    /// What this run takes of what other runs of the pipeline take, too. Nothing is computed for it.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] for a plan that is no JSON, which no plan is.
+    pub fn shares(&self) -> Result<Shares> {
+        self.naming().shares()
+    }
+
+    /// What the names of its steps are made of.
+    fn naming(&self) -> Naming<'_> {
+        let Self { plan, timeline, grid, stacks, apply, model, .. } = self;
+        let embedded = model.parts.unet.time_cond_proj_dim.is_some();
+        Naming { plan, timeline, grid, stacks, apply: *apply, embedded }
     }
 
     /// Makes every image of the plan, in order, and hands each over as soon as it is done. As many are evaluated at
@@ -287,5 +311,5 @@ fn part(stack: &LoraStack, acting: &Acting) -> LoraStack {
     for entry in &mut entries {
         entry.strength.steps = None;
     }
-    LoraStack { entries, method: acting.method }
+    LoraStack { entries, method: acting.method, ..stack.clone() }
 }

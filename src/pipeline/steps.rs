@@ -9,6 +9,7 @@ use super::model::Model;
 use super::networks::Estimator;
 use super::replay::{Mark, Session, working};
 use super::residency::{Running, Stage};
+use super::shared::{Recorded, Recording};
 use super::start::{LatentShape, Start};
 use super::timeline::Timeline;
 use super::{Cancel, Event, Plan, Silent};
@@ -60,6 +61,8 @@ pub struct Steps {
     timeline: Arc<Timeline>,
     integrator: Box<dyn Integrator>,
     grid: Arc<Grid>,
+    /// The names by which steps are shared with other requests; none where they are not.
+    names: Vec<String>,
     /// A stream for each image, which goes on where the start ended.
     noise: SeededNoise,
     x: Tensor,
@@ -106,6 +109,8 @@ pub(super) struct Prepared<'a> {
     pub(super) start: &'a Start,
     /// One for each estimate of the timeline.
     pub(super) estimators: &'a [Estimator],
+    /// The names by which steps are shared with other requests; none where they are not.
+    pub(super) names: Vec<String>,
     /// The time that making those took.
     pub(super) spent: Timings,
     pub(super) running: Arc<Running>,
@@ -149,6 +154,7 @@ impl Steps {
             timeline: prepared.timeline,
             integrator: prepared.integrator,
             grid,
+            names: prepared.names,
             noise,
             x,
             done: 0,
@@ -318,12 +324,26 @@ impl Steps {
         let phases = self.timeline.at(self.done).iter();
         let acting: Vec<_> =
             phases.map(|phase| self.networks[phase.estimate].at(phase, self.done)).collect();
-        let (x, grid, noise) = (&self.x, &self.grid, &mut self.noise);
-        let step = match &acting[..] {
-            [only] => self.integrator.step(only, x, grid, self.done, noise)?,
+        let mean;
+        let model: &dyn Denoiser = match &acting[..] {
+            [only] => only,
             several => {
-                let mean = Mean(several.iter().map(|one| one as &dyn Denoiser).collect());
-                self.integrator.step(&mean, x, grid, self.done, noise)?
+                mean = Mean(several.iter().map(|one| one as &dyn Denoiser).collect());
+                &mean
+            }
+        };
+        let (x, grid, noise) = (&self.x, &self.grid, &mut self.noise);
+        let shared = self.model.residency.steps.as_ref().zip(self.names.get(self.done));
+        let step = match shared.map(|(steps, name)| (steps, name, steps.get(name))) {
+            None => self.integrator.step(model, x, grid, self.done, noise)?,
+            Some((.., Some(estimates))) => {
+                self.integrator.step(&Recorded::new(&estimates), x, grid, self.done, noise)?
+            }
+            Some((steps, name, None)) => {
+                let recording = Recording::of(model);
+                let step = self.integrator.step(&recording, x, grid, self.done, noise)?;
+                steps.put(name, recording.made());
+                step
             }
         };
         drop(acting);

@@ -1,10 +1,13 @@
 //! Which program's syntax a prompt is written in.
 
+use super::comments::{has_comments, without_comments};
 use super::editing::Edited;
+use super::parts::{self, Part};
 use super::segment::{Segment, SyntaxError};
 use super::{a1111, comfy};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 
 /// The syntax of a prompt: which brackets and words of it are instructions.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,10 +52,37 @@ impl PromptSyntax {
     /// Whether nothing of `text` is an instruction: it means what it means as plain text.
     pub fn is_literal(self, text: &str) -> bool {
         match self {
-            Self::A1111 => a1111::is_literal(text) && !Edited::new(text).changes(),
+            Self::A1111 => {
+                let changes = Edited::new(text).changes() || has_comments(text);
+                a1111::is_literal(text) && !changes && !self.is_composed(text)
+            }
             Self::Comfy => comfy::is_literal(text),
             Self::Plain => true,
         }
+    }
+
+    /// A prompt as it is drawn: without comments, where the syntax has them.
+    pub fn uncommented(self, text: &str) -> Cow<'_, str> {
+        match self {
+            Self::A1111 => without_comments(text),
+            Self::Comfy | Self::Plain => Cow::Borrowed(text),
+        }
+    }
+
+    /// The parts of a prompt, each of which makes an estimate of its own; one in most prompts.
+    ///
+    /// In A1111's syntax `AND` divides, and a number behind a part's last colon is its weight. Without `AND` the number needs
+    /// a fraction: `a cat:1.5` has a weight, `16:9` has none, although A1111 itself would take the nine for one.
+    pub fn parts(self, prompt: &str) -> Vec<Part> {
+        if self.is_composed(prompt) {
+            return parts::split(prompt);
+        }
+        vec![Part { text: prompt.to_owned(), weight: 1.0 }]
+    }
+
+    /// Whether a prompt has several parts, or one with a weight.
+    pub fn is_composed(self, prompt: &str) -> bool {
+        self == Self::A1111 && (parts::is_divided(prompt) || parts::has_weight(prompt))
     }
 
     /// The texts of a run of `steps`: for each the last step, counted from 1, at which it is drawn.
@@ -100,6 +130,10 @@ mod tests {
     fn literal_text_is_the_same_everywhere() {
         assert!(PromptSyntax::ALL.iter().all(|syntax| syntax.is_literal("a red apple, 4k :)")));
         assert!(!PromptSyntax::A1111.is_literal("[a|b]"));
+        assert!(
+            !PromptSyntax::A1111.is_literal("a AND b") && !PromptSyntax::A1111.is_literal("a:1.5")
+        );
+        assert_eq!(PromptSyntax::Comfy.parts("a AND b:2").len(), 1);
         assert!(PromptSyntax::Comfy.is_literal("[a|b]"));
     }
 }

@@ -6,18 +6,27 @@
 
 pub mod a1111;
 pub mod comfy;
+mod comments;
 mod dialect;
 mod editing;
+mod emphasis;
 pub mod expand;
 mod numbers;
+pub mod parts;
 mod segment;
+mod style;
 mod syntax;
 
+pub use comments::without_comments;
 pub use dialect::PromptSyntax;
 pub use editing::Edited;
+pub use emphasis::Emphasis;
+pub use parts::Part;
 pub use segment::{Segment, SyntaxError};
+pub use style::{Style, styled};
 pub use syntax::foreign_syntax;
 
+use crate::error::Error;
 use std::ops::Range;
 
 /// Words that begin a tag; `lyco` is what A1111 calls LyCORIS files.
@@ -118,6 +127,20 @@ pub fn underlined(text: &str, span: &Range<usize>) -> String {
     let excerpt: String = line.chars().skip(skip).take(WIDTH).map(shown).collect();
     let room = WIDTH.saturating_sub(before - skip).max(1);
     format!("{excerpt}\n{}{}", " ".repeat(before - skip), "^".repeat(marked.clamp(1, room)))
+}
+
+/// An error about the part `span` of a prompt, with the line in which it stands and carets under it: the one frame for
+/// everything that is wrong with a prompt.
+///
+/// `field`: the field of a request that holds the prompt.
+pub(crate) fn pointed(field: &'static str, text: &str, span: &Range<usize>, why: &str) -> Error {
+    const MOST: usize = 60;
+    let part = text.get(span.clone()).unwrap_or_default();
+    let shown: String = match part.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", &part[..end]),
+        None => part.to_owned(),
+    };
+    Error::bad_request(field, shown, format!("{why}\n{}", underlined(text, span)))
 }
 
 /// The last boundary of a character at or before `at`.

@@ -124,8 +124,8 @@ fn word(text: &str, at: usize, syntax: PromptSyntax) -> usize {
     let rest = &text[at..];
     let length = rest.find(|c| !is_part(c)).unwrap_or(rest.len());
     let (word, behind) = rest.split_at(length);
-    let is_break = word == "BREAK" && syntax != PromptSyntax::A1111;
-    if is_break || word == "AND" {
+    let own = syntax == PromptSyntax::A1111;
+    if matches!(word, "BREAK" | "AND") && !own {
         return length;
     }
     if let Some(name) = rest.strip_prefix(EMBEDDING) {
@@ -140,6 +140,11 @@ fn word(text: &str, at: usize, syntax: PromptSyntax) -> usize {
     // `C++` is a language, `word++` is emphasis.
     let letters = word.chars().filter(|c| c.is_alphabetic()).count();
     let weight = if letters > 1 { signs(behind).or_else(|| number(behind)) } else { None };
+    // At the end of a prompt or of a part A1111 has a weight there.
+    let weight = weight.filter(|weight| {
+        let rest = behind[*weight..].trim_start();
+        !(own && behind.starts_with(':') && (rest.is_empty() || rest.starts_with("AND")))
+    });
     weight.map_or(0, |weight| length + weight)
 }
 
@@ -231,7 +236,8 @@ mod tests {
     fn what_a_syntax_has_is_not_named() {
         let named = |text, syntax| foreign_syntax(text, &[], syntax);
         let text = "((red:1.3)) [a:b:0.5] ({x|y}:1.2) BREAK c AND embedding:z";
-        assert_eq!(named(text, PromptSyntax::A1111), ["{x|y}", "AND", "embedding:z"]);
+        assert_eq!(named(text, PromptSyntax::A1111), ["{x|y}", "embedding:z"]);
+        assert_eq!(named("red:1.3 apple, pear:1.2", PromptSyntax::A1111), ["red:1.3"]);
         assert_eq!(
             named(text, PromptSyntax::Comfy),
             ["[a:b:0.5]", "{x|y}", "BREAK", "AND", "embedding:z"]

@@ -49,9 +49,9 @@ impl NoiseTable {
     }
 
     /// Levels of a rectified flow whose timesteps 1 to `count` are shifted: t/(1 − t) of x = (1 − t)·x₀ + t·n. The last
-    /// would be infinite; 10⁵ is noise to the last bit of a picture.
+    /// would be infinite; 10⁷ is noise to the last bit of an f32.
     pub(super) fn of_flow(shift: f64, count: usize) -> Self {
-        const NOISE: f64 = 1e5;
+        const NOISE: f64 = 1e7;
         let level = |i: usize| {
             let t = i as f64 / count as f64;
             let t = shift * t / (1.0 + (shift - 1.0) * t);

@@ -252,7 +252,7 @@ fn adapter(folder: &Path) -> Result<PathBuf, Lack> {
 }
 
 /// The file of weights of a LoRA: itself, or the one in its folder.
-fn weights(path: &Path) -> PathBuf {
+pub(super) fn weights(path: &Path) -> PathBuf {
     let inside = PEFT.iter().map(|name| path.join(name)).find(|file| file.is_file());
     inside.unwrap_or_else(|| path.to_path_buf())
 }

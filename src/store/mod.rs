@@ -8,19 +8,27 @@ mod add;
 mod cache;
 mod card;
 mod digest;
+mod embedding;
+mod find;
+mod hashes;
 #[cfg(feature = "hub")]
 mod hub;
 mod list;
 mod lora;
 mod place;
+mod prompts;
 mod snapshot;
 mod stack;
+mod styles;
 mod table;
 
 pub use actual::actual;
 pub use add::NewLora;
 pub use cache::{DEFAULT_ENDPOINT, HubCache, HubId};
 pub use card::Card;
+pub use digest::Hashing;
+pub use embedding::EmbeddingEntry;
+pub use find::Wanted;
 pub use list::{Entry, Kind};
 pub use lora::{FoundLora, LoraEntry};
 pub use stack::Stack;
@@ -68,7 +76,9 @@ pub type Progress<'a> = &'a dyn Fn(&Transfer);
 pub struct Store {
     folders: Vec<PathBuf>,
     lora_folders: Vec<PathBuf>,
+    prompt_folders: Vec<PathBuf>,
     cache: HubCache,
+    hashes: hashes::HashCache,
 }
 
 impl Store {
@@ -80,9 +90,16 @@ impl Store {
         folders.push(folder.join("models"));
         let data = data_dir(env).map(|data| data.join("colora"));
         folders.extend(data.iter().map(|data| data.join("models")));
-        let lora_folders =
-            [folder.join("loras")].into_iter().chain(data.map(|data| data.join("loras"))).collect();
-        Self { folders, lora_folders, cache: HubCache::new(env) }
+        let lora_folders = [folder.join("loras")]
+            .into_iter()
+            .chain(data.iter().map(|data| data.join("loras")))
+            .collect();
+        let prompt_folders = [folder.join("prompts")]
+            .into_iter()
+            .chain(data.map(|data| data.join("prompts")))
+            .collect();
+        let hashes = hashes::HashCache::new(env);
+        Self { folders, lora_folders, prompt_folders, cache: HubCache::new(env), hashes }
     }
 
     /// The folders that are searched by name, in order, whether they exist or not.

@@ -78,7 +78,7 @@ fn templates_stay_in_their_folder_and_make_it() {
     assert_eq!(String::from_utf8(output.stdout).unwrap(), names.map(|n| format!("{n}\n")).concat());
     assert!(names.iter().all(|name| world.path(name).is_file()));
     assert!(world.fail(2, &["-o", "{sed}.png", "x"]).contains("did you mean `seed`"));
-    assert!(world.fail(2, &["-o", "x.jpg", "x"]).contains("only .png"));
+    assert!(world.fail(2, &["-o", "x.gif", "x"]).contains(".png, .jpg and .webp"));
 }
 
 #[test]
@@ -375,15 +375,15 @@ fn what_is_not_followed_is_said() {
     foreign(
         &world,
         "a.png",
-        "a (red:1.3) apple AND a pear\nSteps: 1, Sampler: Euler, Size: 60x64, Seed: 1",
+        "a (red:1.3) apple, {a|b} pear\nSteps: 1, Sampler: Euler, Size: 60x64, Seed: 1",
     );
     let said = talk(&["--from", "a.png", "-o", "b.png"]);
-    assert!(said.contains("Size: 60x64, `AND`\n"), "{said}");
+    assert!(said.contains("Size: 60x64, `{a|b}`\n"), "{said}");
     foreign(&world, "c.png", "x\nSteps: 1, Sampler: Euler, Seed: 1, Model: unknown");
     let error = world.fail(4, &["--from", "c.png", "-o", "d.png"]);
     assert!(error.contains("c.png names a model") && error.contains("`unknown`"), "{error}");
-    let said = talk(&["-s1", "-o", "e.png", "(red:1.4) apple AND a pear"]);
-    assert!(said.contains("`AND`") && said.matches("warning").count() == 1, "{said}");
+    let said = talk(&["-s1", "-o", "e.png", "(red:1.4) apple, {a|b} pear"]);
+    assert!(said.contains("`{a|b}`") && said.matches("warning").count() == 1, "{said}");
     // Our own pictures were drawn so; there is nothing to warn of.
     assert_eq!(talk(&["--from", "e.png", "-o", "f.png"]), "");
     let late = "santa:steps=500..600";

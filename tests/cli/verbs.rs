@@ -62,14 +62,18 @@ fn completions_and_manual_pages() {
 fn help_is_as_recorded() {
     let world = World::new();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cli_snapshots");
-    let pages: [(&str, &[&str]); 8] = [
+    let pages: [(&str, &[&str]); 10] = [
         ("help", &["-h"]),
         ("long", &["--help"]),
         ("generate", &["generate", "-h"]),
         ("batch", &["batch", "-h"]),
+        ("sweep", &["sweep", "-h"]),
+        ("sheet", &["sheet", "-h"]),
         ("model", &["help", "model"]),
         ("bench", &["bench", "-h"]),
         ("inspect", &["inspect", "--help"]),
+        ("verify", &["verify", "--help"]),
+        ("embedding", &["embedding", "--help"]),
         ("config", &["config", "--help"]),
     ];
     for (name, arguments) in pages {

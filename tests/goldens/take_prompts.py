@@ -50,5 +50,6 @@ WHAT = ["a1111.sd1.original", "a1111.xl_l.original", "a1111.xl_g.original", "a11
         "comfy.sd1", "comfy.xl_l", "comfy.xl_g", "comfy.xl_pooled"]
 keys = [f"{i}.{what}" for i in (4, 8, 12) for what in WHAT]
 keys += ["3.a1111.sd2.original", "5.a1111.sd2.original"]
+keys += ["4.a1111.sd1.no_norm", "8.a1111.sd1.no_norm", "3.a1111.sd1.ignore"]
 keys += sorted(key for key in features if key.startswith(("batch.", "batch3.")))
 save_file({key: features[key] for key in keys}, os.path.join(here, "prompts.safetensors"))

@@ -1,6 +1,7 @@
 //! How a picture was made, as far as it says.
 
 use crate::app::choice::ModelChoice;
+use crate::app::named_hash::NamedHash;
 use crate::picture::Parameters;
 use crate::pipeline::Request;
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,12 @@ pub(super) struct ColoraRecord {
     /// Older pictures say no more than the name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) made_with: Option<ModelChoice>,
+    /// The device that drew it, as it is chosen; older pictures do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) drawn_on: Option<String>,
+    /// Older pictures have none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) hashes: Vec<NamedHash>,
     pub(super) request: Request,
 }
 
@@ -22,6 +29,14 @@ pub(super) struct ColoraRecord {
 #[derive(Debug, Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct ImageRecord {
+    /// The program that made it.
+    pub program: Option<&'static str>,
+    /// The version of the program, when it is colora.
+    pub version: Option<String>,
+    /// The device that drew it, when it is known.
+    pub drawn_on: Option<String>,
+    /// The hashes of the files that it was made with.
+    pub hashes: Vec<NamedHash>,
     /// The model's name.
     pub model: Option<String>,
     /// What it was made with, as its maker named it.

@@ -11,6 +11,7 @@ const HARMLESS: [&str; 24] = [
     "Model hash",
     "VAE hash",
     "Lora hashes",
+    "TI hashes",
     "Hashes",
     "Batch size",
     "Batch pos",
@@ -28,14 +29,14 @@ const HARMLESS: [&str; 24] = [
     // What was typed before styles and wildcards; the prompt is what was drawn.
     "Raw prompt",
     "Raw negative prompt",
-    // Without emphasis it does nothing, and emphasis is named by itself.
-    "Emphasis",
     // The guidance of models that were distilled with one, which colora does not have.
     "Guidance",
     // sd.cpp repeats everything as JSON.
     "SDCPP",
     "metadata_scheme",
 ];
+/// Settings that are named at most; whoever has more has read the first.
+const MOST_NAMED: usize = 64;
 /// Fields that change nothing with these values.
 const HARMLESS_AS: [(&str, &[&str]); 16] = [
     ("RNG", &["CPU", "cpu"]),
@@ -79,7 +80,7 @@ pub(super) fn unfollowed(parameters: &Parameters, layout: Layout) -> Vec<String>
     let mut named: Vec<String> = Vec::new();
     for (name, value) in &parameters.fields {
         let shown = if name == "RNG" { format!("RNG: {value}") } else { name.clone() };
-        if !harmless(name, value) && !named.contains(&shown) {
+        if named.len() < MOST_NAMED && !harmless(name, value) && !named.contains(&shown) {
             named.push(shown);
         }
     }

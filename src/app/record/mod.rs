@@ -2,20 +2,23 @@
 
 mod data;
 mod foreign;
-mod json;
 mod labels;
+mod request;
+mod samplers;
+mod written;
 
+pub use super::named_hash::{NamedHash, Subject};
 pub use data::ImageRecord;
 
 use super::SCHEMA;
 use super::choice::ModelChoice;
+use super::used_files::UsedFiles;
 use crate::error::{Error, Result};
-use crate::picture::{Parameters, png};
+use crate::picture::{self, Embedded, Parameters, Place, Texts};
 use crate::pipeline::Plan;
 use crate::prompt::PromptSyntax;
 use data::ColoraRecord;
-use json::Refusal;
-use labels::Layout;
+use foreign::{Refusal, Told};
 use std::path::Path;
 
 /// The texts of picture `index` of `plan`.
@@ -27,7 +30,8 @@ pub fn texts(
     index: usize,
     model: &str,
     made_with: &ModelChoice,
-) -> Result<png::Texts> {
+    files: &UsedFiles,
+) -> Result<Texts> {
     let mut request = plan.request_for(index);
     // As in all pictures from before there was another; `own` reads them so.
     request.prompt_syntax = request.prompt_syntax.filter(|syntax| *syntax != PromptSyntax::Plain);
@@ -36,16 +40,18 @@ pub fn texts(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         model: model.to_owned(),
         made_with: Some(made_with.clone()),
+        drawn_on: files.device.clone(),
+        hashes: files.named(),
         request,
     };
     let json =
         serde_json::to_string(&own).map_err(|e| Error::Internal(format!("a request: {e}")))?;
-    let parameters = plan.parameters(index, model).render();
-    Ok(png::Texts { parameters: Some(parameters), colora: Some(json) })
+    let parameters = written::with_hashes(plan.parameters(index, model), files).render();
+    Ok(Texts { parameters: Some(parameters), colora: Some(json) })
 }
 
 /// `texts` with the name that a job has by its contents in colora's JSON.
-pub(super) fn of_job(mut texts: png::Texts, job: Option<&str>) -> png::Texts {
+pub(super) fn of_job(mut texts: Texts, job: Option<&str>) -> Texts {
     if let (Some(json), Some(job)) = (&mut texts.colora, job)
         && json.ends_with('}')
     {
@@ -57,7 +63,7 @@ pub(super) fn of_job(mut texts: png::Texts, job: Option<&str>) -> png::Texts {
 
 /// The name of the job that made a picture, when its record has one.
 pub(crate) fn job_in(bytes: &[u8]) -> Option<String> {
-    let json = png::texts_in(bytes, Path::new("picture")).ok()?.colora?;
+    let json = picture::png::texts_in(bytes, Path::new("picture")).ok()?.colora?;
     let value: serde_json::Value = serde_json::from_str(&json).ok()?;
     value["job"].as_str().map(str::to_owned)
 }
@@ -66,33 +72,48 @@ pub(crate) fn job_in(bytes: &[u8]) -> Option<String> {
 /// [`UncheckedRecord`](super::UncheckedRecord) checks where they lead before anything is opened.
 ///
 /// # Errors
-/// [`Error::Corrupt`] when it is no PNG or says nothing, or when its JSON cannot be understood;
+/// [`Error::Corrupt`] when it is no picture or says nothing, or when its JSON cannot be understood;
 /// [`Error::Unsupported`] for JSON of programs that are not known.
 pub fn read(path: &Path) -> Result<ImageRecord> {
-    let texts = png::read_texts(path)?;
-    match (texts.colora, texts.parameters) {
-        (Some(json), parameters) => {
-            let parameters = parameters.as_deref().map(Parameters::parse);
-            own(&json, parameters.unwrap_or_default(), path)
-        }
-        (None, Some(parameters)) => other(&parameters, path),
-        (None, None) => Err(Error::corrupt(path, "this picture holds no settings")),
+    let texts = picture::read_texts(path)?;
+    if let Some(found) = of_texts(&texts, path) {
+        return found;
     }
+    let hidden = picture::hidden_text(path)?;
+    let hidden = hidden.and_then(|text| told(foreign::read_hidden(&text), path));
+    hidden.unwrap_or_else(|| Err(Error::corrupt(path, "this picture holds no settings")))
 }
 
-/// The record behind the text of another program.
-fn other(text: &str, path: &Path) -> Result<ImageRecord> {
-    match json::read(text) {
-        None => Ok(foreign::record(Parameters::parse(text), Layout::Lines)),
-        Some(Ok(parameters)) => Ok(foreign::record(parameters, Layout::Json)),
-        Some(Err(Refusal::Program(name))) => {
+/// The record in the texts of a picture file; `None` when they say nothing of it. Words are a stranger's, as in [`read`].
+///
+/// # Errors
+/// As [`read`].
+pub fn read_texts(texts: &Embedded) -> Option<Result<ImageRecord>> {
+    of_texts(texts, Path::new("a picture"))
+}
+
+/// The record in the texts of the picture `path`; `None` when they say nothing of it.
+fn of_texts(texts: &Embedded, path: &Path) -> Option<Result<ImageRecord>> {
+    if let Some(json) = texts.get(&Place::Colora) {
+        let comment = || texts.get(&Place::UserComment);
+        let parameters = texts.keyword("parameters").or_else(comment).map(Parameters::parse);
+        return Some(own(json, parameters.unwrap_or_default(), path));
+    }
+    told(foreign::read(texts), path)
+}
+
+/// The record behind what another program says.
+fn told(told: Option<Result<Told, Refusal>>, path: &Path) -> Option<Result<ImageRecord>> {
+    Some(match told? {
+        Ok(told) => Ok(request::record(told)),
+        Err(Refusal::Program(name)) => {
             let what = format!("{}: settings as JSON of {name}", path.display());
             Err(Error::unsupported(what, "pass the prompt and the flags yourself"))
         }
-        Some(Err(Refusal::Broken(why))) => {
+        Err(Refusal::Broken(why)) => {
             Err(Error::corrupt(path, format!("its settings look like JSON and are none: {why}")))
         }
-    }
+    })
 }
 
 fn own(json: &str, parameters: Parameters, path: &Path) -> Result<ImageRecord> {
@@ -108,8 +129,12 @@ fn own(json: &str, parameters: Parameters, path: &Path) -> Result<ImageRecord> {
     }
     own.request.prompt_syntax.get_or_insert(PromptSyntax::Plain);
     Ok(ImageRecord {
+        program: Some("colora"),
+        version: Some(version),
+        drawn_on: own.drawn_on,
         model: Some(own.model),
         made_with: own.made_with,
+        hashes: own.hashes.into_iter().filter(NamedHash::is_usable).collect(),
         request: own.request,
         parameters,
         ..ImageRecord::default()
@@ -137,11 +162,12 @@ mod tests {
         request.plan(&Defaults::default(), u64::MAX).unwrap()
     }
 
-    fn stored(texts: &png::Texts) -> Result<ImageRecord> {
+    fn stored(texts: &Texts) -> Result<ImageRecord> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.png");
-        let picture = Picture::new(1, 1, vec![0; 3]).unwrap();
-        png::save(&png::encode(&picture, texts).unwrap(), &path, false).unwrap();
+        let pixel = Picture::new(1, 1, vec![0; 3]).unwrap();
+        let bytes = picture::png::encode(&pixel, texts).unwrap();
+        picture::png::save(&bytes, &path, false).unwrap();
         read(&path)
     }
 
@@ -152,21 +178,48 @@ mod tests {
             dtype: Some("bf16".into()),
             ..ModelChoice::default()
         };
-        let texts = texts(&plan(), 1, "m", &made_with).unwrap();
+        let texts = texts(&plan(), 1, "m", &made_with, &UsedFiles::default()).unwrap();
         let record = stored(&texts).unwrap();
         assert_eq!(record.request, plan().request_for(1));
         assert_eq!(record.model.as_deref(), Some("m"));
         assert_eq!(record.made_with, Some(made_with));
         // Also through the lines that other programs read, except for what they do not hold.
-        let through = stored(&png::Texts { colora: None, ..texts }).unwrap();
+        let through = stored(&Texts { colora: None, ..texts }).unwrap();
         assert_eq!(Request { tile: Some(false), ..through.request }, record.request);
         assert_eq!(through.unknown_sampler, None);
+    }
+
+    /// Every field of the table, through every format: a new field that is lost here is lost in pictures.
+    #[test]
+    fn every_field_survives_in_every_format() {
+        use crate::picture::Format;
+        use crate::pipeline::fields::{FIELDS, tests::full};
+        let defaults = Defaults::default();
+        let request = Request { sampler: Some(Sampler::EulerA), ..full() };
+        let plan = request.plan(&defaults, 7).unwrap();
+        let made_with = named("sub/m.safetensors");
+        let texts = texts(&plan, 1, "m", &made_with, &UsedFiles::default()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let pixels = Picture::new(8, 8, vec![9; 192]).unwrap();
+        for format in Format::ALL {
+            let path = folder.path().join("x");
+            std::fs::write(&path, format.encode(&pixels, &texts).unwrap()).unwrap();
+            let found = read(&path).unwrap().request;
+            let expected = plan.request_for(1);
+            for field in FIELDS {
+                assert_eq!(field.texts(&found), field.texts(&expected), "{}", field.key);
+                // What says how many and how often they are looked at is not of one picture.
+                let of_one = !["count", "preview", "width", "height"].contains(&field.key);
+                assert_eq!(of_one, !field.texts(&expected).is_empty(), "{}", field.key);
+            }
+            assert_eq!(found, expected);
+        }
     }
 
     /// The JSON of Fooocus and SwarmUI was drawn as words.
     #[test]
     fn settings_in_json_are_read() {
-        let read = |text: &str| stored(&png::Texts { parameters: Some(text.into()), colora: None });
+        let read = |text: &str| stored(&Texts { parameters: Some(text.into()), colora: None });
         let fooocus = r#"{"adm_guidance": "(1.5, 0.8, 0.3)", "base_model": "some", "guidance_scale": 4,
             "loras": [], "metadata_scheme": "fooocus", "negative_prompt": "blurry", "prompt": "a red apple",
             "resolution": "(512, 768)", "sampler": "euler", "scheduler": "karras", "seed": "12345",
@@ -204,7 +257,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_said() {
-        let with = |json: &str| stored(&png::Texts { parameters: None, colora: Some(json.into()) });
+        let with = |json: &str| stored(&Texts { parameters: None, colora: Some(json.into()) });
         for json in [
             "",
             "[]",
@@ -217,10 +270,10 @@ mod tests {
         assert_eq!((older.made_with(), older.made_with.is_none()), (named("m"), true));
         let newer = r#"{"schema":1,"version":"9.9","model":"m","request":{"lora":1}}"#;
         assert!(with(newer).unwrap_err().to_string().contains("9.9"));
-        let json = |text: &str| stored(&png::Texts { parameters: Some(text.into()), colora: None });
+        let json = |text: &str| stored(&Texts { parameters: Some(text.into()), colora: None });
         let error = json(r#"{"1": {"class_type": "KSampler"}}"#).unwrap_err();
         assert!(error.to_string().contains("JSON of ComfyUI"), "{error}");
         assert!(matches!(json(r#"{"prompt": "#), Err(Error::Corrupt { .. })));
-        assert!(stored(&png::Texts::default()).unwrap_err().to_string().contains("no settings"));
+        assert!(stored(&Texts::default()).unwrap_err().to_string().contains("no settings"));
     }
 }

@@ -36,7 +36,7 @@ impl Faulty {
         match self.every {
             0 => act(),
             every if call % (2 * every) == every => fault(),
-            every if call % (2 * every) == 0 => act().and_then(|_| fault()),
+            every if call.is_multiple_of(2 * every) => act().and_then(|_| fault()),
             _ => act(),
         }
     }
@@ -101,9 +101,9 @@ fn entry(job: &Ready) -> Entry {
     Entry::of(job, Status::Done, "w")
 }
 
-fn taken(claims: &mut Claims) -> Box<Portion> {
+fn taken(claims: &mut Claims) -> Portion {
     match claims.next("").unwrap() {
-        Next::Jobs(portion) => portion,
+        Next::Jobs(portion) => *portion,
         other => panic!("{other:?}"),
     }
 }

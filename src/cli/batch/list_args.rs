@@ -1,6 +1,7 @@
 //! The flags that say which jobs there are: the file, and what its lines leave open.
 
 use super::Order;
+use crate::app::expand::Expand;
 use crate::batch::{Format, Head, Seeding, Seeds};
 use crate::cli::flags::lossy;
 use crate::cli::request_flags::RequestFlags;
@@ -40,6 +41,10 @@ pub(crate) struct ListArgs {
         display_order = 6
     )]
     pub(super) seeds: Seeds,
+    /// What `{a|b}` and `__name__` (prompts/wildcards/name.txt) are: off (text), all (every combination is a job) or
+    /// random (one is drawn for each picture, by --seed and its place in the file)
+    #[arg(long, value_name = "HOW", default_value = "off", help_heading = "Picture")]
+    pub(super) expand: Expand,
     /// Most jobs that the file may stand for
     #[arg(long, value_name = "N", default_value_t = 100_000)]
     pub(super) max_jobs: usize,
@@ -113,9 +118,10 @@ impl ListArgs {
                     "a seed that is drawn is kept in a folder, so that the batch can go on later";
                 let folder = place.filter(|place| !super::shared::is_url(place));
                 let folder = folder.ok_or_else(|| Error::bad_request("seed", "random", why))?;
-                Head::read(folder)?.map_or_else(|| random_seed() >> 32, |there| there.seed)
+                Head::read(folder)?.map_or_else(random_seed, |there| there.seed)
             }
         };
-        Ok(Seeding { seed, seeds: self.seeds, most: Some(self.max_jobs), ..Seeding::default() })
+        let (most, expand) = (Some(self.max_jobs), self.expand);
+        Ok(Seeding { seed, seeds: self.seeds, most, expand })
     }
 }

@@ -45,7 +45,10 @@ fn remote(url: &str) -> Result<Box<dyn Objects>, Error> {
 /// What this worker is called: machine, process, and a number that no other process has.
 pub(super) fn worker() -> String {
     let variable = |name: &str| std::env::var(name).ok().filter(|name| !name.is_empty());
-    let file = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let file = || {
+        let path = Path::new("/proc/sys/kernel/hostname");
+        crate::input::text_if_there(path, 1 << 10, "the name of this machine").ok().flatten()
+    };
     let host = variable("HOSTNAME").or_else(|| variable("COMPUTERNAME")).or_else(file);
     let host = host.as_deref().map_or("worker", str::trim).to_owned();
     cluster::name(&host)

@@ -197,6 +197,6 @@ impl Args {
             Ok(StackEntry { lora, strength })
         };
         let entries = wanted.iter().map(entry).collect::<Result<_, Error>>()?;
-        Ok(LoraStack { entries, method })
+        Ok(LoraStack { entries, method, ..LoraStack::default() })
     }
 }

@@ -27,17 +27,21 @@ pub struct LoraStack {
     pub entries: Vec<StackEntry>,
     /// How they are put together.
     pub method: Method,
+    /// New words from files of their own.
+    pub embeddings: Vec<Arc<Inversion>>,
+    /// The identity of these.
+    pub embeddings_key: String,
 }
 
 impl LoraStack {
     /// A stack of adapters whose changes are added.
     pub fn new(entries: Vec<StackEntry>) -> Self {
-        Self { entries, method: Method::default() }
+        Self { entries, ..Self::default() }
     }
 
     /// Whether nothing acts.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.entries.is_empty() && self.embeddings.is_empty()
     }
 
     /// Whether the set of acting adapters changes during sampling.
@@ -81,7 +85,8 @@ impl LoraStack {
             let changes = entry.lora.modules().any(in_unet);
             changes && entry.strength.unet != 0.0
         };
-        self.part(acts, |strength| strength.text = 0.0)
+        let part = self.part(acts, |strength| strength.text = 0.0);
+        Self { embeddings: Vec::new(), embeddings_key: String::new(), ..part }
     }
 
     fn part(&self, acts: impl Fn(&StackEntry) -> bool, cut: impl Fn(&mut Strength)) -> Self {
@@ -107,7 +112,7 @@ impl LoraStack {
         if !self.method.is_ordered() {
             lines.sort();
         }
-        let text = format!("{:?}\n{}", self.method, lines.join("\n"));
+        let text = format!("{:?}\n{}{}", self.method, lines.join("\n"), self.embeddings_key);
         crate::plain::hex(&Sha256::digest(text.as_bytes()))
     }
 
@@ -132,6 +137,15 @@ impl LoraStack {
                 } else {
                     words.used.push(word);
                 }
+            }
+        }
+        for word in &self.embeddings {
+            // A LoRA was trained with its own word.
+            let same = |other: &&Inversion| other.token.eq_ignore_ascii_case(&word.token);
+            if words.used.iter().any(same) {
+                words.lost.push(("embeddings".to_owned(), word.token.as_str()));
+            } else {
+                words.files.push(word);
             }
         }
         words
@@ -169,6 +183,8 @@ fn in_unet(module: &str) -> bool {
 pub struct Words<'a> {
     /// Those that stand in prompts.
     pub used: Vec<&'a Inversion>,
+    /// Those from files of their own.
+    pub files: Vec<&'a Inversion>,
     /// Adapters and words of theirs that another adapter brings too, and whose vectors are not used.
     pub lost: Vec<(String, &'a str)>,
 }

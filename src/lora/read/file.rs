@@ -8,6 +8,7 @@ use crate::lora::read::tuning::Tunings;
 use crate::lora::read::whole;
 use crate::plain::{self, hex};
 use crate::weights::CheckpointFile;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -42,16 +43,35 @@ pub struct AdapterFile {
 }
 
 /// The hashes by which model sites identify a file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hashes {
     /// SHA-256 of the whole file; its first ten letters are called AutoV2.
     pub sha256: String,
     /// SHA-256 of the tensors alone, which editing the metadata does not change; its first twelve
     /// letters are called AutoV3. `None` for pickles.
     pub tensors: Option<String>,
+    /// SHA-256 of the 65,536 bytes from 0x100000 on; its first eight letters, AutoV1, were the oldest hash of
+    /// models. `None` for files that end before.
+    pub window: Option<String>,
 }
 
+/// The first byte and the byte behind the last that the oldest hash is of.
+const WINDOW: std::ops::Range<usize> = 0x10_0000..0x11_0000;
+/// Letters that a hash has at least.
+const SHORTEST: usize = 8;
+
 impl Hashes {
+    /// Whether `hash`, some or all letters of one, is one of these.
+    pub fn has(&self, hash: &str) -> bool {
+        let all = [Some(&self.sha256), self.tensors.as_ref(), self.window.as_ref()];
+        hash.len() >= SHORTEST && all.into_iter().flatten().any(|known| known.starts_with(hash))
+    }
+
+    /// The first eight letters of the hash of a small part of the file.
+    pub fn auto_v1(&self) -> Option<&str> {
+        self.window.as_deref().map(|hash| &hash[..SHORTEST])
+    }
+
     /// The first ten letters of the file's hash.
     pub fn auto_v2(&self) -> &str {
         &self.sha256[..10]
@@ -175,7 +195,9 @@ impl AdapterFile {
         let bytes = self.main.bytes();
         let tensors = self.main.data_start().and_then(|start| bytes.get(start..));
         let sha256 = self.main.sha256()?.to_owned();
-        let hashes = Hashes { sha256, tensors: tensors.map(digest) };
+        let window =
+            bytes.get(WINDOW.start..).map(|rest| digest(&rest[..rest.len().min(WINDOW.len())]));
+        let hashes = Hashes { sha256, tensors: tensors.map(digest), window };
         Ok(self.hashes.get_or_init(|| hashes))
     }
 

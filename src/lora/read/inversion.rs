@@ -22,6 +22,11 @@ pub struct Inversion {
 }
 
 impl Inversion {
+    /// A word with a tensor of vectors for each text encoder.
+    pub(in crate::lora) fn new(token: String, parts: BTreeMap<Component, Factor>) -> Self {
+        Self { token, parts }
+    }
+
     /// The vectors for the text encoder `component`, row by row, and their number.
     ///
     /// # Errors

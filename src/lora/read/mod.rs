@@ -6,6 +6,8 @@
 pub(in crate::lora) mod describe;
 pub(in crate::lora) mod dictionary;
 pub(in crate::lora) mod distilled;
+pub(in crate::lora) mod embedding;
+mod embedding_picture;
 pub(in crate::lora) mod file;
 pub(in crate::lora) mod foreign;
 pub(in crate::lora) mod header;

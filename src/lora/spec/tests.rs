@@ -195,3 +195,20 @@ proptest! {
         let _ = (text.parse::<Strength>(), text.parse::<StepWindow>());
     }
 }
+
+/// A tag means the same as the LoRA that it was written for, and A1111 reads its weights.
+#[test]
+fn tags_are_those_of_a1111() {
+    for (given, tag) in [
+        ("ink:0.8", "ink:0.8"),
+        ("a/b/ink.safetensors:unet=0.8,text=0.5", "ink:0.5:0.8"),
+        ("ink:unet=0.8,text=0.5:steps=0..0.6", "ink:0.5:0.8:steps=0..0.6"),
+        ("ink", "ink"),
+        ("ink:unet=0.5", "ink:unet=0.5"),
+    ] {
+        let lora: LoraRef = given.parse().unwrap();
+        assert_eq!(lora.tag(), tag);
+        let again = LoraRef::parse_tag(tag).unwrap();
+        assert_eq!(LoraRef { name: lora.name.clone(), ..again }, lora, "{given}");
+    }
+}

@@ -45,21 +45,25 @@ pub fn check_type(key: &str, value: &Value) -> Result<(), String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::values::{number, seed};
     use super::*;
     use crate::lora::Apply;
     use crate::pipeline::MAX_COUNT;
-    use crate::prompt::PromptSyntax;
+    use crate::prompt::{Emphasis, PromptSyntax};
     use crate::sampling::{Sampler, Schedule};
     use std::collections::BTreeSet;
 
     /// A request in which every field has a value that is worth writing.
-    fn full() -> Request {
+    pub(crate) fn full() -> Request {
         Request {
             prompt: "a fox".into(),
             negative_prompt: "fog".into(),
             prompt_syntax: Some(PromptSyntax::Comfy),
+            encode_empty: true,
+            emphasis: Emphasis::NoNorm,
+            prompt_2: Some("a fox in snow".into()),
+            negative_prompt_2: Some("rain".into()),
             width: Some(1152),
             height: Some(1024),
             aspect: "2:3".parse().ok(),

@@ -9,7 +9,7 @@ use crate::conditioning::{Crop, ToldSize};
 use crate::lora::{Apply, Method};
 use crate::models::FreeU;
 use crate::pipeline::{MAX_COUNT, Pag, Sag};
-use crate::prompt::PromptSyntax;
+use crate::prompt::{Emphasis, PromptSyntax};
 use crate::sampling::{DynamicThreshold, MinUncond, Rescale, Sampler, Schedule, Training};
 use crate::size::Aspect;
 
@@ -89,6 +89,72 @@ pub const FIELDS: &[Field] = &[
         names: || PromptSyntax::ALL.iter().map(|syntax| syntax.name()).collect(),
         read: parsed::<PromptSyntax>,
         write: prompt_syntax,
+        ..ROW
+    },
+    Field {
+        key: "emphasis",
+        sets: &["emphasis"],
+        flag: Some(Flag {
+            long: "emphasis",
+            value: "MODE",
+            place: 12,
+            help: "What the weights of A1111's syntax do: original (features are multiplied, their mean stays), no-norm \
+                 (multiplied), ignore (brackets are read, weights left out) or none (brackets are text) [default: original]",
+            ..PICTURE
+        }),
+        label: Some(Label { name: "Emphasis", place: 10, ..LABEL }),
+        setting: Some(Setting { example: "\"no-norm\"", remark: "" }),
+        names: || Emphasis::ALL.iter().map(|mode| mode.name()).collect(),
+        read: parsed::<Emphasis>,
+        write: |r| vec![r.emphasis.label().to_owned()],
+        neutral: "Original",
+        ..ROW
+    },
+    Field {
+        key: "encode_empty",
+        sets: &["encode_empty"],
+        flag: Some(Flag {
+            long: "encode-empty",
+            value: "",
+            place: 15,
+            help: "Encode an empty negative prompt where SDXL has zeros for one that is left out (one that is given empty is)",
+            ..PICTURE
+        }),
+        label: Some(Label { name: "Empty negative prompt", place: 13, own: true, ..LABEL }),
+        read: switch,
+        write: |r| some(Some(r.encode_empty)),
+        neutral: "false",
+        ..ROW
+    },
+    Field {
+        key: "prompt_2",
+        sets: &["prompt_2"],
+        flag: Some(Flag {
+            long: "prompt-2",
+            value: "TEXT",
+            place: 13,
+            help: "What the second text encoder of SDXL reads instead of the prompt",
+            ..PICTURE
+        }),
+        label: Some(Label { name: "Prompt 2", place: 11, own: true, ..LABEL }),
+        read: text,
+        write: |r| some(r.prompt_2.clone()),
+        ..ROW
+    },
+    Field {
+        key: "negative_prompt_2",
+        sets: &["negative_prompt_2"],
+        flag: Some(Flag {
+            long: "negative-2",
+            alias: Some("negative-prompt-2"),
+            value: "TEXT",
+            place: 14,
+            help: "What the second text encoder of SDXL reads instead of the negative prompt",
+            ..PICTURE
+        }),
+        label: Some(Label { name: "Negative prompt 2", place: 12, own: true, ..LABEL }),
+        read: text,
+        write: |r| some(r.negative_prompt_2.clone()),
         ..ROW
     },
     Field {

@@ -104,7 +104,7 @@ as_text!(GuidanceInterval);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sampling::NoiseTable;
+    use crate::sampling::{NoiseTable, SchedulerConfig};
 
     #[test]
     fn texts_come_back() {
@@ -120,7 +120,7 @@ mod tests {
     /// ComfyUI's `percent_to_sigma`: 0 is above and 1 below every level; 50 % is timestep 499.5.
     #[test]
     fn percents_are_training_timesteps() {
-        let table = NoiseTable::new(&Default::default()).unwrap();
+        let table = NoiseTable::new(&SchedulerConfig::default()).unwrap();
         let middle = table.sigma_in_log(499.5);
         let process = NoiseProcess::VariancePreserving(table);
         let holds =

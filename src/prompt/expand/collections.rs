@@ -35,6 +35,8 @@ impl<T: Into<String>> From<T> for Value {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Collections {
     named: BTreeMap<String, Vec<Value>>,
+    /// What to say when a name is not found.
+    notes: Vec<String>,
 }
 
 impl Collections {
@@ -45,6 +47,11 @@ impl Collections {
         values: impl IntoIterator<Item = V>,
     ) {
         self.named.insert(name.into(), values.into_iter().map(Into::into).collect());
+    }
+
+    /// Adds a remark for whoever looks for a name that is not there.
+    pub fn note(&mut self, remark: impl Into<String>) {
+        self.notes.push(remark.into());
     }
 
     /// The names of all collections, sorted.
@@ -86,6 +93,11 @@ impl Collections {
 
     /// What to write instead of a name that no collection has.
     pub(super) fn advice(&self, name: &str) -> String {
+        let all = [self.near(name)].into_iter().chain(self.notes.iter().take(3).cloned());
+        all.collect::<Vec<_>>().join("; ")
+    }
+
+    fn near(&self, name: &str) -> String {
         if self.is_empty() {
             return "there are no wildcards here; a wildcard NAME is a file wildcards/NAME.txt with a value a line"
                 .into();

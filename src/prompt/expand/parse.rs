@@ -295,7 +295,7 @@ impl Reader<'_> {
         let from = self.at;
         self.skip("__");
         let method = self.method();
-        let name = self.deeper(from, |reader| reader.wildcard_name())?;
+        let name = self.deeper(from, Reader::wildcard_name)?;
         let before = self.at;
         self.space();
         let variables = if self.skip("(") {

@@ -151,7 +151,8 @@ mod tests {
     /// The deviation of the network's prediction is the prompt's afterwards, and x₀ follows from it.
     #[test]
     fn rescaling_keeps_the_deviation_of_the_prompt() {
-        let table = crate::sampling::NoiseTable::new(&Default::default()).unwrap();
+        let table =
+            crate::sampling::NoiseTable::new(&crate::sampling::SchedulerConfig::default()).unwrap();
         let process = NoiseProcess::VariancePreserving(table);
         let numbers = |seed: f64| -> Tensor {
             let values: Vec<f64> = (0..32).map(|i| (f64::from(i) * seed).sin()).collect();

@@ -108,6 +108,23 @@ impl<'a> Heap<'a> {
         entries.iter().rev().find(|(k, _)| *k == Value::Str(key)).map(|(_, value)| *value)
     }
 
+    /// Puts the `_parameters` of the object state `state` into the empty dictionary `dict`.
+    pub(super) fn fill_with_parameters(&mut self, dict: Value<'a>, state: Value<'a>) -> Result<()> {
+        if !matches!(self.object(dict), Some(Object::Dict(entries)) if entries.is_empty()) {
+            return Ok(());
+        }
+        let Some(inner) = self.entry(state, "_parameters") else { return Ok(()) };
+        let Some(Object::Dict(entries)) = self.object(inner) else { return Ok(()) };
+        let count = 2 * entries.len();
+        self.spend(count)?;
+        let Some(Object::Dict(entries)) = self.object(inner) else { return Ok(()) };
+        let entries = entries.clone();
+        if let Some(Object::Dict(own)) = self.object_mut(dict) {
+            *own = entries;
+        }
+        Ok(())
+    }
+
     /// The only entry of a dictionary, if it is one itself, and no component of a model.
     pub(super) fn only_inner(&self, dict: Value<'a>) -> Option<Value<'a>> {
         let Some(Object::Dict(entries)) = self.object(dict) else { return None };

@@ -219,10 +219,11 @@ impl<'a> Machine<'a> {
     /// REDUCE, NEWOBJ, NEWOBJ_EX, OBJ, BUILD.
     fn build(&mut self, opcode: u8) -> Result<()> {
         if opcode == b'b' {
-            // The state of an object: nothing that tensors or dictionaries need.
-            self.pop()?;
+            // The state of an object: nothing that tensors or dictionaries need, but for a dictionary of parameters.
+            let state = self.pop()?;
             let target = self.peek()?;
             let sound = target == Value::Opaque || self.heap.object(target).is_some();
+            self.heap.fill_with_parameters(target, state)?;
             return if sound { Ok(()) } else { Err(self.corrupt("state for no object")) };
         }
         let (callee, arguments) = match opcode {

@@ -44,6 +44,8 @@ pub(super) fn lookup(module: &str, name: &str) -> Option<Symbol> {
             "deque" => Some(Symbol::List),
             _ => None,
         },
+        // Its tensors stand in its state.
+        "torch.nn.modules.container" if name == "ParameterDict" => Some(Symbol::Dict),
         "builtins" | "__builtin__" => match name {
             "dict" => Some(Symbol::Dict),
             "list" | "tuple" | "set" | "frozenset" => Some(Symbol::List),

@@ -1,7 +1,9 @@
 //! The request behind the settings of another program.
 
 use super::data::ImageRecord;
+use super::foreign::Told;
 use super::labels::{Layout, ours, unfollowed};
+use super::samplers::resolved;
 use crate::picture::Parameters;
 use crate::pipeline::Request;
 use crate::pipeline::fields;
@@ -11,10 +13,12 @@ use crate::size::SD_VAE_FACTOR;
 use serde_json::{Map, Value};
 
 /// The request behind the settings of another program, and what of them it does not follow.
-pub(super) fn record(parameters: Parameters, layout: Layout) -> ImageRecord {
+pub(super) fn record(told: Told) -> ImageRecord {
+    let Told { program, layout, syntax, parameters, loras, hashes, ignored: more } = told;
     let ours = ours(&parameters);
     let (sampler, schedule, unknown_sampler) = integrator(&parameters);
     let mut ignored = unfollowed(&parameters, layout);
+    ignored.extend(more);
     let mut values = Map::new();
     for (field, label) in fields::labelled() {
         // What other programs call as we do is computed in other ways.
@@ -32,9 +36,10 @@ pub(super) fn record(parameters: Parameters, layout: Layout) -> ImageRecord {
         }
     }
     let request = serde_json::from_value(values.into()).unwrap_or_default();
-    let prompt_syntax = written_in(&parameters, layout);
+    let prompt_syntax = written_in(&parameters, syntax);
     let request = Request {
         prompt_syntax: Some(prompt_syntax),
+        loras,
         prompt: parameters.prompt.clone(),
         negative_prompt: parameters.negative_prompt.clone(),
         sampler,
@@ -45,11 +50,21 @@ pub(super) fn record(parameters: Parameters, layout: Layout) -> ImageRecord {
         ignored.push("sampler (none is named)".to_owned());
     }
     if !ours {
-        ignored.extend(syntax(&parameters.prompt, true, prompt_syntax));
-        ignored.extend(syntax(&parameters.negative_prompt, false, prompt_syntax));
+        ignored.extend(as_written(&parameters.prompt, true, prompt_syntax));
+        ignored.extend(as_written(&parameters.negative_prompt, false, prompt_syntax));
     }
     let model = parameters.get("Model").map(str::to_owned);
-    ImageRecord { model, request, parameters, unknown_sampler, ignored, made_with: None }
+    let program = Some(program);
+    ImageRecord {
+        program,
+        hashes,
+        model,
+        request,
+        parameters,
+        unknown_sampler,
+        ignored,
+        ..ImageRecord::default()
+    }
 }
 
 /// Whether sides among the values are such that other programs draw: multiples of 8, whatever the model.
@@ -64,19 +79,14 @@ fn in_range(values: &Map<String, Value>) -> bool {
     request.is_ok_and(|request| fields::check(&request).is_ok())
 }
 
-/// The syntax that a program reads prompts in. Of colora's own pictures only those with another than plain text name it;
-/// other programs that write lines of settings read A1111's, those that write JSON read ComfyUI's.
-fn written_in(parameters: &Parameters, layout: Layout) -> PromptSyntax {
+/// The syntax that a program reads prompts in; colora's own pictures name theirs unless it is plain text.
+fn written_in(parameters: &Parameters, syntax: PromptSyntax) -> PromptSyntax {
     let named = || parameters.get("Prompt syntax")?.trim().parse().ok();
-    match layout {
-        _ if ours(parameters) => named().unwrap_or(PromptSyntax::Plain),
-        Layout::Json => PromptSyntax::Comfy,
-        Layout::Lines => PromptSyntax::A1111,
-    }
+    if ours(parameters) { named().unwrap_or(PromptSyntax::Plain) } else { syntax }
 }
 
 /// The parts of a prompt that are drawn as they are written, in words.
-fn syntax(text: &str, tagged: bool, syntax: PromptSyntax) -> Vec<String> {
+fn as_written(text: &str, tagged: bool, syntax: PromptSyntax) -> Vec<String> {
     let tags = if tagged { extract_tags(text).map(|f| f.tags).unwrap_or_default() } else { vec![] };
     let tags: Vec<_> = tags.into_iter().map(|tag| tag.span).collect();
     foreign_syntax(text, &tags, syntax).into_iter().map(|part| format!("`{part}`")).collect()
@@ -85,33 +95,33 @@ fn syntax(text: &str, tagged: bool, syntax: PromptSyntax) -> Vec<String> {
 /// Sampler and schedule, which older programs wrote as one name (`DPM++ 2M Karras`).
 fn integrator(parameters: &Parameters) -> (Option<Sampler>, Option<Schedule>, Option<String>) {
     let Some(name) = parameters.get("Sampler") else { return (None, None, None) };
-    let joined = |schedule: Schedule| {
-        let label = schedule.spec().label;
-        Some((name.strip_suffix(label)?.strip_suffix(' ')?, label))
+    let (sampler, suffix) = match resolved(name) {
+        Some((sampler, suffix)) => (Some(sampler), suffix),
+        None => (None, None),
     };
-    let (base, suffix) = match Schedule::ALL.into_iter().find_map(joined) {
-        Some((base, label)) => (base, Some(label)),
-        None => (name, None),
-    };
-    let sampler = Sampler::from_label(base);
-    let written = suffix.or(parameters.get("Schedule type")).unwrap_or("Uniform");
-    let schedule = match (written, sampler) {
+    let written = parameters.get("Schedule type");
+    let schedule = match (suffix, written.unwrap_or("Uniform"), sampler) {
+        (Some(suffix), ..) => Some(suffix),
         // What that program chooses by itself for this sampler.
-        ("Automatic", Some(sampler)) if !ours(parameters) => Some(sampler.spec().automatic),
-        _ => Schedule::from_label(written),
+        (None, "Automatic", Some(sampler)) if !ours(parameters) => Some(sampler.spec().automatic),
+        (None, written, _) => {
+            Schedule::from_label(written).or_else(|| Schedule::from_comfyui(written))
+        }
     };
     let known = sampler.is_some() && schedule.is_some();
-    (sampler, schedule, (!known).then(|| format!("{name}, {written}")))
+    let named = || format!("{name}, {}", written.unwrap_or("Uniform"));
+    (sampler, schedule, (!known).then(named))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::family::Defaults;
+    use crate::prompt::Emphasis;
     use crate::sampling::SamplerOptions;
 
     fn lines(text: &str) -> ImageRecord {
-        record(Parameters::parse(text), Layout::Lines)
+        record(super::super::foreign::read_lines(text))
     }
 
     #[test]
@@ -167,6 +177,10 @@ mod tests {
             reuse: 3,
             merge_tokens: 0.25,
             clip_skip: Some(2),
+            encode_empty: true,
+            emphasis: Emphasis::NoNorm,
+            prompt_2: Some("y, z".into()),
+            negative_prompt_2: Some("w".into()),
             ..Request::default()
         };
         for (sampler, schedule) in
