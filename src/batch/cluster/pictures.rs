@@ -21,9 +21,9 @@ impl SharedPictures {
         Self { objects, is_out_of_reach: Arc::default() }
     }
 
-    /// Whether a picture could not be written, although that was tried for a while.
-    pub(super) fn is_out_of_reach(&self) -> bool {
-        self.is_out_of_reach.load(Ordering::Relaxed)
+    /// Whether a picture could not be written since this was last asked, although that was tried for a while.
+    pub(super) fn was_out_of_reach(&self) -> bool {
+        self.is_out_of_reach.swap(false, Ordering::Relaxed)
     }
 }
 

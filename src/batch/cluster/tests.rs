@@ -318,9 +318,9 @@ fn a_picture_stays_the_first_one() {
         (Some(5), None)
     );
     assert_eq!(pictures.list().unwrap().len(), 1);
-    assert!(!pictures.is_out_of_reach());
+    assert!(!pictures.was_out_of_reach());
     let faulty = Faulty::new(Arc::new(SharedFolder::open(folder.path()).unwrap()), 0);
     faulty.is_away.store(true, Ordering::Relaxed);
     let pictures = SharedPictures::new(patient(faulty));
-    assert!(pictures.create("z.png", b"x").is_err() && pictures.is_out_of_reach());
+    assert!(pictures.create("z.png", b"x").is_err() && pictures.was_out_of_reach());
 }

@@ -165,7 +165,7 @@ impl<'a, 'b> Worker<'a, 'b> {
         }
         let Tally { made, found, failed } = done?;
         // That the place is out of reach is no fault of the job, which stays open.
-        if failed > 0 && self.pictures.is_out_of_reach() {
+        if self.pictures.was_out_of_reach() && failed > 0 {
             let source =
                 std::io::Error::new(ErrorKind::NotConnected, "the shared place is out of reach");
             return Err(Error::write(self.work.path(job), source));
