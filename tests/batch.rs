@@ -375,7 +375,7 @@ fn loras_change_as_seldom_as_they_can() {
     assert_eq!((&value["jobs"], &value["changes"]["stacks"]), (&12.into(), &3.into()));
     assert_eq!(value["changes_of_file"]["stacks"], 12);
     assert!(value["bytes"].as_u64().unwrap() > 10_000);
-    assert_eq!(summary(&["--order", "file"])["changes"]["stacks"], 12);
+    assert_eq!(summary(&["--job-order", "file"])["changes"]["stacks"], 12);
     let text = world.run(&quick(&["list.txt", "--dry-run", "--seconds-per-picture", "3"]));
     assert!(
         text.contains("12 jobs") && text.contains("of LoRAs 3") && text.contains("36 s"),

@@ -340,7 +340,8 @@ fn pictures_equal_diffusers() {
 #[test]
 fn a_batch_is_its_images_alone() {
     let config = SchedulerConfig::default();
-    for sampler in Sampler::ALL {
+    // What takes one image at a time is never run on several.
+    for sampler in Sampler::ALL.into_iter().filter(|sampler| !sampler.spec().alone) {
         let run = |seeds: &[u64]| {
             let sampling = plan(sampler, &config, 4).unwrap();
             let mut noise = SeededNoise::torch(seeds);

@@ -119,13 +119,12 @@ fn asked(run: &Run) -> Option<(Sampler, SamplerOptions)> {
 /// The numerical integrals of some tools are coarser than ours, and UniPC was recorded in f32.
 fn tolerance(sampler: Sampler) -> f64 {
     match sampler {
-        Sampler::UniPc | Sampler::UniPcBh2 => 3e-4,
+        Sampler::UniPc | Sampler::UniPcBh2 | Sampler::DpmFast => 3e-4,
         Sampler::Lms => 1e-8,
         Sampler::ErSde => 1e-5,
         Sampler::Restart => 2e-4,
         Sampler::Deis => 2e-6,
         // It was recorded in f32 where it adds noise.
-        Sampler::DpmFast => 3e-4,
         // Differences of the lengths of its steps accumulate.
         Sampler::DpmAdaptive => 2e-3,
         _ => 1e-9,

@@ -20,11 +20,6 @@ fn check(path: &Path, expected: &str) {
     assert!(found == expected, "{}: run again with UPDATE_DOCS=1", path.display());
 }
 
-/// `names` as code, with commas.
-fn listed(names: impl IntoIterator<Item = &'static str>) -> String {
-    names.into_iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
-}
-
 fn name(name: Option<&str>) -> String {
     name.map_or("–".into(), |name| format!("`{name}`"))
 }
@@ -73,14 +68,11 @@ fn the_table_of_samplers_is_that_of_the_specs() {
 }
 
 #[test]
-fn the_readme_lists_the_samplers() {
-    let path = root().join("README.md");
-    let text = fs::read_to_string(&path).unwrap();
-    let head = "| `--sampler`, `--schedule` | ";
-    let row = text.lines().find(|line| line.starts_with(head)).expect("a row of the samplers");
-    let samplers = listed(Sampler::ALL.map(Sampler::name));
-    let schedules = listed(Schedule::ALL.map(Schedule::name));
-    check(&path, &text.replace(row, &format!("{head}{samplers}; {schedules} |")));
+fn the_readme_counts_the_samplers() {
+    let text = fs::read_to_string(root().join("README.md")).unwrap();
+    let counts =
+        format!("one of {} samplers and {} schedules", Sampler::ALL.len(), Schedule::ALL.len());
+    assert!(text.contains(&counts), "README.md: {counts}");
 }
 
 #[test]

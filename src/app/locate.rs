@@ -4,7 +4,7 @@ use super::named_hash::{NamedHash, Subject};
 use super::reach::{Reach, Way, What};
 use crate::error::Result;
 use crate::pipeline::Cancel;
-use crate::store::{Hashing, STARTER, Store, Wanted};
+use crate::store::{Hashing, STARTER, Store, Wanted, actual};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -52,8 +52,7 @@ impl Search<'_> {
             What::Lora | What::Tag => Subject::Lora,
             _ => return Ok(Found::Word),
         };
-        let near =
-            matches!(self.reach.way(what, word), Way::Open(found) if Path::new(&found).exists());
+        let near = matches!(self.reach.way(what, word), Way::Open(found) if actual(Path::new(&found)).exists());
         if near || word.starts_with("hub:") {
             return Ok(Found::Word);
         }

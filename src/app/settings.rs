@@ -115,11 +115,12 @@ impl Layers {
 
     fn put(&mut self, key: &str, value: Value, origin: Origin) {
         let respelled = field(key).and_then(|field| Some((field, field.respelled(&value)?)));
+        let Some((field, value)) = respelled else {
+            self.0.insert(key.to_owned(), (value, origin));
+            return;
+        };
         let mut values = Map::new();
-        match respelled {
-            Some((field, value)) => field.put(value, &mut values),
-            None => drop(values.insert(key.to_owned(), value)),
-        }
+        field.put(value, &mut values);
         self.0.extend(values.into_iter().map(|(key, value)| (key, (value, origin.clone()))));
     }
 }

@@ -555,10 +555,10 @@ mod tests {
             }
             assert_eq!(at, 300);
         }
-        // Four times the pixels are four times the cost.
+        // Twice the pixels are twice the cost.
         let jobs: Vec<Ready> =
             (0..10).map(|n| Ready::sample(n, "m", "", if n < 2 { 128 } else { 64 })).collect();
-        assert_eq!(Shard { index: 0, count: 2 }.block(&jobs), 0..2);
+        assert_eq!(Shard { index: 0, count: 2 }.block(&jobs), 0..4);
         assert_eq!(Shard { index: 0, count: 2 }.block(&[]), 0..0);
     }
 }

@@ -149,7 +149,7 @@ fn chunk() -> impl clap::builder::TypedValueParser<Value = usize> {
     clap::value_parser!(u32).range(1..=100_000).map(|chunk| chunk as usize)
 }
 
-/// `--order`.
+/// `--job-order`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 enum Order {
     /// The cheapest
@@ -379,7 +379,7 @@ fn read(
     }
     let (source, sha256) = (args.file().to_path_buf(), source.sha256);
     let origin = batch::Origin { source, sha256, seed: seeding.seed, names: None };
-    Ok(List { list: JobList::new(checked.ready, origin, args.order.into()), left_out })
+    Ok(List { list: JobList::new(checked.ready, origin, args.job_order.into()), left_out })
 }
 
 /// Reads the file of jobs, or the records of pictures.

@@ -175,12 +175,11 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
         let folder = args.out.display();
         talk.say(&format!("the answers are in {folder}; the same command goes on"));
     }
-    match outcome? {
-        Some(outcome) => args.finish(&outcome, &search, &setup, talk),
-        None => {
-            talk.say("no answer was given; nothing was found");
-            Ok(())
-        }
+    if let Some(outcome) = outcome? {
+        args.finish(&outcome, &search, &setup, talk)
+    } else {
+        talk.say("no answer was given; nothing was found");
+        Ok(())
     }
 }
 

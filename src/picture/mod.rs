@@ -270,7 +270,7 @@ fn rounded(x: f32) -> u8 {
 
 /// The byte of a value in -1..1, as A1111 and ComfyUI cut its digits off.
 fn truncated(x: f32) -> u8 {
-    (((x + 1.0) / 2.0).clamp(0.0, 1.0) * 255.0) as u8
+    ((0.5 * (x + 1.0)).clamp(0.0, 1.0) * 255.0) as u8
 }
 
 /// Three planes of `area` values in -1..1 to bytes, pixel by pixel.

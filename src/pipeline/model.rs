@@ -259,9 +259,10 @@ impl Model {
             progress(0, 1);
             vae.decode_until(latents, watch.cancel)?
         };
-        match how.truncated {
-            true => Picture::from_tensor_truncated(&pixels),
-            false => Picture::from_tensor(&pixels),
+        if how.truncated {
+            Picture::from_tensor_truncated(&pixels)
+        } else {
+            Picture::from_tensor(&pixels)
         }
     }
 

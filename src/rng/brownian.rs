@@ -77,7 +77,9 @@ impl BrownianPath {
         let sign = if next < sigma { -1.0 } else { 1.0 };
         let length = (sigma - next).abs().sqrt();
         let mut values = self.increment(a, b);
-        values.iter_mut().for_each(|value| *value = sign * *value / length);
+        for value in &mut values {
+            *value = sign * *value / length;
+        }
         values
     }
 

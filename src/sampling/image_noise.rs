@@ -82,7 +82,7 @@ impl StartNoise {
             }
             if resized_from.is_some() {
                 let mut whole = stream.normal(channels * height * width);
-                paste(Field { values: &noise, size: drawn }, &mut whole, size, channels);
+                paste(&Field { values: &noise, size: drawn }, &mut whole, size, channels);
                 noise = whole;
             }
             noise
@@ -156,7 +156,7 @@ struct Field<'a> {
 }
 
 /// Lays `field` over the middle of `whole`, which has `size`; what is larger is cut.
-fn paste(field: Field<'_>, whole: &mut [f32], size: LatentSize, channels: usize) {
+fn paste(field: &Field<'_>, whole: &mut [f32], size: LatentSize, channels: usize) {
     let across = Overlap::new(field.size.width, size.width);
     let down = Overlap::new(field.size.height, size.height);
     for channel in 0..channels {

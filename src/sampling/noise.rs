@@ -63,7 +63,7 @@ pub struct SeededNoise {
 struct Paths {
     rules: PathRules,
     seeds: Vec<u64>,
-    paths: Vec<BrownianPath>,
+    drawn: Vec<BrownianPath>,
 }
 
 /// Brownian paths over the noise levels of a run.
@@ -84,13 +84,13 @@ impl Paths {
     /// Noise of every image for the way between two points.
     fn between(&mut self, sigma: f32, next: f32, like: &Tensor) -> Result<Tensor> {
         let count = like.dims().iter().skip(1).product();
-        if self.paths.is_empty() {
+        if self.drawn.is_empty() {
             let PathRules { rng, low, high, .. } = self.rules;
             let (low, high) = (f64::from(low as f32), f64::from(high as f32));
             let path = |seed: &u64| BrownianPath::new(*seed, rng, count, low, high);
-            self.paths = self.seeds.iter().map(path).collect();
+            self.drawn = self.seeds.iter().map(path).collect();
         }
-        let values = self.paths.iter_mut().flat_map(|path| path.between(sigma, next)).collect();
+        let values = self.drawn.iter_mut().flat_map(|path| path.between(sigma, next)).collect();
         Ok(Tensor::from_vec(values, like.shape(), like.device())?.to_dtype(like.dtype())?)
     }
 
@@ -136,7 +136,7 @@ impl SeededNoise {
     /// The same, whose steps follow Brownian paths of these seeds, one an image.
     #[must_use]
     pub fn along_paths(self, rules: PathRules, seeds: Vec<u64>) -> Self {
-        Self { paths: Some(Paths { rules, seeds, paths: Vec::new() }), ..self }
+        Self { paths: Some(Paths { rules, seeds, drawn: Vec::new() }), ..self }
     }
 
     /// How many images get noise.

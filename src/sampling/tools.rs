@@ -71,7 +71,9 @@ fn sigma_run(
         sigmas.remove(sigmas.len() - 2);
     }
     // Lists are of f32 numbers.
-    sigmas.iter_mut().for_each(|sigma| *sigma = f64::from(*sigma as f32));
+    for sigma in &mut *sigmas {
+        *sigma = f64::from(*sigma as f32);
+    }
     let table = process.table();
     let (low, high) = (table.sigma(0.0), table.sigma((table.len() - 1) as f64));
     let full = sigmas[0] >= high * (1.0 - 1e-5);

@@ -131,6 +131,9 @@ impl Kind {
         if let Some(key) = MODEL_KEYS.into_iter().find(|key| plain(key) == wanted) {
             return Ok(Self::Model(key));
         }
+        if let Some(option) = option(&wanted) {
+            return Ok(Self::Option(option));
+        }
         match named_field(&wanted) {
             Some(field) if field.key == "sampler" => return Ok(Self::Sampler),
             Some(field) if ["loras", "count", "preview"].contains(&field.key) => {
@@ -138,9 +141,6 @@ impl Kind {
             }
             Some(field) => return Ok(Self::Field(field.key)),
             None => {}
-        }
-        if let Some(option) = option(&wanted) {
-            return Ok(Self::Option(option));
         }
         if MISSING.iter().any(|known| plain(known) == wanted) {
             let what = format!("the axis {name} of AUTOMATIC1111");

@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 /// What stands for the picture's path.
@@ -107,10 +107,7 @@ impl Scorer {
             let _ = child.kill();
             let _ = child.wait();
         }
-        let text = |from: &Receiver<String>| match from.recv_timeout(PATIENCE) {
-            Ok(text) => text,
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => String::new(),
-        };
+        let text = |from: &Receiver<String>| from.recv_timeout(PATIENCE).unwrap_or_default();
         Ok(Ended { status: status?, output: text(&output), errors: text(&errors) })
     }
 
@@ -160,10 +157,8 @@ fn last_lines(errors: &str) -> String {
     if shown.is_empty() { String::new() } else { format!("; it says:\n{}", shown.join("\n")) }
 }
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
-    #![cfg(unix)]
-
     use super::*;
 
     fn scored(command: &str) -> Result<f64> {

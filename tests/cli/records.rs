@@ -91,6 +91,8 @@ fn pictures_are_verified() {
 fn graphs_of_strangers_open_nothing() {
     let world = World::new();
     world.write("secret/key.safetensors", "x");
+    // What lies beside a picture is in reach; this is not.
+    world.write("strange/note.txt", "");
     let secret = world.path("secret/key.safetensors");
     let secret = secret.to_str().unwrap();
     for (model, lora) in [
@@ -108,11 +110,12 @@ fn graphs_of_strangers_open_nothing() {
             "5": {"class_type": "KSampler", "inputs": {"seed": 3, "steps": 1, "cfg": 1.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0, "model": ["2", 0], "positive": ["3", 0], "negative": ["3", 0], "latent_image": ["4", 0]}},
             "6": {"class_type": "SaveImage", "inputs": {"images": ["5", 0]}},
         });
-        let path = world.path("x.png");
+        let path = world.path("strange/x.png");
         let mut encoder = png::Encoder::new(fs::File::create(&path).unwrap(), 1, 1);
         encoder.add_itxt_chunk("prompt".into(), graph.to_string()).unwrap();
         encoder.write_header().unwrap().write_image_data(&[7]).unwrap();
-        for verb in [&["--from", "x.png", "-o", "y.png"][..], &["verify", "x.png"]] {
+        for verb in [&["--from", "strange/x.png", "-o", "y.png"][..], &["verify", "strange/x.png"]]
+        {
             let output = world.command(verb).output().unwrap();
             let said = String::from_utf8(output.stderr).unwrap();
             let refused = [Some(2), Some(4)].contains(&output.status.code());

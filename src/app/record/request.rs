@@ -180,7 +180,7 @@ mod tests {
             reuse: 3,
             merge_tokens: 0.25,
             clip_skip: Some(2),
-            rng: "nv".parse().ok(),
+            rng: Some(crate::rng::Rng::Cpu),
             variation_seed: Some(3),
             variation_strength: 0.25,
             seed_resize: "512x768".parse().ok(),

@@ -47,7 +47,7 @@ pub(super) fn print(
         });
         return result_json(&summary.to_string());
     }
-    let order = if args.list.order == Order::File {
+    let order = if args.list.job_order == Order::File {
         "in the order of the file"
     } else {
         "in the cheapest order"

@@ -75,7 +75,7 @@ pub(crate) struct ListArgs {
     pub(super) low_memory: bool,
     /// cost (model, LoRAs, size and prompt change as seldom as they can) or file
     #[arg(long, value_enum, value_name = "ORDER", default_value_t, help_heading = "Output")]
-    pub(super) order: Order,
+    pub(super) job_order: Order,
 }
 
 impl ListArgs {

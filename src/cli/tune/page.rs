@@ -219,7 +219,7 @@ fn answer(
         (Method::Get, "state") => Ok(Content::new("application/json", shared.state_json())),
         (Method::Get, picture) => shared.picture(picture),
         (Method::Post, "answer") => {
-            shared.guard.check_post(&headers)?;
+            Guard::check_post(&headers)?;
             let mut body = String::new();
             let read = request.as_reader().take(MOST_ANSWER).read_to_string(&mut body);
             read.map_err(|_| Refusal(400))?;

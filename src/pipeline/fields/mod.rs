@@ -116,7 +116,7 @@ pub(crate) mod tests {
             schedule: Some(Schedule::Exponential),
             seed: Some(u64::MAX),
             compat: Compat::A1111,
-            rng: Some(Rng::Nv),
+            rng: Some(Rng::Cpu),
             variation_seed: Some(3),
             variation_strength: 0.25,
             seed_resize: "512x768".parse().ok(),

@@ -41,7 +41,7 @@ use tree::{Method, Node};
 /// let all: Result<Vec<String>, _> = template.all(&wildcards).collect();
 /// assert_eq!(all.unwrap(), ["a green apple", "a green pear", "a red apple", "a red pear"]);
 /// let one = template.random(&wildcards, 42).next().unwrap().unwrap();
-/// assert_eq!(one, "a red apple");
+/// assert_eq!(one, "a green pear");
 /// ```
 #[derive(Debug, Clone)]
 pub struct Template {
