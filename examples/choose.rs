@@ -5,6 +5,8 @@
 //! Somebody likes the weights 0.7 and 0.2 best, and answers wrong when both are nearly as good. Prints what is found
 //! after each answer, and ends with an error when that is far off.
 
+#![allow(clippy::print_stdout)]
+
 use colora::tune::search::{Cube, Duel, Duels, Verdict};
 
 /// How much somebody likes a point.

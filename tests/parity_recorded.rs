@@ -116,7 +116,8 @@ fn asked(run: &Run) -> Option<(Sampler, SamplerOptions)> {
     sampler.spec().check(&options).is_ok().then_some((sampler, options))
 }
 
-/// The numerical integrals of some tools are coarser than ours, and UniPC was recorded in f32.
+/// The numerical integrals of some tools are coarser than ours, and UniPC, and DPM fast where it adds noise, were
+/// recorded in f32.
 fn tolerance(sampler: Sampler) -> f64 {
     match sampler {
         Sampler::UniPc | Sampler::UniPcBh2 | Sampler::DpmFast => 3e-4,
@@ -124,7 +125,6 @@ fn tolerance(sampler: Sampler) -> f64 {
         Sampler::ErSde => 1e-5,
         Sampler::Restart => 2e-4,
         Sampler::Deis => 2e-6,
-        // It was recorded in f32 where it adds noise.
         // Differences of the lengths of its steps accumulate.
         Sampler::DpmAdaptive => 2e-3,
         _ => 1e-9,
