@@ -1,6 +1,6 @@
 //! Every file in `prompts/` is read by the program that it is for.
 #![cfg(feature = "cli")]
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::case_sensitive_file_extension_comparisons, clippy::unwrap_used)]
 
 #[path = "cli/world.rs"]
 #[allow(dead_code)]

@@ -16,7 +16,7 @@ use std::cell::RefCell;
 struct Told<'a> {
     grid: &'a Grid,
     kind: PredictionKind,
-    told: RefCell<Vec<f64>>,
+    timesteps: RefCell<Vec<f64>>,
 }
 
 impl Told<'_> {
@@ -44,7 +44,7 @@ impl Denoiser for Told<'_> {
 
     fn estimates(&self, x: &Tensor, sigma: f64) -> colora::Result<Estimates> {
         let t = self.grid.process.timestep(sigma, self.grid.rule);
-        self.told.borrow_mut().push(t);
+        self.timesteps.borrow_mut().push(t);
         let unguided = self.estimate(x, sigma, t, 0.0)?;
         let guided = (&unguided + ((self.estimate(x, sigma, t, 0.3)? - &unguided)? * 3.0)?)?;
         Ok(Estimates { guided, unguided })
@@ -120,14 +120,14 @@ fn run(record: &Value) -> [f64; 3] {
     }
     let mut integrator = request.sampler.begin(&request.options, &config).unwrap();
     let mut x = grid.start(&start).unwrap();
-    let model = Told { grid: &grid, kind, told: RefCell::default() };
+    let model = Told { grid: &grid, kind, timesteps: RefCell::default() };
     for i in 0..grid.steps() {
         x = integrator.step(&model, &x, &grid, i, &mut noise).unwrap().x;
     }
     let end = gap(&values(&grid.finish(&x).unwrap()), &numbers(&record["final"]));
     let calls = list(record, "timesteps_and_first_inputs");
     let theirs: Vec<f64> = calls.iter().map(|call| call[0].as_f64().unwrap()).collect();
-    [levels, gap(&model.told.into_inner(), &theirs), end]
+    [levels, gap(&model.timesteps.into_inner(), &theirs), end]
 }
 
 #[test]

@@ -18,9 +18,8 @@ fn sampler(record: &Value) -> Option<Sampler> {
         ("DPMSolverMultistepScheduler", "") if third => Sampler::DpmPp3m,
         ("DPMSolverMultistepScheduler", "") => Sampler::DpmPp2m,
         // Their relatives here follow k-diffusion: another list, and a Brownian path.
-        ("DPMSolverMultistepScheduler", _) => return None,
-        // For networks of audio.
-        ("IPNDMScheduler", _) => return None,
+        // The second is for networks of audio.
+        ("DPMSolverMultistepScheduler" | "IPNDMScheduler", _) => return None,
         // With Runge and Kutta's steps first.
         ("PNDMScheduler", _) if options["skip_prk_steps"] == false => return None,
         ("DDPMScheduler", _) if options["variance_type"] == "fixed_large" => return None,
