@@ -28,7 +28,7 @@ pub fn add_styles(job: &mut Job, names: &[String], store: &Store) -> Result<()> 
 /// folders of LoRAs alone: a prompt opens no path and no host.
 ///
 /// # Errors
-/// [`Error::BadRequest`] pointing at a LoRA without such words, [`Error::NotFound`] for an unknown one.
+/// [`Error::BadRequest`](crate::Error::BadRequest) pointing at a LoRA without such words, [`Error::NotFound`](crate::Error::NotFound) for an unknown one.
 pub fn add_triggers(job: &mut Job, store: &Store) -> Result<()> {
     let prompt = &job.request.prompt;
     let (mut out, mut at) = (String::with_capacity(prompt.len()), 0);

@@ -229,7 +229,7 @@ impl Request {
     /// `random_seed` is used when the request has no seed: the library itself draws no randomness.
     ///
     /// # Errors
-    /// [`Error::BadRequest`] naming the field, [`Error::Limit`] for sizes that are too large.
+    /// [`Error::BadRequest`](crate::Error::BadRequest) naming the field, [`Error::Limit`](crate::Error::Limit) for sizes that are too large.
     pub fn plan(&self, defaults: &Defaults, random_seed: u64) -> Result<Plan> {
         let size = match self.aspect {
             Some(aspect) => aspect.of(defaults.size)?,

@@ -48,7 +48,7 @@ pub enum Begin {
 
 /// Hands jobs to workers, each to one of them at a time.
 pub trait Queue: Debug {
-    /// The next jobs; `stack`: the model and the LoRAs that the worker has in memory, as [`loaded`] writes them.
+    /// The next jobs; `stack`: the model and the LoRAs that the worker has in memory, as `loaded` writes them.
     ///
     /// # Errors
     /// What the place of the queue gives.

@@ -1,7 +1,7 @@
 //! The search for the best point of a cube, from comparisons of two points or from scores: mathematics alone.
 //!
 //! [`Duels`] learns from answers to "which of these two is better"; [`Scores`] from numbers. Both believe in a Gaussian
-//! process ([`laplace`]) whose kernel the answers choose ([`fit`]), and ask next where they expect to gain most. All is
+//! process (`laplace`) whose kernel the answers choose (`fit`), and ask next where they expect to gain most. All is
 //! decided by the seed and the answers, so that a search which is resumed, or planned ahead, asks the same questions.
 
 mod duels;
