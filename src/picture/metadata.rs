@@ -382,7 +382,9 @@ mod tests {
         #[test]
         fn whatever_was_parsed_survives(text in "([NSa-e:,\" \r\n{}é\\\\]|Negative prompt:|Steps:){0,40}") {
             // A1111 begins the negative prompt anew at each such line, so that what is left of several is read otherwise.
-            prop_assume!(text.matches("Negative prompt:").count() < 2);
+            if text.matches("Negative prompt:").count() > 1 {
+                return Ok(());
+            }
             let parsed = Parameters::parse(&text);
             prop_assert_eq!(Parameters::parse(&parsed.render()), parsed);
         }

@@ -44,8 +44,8 @@ pub(super) const RNG: Field = Field {
     label: Some(Label { name: "RNG", ..LABEL }),
     setting: Some(Setting { example: "\"nv\"", remark: "cpu, nv or cuda:SMSxTHREADS" }),
     read: parsed::<Rng>,
+    // A plan leaves out what its rules of compat say anyway.
     write: |r| some(r.rng.map(Rng::label)),
-    neutral: "CPU",
     ..ROW
 };
 
