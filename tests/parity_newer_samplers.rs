@@ -163,7 +163,9 @@ fn grids_equal_diffusers() {
             timesteps.push(f64::NAN);
             let mut timesteps = once(&timesteps, evaluations);
             timesteps.pop();
-            close(&format!("{what}: timesteps"), &each(|l| l.timestep), &timesteps, 2e-4);
+            // KDPM2 tells its network whole timesteps; the levels, compared below, are exact.
+            let within = if middles { 2e-3 } else { 2e-4 };
+            close(&format!("{what}: timesteps"), &each(|l| l.timestep), &timesteps, within);
             let scale = if case.alphas_cumprod.is_empty() {
                 let all = [sigmas.clone(), vec![grid.end()]].concat();
                 close(&format!("{what}: sigmas"), &all, &once(&case.sigmas, evaluations), 2e-5);

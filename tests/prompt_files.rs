@@ -59,8 +59,15 @@ fn check_jobs(world: &World, path: &Path) {
     let is_dynamic =
         text.contains("__") || text.lines().any(|l| !l.starts_with('#') && l.contains('|'));
     let expand: &[&str] = if is_dynamic { &["--expand", "all"] } else { &[] };
-    let base = ["batch", path, "-m", "starter", "--dry-run", "--json", "-o", "none"];
-    let plan = json(world.run(&[&base[..], expand].concat()).lines().last().unwrap());
+    let none = world.path("none");
+    let none = none.to_str().unwrap();
+    let base = ["batch", path, "-m", "starter", "--dry-run", "--json", "-o", none];
+    // Wildcards are found in the folder `prompts` of the current folder.
+    let mut command = world.command(&[&base[..], expand].concat());
+    let output = command.current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
+    assert!(output.status.success(), "{path}: {}", String::from_utf8_lossy(&output.stderr));
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let plan = json(printed.lines().last().unwrap());
     let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).count();
     let jobs = plan["jobs"].as_u64().unwrap_or_else(|| panic!("{path}: {plan}"));
     let least =

@@ -157,7 +157,8 @@ fn last_lines(errors: &str) -> String {
     if shown.is_empty() { String::new() } else { format!("; it says:\n{}", shown.join("\n")) }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use super::*;
 

@@ -181,7 +181,7 @@ fn a_picture_knows_what_it_was_made_with() {
     world.run(&["model", "convert", "starter", "--quantize", "q4_0", "-o", copied]);
     // Weights that no other file has: a picture's files are found by their hash under any name.
     let half = format!("{santa}:0.5");
-    world.run(&["lora", "merge", &half, "-o", "made/mine.safetensors"]);
+    world.run(&["lora", "merge", &half, "-m", "starter", "-o", "made/mine.safetensors"]);
     let draw = |flags: &[&str], name: &str| {
         let always = ["-s2", "-S1", "-o", name, "santa"];
         let mut command = world.command(&[flags, &always[..]].concat());
