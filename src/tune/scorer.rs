@@ -157,8 +157,8 @@ fn last_lines(errors: &str) -> String {
     if shown.is_empty() { String::new() } else { format!("; it says:\n{}", shown.join("\n")) }
 }
 
-#[cfg(test)]
 #[cfg(unix)]
+#[cfg(test)]
 mod tests {
     use super::*;
 
