@@ -19,7 +19,8 @@ pub const MAX_SIDE: usize = 8192;
 pub const MAX_PIXELS: usize = 4096 * 4096;
 
 /// Width and height of an image in pixels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct ImageSize {
     width: usize,
     height: usize,
@@ -108,18 +109,7 @@ impl std::fmt::Display for ImageSize {
     }
 }
 
-impl serde::Serialize for ImageSize {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> serde::Deserialize<'de> for ImageSize {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = <String as serde::Deserialize>::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
-}
+crate::written::as_text!(ImageSize);
 
 impl std::str::FromStr for ImageSize {
     type Err = Error;

@@ -11,7 +11,10 @@ use crate::sampling::{
 use crate::suggest::did_you_mean;
 
 /// Whose picture a request means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize,
+)]
+#[serde(try_from = "String", into = "String")]
 #[non_exhaustive]
 pub enum Compat {
     /// colora's own choice of the best.
@@ -296,18 +299,7 @@ impl std::str::FromStr for Compat {
     }
 }
 
-impl serde::Serialize for Compat {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> serde::Deserialize<'de> for Compat {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = <String as serde::Deserialize>::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
-}
+crate::written::as_text!(Compat);
 
 #[cfg(test)]
 mod tests {

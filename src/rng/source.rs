@@ -5,7 +5,10 @@ use super::{Noise, TorchCpu};
 use crate::error::{Error, Result};
 
 /// Whose generator makes the noise of a seed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize,
+)]
+#[serde(try_from = "String", into = "String")]
 #[non_exhaustive]
 pub enum Rng {
     /// PyTorch's on a CPU: what diffusers and ComfyUI draw from, and A1111 with "CPU".
@@ -78,18 +81,7 @@ impl std::str::FromStr for Rng {
     }
 }
 
-impl serde::Serialize for Rng {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> serde::Deserialize<'de> for Rng {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = <String as serde::Deserialize>::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
-}
+crate::written::as_text!(Rng);
 
 #[cfg(test)]
 mod tests {

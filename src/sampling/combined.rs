@@ -31,7 +31,10 @@ impl std::str::FromStr for NamedSampler {
         if let Some(sampler) = alone(plain) {
             return Ok(Self { sampler, schedule: None });
         }
-        let bare = PREFIXES.iter().find_map(|prefix| plain.strip_prefix(prefix));
+        let bare = PREFIXES.iter().find_map(|prefix| {
+            let begins = plain.get(..prefix.len())?.eq_ignore_ascii_case(prefix);
+            begins.then(|| &plain[prefix.len()..])
+        });
         let names = || std::iter::once(plain).chain(bare);
         if let Some(sampler) = names().find_map(alone) {
             return Ok(Self { sampler, schedule: None });
@@ -91,11 +94,25 @@ mod tests {
             ("DDIM CFG++", Sampler::DdimCfgPp, None),
             ("uni_pc_bh2", Sampler::UniPcBh2, None),
             ("DDIM", Sampler::Ddim, None),
+            ("dpm++ 2m karras", Sampler::DpmPp2m, karras),
+            ("K_EULER_A", Sampler::EulerA, None),
+            ("dpmpp_2m_sde_gpu", Sampler::DpmPp2mSde, None),
+            ("dpm++2m karras", Sampler::DpmPp2m, karras),
+            ("euler_a Uniform", Sampler::EulerA, Some(Schedule::Normal)),
+            ("k_lms", Sampler::Lms, None),
+            ("DPM2 a", Sampler::Dpm2A, None),
+            ("Euler a", Sampler::EulerA, None),
+            ("Restart", Sampler::Restart, None),
+            ("UniPC", Sampler::UniPc, None),
+            ("PLMS", Sampler::Plms, None),
+            ("Euler A Karras", Sampler::EulerA, karras),
         ] {
             let found: NamedSampler = name.parse().unwrap();
             assert_eq!((found.sampler, found.schedule), (sampler, schedule), "{name}");
         }
-        for wrong in ["", "karras", "k_", "DPM++ 2N Karras"] {
+        let nothing =
+            ["", " ", "karras", "k_", "nothing", "Euler a nothing", "DPM++", "DPM++ 2N Karras"];
+        for wrong in nothing {
             assert!(wrong.parse::<NamedSampler>().is_err(), "{wrong}");
         }
     }

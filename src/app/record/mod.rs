@@ -4,7 +4,6 @@ mod data;
 mod foreign;
 mod labels;
 mod request;
-mod samplers;
 mod written;
 
 pub use super::named_hash::{NamedHash, Subject};

@@ -3,12 +3,11 @@
 use super::data::ImageRecord;
 use super::foreign::Told;
 use super::labels::{Layout, ours, says_nothing, unfollowed};
-use super::samplers::resolved;
 use crate::picture::Parameters;
 use crate::pipeline::Request;
 use crate::pipeline::fields;
 use crate::prompt::{PromptSyntax, extract_tags, foreign_syntax};
-use crate::sampling::{Sampler, Schedule};
+use crate::sampling::{NamedSampler, Sampler, Schedule};
 use crate::size::SD_VAE_FACTOR;
 use serde_json::{Map, Value};
 
@@ -98,10 +97,9 @@ fn as_written(text: &str, tagged: bool, syntax: PromptSyntax) -> Vec<String> {
 /// Sampler and schedule, which older programs wrote as one name (`DPM++ 2M Karras`).
 fn integrator(parameters: &Parameters) -> (Option<Sampler>, Option<Schedule>, Option<String>) {
     let Some(name) = parameters.get("Sampler") else { return (None, None, None) };
-    let (sampler, suffix) = match resolved(name) {
-        Some((sampler, suffix)) => (Some(sampler), suffix),
-        None => (None, None),
-    };
+    let named = name.parse::<NamedSampler>().ok();
+    let (sampler, suffix) =
+        (named.map(|named| named.sampler), named.and_then(|named| named.schedule));
     let written = parameters.get("Schedule type");
     let schedule = match (suffix, written.unwrap_or("Uniform"), sampler) {
         (Some(suffix), ..) => Some(suffix),
