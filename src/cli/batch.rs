@@ -11,13 +11,13 @@ use super::flags::ProgressKind;
 use super::origin::with_origin;
 use super::progress::Progress;
 use super::style::Talk;
-use super::{interrupt, setup, threads};
+use super::{interrupt, setup};
 use crate::app::{Layers, Pool, Setup, Unobserved};
 use crate::batch::{
     self, Folder, JobList, Manifest, Names, Options, Part, Pictures, Sharding, Source, Work,
 };
 use crate::error::{Error, LineError};
-use crate::pipeline::{Cancel, Memory, Pipeline};
+use crate::pipeline::{Cancel, Pipeline};
 use anyhow::{Context, Result};
 use clap::builder::TypedValueParser;
 use clap::{ValueEnum, ValueHint};
@@ -266,11 +266,11 @@ pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
 /// Makes the pictures of a file of jobs.
 fn make(args: &RunArgs, talk: Talk) -> Result<()> {
     let setup = setup()?;
-    threads::limit(args.list.threads.or(setup.settings.config.threads), talk)?;
+    args.list.machine.limit_threads(&setup, talk)?;
     let options = args.options(setup.settings.config.metadata != Some(false))?;
     let cancel = Cancel::new();
     interrupt::install(&cancel)?;
-    let memory = if args.list.low_memory { Memory::Low } else { Memory::Resident };
+    let memory = args.list.machine.memory();
     let opened = Pipeline::options().memory(memory).batch(args.batch_size);
     let pools = || Pool::cancelled_by(setup.store.clone(), &cancel).opened_with(opened.clone());
     let folder = args.folder();

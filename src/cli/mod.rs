@@ -18,6 +18,7 @@ mod inspect;
 mod interrupt;
 mod last_resort;
 mod lora;
+mod machine_flags;
 mod model;
 mod origin;
 mod output;

@@ -5,11 +5,12 @@ mod dry_run;
 mod speak;
 
 use super::flags::{ProgressKind, lossy};
+use super::machine_flags::MachineFlags;
 use super::origin::with_origin;
 use super::progress::Progress;
 use super::request_flags::RequestFlags;
 use super::style::{Talk, result_json, result_path};
-use super::{interrupt, setup, threads};
+use super::{interrupt, setup};
 use crate::app::{Layers, Pool, SCHEMA, Setup, Unobserved, resolver};
 use crate::batch::{
     self, Checked, Folder, JobList, Manifest, Names, Options, Order, Origin, Pictures, Ready, Work,
@@ -17,9 +18,8 @@ use crate::batch::{
 use crate::error::{Error, Fault, LineError};
 use crate::family::Defaults;
 use crate::picture::Parameters;
-use crate::pipeline::{Cancel, DTypeChoice, DeviceChoice, Memory, Pipeline, random_seed};
+use crate::pipeline::{Cancel, Pipeline, random_seed};
 use crate::sweep::{Axis, Cells, Gallery, GridOptions, Sharing, Sweep};
-use crate::weights::Quantisation;
 use anyhow::{Context, Result};
 use cells::Table;
 use clap::ValueHint;
@@ -78,24 +78,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME", value_parser = lossy(), help_heading = "LoRA", display_order = 2)]
     stack: Option<String>,
 
-    /// auto, cpu, cuda, cuda:1 or metal [env: COLORA_DEVICE]
-    #[arg(long, value_name = "DEVICE", help_heading = "Machine")]
-    device: Option<DeviceChoice>,
-    /// f32, tf32, f16 or bf16 [env: COLORA_DTYPE] [default: f32 on a CPU, f16 on a GPU]
-    #[arg(long, value_name = "TYPE", help_heading = "Machine")]
-    dtype: Option<DTypeChoice>,
-    /// Keep the UNet in q8_0 or q4_0 [default: as the file holds it]
-    #[arg(long, value_name = "KIND", help_heading = "Machine")]
-    quantize: Option<Quantisation>,
-    /// A VAE to use instead of the model's own
-    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath, help_heading = "Machine")]
-    vae: Option<PathBuf>,
-    /// Worker threads on the CPU [default: one a core]
-    #[arg(long, value_name = "N", help_heading = "Machine")]
-    threads: Option<usize>,
-    /// Keep one network in memory at a time: the same pixels with less memory, slower
-    #[arg(long, help_heading = "Machine")]
-    low_memory: bool,
+    /// The flags of the machine.
+    #[command(flatten)]
+    machine: MachineFlags,
 
     /// Folder of the grid, the page and the cells [default: sweep- and the prompt's words]
     #[arg(short, long, value_name = "FOLDER", value_hint = ValueHint::DirPath, help_heading = "Output", display_order = 5)]
@@ -126,17 +111,7 @@ pub(crate) struct Args {
 impl Args {
     /// The values that flags give to all cells.
     fn values(&self) -> Map<String, Value> {
-        let words = [
-            ("prompt", self.prompt.clone()),
-            ("model", self.model.clone().filter(|name| !name.is_empty())),
-            ("vae", self.vae.as_ref().map(|path| path.to_string_lossy().into_owned())),
-            ("dtype", self.dtype.map(|dtype| dtype.to_string())),
-            ("quantize", self.quantize.map(|kind| kind.to_string())),
-            ("device", self.device.map(|device| device.to_string())),
-        ];
-        let words =
-            words.into_iter().filter_map(|(key, word)| Some((key.to_owned(), word?.into())));
-        self.request.values().clone().into_iter().chain(words).collect()
+        self.machine.values(self.request.values(), self.prompt.as_ref(), self.model.as_ref())
     }
 
     /// The axes as they were written.
@@ -170,10 +145,10 @@ fn words(prompt: &str) -> String {
 /// Runs `colora sweep`.
 pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
     let setup = setup()?;
-    threads::limit(args.threads.or(setup.settings.config.threads), talk)?;
+    args.machine.limit_threads(&setup, talk)?;
     let cancel = Cancel::new();
     interrupt::install(&cancel)?;
-    let memory = if args.low_memory { Memory::Low } else { Memory::Resident };
+    let memory = args.machine.memory();
     let opened = Pipeline::options().memory(memory).shared_steps(SHARED);
     let pools = || Pool::cancelled_by(setup.store.clone(), &cancel).opened_with(opened.clone());
     let (sweep, folder) = sweep(args, &setup)?;

@@ -8,23 +8,23 @@ mod terminal;
 
 use super::as_command::stack_flags;
 use super::flags::{ProgressKind, lossy};
+use super::machine_flags::MachineFlags;
 use super::origin::with_origin;
 use super::progress::Progress;
 use super::style::{Talk, result_json, result_line, value};
-use super::{interrupt, setup, threads};
+use super::{interrupt, setup};
 use crate::app::base::Base;
 use crate::app::{Job, Layers, Pool, SCHEMA, Setup, resolver};
 use crate::atomic_file;
 use crate::batch::{self, Seeding, Source};
 use crate::error::{Error, Result as Checked};
 use crate::lora::{Layout, LoraRef, Method};
-use crate::pipeline::{Cancel, DTypeChoice, DeviceChoice, MAX_COUNT, Memory, Pipeline, Request};
+use crate::pipeline::{Cancel, MAX_COUNT, Pipeline, Request};
 use crate::store::Stack;
 use crate::tune::search::{Duels, Scores};
 use crate::tune::{
     Artist, Head, Judge, Limits, Line, Log, Outcome, Scorer, Session, Space, Studio, Told,
 };
-use crate::weights::Quantisation;
 use anyhow::Result;
 use clap::ValueHint;
 use flags::TuneFlags;
@@ -99,24 +99,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "P", default_value_t = 0.8, help_heading = "Search")]
     sure: f64,
 
-    /// auto, cpu, cuda, cuda:1 or metal [env: COLORA_DEVICE]
-    #[arg(long, value_name = "DEVICE", help_heading = "Machine")]
-    device: Option<DeviceChoice>,
-    /// f32, tf32, f16 or bf16 [env: COLORA_DTYPE] [default: f32 on a CPU, f16 on a GPU]
-    #[arg(long, value_name = "TYPE", help_heading = "Machine")]
-    dtype: Option<DTypeChoice>,
-    /// Keep the UNet in q8_0 or q4_0 [default: as the file holds it]
-    #[arg(long, value_name = "KIND", help_heading = "Machine")]
-    quantize: Option<Quantisation>,
-    /// A VAE to use instead of the model's own
-    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath, help_heading = "Machine")]
-    vae: Option<PathBuf>,
-    /// Worker threads on the CPU [default: one a core]
-    #[arg(long, value_name = "N", help_heading = "Machine")]
-    threads: Option<usize>,
-    /// Keep one network in memory at a time: the same pixels with less memory, slower
-    #[arg(long, help_heading = "Machine")]
-    low_memory: bool,
+    /// The flags of the machine.
+    #[command(flatten)]
+    machine: MachineFlags,
 
     /// Folder of pictures and answers
     #[arg(short, long, value_name = "FOLDER", default_value = FOLDER, value_hint = ValueHint::DirPath, help_heading = "Output", display_order = 5)]
@@ -148,7 +133,7 @@ struct Search {
 /// Runs `colora tune`.
 pub(super) fn run(args: &Args, talk: Talk) -> Result<()> {
     let setup = setup()?;
-    threads::limit(args.threads.or(setup.settings.config.threads), talk)?;
+    args.machine.limit_threads(&setup, talk)?;
     let limits = args.limits()?;
     let scorer = args.scorer()?;
     let mut layers = Layers::of(&setup.settings)?;
@@ -192,17 +177,7 @@ trait Front: Judge {
 impl Args {
     /// The values that flags give to every job, but for the LoRAs.
     fn values(&self) -> Map<String, Value> {
-        let words = [
-            ("prompt", self.prompt.clone()),
-            ("model", self.model.clone().filter(|name| !name.is_empty())),
-            ("vae", self.vae.as_ref().map(|path| path.to_string_lossy().into_owned())),
-            ("dtype", self.dtype.map(|dtype| dtype.to_string())),
-            ("quantize", self.quantize.map(|kind| kind.to_string())),
-            ("device", self.device.map(|device| device.to_string())),
-        ];
-        let words =
-            words.into_iter().filter_map(|(key, word)| Some((key.to_owned(), word?.into())));
-        self.request.values().clone().into_iter().chain(words).collect()
+        self.machine.values(self.request.values(), self.prompt.as_ref(), self.model.as_ref())
     }
 
     fn limits(&self) -> Checked<Limits> {
@@ -302,7 +277,7 @@ impl Args {
     }
 
     fn studio(&self, search: &Search, setup: &Setup) -> Studio {
-        let memory = if self.low_memory { Memory::Low } else { Memory::Resident };
+        let memory = self.machine.memory();
         let (store, halt) = (setup.store.clone(), Cancel::new());
         let ends = halt.clone();
         let pools = move || {

@@ -4,10 +4,10 @@ use super::Order;
 use crate::app::expand::Expand;
 use crate::batch::{Format, Head, Seeding, Seeds};
 use crate::cli::flags::lossy;
+use crate::cli::machine_flags::MachineFlags;
 use crate::cli::request_flags::RequestFlags;
 use crate::error::Error;
-use crate::pipeline::{DTypeChoice, DeviceChoice, random_seed};
-use crate::weights::Quantisation;
+use crate::pipeline::random_seed;
 use anyhow::Result;
 use clap::ValueHint;
 use serde_json::{Map, Value};
@@ -55,24 +55,9 @@ pub(crate) struct ListArgs {
     #[arg(long)]
     pub(super) keep_going: bool,
 
-    /// auto, cpu, cuda, cuda:1 or metal [env: COLORA_DEVICE]
-    #[arg(long, value_name = "DEVICE", help_heading = "Machine")]
-    pub(super) device: Option<DeviceChoice>,
-    /// f32, tf32, f16 or bf16 [env: COLORA_DTYPE] [default: f32 on a CPU, f16 on a GPU]
-    #[arg(long, value_name = "TYPE", help_heading = "Machine")]
-    pub(super) dtype: Option<DTypeChoice>,
-    /// Keep the UNet in q8_0 or q4_0 [default: as the file holds it]
-    #[arg(long, value_name = "KIND", help_heading = "Machine")]
-    pub(super) quantize: Option<Quantisation>,
-    /// A VAE to use instead of the model's own
-    #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath, help_heading = "Machine")]
-    pub(super) vae: Option<PathBuf>,
-    /// Worker threads on the CPU [default: one a core]
-    #[arg(long, value_name = "N", help_heading = "Machine")]
-    pub(super) threads: Option<usize>,
-    /// Keep one network in memory at a time: the same pixels with less memory, slower
-    #[arg(long, help_heading = "Machine")]
-    pub(super) low_memory: bool,
+    /// The flags of the machine.
+    #[command(flatten)]
+    pub(super) machine: MachineFlags,
     /// cost (model, LoRAs, size and prompt change as seldom as they can) or file
     #[arg(long, value_enum, value_name = "ORDER", default_value_t, help_heading = "Output")]
     pub(super) job_order: Order,
@@ -86,17 +71,7 @@ impl ListArgs {
 
     /// The values that flags give to what lines leave open.
     pub(super) fn values(&self) -> Map<String, Value> {
-        let words = [
-            ("model", self.model.clone().filter(|name| !name.is_empty())),
-            ("vae", self.vae.as_ref().map(|path| path.to_string_lossy().into_owned())),
-            ("dtype", self.dtype.map(|dtype| dtype.to_string())),
-            ("quantize", self.quantize.map(|kind| kind.to_string())),
-            ("device", self.device.map(|device| device.to_string())),
-        ];
-        let words =
-            words.into_iter().filter_map(|(key, word)| Some((key.to_owned(), word?.into())));
-        let mut values: Map<String, Value> =
-            self.request.values().clone().into_iter().chain(words).collect();
+        let mut values = self.machine.values(self.request.values(), None, self.model.as_ref());
         values.remove("seed");
         values
     }

@@ -117,7 +117,7 @@ mod imp {
     /// Adds a list to the queue.
     pub(in super::super) fn submit(args: &Submit, talk: Talk) -> Result<()> {
         let setup = setup()?;
-        threads::limit(args.list.threads.or(setup.settings.config.threads), talk)?;
+        args.list.machine.limit_threads(&setup, talk)?;
         let cancel = Cancel::new();
         interrupt::install(&cancel)?;
         let pool = Pool::cancelled_by(setup.store.clone(), &cancel);
