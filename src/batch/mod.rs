@@ -82,6 +82,7 @@ mod pace;
 mod pictures;
 mod plan_file;
 mod present;
+pub(crate) mod range;
 mod ready;
 mod shard;
 mod source;

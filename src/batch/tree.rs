@@ -4,19 +4,18 @@
 //! every combination of their values. A range stands for a list of numbers: `"0..1:0.25"` or `"0..1/5"`.
 
 mod node;
-mod range;
 mod toml;
 #[cfg(feature = "yaml")]
 mod yaml;
 
 use super::draft::Draft;
 use super::key::Key;
+use super::range::range;
 use super::text::Read;
 use crate::error::{Error, LineError, Result};
 use crate::pipeline::fields::check_type;
 use crate::suggest::did_you_mean;
 use node::{Entry, Kind, Node};
-use range::range;
 use serde_json::Value;
 
 /// The tables of a file.

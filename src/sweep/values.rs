@@ -1,5 +1,6 @@
 //! The values of an axis as people write them: lists with quotes, ranges of numbers, lines of a file.
 
+use crate::batch::range::{fitting, spaced};
 use crate::error::{Error, Result};
 use crate::input;
 use std::path::Path;
@@ -8,8 +9,6 @@ use std::path::Path;
 pub(super) const MOST: usize = 10_000;
 /// Most bytes of a file of values.
 const LIMIT: u64 = 64 << 20;
-/// A range has an end that a step misses by less than this part of a step.
-const NEAR: f64 = 1e-3;
 
 /// A value as it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -193,19 +192,17 @@ impl Range {
             Spacing::Count(count) => ((to - from) / (count - 1) as f64, count),
             Spacing::Step(_) | Spacing::One => {
                 let step = if let Spacing::Step(step) = spacing { step } else { usual };
-                if step == 0.0 || (to - from) / step < 0.0 {
+                let none = || {
                     let why = format!("from {from} to {to} no such step leads to the end");
-                    return Err(wrong(step.to_string(), &why));
-                }
-                (step, ((to - from) / step + NEAR).floor() as usize + 1)
+                    wrong(step.to_string(), &why)
+                };
+                (step, fitting(from, to, step).ok_or_else(none)?)
             }
         };
         if count > MOST {
             return Err(too_many(count));
         }
-        // Sums of decimal steps end in noise that nobody wants in labels and records.
-        let short = |x: f64| (x * 1e9).round() / 1e9 + 0.0;
-        Ok((0..count).map(|at| short(from + step * at as f64).to_string()).collect())
+        Ok(spaced(from, step, count).map(|x| x.to_string()).collect())
     }
 }
 
@@ -217,6 +214,7 @@ fn number(text: &str) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::batch::range::NEAR;
     use proptest::prelude::*;
 
     fn texts(text: &str) -> Vec<String> {

@@ -118,7 +118,7 @@ fn integrator(parameters: &Parameters) -> (Option<Sampler>, Option<Schedule>, Op
 mod tests {
     use super::*;
     use crate::family::Defaults;
-    use crate::prompt::Emphasis;
+    use crate::pipeline::fields::tests::full;
     use crate::sampling::SamplerOptions;
 
     fn lines(text: &str) -> ImageRecord {
@@ -150,46 +150,8 @@ mod tests {
     /// What colora writes for other programs it reads itself, label by label.
     #[test]
     fn every_label_is_read_again() {
-        let request = Request {
-            prompt: "x".into(),
-            width: Some(64),
-            height: Some(72),
-            steps: Some(9),
-            guidance_scale: Some(6.5),
-            guidance_interval: "0.1..0.75".parse().ok(),
-            guidance_rescale: "0.7".parse().ok(),
-            dynamic_threshold: "7".parse().ok(),
-            s_min_uncond: "1.5".parse().ok(),
-            skip_early_cfg: 0.1,
-            pag: "3".parse().ok(),
-            sag: "0.75".parse().ok(),
-            freeu: "v2".parse().ok(),
-            prediction: "v:zsnr".parse().ok(),
-            refiner: Some("other".into()),
-            refiner_at: 0.75,
-            original_size: "512x640".parse().ok(),
-            crop: "3,4".parse().ok(),
-            target_size: "1024x768".parse().ok(),
-            negative_original_size: "256x320".parse().ok(),
-            negative_crop: "5,6".parse().ok(),
-            negative_target_size: "768x1024".parse().ok(),
-            aesthetic_score: Some(7.0),
-            negative_aesthetic_score: Some(1.5),
-            reuse: 3,
-            merge_tokens: 0.25,
-            clip_skip: Some(2),
-            rng: Some(crate::rng::Rng::Cpu),
-            variation_seed: Some(3),
-            variation_strength: 0.25,
-            seed_resize: "512x768".parse().ok(),
-            ensd: 31337,
-            compat: crate::pipeline::Compat::Comfyui,
-            encode_empty: true,
-            emphasis: Emphasis::NoNorm,
-            prompt_2: Some("y, z".into()),
-            negative_prompt_2: Some("w".into()),
-            ..Request::default()
-        };
+        // LoRAs stand in the prompt, and a shape is written as its size.
+        let request = Request { loras: Vec::new(), aspect: None, ..full() };
         for (sampler, schedule) in
             Sampler::ALL.iter().flat_map(|a| Schedule::ALL.iter().map(|b| (*a, *b)))
         {

@@ -5,6 +5,8 @@ use serde_json::Value;
 
 /// Most values of a range.
 const MOST: usize = 100_000;
+/// A range has an end that a step misses by less than this part of a step.
+pub(crate) const NEAR: f64 = 1e-3;
 
 /// The numbers of `A..B:STEP`, of which B is one when a step hits it, or of `A..B/N`: N numbers at equal distances.
 pub(super) fn range(text: &str) -> Result<Vec<Value>> {
@@ -20,22 +22,28 @@ pub(super) fn range(text: &str) -> Result<Vec<Value>> {
     let (from, to) = (number(from).ok_or_else(wrong)?, number(to).ok_or_else(wrong)?);
     let count: usize = match count {
         Some(count) => count,
-        None if step != 0.0 && (to - from) / step >= 0.0 => {
-            ((to - from) / step + 0.001) as usize + 1
-        }
-        None => return Err(wrong()),
+        None => fitting(from, to, step).ok_or_else(wrong)?,
     };
     if !(1..=MOST).contains(&count) {
         return Err(wrong());
     }
     let step = if step == 0.0 && count > 1 { (to - from) / (count - 1) as f64 } else { step };
-    // Sums of decimal steps end in noise that nobody wants in names and records.
-    let short = |x: f64| (x * 1e9).round() / 1e9;
-    let value = |at: usize| {
-        let x = short(from + step * at as f64);
+    let value = |x: f64| {
         if x.fract() == 0.0 && x.abs() < 1e15 { Value::from(x as i64) } else { Value::from(x) }
     };
-    Ok((0..count).map(value).collect())
+    Ok(spaced(from, step, count).map(value).collect())
+}
+
+/// How many numbers lie between the ends, both included, where each is `step` behind the one before; the end is hit when
+/// a step misses it by less than [`NEAR`]. `None` where no such step leads to the end.
+pub(crate) fn fitting(from: f64, to: f64, step: f64) -> Option<usize> {
+    let steps = (to - from) / step;
+    (step != 0.0 && steps >= 0.0).then(|| (steps + NEAR).floor() as usize + 1)
+}
+
+/// `count` numbers. Sums of decimal steps end in noise that nobody wants in names, labels and records: it is cut off.
+pub(crate) fn spaced(from: f64, step: f64, count: usize) -> impl Iterator<Item = f64> {
+    (0..count).map(move |at| ((from + step * at as f64) * 1e9).round() / 1e9 + 0.0)
 }
 
 #[cfg(test)]
